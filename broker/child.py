@@ -1,0 +1,37 @@
+"""What every process that the launcher starts does before anything else."""
+
+import ctypes
+import faulthandler
+import os
+import signal
+import sys
+
+from broker.log import LogFormat, configure_logging
+
+_PR_SET_PDEATHSIG = 1
+ORPHANED_EXIT_CODE = 77
+
+
+def begin(process: str, parent_pid: int, log_format: LogFormat) -> None:
+    """Set up logging, die with the launcher, dump all stacks on SIGUSR1.
+
+    Args:
+        process: Name of this process for the log, as in `rank-3`.
+        parent_pid: Pid of the launcher; if it is no longer the parent, this process ends at once.
+        log_format: As for `configure_logging`.
+    """
+    configure_logging(process, log_format)
+    die_with_parent(parent_pid)
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Ask the kernel to kill this process when its parent ends.
+
+    The kernel forgets a parent that had ended before the call, hence the look afterwards. The
+    signal is SIGKILL because it also ends a process that is stopped.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        os._exit(ORPHANED_EXIT_CODE)

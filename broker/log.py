@@ -1,0 +1,80 @@
+"""Log lines of every process: one line an entry, with process and job, as text or as JSON."""
+
+import logging
+import re
+import sys
+import time
+from contextvars import ContextVar
+from typing import Literal
+
+import msgspec
+
+LogFormat = Literal["text", "json"]
+
+current_job: ContextVar[str | None] = ContextVar("current_job", default=None)
+"""Id of the job that the running code works for; it appears in each log line."""
+
+# Line and paragraph separators and direction marks can forge lines in viewers, too.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def configure_logging(process: str, log_format: LogFormat) -> None:
+    """Send all log entries of this process to standard error.
+
+    Args:
+        process: Name of the process, as in `rank-3`.
+        log_format: `text` for people, `json` for collectors.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter(process) if log_format == "json" else TextFormatter(process))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+def one_line(text: str) -> str:
+    """Return the text with every control character escaped, so that it cannot forge a line."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+class TextFormatter(logging.Formatter):
+    """`2026-01-31 12:00:00.000 INFO rank-3 [job] message`; only tracebacks take more lines."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of an entry."""
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
+        job_id = current_job.get()
+        job = f" [{job_id}]" if job_id else ""
+        line = (
+            f"{stamp}.{int(record.msecs):03d} {record.levelname} {self._process}{job} "
+            f"{one_line(record.getMessage())}"
+        )
+        if record.exc_info:
+            # Indented, so that no line of a traceback passes for an entry of its own.
+            trace = self.formatException(record.exc_info).splitlines()
+            line += "".join(f"\n    {one_line(part)}" for part in trace)
+        return line
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object an entry."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the JSON object of an entry."""
+        entry: dict[str, object] = {
+            "ts": round(record.created, 3),
+            "level": record.levelname,
+            "process": self._process,
+            "job_id": current_job.get(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(entry).decode()

@@ -1,0 +1,380 @@
+"""Every message on a socket: structs, unions, codecs, `ErrorCode`, `ProtocolError`.
+
+One union and one codec per direction. A message travels as two parts, the protocol version and the
+body in MessagePack; on the `requests` socket a correlation id stands between them, on `events` the
+job id stands before them as the topic. Files never travel, only their names.
+"""
+
+from enum import Enum
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from broker.job import GroupShape, JobSpec, JobState, Stage
+
+PROTOCOL_VERSION = b"1"
+
+Message = TypeVar("Message")
+
+
+class ProtocolError(Exception):
+    """Raised when the parts of a message cannot be decoded."""
+
+
+class ErrorCode(Enum):
+    """Why something was refused or failed; the values are those that clients see."""
+
+    INVALID_BODY = "invalid_body"  # no JSON, no form, wrong shape
+    INVALID_FIELD = "invalid_field"  # unknown name, wrong type, out of range
+    UNSUPPORTED_LAYOUT = "unsupported_layout"  # the group cannot split a job like that
+    UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
+    BODY_TOO_LARGE = "body_too_large"
+    REQUEST_TIMEOUT = "request_timeout"
+    IMAGE_URL_FORBIDDEN = "image_url_forbidden"  # scheme, port, address, characters
+    IMAGE_UNAVAILABLE = "image_unavailable"  # the other server did not deliver
+    IMAGE_TOO_LARGE = "image_too_large"
+    IMAGE_INVALID = "image_invalid"  # not a picture that can be used
+    JOB_NOT_FOUND = "job_not_found"
+    JOB_FINISHED = "job_finished"  # too late to cancel
+    QUEUE_FULL = "queue_full"
+    STORAGE_FULL = "storage_full"
+    UNAVAILABLE = "unavailable"  # the broker does not answer, or drains
+    NOT_FOUND = "not_found"  # no such route or file
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    FORBIDDEN = "forbidden"  # wrong Host or Origin
+    INTERNAL = "internal"  # our fault; the log says more
+    RUN_FAILED = "run_failed"  # the ranks raised during the run
+    OUT_OF_MEMORY = "out_of_memory"  # of an accelerator
+    SAVE_FAILED = "save_failed"  # the video could not be written
+    GROUP_LOST = "group_lost"  # its group died in every attempt
+
+
+class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
+    """Base of every message: frozen, tagged with its class name, strict."""
+
+
+class Lease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The right of one life of one group to run one attempt of one job: the fencing token."""
+
+    group: str
+    epoch: int
+    job_id: str
+    attempt: int
+
+
+class JobView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All that a client may know of a job at one moment; `seq` rises with every change."""
+
+    job_id: str
+    seq: int
+    state: JobState
+    progress: float
+    created_at: float
+    updated_at: float
+    attempt: int = 0
+    stage: Stage | None = None
+    step: int = 0
+    num_steps: int = 0
+    eta_s: float | None = None
+    queue_position: int | None = None
+    reason: str | None = None
+    error_code: ErrorCode | None = None
+    video: str | None = None
+    """File name in the videos folder, once the state is `Succeed`."""
+
+
+class RankView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One rank as the broker last heard of it."""
+
+    rank: int
+    pid: int
+    device: str
+    stage: Stage
+    step: int
+    memory_bytes: int
+    beat_age_s: float
+
+
+class GroupView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One group as the broker knows it."""
+
+    group: str
+    epoch: int
+    ready: bool
+    restarts: int
+    job_id: str | None
+    ranks: list[RankView]
+
+
+# --- requests: front to broker -------------------------------------------------------------------
+
+
+class SubmitJob(_Struct, frozen=True, kw_only=True):
+    """Accept a job. The front makes the id, so that a repeated message makes no second job."""
+
+    job_id: str
+    spec: JobSpec
+    image: str
+    """File name in the inputs folder."""
+
+
+class GetJob(_Struct, frozen=True, kw_only=True):
+    """Tell what is known of a job."""
+
+    job_id: str
+
+
+class WatchJob(_Struct, frozen=True, kw_only=True):
+    """Tell every change of a job after `after_seq` that is still known, oldest first."""
+
+    job_id: str
+    after_seq: int
+
+
+class ListJobs(_Struct, frozen=True, kw_only=True):
+    """Tell the latest jobs, newest first."""
+
+    limit: int = 100
+
+
+class CancelJob(_Struct, frozen=True, kw_only=True):
+    """End a job; the answer is final."""
+
+    job_id: str
+
+
+class GetHealth(_Struct, frozen=True, kw_only=True):
+    """Tell how groups and queue are."""
+
+
+class RemoveExpired(_Struct, frozen=True, kw_only=True):
+    """Remove every expired job now."""
+
+
+FrontRequest = SubmitJob | GetJob | WatchJob | ListJobs | CancelJob | GetHealth | RemoveExpired
+
+
+class JobFound(_Struct, frozen=True, kw_only=True):
+    """The answer to a request about one job: how it is after the request."""
+
+    job: JobView
+
+
+class JobHistory(_Struct, frozen=True, kw_only=True):
+    """The answer to `WatchJob`: the missed changes; the last is how the job is now."""
+
+    jobs: list[JobView]
+
+
+class JobsListed(_Struct, frozen=True, kw_only=True):
+    """The answer to `ListJobs`."""
+
+    jobs: list[JobView]
+
+
+class HealthTold(_Struct, frozen=True, kw_only=True):
+    """The answer to `GetHealth`."""
+
+    ready: bool
+    draining: bool
+    queued: int
+    running: int
+    groups: list[GroupView]
+
+
+class ExpiredRemoved(_Struct, frozen=True, kw_only=True):
+    """The answer to `RemoveExpired`."""
+
+    removed: int
+
+
+class Refused(_Struct, frozen=True, kw_only=True):
+    """The answer to a request that was not carried out."""
+
+    code: ErrorCode
+    message: str
+    field: str | None = None
+    retry_after_s: int | None = None
+
+
+FrontReply = JobFound | JobHistory | JobsListed | HealthTold | ExpiredRemoved | Refused
+
+
+# --- groups: rank 0 and launcher to broker, and back ---------------------------------------------
+
+
+class GroupStarted(_Struct, frozen=True, kw_only=True):
+    """The launcher has started the processes of one life of a group."""
+
+    group: str
+    epoch: int
+
+
+class GroupGone(_Struct, frozen=True, kw_only=True):
+    """The launcher has reaped every process of one life of a group."""
+
+    group: str
+    epoch: int
+    reason: str
+
+
+class GroupReady(_Struct, frozen=True, kw_only=True):
+    """Every rank has loaded; the group can take a job."""
+
+    group: str
+    epoch: int
+    shape: GroupShape
+    device: str
+
+
+class JobStarted(_Struct, frozen=True, kw_only=True):
+    """Rank 0 has taken the job of this lease."""
+
+    lease: Lease
+
+
+class JobDecoded(_Struct, frozen=True, kw_only=True):
+    """The tensors' work is over, the file is being written; the group can take its next job."""
+
+    lease: Lease
+
+
+class JobFinished(_Struct, frozen=True, kw_only=True):
+    """The whole video is in its place, on disk."""
+
+    lease: Lease
+    video: str
+
+
+class JobFailed(_Struct, frozen=True, kw_only=True):
+    """The run ended without a video. The same job would fail again unless `retry` is set."""
+
+    lease: Lease
+    code: ErrorCode
+    reason: str
+    retry: bool = False
+
+
+class JobStopped(_Struct, frozen=True, kw_only=True):
+    """Every rank has left the run, because of `CancelRun` or because the group stops."""
+
+    lease: Lease
+
+
+class DrainBroker(_Struct, frozen=True, kw_only=True):
+    """The launcher wants to stop: dispatch nothing more, and tell when nothing runs."""
+
+
+GroupReport = (
+    GroupStarted
+    | GroupGone
+    | GroupReady
+    | JobStarted
+    | JobDecoded
+    | JobFinished
+    | JobFailed
+    | JobStopped
+    | DrainBroker
+)
+
+
+class RunJob(_Struct, frozen=True, kw_only=True):
+    """Run an attempt of a job; answer `JobStarted` within 5 s."""
+
+    lease: Lease
+    spec: JobSpec
+    image: str
+
+
+class CancelRun(_Struct, frozen=True, kw_only=True):
+    """Leave the run of this lease at the next boundary, all ranks together."""
+
+    lease: Lease
+
+
+class KillGroup(_Struct, frozen=True, kw_only=True):
+    """To the launcher: end this life of the group and start the next."""
+
+    group: str
+    epoch: int
+    reason: str
+
+
+class Drained(_Struct, frozen=True, kw_only=True):
+    """To the launcher: nothing runs any more."""
+
+
+class Reregister(_Struct, frozen=True, kw_only=True):
+    """To a peer the broker does not know (it was restarted): tell again who you are."""
+
+
+GroupCommand = RunJob | CancelRun | KillGroup | Drained | Reregister
+
+
+# --- beats: every rank to broker -----------------------------------------------------------------
+
+
+class Beat(_Struct, frozen=True, kw_only=True):
+    """One a second from each rank.
+
+    `num_done` counts finished work items: a beat alone is not progress, a rising count is.
+    """
+
+    group: str
+    epoch: int
+    rank: int
+    pid: int
+    device: str
+    stage: Stage
+    step: int
+    num_done: int
+    memory_bytes: int
+
+
+class StepDone(_Struct, frozen=True, kw_only=True):
+    """Rank 0 has finished a step of a stage of a run; `step` counts from 1 to `num_steps`."""
+
+    lease: Lease
+    stage: Stage
+    step: int
+    num_steps: int
+
+
+RankBeat = Beat | StepDone
+
+
+class Codec(Generic[Message]):
+    """Turns the messages of one direction into parts, and parts into messages."""
+
+    def __init__(self, union: Any) -> None:
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(union)
+
+    def encode(self, message: Message) -> list[bytes]:
+        """Return the parts of a message."""
+        return [PROTOCOL_VERSION, self._encoder.encode(message)]
+
+    def decode(self, parts: list[bytes]) -> Message:
+        """Return the message that the parts hold.
+
+        Raises:
+            ProtocolError: If the version is unknown or the body is not a message of this direction.
+        """
+        if len(parts) != 2 or parts[0] != PROTOCOL_VERSION:
+            raise ProtocolError(
+                f"expected version {PROTOCOL_VERSION!r} and a body, found {len(parts)} parts "
+                f"starting with {parts[0][:16] if parts else b''!r}"
+            )
+        try:
+            return self._decoder.decode(parts[1])
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            # The last two are no msgspec errors, yet hostile bytes can raise them.
+            raise ProtocolError(f"undecodable body of {len(parts[1])} bytes") from error
+
+
+front_requests: Codec[FrontRequest] = Codec(FrontRequest)
+front_replies: Codec[FrontReply] = Codec(FrontReply)
+group_reports: Codec[GroupReport] = Codec(GroupReport)
+group_commands: Codec[GroupCommand] = Codec(GroupCommand)
+rank_beats: Codec[RankBeat] = Codec(RankBeat)
+job_events: Codec[JobView] = Codec(JobView)

@@ -1,0 +1,124 @@
+"""The settings of every ZeroMQ socket, for the broker and its peers.
+
+Settings act on later binds and connects only, so each function sets them first and attaches last.
+"""
+
+import os
+import secrets
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import zmq
+
+MAX_MESSAGE_BYTES = 1 << 20
+HIGH_WATER_MARK = 1000
+_MAX_IPC_PATH_BYTES = 107
+
+ZmqSocket = TypeVar("ZmqSocket", bound="zmq.Socket[bytes]")
+
+
+class Addresses(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the broker's four sockets are."""
+
+    requests: str
+    groups: str
+    beats: str
+    events: str
+
+    @classmethod
+    def in_folder(cls, run_dir: Path) -> "Addresses":
+        """Return the `ipc://` addresses in a folder that only this user may enter.
+
+        Raises:
+            ValueError: If the folder's path is too long for a socket.
+        """
+        names = ("requests", "groups", "beats", "events")
+        paths = {name: run_dir / f"{name}.sock" for name in names}
+        longest = max(len(os.fsencode(path)) for path in paths.values())
+        if longest > _MAX_IPC_PATH_BYTES:
+            raise ValueError(
+                f"socket paths in {run_dir} have {longest} bytes; the system allows "
+                f"{_MAX_IPC_PATH_BYTES}; choose a shorter --state-dir"
+            )
+        return cls(**{name: f"ipc://{path}" for name, path in paths.items()})
+
+
+def bind_router(socket: ZmqSocket, address: str) -> ZmqSocket:
+    """Make a socket the broker's end of DEALERs: sends to unknown peers raise, none are stolen."""
+    _harden(socket)
+    _detect_dead_peers(socket)
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
+    return _bind(socket, address)
+
+
+def connect_dealer(socket: ZmqSocket, address: str, role: str) -> ZmqSocket:
+    """Make a socket a peer of the broker under an identity that no other process ever has."""
+    _harden(socket)
+    _detect_dead_peers(socket)
+    socket.setsockopt(zmq.ROUTING_ID, f"{role}-{secrets.token_hex(8)}".encode())
+    socket.setsockopt(zmq.IMMEDIATE, 1)  # queue nothing for a broker that is not there
+    _reconnect_soon(socket)
+    socket.connect(address)
+    return socket
+
+
+def bind_xpub(socket: ZmqSocket, address: str) -> ZmqSocket:
+    """Make a socket the source of events; subscribers that lag lose some and see it by `seq`."""
+    _harden(socket)
+    socket.setsockopt(zmq.XPUB_VERBOSE, 1)
+    return _bind(socket, address)
+
+
+def bind_sub(socket: ZmqSocket, address: str) -> ZmqSocket:
+    """Make a socket the broker's ear for the beats of every rank."""
+    _harden(socket)
+    socket.setsockopt(zmq.SUBSCRIBE, b"")
+    return _bind(socket, address)
+
+
+def connect_sub(socket: ZmqSocket, address: str) -> ZmqSocket:
+    """Make a socket a front's ear for events; the front subscribes per job."""
+    _harden(socket)
+    _reconnect_soon(socket)
+    socket.connect(address)
+    return socket
+
+
+def connect_pub(socket: ZmqSocket, address: str) -> ZmqSocket:
+    """Make a socket the mouth of a rank; beats that cannot be sent at once are dropped."""
+    _harden(socket)
+    _reconnect_soon(socket)
+    socket.connect(address)
+    return socket
+
+
+def _harden(socket: "zmq.Socket[bytes]") -> None:
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
+    socket.setsockopt(zmq.IPV6, 0)
+    socket.setsockopt(zmq.SNDHWM, HIGH_WATER_MARK)
+    socket.setsockopt(zmq.RCVHWM, HIGH_WATER_MARK)
+
+
+def _detect_dead_peers(socket: "zmq.Socket[bytes]") -> None:
+    socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3000)
+    socket.setsockopt(zmq.HEARTBEAT_TTL, 5000)
+
+
+def _reconnect_soon(socket: "zmq.Socket[bytes]") -> None:
+    socket.setsockopt(zmq.RECONNECT_IVL, 100)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
+
+
+def _bind(socket: ZmqSocket, address: str) -> ZmqSocket:
+    # The mode of an ipc socket follows the umask: only this user may connect.
+    before = os.umask(0o177)
+    try:
+        socket.bind(address)
+    finally:
+        os.umask(before)
+    return socket

@@ -1,0 +1,1 @@
+"""The HTTP front: it knows HTTP and images, and imports no torch."""
