@@ -35,3 +35,9 @@ def die_with_parent(parent_pid: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:
         os._exit(ORPHANED_EXIT_CODE)
+
+
+def report(fd: int | None, line: str) -> None:
+    """Write a line to the pipe on which the launcher listens; None is nobody's pipe."""
+    if fd is not None:
+        os.write(fd, f"{line}\n".encode())

@@ -1,0 +1,32 @@
+"""What the broker is told at its start."""
+
+import msgspec
+
+from broker.job import GroupShape
+from broker.log import LogFormat
+from broker.sockets import Addresses
+
+
+class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The launcher passes it as JSON, the only argument of `python -m broker`."""
+
+    state_dir: str
+    """Holds `jobs.sqlite3`, `inputs/`, `videos/` and `checkpoints/`."""
+    addresses: Addresses
+    shape: GroupShape
+    """What every group can run, so that a job is refused before any group is ready."""
+    max_queue: int = 100
+    """Jobs that may wait; one more is refused."""
+    job_ttl_s: float = 3600.0
+    """How long a job and its files are kept after its end."""
+    log_format: LogFormat = "text"
+    parent_pid: int
+    """Pid of the launcher."""
+    ready_fd: int | None = None
+    """Where the line `ready` goes once the sockets are bound."""
+
+    def __post_init__(self) -> None:
+        if self.max_queue < 1:
+            raise ValueError(f"max_queue is {self.max_queue}; it must be at least 1")
+        if self.job_ttl_s < 0:
+            raise ValueError(f"job_ttl_s is {self.job_ttl_s}; it must not be negative")

@@ -1,0 +1,28 @@
+"""What the HTTP front is told at its start."""
+
+import msgspec
+
+from broker.log import LogFormat
+from broker.sockets import Addresses
+
+
+class FrontConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The launcher passes it as JSON, the only argument of `python -m http_front`."""
+
+    addresses: Addresses
+    inputs_dir: str
+    """Where accepted images go, named by the hash of their content."""
+    videos_dir: str
+    """Where finished videos are; nothing else is ever in it."""
+    listen_fd: int | None = None
+    """A listening socket that the launcher has bound and keeps across restarts of the front."""
+    host: str = "127.0.0.1"
+    port: int = 8088
+    """Used where no `listen_fd` is given."""
+    allow_private_images: bool = False
+    """Whether images may come from addresses that are not public, and from any port."""
+    log_format: LogFormat = "text"
+    parent_pid: int
+    """Pid of the launcher."""
+    ready_fd: int | None = None
+    """Where the line `ready` goes once requests are answered."""

@@ -1,0 +1,37 @@
+"""What the ranks of a group are told at their start."""
+
+from typing import Literal
+
+import msgspec
+
+from broker.log import LogFormat
+from broker.sockets import Addresses
+
+
+class RankConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The launcher passes it as JSON, the only argument of `python -m ranks`."""
+
+    group: str
+    epoch: int
+    """Which life of the group this is; it rises with every start."""
+    world_size: int
+    model_path: str
+    """A folder in the layout of diffusers."""
+    device: Literal["auto", "npu", "cuda", "cpu"] = "auto"
+    addresses: Addresses
+    inputs_dir: str
+    videos_dir: str
+    checkpoints_dir: str
+    rendezvous: str
+    """A file that does not exist yet; the ranks find each other through it."""
+    cfg_size: int | None = None
+    ulysses_size: int | None = None
+    dit_fsdp: bool = False
+    t5_fsdp: bool = False
+    vae_parallel: bool = False
+    """The group's defaults of the fields of the same names in `JobSpec`."""
+    log_format: LogFormat = "text"
+    parent_pid: int
+    """Pid of the launcher."""
+    ready_fd: int | None = None
+    """Where lines for the launcher go: `born RANK PID`, `ready RANK`, `failed RANK TEXT`."""
