@@ -18,6 +18,8 @@ class RankConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     model_path: str
     """A folder in the layout of diffusers."""
     device: Literal["auto", "npu", "cuda", "cpu"] = "auto"
+    first_device: int = 0
+    """Index of the device of rank 0; rank n has the n-th after it."""
     addresses: Addresses
     inputs_dir: str
     videos_dir: str
