@@ -13,6 +13,7 @@ import msgspec
 from broker.job import GroupShape, JobSpec, JobState, Stage
 
 PROTOCOL_VERSION = b"1"
+REGISTER_EVERY_S = 2.0
 
 Message = TypeVar("Message")
 
@@ -204,7 +205,11 @@ FrontReply = JobFound | JobHistory | JobsListed | HealthTold | ExpiredRemoved | 
 
 
 class GroupStarted(_Struct, frozen=True, kw_only=True):
-    """The launcher has started the processes of one life of a group."""
+    """The launcher has started the processes of one life of a group.
+
+    Sent again every `REGISTER_EVERY_S`, as `GroupReady` is: a restarted broker knows its peers
+    only by what they send. The epoch of a group rises over every restart, the launcher's too.
+    """
 
     group: str
     epoch: int
@@ -219,12 +224,15 @@ class GroupGone(_Struct, frozen=True, kw_only=True):
 
 
 class GroupReady(_Struct, frozen=True, kw_only=True):
-    """Every rank has loaded; the group can take a job."""
+    """Every rank has loaded; the group takes jobs. Sent again every `REGISTER_EVERY_S`."""
 
     group: str
     epoch: int
     shape: GroupShape
     device: str
+    running: list[Lease] = []
+    """The runs that are on, those whose file is being written included: what a restarted broker
+    adopts, or cancels if the journal says so."""
 
 
 class JobStarted(_Struct, frozen=True, kw_only=True):
@@ -305,7 +313,11 @@ class Drained(_Struct, frozen=True, kw_only=True):
 
 
 class Reregister(_Struct, frozen=True, kw_only=True):
-    """To a peer the broker does not know (it was restarted): tell again who you are."""
+    """To a peer the broker does not know (it was restarted): tell again who you are.
+
+    Rank 0 first repeats the last report of its latest two runs, since the old broker may have died
+    before it was written, and then sends `GroupReady`.
+    """
 
 
 GroupCommand = RunJob | CancelRun | KillGroup | Drained | Reregister
