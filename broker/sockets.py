@@ -6,7 +6,7 @@ Settings act on later binds and connects only, so each function sets them first 
 import os
 import secrets
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import zmq
@@ -15,7 +15,7 @@ MAX_MESSAGE_BYTES = 1 << 20
 HIGH_WATER_MARK = 1000
 _MAX_IPC_PATH_BYTES = 107
 
-ZmqSocket = TypeVar("ZmqSocket", bound="zmq.Socket[bytes]")
+ZmqSocket = TypeVar("ZmqSocket", bound="zmq.Socket[Any]")
 
 
 class Addresses(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -94,7 +94,7 @@ def connect_pub(socket: ZmqSocket, address: str) -> ZmqSocket:
     return socket
 
 
-def _harden(socket: "zmq.Socket[bytes]") -> None:
+def _harden(socket: "zmq.Socket[Any]") -> None:
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
     socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
@@ -103,13 +103,13 @@ def _harden(socket: "zmq.Socket[bytes]") -> None:
     socket.setsockopt(zmq.RCVHWM, HIGH_WATER_MARK)
 
 
-def _detect_dead_peers(socket: "zmq.Socket[bytes]") -> None:
+def _detect_dead_peers(socket: "zmq.Socket[Any]") -> None:
     socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3000)
     socket.setsockopt(zmq.HEARTBEAT_TTL, 5000)
 
 
-def _reconnect_soon(socket: "zmq.Socket[bytes]") -> None:
+def _reconnect_soon(socket: "zmq.Socket[Any]") -> None:
     socket.setsockopt(zmq.RECONNECT_IVL, 100)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
 

@@ -1,7 +1,6 @@
 """The launcher's side of its child processes: start, hear, signal and reap them."""
 
 import asyncio
-import contextlib
 import ctypes
 import os
 import signal
@@ -11,6 +10,9 @@ from collections.abc import AsyncIterator, Callable, Iterable
 import msgspec
 
 _PR_SET_CHILD_SUBREAPER = 36
+_UNCLAIMED_EXIT_S = 60.0
+_KILL_LIMIT_S = 30.0
+_KILL_POLL_S = 0.01
 
 
 class Reaper:
@@ -36,7 +38,7 @@ class Reaper:
         return self._exits[pid]
 
     def forget(self, pid: int) -> None:
-        """Drop what is known of a child that has ended."""
+        """Drop what is known of a pid, which the system may give to another process."""
         self._exits.pop(pid, None)
 
     def _reap(self) -> None:
@@ -47,6 +49,9 @@ class Reaper:
                 return
             if pid == 0:
                 return
+            if pid not in self._exits:
+                # A rank that ended before its birth was heard of, or an orphan nobody asks for.
+                asyncio.get_running_loop().call_later(_UNCLAIMED_EXIT_S, self.forget, pid)
             future = self.exited(pid)
             if not future.done():
                 future.set_result(os.waitstatus_to_exitcode(status))
@@ -79,12 +84,13 @@ class Child:
                 os.set_inheritable(fd, True)
             argument = msgspec.json.encode(config(write_end)).decode()
             # A process group of its own keeps Ctrl-C at a terminal for the launcher alone.
-            self.pid = os.posix_spawn(
+            self.pid = os.posix_spawn(  # noqa: ASYNC221 (it returns at once)
                 sys.executable,
                 [sys.executable, "-m", self._module, argument],
                 os.environ,
                 setpgroup=0,
             )
+            self._reaper.forget(self.pid)
         finally:
             for fd in keep_fds:
                 os.set_inheritable(fd, False)
@@ -99,6 +105,13 @@ class Child:
         """The exit code, once the process has ended."""
         return self._reaper.exited(self.pid)
 
+    async def ready(self) -> bool:
+        """Wait until the process reports `ready`; False if it ended without."""
+        async for line in self.lines():
+            if line == "ready":
+                return True
+        return False
+
     async def lines(self) -> AsyncIterator[str]:
         """Yield the lines that the process, and what it forked, report until the last has ended."""
         reader = _not_none(self._lines)
@@ -112,23 +125,48 @@ class Child:
         self._reaper.forget(self.pid)
 
 
-def signal_tree(pid: int, signal_number: int) -> None:
-    """Send a signal to a process group that the launcher's child leads, if it still exists."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, signal_number)
+class UnkillableError(Exception):
+    """Raised when a process outlives SIGKILL: only the machine's operator can help."""
 
 
-async def end_process(reaper: Reaper, pid: int, grace_s: float) -> int:
-    """Ask a child to end with SIGTERM, end it with SIGKILL after `grace_s`; return its exit code.
+async def end_process(child: Child, grace_s: float) -> None:
+    """Ask a child to end, and end it and what it started after `grace_s` at the latest."""
+    if not child.exited.done():
+        os.kill(child.pid, signal.SIGTERM)
+        await asyncio.wait([child.exited], timeout=grace_s)
+    await kill_tree(child.pid, _KILL_LIMIT_S)
 
-    A process stuck in the kernel cannot be ended; the caller's own time limit covers that.
+
+async def kill_tree(leader_pid: int, limit_s: float) -> None:
+    """Kill every process in the process group of a child, and wait until all are reaped.
+
+    Raises:
+        UnkillableError: If one of them, stuck in the kernel, is still there after `limit_s`.
     """
-    exited = reaper.exited(pid)
-    if not exited.done():
-        signal_tree(pid, signal.SIGTERM)
-        await asyncio.wait([exited], timeout=grace_s)
-    signal_tree(pid, signal.SIGKILL)
-    return await exited
+    deadline = asyncio.get_running_loop().time() + limit_s
+    while _kill(leader_pid):
+        if asyncio.get_running_loop().time() > deadline:
+            raise UnkillableError(
+                f"processes of group {leader_pid} outlive SIGKILL for {limit_s:.0f} s; "
+                "a device may hang: look at it, then start again"
+            )
+        await asyncio.sleep(_KILL_POLL_S)
+
+
+def _kill(leader_pid: int) -> bool:
+    """Kill a process group; return whether there was any process in it."""
+    try:
+        os.killpg(leader_pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def describe_exit(code: int) -> str:
+    """Return an exit code in words."""
+    if code < 0:
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"ended with exit code {code}"
 
 
 def _not_none(reader: asyncio.StreamReader | None) -> asyncio.StreamReader:

@@ -1,0 +1,1 @@
+"""The launcher: it knows processes. `launch.py` is its command."""

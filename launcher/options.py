@@ -1,0 +1,187 @@
+"""The operator's options: one definition for flags, environment, file and documentation."""
+
+import argparse
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import msgspec
+from msgspec import Meta
+
+from broker.log import LogFormat
+
+DEFAULT_MODEL = "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers"
+
+
+class OptionsError(Exception):
+    """Raised when an option is unknown or its value cannot be used."""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything an operator can choose. Precedence: default < file < environment < flag."""
+
+    nproc: Annotated[int, Meta(ge=1, le=64, description="Ranks in a group, one a device.")] = 8
+    groups: Annotated[
+        int, Meta(ge=1, le=64, description="Groups on this machine; each runs a job at a time.")
+    ] = 1
+    device: Annotated[
+        Literal["auto", "npu", "cuda", "cpu"], Meta(description="What the ranks compute on.")
+    ] = "auto"
+    model_path: Annotated[str, Meta(description="Model folder in the layout of diffusers.")] = (
+        DEFAULT_MODEL
+    )
+    demo: Annotated[
+        bool, Meta(description="Use a miniature model, made on the spot; shows no real video.")
+    ] = False
+    host: Annotated[str, Meta(min_length=1, description="Address that the front listens on.")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[int, Meta(ge=0, le=65535, description="Its port; 0 takes any free one.")] = 8088
+    state_dir: Annotated[
+        str, Meta(min_length=1, description="Folder of everything that is kept on disk.")
+    ] = "state"
+    cfg_size: (
+        Annotated[int, Meta(ge=1, le=2, description="Default of a job's `cfg_size`.")] | None
+    ) = None
+    ulysses_size: (
+        Annotated[int, Meta(ge=1, le=64, description="Default of a job's `ulysses_size`.")] | None
+    ) = None
+    dit_fsdp: Annotated[bool, Meta(description="Default of a job's `dit_fsdp`.")] = False
+    t5_fsdp: Annotated[bool, Meta(description="Default of a job's `t5_fsdp`.")] = False
+    vae_parallel: Annotated[bool, Meta(description="Default of a job's `vae_parallel`.")] = False
+    max_queue: Annotated[int, Meta(ge=1, description="Jobs that may wait.")] = 100
+    job_ttl: Annotated[
+        float, Meta(ge=0, description="Seconds that a job and its files are kept after its end.")
+    ] = 3600.0
+    allow_private_images: Annotated[
+        bool, Meta(description="Fetch images from addresses that are not public, too.")
+    ] = False
+    drain_timeout: Annotated[
+        float, Meta(ge=0, description="Seconds that running jobs may take to end at a stop.")
+    ] = 600.0
+    startup_timeout: Annotated[
+        float, Meta(gt=0, description="Seconds that the ranks may take to load.")
+    ] = 1800.0
+    log_format: Annotated[LogFormat, Meta(description="Log lines for people or for programs.")] = (
+        "text"
+    )
+
+    def __post_init__(self) -> None:
+        if self.demo and self.model_path != DEFAULT_MODEL:
+            raise ValueError("demo and model_path exclude each other: --demo makes its own model")
+
+
+class Command(msgspec.Struct, frozen=True):
+    """What the command line asks for."""
+
+    options: Options
+    action: Literal["run", "print-config", "check"]
+
+
+def parse_command(argv: list[str], environ: Mapping[str, str]) -> Command:
+    """Return what is asked for.
+
+    Args:
+        argv: The command line without the program's name.
+        environ: Where variables `WAN_…` are looked up.
+
+    Raises:
+        OptionsError: With the option, its value and what is allowed.
+    """
+    flags = vars(_parser().parse_args(argv))
+    config_file, action = flags.pop("config"), flags.pop("action")
+    merged: dict[str, Any] = {}
+    if config_file is not None:
+        merged |= _from_file(Path(config_file))
+    merged |= _from_environment(environ)
+    merged |= {name: value for name, value in flags.items() if value is not None}
+    try:
+        # Not strict: environment and flags are text.
+        options = msgspec.convert(merged, Options, strict=False)
+    except msgspec.ValidationError as error:
+        raise OptionsError(_explain(error, merged)) from error
+    return Command(options=options, action=action)
+
+
+def to_toml(options: Options) -> str:
+    """Return the options as the content of a file for `--config`."""
+    lines = []
+    for name, value in msgspec.structs.asdict(options).items():
+        if value is not None:
+            lines.append(f"{name} = {msgspec.json.encode(value).decode()}")
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="launch.py",
+        description="Start the video server: broker, HTTP front and ranks.",
+        epilog="Each option is also a key of a TOML file (--config) and a variable WAN_OPTION.",
+        allow_abbrev=False,
+    )
+    for field in msgspec.structs.fields(Options):
+        _add_flag(parser, field)
+    parser.add_argument("--config", metavar="FILE", help="TOML file with any of these options")
+    parser.add_argument(
+        "--print-config",
+        action="store_const",
+        const="print-config",
+        dest="action",
+        default="run",
+        help="print the options in force as TOML, and end",
+    )
+    parser.add_argument(
+        "--check",
+        action="store_const",
+        const="check",
+        dest="action",
+        help="say what is missing for a start, and end",
+    )
+    return parser
+
+
+def _add_flag(parser: argparse.ArgumentParser, field: msgspec.structs.FieldInfo) -> None:
+    flag = f"--{field.name.replace('_', '-')}"
+    shown = "" if field.default is None else f" (default: {field.default})"
+    text = f"{_description(field.type)}{shown}"
+    if isinstance(field.default, bool):
+        parser.add_argument(
+            flag, dest=field.name, help=text, action=argparse.BooleanOptionalAction, default=None
+        )
+    else:
+        parser.add_argument(flag, dest=field.name, help=text, metavar="VALUE")
+
+
+def _description(annotation: Any) -> str:
+    """Return the description in a field's type, also where the type is an alternative to None."""
+    for part in (annotation, *get_args(annotation)):
+        for meta in getattr(part, "__metadata__", ()):
+            if isinstance(meta, Meta) and meta.description:
+                return meta.description
+    raise TypeError(f"an option of type {annotation} has no description")
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise OptionsError(f"--config {path}: {os.strerror(error.errno or 0)}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise OptionsError(f"--config {path}: {error}") from error
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    names = {f"WAN_{field.name.upper()}": field.name for field in msgspec.structs.fields(Options)}
+    return {name: environ[key] for key, name in names.items() if key in environ}
+
+
+def _explain(error: msgspec.ValidationError, merged: dict[str, Any]) -> str:
+    """Return a message that names the option and the value beside what is allowed."""
+    text, _, path = str(error).partition(" - at `$.")
+    name = path.rstrip("`")
+    if name not in merged:
+        return text
+    return f"--{name.replace('_', '-')} is {merged[name]!r}: {text[:1].lower()}{text[1:]}"

@@ -1,0 +1,177 @@
+"""What can be wrong with a start, found before any process exists."""
+
+import errno
+import fcntl
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+from broker.sockets import Addresses
+from launcher.options import Options
+from ranks.model_folder import ModelFolderError, check_model_folder, num_attention_heads
+
+_DEMO_LIMIT_S = 300.0
+_PROBE_LIMIT_S = 120.0
+
+
+class StartError(Exception):
+    """Raised when the server cannot start; the message says why and what to do."""
+
+
+class Folders(msgspec.Struct, frozen=True, kw_only=True):
+    """Where things are on disk; everything lies under the state directory."""
+
+    state: Path
+    inputs: Path
+    videos: Path
+    checkpoints: Path
+    run: Path
+    demo_model: Path
+
+    @classmethod
+    def under(cls, state_dir: str) -> "Folders":
+        """Return the folders of a state directory, none of them made."""
+        state = Path(state_dir).resolve()
+        return cls(
+            state=state,
+            inputs=state / "inputs",
+            videos=state / "videos",
+            checkpoints=state / "checkpoints",
+            run=state / "run",
+            demo_model=state / "demo-model",
+        )
+
+
+def prepare_folders(folders: Folders) -> Addresses:
+    """Make the folders, private to this user, and return the sockets' addresses in them.
+
+    Raises:
+        StartError: If a folder cannot be made or its path is too long for a socket.
+    """
+    try:
+        addresses = Addresses.in_folder(folders.run)
+        for folder in (folders.inputs, folders.videos, folders.checkpoints, folders.run):
+            folder.mkdir(parents=True, exist_ok=True)
+        folders.run.chmod(0o700)
+    except ValueError as error:
+        raise StartError(str(error)) from error
+    except OSError as error:
+        raise StartError(f"--state-dir {folders.state}: {error.strerror}") from error
+    return addresses
+
+
+def lock_state(folders: Folders) -> int:
+    """Claim the state directory for this process's life; return the lock's descriptor.
+
+    Raises:
+        StartError: If another server has it.
+    """
+    path = folders.state / "launch.lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        owner = path.read_text().strip() or "unknown"
+        os.close(descriptor)
+        raise StartError(
+            f"--state-dir {folders.state} is in use by another server, pid {owner}; "
+            "stop that one or name another folder"
+        ) from error
+    os.truncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()}\n".encode())
+    return descriptor
+
+
+def listen(options: Options) -> socket.socket:
+    """Return the listening socket of the HTTP front, which outlives restarts of the front.
+
+    Raises:
+        StartError: If the port is taken or the address is not this machine's.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(1024)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise StartError(
+                f"port {options.port} on {options.host} is taken by another process; "
+                "end it or name another port with --port"
+            ) from error
+        raise StartError(
+            f"cannot listen on {options.host} port {options.port}: {error.strerror}"
+        ) from error
+    return listener
+
+
+def model_folder(options: Options, folders: Folders) -> Path:
+    """Return the folder of a complete model; with `--demo`, make it where there is none yet.
+
+    Raises:
+        StartError: If a part is missing, or the heads cannot be split over the ranks.
+    """
+    folder = folders.demo_model if options.demo else Path(options.model_path)
+    if options.demo and not folder.exists():
+        _make_demo_model(folder)
+    try:
+        check_model_folder(folder)
+        check_split(options.nproc, num_attention_heads(folder))
+    except ModelFolderError as error:
+        raise StartError(str(error)) from error
+    return folder
+
+
+def check_split(nproc: int, num_heads: int) -> None:
+    """Refuse a number of ranks that no layout uses fully.
+
+    Raises:
+        StartError: With the numbers that are possible.
+    """
+    sizes = [n for n in range(1, num_heads + 1) if num_heads % n == 0]
+    possible = sorted({*sizes, *(2 * size for size in sizes)})
+    if nproc not in possible:
+        raise StartError(
+            f"--nproc is {nproc}: the model's {num_heads} attention heads cannot be split over "
+            f"{nproc} ranks; possible: {', '.join(map(str, possible))}"
+        )
+
+
+def check_device(options: Options) -> None:
+    """Refuse a device that was asked for and is not there, or not often enough.
+
+    Raises:
+        StartError: In the words of the process that looked.
+    """
+    if options.device == "cpu":
+        return
+    count = options.nproc * options.groups
+    _run_helper(
+        [sys.executable, "-m", "ranks.device", options.device, str(count)],
+        _PROBE_LIMIT_S,
+        f"--device {options.device}",
+    )
+
+
+def _make_demo_model(folder: Path) -> None:
+    _run_helper(
+        [sys.executable, "-m", "ranks.demo_model", str(folder)], _DEMO_LIMIT_S, "--demo: no model"
+    )
+
+
+def _run_helper(command: list[str], limit_s: float, topic: str) -> None:
+    """Run a command that needs torch, which the launcher never imports."""
+    try:
+        subprocess.run(command, check=True, timeout=limit_s, stderr=subprocess.PIPE, text=True)
+    except subprocess.TimeoutExpired as error:
+        raise StartError(f"{topic}: no answer within {limit_s:.0f} s") from error
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.strip().splitlines() or [f"exit code {error.returncode}"]
+        raise StartError(f"{topic}: {lines[-1]}") from error

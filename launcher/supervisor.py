@@ -1,0 +1,291 @@
+"""Starts, watches, restarts and stops the parts of the server, each without the others."""
+
+import asyncio
+import itertools
+import logging
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+
+from broker.config import BrokerConfig
+from broker.job import GroupShape
+from broker.sockets import Addresses
+from http_front.config import FrontConfig
+from launcher.agent import Agent
+from launcher.group_life import GroupLife
+from launcher.options import Options
+from launcher.preflight import Folders
+from launcher.restarts import RestartPolicy
+from launcher.spawn import Child, Reaper, UnkillableError, describe_exit, end_process
+from ranks.config import RankConfig
+
+logger = logging.getLogger("launcher")
+
+_GRACE_S = 30.0
+_FAREWELL_S = 5.0
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the start has found out, and the configs that follow from it."""
+
+    options: Options
+    folders: Folders
+    addresses: Addresses
+    model: Path
+    num_heads: int
+    pid: int
+
+    def broker(self, ready_fd: int) -> BrokerConfig:
+        """Return the broker's config."""
+        options = self.options
+        return BrokerConfig(
+            state_dir=str(self.folders.state),
+            addresses=self.addresses,
+            shape=GroupShape(
+                world_size=options.nproc,
+                num_heads=self.num_heads,
+                cfg_size=options.cfg_size,
+                ulysses_size=options.ulysses_size,
+            ),
+            max_queue=options.max_queue,
+            job_ttl_s=options.job_ttl,
+            log_format=options.log_format,
+            parent_pid=self.pid,
+            ready_fd=ready_fd,
+        )
+
+    def front(self, ready_fd: int, listen_fd: int) -> FrontConfig:
+        """Return the front's config."""
+        options = self.options
+        return FrontConfig(
+            addresses=self.addresses,
+            inputs_dir=str(self.folders.inputs),
+            videos_dir=str(self.folders.videos),
+            listen_fd=listen_fd,
+            host=options.host,
+            port=options.port,
+            allow_private_images=options.allow_private_images,
+            log_format=options.log_format,
+            parent_pid=self.pid,
+            ready_fd=ready_fd,
+        )
+
+    def group(self, index: int, epoch: int) -> RankConfig:
+        """Return the config of one life of a group."""
+        options = self.options
+        return RankConfig(
+            group=f"g{index}",
+            epoch=epoch,
+            world_size=options.nproc,
+            model_path=str(self.model),
+            device=options.device,
+            first_device=index * options.nproc,
+            addresses=self.addresses,
+            inputs_dir=str(self.folders.inputs),
+            videos_dir=str(self.folders.videos),
+            checkpoints_dir=str(self.folders.checkpoints),
+            rendezvous=str(self.folders.run / f"g{index}-{epoch}.rendezvous"),
+            cfg_size=options.cfg_size,
+            ulysses_size=options.ulysses_size,
+            dit_fsdp=options.dit_fsdp,
+            t5_fsdp=options.t5_fsdp,
+            vae_parallel=options.vae_parallel,
+            log_format=options.log_format,
+            parent_pid=self.pid,
+        )
+
+
+class Supervisor:
+    """Runs the server of a plan until a signal stops it or a part cannot be kept alive."""
+
+    def __init__(self, plan: Plan, listener: socket.socket) -> None:
+        self._plan = plan
+        self._listener = listener
+        self._reaper = Reaper()
+        self._agent = Agent(plan.addresses, on_kill=self._kill_group)
+        self._broker = Child(self._reaper, "broker", "broker")
+        self._front = Child(self._reaper, "front", "http_front")
+        self._lives: dict[str, GroupLife] = {}
+        self._broker_ready = asyncio.Event()
+        self._front_ready = asyncio.Event()
+        self._group_ready = [asyncio.Event() for _ in range(plan.options.groups)]
+        self._stop = asyncio.Event()
+        self._stop_now = asyncio.Event()
+        self._last_error: str | None = None
+
+    async def run(self) -> int:
+        """Keep the server alive; return the exit code of the launcher."""
+        started = time.monotonic()
+        self._reaper.start()
+        self._listen_to_signals()
+        agent = asyncio.create_task(self._agent.listen())
+        announcer = asyncio.create_task(self._announce(started))
+        groups = [asyncio.create_task(self._keep_group(n)) for n in range(len(self._group_ready))]
+        others = [
+            asyncio.create_task(self._keep("broker", self._live_broker)),
+            asyncio.create_task(self._keep("front", self._live_front)),
+        ]
+        await self._stop.wait()
+        announcer.cancel()
+        try:
+            await self._stop_all(groups)
+        except UnkillableError as error:
+            self._last_error = str(error)
+        for task in (*groups, *others, agent):
+            task.cancel()
+        await asyncio.gather(*groups, *others, agent, announcer, return_exceptions=True)
+        self._agent.close()
+        if self._last_error is not None:
+            logger.error("stopped: %s", self._last_error)
+            return 1
+        logger.info("stopped")
+        return 0
+
+    # --- the parts' lives ------------------------------------------------------------------------
+
+    async def _keep(self, name: str, live: Callable[[], Awaitable[str]]) -> None:
+        """Run a part's lives one after the other, until the stop or too many failures."""
+        policy = RestartPolicy()
+        while True:
+            try:
+                reason = await live()
+            except UnkillableError as error:
+                return self._give_up(str(error))
+            if self._stop.is_set():
+                return None
+            delay_s = policy.delay_s(time.monotonic())
+            if delay_s is None:
+                return self._give_up(f"{name} does not stay alive; the last time: {reason}")
+            logger.error("%s is gone: %s; starting it again in %.0f s", name, reason, delay_s)
+            await asyncio.sleep(delay_s)
+
+    async def _live_broker(self) -> str:
+        broker = self._broker
+        await broker.start(self._plan.broker)
+        try:
+            if await broker.ready():
+                logger.info("broker ready, pid %d", broker.pid)
+                self._broker_ready.set()
+                await self._agent.tell_all_started()
+            return describe_exit(await broker.exited)
+        finally:
+            self._broker_ready.clear()
+            broker.close()
+
+    async def _live_front(self) -> str:
+        await self._broker_ready.wait()
+        front, fd = self._front, self._listener.fileno()
+        await front.start(lambda ready_fd: self._plan.front(ready_fd, fd), keep_fds=[fd])
+        try:
+            if await front.ready():
+                logger.info("front ready, pid %d", front.pid)
+                self._front_ready.set()
+            reason = describe_exit(await front.exited)
+            await end_process(front, 0)  # and what it had started
+            return reason
+        finally:
+            self._front_ready.clear()
+            front.close()
+
+    async def _keep_group(self, index: int) -> None:
+        # Epochs rise over restarts of the launcher, too.
+        epochs = itertools.count(time.time_ns() // 1_000_000)
+
+        async def live() -> str:
+            return await self._live_group(index, next(epochs))
+
+        await self._keep(f"group g{index}", live)
+
+    async def _live_group(self, index: int, epoch: int) -> str:
+        await self._broker_ready.wait()
+        config = self._plan.group(index, epoch)
+        life = GroupLife(self._reaper, config)
+        self._lives[config.group] = life
+        logger.info("group %s: starting %d ranks", config.group, config.world_size)
+        await self._agent.tell_started(config.group, epoch)
+        announcer = asyncio.create_task(self._announce_group(index, life))
+        try:
+            reason = await life.live(self._plan.options.startup_timeout)
+        finally:
+            announcer.cancel()
+            self._group_ready[index].clear()
+            del self._lives[config.group]
+            _remove(config.rendezvous)
+        # Every process is reaped: only now may its job run elsewhere.
+        await self._agent.tell_gone(config.group, epoch, reason)
+        return reason
+
+    def _kill_group(self, group: str, epoch: int, reason: str) -> None:
+        life = self._lives.get(group)
+        if life is not None and life.config.epoch == epoch:
+            life.kill(reason)
+
+    def _give_up(self, error: str) -> None:
+        logger.error("%s", error)
+        self._last_error = error
+        self._stop_now.set()
+        self._stop.set()
+
+    # --- start and stop --------------------------------------------------------------------------
+
+    async def _announce_group(self, index: int, life: GroupLife) -> None:
+        await life.ready.wait()
+        logger.info("group %s ready: %d ranks", life.config.group, life.config.world_size)
+        self._group_ready[index].set()
+
+    async def _announce(self, started: float) -> None:
+        """Say once that everything is up."""
+        for ready in (self._front_ready, *self._group_ready):
+            await ready.wait()
+        host, port = self._listener.getsockname()[:2]
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        logger.info("ready after %.1f s: %s", time.monotonic() - started, url)
+
+    def _listen_to_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_stop_signal, number)
+        loop.add_signal_handler(
+            signal.SIGHUP, logger.warning, "SIGHUP ignored; SIGTERM stops the server"
+        )
+
+    def _on_stop_signal(self, number: signal.Signals) -> None:
+        if self._stop.is_set():
+            logger.warning("%s again: ending everything at once", number.name)
+            self._stop_now.set()
+        else:
+            logger.info("%s: stopping; once more ends everything at once", number.name)
+            self._stop.set()
+
+    async def _stop_all(self, group_keepers: "list[asyncio.Task[None]]") -> None:
+        """Stop in the order in which nothing is lost: jobs, ranks, front, broker."""
+        if self._broker_ready.is_set():
+            await self._unless_now(self._agent.drain(), self._plan.options.drain_timeout)
+        lives = list(self._lives.values())
+        leaving = asyncio.gather(*(life.ask_to_leave() for life in lives))
+        await self._unless_now(leaving, _GRACE_S)
+        for life in lives:
+            life.end("stopped")
+        # They tell the broker, if there is one, that their groups are gone.
+        await asyncio.wait(group_keepers, timeout=_FAREWELL_S)
+        for child in (self._front, self._broker):
+            if child.pid:
+                await self._unless_now(end_process(child, _GRACE_S), 2 * _GRACE_S)
+                await end_process(child, 0)
+
+    async def _unless_now(self, work: Awaitable[object], limit_s: float) -> None:
+        """Await work, but no longer than a limit, nor beyond a second signal."""
+        task = asyncio.ensure_future(work)
+        now = asyncio.create_task(self._stop_now.wait())
+        await asyncio.wait([task, now], timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        for waiter in (task, now):
+            waiter.cancel()
+        await asyncio.gather(task, now, return_exceptions=True)
+
+
+def _remove(path: str) -> None:
+    Path(path).unlink(missing_ok=True)
