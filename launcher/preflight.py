@@ -93,13 +93,7 @@ def listen(options: Options) -> socket.socket:
         StartError: If the port is taken or the address is not this machine's.
     """
     try:
-        family, _, _, _, address = socket.getaddrinfo(
-            options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(1024)
+        return _bound_socket(options.host, options.port)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise StartError(
@@ -109,7 +103,6 @@ def listen(options: Options) -> socket.socket:
         raise StartError(
             f"cannot listen on {options.host} port {options.port}: {error.strerror}"
         ) from error
-    return listener
 
 
 def model_folder(options: Options, folders: Folders) -> Path:
@@ -158,6 +151,21 @@ def check_device(options: Options) -> None:
         _PROBE_LIMIT_S,
         f"--device {options.device}",
     )
+
+
+def _bound_socket(host: str, port: int) -> socket.socket:
+    family, _, _, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(1024)
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 def _make_demo_model(folder: Path) -> None:

@@ -1,0 +1,50 @@
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from launcher.options import Options, OptionsError, parse_command, to_toml
+
+
+def test_a_flag_wins_over_environment_file_and_default(tmp_path: Path) -> None:
+    file = tmp_path / "wan.toml"
+    file.write_text("nproc = 2\nport = 1\nmax_queue = 7\n")
+    flags = ["--config", str(file), "--nproc", "8"]
+    options = parse_command(flags, {"WAN_NPROC": "4", "WAN_PORT": "3"}).options
+    assert (options.nproc, options.port, options.max_queue) == (8, 3, 7)
+    assert options.job_ttl == 3600.0
+
+
+def test_switches_can_be_turned_on_and_off() -> None:
+    assert parse_command(["--dit-fsdp"], {}).options.dit_fsdp
+    assert not parse_command(["--no-dit-fsdp"], {"WAN_DIT_FSDP": "true"}).options.dit_fsdp
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "message"),
+    [
+        (["--nproc", "0"], {}, "--nproc is '0': expected `int` >= 1"),
+        (["--device", "tpu"], {}, "--device is 'tpu': invalid enum value 'tpu'"),
+        ([], {"WAN_PORT": "x"}, "--port is 'x': expected `int`, got `str`"),
+        (["--config", "/nowhere.toml"], {}, "--config /nowhere.toml: No such file or directory"),
+        (["--demo", "--model-path", "m"], {}, "demo and model_path exclude each other"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_option(
+    argv: list[str], environ: dict[str, str], message: str
+) -> None:
+    with pytest.raises(OptionsError) as raised:
+        parse_command(argv, environ)
+    assert message in str(raised.value)
+
+
+def test_an_unknown_key_in_the_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "wan.toml"
+    file.write_text("nprocs = 8\n")
+    with pytest.raises(OptionsError, match="unknown field `nprocs`"):
+        parse_command(["--config", str(file)], {})
+
+
+def test_printed_options_are_a_file_that_means_the_same() -> None:
+    options = Options(state_dir='a "quoted" folder', ulysses_size=4, demo=True)
+    assert Options(**tomllib.loads(to_toml(options))) == options

@@ -1,0 +1,112 @@
+import json
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+from launcher.options import Options
+from launcher.preflight import (
+    Folders,
+    StartError,
+    check_device,
+    check_split,
+    listen,
+    lock_state,
+    model_folder,
+    prepare_folders,
+)
+from ranks.model_folder import COMPONENTS, WEIGHTED
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Folders:
+    folders = Folders.under(str(tmp_path))
+    prepare_folders(folders)
+    return folders
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A folder that has the names of a model's files, and the one number that is read."""
+    folder = tmp_path / "model"
+    for part, names in COMPONENTS.items():
+        (folder / part).mkdir(parents=True)
+        for name in names:
+            (folder / part / name).write_text(json.dumps({"num_attention_heads": 40}))
+    for part in WEIGHTED:
+        stem = "diffusion_pytorch_model" if part in ("transformer", "vae") else "model"
+        (folder / part / f"{stem}.safetensors").touch()
+    (folder / "model_index.json").write_text("{}")
+    return folder
+
+
+def find_model(folder: Path, folders: Folders, nproc: int = 8) -> Path:
+    return model_folder(Options(model_path=str(folder), nproc=nproc), folders)
+
+
+def test_a_complete_model_folder_is_accepted(model: Path, folders: Folders) -> None:
+    assert find_model(model, folders) == model
+
+
+def test_a_missing_model_folder_is_named_and_the_demo_mentioned(folders: Folders) -> None:
+    with pytest.raises(StartError, match=r"model folder /nowhere does not exist.*--demo"):
+        find_model(Path("/nowhere"), folders)
+
+
+@pytest.mark.parametrize("part", [*COMPONENTS])
+def test_a_missing_part_of_the_model_is_named(model: Path, folders: Folders, part: str) -> None:
+    shutil.rmtree(model / part)
+    with pytest.raises(StartError, match=rf"is incomplete; missing: .*{part}/.*--demo"):
+        find_model(model, folders)
+
+
+def test_a_missing_shard_of_the_weights_is_named(model: Path, folders: Folders) -> None:
+    index = model / "transformer" / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}))
+    (model / "transformer" / "one.safetensors").touch()
+    with pytest.raises(StartError, match=r"missing: transformer/two\.safetensors;"):
+        find_model(model, folders)
+
+
+def test_ranks_that_the_heads_cannot_be_split_over_are_refused(
+    model: Path, folders: Folders
+) -> None:
+    message = r"--nproc is 3: the model's 40 attention heads .* possible: 1, 2, 4, 5, 8, 10"
+    with pytest.raises(StartError, match=message):
+        find_model(model, folders, nproc=3)
+    check_split(16, 40)  # CFG 2 times Ulysses 8
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StartError, match=f"port {port} on 127.0.0.1 is taken"):
+            listen(Options(port=port))
+
+
+def test_an_address_of_another_machine_is_named() -> None:
+    with pytest.raises(StartError, match=r"cannot listen on 192\.0\.2\.1 port 0"):
+        listen(Options(host="192.0.2.1", port=0))
+
+
+def test_a_state_directory_in_use_is_named_with_its_owner(folders: Folders) -> None:
+    lock_state(folders)
+    with pytest.raises(StartError, match=r"is in use by another server, pid \d+"):
+        lock_state(folders)
+
+
+def test_a_path_too_long_for_a_socket_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match="choose a shorter --state-dir"):
+        prepare_folders(Folders.under(str(tmp_path / ("long" * 30))))
+
+
+def test_a_state_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StartError, match=r"--state-dir .*/file/state: Not a directory"):
+        prepare_folders(Folders.under(str(tmp_path / "file" / "state")))
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    with pytest.raises(StartError, match="--device npu: "):
+        check_device(Options(device="npu"))
