@@ -14,10 +14,24 @@ import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+WAN = Path(sys.executable).with_name("wan")
 SAMPLE = ROOT / "docs" / "sample.jpg"
 STATE = ROOT / "demo-state"
 READY_LIMIT_S = 180.0
 STOP_LIMIT_S = 60.0
+SERVER_FLAGS = ["--demo", "--nproc", "8", "--device", "cpu"]
+JOB_FLAGS = [
+    "--size",
+    "256*256",
+    "--frames",
+    "24",
+    "--steps",
+    "20",
+    "--seed",
+    "7",
+    "--watch",
+    "--prompt",
+]
 PROMPT = "A small sailing boat drifts across a calm bay while the sun goes down"
 
 
@@ -28,16 +42,13 @@ def main() -> int:
     video = STATE / "demo.mp4"
     video.unlink(missing_ok=True)
     server = subprocess.Popen(
-        [sys.executable, "launch.py", "--demo", "--nproc", "8", "--device", "cpu", "--port", port]
-        + ["--state-dir", str(STATE)],
+        [sys.executable, "launch.py", *SERVER_FLAGS, "--port", port, "--state-dir", str(STATE)],
         cwd=ROOT,
     )
     try:
         _await_ready(server, f"{url}/health")
         submitted = subprocess.run(
-            [sys.executable, "-m", "http_front.cli", "--server", url, "submit", str(SAMPLE)]
-            + ["--prompt", PROMPT, "--size", "256*256", "--frames", "24", "--steps", "20"]
-            + ["--seed", "7", "--watch", "--output", str(video)],
+            [WAN, "--server", url, "submit", SAMPLE, *JOB_FLAGS, PROMPT, "--output", video],
             cwd=ROOT,
             check=False,
         )

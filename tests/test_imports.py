@@ -1,0 +1,91 @@
+"""The direction of imports is a design rule; here it is a test."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+SHARED = {f"broker.{name}" for name in ("protocol", "job", "sockets", "log", "child")}
+"""What every process may take of the broker's folder."""
+
+FORBIDDEN = {
+    "broker": {"torch", "aiohttp", "diffusers", "transformers", "ranks", "http_front", "launcher"},
+    "ranks": {"aiohttp", "http_front", "launcher"},
+    "http_front": {"torch", "diffusers", "transformers", "ranks", "launcher"},
+    "launcher": {"torch", "aiohttp", "diffusers", "transformers"},
+}
+LAUNCHER_TAKES = SHARED | {
+    "broker.config",
+    "http_front.config",
+    "ranks.config",
+    "ranks.model_folder",
+}
+UNSAFE = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "multiprocessing"}
+UNSAFE_CALLS = {"eval", "exec", "compile", "__import__"}
+UNSAFE_METHODS = {"recv_pyobj", "send_pyobj", "system", "popen", "broadcast_object_list"}
+
+
+def product_files() -> list[Path]:
+    return [ROOT / "launch.py", *(p for folder in FORBIDDEN for p in (ROOT / folder).rglob("*.py"))]
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+@pytest.mark.parametrize("path", product_files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path: Path) -> None:
+    folder = path.relative_to(ROOT).parts[0]
+    names = set(imported(ast.parse(path.read_text())))
+    assert not {name.split(".")[0] for name in names} & FORBIDDEN.get(folder, set())
+    if folder in ("ranks", "http_front"):
+        assert {name for name in names if name.startswith("broker")} <= SHARED
+    if folder == "launcher":
+        others = {name for name in names if name.split(".")[0] in ("broker", "ranks", "http_front")}
+        assert others <= LAUNCHER_TAKES
+
+
+@pytest.mark.parametrize("path", product_files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_unpickles_evaluates_or_runs_a_shell(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert not {name.split(".")[0] for name in imported(tree)} & UNSAFE
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            check_call(node)
+
+
+def check_call(call: ast.Call) -> None:
+    keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+    assert keywords.get("shell", "False") == "False"
+    match call.func:
+        case ast.Name(id=name):
+            assert name not in UNSAFE_CALLS
+        case ast.Attribute(attr=name):
+            assert name not in UNSAFE_METHODS
+            if ast.unparse(call.func) == "torch.load":
+                assert keywords.get("weights_only") == "True"
+
+
+def test_only_the_device_file_names_devices() -> None:
+    for path in (ROOT / "ranks").glob("*.py"):
+        if path.name in ("device.py", "config.py"):
+            continue
+        words = {
+            node.value
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Constant)
+        }
+        assert not words & {"npu", "cuda", "torch_npu", "hccl", "nccl"}, path
+
+
+def test_packages_import_nothing_by_themselves() -> None:
+    for folder in FORBIDDEN:
+        tree = ast.parse((ROOT / folder / "__init__.py").read_text())
+        assert not list(imported(tree))
