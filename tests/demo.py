@@ -41,17 +41,15 @@ def main() -> int:
     url = f"http://127.0.0.1:{port}"
     video = STATE / "demo.mp4"
     video.unlink(missing_ok=True)
+    submit = [WAN, "--server", url, "submit", SAMPLE, "--prompt", PROMPT, *JOB_FLAGS]
+    submit += ["--watch", "--output", video]
     server = subprocess.Popen(
         [sys.executable, "launch.py", *SERVER_FLAGS, "--port", port, "--state-dir", str(STATE)],
         cwd=ROOT,
     )
     try:
         _await_ready(server, f"{url}/health")
-        submitted = subprocess.run(
-            [WAN, "--server", url, "submit", SAMPLE, *JOB_FLAGS, PROMPT, "--output", video],
-            cwd=ROOT,
-            check=False,
-        )
+        submitted = subprocess.run(submit, check=False)
     finally:
         stopped = _stop(server)
     if submitted.returncode or stopped or not video.is_file():
