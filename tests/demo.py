@@ -14,54 +14,41 @@ import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-WAN = Path(sys.executable).with_name("wan")
-SAMPLE = ROOT / "docs" / "sample.jpg"
 STATE = ROOT / "demo-state"
+VIDEO = STATE / "demo.mp4"
+PORT = os.environ.get("DEMO_PORT", "8088")
+URL = f"http://127.0.0.1:{PORT}"
 READY_LIMIT_S = 180.0
 STOP_LIMIT_S = 60.0
-SERVER_FLAGS = ["--demo", "--nproc", "8", "--device", "cpu"]
-JOB_FLAGS = [
-    "--size",
-    "256*256",
-    "--frames",
-    "24",
-    "--steps",
-    "20",
-    "--seed",
-    "7",
-    "--watch",
-    "--prompt",
-]
+
+SERVER = f"launch.py --demo --nproc 8 --device cpu --port {PORT} --state-dir {STATE.name}"
+JOB = (
+    f"submit docs/sample.jpg --size 256*256 --frames 24 --steps 20 --seed 7 --watch --server {URL}"
+)
 PROMPT = "A small sailing boat drifts across a calm bay while the sun goes down"
 
 
 def main() -> int:
     """Run the demo; return 0 if it ended with a video and nothing was left running."""
-    port = os.environ.get("DEMO_PORT", "8088")
-    url = f"http://127.0.0.1:{port}"
-    video = STATE / "demo.mp4"
-    video.unlink(missing_ok=True)
-    submit = [WAN, "--server", url, "submit", SAMPLE, "--prompt", PROMPT, *JOB_FLAGS]
-    submit += ["--watch", "--output", video]
-    server = subprocess.Popen(
-        [sys.executable, "launch.py", *SERVER_FLAGS, "--port", port, "--state-dir", str(STATE)],
-        cwd=ROOT,
-    )
+    VIDEO.unlink(missing_ok=True)
+    server = subprocess.Popen([sys.executable, *SERVER.split()], cwd=ROOT)
     try:
-        _await_ready(server, f"{url}/health")
-        submitted = subprocess.run(submit, check=False)
+        _await_ready(server)
+        wan = str(Path(sys.executable).with_name("wan"))
+        submit = [wan, *JOB.split(), "--prompt", PROMPT, "--output", str(VIDEO)]
+        submitted = subprocess.run(submit, cwd=ROOT, check=False)
     finally:
         stopped = _stop(server)
-    if submitted.returncode or stopped or not video.is_file():
+    if submitted.returncode or stopped or not VIDEO.is_file():
         return 1
-    sys.stdout.write(f"\nThe video: {video}\n")
+    sys.stdout.write(f"\nThe video: {VIDEO}\n")
     return 0
 
 
-def _await_ready(server: "subprocess.Popen[bytes]", health_url: str) -> None:
+def _await_ready(server: "subprocess.Popen[bytes]") -> None:
     """Wait until the server takes jobs; end at once if it ends."""
     deadline = time.monotonic() + READY_LIMIT_S
-    while not _is_ready(health_url):
+    while not _is_ready():
         if server.poll() is not None:
             raise SystemExit("the server ended before it was ready; its log is above")
         if time.monotonic() > deadline:
@@ -69,9 +56,9 @@ def _await_ready(server: "subprocess.Popen[bytes]", health_url: str) -> None:
         time.sleep(0.25)
 
 
-def _is_ready(health_url: str) -> bool:
+def _is_ready() -> bool:
     try:
-        with urllib.request.urlopen(health_url, timeout=5):
+        with urllib.request.urlopen(f"{URL}/health", timeout=5):
             return True
     except (urllib.error.URLError, OSError):
         return False
