@@ -22,9 +22,7 @@ READY_LIMIT_S = 180.0
 STOP_LIMIT_S = 60.0
 
 SERVER = f"launch.py --demo --nproc 8 --device cpu --port {PORT} --state-dir {STATE.name}"
-JOB = (
-    f"submit docs/sample.jpg --size 256*256 --frames 24 --steps 20 --seed 7 --watch --server {URL}"
-)
+JOB = "submit docs/sample.jpg --size 256*256 --frames 24 --steps 20 --seed 7 --watch"
 PROMPT = "A small sailing boat drifts across a calm bay while the sun goes down"
 
 
@@ -35,7 +33,7 @@ def main() -> int:
     try:
         _await_ready(server)
         wan = str(Path(sys.executable).with_name("wan"))
-        submit = [wan, *JOB.split(), "--prompt", PROMPT, "--output", str(VIDEO)]
+        submit = [wan, *JOB.split(), "--server", URL, "--prompt", PROMPT, "--output", str(VIDEO)]
         submitted = subprocess.run(submit, cwd=ROOT, check=False)
     finally:
         stopped = _stop(server)
