@@ -19,6 +19,9 @@ class FrontConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     host: str = "127.0.0.1"
     port: int = 8088
     """Used where no `listen_fd` is given."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names, besides those of loopback and `host`, by which clients may address the server; left
+    empty on an address that is not loopback, any name is good."""
     allow_private_images: bool = False
     """Whether images may come from addresses that are not public, and from any port."""
     log_format: LogFormat = "text"

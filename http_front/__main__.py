@@ -1,0 +1,46 @@
+"""The process of the HTTP front: `python -m http_front JSON`, with a `FrontConfig` as JSON."""
+
+import asyncio
+import signal
+import socket
+import sys
+
+import msgspec
+from aiohttp import web
+
+from broker import child
+from http_front.app import create_app, create_runner
+from http_front.config import FrontConfig
+
+
+def main() -> None:
+    """Serve until SIGTERM or SIGINT."""
+    config = msgspec.json.decode(sys.argv[1], type=FrontConfig)
+    child.begin("front", config.parent_pid, config.log_format)
+    asyncio.run(serve(config))
+
+
+async def serve(config: FrontConfig) -> None:
+    """Answer requests until the process is told to stop."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    runner = create_runner(create_app(config))
+    await runner.setup()
+    try:
+        await _site(runner, config).start()
+        child.report(config.ready_fd, "ready")
+        await stop.wait()
+    finally:
+        await runner.cleanup()
+
+
+def _site(runner: web.AppRunner, config: FrontConfig) -> web.BaseSite:
+    if config.listen_fd is None:
+        return web.TCPSite(runner, config.host, config.port)
+    return web.SockSite(runner, socket.socket(fileno=config.listen_fd))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Which addresses an image may be fetched from: public ones only.
+
+The lists follow the IANA registries as of 2026, because the standard library's `is_global` lags
+behind them and takes addresses that lead to private ones through a translator for public.
+"""
+
+import ipaddress
+
+_ALLOCATED_V6 = tuple(
+    ipaddress.IPv6Network(block)
+    for block in (
+        # IANA "IPv6 Global Unicast Address Assignments"; the rest of 2000::/3 is nobody's.
+        "2001:200::/23",
+        "2001:400::/23",
+        "2001:600::/23",
+        "2001:800::/22",
+        "2001:c00::/22",
+        "2001:1200::/23",
+        "2001:1400::/22",
+        "2001:1800::/23",
+        "2001:1a00::/23",
+        "2001:1c00::/22",
+        "2001:2000::/19",
+        "2001:4000::/21",
+        "2001:4800::/22",
+        "2001:4c00::/23",
+        "2001:5000::/20",
+        "2001:8000::/19",
+        "2001:a000::/19",
+        "2003::/18",
+        "2400::/11",
+        "2600::/12",
+        "2610::/23",
+        "2620::/23",
+        "2630::/12",
+        "2800::/12",
+        "2a00::/11",
+        "2c00::/12",
+    )
+)
+_REFUSED_V6 = (ipaddress.IPv6Network("2001:db8::/32"),)  # documentation
+_REFUSED_V4 = tuple(
+    ipaddress.IPv4Network(block)
+    for block in (
+        "0.0.0.0/8",  # this network; many systems connect 0.0.0.0 to loopback
+        "10.0.0.0/8",  # private
+        "100.64.0.0/10",  # shared; also metadata services
+        "127.0.0.0/8",  # loopback
+        "169.254.0.0/16",  # link-local; metadata services
+        "172.16.0.0/12",  # private
+        "192.0.0.0/24",  # protocol assignments; also a metadata service
+        "192.0.2.0/24",  # documentation
+        "192.88.99.0/24",  # relays of 6to4, deprecated
+        "192.168.0.0/16",  # private
+        "198.18.0.0/15",  # benchmarks
+        "198.51.100.0/24",  # documentation
+        "203.0.113.0/24",  # documentation
+        "224.0.0.0/4",  # multicast
+        "240.0.0.0/4",  # reserved, broadcast
+        # Public by the registries, yet services that answer only inside one cloud:
+        "168.63.129.16/32",  # Azure's platform
+        "199.36.153.4/30",  # Google's restricted APIs
+        "199.36.153.8/30",  # Google's private APIs
+        "161.26.0.0/16",  # IBM's infrastructure endpoints
+        "166.8.0.0/14",  # IBM's service endpoints
+    )
+)
+# An interface id with one of these upper halves carries an IPv4 address through a tunnel (ISATAP).
+_ISATAP = (0x00005EFE, 0x02005EFE)
+
+
+def is_allowed(address: str) -> bool:
+    """Return whether the address is global unicast in its strict spelling.
+
+    Anything else is refused, never interpreted. An IPv4-mapped address counts as the IPv4 address
+    in it.
+    """
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return _is_public_v4(parsed)
+    if parsed.scope_id is not None:
+        return False
+    if parsed.ipv4_mapped is not None:
+        return _is_public_v4(parsed.ipv4_mapped)
+    return _is_public_v6(parsed)
+
+
+def _is_public_v4(address: ipaddress.IPv4Address) -> bool:
+    return not any(address in block for block in _REFUSED_V4)
+
+
+def _is_public_v6(address: ipaddress.IPv6Address) -> bool:
+    if (int(address) >> 32) & 0xFFFFFFFF in _ISATAP:
+        return False
+    allocated = any(address in block for block in _ALLOCATED_V6)
+    return allocated and not any(address in block for block in _REFUSED_V6)

@@ -1,0 +1,64 @@
+"""What goes wrong at the HTTP edge: the exception, and each `ErrorCode`'s HTTP status."""
+
+from broker.protocol import ErrorCode, Refused
+
+STATUS = {
+    ErrorCode.INVALID_BODY: 400,
+    ErrorCode.INVALID_FIELD: 422,
+    ErrorCode.UNSUPPORTED_LAYOUT: 422,
+    ErrorCode.UNSUPPORTED_MEDIA_TYPE: 415,
+    ErrorCode.BODY_TOO_LARGE: 413,
+    ErrorCode.REQUEST_TIMEOUT: 408,
+    ErrorCode.IMAGE_URL_FORBIDDEN: 422,
+    ErrorCode.IMAGE_UNAVAILABLE: 422,
+    ErrorCode.IMAGE_TOO_LARGE: 413,
+    ErrorCode.IMAGE_INVALID: 422,
+    ErrorCode.JOB_NOT_FOUND: 404,
+    ErrorCode.JOB_FINISHED: 409,
+    ErrorCode.QUEUE_FULL: 429,
+    ErrorCode.STORAGE_FULL: 503,
+    ErrorCode.UNAVAILABLE: 503,
+    ErrorCode.NOT_FOUND: 404,
+    ErrorCode.METHOD_NOT_ALLOWED: 405,
+    ErrorCode.FORBIDDEN: 403,
+    ErrorCode.INTERNAL: 500,
+    # Those below are reasons of failed jobs; no request is refused with them.
+    ErrorCode.RUN_FAILED: 500,
+    ErrorCode.OUT_OF_MEMORY: 500,
+    ErrorCode.SAVE_FAILED: 500,
+    ErrorCode.GROUP_LOST: 500,
+}
+
+
+class FrontError(Exception):
+    """Raised when a request is refused; the client sees code, message and field, nothing else.
+
+    Args:
+        code: Decides the HTTP status.
+        message: What was found and what is allowed, for a person.
+        field: The field of the body that is to blame.
+        retry_after_s: After how long the same request may be granted.
+    """
+
+    def __init__(
+        self,
+        code: ErrorCode,
+        message: str,
+        field: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.field = field
+        self.retry_after_s = retry_after_s
+
+    @classmethod
+    def from_refusal(cls, refused: Refused) -> "FrontError":
+        """Return the error that tells a client what the broker refused."""
+        return cls(refused.code, refused.message, refused.field, refused.retry_after_s)
+
+    @property
+    def status(self) -> int:
+        """The HTTP status of the answer."""
+        return STATUS[self.code]

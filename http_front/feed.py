@@ -1,0 +1,131 @@
+"""The WebSocket feed: a snapshot first, then every change, numbered, to the last one."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator
+
+import zmq
+import zmq.asyncio
+
+from broker.protocol import JobHistory, JobView, ProtocolError, WatchJob, job_events
+from broker.sockets import connect_sub
+from http_front.broker_client import BrokerClient
+
+logger = logging.getLogger(__name__)
+
+MAX_WAITING = 64
+RESYNC_AFTER_S = 15.0
+
+
+class EventFeed:
+    """Hears the broker's events and hands them to those who watch a job."""
+
+    def __init__(self, context: zmq.asyncio.Context, address: str, broker: BrokerClient) -> None:
+        self._socket = connect_sub(context.socket(zmq.SUB), address)
+        self._broker = broker
+        self._mailboxes: dict[str, set[_Mailbox]] = {}
+        self._reader = asyncio.create_task(self._read(), name="broker-events")
+
+    @property
+    def num_watchers(self) -> int:
+        """How many watch a job now."""
+        return sum(map(len, self._mailboxes.values()))
+
+    async def watch(self, job_id: str, after_seq: int) -> AsyncGenerator[JobView, None]:
+        """Yield a job as it is, then each change, in order; end after the last one there can be.
+
+        Args:
+            job_id: The job.
+            after_seq: The last change that is known already; 0 for none.
+
+        Raises:
+            FrontError: If there is no such job, or the broker does not answer.
+        """
+        mailbox = self._subscribe(job_id)
+        try:
+            # Subscribed first, asked afterwards: what changes in between comes twice, not never.
+            async for view in self._follow(mailbox, job_id, after_seq):
+                yield view
+        finally:
+            self._unsubscribe(job_id, mailbox)
+
+    async def close(self) -> None:
+        """Stop reading and close the socket."""
+        self._reader.cancel()
+        await asyncio.wait([self._reader])
+        self._socket.close(linger=0)
+
+    async def _follow(
+        self, mailbox: "_Mailbox", job_id: str, after_seq: int
+    ) -> AsyncGenerator[JobView, None]:
+        known = after_seq
+        missed = await self._changes(job_id, known)
+        if missed and missed[-1].seq < known:
+            known = 0  # there never was such a change; begin with what there is
+        while True:
+            for view in missed:
+                if view.seq > known or view.state.is_terminal:
+                    known = view.seq
+                    yield view
+                if view.state.is_terminal:
+                    return
+            event = await mailbox.take(RESYNC_AFTER_S)
+            # A gap, or a silence in which the last event may have been lost: ask.
+            whole = event is not None and event.seq <= known + 1
+            missed = [event] if event and whole else await self._changes(job_id, known)
+
+    async def _changes(self, job_id: str, after_seq: int) -> list[JobView]:
+        reply = await self._broker.ask(WatchJob(job_id=job_id, after_seq=after_seq))
+        assert isinstance(reply, JobHistory)
+        return reply.jobs
+
+    def _subscribe(self, job_id: str) -> "_Mailbox":
+        mailbox = _Mailbox()
+        mailboxes = self._mailboxes.setdefault(job_id, set())
+        if not mailboxes:
+            self._socket.subscribe(job_id.encode())
+        mailboxes.add(mailbox)
+        return mailbox
+
+    def _unsubscribe(self, job_id: str, mailbox: "_Mailbox") -> None:
+        mailboxes = self._mailboxes[job_id]
+        mailboxes.remove(mailbox)
+        if not mailboxes:
+            del self._mailboxes[job_id]
+            self._socket.unsubscribe(job_id.encode())
+
+    async def _read(self) -> None:
+        while True:
+            _, *parts = await self._socket.recv_multipart()
+            try:
+                view = job_events.decode(parts)
+            except ProtocolError as error:
+                logger.warning("dropped an event of the broker: %s", error)
+                continue
+            for mailbox in self._mailboxes.get(view.job_id, ()):
+                mailbox.put(view)
+
+
+class _Mailbox:
+    """Holds the newest events for one watcher; the oldest are dropped, and show as a gap."""
+
+    def __init__(self) -> None:
+        self._views: deque[JobView] = deque(maxlen=MAX_WAITING)
+        self._filled = asyncio.Event()
+
+    def put(self, view: JobView) -> None:
+        self._views.append(view)
+        self._filled.set()
+
+    async def take(self, limit_s: float) -> JobView | None:
+        """Return the next event, or None after a silence."""
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._filled.wait()
+        except TimeoutError:
+            return None
+        view = self._views.popleft()
+        if not self._views:
+            self._filled.clear()
+        return view

@@ -1,0 +1,126 @@
+"""One coroutine per route."""
+
+import re
+import secrets
+import stat
+from pathlib import Path
+
+import msgspec
+from aiohttp import web
+
+from broker.job import JobSpec
+from broker.protocol import (
+    CancelJob,
+    ErrorCode,
+    ExpiredRemoved,
+    GetHealth,
+    GetJob,
+    HealthTold,
+    JobFound,
+    RemoveExpired,
+    SubmitJob,
+)
+from http_front.errors import FrontError
+from http_front.schema import (
+    Alive,
+    Cancelled,
+    Health,
+    JobRef,
+    JobStatus,
+    Removed,
+    Submitted,
+)
+from http_front.spool import open_spool
+from http_front.state import FRONT
+from http_front.submission import read_json, read_submission
+
+HEALTH_LIMIT_S = 3.0
+_JOB_ID = re.compile("[0-9a-f]{32}")
+_MAX_SEED = 2_147_483_647
+
+
+async def submit(request: web.Request) -> web.Response:
+    """Store the image, hand the job to the broker, answer once it is on disk there."""
+    front = request.app[FRONT]
+    with open_spool(front.partial_dir) as spool:
+        spec = await read_submission(request, front.source, spool)
+        image = await front.decoder.store(spool.path)
+    job_id = secrets.token_hex(16)
+    await front.broker.ask(SubmitJob(job_id=job_id, spec=_with_seed(spec), image=image))
+    return answer(Submitted(requestId=job_id), status=202)
+
+
+async def status(request: web.Request) -> web.Response:
+    """Tell how a job is."""
+    job_id = checked_id((await read_json(request, JobRef)).requestId)
+    reply = await request.app[FRONT].broker.ask(GetJob(job_id=job_id))
+    assert isinstance(reply, JobFound)
+    return answer(JobStatus.of(reply.job))
+
+
+async def cancel(request: web.Request) -> web.Response:
+    """End a job; whoever is answered 200 never sees it succeed."""
+    job_id = checked_id((await read_json(request, JobRef)).requestId)
+    reply = await request.app[FRONT].broker.ask(CancelJob(job_id=job_id))
+    assert isinstance(reply, JobFound)
+    return answer(Cancelled(status=reply.job.state))
+
+
+async def video(request: web.Request) -> web.StreamResponse:
+    """Send a finished video, or the range of it that is asked for."""
+    path = Path(request.app[FRONT].config.videos_dir) / request.match_info["name"]
+    try:
+        is_file = stat.S_ISREG(path.lstat().st_mode)  # a link could lead anywhere
+    except FileNotFoundError:
+        is_file = False
+    if not is_file:
+        raise FrontError(ErrorCode.NOT_FOUND, "there is no such video")
+    return web.FileResponse(path)
+
+
+async def health(request: web.Request) -> web.Response:
+    """Tell whether jobs are served, with one row per rank."""
+    try:
+        reply = await request.app[FRONT].broker.ask(GetHealth(), HEALTH_LIMIT_S)
+    except FrontError:
+        return answer(Health(status="unhealthy"), status=503)
+    assert isinstance(reply, HealthTold)
+    told = Health.of(reply)
+    return answer(told, status=200 if told.status == "healthy" else 503)
+
+
+async def live(_request: web.Request) -> web.Response:
+    """Tell that the front itself answers."""
+    return answer(Alive())
+
+
+async def cleanup(request: web.Request) -> web.Response:
+    """Remove expired jobs now."""
+    reply = await request.app[FRONT].broker.ask(RemoveExpired())
+    assert isinstance(reply, ExpiredRemoved)
+    return answer(Removed(removed=reply.removed))
+
+
+def answer(body: msgspec.Struct, status: int = 200) -> web.Response:
+    """Return the JSON response that holds a body."""
+    return web.Response(
+        body=msgspec.json.encode(body), status=status, content_type="application/json"
+    )
+
+
+def checked_id(text: str) -> str:
+    """Return the text if it can be the id of a job.
+
+    Raises:
+        FrontError: If no job can have it.
+    """
+    if not _JOB_ID.fullmatch(text):
+        raise FrontError(ErrorCode.JOB_NOT_FOUND, "there is no such job", "requestId")
+    return text
+
+
+def _with_seed(spec: JobSpec) -> JobSpec:
+    """Choose the seed here, so that every attempt of the job makes the same video."""
+    if spec.seed is not None:
+        return spec
+    return msgspec.structs.replace(spec, seed=secrets.randbelow(_MAX_SEED + 1))

@@ -1,0 +1,93 @@
+"""The route of the WebSocket that tells a job's progress."""
+
+import asyncio
+from contextlib import aclosing
+
+import msgspec
+from aiohttp import WSCloseCode, web
+
+from broker.protocol import ErrorCode, GetJob
+from http_front.errors import FrontError
+from http_front.handlers import checked_id
+from http_front.schema import ErrorBody, ErrorDetail, JobUpdate
+from http_front.state import FRONT, Front
+
+MAX_SOCKETS = 256
+SEND_LIMIT_S = 10.0
+
+
+async def progress(request: web.Request) -> web.WebSocketResponse:
+    """Send the job as it is, then every change, until it has ended."""
+    front = request.app[FRONT]
+    job_id, last_seq = _checked_query(request)
+    socket = web.WebSocketResponse(heartbeat=20, max_msg_size=4096, compress=False, timeout=5)
+    if not socket.can_prepare(request):
+        raise FrontError(ErrorCode.INVALID_BODY, "this address answers WebSockets only")
+    if len(front.sockets) >= MAX_SOCKETS:
+        raise FrontError(ErrorCode.UNAVAILABLE, "too many WebSockets are open", retry_after_s=10)
+    await front.broker.ask(GetJob(job_id=job_id))  # 404 before the upgrade
+    await socket.prepare(request)
+    front.sockets.add(socket)
+    try:
+        await _serve(front, socket, job_id, last_seq)
+    finally:
+        front.sockets.discard(socket)
+    return socket
+
+
+async def close_all(app: web.Application) -> None:
+    """Tell every watcher that the server goes away."""
+    closing = [
+        socket.close(code=WSCloseCode.GOING_AWAY, message=b"the server stops")
+        for socket in app[FRONT].sockets
+    ]
+    await asyncio.gather(*closing)
+
+
+async def _serve(front: Front, socket: web.WebSocketResponse, job_id: str, last_seq: int) -> None:
+    """Send until the job has ended or the client has gone."""
+    sender = asyncio.create_task(_send_changes(front, socket, job_id, last_seq))
+    listener = asyncio.create_task(_listen(socket))
+    await asyncio.wait({sender, listener}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (sender, listener):
+        task.cancel()
+    _, code = await asyncio.gather(listener, sender, return_exceptions=True)
+    await socket.close(code=code if isinstance(code, int) else WSCloseCode.OK)
+
+
+async def _send_changes(
+    front: Front, socket: web.WebSocketResponse, job_id: str, last_seq: int
+) -> int:
+    """Return the code to close with."""
+    try:
+        async with aclosing(front.feed.watch(job_id, last_seq)) as changes:
+            async for job in changes:
+                await _send(socket, JobUpdate.of(job))
+    except FrontError as error:
+        detail = ErrorDetail(code=error.code, message=error.message, field=error.field)
+        await _send(socket, ErrorBody(error=detail))
+        return WSCloseCode.TRY_AGAIN_LATER
+    except (TimeoutError, ConnectionError):  # the client reads too slowly, or has gone
+        return WSCloseCode.TRY_AGAIN_LATER
+    return WSCloseCode.OK
+
+
+async def _send(socket: web.WebSocketResponse, message: msgspec.Struct) -> None:
+    async with asyncio.timeout(SEND_LIMIT_S):
+        await socket.send_str(msgspec.json.encode(message).decode())
+
+
+async def _listen(socket: web.WebSocketResponse) -> None:
+    """Return when the client has gone; what it says means nothing."""
+    async for _ in socket:
+        pass
+
+
+def _checked_query(request: web.Request) -> tuple[str, int]:
+    job_id = checked_id(request.query.get("requestId", ""))
+    last_seq = request.query.get("last_seq", "0")
+    if not (last_seq.isascii() and last_seq.isdigit() and len(last_seq) <= 15):
+        raise FrontError(
+            ErrorCode.INVALID_FIELD, "last_seq must be the seq of a message, 0 or more", "last_seq"
+        )
+    return job_id, int(last_seq)

@@ -1,0 +1,191 @@
+"""Bodies of requests and answers; `field_check` turns input into them."""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from broker.job import JobSpec, JobState, Stage
+from broker.protocol import ErrorCode, GroupView, HealthTold, JobView, RankView
+
+
+class SubmitByUrl(JobSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A video to make from an image at a URL."""
+
+    image_url: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="Where the image is: an http or https URL of at most 2048 characters, or "
+            "a `data:` URL. JPEG, PNG or WebP; 64 to 8192 pixels a side.",
+        ),
+    ]
+
+    @property
+    def spec(self) -> JobSpec:
+        """The job without its image."""
+        fields = {name: getattr(self, name) for name in JobSpec.__struct_fields__}
+        return JobSpec(**fields)
+
+
+class JobRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Names a job."""
+
+    # The spelling is that of clients.
+    requestId: Annotated[str, Meta(description="What the submit request was answered with.")]
+
+
+class Submitted(msgspec.Struct, frozen=True, kw_only=True):
+    """The job is stored and will run."""
+
+    requestId: str
+
+
+class Cancelled(msgspec.Struct, frozen=True, kw_only=True):
+    """The job has ended; nothing will change that."""
+
+    status: JobState
+
+
+class Results(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the video is."""
+
+    video_url: str
+    video_path: str
+
+
+class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How a job is."""
+
+    status: JobState
+    reason: str | None
+    results: Results | None
+    queue_position: int | None
+    progress: Annotated[float, Meta(ge=0.0, le=1.0)]
+    created_at: float
+    updated_at: float
+    stage: Stage | None
+    step: int
+    num_steps: int
+    eta_s: float | None
+    attempt: int
+
+    @classmethod
+    def of(cls, job: JobView) -> "JobStatus":
+        """Return what clients are told of a job."""
+        return cls(**_told(job))
+
+
+class JobUpdate(JobStatus, frozen=True, kw_only=True):
+    """How a job is after one of its changes; `seq` numbers the changes."""
+
+    requestId: str
+    seq: int
+
+    @classmethod
+    def of(cls, job: JobView) -> "JobUpdate":
+        """Return what watchers are told of a change."""
+        return cls(**_told(job), requestId=job.job_id, seq=job.seq)
+
+
+class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
+    """What was wrong."""
+
+    code: ErrorCode
+    message: str
+    field: str | None = None
+
+
+class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of every refusal."""
+
+    error: ErrorDetail
+
+
+class RankHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """One rank, as its last beat told."""
+
+    group: str
+    rank: int
+    pid: int
+    device: str
+    stage: Stage
+    step: int
+    memory_bytes: int
+    beat_age_s: float
+    restarts: int
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether jobs are served now."""
+
+    status: Literal["healthy", "unhealthy", "draining"]
+    rank: int = 0
+    total_tasks: int = 0
+    pipeline_world_size: int = 0
+    pipeline_rank: int = 0
+    queued: int = 0
+    running: int = 0
+    ready_groups: int = 0
+    ranks: list[RankHealth] = []
+
+    @classmethod
+    def of(cls, told: HealthTold) -> "Health":
+        """Return what clients are told of queue and groups."""
+        ranks = [_rank_health(group, rank) for group in told.groups for rank in group.ranks]
+        healthy: Literal["healthy", "unhealthy"] = "healthy" if told.ready else "unhealthy"
+        return cls(
+            status="draining" if told.draining else healthy,
+            total_tasks=told.queued + told.running,
+            pipeline_world_size=len(ranks),
+            queued=told.queued,
+            running=told.running,
+            ready_groups=sum(group.ready for group in told.groups),
+            ranks=ranks,
+        )
+
+
+class Alive(msgspec.Struct, frozen=True, kw_only=True):
+    """The front answers; of the rest this says nothing."""
+
+    status: Literal["alive"] = "alive"
+
+
+class Removed(msgspec.Struct, frozen=True, kw_only=True):
+    """How many expired jobs were removed."""
+
+    removed: int
+
+
+def _rank_health(group: GroupView, rank: RankView) -> RankHealth:
+    return RankHealth(
+        group=group.group,
+        rank=rank.rank,
+        pid=rank.pid,
+        device=rank.device,
+        stage=rank.stage,
+        step=rank.step,
+        memory_bytes=rank.memory_bytes,
+        beat_age_s=rank.beat_age_s,
+        restarts=group.restarts,
+    )
+
+
+def _told(job: JobView) -> dict[str, Any]:
+    results = None
+    if job.video is not None:
+        results = Results(video_url=f"/videos/{job.video}", video_path=f"videos/{job.video}")
+    return {
+        "status": job.state,
+        "reason": job.reason,
+        "results": results,
+        "queue_position": job.queue_position,
+        "progress": job.progress,
+        "created_at": job.created_at,
+        "updated_at": job.updated_at,
+        "stage": job.stage,
+        "step": job.step,
+        "num_steps": job.num_steps,
+        "eta_s": job.eta_s,
+        "attempt": job.attempt,
+    }

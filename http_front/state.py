@@ -1,0 +1,61 @@
+"""What the handlers share."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import zmq.asyncio
+from aiohttp import web
+
+from http_front.broker_client import BrokerClient
+from http_front.config import FrontConfig
+from http_front.feed import EventFeed
+from http_front.image_decode import ImageDecoder
+from http_front.image_source import ImageSource
+from http_front.spool import prepare_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Front:
+    """The front's parts; one object for the life of the process."""
+
+    config: FrontConfig
+    broker: BrokerClient
+    feed: EventFeed
+    source: ImageSource
+    decoder: ImageDecoder
+    partial_dir: Path
+    """Where images lie that are not yet whole."""
+    sockets: set[web.WebSocketResponse] = field(default_factory=set)
+    """Open WebSockets, to be closed in order when the front ends."""
+
+
+FRONT = web.AppKey("front", Front)
+
+
+@asynccontextmanager
+async def open_front(config: FrontConfig, source: ImageSource) -> AsyncIterator[Front]:
+    """Open the parts, and close them in the opposite order."""
+    inputs_dir = Path(config.inputs_dir)
+    partial_dir = inputs_dir / ".partial"
+    await asyncio.to_thread(prepare_folder, partial_dir)
+    context = zmq.asyncio.Context()
+    broker = BrokerClient(context, config.addresses.requests)
+    feed = EventFeed(context, config.addresses.events, broker)
+    decoder = ImageDecoder(partial_dir, inputs_dir)
+    try:
+        yield Front(
+            config=config,
+            broker=broker,
+            feed=feed,
+            source=source,
+            decoder=decoder,
+            partial_dir=partial_dir,
+        )
+    finally:
+        await feed.close()
+        await broker.close()
+        await decoder.close()
+        context.term()
