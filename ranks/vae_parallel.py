@@ -117,30 +117,29 @@ class VaePatch:
         dim: int,
         before: int,
         after: int,
-        lower: int | None,
-        upper: int | None,
+        previous: int | None,
+        following: int | None,
     ) -> None:
-        """Fill the margins along one dimension with the edge lines of the two neighbours."""
+        """Fill the margins of one dimension with the edge lines of the ranks on either side."""
         last = padded.shape[dim] - 1
-        lines = []
-        if before:
-            lines.append((upper, last - after, lower, 0))
-        if after:
-            lines.append((lower, before, upper, last))
         operations, arrivals = [], []
-        for receiver, edge, sender, margin in lines:
-            if receiver is not None:
+        for is_wanted, receiver, edge, sender, margin in (
+            (before, following, last - after, previous, 0),
+            (after, previous, before, following, last),
+        ):
+            # Every rank wants the same margins: what it lacks tells what its neighbour lacks.
+            if is_wanted and receiver is not None:
                 line = padded.narrow(dim, edge, 1).contiguous()
                 operations.append(dist.P2POp(dist.isend, line, receiver, self._group))
-            if sender is not None:
-                target = padded.narrow(dim, margin, 1)
-                line = torch.empty_like(target, memory_format=torch.contiguous_format)
+            if is_wanted and sender is not None:
+                place = padded.narrow(dim, margin, 1)
+                line = torch.empty_like(place, memory_format=torch.contiguous_format)
                 operations.append(dist.P2POp(dist.irecv, line, sender, self._group))
-                arrivals.append((target, line))
+                arrivals.append((place, line))
         for work in dist.batch_isend_irecv(operations) if operations else ():
             work.wait()
-        for target, line in arrivals:
-            target.copy_(line)
+        for place, line in arrivals:
+            place.copy_(line)
 
     def _window(self, whole: Tensor, row: int, col: int, scale: int) -> Tensor:
         rows = slice(self._tops[row] * scale, self._tops[row + 1] * scale)

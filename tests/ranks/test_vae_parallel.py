@@ -16,7 +16,7 @@ SIZES = [(80, 144), (208, 112), (64, 64), (64, 272), (144, 80)]
 
 def small_vae() -> AutoencoderKLWan:
     torch.manual_seed(7)
-    vae = AutoencoderKLWan(base_dim=8, num_res_blocks=1)
+    vae: AutoencoderKLWan = AutoencoderKLWan(base_dim=8, num_res_blocks=1)
     vae.eval()
     return vae
 
