@@ -1,0 +1,145 @@
+"""A broker that answers as a test says: a real peer on real sockets, without journal or groups."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from broker.job import JobSpec, JobState
+from broker.protocol import (
+    CancelJob,
+    ErrorCode,
+    ExpiredRemoved,
+    FrontReply,
+    FrontRequest,
+    GetHealth,
+    GetJob,
+    HealthTold,
+    JobFound,
+    JobHistory,
+    JobsListed,
+    JobView,
+    ListJobs,
+    Refused,
+    RemoveExpired,
+    SubmitJob,
+    WatchJob,
+    front_replies,
+    front_requests,
+    job_events,
+)
+from broker.sockets import Addresses, bind_router, bind_xpub
+
+Script = Callable[[FrontRequest], FrontReply | None]
+"""Answers a request; None leaves it to the plain behaviour."""
+
+
+class ScriptedBroker:
+    """Keeps jobs in memory; `script` may answer instead, `silent` answers nothing."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.addresses = Addresses.in_folder(run_dir)
+        self.history: dict[str, list[JobView]] = {}
+        self.specs: dict[str, JobSpec] = {}
+        self.images: dict[str, str] = {}
+        self.asked: list[FrontRequest] = []
+        self.health = HealthTold(ready=True, draining=False, queued=0, running=0, groups=[])
+        self.script: Script = lambda _request: None
+        self.silent = False
+        self.subscribed: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def __aenter__(self) -> Self:
+        self._context = zmq.asyncio.Context()
+        self._requests = bind_router(self._context.socket(zmq.ROUTER), self.addresses.requests)
+        self._events = bind_xpub(self._context.socket(zmq.XPUB), self.addresses.events)
+        self._tasks = [asyncio.create_task(self._serve()), asyncio.create_task(self._listen())]
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
+        self._context.destroy(linger=0)
+
+    async def change(self, job_id: str, *, publish: bool = True, **changes: object) -> JobView:
+        """Change a job and tell those who watch it, or let the event be lost."""
+        before = self.history[job_id][-1]
+        view = msgspec.structs.replace(
+            before, seq=before.seq + 1, updated_at=time.time(), **changes
+        )
+        self.history[job_id].append(view)
+        if publish:
+            await self.publish(view)
+        return view
+
+    async def publish(self, view: JobView) -> None:
+        """Send an event."""
+        await self._events.send_multipart([view.job_id.encode(), *job_events.encode(view)])
+
+    async def send_raw(self, *parts: bytes) -> None:
+        """Send an event that no broker would."""
+        await self._events.send_multipart(parts)
+
+    async def _listen(self) -> None:
+        while True:
+            await self.subscribed.put((await self._events.recv_multipart())[0])
+
+    async def _serve(self) -> None:
+        while True:
+            identity, correlation, *parts = await self._requests.recv_multipart()
+            request = front_requests.decode(parts)
+            self.asked.append(request)
+            if not self.silent:
+                reply = self.script(request) or self._answer(request)
+                await self._requests.send_multipart(
+                    [identity, correlation, *front_replies.encode(reply)]
+                )
+
+    def _answer(self, request: FrontRequest) -> FrontReply:
+        match request:
+            case SubmitJob(job_id=job_id):
+                return JobFound(job=self._accept(request))
+            case GetJob(job_id=job_id) | WatchJob(job_id=job_id) | CancelJob(job_id=job_id):
+                if job_id not in self.history:
+                    return Refused(code=ErrorCode.JOB_NOT_FOUND, message="there is no such job")
+                return self._answer_about(request, self.history[job_id])
+            case ListJobs():
+                return JobsListed(jobs=[views[-1] for views in self.history.values()])
+            case GetHealth():
+                return self.health
+            case RemoveExpired():
+                return ExpiredRemoved(removed=len(self.history))
+
+    def _answer_about(self, request: FrontRequest, views: list[JobView]) -> FrontReply:
+        if isinstance(request, WatchJob):
+            return JobHistory(jobs=[v for v in views if v.seq > request.after_seq] or views[-1:])
+        if isinstance(request, CancelJob) and not views[-1].state.is_terminal:
+            last = views[-1]
+            views.append(msgspec.structs.replace(last, seq=last.seq + 1, state=JobState.CANCELLED))
+        return JobFound(job=views[-1])
+
+    def _accept(self, request: SubmitJob) -> JobView:
+        self.specs[request.job_id] = request.spec
+        self.images[request.job_id] = request.image
+        now_s = time.time()
+        view = JobView(
+            job_id=request.job_id,
+            seq=1,
+            state=JobState.IN_QUEUE,
+            progress=0.0,
+            created_at=now_s,
+            updated_at=now_s,
+            queue_position=1,
+        )
+        return self.history.setdefault(request.job_id, [view])[-1]

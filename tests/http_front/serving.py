@@ -1,0 +1,104 @@
+"""A front on a free port of this machine, in this process, and what tests send to it."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from PIL import Image
+
+from broker.sockets import Addresses
+from http_front.app import create_app, create_runner
+from http_front.config import FrontConfig
+from http_front.image_source import ImageSource
+
+PROMPT = "A cat walks slowly over a wooden bridge"
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running front."""
+
+    url: str
+    port: int
+    config: FrontConfig
+    session: aiohttp.ClientSession
+
+    async def post(self, path: str, body: object) -> tuple[int, Any]:
+        """Send JSON; return the status and the JSON of the answer."""
+        async with self.session.post(self.url + path, json=body) as response:
+            return response.status, await response.json()
+
+    async def get(self, path: str) -> tuple[int, Any]:
+        """Return the status and the JSON of the answer."""
+        async with self.session.get(self.url + path) as response:
+            return response.status, await response.json()
+
+    async def upload(self, image: bytes, **fields: str) -> tuple[int, Any]:
+        """Submit a form with an image file."""
+        form = aiohttp.FormData({"prompt": PROMPT, **fields})
+        form.add_field("image", image, filename="cat.png", content_type="image/png")
+        async with self.session.post(self.url + "/video/submit", data=form) as response:
+            return response.status, await response.json()
+
+    async def submit(self) -> str:
+        """Submit a good job; return its id."""
+        status, answer = await self.upload(picture())
+        assert status == 202, answer
+        return str(answer["requestId"])
+
+    def stored_images(self) -> list[Path]:
+        """The files that accepted images have left, and any others."""
+        inputs = Path(self.config.inputs_dir)
+        return [path for path in inputs.rglob("*") if path.is_file()]
+
+
+@asynccontextmanager
+async def serve(
+    folder: Path, addresses: Addresses, source: ImageSource | None = None, **settings: Any
+) -> AsyncIterator[Served]:
+    """Run a front."""
+    for name in ("inputs", "videos"):
+        (folder / name).mkdir(exist_ok=True)
+    config = FrontConfig(
+        addresses=addresses,
+        inputs_dir=str(folder / "inputs"),
+        videos_dir=str(folder / "videos"),
+        parent_pid=os.getppid(),
+        **settings,
+    )
+    runner = create_runner(create_app(config, source))
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port = runner.addresses[0][1]
+        async with aiohttp.ClientSession() as session:
+            yield Served(f"http://127.0.0.1:{port}", port, config, session)
+    finally:
+        await runner.cleanup()
+
+
+def picture(width_px: int = 96, height_px: int = 64, kind: str = "PNG") -> bytes:
+    """Return an image file."""
+    file = BytesIO()
+    Image.new("RGB", (width_px, height_px), "teal").save(file, kind)
+    return file.getvalue()
+
+
+async def send_raw(port: int, data: bytes, limit_s: float = 20.0) -> bytes:
+    """Write bytes on a fresh connection; return all that comes back until it is closed."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(data)
+        await writer.drain()
+        async with asyncio.timeout(limit_s):
+            return await reader.read()
+    finally:
+        writer.close()
