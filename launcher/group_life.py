@@ -20,12 +20,12 @@ _REAP_LIMIT_S = 30.0
 class GroupLife:
     """Starts the ranks of a group, and ends them all as soon as one of them has ended."""
 
-    def __init__(self, reaper: Reaper, config: RankConfig) -> None:
+    def __init__(self, reaper: Reaper, config: RankConfig, module: str) -> None:
         self.config = config
         self.ready = asyncio.Event()
         self._reaper = reaper
-        self._nursery = Child(reaper, f"{config.group}/nursery", "ranks")
-        self._pids: dict[int, int] = {}
+        self._nursery = Child(reaper, f"{config.group}/nursery", module)
+        self.pids: dict[int, int] = {}  # of each rank
         self._num_ready = 0
         self._failure: str | None = None
         self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -63,7 +63,7 @@ class GroupLife:
     async def ask_to_leave(self) -> None:
         """Let the ranks leave together at the next boundary; return when all have ended."""
         self._signal_ranks(signal.SIGTERM)
-        if exits := [self._reaper.exited(pid) for pid in self._pids.values()]:
+        if exits := [self._reaper.exited(pid) for pid in self.pids.values()]:
             await asyncio.wait(exits)
 
     def end(self, reason: str) -> None:
@@ -76,7 +76,7 @@ class GroupLife:
             word, _, rest = line.partition(" ")
             rank, _, text = rest.partition(" ")
             if word == "born":
-                self._pids[int(rank)] = pid = int(text)
+                self.pids[int(rank)] = pid = int(text)
                 self._reaper.exited(pid).add_done_callback(partial(self._on_rank_exit, int(rank)))
             elif word == "ready":
                 self._num_ready += 1
@@ -98,12 +98,12 @@ class GroupLife:
             self.end(f"after {limit_s:.0f} s only {count} ranks were ready")
 
     def _signal_ranks(self, number: signal.Signals) -> None:
-        for pid in self._pids.values():
+        for pid in self.pids.values():
             if not self._reaper.exited(pid).done():
                 os.kill(pid, number)
 
     async def _end_all(self) -> None:
         """Kill and reap every process of this life, also those whose birth was never heard of."""
         await kill_tree(self._nursery.pid, _REAP_LIMIT_S)
-        for pid in self._pids.values():
+        for pid in self.pids.values():
             self._reaper.forget(pid)

@@ -38,6 +38,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     model: Path
     num_heads: int
     pid: int
+    ranks_module: str = "ranks"
+    """What `python -m` runs as the ranks: a group without torch stands in where tests break it."""
 
     def broker(self, ready_fd: int) -> BrokerConfig:
         """Return the broker's config."""
@@ -203,7 +205,7 @@ class Supervisor:
     async def _live_group(self, index: int, epoch: int) -> str:
         await self._broker_ready.wait()
         config = self._plan.group(index, epoch)
-        life = GroupLife(self._reaper, config)
+        life = GroupLife(self._reaper, config, self._plan.ranks_module)
         self._lives[config.group] = life
         logger.info("group %s: starting %d ranks", config.group, config.world_size)
         await self._agent.tell_started(config.group, epoch)
