@@ -1,0 +1,270 @@
+"""A rank's sockets to the broker, in a thread of their own: it beats while the tensors work."""
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from types import TracebackType
+from typing import Self, assert_never
+
+import zmq
+
+from broker.job import GroupShape, Stage
+from broker.protocol import (
+    REGISTER_EVERY_S,
+    Beat,
+    CancelRun,
+    Drained,
+    GroupCommand,
+    GroupReady,
+    JobDecoded,
+    JobFailed,
+    JobFinished,
+    JobStarted,
+    JobStopped,
+    KillGroup,
+    Lease,
+    ProtocolError,
+    Reregister,
+    RunJob,
+    StepDone,
+    group_commands,
+    group_reports,
+    rank_beats,
+)
+from broker.sockets import connect_dealer, connect_pub
+from ranks.config import RankConfig
+from ranks.device import Device
+
+logger = logging.getLogger(__name__)
+
+BEAT_EVERY_S = 1.0
+_FLUSH_LIMIT_S = 2.0
+_NUM_KEPT_REPORTS = 2
+
+RunReport = JobStarted | JobDecoded | JobFinished | JobFailed | JobStopped
+LAST_REPORTS = (JobFinished, JobFailed, JobStopped)
+
+
+class Activity:
+    """What this rank is doing; written by the rank's main thread, told by its link."""
+
+    def __init__(self) -> None:
+        self.stage = Stage.LOAD
+        self.step = 0
+        self.num_done = 0
+
+    def enter(self, stage: Stage) -> None:
+        """Begin a stage."""
+        self.stage = stage
+        self.step = 0
+
+    def finish_item(self) -> None:
+        """Count a finished piece of work: the proof that this rank is alive."""
+        self.step += 1
+        self.num_done += 1
+
+
+class BrokerLink:
+    """The beats of a rank; on rank 0, the broker's commands and the reports to it as well.
+
+    The sockets belong to its thread. Other threads hand over messages and wake it.
+
+    Args:
+        config: Where the broker is, and which life of which group this is.
+        rank: This rank.
+        device: Named in the beats.
+    """
+
+    def __init__(self, config: RankConfig, rank: int, device: Device) -> None:
+        self.activity = Activity()
+        self.commands: queue.SimpleQueue[RunJob | None] = queue.SimpleQueue()
+        """Runs to start; None only wakes the reader."""
+        self._config = config
+        self._rank = rank
+        self._device = device
+        self._shape: GroupShape | None = None
+        self._reports: deque[RunReport] = deque()
+        self._steps: deque[StepDone] = deque()
+        self._running: list[Lease] = []
+        self._cancelled: set[Lease] = set()
+        self._last_reports: deque[RunReport] = deque(maxlen=_NUM_KEPT_REPORTS)
+        self._is_closing = False
+        self._wake_reader, self._wake_writer = os.pipe()
+        os.set_blocking(self._wake_reader, False)
+        os.set_blocking(self._wake_writer, False)
+        self._thread = threading.Thread(target=self._run, name="broker-link", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._is_closing = True
+        self._wake()
+        self._thread.join()
+
+    def group_ready(self, shape: GroupShape) -> None:
+        """Tell the broker, now and from time to time, that every rank has loaded."""
+        self._shape = shape
+        self._wake()
+
+    def report(self, report: RunReport) -> None:
+        """Tell the broker what has become of a run."""
+        self._reports.append(report)
+        self._wake()
+
+    def finish_step(self, lease: Lease, num_steps: int) -> None:
+        """Count a finished piece of work of a run; rank 0 publishes it."""
+        self.activity.finish_item()
+        if self._rank == 0:
+            stage, step = self.activity.stage, self.activity.step
+            self._steps.append(StepDone(lease=lease, stage=stage, step=step, num_steps=num_steps))
+            self._wake()
+
+    def is_cancelled(self, lease: Lease) -> bool:
+        """Return whether the broker wants a run to end."""
+        return lease in self._cancelled
+
+    def _wake(self) -> None:
+        # A full pipe wakes the thread as well.
+        with suppress(BlockingIOError):
+            os.write(self._wake_writer, b"\0")
+
+    def _run(self) -> None:
+        try:
+            with zmq.Context() as context, context.socket(zmq.PUB) as beats:
+                connect_pub(beats, self._config.addresses.beats)
+                with context.socket(zmq.DEALER) as groups:
+                    if self._rank == 0:
+                        connect_dealer(groups, self._config.addresses.groups, "rank-0")
+                    self._talk(beats, groups)
+        except Exception:
+            # A rank without beats counts as hung: better to end at once, and to say why.
+            logger.exception("the link to the broker is broken")
+            os._exit(1)
+
+    def _talk(self, beats: "zmq.Socket[bytes]", groups: "zmq.Socket[bytes]") -> None:
+        poller = zmq.Poller()
+        poller.register(self._wake_reader, zmq.POLLIN)
+        next_beat_s = next_register_s = time.monotonic()
+        while not self._is_closing:
+            now_s = time.monotonic()
+            if now_s >= next_beat_s:
+                _send(beats, rank_beats.encode(self._beat()))
+                next_beat_s = now_s + BEAT_EVERY_S
+            if now_s >= next_register_s and self._register(groups):
+                next_register_s = now_s + REGISTER_EVERY_S
+            self._send_waiting(beats, groups)
+            if self._rank == 0:
+                # Able to send is news only while something waits.
+                poller.register(groups, zmq.POLLIN | (zmq.POLLOUT if self._reports else 0))
+            poller.poll(max(0.0, next_beat_s - time.monotonic()) * 1000)
+            self._drain_wake_pipe()
+            self._receive(groups)
+        self._flush(beats, groups)
+
+    def _flush(self, beats: "zmq.Socket[bytes]", groups: "zmq.Socket[bytes]") -> None:
+        """Get the last reports out, within a limit, since the broker may be gone."""
+        deadline_s = time.monotonic() + _FLUSH_LIMIT_S
+        self._send_waiting(beats, groups)
+        while self._reports and time.monotonic() < deadline_s:
+            groups.poll(100, zmq.POLLOUT)
+            self._send_waiting(beats, groups)
+        for socket in (groups, beats):
+            socket.setsockopt(zmq.LINGER, int(_FLUSH_LIMIT_S * 1000))
+
+    def _drain_wake_pipe(self) -> None:
+        with suppress(BlockingIOError):
+            os.read(self._wake_reader, 4096)
+
+    def _beat(self) -> Beat:
+        return Beat(
+            group=self._config.group,
+            epoch=self._config.epoch,
+            rank=self._rank,
+            pid=os.getpid(),
+            device=self._device.name,
+            stage=self.activity.stage,
+            step=self.activity.step,
+            num_done=self.activity.num_done,
+            memory_bytes=self._device.memory_bytes(),
+        )
+
+    def _register(self, groups: "zmq.Socket[bytes]") -> bool:
+        """Tell the broker who this is; return whether it was told."""
+        if self._shape is None or self._reports:
+            return False
+        ready = GroupReady(
+            group=self._config.group,
+            epoch=self._config.epoch,
+            shape=self._shape,
+            device=self._device.kind,
+            running=list(self._running),
+        )
+        return _send(groups, group_reports.encode(ready))
+
+    def _send_waiting(self, beats: "zmq.Socket[bytes]", groups: "zmq.Socket[bytes]") -> None:
+        while self._steps:
+            _send(beats, rank_beats.encode(self._steps.popleft()))
+        while self._reports and _send(groups, group_reports.encode(self._reports[0])):
+            self._note(self._reports.popleft())
+
+    def _note(self, report: RunReport) -> None:
+        if isinstance(report, LAST_REPORTS):
+            self._last_reports.append(report)
+            self._cancelled.discard(report.lease)
+            self._running = [lease for lease in self._running if lease != report.lease]
+
+    def _receive(self, groups: "zmq.Socket[bytes]") -> None:
+        while self._rank == 0:
+            try:
+                parts = groups.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                self._obey(group_commands.decode(parts), groups)
+            except ProtocolError as error:
+                logger.warning("dropped a command: %s", error)
+
+    def _obey(self, command: GroupCommand, groups: "zmq.Socket[bytes]") -> None:
+        match command:
+            case RunJob(lease=lease):
+                self._start(command, lease)
+            case CancelRun(lease=lease) if lease in self._running:
+                self._cancelled.add(lease)
+            case CancelRun(lease=lease):
+                # Over, or never begun here: in any case no rank works for it.
+                self.report(JobStopped(lease=lease))
+            case Reregister():
+                for report in self._last_reports:
+                    _send(groups, group_reports.encode(report))
+                self._register(groups)
+            case KillGroup() | Drained():
+                logger.warning("dropped a command that is for the launcher: %s", command)
+            case _:
+                assert_never(command)
+
+    def _start(self, command: RunJob, lease: Lease) -> None:
+        if (lease.group, lease.epoch) != (self._config.group, self._config.epoch):
+            logger.warning("dropped a run for another group or epoch: %s", lease)
+        elif lease not in self._running:
+            self._running.append(lease)
+            self.commands.put(command)
+
+
+def _send(socket: "zmq.Socket[bytes]", parts: list[bytes]) -> bool:
+    """Send if that is possible at once; return whether it was."""
+    try:
+        socket.send_multipart(parts, zmq.NOBLOCK)
+    except zmq.Again:
+        return False
+    return True

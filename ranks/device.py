@@ -1,0 +1,240 @@
+"""npu, cuda or cpu: the only file that names them, and torch_npu."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
+
+from ranks.errors import DeviceError
+
+Kind = Literal["npu", "cuda", "cpu"]
+
+_BACKENDS: dict[Kind, str] = {"npu": "hccl", "cuda": "nccl", "cpu": "gloo"}
+
+# Set only where the operator has not. The order of the HCCL limits matters: connecting must give up
+# before a collective does, and a collective before the process group (180 s), so that the first
+# error in the log is the real one.
+_ENVIRONMENT: dict[Kind, dict[str, str]] = {
+    "npu": {
+        "ALGO": "0",
+        "PYTORCH_NPU_ALLOC_CONF": "expandable_segments:True",
+        "TASK_QUEUE_ENABLE": "2",
+        "CPU_AFFINITY_CONF": "1",
+        "HCCL_CONNECT_TIMEOUT": "120",
+        "HCCL_EXEC_TIMEOUT": "136",
+        "HCCL_HOST_SOCKET_PORT_RANGE": "auto",
+        "HCCL_NPU_SOCKET_PORT_RANGE": "auto",
+        "HCCL_SOCKET_IFNAME": "lo",
+    },
+    "cuda": {
+        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+        "TORCH_NCCL_ASYNC_ERROR_HANDLING": "3",
+        "NCCL_SOCKET_IFNAME": "lo",
+    },
+    "cpu": {},
+}
+_ENVIRONMENT_EVERYWHERE = {"TOKENIZERS_PARALLELISM": "false", "GLOO_SOCKET_IFNAME": "lo"}
+
+_PORT_HELP = (
+    "Another process holds HCCL's port (host ports from 60000, device port 16666), most often a "
+    "rank of an earlier server. Find it in the process table of `npu-smi info`, end it, wait until "
+    "its device memory is free, then start again."
+)
+_PORT_RANGE_HELP = (
+    " If no process is left, set HCCL_HOST_SOCKET_PORT_RANGE=auto, or keep the ports free with "
+    "`sysctl -w net.ipv4.ip_local_reserved_ports=60000-60015`."
+)
+_START_FAILURES: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("EJ0003", "EI0019", "EI0020", "Failed to bind the IP port"), _PORT_HELP + _PORT_RANGE_HELP),
+    (("HcclGetRootInfo",), _PORT_HELP + _PORT_RANGE_HELP),
+    (
+        ("EI0006", "Getting socket times out"),
+        "A rank did not reach the others in time. See whether one of them failed first; if loading "
+        "takes long on some ranks, raise HCCL_CONNECT_TIMEOUT, and with it HCCL_EXEC_TIMEOUT.",
+    ),
+    (
+        ("507018",),
+        "A device does not answer; it has to be reset by the operator before it can be used.",
+    ),
+    (
+        ("libhccl.so", "libascendcl.so", "Failed to load the backend extension: torch_npu"),
+        "CANN is not on the library path; source its set_env.sh (in /usr/local/Ascend/"
+        "ascend-toolkit or /usr/local/Ascend/cann) in the shell that starts the server.",
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """The device of one rank, and what differs between the kinds."""
+
+    kind: Kind
+    index: int
+    attention_backend: AttentionBackendName
+
+    @property
+    def name(self) -> str:
+        """As torch spells it, with the index where there are several."""
+        return self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}"
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device of this rank's tensors."""
+        return torch.device(self.name)
+
+    @property
+    def backend(self) -> str:
+        """The torch.distributed backend for tensors on this device."""
+        return _BACKENDS[self.kind]
+
+    @property
+    def model_dtype(self) -> torch.dtype:
+        """Of the transformer and the text encoder; float32 on the CPU, where results are proved."""
+        return torch.float32 if self.kind == "cpu" else torch.bfloat16
+
+    @property
+    def vae_dtype(self) -> torch.dtype:
+        """Of the VAE; its 3-D convolutions are slow in float32 on an NPU."""
+        return torch.bfloat16 if self.kind == "npu" else torch.float32
+
+    def memory_bytes(self) -> int:
+        """Return the memory in use: of the device, or of this process on the CPU."""
+        if self.kind == "cpu":
+            return _resident_bytes()
+        return int(_runtime(self.kind).memory_allocated(self.index))
+
+    def free_memory(self) -> None:
+        """Give memory that no tensor holds back to the device."""
+        if self.kind != "cpu":
+            _runtime(self.kind).empty_cache()
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all it was given."""
+        if self.kind != "cpu":
+            _runtime(self.kind).synchronize()
+
+
+def open_device(wanted: str, local_rank: int, world_size: int) -> Device:
+    """Take the device of a rank.
+
+    Args:
+        wanted: `auto`, or a kind.
+        local_rank: Index of the device among those this process can see.
+        world_size: Ranks that share the processor cores.
+
+    Raises:
+        DeviceError: If there is no such device.
+    """
+    set_environment_defaults()
+    kind = find_kind(wanted)
+    if kind == "cpu":
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // world_size))
+        return Device(kind=kind, index=0, attention_backend=AttentionBackendName.NATIVE)
+    num_devices = _runtime(kind).device_count()
+    if local_rank >= num_devices:
+        raise DeviceError(
+            f"rank {local_rank} needs {kind}:{local_rank}, but there are {num_devices} {kind} "
+            "devices; lower --nproc"
+        )
+    _runtime(kind).set_device(local_rank)
+    backend = _fastest_attention(kind, local_rank)
+    return Device(kind=kind, index=local_rank, attention_backend=backend)
+
+
+def set_environment_defaults() -> None:
+    """Set what the runtimes read from the environment, where the operator has not."""
+    for defaults in (_ENVIRONMENT_EVERYWHERE, *_ENVIRONMENT.values()):
+        for name, value in defaults.items():
+            os.environ.setdefault(name, value)
+
+
+def find_kind(wanted: str) -> Kind:
+    """Return the kind of device to use.
+
+    Raises:
+        DeviceError: If the kind asked for is absent.
+    """
+    kinds: tuple[Kind, ...] = ("npu", "cuda", "cpu")
+    if wanted == "auto":
+        return next(kind for kind in kinds if _is_available(kind))
+    for kind in kinds:
+        if wanted == kind and _is_available(kind):
+            return kind
+    raise DeviceError(
+        f"device {wanted} was asked for, but torch sees none; "
+        "--device auto takes the best there is, --device cpu always works"
+    )
+
+
+def explain_start_failure(text: str) -> str | None:
+    """Return what to do about a known failure to start, None if it is not known."""
+    for marks, explanation in _START_FAILURES:
+        if any(mark in text for mark in marks):
+            return explanation
+    return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception means that a device or the host ran out of memory."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    # The CPU allocator, and some NPU operators, raise a plain RuntimeError.
+    return isinstance(error, RuntimeError) and any(
+        mark in str(error) for mark in ("out of memory", "can't allocate memory")
+    )
+
+
+def _is_available(kind: Kind) -> bool:
+    if kind == "npu":
+        # Where torch_npu is installed, torch has loaded it by itself; nothing here imports it.
+        return hasattr(torch, "npu") and bool(torch.npu.is_available())
+    return kind == "cpu" or torch.cuda.is_available()
+
+
+def _runtime(kind: Kind) -> Any:
+    """Return `torch.npu` or `torch.cuda`: the same functions under the same names."""
+    return getattr(torch, kind)
+
+
+def _resident_bytes() -> int:
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _fastest_attention(kind: Kind, index: int) -> AttentionBackendName:
+    if kind == "npu":
+        return AttentionBackendName._NATIVE_NPU
+    candidates = (
+        AttentionBackendName._NATIVE_CUDNN,
+        AttentionBackendName._NATIVE_FLASH,
+        AttentionBackendName.NATIVE,
+    )
+    return min(candidates, key=lambda backend: _attention_time_s(backend, index))
+
+
+def _attention_time_s(backend: AttentionBackendName, index: int) -> float:
+    """Return the time of one attention of a usual shape, infinite where it is not supported."""
+    shape = (1, 4096, 5, 128)
+    query = torch.randn(shape, dtype=torch.bfloat16, device=f"cuda:{index}")
+
+    def attend() -> None:
+        dispatch_attention_fn(query, query, query, backend=backend)
+
+    try:
+        return _time_on_cuda(attend)
+    except RuntimeError:
+        return float("inf")
+
+
+def _time_on_cuda(work: Callable[[], None]) -> float:
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    work()  # the first call also chooses and loads kernels
+    begin.record()
+    for _ in range(5):
+        work()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1000

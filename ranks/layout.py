@@ -1,0 +1,56 @@
+"""Which rank does what for a job: guidance branch, shard of the sequence, replica."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How a world of ranks is split: rank = (replica * cfg + branch) * ulysses + shard.
+
+    Ranks beyond `cfg_size * ulysses_size` are replicas: they repeat the same work, so that every
+    rank takes part in every step and holds every result.
+
+    Raises:
+        ValueError: If the sizes do not divide the world.
+    """
+
+    world_size: int
+    cfg_size: int
+    ulysses_size: int
+
+    def __post_init__(self) -> None:
+        if self.world_size % (self.cfg_size * self.ulysses_size):
+            raise ValueError(
+                f"cfg_size {self.cfg_size} times ulysses_size {self.ulysses_size} does not divide "
+                f"the {self.world_size} ranks"
+            )
+
+    def branch(self, rank: int) -> int:
+        """Return the guidance branch of a rank: 0 is conditional, 1 unconditional."""
+        return rank // self.ulysses_size % self.cfg_size
+
+    def shard(self, rank: int) -> int:
+        """Return which shard of the sequence a rank holds."""
+        return rank % self.ulysses_size
+
+    @property
+    def ulysses_groups(self) -> list[list[int]]:
+        """The groups of ranks that share a sequence: consecutive ranks."""
+        size = self.ulysses_size
+        return [list(range(first, first + size)) for first in range(0, self.world_size, size)]
+
+    @property
+    def cfg_groups(self) -> list[list[int]]:
+        """The groups of ranks that hold the same shard of both branches, conditional first."""
+        stride, size = self.ulysses_size, self.ulysses_size * self.cfg_size
+        return [
+            list(range(first, first + size, stride))
+            for replica in range(0, self.world_size, size)
+            for first in range(replica, replica + stride)
+        ]
+
+
+def shard_sizes(num_tokens: int, ulysses_size: int) -> list[int]:
+    """Return how many tokens each rank holds; the first ones hold one more where it is uneven."""
+    share, remainder = divmod(num_tokens, ulysses_size)
+    return [share + (shard < remainder) for shard in range(ulysses_size)]

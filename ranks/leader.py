@@ -1,0 +1,118 @@
+"""Rank 0: takes runs from the broker, leads the other ranks through them, saves the videos."""
+
+import logging
+import queue
+import signal
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+
+from broker.protocol import (
+    JobDecoded,
+    JobFailed,
+    JobFinished,
+    JobStarted,
+    JobStopped,
+    Lease,
+    RunJob,
+)
+from ranks.broker_link import BrokerLink
+from ranks.config import RankConfig
+from ranks.control import ANNOUNCE_EVERY_S, Word
+from ranks.errors import GroupStopping, JobError, RunCancelled, RunLeft
+from ranks.follower import Order, Worker
+from ranks.run import Engine
+from ranks.video import VideoWriter, as_job_error
+
+logger = logging.getLogger(__name__)
+
+_SAVE_LIMIT_S = 60.0
+
+
+class Leader(Worker):
+    """Rank 0. SIGTERM makes the whole group stop at the next boundary."""
+
+    def __init__(self, config: RankConfig, engine: Engine, link: BrokerLink) -> None:
+        super().__init__(config, engine, link)
+        self._is_stopping = False
+        self._lease: Lease | None = None
+        self._writers: list[VideoWriter] = []
+        engine.control.decide = self._decide
+        signal.signal(signal.SIGTERM, self._stop)
+
+    def work(self) -> None:
+        """Lead run after run until SIGTERM."""
+        self._link.group_ready(self._engine.shape)
+        while not self._is_stopping:
+            job = self._next_job()
+            if job is None:
+                self._engine.control.announce()
+                continue
+            outcome = self._lead(job)
+            if isinstance(outcome, GroupStopping):
+                break
+        else:
+            self._announce(Order(run=None))
+        for writer in self._writers:
+            writer.wait(_SAVE_LIMIT_S)
+
+    def _stop(self, signal_number: int, frame: FrameType | None) -> None:
+        self._is_stopping = True
+        self._link.commands.put(None)
+
+    def _next_job(self) -> RunJob | None:
+        try:
+            return self._link.commands.get(timeout=ANNOUNCE_EVERY_S)
+        except queue.Empty:
+            return None
+
+    def _announce(self, order: Order) -> None:
+        self._engine.control.announce(msgspec.msgpack.encode(order))
+
+    def _decide(self) -> Word:
+        if self._is_stopping:
+            return Word.STOP
+        if self._lease is not None and self._link.is_cancelled(self._lease):
+            return Word.CANCEL
+        return Word.GO_ON
+
+    def _lead(self, job: RunJob) -> RunLeft | JobError | None:
+        """Lead all ranks through a run and tell the broker how it ended."""
+        self._lease = job.lease
+        self._link.report(JobStarted(lease=job.lease))
+        self._announce(Order(run=job))
+        writer = VideoWriter(
+            job.lease,
+            job.spec,
+            Path(self._config.videos_dir),
+            partial(self._link.is_cancelled, job.lease),
+            partial(self._saved, job.lease),
+        )
+        outcome = self.attempt(job, writer.add)
+        self._lease = None
+        if outcome is None:
+            # In this order, so that the broker hears of the end last.
+            self._link.report(JobDecoded(lease=job.lease))
+            writer.finish()
+            self._writers = [*(old for old in self._writers if old.is_writing), writer]
+        else:
+            writer.abandon()
+            self._link.report(_ending(job.lease, outcome))
+        return outcome
+
+    def _saved(self, lease: Lease, failure: Exception | None) -> None:
+        """Tell the broker how the saving ended; called by a writer's thread."""
+        if failure is None:
+            self._link.report(JobFinished(lease=lease, video=f"{lease.job_id}.mp4"))
+        elif isinstance(failure, RunCancelled):
+            self._link.report(JobStopped(lease=lease))
+        else:
+            self._link.report(_ending(lease, as_job_error(failure)))
+
+
+def _ending(lease: Lease, outcome: RunLeft | JobError) -> JobFailed | JobStopped:
+    if isinstance(outcome, JobError):
+        return JobFailed(lease=lease, code=outcome.code, reason=outcome.reason)
+    return JobStopped(lease=lease)

@@ -1,0 +1,86 @@
+"""Joining and leaving `torch.distributed`, and the groups of ranks that a layout needs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from ranks.device import Device
+from ranks.layout import Layout
+
+TIMEOUT = timedelta(seconds=180)
+
+
+@dataclass(frozen=True)
+class LayoutGroups:
+    """This rank's groups in a layout; None where a group would hold this rank alone."""
+
+    ulysses: dist.ProcessGroup | None
+    cfg: dist.ProcessGroup | None
+
+
+class World:
+    """All ranks of the group, as one of them sees them.
+
+    Args:
+        rank: This rank.
+        world_size: Number of ranks.
+    """
+
+    def __init__(self, rank: int, world_size: int) -> None:
+        self.rank = rank
+        self.world_size = world_size
+        self.control_group = _new_group(range(world_size), backend="gloo")
+        self._groups: dict[Layout, LayoutGroups] = {}
+
+    def groups(self, layout: Layout) -> LayoutGroups:
+        """Return this rank's groups in a layout.
+
+        They are made when a layout is first used, by all ranks in the same order, and kept: every
+        communicator costs an accelerator memory.
+        """
+        if layout not in self._groups:
+            self._groups[layout] = LayoutGroups(
+                ulysses=self._own_group(layout.ulysses_groups),
+                cfg=self._own_group(layout.cfg_groups),
+            )
+        return self._groups[layout]
+
+    def _own_group(self, partition: list[list[int]]) -> dist.ProcessGroup | None:
+        if len(partition[0]) == 1:
+            return None
+        # Every rank makes every group, also those it is not in: torch counts them.
+        made = [_new_group(ranks) for ranks in partition]
+        return next(
+            group for ranks, group in zip(partition, made, strict=True) if self.rank in ranks
+        )
+
+
+def join(rendezvous: str, rank: int, world_size: int, device: Device) -> World:
+    """Meet the other ranks.
+
+    Args:
+        rendezvous: A file that did not exist before the group's start.
+        rank: This rank.
+        world_size: How many ranks to wait for.
+        device: Decides the backend for tensors.
+    """
+    dist.init_process_group(
+        device.backend,
+        init_method=f"file://{rendezvous}",
+        rank=rank,
+        world_size=world_size,
+        timeout=TIMEOUT,
+        device_id=None if device.kind == "cpu" else device.torch_device,
+    )
+    return World(rank, world_size)
+
+
+def leave() -> None:
+    """Part from the other ranks; all of them are expected to do so now."""
+    dist.destroy_process_group()
+
+
+def _new_group(ranks: Sequence[int], backend: str | None = None) -> dist.ProcessGroup:
+    return dist.new_group(list(ranks), timeout=TIMEOUT, backend=backend)

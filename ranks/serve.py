@@ -1,0 +1,75 @@
+"""The life of a rank: join, load, then job after job until the group stops."""
+
+import logging
+import signal
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from broker.child import report
+from broker.job import GroupShape, Stage
+from broker.log import one_line
+from ranks.broker_link import BrokerLink
+from ranks.config import RankConfig
+from ranks.control import Control
+from ranks.device import Device, explain_start_failure, open_device
+from ranks.follower import Follower
+from ranks.leader import Leader
+from ranks.pipeline import load_models
+from ranks.process_group import join, leave
+from ranks.run import Engine
+
+logger = logging.getLogger(__name__)
+
+
+def serve(config: RankConfig, rank: int) -> None:
+    """Be a rank until the group stops.
+
+    Raises:
+        Exception: If the rank cannot start, or if the group is lost: this process must end with an
+            error then, since the ranks no longer agree on what comes next.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the launcher
+    try:
+        device = open_device(config.device, rank, config.world_size)
+        link = BrokerLink(config, rank, device)
+    except Exception as error:
+        _report_failure(config, rank, error)
+        raise
+    with link, torch.inference_mode():
+        try:
+            engine = _start(config, rank, device)
+        except Exception as error:
+            _report_failure(config, rank, error)
+            raise
+        link.activity.enter(Stage.IDLE)
+        report(config.ready_fd, f"ready {rank}")
+        if rank == 0:
+            Leader(config, engine, link).work()
+        else:
+            # Stopping begins at rank 0, which tells the others.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            Follower(config, engine, link).work()
+        leave()
+
+
+def _start(config: RankConfig, rank: int, device: Device) -> Engine:
+    """Join the group and load the models; return when every rank has."""
+    world = join(config.rendezvous, rank, config.world_size, device)
+    models = load_models(Path(config.model_path), device)
+    logger.info("models loaded, %.1f GB in use", device.memory_bytes() / 1e9)
+    dist.barrier(group=world.control_group)
+    shape = GroupShape(
+        world_size=config.world_size,
+        num_heads=models.transformer.num_heads,
+        cfg_size=config.cfg_size,
+        ulysses_size=config.ulysses_size,
+    )
+    return Engine(models, device, world, Control(rank, world.control_group), shape)
+
+
+def _report_failure(config: RankConfig, rank: int, error: Exception) -> None:
+    explanation = explain_start_failure(str(error))
+    text = f"{explanation} ({error})" if explanation else str(error) or type(error).__name__
+    report(config.ready_fd, f"failed {rank} {one_line(text)}")

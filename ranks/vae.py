@@ -1,0 +1,109 @@
+"""The VAE chunk by chunk: between two chunks a run can be left, and frames reach the file early.
+
+The same convolutions on the same chunks as `AutoencoderKLWan.encode` and `.decode`, hence the same
+bits. Shapes: B batch, C channels, T frames, H height, W width, in pixels or in latents.
+"""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, WanCausalConv3d
+from torch import Tensor, nn
+
+FRAMES_PER_LATENT = 4
+
+
+class Split(Protocol):
+    """This rank's part of each map, where the ranks share the work."""
+
+    def take(self, whole: Tensor) -> Tensor:
+        """Return this rank's patch."""
+
+    def gather(self, patch: Tensor) -> Tensor:
+        """Return the whole map, on every rank."""
+
+
+def num_latent_frames(num_frames: int) -> int:
+    """Return how many latent frames hold `num_frames` video frames.
+
+    The VAE encodes the first frame alone and packs each later four into one.
+
+    Raises:
+        ValueError: If `num_frames` is not of the form 4n + 1.
+    """
+    if num_frames % FRAMES_PER_LATENT != 1:
+        raise ValueError(f"num_frames is {num_frames}; expected 4n + 1")
+    return num_frames // FRAMES_PER_LATENT + 1
+
+
+def encode_chunks(
+    vae: AutoencoderKLWan, image: Tensor, num_frames: int, split: Split | None = None
+) -> Iterator[Tensor]:
+    """Encode a clip whose first frame is an image and whose other frames are grey.
+
+    Args:
+        vae: Its encoder is run.
+        image: The whole first frame, `[B, 3, H, W]`, from -1 to 1.
+        num_frames: Of the form 4n + 1.
+        split: Of the work over ranks, None if this rank does it alone.
+
+    Yields:
+        Whole encoder outputs, one latent frame each.
+    """
+    cache = _empty_cache(vae.encoder)
+    first = image.unsqueeze(2)
+    grey = torch.zeros_like(first).expand(-1, -1, FRAMES_PER_LATENT, -1, -1)
+    for index in range(num_latent_frames(num_frames)):
+        chunk = first if index == 0 else grey
+        if split is None:
+            yield vae.encoder(chunk, feat_cache=cache, feat_idx=[0])
+        else:
+            patch = split.take(chunk)
+            yield split.gather(vae.encoder(patch, feat_cache=cache, feat_idx=[0]))
+
+
+def finish_encoding(vae: AutoencoderKLWan, chunks: list[Tensor]) -> Tensor:
+    """Return normalised latents `[B, C, T, H, W]` in float32 of all encoder outputs."""
+    moments = vae.quant_conv(torch.cat(chunks, dim=2))
+    latents = moments.chunk(2, dim=1)[0].float()  # the mean; the rest is the spread around it
+    mean, inverse_std = _statistics(vae, latents)
+    return (latents - mean) * inverse_std
+
+
+def decode_chunks(
+    vae: AutoencoderKLWan, latents: Tensor, split: Split | None = None
+) -> Iterator[Tensor]:
+    """Decode normalised latents.
+
+    Args:
+        vae: Its decoder is run.
+        latents: Whole, `[B, C, T, H, W]`.
+        split: Of the work over ranks, None if this rank does it alone.
+
+    Yields:
+        Whole frames `[B, 3, T, H, W]` from -1 to 1: first one, then four at a time.
+    """
+    cache = _empty_cache(vae.decoder)
+    latents = latents.to(vae.dtype)
+    mean, inverse_std = _statistics(vae, latents)
+    features = vae.post_quant_conv(latents / inverse_std + mean)
+    for index in range(latents.shape[2]):
+        chunk = features[:, :, index : index + 1]
+        patch = chunk if split is None else split.take(chunk)
+        decoded = vae.decoder(patch, feat_cache=cache, feat_idx=[0], first_chunk=index == 0)
+        frames = decoded if split is None else split.gather(decoded)
+        yield frames.clamp(-1.0, 1.0)
+
+
+def _empty_cache(module: nn.Module) -> list[Tensor | str | None]:
+    """Return the memory of one clip: the last inputs of each causal convolution."""
+    return [None for part in module.modules() if isinstance(part, WanCausalConv3d)]
+
+
+def _statistics(vae: AutoencoderKLWan, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and inverse standard deviation of each channel, `[1, C, 1, 1, 1]`."""
+    mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)
+    std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
+    inverse_std = 1.0 / std.to(like.device, like.dtype)
+    return mean.to(like.device, like.dtype), inverse_std
