@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from broker.memory import Demand, GroupMemory, needed_bytes
+
 FRAMES_PER_SECOND = 16
 MAX_PIXELS = 921_600
 MIN_SIDE_PX = 64
@@ -237,6 +239,8 @@ class GroupShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Default of `JobSpec.cfg_size`; None leaves the choice to `choose_layout`."""
     ulysses_size: int | None = None
     """Default of `JobSpec.ulysses_size`; None leaves the choice to `choose_layout`."""
+    memory: GroupMemory | None = None
+    """What jobs cost the ranks; None accepts every size."""
 
 
 def choose_layout(spec: JobSpec, shape: GroupShape) -> tuple[int, int]:
@@ -268,6 +272,8 @@ def choose_layout(spec: JobSpec, shape: GroupShape) -> tuple[int, int]:
             f"ulysses_size is {ulysses_size}; it must divide the model's {shape.num_heads} "
             "attention heads",
         )
+    if shape.memory is not None:
+        _check_memory(spec, shape.memory, cfg_size, ulysses_size)
     return cfg_size, ulysses_size
 
 
@@ -284,3 +290,37 @@ def _default_ulysses_size(cfg_size: int, shape: GroupShape) -> int:
     if shape.ulysses_size is not None and ranks % shape.ulysses_size == 0:
         return shape.ulysses_size
     return max(n for n in range(1, ranks + 1) if ranks % n == 0 and shape.num_heads % n == 0)
+
+
+def _check_memory(spec: JobSpec, memory: GroupMemory, cfg_size: int, ulysses_size: int) -> None:
+    needed = needed_bytes(memory, _demand(spec, memory, cfg_size, ulysses_size))
+    if needed > memory.capacity_bytes:
+        kept = ", the attention cache" if spec.use_attentioncache else ""
+        raise SpecError(
+            "image_size",
+            f"{spec.image_size} with {spec.num_frames} frames{kept} and ulysses_size "
+            f"{ulysses_size} needs about {needed / 2**30:.1f} GiB of each rank's memory, of which "
+            f"{memory.capacity_bytes / 2**30:.1f} GiB can be used; ask for a smaller or shorter "
+            "video, or set dit_fsdp, t5_fsdp and vae_parallel",
+        )
+
+
+def _demand(spec: JobSpec, memory: GroupMemory, cfg_size: int, ulysses_size: int) -> Demand:
+    def chosen(wanted: bool | None, default: bool) -> bool:
+        return default if wanted is None else wanted
+
+    is_split = chosen(spec.vae_parallel, memory.vae_parallel)
+    num_rows, num_cols = memory.vae_grid if is_split else (1, 1)
+    # The VAE makes one latent of 8 x 8 pixels and 4 frames, the transformer a token of 2 x 2 of it.
+    num_latent_frames = spec.num_model_frames // 4 + 1
+    num_tokens = num_latent_frames * (spec.width_px // 16) * (spec.height_px // 16)
+    patch_height_px = -(-spec.height_px // 8 // num_rows) * 8
+    patch_width_px = -(-spec.width_px // 8 // num_cols) * 8
+    return Demand(
+        num_tokens=-(-num_tokens // ulysses_size),
+        num_pixels=patch_height_px * patch_width_px,
+        num_branches=1 if cfg_size == 2 or spec.guidance_scale <= 1.0 else 2,
+        keeps_attention=spec.use_attentioncache,
+        dit_fsdp=chosen(spec.dit_fsdp, memory.dit_fsdp),
+        t5_fsdp=chosen(spec.t5_fsdp, memory.t5_fsdp),
+    )

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-SHARED = {f"broker.{name}" for name in ("protocol", "job", "sockets", "log", "child")}
+SHARED = {f"broker.{name}" for name in ("protocol", "job", "memory", "sockets", "log", "child")}
 """What every process may take of the broker's folder."""
 
 FORBIDDEN = {
