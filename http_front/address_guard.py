@@ -5,6 +5,7 @@ behind them and takes addresses that lead to private ones through a translator f
 """
 
 import ipaddress
+import socket
 
 _ALLOCATED_V6 = tuple(
     ipaddress.IPv6Network(block)
@@ -86,6 +87,27 @@ def is_allowed(address: str) -> bool:
     if parsed.ipv4_mapped is not None:
         return _is_public_v4(parsed.ipv4_mapped)
     return _is_public_v6(parsed)
+
+
+def is_own(address: str) -> bool:
+    """Return whether an address is one of this machine's, public or not.
+
+    To reach itself a machine uses the same address as source; connecting a datagram socket makes
+    the kernel say so, and sends nothing.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((address, 9))
+        except OSError:
+            return False  # unreachable, hence another machine's
+        source = str(probe.getsockname()[0])
+    return ipaddress.ip_address(source.partition("%")[0]) == ipaddress.ip_address(address)
+
+
+def may_be_dialled(address: str) -> bool:
+    """Return whether an image may be fetched from an address."""
+    return is_allowed(address) and not is_own(address)
 
 
 def _is_public_v4(address: ipaddress.IPv4Address) -> bool:

@@ -9,7 +9,7 @@ from aiohttp.abc import AbstractAccessLogger
 from http_front import handlers
 from http_front.config import FrontConfig
 from http_front.gate import make_gate
-from http_front.image_source import ImageSource
+from http_front.image_source import ImageSource, unguarded_source
 from http_front.progress import close_all, progress
 from http_front.refusals import answer_errors
 from http_front.state import FRONT, open_front
@@ -29,7 +29,7 @@ def create_app(config: FrontConfig, source: ImageSource | None = None) -> web.Ap
 
     Args:
         config: What the launcher told.
-        source: Fetches images; None is one that keeps to `config.allow_private_images`.
+        source: Fetches images; None is the one that the configuration asks for.
     """
     app = web.Application(
         middlewares=[answer_errors, make_gate(config)], client_max_size=MAX_JSON_BYTES
@@ -48,8 +48,7 @@ def create_app(config: FrontConfig, source: ImageSource | None = None) -> web.Ap
     )
 
     async def front(app: web.Application) -> AsyncIterator[None]:
-        image_source = source or ImageSource(allow_private=config.allow_private_images)
-        async with open_front(config, image_source) as app[FRONT]:
+        async with open_front(config, source or _source(config)) as app[FRONT]:
             yield
 
     app.cleanup_ctx.append(front)
@@ -91,6 +90,10 @@ class PathLogger(AbstractAccessLogger):
     def enabled(self) -> bool:
         """Whether lines are wanted."""
         return self.logger.isEnabledFor(logging.INFO)
+
+
+def _source(config: FrontConfig) -> ImageSource:
+    return unguarded_source() if config.allow_private_images else ImageSource()
 
 
 async def _add_headers(_request: web.Request, response: web.StreamResponse) -> None:

@@ -70,12 +70,9 @@ def _explain(
 
 
 def _unknown(name: str, known: list[str]) -> FrontError:
-    shown = _shown(name)
-    return FrontError(
-        ErrorCode.INVALID_FIELD,
-        f"{shown} is no field of this request; its fields are {', '.join(known)}",
-        shown.strip('"'),
-    )
+    shown = _short(one_line(name))
+    message = f'"{shown}" is no field of this request; its fields are {", ".join(known)}'
+    return FrontError(ErrorCode.INVALID_FIELD, message, shown)
 
 
 def _fits(value: object, field_type: Any, lax: bool) -> bool:
@@ -88,10 +85,12 @@ def _fits(value: object, field_type: Any, lax: bool) -> bool:
 
 def _shown(value: object) -> str:
     """Return a value as JSON, short and on one line; a long text also by its length."""
-    text = one_line(msgspec.json.encode(value).decode())
-    if len(text) > _SHOWN_CHARS:
-        text = text[:_SHOWN_CHARS] + "…"
+    text = _short(one_line(msgspec.json.encode(value).decode()))
     return f"{text} ({len(value)} characters)" if isinstance(value, str) else text
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "…"
 
 
 def _allowed(info: inspect.Type) -> str:

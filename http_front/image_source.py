@@ -17,7 +17,7 @@ from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from broker.protocol import ErrorCode
-from http_front.address_guard import is_allowed
+from http_front.address_guard import may_be_dialled
 from http_front.errors import FrontError
 from http_front.spool import MAX_IMAGE_BYTES, Spool, image_too_large
 
@@ -27,7 +27,7 @@ READ_LIMIT_S = 5.0
 MAX_REDIRECTS = 3
 MAX_URL_CHARS = 2048
 MAX_FETCHES = 8
-_PORTS = frozenset({80, 443})
+WEB_PORTS = frozenset({80, 443})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CHUNK_BYTES = 1 << 16
 _FIELD = "image_url"
@@ -43,21 +43,24 @@ class ImageSource:
     """Fetches images.
 
     Args:
-        allow_private: Whether any address and any port may be dialled.
         guard: Decides on each address about to be dialled.
+        ports: Those that a URL may name; None is all.
         resolver: Turns names into addresses; None is the system's.
+        total_limit_s: How long a fetch may take, redirects included.
     """
 
     def __init__(
         self,
         *,
-        allow_private: bool = False,
-        guard: Guard = is_allowed,
+        guard: Guard = may_be_dialled,
+        ports: frozenset[int] | None = WEB_PORTS,
         resolver: AbstractResolver | None = None,
+        total_limit_s: float = TOTAL_LIMIT_S,
     ) -> None:
-        self._guard: Guard = (lambda _address: True) if allow_private else guard
-        self._ports = None if allow_private else _PORTS
+        self._guard = guard
+        self._ports = ports
         self._resolver = resolver
+        self._total_limit_s = total_limit_s
         self._slots = asyncio.Semaphore(MAX_FETCHES)
 
     async def fetch(self, text: str, spool: Spool) -> None:
@@ -72,7 +75,7 @@ class ImageSource:
         url = self._checked(text)
         async with self._slots:
             try:
-                async with asyncio.timeout(TOTAL_LIMIT_S):
+                async with asyncio.timeout(self._total_limit_s):
                     await self._follow(url, spool)
             except TimeoutError as error:
                 raise _unavailable("did not deliver the image in time") from error
@@ -135,6 +138,11 @@ class ImageSource:
         return self._checked(str(target))
 
 
+def unguarded_source() -> ImageSource:
+    """Return a source for networks whose operator trusts those who submit."""
+    return ImageSource(guard=lambda _address: True, ports=None)
+
+
 class _Dialler:
     """Makes the socket for each address about to be dialled, or refuses to."""
 
@@ -161,7 +169,7 @@ def _new_session(dialler: _Dialler, resolver: AbstractResolver | None) -> aiohtt
         auto_decompress=False,
         headers={"Accept-Encoding": "identity", "User-Agent": "wan-ranks", "Accept": "image/*"},
         timeout=aiohttp.ClientTimeout(
-            total=TOTAL_LIMIT_S, sock_connect=CONNECT_LIMIT_S, sock_read=READ_LIMIT_S
+            total=None, sock_connect=CONNECT_LIMIT_S, sock_read=READ_LIMIT_S
         ),
     )
 

@@ -43,7 +43,7 @@ class Served:
     async def upload(self, image: bytes, **fields: str) -> tuple[int, Any]:
         """Submit a form with an image file."""
         form = aiohttp.FormData({"prompt": PROMPT, **fields})
-        form.add_field("image", image, filename="cat.png", content_type="image/png")
+        form.add_field("image", BytesIO(image), filename="cat.png", content_type="image/png")
         async with self.session.post(self.url + "/video/submit", data=form) as response:
             return response.status, await response.json()
 
