@@ -39,7 +39,7 @@ def serve(config: RankConfig, rank: int) -> None:
         raise
     with link, torch.inference_mode():
         try:
-            engine = _start(config, rank, device)
+            engine = start_engine(config, rank, device)
         except Exception as error:
             _report_failure(config, rank, error)
             raise
@@ -54,7 +54,7 @@ def serve(config: RankConfig, rank: int) -> None:
         leave()
 
 
-def _start(config: RankConfig, rank: int, device: Device) -> Engine:
+def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
     """Join the group and load the models; return when every rank has."""
     world = join(config.rendezvous, rank, config.world_size, device)
     models = load_models(Path(config.model_path), device)

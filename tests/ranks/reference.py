@@ -1,0 +1,58 @@
+"""The numerical reference: diffusers' own pipeline, in one process, on our noise schedule."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.pipelines.wan.pipeline_wan_i2v import WanImageToVideoPipeline
+from torch import Tensor
+from transformers import CLIPVisionModel, T5TokenizerFast, UMT5EncoderModel
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from broker.job import JobSpec
+from ranks.pipeline import open_image
+from ranks.solver import make_scheduler
+from ranks.weights import load_transformer, load_vae
+
+
+def load_reference(folder: Path) -> WanImageToVideoPipeline:
+    """Load the stock pipeline with stock attention, in float32 on the CPU."""
+    cpu = torch.device("cpu")
+    pipeline = WanImageToVideoPipeline(
+        tokenizer=T5TokenizerFast.from_pretrained(folder / "tokenizer"),
+        text_encoder=UMT5EncoderModel.from_pretrained(folder / "text_encoder"),
+        image_encoder=CLIPVisionModel.from_pretrained(folder / "image_encoder"),
+        image_processor=CLIPImageProcessorPil.from_pretrained(folder / "image_processor"),
+        transformer=load_transformer(folder / "transformer", torch.float32, cpu),
+        vae=load_vae(folder / "vae", torch.float32, cpu),
+        scheduler=make_scheduler("unipc", 20, 5.0),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def reference_frames(pipeline: WanImageToVideoPipeline, spec: JobSpec, image: Path) -> Tensor:
+    """Return the frames `[1, 3, T, H, W]`, from -1 to 1, that the stock pipeline makes of a job."""
+    assert spec.seed is not None
+    pipeline.scheduler = _fixed_schedule(spec)
+    video = pipeline(
+        image=open_image(image, spec.width_px, spec.height_px),
+        prompt=spec.prompt,
+        negative_prompt=spec.negative_prompt,
+        height=spec.height_px,
+        width=spec.width_px,
+        num_frames=spec.num_model_frames,
+        num_inference_steps=spec.infer_steps,
+        guidance_scale=spec.guidance_scale,
+        generator=torch.Generator().manual_seed(spec.seed),
+        output_type="pt",
+    ).frames
+    frames: Tensor = video.permute(0, 2, 1, 3, 4) * 2.0 - 1.0
+    return frames
+
+
+def _fixed_schedule(spec: JobSpec) -> Any:
+    """Return a scheduler that keeps our schedule: the pipeline would set diffusers' default."""
+    scheduler = make_scheduler(spec.solver, spec.infer_steps, spec.sample_shift)
+    scheduler.set_timesteps = lambda *args, **kwargs: None
+    return scheduler

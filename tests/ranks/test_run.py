@@ -1,0 +1,84 @@
+"""Eight gloo ranks against diffusers' own pipeline in one process."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from diffusers.pipelines.wan.pipeline_wan_i2v import WanImageToVideoPipeline
+from torch import Tensor
+
+from broker.job import JobSpec
+from tests.ranks.rank_group import RankGroup
+from tests.ranks.reference import load_reference, reference_frames
+
+TOLERANCE = 1e-4
+"""Largest difference of a decoded value, which lies between -1 and 1, in float32."""
+
+PROMPT = "A small  dog&amp;cat walk slowly at sunset."
+SMALL = JobSpec(
+    prompt=PROMPT,
+    negative_prompt="blurred, static",
+    image_size="64*64",
+    num_frames=25,
+    infer_steps=20,
+    seed=7,
+)
+
+
+@pytest.fixture(scope="session")
+def reference(demo_folder: Path) -> WanImageToVideoPipeline:
+    return load_reference(demo_folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({}, id="the group's default: CFG 2 x Ulysses 4"),
+        pytest.param({"cfg_size": 1, "ulysses_size": 1}, id="1 x 1, seven replicas"),
+        pytest.param({"cfg_size": 1, "ulysses_size": 8}, id="1 x 8"),
+        pytest.param({"cfg_size": 2, "ulysses_size": 2}, id="2 x 2, one replica"),
+        pytest.param({"guidance_scale": 1.0}, id="no guidance"),
+        pytest.param({"sample_solver": "dpm++", "num_frames": 24}, id="dpm++, 24 frames"),
+        pytest.param(
+            {"image_size": "80*112", "sample_shift": 3.0, "ulysses_size": 8},
+            id="portrait, 245 tokens over 8 ranks",
+        ),
+    ],
+)
+def test_eight_ranks_make_the_frames_of_the_stock_pipeline(
+    rank_group: RankGroup, reference: WanImageToVideoPipeline, changes: dict[str, object]
+) -> None:
+    spec = msgspec.structs.replace(SMALL, **changes)
+    expected = reference_frames(reference, spec, rank_group.inputs_dir / "sample.png")
+    result = rank_group.run(spec, "sample.png")
+    assert result.outcomes == {"done"}
+    assert result.frames is not None
+    assert result.frames.shape == expected.shape
+    assert largest_difference(result.frames, expected) <= TOLERANCE
+
+
+def test_every_rank_leaves_a_cancelled_run_at_the_same_boundary(rank_group: RankGroup) -> None:
+    result = rank_group.run(SMALL, "sample.png", cancel_at_meeting=15)
+    assert result.outcomes == {"RunCancelled"}
+    assert {finding.meetings for finding in result.findings} == {15}
+
+
+def test_a_failure_of_one_rank_ends_the_run_on_all_and_the_group_goes_on(
+    rank_group: RankGroup,
+) -> None:
+    result = rank_group.run(SMALL, "sample.png", fail_rank=5)
+    assert {finding.outcome for finding in result.findings if finding.rank != 5} == {"PeerFailed"}
+    assert result.findings[5].outcome == "ValueError('told to fail')"
+    assert rank_group.run(SMALL, "sample.png").outcomes == {"done"}
+
+
+def test_an_image_that_cannot_be_read_fails_the_job_on_every_rank(rank_group: RankGroup) -> None:
+    (rank_group.inputs_dir / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n but no more")
+    result = rank_group.run(SMALL, "broken.png")
+    assert all(outcome.startswith("JobError") for outcome in result.outcomes)
+    assert "submit it again" in result.outcomes.pop()
+
+
+def largest_difference(found: Tensor, expected: Tensor) -> float:
+    """Return the largest absolute difference of two clips."""
+    return float((found - expected).abs().max())
