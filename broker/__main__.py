@@ -1,0 +1,52 @@
+"""`python -m broker JSON`: run the broker until SIGTERM or SIGINT."""
+
+import asyncio
+import logging
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+
+from broker import child
+from broker.config import BrokerConfig
+from broker.errors import JournalError, JournalFullError, StateDirInUseError
+from broker.files import StateDir
+from broker.journal import Journal
+from broker.server import Broker
+
+EXIT_IN_USE = 75
+EXIT_JOURNAL = 70
+
+logger = logging.getLogger("broker")
+
+
+def main() -> int:
+    """Return the exit code: 0 after a stop, 70 for a journal that cannot be used, 75 for a lock."""
+    config = msgspec.json.decode(sys.argv[1], type=BrokerConfig)
+    child.begin("broker", config.parent_pid, config.log_format)
+    try:
+        state_dir = StateDir(Path(config.state_dir))
+        journal = Journal(state_dir.journal)
+        asyncio.run(_serve(config, state_dir, journal))
+    except StateDirInUseError as error:
+        logger.error("%s", error)
+        return EXIT_IN_USE
+    except (JournalError, JournalFullError) as error:
+        logger.error("the journal cannot be used: %s", error)
+        return EXIT_JOURNAL
+    journal.close()
+    return 0
+
+
+async def _serve(config: BrokerConfig, state_dir: StateDir, journal: Journal) -> None:
+    broker = Broker(config, state_dir, journal)
+    loop = asyncio.get_running_loop()
+    stopping: list[asyncio.Task[None]] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lambda: stopping.append(loop.create_task(broker.stop())))
+    await broker.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

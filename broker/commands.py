@@ -1,0 +1,84 @@
+"""What the dispatcher is told beside the messages on the sockets, and what it asks for."""
+
+import msgspec
+
+from broker.protocol import (
+    CancelJob,
+    CancelRun,
+    FrontReply,
+    GroupReport,
+    JobView,
+    KillGroup,
+    RankBeat,
+    RemoveExpired,
+    RunJob,
+    SubmitJob,
+)
+from broker.record import Job
+
+
+class JobStored(msgspec.Struct, frozen=True):
+    """The journal holds a submitted job."""
+
+    job_id: str
+
+
+class JobNotStored(msgspec.Struct, frozen=True):
+    """The journal has no room for a submitted job."""
+
+    job_id: str
+
+
+Event = SubmitJob | CancelJob | RemoveExpired | JobStored | JobNotStored | GroupReport | RankBeat
+
+
+class SaveJob(msgspec.Struct, frozen=True):
+    """Write the job to the journal; nothing that follows may leave before it is on disk."""
+
+    job: Job
+
+
+class DropJob(msgspec.Struct, frozen=True):
+    """Remove the row of an expired job, then its files; `image` only if no other job uses it."""
+
+    job_id: str
+    image: str | None
+
+
+class DropVideo(msgspec.Struct, frozen=True):
+    """Remove the video of a job that ended otherwise while it was written."""
+
+    job_id: str
+
+
+class Publish(msgspec.Struct, frozen=True):
+    """Tell every subscriber how the job is now."""
+
+    view: JobView
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """Answer the request that was handled."""
+
+    message: FrontReply
+
+
+class ToGroup(msgspec.Struct, frozen=True):
+    """Send a message to rank 0 of a group."""
+
+    group: str
+    message: RunJob | CancelRun
+
+
+class ToLauncher(msgspec.Struct, frozen=True):
+    """Send a message to the launcher of a group."""
+
+    group: str
+    message: KillGroup
+
+
+class TellDrained(msgspec.Struct, frozen=True):
+    """Tell every launcher that asked for it that nothing runs any more."""
+
+
+Command = SaveJob | DropJob | DropVideo | Publish | Reply | ToGroup | ToLauncher | TellDrained

@@ -1,0 +1,155 @@
+"""Which job runs where: events and time in, commands out; no socket, no file, no clock."""
+
+from collections.abc import Iterable
+from typing import assert_never
+
+import msgspec
+
+from broker.board import Board
+from broker.commands import Command, Event, JobNotStored, JobStored, TellDrained, ToGroup
+from broker.groups import Group, Run
+from broker.intake import Intake
+from broker.job import GroupShape, Stage
+from broker.lives import Lives
+from broker.progress import Mark
+from broker.protocol import (
+    Beat,
+    CancelJob,
+    DrainBroker,
+    GroupGone,
+    GroupReady,
+    GroupStarted,
+    HealthTold,
+    JobDecoded,
+    JobFailed,
+    JobFinished,
+    JobStarted,
+    JobStopped,
+    JobView,
+    Lease,
+    RemoveExpired,
+    RunJob,
+    StepDone,
+    SubmitJob,
+)
+from broker.record import Job
+from broker.runs import Runs
+
+# A restarted broker numbers on from far above all that the last one may have published.
+_RESTART_SEQ_GAP = 1_000_000
+
+
+class Dispatcher:
+    """Decides; others carry out.
+
+    Commands are to be carried out in their order, and none that follows a `SaveJob` before that
+    is on disk. `now_s` is a time that never goes back.
+
+    Args:
+        shape: What every group can run.
+        max_queue: Jobs that may wait.
+        job_ttl_s: How long a finished job is kept.
+        restored: What the journal holds, the earliest submission first.
+        now_s: The time of the start.
+    """
+
+    def __init__(
+        self,
+        shape: GroupShape,
+        max_queue: int,
+        job_ttl_s: float,
+        restored: Iterable[Job] = (),
+        now_s: float = 0.0,
+    ) -> None:
+        self._board = Board()
+        self._intake = Intake(self._board, shape, max_queue, job_ttl_s)
+        self._runs = Runs(self._board)
+        self._lives = Lives(self._board, self._runs, shape.world_size)
+        self._told_drained = False
+        for job in restored:
+            self._restore(job, now_s)
+
+    def handle(self, event: Event, now_s: float) -> list[Command]:
+        """Return what is to be done about an event."""
+        self._board.awake.advance(now_s)
+        match event:
+            case SubmitJob() | JobStored() | JobNotStored() | CancelJob() | RemoveExpired():
+                self._intake.handle(event, now_s)
+            case GroupStarted() | GroupReady() | GroupGone() | Beat():
+                self._lives.handle(event, now_s)
+            case StepDone() | JobStarted() | JobDecoded():
+                self._runs.handle(event, now_s)
+            case JobFinished() | JobFailed() | JobStopped():
+                self._runs.handle(event, now_s)
+            case DrainBroker():
+                self._board.draining, self._told_drained = True, False
+            case _:
+                assert_never(event)
+        return self._settle(now_s)
+
+    def tick(self, now_s: float) -> list[Command]:
+        """Return what is to be done because time has passed."""
+        self._board.awake.advance(now_s)
+        self._lives.judge()
+        self._intake.remove_expired(now_s)
+        return self._settle(now_s)
+
+    def jobs(self) -> Iterable[Job]:
+        """Return every job that has not expired, the earliest submission first."""
+        return self._board.jobs
+
+    def groups(self) -> Iterable[Group]:
+        """Return every group that was ever heard of, in its latest life."""
+        return self._board.groups.values()
+
+    def views(self, now_s: float) -> list[JobView]:
+        """Return how every job is, the earliest submission first."""
+        return [self._board.view(job, now_s) for job in self._board.jobs]
+
+    def eta_s(self, job_id: str, now_s: float) -> float | None:
+        """Return in how many seconds a job will have ended; None while nothing tells."""
+        job = self._board.jobs.get(job_id)
+        return None if job is None else self._board.eta_s(job, now_s)
+
+    def health(self) -> HealthTold:
+        """Return how groups and queue are."""
+        return self._board.health()
+
+    def _settle(self, now_s: float) -> list[Command]:
+        """Give free groups their next jobs, then return all that has come up."""
+        if not self._board.draining:
+            for group in self._board.groups.values():
+                self._give_job(group, now_s)
+        self._board.publish_positions(now_s)
+        self._tell_drained()
+        return self._board.take_commands()
+
+    def _give_job(self, group: Group, now_s: float) -> None:
+        if not group.is_free:
+            return
+        job = self._board.jobs.first_waiting(lambda job: group.fits(job.spec))
+        if job is None:
+            return
+        lease = Lease(
+            group=group.name, epoch=group.epoch, job_id=job.job_id, attempt=job.attempt + 1
+        )
+        run = group.runs[job.job_id] = Run(lease, Mark(now_s, Stage.ENCODE))
+        run.expect_start(self._board.awake.now_s)
+        self._board.save(job.leased(lease, now_s), now_s)
+        self._board.emit(ToGroup(group.name, RunJob(lease=lease, spec=job.spec, image=job.image)))
+
+    def _tell_drained(self) -> None:
+        busy = any(group.runs for group in self._board.groups.values())
+        if self._board.draining and not busy and not self._told_drained:
+            self._told_drained = True
+            self._board.emit(TellDrained())
+
+    def _restore(self, job: Job, now_s: float) -> None:
+        # A clock that was set back must not make a job younger than its journal says.
+        seen_s = min(job.updated_at, now_s)
+        if job.state.is_terminal:
+            self._board.jobs.put(msgspec.structs.replace(job, updated_at=seen_s))
+            return
+        self._board.jobs.put(msgspec.structs.replace(job, seq=job.seq + _RESTART_SEQ_GAP))
+        if job.lease is not None:
+            self._lives.adopt(job.lease, now_s)

@@ -1,0 +1,56 @@
+"""What has been told of each job, for those who ask or missed something."""
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+from itertools import islice
+
+from broker.protocol import JobView
+
+_CHANGES_KEPT = 256
+_FINISHED_KEPT_WHOLE = 200
+
+
+class History:
+    """The views of every job that have left the broker: never one that is not yet on disk."""
+
+    def __init__(self, views: Iterable[JobView]) -> None:
+        self._told: dict[str, deque[JobView]] = {}
+        self._finished: OrderedDict[str, None] = OrderedDict()
+        for view in views:
+            self.add(view)
+
+    def add(self, view: JobView) -> None:
+        """Take a view that is about to be told."""
+        self._told.setdefault(view.job_id, deque(maxlen=_CHANGES_KEPT)).append(view)
+        if view.state.is_terminal:
+            self._finished[view.job_id] = None
+            self._shorten_oldest()
+
+    def drop(self, job_id: str) -> None:
+        """Forget a job."""
+        self._told.pop(job_id, None)
+        self._finished.pop(job_id, None)
+
+    def latest(self, job_id: str) -> JobView | None:
+        """Return how a job is; None if it is unknown."""
+        told = self._told.get(job_id)
+        return told[-1] if told else None
+
+    def after(self, job_id: str, seq: int) -> list[JobView]:
+        """Return the changes after `seq` that are still known, at least how the job is now."""
+        told = self._told.get(job_id)
+        if not told:
+            return []
+        return [view for view in told if view.seq > seq] or [told[-1]]
+
+    def newest(self, limit: int) -> list[JobView]:
+        """Return how the latest jobs are, newest first."""
+        return [told[-1] for told in islice(reversed(self._told.values()), limit)]
+
+    def _shorten_oldest(self) -> None:
+        # All changes of every finished job would fill the memory within a busy hour.
+        if len(self._finished) > _FINISHED_KEPT_WHOLE:
+            told = self._told[self._finished.popitem(last=False)[0]]
+            last = told[-1]
+            told.clear()
+            told.append(last)

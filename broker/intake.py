@@ -1,0 +1,151 @@
+"""Requests of the fronts that change something: submit, cancel, remove what has expired."""
+
+import math
+import re
+from typing import assert_never
+
+from broker.board import Board
+from broker.commands import DropJob, JobNotStored, JobStored, Reply, SaveJob, ToGroup
+from broker.job import GroupShape, JobSpec, JobState, SpecError, choose_layout
+from broker.protocol import (
+    CancelJob,
+    CancelRun,
+    ErrorCode,
+    ExpiredRemoved,
+    JobFound,
+    Lease,
+    Refused,
+    RemoveExpired,
+    SubmitJob,
+)
+from broker.record import Job
+
+_RETRY_UNKNOWN_S = 30
+# Both become file names.
+_JOB_ID = re.compile(r"[0-9a-f]{32}")
+_IMAGE = re.compile(r"[0-9a-f]{64}\.png")
+
+Request = SubmitJob | JobStored | JobNotStored | CancelJob | RemoveExpired
+
+
+class Intake:
+    """Takes jobs in and lets them go, on the dispatcher's board."""
+
+    def __init__(self, board: Board, shape: GroupShape, max_queue: int, job_ttl_s: float) -> None:
+        self._board = board
+        self._shape = shape
+        self._max_queue = max_queue
+        self._job_ttl_s = job_ttl_s
+        self._arriving: dict[str, Job] = {}
+
+    def handle(self, request: Request, now_s: float) -> None:
+        """Carry out a request."""
+        match request:
+            case SubmitJob():
+                self._submit(request, now_s)
+            case JobStored():
+                self._board.publish(self._arriving.pop(request.job_id), now_s)
+            case JobNotStored():
+                del self._arriving[request.job_id]
+            case CancelJob():
+                self._cancel(request.job_id, now_s)
+            case RemoveExpired():
+                self._board.emit(Reply(ExpiredRemoved(removed=self.remove_expired(now_s))))
+            case _:
+                assert_never(request)
+
+    def remove_expired(self, now_s: float) -> int:
+        """Let go of the jobs that ended long enough ago; return how many."""
+        jobs = self._board.jobs
+        expired = list(jobs.pop_expired(now_s - self._job_ttl_s))
+        arriving = {job.image for job in self._arriving.values()}
+        for job in expired:
+            needed = jobs.uses_image(job.image) or job.image in arriving
+            self._board.emit(DropJob(job.job_id, None if needed else job.image))
+        return len(expired)
+
+    def _submit(self, message: SubmitJob, now_s: float) -> None:
+        """Ask for a place in the journal; a repeated message is answered as the first was."""
+        known = self._board.jobs.get(message.job_id) or self._arriving.get(message.job_id)
+        if known is None:
+            self._submit_new(message, now_s)
+        elif (known.spec, known.image) != (message.spec, message.image):
+            self._refuse(ErrorCode.INVALID_FIELD, "this id belongs to another job", "job_id")
+        elif message.job_id not in self._arriving:
+            self._board.emit(Reply(JobFound(job=self._board.view(known, now_s))))
+
+    def _submit_new(self, message: SubmitJob, now_s: float) -> None:
+        refusal = _misnamed(message) or self._refusal(message.spec, now_s)
+        if refusal is not None:
+            self._board.emit(Reply(refusal))
+            return
+        job = Job(
+            number=self._board.jobs.take_number(),
+            job_id=message.job_id,
+            spec=message.spec,
+            image=message.image,
+            created_at=now_s,
+            updated_at=now_s,
+        )
+        self._arriving[job.job_id] = job
+        self._board.emit(SaveJob(job))
+
+    def _refusal(self, spec: JobSpec, now_s: float) -> Refused | None:
+        if self._board.draining:
+            return Refused(
+                code=ErrorCode.UNAVAILABLE,
+                message="the server is about to stop and takes no new job",
+                retry_after_s=_RETRY_UNKNOWN_S,
+            )
+        try:
+            choose_layout(spec, self._shape)
+        except SpecError as error:
+            return Refused(
+                code=ErrorCode.UNSUPPORTED_LAYOUT, message=error.message, field=error.field
+            )
+        num_waiting = self._board.jobs.num_waiting + len(self._arriving)
+        if num_waiting < self._max_queue:
+            return None
+        return Refused(
+            code=ErrorCode.QUEUE_FULL,
+            message=f"{num_waiting} jobs wait already; at most {self._max_queue} may",
+            retry_after_s=self._retry_after_s(now_s),
+        )
+
+    def _retry_after_s(self, now_s: float) -> int:
+        next_end_s = self._board.next_end_s(now_s)
+        return _RETRY_UNKNOWN_S if next_end_s is None else max(1, math.ceil(next_end_s))
+
+    def _cancel(self, job_id: str, now_s: float) -> None:
+        job = self._board.jobs.get(job_id)
+        if job is None:
+            self._refuse(ErrorCode.JOB_NOT_FOUND, "no job has this id; it may have expired")
+        elif job.state in (JobState.SUCCEED, JobState.FAILED):
+            self._refuse(ErrorCode.JOB_FINISHED, f"the job has ended as {job.state.value} before")
+        else:
+            if job.state is not JobState.CANCELLED:
+                lease = job.lease
+                job = job.ended(JobState.CANCELLED, now_s)
+                self._board.save(job, now_s)
+                self._cancel_run(lease)
+            self._board.emit(Reply(JobFound(job=self._board.view(job, now_s))))
+
+    def _cancel_run(self, lease: Lease | None) -> None:
+        run = None if lease is None else self._board.find_run(lease)
+        if run is not None:
+            run.cancel(self._board.awake.now_s)
+            self._board.emit(ToGroup(run.lease.group, CancelRun(lease=run.lease)))
+
+    def _refuse(self, code: ErrorCode, message: str, field: str | None = None) -> None:
+        self._board.emit(Reply(Refused(code=code, message=message, field=field)))
+
+
+def _misnamed(message: SubmitJob) -> Refused | None:
+    for field, name, pattern in (
+        ("job_id", message.job_id, _JOB_ID),
+        ("image", message.image, _IMAGE),
+    ):
+        if not pattern.fullmatch(name):
+            found = f"{field} is {name[:80]!r}; expected {pattern.pattern}"
+            return Refused(code=ErrorCode.INVALID_FIELD, message=found, field=field)
+    return None

@@ -1,0 +1,91 @@
+"""Every job the broker holds, the order in which they wait, and when they expire."""
+
+import bisect
+import heapq
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from broker.job import JobState
+from broker.record import Job
+
+
+class JobTable:
+    """The jobs by id, with the waiting ones in the order of their submission.
+
+    A job that comes back to the queue was submitted before all that were never started, so the
+    order of submission alone puts it in front.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, Job] = {}
+        self._waiting: list[tuple[int, str]] = []
+        self._ended: list[tuple[float, str]] = []
+        self._images: Counter[str] = Counter()
+        self._last_number = 0
+
+    def __contains__(self, job_id: str) -> bool:
+        return job_id in self._jobs
+
+    def get(self, job_id: str) -> Job | None:
+        """Return a job; None if it is unknown or has expired."""
+        return self._jobs.get(job_id)
+
+    def __iter__(self) -> Iterator[Job]:
+        """Yield every job, in the order in which they were taken in."""
+        return iter(self._jobs.values())
+
+    def take_number(self) -> int:
+        """Return the next place in the order of submissions."""
+        self._last_number += 1
+        return self._last_number
+
+    def put(self, job: Job) -> None:
+        """Take a new job, or the new version of a known one."""
+        before = self._jobs.get(job.job_id)
+        self._jobs[job.job_id] = job
+        self._last_number = max(self._last_number, job.number)
+        if before is None:
+            self._images[job.image] += 1
+        if before is None or before.state is not job.state:
+            self._leave(before)
+            self._enter(job)
+
+    def waiting(self) -> Iterator[Job]:
+        """Yield the waiting jobs, the next one first."""
+        return (self._jobs[job_id] for _, job_id in self._waiting)
+
+    @property
+    def num_waiting(self) -> int:
+        """How many jobs wait."""
+        return len(self._waiting)
+
+    def first_waiting(self, fits: Callable[[Job], bool]) -> Job | None:
+        """Return the job that has waited longest, of those that fit."""
+        return next((job for job in self.waiting() if fits(job)), None)
+
+    def position(self, job: Job) -> int | None:
+        """Return the place in the queue, 1 for the next job; None if the job does not wait."""
+        if job.state is not JobState.IN_QUEUE:
+            return None
+        return bisect.bisect_left(self._waiting, (job.number, job.job_id)) + 1
+
+    def pop_expired(self, ended_before_s: float) -> Iterator[Job]:
+        """Remove and yield the jobs that ended before a moment."""
+        while self._ended and self._ended[0][0] <= ended_before_s:
+            job = self._jobs.pop(heapq.heappop(self._ended)[1])
+            self._images[job.image] -= 1
+            yield job
+
+    def uses_image(self, image: str) -> bool:
+        """Whether a job still needs the input of this name."""
+        return self._images[image] > 0
+
+    def _leave(self, job: Job | None) -> None:
+        if job is not None and job.state is JobState.IN_QUEUE:
+            self._waiting.remove((job.number, job.job_id))
+
+    def _enter(self, job: Job) -> None:
+        if job.state is JobState.IN_QUEUE:
+            bisect.insort(self._waiting, (job.number, job.job_id))
+        elif job.state.is_terminal:
+            heapq.heappush(self._ended, (job.updated_at, job.job_id))

@@ -1,0 +1,126 @@
+"""Who still works: the beats of a group's ranks, judged by age and by finished work."""
+
+import statistics
+from collections import deque
+from dataclasses import dataclass
+
+from broker.job import Stage
+from broker.protocol import Beat, RankView
+
+BEAT_LIMIT_S = 10.0
+FRESH_S = 5.0
+STEP_LIMIT_S = 60.0
+STEP_LIMIT_MEDIANS = 10
+STAGE_LIMIT_S = {
+    Stage.LOAD: 1800.0,
+    Stage.ENCODE: 60.0,
+    Stage.DECODE: 180.0,
+    Stage.SAVE: 60.0,
+}
+_LONGEST_SLEEP_S = 2.0
+
+
+class AwakeClock:
+    """Time in which the broker could listen.
+
+    A broker that was stopped, or waited for a full disk, must not take its own silence for that of
+    its peers: each look at the clock counts for two seconds at most.
+    """
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self._seen_s: float | None = None
+
+    def advance(self, now_s: float) -> float:
+        """Return the awake time at a moment of the ordinary clock."""
+        if self._seen_s is not None:
+            self.now_s += min(max(now_s - self._seen_s, 0.0), _LONGEST_SLEEP_S)
+        self._seen_s = now_s
+        return self.now_s
+
+
+@dataclass(slots=True)
+class _Heard:
+    beat: Beat
+    at_s: float
+    worked_at_s: float
+
+
+class RankWatch:
+    """The beats of one life of a group; all times are those of an `AwakeClock`."""
+
+    def __init__(self, world_size: int, since_s: float) -> None:
+        self._world_size = world_size
+        self._since_s = since_s
+        self._heard: dict[int, _Heard] = {}
+        self._step_times_s: deque[float] = deque(maxlen=64)
+
+    def hear(self, beat: Beat, awake_s: float) -> None:
+        """Take a beat; a higher count or another stage is finished work."""
+        if not 0 <= beat.rank < self._world_size:
+            return
+        known = self._heard.get(beat.rank)
+        same = (
+            known is not None
+            and known.beat.num_done == beat.num_done
+            and known.beat.stage is beat.stage
+        )
+        worked_at_s = known.worked_at_s if known is not None and same else awake_s
+        self._heard[beat.rank] = _Heard(beat, awake_s, worked_at_s)
+
+    def learn_step(self, step_s: float) -> None:
+        """Take the time of a denoising step, which decides how long the next ones may last."""
+        self._step_times_s.append(step_s)
+
+    def expect_all(self, awake_s: float) -> None:
+        """From now on every rank has to beat, also those not heard so far."""
+        self._since_s = awake_s
+
+    def fault(self, loaded: bool, awake_s: float) -> str | None:
+        """Return what is wrong with the group, for the log; None while it is well."""
+        for rank in range(self._world_size):
+            heard = self._heard.get(rank)
+            if heard is None:
+                limit_s = BEAT_LIMIT_S if loaded else STAGE_LIMIT_S[Stage.LOAD]
+                if awake_s - self._since_s > limit_s:
+                    return f"rank {rank} has sent no beat in {limit_s:g} s"
+                continue
+            if awake_s - heard.at_s > BEAT_LIMIT_S:
+                return f"rank {rank} has sent no beat for {BEAT_LIMIT_S:g} s"
+            limit_s = self._work_limit_s(heard.beat.stage)
+            if awake_s - heard.worked_at_s > limit_s:
+                stage = heard.beat.stage.value
+                return f"rank {rank} has finished nothing in stage {stage} for {limit_s:g} s"
+        return None
+
+    def is_fresh(self, awake_s: float) -> bool:
+        """Whether every rank has been heard a moment ago."""
+        last_s = (
+            self._heard[rank].at_s if rank in self._heard else self._since_s
+            for rank in range(self._world_size)
+        )
+        return all(awake_s - at_s <= FRESH_S for at_s in last_s)
+
+    def views(self, awake_s: float) -> list[RankView]:
+        """Return a row for each rank that has been heard."""
+        return [
+            RankView(
+                rank=rank,
+                pid=heard.beat.pid,
+                device=heard.beat.device,
+                stage=heard.beat.stage,
+                step=heard.beat.step,
+                memory_bytes=heard.beat.memory_bytes,
+                beat_age_s=round(awake_s - heard.at_s, 3),
+            )
+            for rank, heard in sorted(self._heard.items())
+        ]
+
+    def _work_limit_s(self, stage: Stage) -> float:
+        if stage is Stage.IDLE:
+            return float("inf")
+        if stage is not Stage.DENOISE:
+            return STAGE_LIMIT_S[stage]
+        if not self._step_times_s:
+            return STEP_LIMIT_S
+        return max(STEP_LIMIT_S, STEP_LIMIT_MEDIANS * statistics.median(self._step_times_s))

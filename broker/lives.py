@@ -1,0 +1,150 @@
+"""The lives of groups: when one starts, is ready, hangs, and is gone."""
+
+import logging
+from typing import assert_never
+
+from broker.board import Board
+from broker.commands import ToGroup, ToLauncher
+from broker.groups import Group, Run
+from broker.job import Stage
+from broker.liveness import RankWatch
+from broker.progress import Mark
+from broker.protocol import (
+    Beat,
+    CancelRun,
+    GroupGone,
+    GroupReady,
+    GroupStarted,
+    KillGroup,
+    Lease,
+)
+from broker.runs import Runs
+
+logger = logging.getLogger(__name__)
+
+KILL_AGAIN_S = 10.0
+
+LifeReport = GroupStarted | GroupReady | GroupGone | Beat
+
+
+class Lives:
+    """Keeps the board true to what is told of groups, and has those killed that hang.
+
+    Args:
+        board: The dispatcher's board.
+        runs: Takes back the runs of a life that is over.
+        world_size: Ranks of every group.
+    """
+
+    def __init__(self, board: Board, runs: Runs, world_size: int) -> None:
+        self._board = board
+        self._runs = runs
+        self._world_size = world_size
+
+    def handle(self, report: LifeReport, now_s: float) -> None:
+        """Take what a launcher, rank 0 or any rank says about a group."""
+        match report:
+            case GroupStarted():
+                self._meet(report.group, report.epoch, now_s)
+            case GroupReady():
+                self._ready(report, now_s)
+            case GroupGone():
+                self._gone(report, now_s)
+            case Beat():
+                group = self._board.groups.get(report.group)
+                if group is not None and group.epoch == report.epoch:
+                    group.watch.hear(report, self._board.awake.now_s)
+            case _:
+                assert_never(report)
+
+    def adopt(self, lease: Lease, now_s: float) -> None:
+        """Take a lease from the journal: its group may still be running the job."""
+        group = self._board.groups.get(lease.group)
+        if group is None:
+            group = self._add(lease.group, lease.epoch)
+        group.runs[lease.job_id] = Run(lease, Mark(now_s, Stage.ENCODE))
+
+    def judge(self) -> None:
+        """Have every group killed that hangs, and those that should be dead killed again."""
+        awake_s = self._board.awake.now_s
+        for group in self._board.groups.values():
+            if group.gone or not group.registered:
+                continue
+            if group.killed_at_s is None:
+                group.kill_reason = group.fault(awake_s) or ""
+                if group.kill_reason:
+                    self._kill(group, awake_s)
+            elif awake_s - group.killed_at_s > KILL_AGAIN_S:
+                self._kill(group, awake_s)
+
+    def _kill(self, group: Group, awake_s: float) -> None:
+        group.killed_at_s = awake_s
+        logger.error("group %s, epoch %d: %s", group.name, group.epoch, group.kill_reason)
+        message = KillGroup(group=group.name, epoch=group.epoch, reason=group.kill_reason)
+        self._board.emit(ToLauncher(group.name, message))
+
+    def _add(self, name: str, epoch: int) -> Group:
+        known = self._board.groups.get(name)
+        group = Group(
+            name=name,
+            epoch=epoch,
+            watch=RankWatch(self._world_size, self._board.awake.now_s),
+            restarts=0 if known is None else known.restarts + 1,
+        )
+        self._board.groups[name] = group
+        return group
+
+    def _meet(self, name: str, epoch: int, now_s: float) -> Group | None:
+        """Return the group in this life of it; None if that life is over."""
+        group = self._board.groups.get(name)
+        if group is not None and (epoch < group.epoch or (epoch == group.epoch and group.gone)):
+            logger.warning("dropped a report of group %s, epoch %d, which is over", name, epoch)
+            return None
+        if group is None or epoch > group.epoch:
+            if group is not None:
+                self._end_life(group, now_s)
+            group = self._add(name, epoch)
+        if not group.registered:
+            group.registered = True
+            group.watch.expect_all(self._board.awake.now_s)
+        return group
+
+    def _ready(self, report: GroupReady, now_s: float) -> None:
+        group = self._meet(report.group, report.epoch, now_s)
+        if group is None:
+            return
+        awake_s = self._board.awake.now_s
+        if group.shape is None:
+            group.shape = report.shape
+            group.watch.expect_all(awake_s)
+            logger.info("group %s, epoch %d is ready", group.name, group.epoch)
+        for lease in report.running:
+            self._confirm(group, lease, now_s)
+        for run in group.runs.values():
+            if not run.started and run.deadline_s is None:
+                # The group does not know of a run that the journal has given it.
+                run.expect_start(awake_s)
+
+    def _confirm(self, group: Group, lease: Lease, now_s: float) -> None:
+        run = group.find(lease)
+        if run is not None:
+            run.start(now_s)
+        elif (lease.group, lease.epoch) == (group.name, group.epoch):
+            # It was cancelled, or given up, while the broker was away.
+            logger.warning("group %s still runs job %s; stopping it", group.name, lease.job_id)
+            run = group.runs[lease.job_id] = Run(lease, Mark(now_s, Stage.ENCODE), started=True)
+            run.cancel(self._board.awake.now_s)
+            self._board.emit(ToGroup(group.name, CancelRun(lease=lease)))
+
+    def _gone(self, report: GroupGone, now_s: float) -> None:
+        group = self._meet(report.group, report.epoch, now_s)
+        if group is not None:
+            logger.warning("group %s, epoch %d is gone: %s", group.name, group.epoch, report.reason)
+            self._end_life(group, now_s)
+
+    def _end_life(self, group: Group, now_s: float) -> None:
+        """Take back every run of a group of which no process is left."""
+        group.gone = True
+        runs, group.runs = list(group.runs.values()), {}
+        for run in runs:
+            self._runs.lose(run, now_s)

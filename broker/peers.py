@@ -1,0 +1,61 @@
+"""Which peer on the `groups` socket speaks for which group."""
+
+import logging
+
+from broker.protocol import DrainBroker, GroupGone, GroupReady, GroupReport, GroupStarted
+
+logger = logging.getLogger(__name__)
+
+
+class Peers:
+    """The identities of rank 0 and of the launcher of each group, as they registered."""
+
+    def __init__(self) -> None:
+        self._ranks: dict[str, tuple[int, bytes]] = {}
+        self._launchers: dict[str, tuple[int, bytes]] = {}
+        self._drainers: set[bytes] = set()
+
+    def rank(self, group: str) -> bytes | None:
+        """Return the identity of a group's rank 0."""
+        return self._ranks.get(group, (0, None))[1]
+
+    def launcher(self, group: str) -> bytes | None:
+        """Return the identity of a group's launcher."""
+        return self._launchers.get(group, (0, None))[1]
+
+    def drainers(self) -> list[bytes]:
+        """Return the identities of those who wait until nothing runs."""
+        return sorted(self._drainers)
+
+    def knows(self, identity: bytes) -> bool:
+        """Whether a peer has registered since the broker was started."""
+        registered = [*self._ranks.values(), *self._launchers.values()]
+        return any(identity == known for _, known in registered)
+
+    def admit(self, identity: bytes, report: GroupReport) -> bool:
+        """Return whether a peer may say this; a registration makes it the one who may.
+
+        A report of a peer that is not registered passes: the broker may be new, and the lease in
+        the report tells more than the identity does.
+        """
+        match report:
+            case GroupStarted():
+                return _claim(self._launchers, identity, report.group, report.epoch)
+            case GroupReady():
+                return _claim(self._ranks, identity, report.group, report.epoch)
+            case GroupGone():
+                return self.launcher(report.group) in (None, identity)
+            case DrainBroker():
+                self._drainers.add(identity)
+                return True
+            case _:
+                return self.rank(report.lease.group) in (None, identity)
+
+
+def _claim(owners: dict[str, tuple[int, bytes]], identity: bytes, group: str, epoch: int) -> bool:
+    """Make a peer the owner of a group's life, unless another one is, or a later life began."""
+    owner_epoch, owner = owners.get(group, (epoch, identity))
+    if epoch < owner_epoch or (epoch == owner_epoch and owner != identity):
+        return False
+    owners[group] = (epoch, identity)
+    return True

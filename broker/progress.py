@@ -1,0 +1,86 @@
+"""How far a job is, and how long it will still take: learned from the steps of earlier runs."""
+
+from dataclasses import dataclass
+
+from broker.job import JobSpec, Stage
+from broker.protocol import StepDone
+
+RUN_STAGES = (Stage.ENCODE, Stage.DENOISE, Stage.DECODE, Stage.SAVE)
+_SHARE = {Stage.ENCODE: 0.05, Stage.DENOISE: 0.85, Stage.DECODE: 0.08, Stage.SAVE: 0.02}
+_WEIGHT_OF_NEWEST = 0.3
+
+
+def fraction_done(stage: Stage, step: int, num_steps: int) -> float:
+    """Return which part of a run, 0 to 1, is over once a step of a stage is."""
+    before = sum(_SHARE[earlier] for earlier in RUN_STAGES[: RUN_STAGES.index(stage)])
+    return min(1.0, before + _SHARE[stage] * min(step / max(num_steps, 1), 1.0))
+
+
+@dataclass(slots=True)
+class Mark:
+    """A moment of a run: a stage, the part of it that is over, and when that was so."""
+
+    at_s: float
+    stage: Stage
+    done: float = 0.0
+
+
+class Pace:
+    """Seconds that each stage takes per unit of work, as a moving average.
+
+    Jobs of all sizes teach one average, hence the unit: pixels of the whole clip, times the
+    guidance branches and steps where they count.
+    """
+
+    def __init__(self) -> None:
+        self._rates: dict[Stage, float] = {}
+
+    def learn(self, spec: JobSpec, mark: Mark, report: StepDone, now_s: float) -> Mark:
+        """Return the mark after a step, and keep how long it took if the mark tells."""
+        done = min(report.step / max(report.num_steps, 1), 1.0)
+        if mark.stage is report.stage and done > mark.done:
+            self.keep(spec, report.stage, (now_s - mark.at_s) / (done - mark.done))
+        if done < 1.0 or report.stage is Stage.SAVE:
+            return Mark(now_s, report.stage, done)
+        return Mark(now_s, RUN_STAGES[RUN_STAGES.index(report.stage) + 1])
+
+    def step_s(self, mark: Mark, report: StepDone, now_s: float) -> float | None:
+        """Return how long one step took; None if the mark does not tell."""
+        num_steps = report.step - mark.done * report.num_steps
+        if mark.stage is not report.stage or num_steps < 0.5:
+            return None
+        return (now_s - mark.at_s) / num_steps
+
+    def keep(self, spec: JobSpec, stage: Stage, stage_s: float) -> None:
+        """Take the time of a whole stage into the average."""
+        rate = stage_s / _work(spec, stage)
+        known = self._rates.get(stage)
+        self._rates[stage] = rate if known is None else known + _WEIGHT_OF_NEWEST * (rate - known)
+
+    def run_s(self, spec: JobSpec) -> float | None:
+        """Return how long a whole run takes; None while no run has taught it."""
+        return self._sum_s(spec, RUN_STAGES)
+
+    def remaining_s(self, spec: JobSpec, mark: Mark, now_s: float) -> float | None:
+        """Return how long the rest of a run takes from now; None while nothing is known."""
+        later = self._sum_s(spec, RUN_STAGES[RUN_STAGES.index(mark.stage) :])
+        if later is None:
+            return None
+        return max(0.0, later - mark.done * self._stage_s(spec, mark.stage) - (now_s - mark.at_s))
+
+    def _sum_s(self, spec: JobSpec, stages: tuple[Stage, ...]) -> float | None:
+        if Stage.DENOISE in stages and Stage.DENOISE not in self._rates:
+            return None
+        return sum(self._stage_s(spec, stage) for stage in stages)
+
+    def _stage_s(self, spec: JobSpec, stage: Stage) -> float:
+        return self._rates.get(stage, 0.0) * _work(spec, stage)
+
+
+def _work(spec: JobSpec, stage: Stage) -> float:
+    if stage is Stage.ENCODE:
+        return 1.0
+    clip_px = spec.width_px * spec.height_px * spec.num_model_frames
+    if stage is Stage.DENOISE:
+        return float(clip_px * spec.infer_steps * (2 if spec.guidance_scale > 1.0 else 1))
+    return float(clip_px)

@@ -1,0 +1,84 @@
+"""A job as the broker holds it: what the journal keeps, and where its run is."""
+
+from typing import Any
+
+import msgspec
+
+from broker.errors import IllegalMoveError
+from broker.job import TRANSITIONS, JobSpec, JobState, Stage
+from broker.protocol import ErrorCode, JobView, Lease
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """One job at one moment; every change makes a new one with a higher `seq`."""
+
+    number: int
+    """Rises with each submission: the order of the queue, also for a job that comes back."""
+    job_id: str
+    spec: JobSpec
+    image: str
+    created_at: float
+    updated_at: float
+    state: JobState = JobState.IN_QUEUE
+    attempt: int = 0
+    """Number of the latest attempt; a planned stop takes it back."""
+    lease: Lease | None = None
+    """Who runs it, exactly while the state is `InProgress`."""
+    seq: int = 1
+    progress: float = 0.0
+    reason: str | None = None
+    error_code: ErrorCode | None = None
+    video: str | None = None
+
+    stage: Stage | None = None
+    step: int = 0
+    num_steps: int = 0
+    """Where the run is; not in the journal, since the next step tells it again."""
+
+    def moved(self, state: JobState, now_s: float, **changes: Any) -> "Job":
+        """Return the job in another state.
+
+        Raises:
+            IllegalMoveError: If no such transition exists.
+        """
+        if state not in TRANSITIONS[self.state]:
+            raise IllegalMoveError(f"job {self.job_id} cannot go from {self.state} to {state}")
+        return self.changed(now_s, state=state, **changes)
+
+    def leased(self, lease: Lease, now_s: float) -> "Job":
+        """Return the job as one that a group runs."""
+        return self.moved(JobState.IN_PROGRESS, now_s, lease=lease, attempt=lease.attempt)
+
+    def queued_again(self, now_s: float, attempt: int) -> "Job":
+        """Return the job as one that waits, with the attempts that count."""
+        return self.moved(
+            JobState.IN_QUEUE, now_s, lease=None, attempt=attempt, stage=None, step=0, num_steps=0
+        )
+
+    def ended(self, state: JobState, now_s: float, **changes: Any) -> "Job":
+        """Return the job in a state for good."""
+        return self.moved(state, now_s, lease=None, stage=None, **changes)
+
+    def changed(self, now_s: float, **changes: Any) -> "Job":
+        """Return the job with some fields changed, and a `seq` that says so."""
+        return msgspec.structs.replace(self, seq=self.seq + 1, updated_at=now_s, **changes)
+
+    def view(self, queue_position: int | None = None, eta_s: float | None = None) -> JobView:
+        """Return what clients may know."""
+        return JobView(
+            job_id=self.job_id,
+            seq=self.seq,
+            state=self.state,
+            progress=self.progress,
+            created_at=self.created_at,
+            updated_at=self.updated_at,
+            attempt=self.attempt,
+            stage=self.stage,
+            step=self.step,
+            num_steps=self.num_steps,
+            eta_s=eta_s,
+            queue_position=queue_position,
+            reason=self.reason,
+            error_code=self.error_code,
+            video=self.video,
+        )

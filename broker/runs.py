@@ -1,0 +1,144 @@
+"""How runs go: what rank 0 reports of an attempt, and what becomes of its job."""
+
+import logging
+from typing import assert_never
+
+from broker.board import Board
+from broker.commands import DropVideo
+from broker.groups import Run
+from broker.job import JobState, Stage
+from broker.progress import RUN_STAGES, fraction_done
+from broker.protocol import (
+    ErrorCode,
+    JobDecoded,
+    JobFailed,
+    JobFinished,
+    JobStarted,
+    JobStopped,
+    StepDone,
+)
+from broker.record import Job
+
+logger = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 3
+_MAX_REASON_CHARS = 500
+
+RunEnd = JobFinished | JobFailed | JobStopped
+RunReport = JobStarted | JobDecoded | StepDone | RunEnd
+
+
+class Runs:
+    """Keeps the board true to what groups report of their runs."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+
+    def handle(self, report: RunReport, now_s: float) -> None:
+        """Take a report; drop it if its lease is not, or no longer, in force."""
+        run = self._board.find_run(report.lease)
+        if run is None:
+            logger.warning("dropped %s: no such lease: %s", type(report).__name__, report.lease)
+            return
+        match report:
+            case JobStarted():
+                self._started(run, now_s)
+            case JobDecoded():
+                self._decoded(run, now_s)
+            case StepDone():
+                self._step_done(run, report, now_s)
+            case JobFinished() | JobFailed() | JobStopped():
+                self._ended(run, report, now_s)
+            case _:
+                assert_never(report)
+
+    def lose(self, run: Run, now_s: float) -> None:
+        """Take back a run that its group will not finish: the group is dead."""
+        job = self._job_of(run)
+        if job is None:
+            return
+        if self._board.draining:
+            self._give_back(job, now_s)
+        else:
+            self._retry(job, ErrorCode.GROUP_LOST, "the ranks died or hung during the run", now_s)
+
+    def _started(self, run: Run, now_s: float) -> None:
+        job = self._job_of(run)
+        if job is not None and not run.started:
+            self._board.publish(job.changed(now_s, stage=Stage.ENCODE), now_s)
+        run.start(now_s)
+
+    def _decoded(self, run: Run, now_s: float) -> None:
+        run.decode(now_s, self._board.awake.now_s)
+        self._advance(run, Stage.SAVE, 0, 1, now_s)
+
+    def _step_done(self, run: Run, report: StepDone, now_s: float) -> None:
+        # Steps come on another socket than reports: one may be overtaken by `JobDecoded`.
+        job = self._job_of(run)
+        late = run.decoded and report.stage is not Stage.SAVE
+        if job is None or late or report.stage not in RUN_STAGES:
+            return
+        step_s = self._board.pace.step_s(run.mark, report, now_s)
+        if step_s is not None and report.stage is Stage.DENOISE:
+            self._board.groups[run.lease.group].watch.learn_step(step_s)
+        run.mark = self._board.pace.learn(job.spec, run.mark, report, now_s)
+        if run.decoded:
+            run.decode(now_s, self._board.awake.now_s)
+        self._advance(run, report.stage, report.step, report.num_steps, now_s)
+
+    def _advance(self, run: Run, stage: Stage, step: int, num_steps: int, now_s: float) -> None:
+        job = self._job_of(run)
+        if job is not None:
+            progress = max(job.progress, fraction_done(stage, step, num_steps))
+            changes = {"stage": stage, "step": step, "num_steps": num_steps, "progress": progress}
+            self._board.publish(job.changed(now_s, **changes), now_s)
+
+    def _ended(self, run: Run, report: RunEnd, now_s: float) -> None:
+        group = self._board.groups[run.lease.group]
+        del group.runs[run.lease.job_id]
+        if isinstance(report, JobStopped) and not run.cancelled:
+            group.leaving = True
+        job = self._job_of(run)
+        if job is not None:
+            self._settle(job, run, report, now_s)
+        elif isinstance(report, JobFinished):
+            self._board.emit(DropVideo(run.lease.job_id))
+
+    def _settle(self, job: Job, run: Run, report: RunEnd, now_s: float) -> None:
+        match report:
+            case JobFinished():
+                if run.decoded and run.mark.done == 0.0:
+                    self._board.pace.keep(job.spec, Stage.SAVE, now_s - run.mark.at_s)
+                done = job.ended(JobState.SUCCEED, now_s, progress=1.0, video=report.video)
+                self._board.save(done, now_s)
+            case JobFailed():
+                reason = report.reason[:_MAX_REASON_CHARS]
+                if report.retry:
+                    self._retry(job, report.code, reason, now_s)
+                else:
+                    self._fail(job, report.code, reason, now_s)
+            case JobStopped():
+                self._give_back(job, now_s)
+            case _:
+                assert_never(report)
+
+    def _retry(self, job: Job, code: ErrorCode, reason: str, now_s: float) -> None:
+        if job.attempt < MAX_ATTEMPTS:
+            logger.warning("job %s: attempt %d lost: %s", job.job_id, job.attempt, reason)
+            self._board.save(job.queued_again(now_s, job.attempt), now_s)
+        else:
+            self._fail(job, code, f"{reason} ({MAX_ATTEMPTS} attempts)", now_s)
+
+    def _fail(self, job: Job, code: ErrorCode, reason: str, now_s: float) -> None:
+        logger.error("job %s failed: %s", job.job_id, reason)
+        failed = job.ended(JobState.FAILED, now_s, error_code=code, reason=reason)
+        self._board.save(failed, now_s)
+
+    def _give_back(self, job: Job, now_s: float) -> None:
+        """Return a job to the queue as if the attempt, ended as planned, had not been."""
+        self._board.save(job.queued_again(now_s, job.attempt - 1), now_s)
+
+    def _job_of(self, run: Run) -> Job | None:
+        """Return the job of a run; None if it has been cancelled, whatever the run does now."""
+        job = self._board.jobs.get(run.lease.job_id)
+        return job if job is not None and job.lease == run.lease else None

@@ -1,0 +1,247 @@
+"""The broker's sockets: what comes in goes to the worker, what it decides goes out."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import assert_never
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from broker import child
+from broker.commands import Command, DropJob, Publish, Reply, TellDrained, ToGroup, ToLauncher
+from broker.config import BrokerConfig
+from broker.dispatch import Dispatcher
+from broker.files import StateDir
+from broker.history import History
+from broker.journal import Journal
+from broker.peers import Peers
+from broker.protocol import (
+    CancelJob,
+    Drained,
+    ErrorCode,
+    FrontReply,
+    GetHealth,
+    GetJob,
+    GroupCommand,
+    JobFound,
+    JobHistory,
+    JobsListed,
+    ListJobs,
+    ProtocolError,
+    Refused,
+    RemoveExpired,
+    Reregister,
+    SubmitJob,
+    WatchJob,
+    front_replies,
+    front_requests,
+    group_commands,
+    group_reports,
+    job_events,
+    rank_beats,
+)
+from broker.sockets import bind_router, bind_sub, bind_xpub
+from broker.worker import STORAGE_FULL, Client, Worker
+
+logger = logging.getLogger(__name__)
+
+TICK_S = 1.0
+_MAX_LISTED = 1000
+_UNKNOWN_JOB = Refused(
+    code=ErrorCode.JOB_NOT_FOUND, message="no job has this id; it may have expired"
+)
+
+
+class SteadyClock:
+    """Seconds since 1970 that never jump: the time of the start, counted on by a steady clock."""
+
+    def __init__(self) -> None:
+        self._offset_s = time.time() - time.monotonic()
+
+    def __call__(self) -> float:
+        """Return the time now."""
+        return self._offset_s + time.monotonic()
+
+
+class Broker:
+    """One broker on its four sockets; to be made inside a running event loop.
+
+    Args:
+        config: Addresses and limits.
+        state_dir: The locked state directory.
+        journal: The open journal in it.
+    """
+
+    def __init__(self, config: BrokerConfig, state_dir: StateDir, journal: Journal) -> None:
+        self._config = config
+        self._clock = SteadyClock()
+        jobs = journal.load()
+        state_dir.sweep(jobs)
+        now_s = self._clock()
+        journal.forget_history(now_s)
+        self._dispatcher = Dispatcher(config.shape, config.max_queue, config.job_ttl_s, jobs, now_s)
+        self._history = History(self._dispatcher.views(now_s))
+        self._peers = Peers()
+        self._worker = Worker(self._dispatcher, journal, state_dir, self._carry_out, self._clock)
+        self._context = zmq.asyncio.Context()
+        self._requests = self._context.socket(zmq.ROUTER)
+        self._groups = self._context.socket(zmq.ROUTER)
+        self._beats = self._context.socket(zmq.SUB)
+        self._events = self._context.socket(zmq.XPUB)
+
+    async def run(self) -> None:
+        """Serve until `stop` is called.
+
+        Raises:
+            JournalError: If the journal cannot be trusted any more.
+        """
+        try:
+            self._bind()
+            child.report(self._config.ready_fd, "ready")
+            logger.info("ready")
+            await self._serve()
+        finally:
+            # What was sent last gets a moment to leave.
+            self._context.destroy(linger=1000)
+
+    async def stop(self) -> None:
+        """Have `run` return once all that has arrived is done."""
+        await self._worker.stop()
+
+    def _bind(self) -> None:
+        addresses = self._config.addresses
+        bind_router(self._requests, addresses.requests)
+        bind_router(self._groups, addresses.groups)
+        bind_sub(self._beats, addresses.beats)
+        bind_xpub(self._events, addresses.events)
+
+    async def _serve(self) -> None:
+        # No receive is ever cancelled while its message matters: that would lose messages.
+        tasks = [
+            asyncio.create_task(self._worker.run()),
+            asyncio.create_task(self._tick()),
+            asyncio.create_task(_read(self._requests, self._on_request)),
+            asyncio.create_task(_read(self._groups, self._on_report)),
+            asyncio.create_task(_read(self._beats, self._on_beat)),
+            asyncio.create_task(_read(self._events, _ignore)),
+        ]
+        try:
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            if not self._worker.is_full:
+                await self._worker.put(None)
+
+    # --- what comes in ---------------------------------------------------------------------------
+
+    async def _on_request(self, parts: list[bytes]) -> None:
+        if len(parts) < 2:
+            raise ProtocolError(f"expected a correlation id, found {len(parts)} parts")
+        client = Client(parts[0], parts[1])
+        request = front_requests.decode(parts[2:])
+        match request:
+            case SubmitJob() if self._worker.is_full:
+                await self._answer(client, STORAGE_FULL)
+            case SubmitJob() | CancelJob() | RemoveExpired():
+                await self._worker.put(request, client)
+            case GetJob():
+                await self._answer(client, self._job_found(request.job_id))
+            case WatchJob():
+                jobs = self._history.after(request.job_id, request.after_seq)
+                await self._answer(client, JobHistory(jobs=jobs) if jobs else _UNKNOWN_JOB)
+            case ListJobs():
+                limit = min(max(request.limit, 0), _MAX_LISTED)
+                await self._answer(client, JobsListed(jobs=self._history.newest(limit)))
+            case GetHealth():
+                await self._answer(client, self._dispatcher.health())
+            case _:
+                assert_never(request)
+
+    def _job_found(self, job_id: str) -> FrontReply:
+        view = self._history.latest(job_id)
+        if view is None:
+            return _UNKNOWN_JOB
+        eta_s = None if view.state.is_terminal else self._dispatcher.eta_s(job_id, self._clock())
+        return JobFound(job=msgspec.structs.replace(view, eta_s=eta_s))
+
+    async def _on_report(self, parts: list[bytes]) -> None:
+        identity, report = parts[0], group_reports.decode(parts[1:])
+        if not self._peers.admit(identity, report):
+            logger.warning("dropped %s of a peer that may not say it", type(report).__name__)
+            return
+        if not self._peers.knows(identity):
+            await self._command(identity, Reregister())
+        await self._worker.put(report)
+
+    async def _on_beat(self, parts: list[bytes]) -> None:
+        beat = rank_beats.decode(parts)
+        # Nothing can be decided while the disk is full, and beats are soon stale.
+        if not self._worker.is_full:
+            await self._worker.put(beat)
+
+    # --- what goes out ---------------------------------------------------------------------------
+
+    async def _carry_out(self, command: Command, client: Client | None) -> None:
+        match command:
+            case Reply():
+                assert client is not None, "a reply to nobody"
+                await self._answer(client, command.message)
+            case Publish():
+                self._history.add(command.view)
+                topic = command.view.job_id.encode()
+                await self._events.send_multipart([topic, *job_events.encode(command.view)])
+            case DropJob():
+                self._history.drop(command.job_id)
+            case ToGroup():
+                await self._command(self._peers.rank(command.group), command.message)
+            case ToLauncher():
+                await self._command(self._peers.launcher(command.group), command.message)
+            case TellDrained():
+                for identity in self._peers.drainers():
+                    await self._command(identity, Drained())
+            case _:
+                raise AssertionError(f"not to be sent: {command}")
+
+    async def _answer(self, client: Client, reply: FrontReply) -> None:
+        await _send(self._requests, [*client, *front_replies.encode(reply)], reply)
+
+    async def _command(self, identity: bytes | None, command: GroupCommand) -> None:
+        if identity is None:
+            logger.warning("nobody is there for %s", type(command).__name__)
+            return
+        await _send(self._groups, [identity, *group_commands.encode(command)], command)
+
+
+async def _read(
+    socket: zmq.asyncio.Socket, handle: Callable[[list[bytes]], Awaitable[None]]
+) -> None:
+    """Hand over each message of a socket; one that cannot be decoded ends nothing."""
+    while True:
+        parts = await socket.recv_multipart()
+        try:
+            await handle(parts)
+        except ProtocolError as error:
+            logger.warning("dropped a message: %s", error)
+
+
+async def _ignore(parts: list[bytes]) -> None:
+    """Take a subscription off its socket, which has served it already."""
+
+
+async def _send(socket: zmq.asyncio.Socket, parts: list[bytes], message: object) -> None:
+    """Send to one peer at once or not at all: a peer that is gone must not hold up the rest."""
+    try:
+        await socket.send_multipart(parts, flags=zmq.NOBLOCK)
+    except zmq.ZMQError as error:
+        logger.warning("could not send %s: %s", type(message).__name__, error)

@@ -1,0 +1,203 @@
+"""The one place where events become facts: dispatcher, then journal, then the world."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+from broker.commands import (
+    Command,
+    DropJob,
+    DropVideo,
+    Event,
+    JobNotStored,
+    JobStored,
+    Reply,
+    SaveJob,
+)
+from broker.dispatch import Dispatcher
+from broker.errors import JournalFullError
+from broker.files import StateDir
+from broker.journal import Journal
+from broker.protocol import ErrorCode, Refused, SubmitJob
+from broker.record import Job
+
+logger = logging.getLogger(__name__)
+
+FULL_RETRY_S = 1.0
+STORAGE_FULL = Refused(
+    code=ErrorCode.STORAGE_FULL,
+    message="the server's disk is full; nothing was accepted",
+    retry_after_s=30,
+)
+_NO_INPUT = Refused(
+    code=ErrorCode.UNAVAILABLE,
+    message="the image has been removed meanwhile; send it again",
+    retry_after_s=1,
+)
+_INBOX_SIZE = 1000
+
+Result = TypeVar("Result")
+
+
+class Client(NamedTuple):
+    """Who waits for an answer, and to which of its requests."""
+
+    identity: bytes
+    correlation: bytes
+
+
+class Envelope(NamedTuple):
+    """An event on its way to the dispatcher; no event is a tick of the clock."""
+
+    event: Event | None
+    client: Client | None = None
+
+
+_Task = tuple[Command, Client | None]
+
+
+class Worker:
+    """Handles what arrived together as one: two transactions at most, then all that follows.
+
+    Args:
+        dispatcher: Decides.
+        journal: Remembers; used by a thread of its own.
+        state_dir: Holds the files of jobs.
+        carry_out: Sends what the dispatcher wants sent, once all before it is on disk; a reply
+            to the client that it is given.
+        clock: A time that never goes back.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        journal: Journal,
+        state_dir: StateDir,
+        carry_out: Callable[[Command, Client | None], Awaitable[None]],
+        clock: Callable[[], float],
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._journal = journal
+        self._state_dir = state_dir
+        self._carry_out = carry_out
+        self._clock = clock
+        self._inbox: asyncio.Queue[Envelope | None] = asyncio.Queue(_INBOX_SIZE)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._stopping = False
+        self.is_full = False
+        """Whether the disk is full, so that nothing can be accepted."""
+
+    async def put(self, event: Event | None, client: Client | None = None) -> None:
+        """Hand over an event; waits while too many wait already."""
+        await self._inbox.put(Envelope(event, client))
+
+    async def stop(self) -> None:
+        """Have `run` return once all that was handed over before is done."""
+        self._stopping = True
+        await self._inbox.put(None)
+
+    async def run(self) -> None:
+        """Work until told to stop.
+
+        Raises:
+            JournalError: If the journal cannot be trusted any more.
+        """
+        with self._thread:
+            while True:
+                batch = [await self._inbox.get()]
+                while not self._inbox.empty():
+                    batch.append(self._inbox.get_nowait())
+                await self._work([envelope for envelope in batch if envelope is not None])
+                if None in batch:
+                    return
+
+    async def _work(self, batch: Sequence[Envelope]) -> None:
+        submits = [item for item in batch if isinstance(item.event, SubmitJob)]
+        others = [item for item in batch if not isinstance(item.event, SubmitJob)]
+        tasks = await self._take_in(submits)
+        for envelope in others:
+            tasks += [(command, envelope.client) for command in self._decide(envelope.event)]
+        await self._store([command for command, _ in tasks])
+        for command, client in tasks:
+            await self._finish(command, client)
+
+    def _decide(self, event: Event | None) -> list[Command]:
+        if event is None:
+            return self._dispatcher.tick(self._clock())
+        return self._dispatcher.handle(event, self._clock())
+
+    async def _take_in(self, submits: Sequence[Envelope]) -> list[_Task]:
+        """Write the new jobs on their own, so that a full disk refuses them and nothing else."""
+        tasks: list[_Task] = []
+        new: list[Job] = []
+        undecided: list[Envelope] = []
+        for envelope in submits:
+            commands = self._decide(envelope.event)
+            new += [command.job for command in commands if isinstance(command, SaveJob)]
+            tasks += [(item, envelope.client) for item in commands if not isinstance(item, SaveJob)]
+            if not any(isinstance(command, Reply) for command in commands):
+                undecided.append(envelope)
+        refused = await self._write_new(new)
+        for job in new:
+            event = (JobNotStored if job.job_id in refused else JobStored)(job.job_id)
+            tasks += [(command, None) for command in self._decide(event)]
+        for envelope in undecided:
+            assert isinstance(envelope.event, SubmitJob)
+            refusal = refused.get(envelope.event.job_id)
+            answers = [Reply(refusal)] if refusal else self._decide(envelope.event)
+            tasks += [(command, envelope.client) for command in answers]
+        return tasks
+
+    async def _write_new(self, jobs: Sequence[Job]) -> dict[str, Refused]:
+        """Write new jobs; return those that are not in the journal now, with the reason."""
+        refused = {
+            job.job_id: _NO_INPUT for job in jobs if not self._state_dir.has_input(job.image)
+        }
+        stored = [job for job in jobs if job.job_id not in refused]
+        try:
+            if stored:
+                await self._in_thread(lambda: self._journal.write(stored))
+        except JournalFullError as error:
+            logger.error("refused %d jobs: %s", len(stored), error)
+            refused |= {job.job_id: STORAGE_FULL for job in stored}
+        return refused
+
+    async def _store(self, commands: Sequence[Command]) -> None:
+        """Write what has been decided; on a full disk try until there is room."""
+        saved = [command.job for command in commands if isinstance(command, SaveJob)]
+        dropped = [command.job_id for command in commands if isinstance(command, DropJob)]
+        while saved or dropped:
+            try:
+                await self._in_thread(lambda: self._journal.write(saved, dropped))
+            except JournalFullError as error:
+                if self._stopping:
+                    raise
+                if not self.is_full:
+                    logger.error("waiting for room on the disk: %s", error)
+                self.is_full = True
+                await asyncio.sleep(FULL_RETRY_S)
+            else:
+                break
+        if self.is_full:
+            logger.warning("there is room on the disk again")
+            self.is_full = False
+
+    async def _finish(self, command: Command, client: Client | None) -> None:
+        match command:
+            case SaveJob():
+                return
+            case DropJob():
+                await self._in_thread(
+                    lambda: self._state_dir.remove_job(command.job_id, command.image)
+                )
+            case DropVideo():
+                await self._in_thread(lambda: self._state_dir.remove_video(command.job_id))
+                return
+            case _:
+                pass
+        await self._carry_out(command, client)
+
+    async def _in_thread(self, work: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -1,0 +1,178 @@
+"""Starts brokers for tests, and speaks to them as a front does."""
+
+import asyncio
+import os
+import secrets
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from broker.config import BrokerConfig
+from broker.job import GroupShape, JobSpec, JobState
+from broker.protocol import (
+    FrontReply,
+    FrontRequest,
+    GetJob,
+    JobFound,
+    JobView,
+    SubmitJob,
+    front_replies,
+    front_requests,
+    job_events,
+)
+from broker.sockets import Addresses, connect_dealer, connect_sub
+
+SHAPE = GroupShape(world_size=8, num_heads=8)
+SPEC = JobSpec(prompt="a cat walks over the grass", image_size="128*128", infer_steps=20)
+IMAGE = f"{0:064x}.png"
+LIMIT_S = 20.0
+
+
+def new_job_id() -> str:
+    return secrets.token_hex(16)
+
+
+def broker_config(state_dir: Path, **changes: object) -> BrokerConfig:
+    run_dir = state_dir / "run"
+    run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    config = BrokerConfig(
+        state_dir=str(state_dir),
+        addresses=Addresses.in_folder(run_dir),
+        shape=SHAPE,
+        parent_pid=os.getpid(),
+    )
+    return msgspec.structs.replace(config, **changes)
+
+
+class BrokerProcess:
+    """A broker as the launcher starts it: `python -m broker`, with a pipe for its `ready`."""
+
+    def __init__(self, config: BrokerConfig) -> None:
+        self.config = config
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def process(self) -> asyncio.subprocess.Process:
+        assert self._process is not None, "not started"
+        return self._process
+
+    async def start(self) -> None:
+        """Start it and wait until it is ready."""
+        listen_fd, ready_fd = os.pipe()
+        try:
+            await self.spawn(ready_fd)
+            os.close(ready_fd)
+            line = await asyncio.wait_for(asyncio.to_thread(os.read, listen_fd, 64), LIMIT_S)
+            assert line == b"ready\n", f"the broker ended with {await self.process.wait()}"
+        finally:
+            os.close(listen_fd)
+
+    async def spawn(self, ready_fd: int | None = None) -> None:
+        """Start it and wait for nothing."""
+        config = msgspec.structs.replace(self.config, ready_fd=ready_fd)
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "broker",
+            msgspec.json.encode(config).decode(),
+            pass_fds=() if ready_fd is None else (ready_fd,),
+            stderr=asyncio.subprocess.PIPE if ready_fd is None else None,
+        )
+
+    async def kill(self) -> None:
+        """End it as a crash does."""
+        self.process.kill()
+        await self.process.wait()
+
+    async def stop(self) -> int:
+        """Ask it to end; return its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(LIMIT_S):
+            return await self.process.wait()
+
+
+@asynccontextmanager
+async def running_broker(config: BrokerConfig) -> AsyncIterator[BrokerProcess]:
+    """Run a broker as a process for the length of a test."""
+    broker = BrokerProcess(config)
+    await broker.start()
+    try:
+        yield broker
+    finally:
+        if broker.process.returncode is None:
+            await broker.kill()
+
+
+class Front:
+    """A client of the broker's `requests` and `events` sockets."""
+
+    def __init__(self, config: BrokerConfig) -> None:
+        self._inputs = Path(config.state_dir) / "inputs"
+        self._context = zmq.asyncio.Context()
+        self.requests = self._context.socket(zmq.DEALER)
+        self.events = self._context.socket(zmq.SUB)
+        connect_dealer(self.requests, config.addresses.requests, "front")
+        connect_sub(self.events, config.addresses.events)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._context.destroy(linger=0)
+
+    async def ask(self, request: FrontRequest) -> FrontReply:
+        """Return the answer to a request."""
+        correlation = secrets.token_bytes(8)
+        async with asyncio.timeout(LIMIT_S):
+            await self.requests.send_multipart([correlation, *front_requests.encode(request)])
+            while True:
+                found, *parts = await self.requests.recv_multipart()
+                if found == correlation:
+                    return front_replies.decode(parts)
+
+    async def submit(
+        self, spec: JobSpec = SPEC, job_id: str | None = None, image: str = IMAGE
+    ) -> FrontReply:
+        """Store an image and submit a job."""
+        self._inputs.mkdir(parents=True, exist_ok=True)
+        (self._inputs / image).write_bytes(b"an image")
+        return await self.ask(SubmitJob(job_id=job_id or new_job_id(), spec=spec, image=image))
+
+    async def submit_ok(self, spec: JobSpec = SPEC) -> str:
+        """Submit a job that must be accepted; return its id."""
+        reply = await self.submit(spec)
+        assert isinstance(reply, JobFound), reply
+        return reply.job.job_id
+
+    async def get(self, job_id: str) -> JobView:
+        """Return how a job is."""
+        reply = await self.ask(GetJob(job_id=job_id))
+        assert isinstance(reply, JobFound), reply
+        return reply.job
+
+    async def until(self, job_id: str, *states: JobState) -> JobView:
+        """Wait until a job is in one of these states, by its events."""
+        self.events.setsockopt(zmq.SUBSCRIBE, job_id.encode())
+        async with asyncio.timeout(LIMIT_S):
+            view = await self.get(job_id)
+            while view.state not in states:
+                view = await self.event()
+            return view
+
+    async def event(self) -> JobView:
+        """Return the next event of the jobs that are watched."""
+        _, *parts = await self.events.recv_multipart()
+        return job_events.decode(parts)
