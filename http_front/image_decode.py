@@ -51,14 +51,17 @@ class ImageDecoder:
     Args:
         partial_dir: Where unfinished files lie; on the same file system as `inputs_dir`.
         inputs_dir: Where the finished ones go.
+        wall_limit_s: How long one image may take.
     """
 
-    def __init__(self, partial_dir: Path, inputs_dir: Path) -> None:
+    def __init__(
+        self, partial_dir: Path, inputs_dir: Path, *, wall_limit_s: float = WALL_LIMIT_S
+    ) -> None:
         self._partial_dir = partial_dir
         self._inputs_dir = inputs_dir
         self._idle: asyncio.LifoQueue[_Child] = asyncio.LifoQueue()
         for _ in range(NUM_CHILDREN):
-            self._idle.put_nowait(_Child())
+            self._idle.put_nowait(_Child(wall_limit_s))
 
     async def store(self, source: Path) -> str:
         """Return the name of the PNG that the image in a file has become.
@@ -98,7 +101,8 @@ class ImageDecoder:
 class _Child:
     """One child process, started when first needed and after each loss."""
 
-    def __init__(self) -> None:
+    def __init__(self, wall_limit_s: float) -> None:
+        self._wall_limit_s = wall_limit_s
         self._process: asyncio.subprocess.Process | None = None
         self._outcomes = msgspec.json.Decoder(Outcome)
 
@@ -106,13 +110,13 @@ class _Child:
         """Let the child decode; a child that dies or takes too long counts against the image."""
         answered = False
         try:
-            async with asyncio.timeout(WALL_LIMIT_S):
+            async with asyncio.timeout(self._wall_limit_s):
                 line = await self._exchange(msgspec.json.encode(order) + b"\n")
             outcome: Outcome = self._outcomes.decode(line)
             answered = True
             return outcome
         except (TimeoutError, ConnectionError, msgspec.DecodeError):
-            logger.warning("an image ended its decoder or took more than %s s", WALL_LIMIT_S)
+            logger.warning("an image ended its decoder or took more than %g s", self._wall_limit_s)
             return ImageRefused(reason="the image cannot be decoded")
         finally:
             if not answered:  # the next image gets a new child
@@ -127,7 +131,7 @@ class _Child:
             await process.wait()
 
     async def _exchange(self, line: bytes) -> bytes:
-        if self._process is None:
+        if self._process is None or self._process.returncode is not None:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "http_front.image_worker", str(os.getpid())),
                 stdin=asyncio.subprocess.PIPE,
