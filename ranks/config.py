@@ -32,6 +32,8 @@ class RankConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     t5_fsdp: bool = False
     vae_parallel: bool = False
     """The group's defaults of the fields of the same names in `JobSpec`."""
+    checkpoint_steps: int = 5
+    """Denoising steps between two saved states, from which an interrupted job goes on."""
     log_format: LogFormat = "text"
     parent_pid: int
     """Pid of the launcher."""
