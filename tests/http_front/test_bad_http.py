@@ -1,0 +1,155 @@
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.http_front.conftest import Besieged
+from tests.http_front.serving import PROMPT, send_raw
+from tests.http_front.vectors import VALID_BODY, Case, cases
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+RAW = [
+    case
+    for case in cases("http", "http-raw")
+    if not case.id.startswith("http-104")  # those are about API keys
+    and case.id not in ("http-085", "http-087")  # never finished: see the test of slow clients
+]
+
+
+async def raw(
+    besieged: Besieged, text: str, job_id: str = "0" * 32, *, head_only: bool = False
+) -> tuple[int, str]:
+    """Send the characters of a case; return status and the whole answer."""
+    text = (
+        text.replace("{{SUBMIT}}", "/video/submit")
+        .replace("{{HOST}}", f"127.0.0.1:{besieged.front.port}")
+        .replace("{{AUTH}}", "")
+        .replace("{{WS}}", f"/video/progress?requestId={job_id}")
+        .replace("{{VALIDLEN}}", str(len(VALID_BODY)))
+        .replace("{{VALID}}", VALID_BODY)
+    )
+    data = await send_raw(besieged.front.port, text.encode("latin-1"), head_only=head_only)
+    answer = data.decode("latin-1")
+    found = re.match(r"HTTP/1\.[01] (\d{3})", answer)
+    assert found, answer
+    return int(found[1]), answer
+
+
+@pytest.mark.parametrize("case", RAW, ids=lambda case: case.id)
+async def test_bad_http_is_refused_and_the_connection_closed(
+    besieged: Besieged, case: Case
+) -> None:
+    status, answer = await raw(besieged, case.text)
+    assert 400 <= status < 500
+    assert "Traceback" not in answer
+    assert "echo-me" not in answer
+    if "with an Allow header" in case.expect:
+        assert status == 405
+        assert "\r\nAllow: POST\r\n" in answer
+    if "415" in case.expect:
+        assert status in (400, 415)
+    besieged.assert_nothing_happened()
+    assert await besieged.front.get("/live") == (200, {"status": "alive"})
+
+
+@pytest.mark.parametrize("case", cases("http", "gzip-body-base64"), ids=lambda case: case.id)
+async def test_a_compressed_body_is_not_unpacked(besieged: Besieged, case: Case) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    async with besieged.front.session.post(
+        besieged.front.url + "/video/submit", data=case.body, headers=headers
+    ) as response:
+        assert response.status == 415
+    besieged.assert_nothing_happened()
+
+
+async def test_slow_heads_and_bodies_are_cut_off(besieged: Besieged) -> None:
+    head = f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{besieged.front.port}\r\nX-A: b\r\n"
+    half_body = (
+        f"POST /video/submit HTTP/1.1\r\nHost: 127.0.0.1:{besieged.front.port}\r\n"
+        'Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"prompt":'
+    )
+    async with asyncio.timeout(20):
+        slow = [trickle(besieged, head)] + [
+            send_raw(besieged.front.port, text.encode()) for text in [head] * 200 + [half_body]
+        ]
+        waiting = asyncio.gather(*slow)
+        assert (await besieged.front.get("/live"))[0] == 200
+        answers = await waiting
+    assert answers[-1].startswith(b"HTTP/1.1 408 ")
+    besieged.assert_nothing_happened()
+
+
+async def trickle(besieged: Besieged, text: str) -> bytes:
+    """Send a byte every half second until the server closes the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", besieged.front.port)
+    received = asyncio.create_task(reader.read())
+    try:
+        for character in text:
+            writer.write(character.encode())
+            await asyncio.wait([received], timeout=0.5)
+            if received.done():
+                break
+        return await received
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+
+
+async def test_two_hundred_headers_are_too_many(besieged: Besieged) -> None:
+    headers = "".join(f"X-{number}: a\r\n" for number in range(200))
+    status, _ = await raw(besieged, f"GET / HTTP/1.1\r\nHost: {{{{HOST}}}}\r\n{headers}\r\n")
+    assert 400 <= status < 500
+
+
+@pytest.mark.parametrize("case", cases("http", "video-name"), ids=lambda case: case.id)
+async def test_a_bad_video_name_opens_no_file(besieged: Besieged, case: Case) -> None:
+    job_id = "d" * 32
+    (Path(besieged.front.config.videos_dir) / f"{job_id}.mp4.tmp").write_bytes(b"half")
+    name = case.text.replace("{{JOB}}", job_id)
+    status, answer = await raw(
+        besieged, f"GET /videos/{name} HTTP/1.1\r\nHost: {{{{HOST}}}}\r\nConnection: close\r\n\r\n"
+    )
+    assert status in (400, 404, 414)
+    assert "root:" not in answer
+    assert "half" not in answer
+
+
+@pytest.mark.parametrize("case", cases("websocket", "http-raw"), ids=lambda case: case.id)
+async def test_a_page_of_another_site_gets_no_websocket(besieged: Besieged, case: Case) -> None:
+    job_id = await besieged.front.submit()
+    status, answer = await raw(besieged, case.text, job_id, head_only=True)
+    assert status == (101 if case.id.endswith("none") else 403), answer
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "[", "a b"])
+async def test_a_foreign_host_header_is_refused(besieged: Besieged, host: str) -> None:
+    status, _ = await raw(
+        besieged, f"GET /live HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+    )
+    assert status in (400, 403)
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:1", "127.0.0.1:8088", "[::1]:8088"])
+async def test_each_name_of_loopback_is_good(besieged: Besieged, host: str) -> None:
+    status, _ = await raw(
+        besieged, f"GET /live HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+    )
+    assert status == 200
+
+
+async def test_a_form_of_another_site_makes_no_job(besieged: Besieged) -> None:
+    async with besieged.front.session.post(
+        besieged.front.url + "/video/submit",
+        json={"prompt": PROMPT},
+        headers={"Origin": "http://evil.example"},
+    ) as response:
+        assert response.status == 403
+        assert (await response.json())["error"]["code"] == "forbidden"
+
+
+async def test_an_unknown_address_is_404_in_the_shape_of_an_error(besieged: Besieged) -> None:
+    status, answer = await besieged.front.get("/nothing/here")
+    assert (status, answer["error"]["code"]) == (404, "not_found")
