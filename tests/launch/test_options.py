@@ -2,6 +2,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from launcher.options import Options, OptionsError, parse_command, to_toml
 
@@ -48,3 +49,11 @@ def test_an_unknown_key_in_the_file_is_named(tmp_path: Path) -> None:
 def test_printed_options_are_a_file_that_means_the_same() -> None:
     options = Options(state_dir='a "quoted" folder', ulysses_size=4, demo=True)
     assert Options(**tomllib.loads(to_toml(options))) == options
+
+
+def test_the_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        parse_command(["--help"], {})
+    shown = capsys.readouterr().out
+    for field in structs.fields(Options):
+        assert f"--{field.name.replace('_', '-')}" in shown

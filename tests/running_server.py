@@ -1,0 +1,165 @@
+"""A whole server under test: `launch.py --demo` as a process, and what a client can ask of it."""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMAND = "launch.py --demo --device cpu --port 0"
+SAMPLE = ROOT / "docs" / "sample.jpg"
+START_LIMIT_S = 120.0
+JOB_LIMIT_S = 120.0
+
+SMALL_JOB = {
+    "prompt": "A small boat drifts over a calm bay",
+    "image_size": "128*128",
+    "num_frames": "24",
+    "infer_steps": "20",
+    "seed": "7",
+}
+
+
+async def until(condition: Callable[[], bool], limit_s: float) -> None:
+    """Return when something holds that only a look can tell: of files, or other processes."""
+    async with asyncio.timeout(limit_s):
+        while not condition():  # noqa: ASYNC110 (there is no event to await)
+            await asyncio.sleep(0.05)
+
+
+class RunningServer:
+    """One life of a launcher and of all that it starts."""
+
+    def __init__(self, state_dir: Path, *flags: str) -> None:
+        self._mark = f"WAN_TEST_MARK={secrets.token_hex(8)}"
+        name, _, value = self._mark.partition("=")
+        self.log_path = state_dir.parent / f"{state_dir.name}-{value}.log"
+        with self.log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, *COMMAND.split(), "--state-dir", str(state_dir), *flags],
+                cwd=ROOT,
+                env=os.environ | {name: value},
+                stderr=log,
+            )
+        self.started = time.monotonic()
+        self.url = ""
+
+    def log(self) -> str:
+        """Return all that the server has logged."""
+        return self.log_path.read_text()
+
+    async def wait_until_logged(self, text: str, limit_s: float = START_LIMIT_S) -> str:
+        """Return the first line that holds a text."""
+        async with asyncio.timeout(limit_s):
+            while True:
+                for line in self.log().splitlines():
+                    if text in line:
+                        return line
+                assert self.process.poll() is None, self.log()
+                await asyncio.sleep(0.05)
+
+    async def wait_until_ready(self) -> float:
+        """Return how long the start took, in seconds."""
+        line = await self.wait_until_logged(" launcher ready after ")
+        self.url = line.split()[-1]
+        return time.monotonic() - self.started
+
+    def pids(self, command: str = "") -> list[int]:
+        """Return every process of this server, by the mark that each has inherited.
+
+        Args:
+            command: Only those whose command line holds this text.
+        """
+        found = []
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if (
+                    entry.name.isdigit()
+                    and self._mark.encode() in (entry / "environ").read_bytes()
+                    and command.encode() in (entry / "cmdline").read_bytes()
+                ):
+                    found.append(int(entry.name))
+        return found
+
+    async def wait_until_gone(self, limit_s: float) -> None:
+        """Return when no process of this server is left."""
+        await until(lambda: not self.pids(), limit_s)
+
+    async def stop(self, limit_s: float = 60.0) -> int:
+        """Stop it as an operator would; return its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return await asyncio.to_thread(self.process.wait, limit_s)
+
+    def end(self) -> None:
+        """Make sure that nothing is left running, whatever a test has done."""
+        self.process.kill()
+        self.process.wait()
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+@contextlib.asynccontextmanager
+async def running_server(state_dir: Path, *flags: str) -> AsyncIterator[RunningServer]:
+    """Start a server, wait until it is ready, and leave nothing behind."""
+    server = RunningServer(state_dir, *flags)
+    try:
+        await server.wait_until_ready()
+        yield server
+    finally:
+        server.end()
+
+
+class Caller:
+    """A client that speaks the API by hand, so that its tests see what is really on the wire."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self.session = session
+
+    async def submit(self, **fields: str) -> str:
+        """Upload the sample picture; return the job's id."""
+        form = aiohttp.FormData(SMALL_JOB | fields)
+        form.add_field("image", SAMPLE.read_bytes(), filename="sample.jpg")
+        async with self.session.post("/video/submit", data=form) as response:
+            answer = await response.json()
+            assert response.status == 202, answer
+            return str(answer["requestId"])
+
+    async def post(self, path: str, job_id: str) -> dict[str, Any]:
+        """Ask for a job's status, or to cancel it."""
+        async with self.session.post(path, json={"requestId": job_id}) as response:
+            answer: dict[str, Any] = await response.json()
+            assert response.status == 200, answer
+            return answer
+
+    async def status(self, job_id: str) -> dict[str, Any]:
+        """Return how a job is."""
+        return await self.post("/video/status", job_id)
+
+    async def wait_for(self, job_id: str, limit_s: float = JOB_LIMIT_S, **wanted: Any) -> Any:
+        """Return the first change of a job that has the wanted fields, heard on its WebSocket."""
+        change: dict[str, Any] = {}
+        async with asyncio.timeout(limit_s):
+            path = f"/video/progress?requestId={job_id}"
+            async with self.session.ws_connect(path) as feed:
+                async for message in feed:
+                    change = message.json()
+                    if all(change[name] == value for name, value in wanted.items()):
+                        return change
+        raise AssertionError(f"job {job_id} ended without {wanted}; last: {change}")
+
+
+@contextlib.asynccontextmanager
+async def calling(server: RunningServer) -> AsyncIterator[Caller]:
+    """Open a client's connection to a server."""
+    async with aiohttp.ClientSession(server.url) as session:
+        yield Caller(session)

@@ -1,0 +1,176 @@
+"""The whole server, as an operator starts it and a client uses it: real processes, eight ranks."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import imageio_ffmpeg
+import pytest
+import pytest_asyncio
+
+from tests.running_server import Caller, RunningServer, calling, running_server, until
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+READY_LIMIT_S = 45.0
+JOB_LIMIT_S = 40.0
+IDLE_SHARE = 0.02
+
+
+@pytest.fixture(scope="module")
+def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("server") / "state"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(state_dir: Path) -> AsyncIterator[RunningServer]:
+    async with running_server(state_dir) as server:
+        yield server
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def caller(server: RunningServer) -> AsyncIterator[Caller]:
+    async with calling(server) as caller:
+        yield caller
+
+
+def decode(video: bytes, folder: Path) -> tuple[tuple[int, int], int]:
+    """Return size and number of frames of a video."""
+    path = folder / "video.mp4"
+    path.write_bytes(video)
+    reader = imageio_ffmpeg.read_frames(str(path))
+    width, height = next(reader)["size"]
+    return (width, height), sum(len(frame) == width * height * 3 for frame in reader)
+
+
+async def test_an_image_becomes_a_video_with_progress_on_the_way(
+    caller: Caller, tmp_path: Path
+) -> None:
+    started = time.monotonic()
+    job_id = await caller.submit()
+    changes = []
+    async with caller.session.ws_connect(f"/video/progress?requestId={job_id}") as feed:
+        async for message in feed:
+            changes.append(message.json())
+    assert time.monotonic() - started < JOB_LIMIT_S
+    assert changes[-1]["status"] == "Succeed"
+    progress = [change["progress"] for change in changes]
+    assert progress == sorted(progress)
+    assert progress[-1] == 1.0
+    steps = [change["step"] for change in changes if change["stage"] == "denoise"]
+    assert set(steps) >= set(range(1, 21))
+    assert [c["seq"] for c in changes] == sorted({c["seq"] for c in changes})
+    async with caller.session.get(changes[-1]["results"]["video_url"]) as response:
+        assert decode(await response.read(), tmp_path) == ((128, 128), 24)
+
+
+async def test_a_cancelled_run_ends_and_the_group_takes_the_next_job(caller: Caller) -> None:
+    cancelled = await caller.submit(infer_steps="100")
+    following = await caller.submit()
+    await caller.wait_for(cancelled, stage="denoise")
+    assert (await caller.post("/video/cancel", cancelled))["status"] == "Cancelled"
+    await caller.wait_for(following, JOB_LIMIT_S, status="Succeed")
+    assert (await caller.status(cancelled))["status"] == "Cancelled"
+    async with caller.session.get(f"/videos/{cancelled}.mp4") as response:
+        assert response.status == 404
+
+
+async def test_a_lost_rank_costs_an_attempt_and_nothing_else(
+    server: RunningServer, caller: Caller
+) -> None:
+    job_id = await caller.submit()
+    await caller.wait_for(job_id, stage="denoise")
+    async with caller.session.get("/health") as response:
+        ranks = (await response.json())["ranks"]
+    os.kill(ranks[5]["pid"], signal.SIGKILL)
+    done = await caller.wait_for(job_id, status="Succeed")
+    assert done["attempt"] == 2
+
+
+async def test_a_dead_front_and_a_dead_broker_are_started_again_alone(
+    server: RunningServer, caller: Caller
+) -> None:
+    job_id = await caller.submit(infer_steps="60")
+    await caller.wait_for(job_id, stage="denoise")
+    for module in ("http_front", "broker"):
+        (pid,) = server.pids(f"\0{module}\0")
+        os.kill(pid, signal.SIGKILL)
+        await wait_for_another(server, module, pid)
+    done = await wait_until_succeeded(server, job_id)
+    assert done["attempt"] == 1
+
+
+async def wait_for_another(server: RunningServer, module: str, pid: int) -> None:
+    await until(lambda: set(server.pids(f"\0{module}\0")) - {pid} != set(), 30)
+
+
+async def wait_until_succeeded(server: RunningServer, job_id: str) -> dict[str, object]:
+    """Poll, since the connections of before are gone."""
+    async with asyncio.timeout(120), calling(server) as caller:
+        while True:
+            try:
+                status = await caller.status(job_id)
+            except (AssertionError, OSError):
+                await asyncio.sleep(0.2)
+                continue
+            assert status["status"] in ("InQueue", "InProgress", "Succeed"), status
+            if status["status"] == "Succeed":
+                return status
+            await asyncio.sleep(0.2)
+
+
+async def test_idle_processes_use_next_to_nothing(server: RunningServer) -> None:
+    before = {pid: processor_time_s(pid) for pid in server.pids()}
+    await asyncio.sleep(5)  # there is nothing to await: nothing shall happen
+    used = {pid: processor_time_s(pid) - before[pid] for pid in before}
+    assert len(used) >= 11
+    assert max(used.values()) <= 5 * IDLE_SHARE
+
+
+def processor_time_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def test_sigterm_ends_everything_in_order(server: RunningServer) -> None:
+    assert await server.stop() == 0
+    await server.wait_until_gone(1.0)
+    log = server.log()
+    assert log.rstrip().endswith("launcher stopped")
+    assert "Traceback" not in log
+
+
+async def test_jobs_survive_a_stop_and_a_start_within_45_seconds(state_dir: Path) -> None:
+    async with running_server(state_dir) as first, calling(first) as caller:
+        waiting = [await caller.submit(infer_steps="100", seed="1"), await caller.submit()]
+        await caller.wait_for(waiting[0], stage="denoise")
+        first.process.send_signal(signal.SIGTERM)
+        await first.wait_until_logged("SIGTERM: stopping")
+        assert await first.stop() == 0  # the second signal: at once
+    second = RunningServer(state_dir)
+    try:
+        assert await second.wait_until_ready() < READY_LIMIT_S
+        for job_id in waiting:
+            await wait_until_succeeded(second, job_id)
+    finally:
+        second.end()
+
+
+async def test_nothing_outlives_a_killed_launcher(state_dir: Path) -> None:
+    async with running_server(state_dir) as server, calling(server) as caller:
+        await caller.wait_for(await caller.submit(), stage="denoise")
+        assert len(server.pids()) >= 11
+        server.process.kill()
+        await asyncio.to_thread(server.process.wait)
+        await server.wait_until_gone(5.0)
+
+
+async def test_a_second_server_on_the_same_state_is_refused(state_dir: Path) -> None:
+    async with running_server(state_dir) as server:
+        second = RunningServer(state_dir)
+        assert await asyncio.to_thread(second.process.wait, 30) == 1
+        assert f"is in use by another server, pid {server.process.pid}" in second.log()
+        assert server.process.poll() is None
