@@ -1,0 +1,102 @@
+"""Shows the changes of a job: as a bar on a terminal, as lines elsewhere."""
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+from broker.job import JobState, Stage
+from http_front.schema import JobUpdate
+
+_STAGES = {
+    Stage.ENCODE: "encoding prompt and image",
+    Stage.DENOISE: "denoising",
+    Stage.DECODE: "decoding frames",
+    Stage.SAVE: "saving the video",
+}
+
+
+class ProgressBar:
+    """Use it in `with`; `show` each change."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._pace = _Pace()
+        self._last_phase = ""
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[detail]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("waiting", total=1.0, detail="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def show(self, update: JobUpdate) -> None:
+        """Show a change."""
+        phase = _phase(update)
+        detail = _detail(update, self._pace.step_s(update))
+        self._progress.update(
+            self._task, completed=update.progress, description=phase, detail=detail
+        )
+        if not self._console.is_terminal and phase != self._last_phase:
+            self._console.print(f"{update.progress:4.0%} {phase} {detail}".rstrip())
+        self._last_phase = phase
+
+
+class _Pace:
+    """Measures the seconds of a step from the changes themselves."""
+
+    def __init__(self) -> None:
+        self._stage: Stage | None = None
+        self._first: tuple[int, float] = (0, 0.0)
+
+    def step_s(self, update: JobUpdate) -> float | None:
+        """Return the mean step time of the present stage, once there is one."""
+        if update.stage is not self._stage or update.step < self._first[0]:
+            self._stage = update.stage
+            self._first = (update.step, update.updated_at)
+        num_steps = update.step - self._first[0]
+        return (update.updated_at - self._first[1]) / num_steps if num_steps > 0 else None
+
+
+def _phase(update: JobUpdate) -> str:
+    if update.status is JobState.IN_QUEUE:
+        return "waiting"
+    if update.status is JobState.IN_PROGRESS:
+        return _STAGES.get(update.stage, "starting") if update.stage else "starting"
+    return str(update.status.value).lower()
+
+
+def _detail(update: JobUpdate, step_s: float | None) -> str:
+    parts = []
+    if update.queue_position is not None:
+        parts.append(f"place {update.queue_position} in the queue")
+    if update.num_steps:
+        parts.append(f"step {update.step}/{update.num_steps}")
+    if step_s is not None:
+        parts.append(f"{step_s:.2f} s/step")
+    if update.eta_s is not None and not update.status.is_terminal:
+        parts.append(f"{_clock(update.eta_s)} left")
+    if update.attempt > 1:
+        parts.append(f"attempt {update.attempt}")
+    return " · ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"
