@@ -167,7 +167,7 @@ class BrokerLink:
             if self._rank == 0:
                 # Able to send is news only while something waits.
                 poller.register(groups, zmq.POLLIN | (zmq.POLLOUT if self._reports else 0))
-            poller.poll(max(0.0, next_beat_s - time.monotonic()) * 1000)
+            poller.poll(max(0, int((next_beat_s - time.monotonic()) * 1000) + 1))
             self._drain_wake_pipe()
             self._receive(groups)
         self._flush(beats, groups)

@@ -1,11 +1,8 @@
 """The denoising loop with its whole state in the open: step, latents, the solver's history."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import safetensors.torch
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -142,30 +139,3 @@ class Denoiser:
         self.solver.restore(
             {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
         )
-
-
-def save_state(state: dict[str, Tensor], path: Path) -> None:
-    """Write a state so that the path holds a whole one at every moment, even after power loss."""
-    partial = path.with_suffix(".part")
-    content = safetensors.torch.save({name: value.contiguous() for name, value in state.items()})
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
-    sync_folder(path.parent)
-
-
-def load_state(path: Path) -> dict[str, Tensor]:
-    """Read what `save_state` has written."""
-    state: dict[str, Tensor] = safetensors.torch.load_file(path)
-    return state
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder last."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -106,6 +106,12 @@ class Device:
             return _resident_bytes()
         return int(_runtime(self.kind).memory_allocated(self.index))
 
+    def capacity_bytes(self) -> int:
+        """Return the memory there is: of the device, or of the host on the CPU."""
+        if self.kind == "cpu":
+            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return int(_runtime(self.kind).mem_get_info(self.index)[1])
+
     def free_memory(self) -> None:
         """Give memory that no tensor holds back to the device."""
         if self.kind != "cpu":
@@ -237,4 +243,4 @@ def _time_on_cuda(work: Callable[[], None]) -> float:
         work()
     end.record()
     end.synchronize()
-    return begin.elapsed_time(end) / 1000
+    return float(begin.elapsed_time(end)) / 1000

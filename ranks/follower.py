@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -12,10 +11,12 @@ from broker.job import Stage
 from broker.log import current_job
 from broker.protocol import ErrorCode, Lease, RunJob
 from ranks.broker_link import BrokerLink
+from ranks.checkpoint import State
 from ranks.config import RankConfig
 from ranks.device import is_out_of_memory
+from ranks.engine import Engine
 from ranks.errors import GroupStopping, JobError, PeerFailed, RunLeft
-from ranks.run import Engine, Run
+from ranks.run import Observer, Run, Task
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,27 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     """What rank 0 announces: a run, or None to leave the group together."""
 
     run: RunJob | None
+    is_resumed: bool = False
+    """Whether the run goes on from the job's checkpoint."""
+
+
+class LinkObserver:
+    """Passes the progress of a run on to the broker."""
+
+    def __init__(self, link: BrokerLink, lease: Lease) -> None:
+        self._link = link
+        self._lease = lease
+
+    def enter(self, stage: Stage) -> None:
+        """Show the stage in the beats."""
+        self._link.activity.enter(stage)
+
+    def finish_step(self, num_steps: int) -> None:
+        """Tell the step."""
+        self._link.finish_step(self._lease, num_steps)
+
+    def keep(self, step: int, state: Callable[[], State]) -> None:
+        """Leave the saving to rank 0: every rank has the same state."""
 
 
 class Worker:
@@ -47,11 +69,15 @@ class Worker:
         self._engine = engine
         self._link = link
 
-    def attempt(self, job: RunJob, take: Callable[[Tensor], None]) -> RunLeft | JobError | None:
+    def attempt(
+        self, job: RunJob, is_resumed: bool, observer: Observer, take: Callable[[Tensor], None]
+    ) -> RunLeft | JobError | None:
         """Run a job together with the other ranks; return what kept it from its end, if anything.
 
         Args:
             job: What to make.
+            is_resumed: Whether to go on from the job's checkpoint.
+            observer: Told of the progress.
             take: Gets the frames, on rank 0.
 
         Raises:
@@ -59,7 +85,12 @@ class Worker:
         """
         token = current_job.set(job.lease.job_id)
         try:
-            outcome = self._run(job, take)
+            task = Task(
+                spec=job.spec,
+                image=Path(self._config.inputs_dir) / job.image,
+                resume_from=self.checkpoint_path(job.lease) if is_resumed else None,
+            )
+            outcome = self._run(task, observer, take)
             if outcome is not None:
                 self._engine.prompts.forget()
             # Here, where no traceback keeps the tensors of a failed run alive any more.
@@ -69,11 +100,15 @@ class Worker:
             self._link.activity.enter(Stage.IDLE)
             current_job.reset(token)
 
-    def _run(self, job: RunJob, take: Callable[[Tensor], None]) -> RunLeft | JobError | None:
-        enter, finish_step = self._link.activity.enter, partial(self._finish_step, job.lease)
+    def checkpoint_path(self, lease: Lease) -> Path:
+        """Return where the state of a job is saved; every attempt shares it."""
+        return Path(self._config.checkpoints_dir) / f"{lease.job_id}.safetensors"
+
+    def _run(
+        self, task: Task, observer: Observer, take: Callable[[Tensor], None]
+    ) -> RunLeft | JobError | None:
         try:
-            run = Run(self._engine, job, Path(self._config.inputs_dir), enter, finish_step)
-            for frames in run.frames():
+            for frames in Run(self._engine, task, observer).frames():
                 take(frames)
         except PeerFailed as failed:
             return JobError(failed.code, _REASONS[failed.code])
@@ -85,9 +120,6 @@ class Worker:
             self._engine.control.report_failure(failure.code)
             return failure
         return None
-
-    def _finish_step(self, lease: Lease, num_steps: int) -> None:
-        self._link.finish_step(lease, num_steps)
 
 
 class Follower(Worker):
@@ -102,7 +134,8 @@ class Follower(Worker):
             order = msgspec.msgpack.decode(payload, type=Order)
             if order.run is None:
                 return
-            outcome = self.attempt(order.run, _drop)
+            observer = LinkObserver(self._link, order.run.lease)
+            outcome = self.attempt(order.run, order.is_resumed, observer, _drop)
             if isinstance(outcome, GroupStopping):
                 return
 

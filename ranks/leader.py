@@ -3,6 +3,7 @@
 import logging
 import queue
 import signal
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -19,11 +20,12 @@ from broker.protocol import (
     RunJob,
 )
 from ranks.broker_link import BrokerLink
+from ranks.checkpoint import Checkpoint, State, is_state
 from ranks.config import RankConfig
 from ranks.control import ANNOUNCE_EVERY_S, Word
+from ranks.engine import Engine
 from ranks.errors import GroupStopping, JobError, RunCancelled, RunLeft
-from ranks.follower import Order, Worker
-from ranks.run import Engine
+from ranks.follower import LinkObserver, Order, Worker
 from ranks.video import VideoWriter, as_job_error
 
 logger = logging.getLogger(__name__)
@@ -31,21 +33,42 @@ logger = logging.getLogger(__name__)
 _SAVE_LIMIT_S = 60.0
 
 
+class _SavingObserver(LinkObserver):
+    """Saves states as well: now and then, and the last one before the group stops."""
+
+    def __init__(
+        self, link: BrokerLink, lease: Lease, checkpoint: Checkpoint, leader: "Leader"
+    ) -> None:
+        super().__init__(link, lease)
+        self._checkpoint = checkpoint
+        self._leader = leader
+
+    def keep(self, step: int, state: Callable[[], State]) -> None:
+        """Save the state if it is time for it."""
+        if step % self._leader.checkpoint_steps == 0 or self._leader.is_stopping:
+            self._checkpoint.keep(state())
+
+
 class Leader(Worker):
     """Rank 0. SIGTERM makes the whole group stop at the next boundary."""
 
     def __init__(self, config: RankConfig, engine: Engine, link: BrokerLink) -> None:
         super().__init__(config, engine, link)
-        self._is_stopping = False
+        self.is_stopping = False
         self._lease: Lease | None = None
         self._writers: list[VideoWriter] = []
         engine.control.decide = self._decide
         signal.signal(signal.SIGTERM, self._stop)
 
+    @property
+    def checkpoint_steps(self) -> int:
+        """Steps between two saved states."""
+        return self._config.checkpoint_steps
+
     def work(self) -> None:
         """Lead run after run until SIGTERM."""
         self._link.group_ready(self._engine.shape)
-        while not self._is_stopping:
+        while not self.is_stopping:
             job = self._next_job()
             if job is None:
                 self._engine.control.announce()
@@ -59,7 +82,7 @@ class Leader(Worker):
             writer.wait(_SAVE_LIMIT_S)
 
     def _stop(self, signal_number: int, frame: FrameType | None) -> None:
-        self._is_stopping = True
+        self.is_stopping = True
         self._link.commands.put(None)
 
     def _next_job(self) -> RunJob | None:
@@ -72,7 +95,7 @@ class Leader(Worker):
         self._engine.control.announce(msgspec.msgpack.encode(order))
 
     def _decide(self) -> Word:
-        if self._is_stopping:
+        if self.is_stopping:
             return Word.STOP
         if self._lease is not None and self._link.is_cancelled(self._lease):
             return Word.CANCEL
@@ -82,28 +105,40 @@ class Leader(Worker):
         """Lead all ranks through a run and tell the broker how it ended."""
         self._lease = job.lease
         self._link.report(JobStarted(lease=job.lease))
-        self._announce(Order(run=job))
-        writer = VideoWriter(
-            job.lease,
-            job.spec,
-            Path(self._config.videos_dir),
-            partial(self._link.is_cancelled, job.lease),
-            partial(self._saved, job.lease),
-        )
-        outcome = self.attempt(job, writer.add)
+        is_resumed = is_state(self.checkpoint_path(job.lease))
+        self._announce(Order(run=job, is_resumed=is_resumed))
+        checkpoint = Checkpoint(self.checkpoint_path(job.lease))
+        observer = _SavingObserver(self._link, job.lease, checkpoint, self)
+        writer = self._writer(job, checkpoint)
+        outcome = self.attempt(job, is_resumed, observer, writer.add)
         self._lease = None
         if outcome is None:
             # In this order, so that the broker hears of the end last.
             self._link.report(JobDecoded(lease=job.lease))
             writer.finish()
             self._writers = [*(old for old in self._writers if old.is_writing), writer]
+            return None
+        writer.abandon()
+        # Before the report: once it is out, another attempt may use the file.
+        if isinstance(outcome, GroupStopping):
+            checkpoint.close()
         else:
-            writer.abandon()
-            self._link.report(_ending(job.lease, outcome))
+            checkpoint.discard()
+        self._link.report(_ending(job.lease, outcome))
         return outcome
 
-    def _saved(self, lease: Lease, failure: Exception | None) -> None:
+    def _writer(self, job: RunJob, checkpoint: Checkpoint) -> VideoWriter:
+        return VideoWriter(
+            job.lease,
+            job.spec,
+            Path(self._config.videos_dir),
+            partial(self._link.is_cancelled, job.lease),
+            partial(self._saved, job.lease, checkpoint),
+        )
+
+    def _saved(self, lease: Lease, checkpoint: Checkpoint, failure: Exception | None) -> None:
         """Tell the broker how the saving ended; called by a writer's thread."""
+        checkpoint.discard()
         if failure is None:
             self._link.report(JobFinished(lease=lease, video=f"{lease.job_id}.mp4"))
         elif isinstance(failure, RunCancelled):

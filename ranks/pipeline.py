@@ -17,6 +17,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 from transformers import CLIPVisionModel, T5TokenizerFast, UMT5EncoderModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.utils import logging as transformers_logging
@@ -26,7 +27,7 @@ from ranks.device import Device
 from ranks.errors import JobError
 from ranks.transformer import ShardTransformer
 from ranks.vae import FRAMES_PER_LATENT
-from ranks.weights import load_transformer, load_vae
+from ranks.weights import load_text_encoder, load_transformer, load_vae
 
 logger = logging.getLogger(__name__)
 
@@ -46,28 +47,25 @@ class Models:
     vae: AutoencoderKLWan
 
 
-def load_models(folder: Path, device: Device) -> Models:
-    """Load a folder in the layout of diffusers."""
+def load_models(folder: Path, device: Device, mesh: DeviceMesh | None) -> Models:
+    """Load a folder in the layout of diffusers.
+
+    Args:
+        folder: Has been checked by its file names.
+        device: Of this rank.
+        mesh: The ranks that share the weights; None keeps them whole.
+    """
     transformers_logging.disable_progress_bar()
     target = device.torch_device
-    transformer = load_transformer(folder / "transformer", device.model_dtype, target)
+    image_encoder = CLIPVisionModel.from_pretrained(folder / "image_encoder", dtype=torch.float32)
     return Models(
         tokenizer=T5TokenizerFast.from_pretrained(folder / "tokenizer"),
-        text_encoder=_load_text_encoder(folder, device),
+        text_encoder=load_text_encoder(folder / "text_encoder", device, mesh),
         image_processor=CLIPImageProcessorPil.from_pretrained(folder / "image_processor"),
-        image_encoder=CLIPVisionModel.from_pretrained(
-            folder / "image_encoder", dtype=torch.float32
-        ).to(target),
-        transformer=ShardTransformer(transformer, device.attention_backend),
+        image_encoder=image_encoder.to(target),
+        transformer=load_transformer(folder / "transformer", device, mesh),
         vae=load_vae(folder / "vae", device.vae_dtype, target),
     )
-
-
-def _load_text_encoder(folder: Path, device: Device) -> UMT5EncoderModel:
-    encoder: UMT5EncoderModel = UMT5EncoderModel.from_pretrained(
-        folder / "text_encoder", dtype=device.model_dtype
-    )
-    return encoder.to(device.torch_device)
 
 
 class PromptEncoder:
@@ -99,7 +97,7 @@ class PromptEncoder:
         """Drop what is kept.
 
         Done after a failure, which may have struck some ranks only: ranks that keep different
-        prompts would no longer do the same work, and with sharded weights they have to.
+        prompts would no longer encode the same ones, and with sharded weights they have to.
         """
         self._kept.clear()
 
@@ -112,7 +110,8 @@ class PromptEncoder:
             return_tensors="pt",
         ).to(self._encoder.device)
         embedded: Tensor = self._encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
-        return embedded * tokens.attention_mask.unsqueeze(-1).to(embedded.dtype)
+        embedded = embedded * tokens.attention_mask.unsqueeze(-1).to(embedded.dtype)
+        return embedded
 
 
 def clean_text(text: str) -> str:

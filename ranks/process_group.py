@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from ranks.device import Device
 from ranks.layout import Layout
@@ -33,6 +35,16 @@ class World:
         self.world_size = world_size
         self.control_group = _new_group(range(world_size), backend="gloo")
         self._groups: dict[Layout, LayoutGroups] = {}
+
+    def mesh(self, device: Device) -> DeviceMesh | None:
+        """Return all ranks as those that share the weights; None for a single rank."""
+        return init_device_mesh(device.kind, (self.world_size,)) if self.world_size > 1 else None
+
+    def smallest(self, number: int) -> int:
+        """Return the smallest of every rank's number."""
+        agreed = torch.tensor([number])
+        dist.all_reduce(agreed, op=dist.ReduceOp.MIN, group=self.control_group)
+        return int(agreed.item())
 
     def groups(self, layout: Layout) -> LayoutGroups:
         """Return this rank's groups in a layout.
@@ -83,4 +95,5 @@ def leave() -> None:
 
 
 def _new_group(ranks: Sequence[int], backend: str | None = None) -> dist.ProcessGroup:
-    return dist.new_group(list(ranks), timeout=TIMEOUT, backend=backend)
+    group: dist.ProcessGroup = dist.new_group(list(ranks), timeout=TIMEOUT, backend=backend)
+    return group

@@ -1,100 +1,76 @@
 """One run of a job on one rank: its stages, and the boundaries at which all ranks meet."""
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from broker.job import GroupShape, JobSpec, Stage, choose_layout
-from broker.protocol import RunJob
+from broker.job import JobSpec, Stage
 from ranks.attention_cache import AttentionCache, CacheSchedule
-from ranks.control import Control
+from ranks.checkpoint import State, load_state
 from ranks.denoise import Denoiser, Guidance, Predictor
-from ranks.device import Device
-from ranks.layout import Layout, shard_sizes
+from ranks.engine import Engine
+from ranks.layout import shard_sizes
 from ranks.pipeline import (
-    Models,
-    PromptEncoder,
     draw_noise,
     embed_image,
     first_frame_mask,
     image_tensor,
     open_image,
 )
-from ranks.process_group import World
 from ranks.solver import Solver
+from ranks.transformer import LatentShape
 from ranks.ulysses import Condition, SequenceGroup
 from ranks.vae import decode_chunks, encode_chunks, finish_encoding, num_latent_frames
 
-logger = logging.getLogger(__name__)
 
-UNCONDITIONAL = 1
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a run starts from, the same on every rank."""
+
+    spec: JobSpec
+    image: Path
+    resume_from: Path | None = None
+    """A saved state to go on from."""
 
 
-class Engine:
-    """The loaded models of one rank and its place among the others.
+class Observer(Protocol):
+    """Told of a run as it goes on."""
 
-    Args:
-        models: Of the model folder.
-        device: Of this rank.
-        world: The ranks of the group.
-        control: Met at every boundary.
-        shape: The group's default layout.
-    """
+    def enter(self, stage: Stage) -> None:
+        """Note that a stage begins."""
 
-    def __init__(
-        self,
-        models: Models,
-        device: Device,
-        world: World,
-        control: Control,
-        shape: GroupShape,
-    ) -> None:
-        self.models = models
-        self.device = device
-        self.world = world
-        self.control = control
-        self.shape = shape
-        self.prompts = PromptEncoder(models)
+    def finish_step(self, num_steps: int) -> None:
+        """Note that one of the `num_steps` pieces of work of the stage is done."""
 
-    def layout(self, spec: JobSpec) -> Layout:
-        """Return the layout of a job."""
-        cfg_size, ulysses_size = choose_layout(spec, self.shape)
-        return Layout(
-            world_size=self.world.world_size, cfg_size=cfg_size, ulysses_size=ulysses_size
-        )
+    def keep(self, step: int, state: Callable[[], State]) -> None:
+        """Note that the run could go on from here; `state` returns all that it takes."""
 
 
 class Run:
-    """One job on its way through the stages, the same on every rank.
+    """One job on its way through the stages.
 
     Args:
         engine: Of this rank.
-        job: What to make.
-        inputs_dir: Where the image is.
-        enter: Called when a stage begins.
-        finish_step: Called after each piece of work with the number of pieces of its stage.
+        task: The job.
+        observer: Of this rank.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        job: RunJob,
-        inputs_dir: Path,
-        enter: Callable[[Stage], None],
-        finish_step: Callable[[int], None],
-    ) -> None:
+    def __init__(self, engine: Engine, task: Task, observer: Observer) -> None:
         self._engine = engine
-        self._spec = job.spec
-        self._image_path = inputs_dir / job.image
-        self._enter = enter
-        self._finish_step = finish_step
-        self._layout = engine.layout(job.spec)
+        self._models = engine.models
+        self._rank = engine.world.rank
+        self._task = task
+        self._spec = task.spec
+        self._observer = observer
+        self._layout = engine.layout(task.spec)
         self._groups = engine.world.groups(self._layout)
+        self._num_model_frames = task.spec.num_model_frames
 
     def frames(self) -> Iterator[Tensor]:
         """Make the video.
@@ -106,67 +82,82 @@ class Run:
             RunLeft: On every rank at the same boundary, if the run ends early.
             JobError: If the job cannot be done.
         """
+        self._engine.store_weights(self._spec)
         conditions, first_frame = self._encode()
         latents = self._denoise(conditions, first_frame)
         yield from self._decode(latents)
 
     def _encode(self) -> tuple[dict[int, Condition], Tensor]:
         """Return what each branch of this rank attends to, and mask with first frame."""
-        spec, models = self._spec, self._engine.models
-        self._enter(Stage.ENCODE)
-        num_items = 2 + num_latent_frames(spec.num_model_frames)
-        image = open_image(self._image_path, spec.width_px, spec.height_px)
-        prompts = [spec.prompt, spec.negative_prompt or ""]
-        embeds = {branch: self._engine.prompts.encode(prompts[branch]) for branch in self._branches}
+        self._observer.enter(Stage.ENCODE)
+        num_items = 2 + num_latent_frames(self._num_model_frames)
+        image = open_image(self._task.image, self._spec.width_px, self._spec.height_px)
+        prompt_embeds = self._encode_prompts()
         self._finish_item(num_items)
-        image_embeds = embed_image(models, image)
+        image_embeds = embed_image(self._models, image)
         conditions = {
-            branch: models.transformer.condition(prompt_embeds, image_embeds)
-            for branch, prompt_embeds in embeds.items()
+            branch: self._models.transformer.condition(prompt_embeds[branch], image_embeds)
+            for branch in self._branches
         }
         self._finish_item(num_items)
         return conditions, self._encode_first_frame(image_tensor(image), num_items)
 
+    def _encode_prompts(self) -> list[Tensor]:
+        """Return the embeddings of each guidance branch, on every rank.
+
+        Also of a branch that this rank does not compute: with sharded weights, no rank can encode
+        a prompt alone.
+        """
+        prompts = [self._spec.prompt]
+        if self._is_guided:
+            prompts.append(self._spec.negative_prompt or "")
+        return [self._engine.prompts.encode(prompt) for prompt in prompts]
+
     def _encode_first_frame(self, image: Tensor, num_items: int) -> Tensor:
         """Return mask and encoded first frame, the same on every rank."""
-        device, vae = self._engine.device, self._engine.models.vae
-        pixels = image.to(device.torch_device, vae.dtype)
-        num_frames = self._spec.num_model_frames
+        vae = self._models.vae
+        pixels = image.to(self._engine.device.torch_device, vae.dtype)
+        num_chunks = num_latent_frames(self._num_model_frames)
         chunks = []
-        for chunk in self._on_rank_0(
-            lambda: encode_chunks(vae, pixels, num_frames), num_latent_frames(num_frames)
-        ):
-            chunks += [] if chunk is None else [chunk]
-            self._finish_item(num_items)
-        latents = (
-            finish_encoding(vae, chunks)
-            if chunks
-            else torch.empty(self._latent_shape, device=device.torch_device)
-        )
-        if self._engine.world.world_size > 1:
-            latents = latents.contiguous()
+        with self._engine.vae_split(self._spec) as split:
+            is_here = split is not None or self._rank == 0
+            work = encode_chunks(vae, pixels, self._num_model_frames, split)
+            for chunk in work if is_here else _nothing(num_chunks):
+                chunks.append(chunk)
+                self._finish_item(num_items)
+        if is_here:
+            latents = finish_encoding(vae, chunks).contiguous()
+        else:
+            latents = torch.empty(self._latent_shape, device=pixels.device)
+        if split is None and self._engine.world.world_size > 1:
             dist.broadcast(latents, src=0)
         return torch.cat((first_frame_mask(latents), latents), dim=1)
 
     def _denoise(self, conditions: dict[int, Condition], first_frame: Tensor) -> Tensor:
         """Return latents without noise, the same on every rank."""
-        spec = self._spec
-        self._enter(Stage.DENOISE)
-        denoiser = Denoiser(
-            Solver(spec.solver, spec.infer_steps, spec.sample_shift),
-            draw_noise(self._seed, self._latent_shape),
-        )
+        self._observer.enter(Stage.DENOISE)
+        denoiser = self._start_denoiser()
+        schedule = self._cache_schedule()
         with ExitStack() as stack:
-            cache = (
-                stack.enter_context(AttentionCache(schedule))
-                if (schedule := self._cache_schedule())
-                else None
-            )
+            cache = None if schedule is None else stack.enter_context(AttentionCache(schedule))
             predictor = self._predictor(conditions, first_frame, cache)
             while not denoiser.is_done:
                 denoiser.advance(predictor)
-                self._finish_item(spec.infer_steps)
+                if schedule is None or schedule.can_begin_at(denoiser.step):
+                    self._observer.keep(denoiser.step, denoiser.state)
+                self._finish_item(self._spec.infer_steps)
         return denoiser.latents
+
+    def _start_denoiser(self) -> Denoiser:
+        spec = self._spec
+        assert spec.seed is not None  # the front draws one where the client names none
+        solver = Solver(spec.solver, spec.infer_steps, spec.sample_shift)
+        denoiser = Denoiser(solver, draw_noise(spec.seed, self._latent_shape))
+        if self._task.resume_from is not None:
+            denoiser.restore(load_state(self._task.resume_from))
+            for _ in range(denoiser.step):
+                self._observer.finish_step(spec.infer_steps)
+        return denoiser
 
     def _predictor(
         self,
@@ -174,66 +165,55 @@ class Run:
         first_frame: Tensor,
         cache: AttentionCache | None,
     ) -> Predictor:
-        transformer = self._engine.models.transformer
-        _, _, *lengths = self._latent_shape
-        frames, height, width = lengths
-        shape = (frames, height, width)
+        transformer = self._models.transformer
+        shape: LatentShape = self._latent_shape[2:]
         sizes = shard_sizes(transformer.num_tokens(shape), self._layout.ulysses_size)
-        shard = self._layout.shard(self._engine.world.rank)
         return Predictor(
             transformer=transformer,
             first_frame=first_frame,
             guidance=Guidance(
                 scale=self._spec.guidance_scale, conditions=conditions, group=self._groups.cfg
             ),
-            sequence=SequenceGroup(self._groups.ulysses, sizes, shard),
+            sequence=SequenceGroup(self._groups.ulysses, sizes, self._layout.shard(self._rank)),
             rope=transformer.rope_tables(shape, first_frame.device),
             cache=cache,
         )
 
     def _decode(self, latents: Tensor) -> Iterator[Tensor]:
-        self._enter(Stage.DECODE)
-        vae = self._engine.models.vae
+        self._observer.enter(Stage.DECODE)
         moved = latents.to(self._engine.device.torch_device)
         num_chunks = latents.shape[2]
-        for frames in self._on_rank_0(lambda: decode_chunks(vae, moved), num_chunks):
-            if frames is not None:
-                yield frames
-            self._finish_item(num_chunks)
-
-    def _on_rank_0(
-        self, work: Callable[[], Iterator[Tensor]], num_items: int
-    ) -> Iterator[Tensor | None]:
-        """Yield the results of work on rank 0, as many Nones elsewhere."""
-        if self._engine.world.rank == 0:
-            yield from work()
-        else:
-            yield from [None] * num_items
+        with self._engine.vae_split(self._spec) as split:
+            is_here = split is not None or self._rank == 0
+            work = decode_chunks(self._models.vae, moved, split)
+            for frames in work if is_here else _nothing(num_chunks):
+                if self._rank == 0:
+                    yield frames
+                self._finish_item(num_chunks)
 
     def _finish_item(self, num_items: int) -> None:
         """Count a piece of work and meet the other ranks."""
-        self._finish_step(num_items)
+        self._observer.finish_step(num_items)
         self._engine.control.meet()
 
     @property
-    def _branches(self) -> list[int]:
-        """Guidance branches that this rank computes."""
-        if self._layout.cfg_size == 2:
-            return [self._layout.branch(self._engine.world.rank)]
-        return [0] if self._spec.guidance_scale <= 1.0 else [0, UNCONDITIONAL]
+    def _is_guided(self) -> bool:
+        return self._spec.guidance_scale > 1.0
 
     @property
-    def _seed(self) -> int:
-        assert self._spec.seed is not None  # the front draws one where the client names none
-        return self._spec.seed
+    def _branches(self) -> list[int]:
+        """Guidance branches that this rank computes: 0 conditional, 1 unconditional."""
+        if self._layout.cfg_size == 2:
+            return [self._layout.branch(self._rank)]
+        return [0, 1] if self._is_guided else [0]
 
     @property
     def _latent_shape(self) -> tuple[int, int, int, int, int]:
-        config = self._engine.models.vae.config
+        config = self._models.vae.config
         return (
             1,
             config.z_dim,
-            num_latent_frames(self._spec.num_model_frames),
+            num_latent_frames(self._num_model_frames),
             self._spec.height_px // config.scale_factor_spatial,
             self._spec.width_px // config.scale_factor_spatial,
         )
@@ -248,3 +228,9 @@ class Run:
             end=spec.end_step,
             num_steps=spec.infer_steps,
         )
+
+
+def _nothing(num_items: int) -> Iterator[Tensor]:
+    """Yield a placeholder for each piece of work that another rank does."""
+    for _ in range(num_items):
+        yield torch.empty(0)

@@ -5,20 +5,19 @@ import signal
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 from broker.child import report
 from broker.job import GroupShape, Stage
 from broker.log import one_line
 from ranks.broker_link import BrokerLink
 from ranks.config import RankConfig
-from ranks.control import Control
 from ranks.device import Device, explain_start_failure, open_device
+from ranks.engine import Engine
 from ranks.follower import Follower
 from ranks.leader import Leader
+from ranks.memory import measure
 from ranks.pipeline import load_models
 from ranks.process_group import join, leave
-from ranks.run import Engine
 
 logger = logging.getLogger(__name__)
 
@@ -57,16 +56,37 @@ def serve(config: RankConfig, rank: int) -> None:
 def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
     """Join the group and load the models; return when every rank has."""
     world = join(config.rendezvous, rank, config.world_size, device)
-    models = load_models(Path(config.model_path), device)
+    models = load_models(Path(config.model_path), device, world.mesh(device))
     logger.info("models loaded, %.1f GB in use", device.memory_bytes() / 1e9)
-    dist.barrier(group=world.control_group)
+    # Every rank waits here for the slowest.
+    capacity_bytes = world.smallest(device.capacity_bytes())
+    memory = measure(
+        models.transformer.model,
+        models.text_encoder,
+        models.image_encoder,
+        models.vae,
+        world_size=config.world_size,
+        capacity_bytes=capacity_bytes,
+        dit_fsdp=config.dit_fsdp,
+        t5_fsdp=config.t5_fsdp,
+        vae_parallel=config.vae_parallel,
+    )
     shape = GroupShape(
         world_size=config.world_size,
         num_heads=models.transformer.num_heads,
         cfg_size=config.cfg_size,
         ulysses_size=config.ulysses_size,
+        memory=memory,
     )
-    return Engine(models, device, world, Control(rank, world.control_group), shape)
+    return Engine(
+        models,
+        device,
+        world,
+        shape,
+        dit_fsdp=config.dit_fsdp,
+        t5_fsdp=config.t5_fsdp,
+        vae_parallel=config.vae_parallel,
+    )
 
 
 def _report_failure(config: RankConfig, rank: int, error: Exception) -> None:

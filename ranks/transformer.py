@@ -46,7 +46,7 @@ class ShardTransformer(nn.Module):
 
     def num_tokens(self, shape: LatentShape) -> int:
         """Return the length of the whole sequence for latents of a shape."""
-        return math.prod(shape) // math.prod(self.model.config.patch_size)
+        return math.prod(shape) // int(math.prod(self.model.config.patch_size))
 
     def condition(self, prompt_embeds: Tensor, image_embeds: Tensor) -> Condition:
         """Embed what a branch attends to; once a job, since it does not depend on the step."""

@@ -37,7 +37,8 @@ class SequenceGroup:
 
     def take(self, whole: Tensor) -> Tensor:
         """Return this rank's shard of `whole`, `[B, S, ...]`."""
-        return whole.split(self.sizes, dim=1)[self.shard]
+        shards: tuple[Tensor, ...] = whole.split(self.sizes, dim=1)
+        return shards[self.shard]
 
     def to_heads(self, qkv_L3HD: Tensor) -> Tensor:
         """Turn some tokens of every head into every token of some heads, `[S, 3, h, D]`."""
@@ -205,7 +206,8 @@ def install(model: WanTransformer3DModel, backend: AttentionBackendName) -> None
 
 
 def _split_heads(hidden_BLC: Tensor, attn: WanAttention) -> Tensor:
-    return hidden_BLC.unflatten(2, (attn.heads, -1))
+    heads: Tensor = hidden_BLC.unflatten(2, (attn.heads, -1))
+    return heads
 
 
 def _project_out(attn: WanAttention, hidden_BLC: Tensor) -> Tensor:

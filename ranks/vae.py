@@ -68,7 +68,8 @@ def finish_encoding(vae: AutoencoderKLWan, chunks: list[Tensor]) -> Tensor:
     moments = vae.quant_conv(torch.cat(chunks, dim=2))
     latents = moments.chunk(2, dim=1)[0].float()  # the mean; the rest is the spread around it
     mean, inverse_std = _statistics(vae, latents)
-    return (latents - mean) * inverse_std
+    normalised: Tensor = (latents - mean) * inverse_std
+    return normalised
 
 
 def decode_chunks(

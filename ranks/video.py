@@ -17,7 +17,7 @@ import torch
 
 from broker.job import FRAMES_PER_SECOND, JobSpec
 from broker.protocol import ErrorCode, Lease
-from ranks.denoise import sync_folder
+from ranks.checkpoint import sync_folder
 from ranks.errors import JobError, RunCancelled
 
 logger = logging.getLogger(__name__)

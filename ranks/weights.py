@@ -1,72 +1,75 @@
-"""Weights of diffusers models, read tensor by tensor from their folder to their device."""
+"""The models of a folder, sharded over the ranks while they are loaded.
+
+A model is made on the meta device, sharded, and only then filled, so that no rank ever holds more
+than its slices. On a single rank nothing is sharded.
+"""
 
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed, WanTransformer3DModel
-from safetensors import safe_open
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from transformers import UMT5Config, UMT5EncoderModel
+
+from ranks.device import Device
+from ranks.sharding import load_weights, shard_text_encoder, shard_transformer
+from ranks.transformer import ShardTransformer
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
-def load_transformer(
-    folder: Path, dtype: torch.dtype, device: torch.device
-) -> WanTransformer3DModel:
+def load_transformer(folder: Path, device: Device, mesh: DeviceMesh | None) -> ShardTransformer:
     """Load the transformer; the modules that diffusers keeps in float32 stay in it."""
-    model = meta_transformer(folder)
-    load_weights(model, folder, dtype, device, keep_float32=model._keep_in_fp32_modules)
-    return model.eval()
+    model = meta_transformer(folder, device.model_dtype)
+    root = ShardTransformer(model, device.attention_backend)
+    if mesh is not None:
+        shard_transformer(root, model, mesh)
+    fill_transformer(model, folder, device.torch_device)
+    return root
 
 
-def meta_transformer(folder: Path) -> WanTransformer3DModel:
-    """Return the transformer with all that its weights files do not hold."""
+def meta_transformer(folder: Path, dtype: torch.dtype) -> WanTransformer3DModel:
+    """Return the transformer on the meta device, in the dtypes it is used in."""
     config = WanTransformer3DModel.load_config(folder)
     with torch.device("meta"):
-        model = WanTransformer3DModel.from_config(config)
-    # Its tables are computed, not loaded; on the meta device they would hold nothing.
+        model: WanTransformer3DModel = WanTransformer3DModel.from_config(config)
+    wide = set(model._keep_in_fp32_modules)
+    for name, weight in model.named_parameters():
+        weight.data = weight.data.to(torch.float32 if wide & set(name.split(".")) else dtype)
+    return _for_inference(model)
+
+
+def fill_transformer(model: WanTransformer3DModel, folder: Path, device: torch.device) -> None:
+    """Load the weights, and compute the tables that no file holds."""
+    load_weights(model, folder, device)
+    config = model.config
     model.rope = WanRotaryPosEmbed(
-        model.config.attention_head_dim, model.config.patch_size, model.config.rope_max_seq_len
-    )
+        config.attention_head_dim, config.patch_size, config.rope_max_seq_len
+    ).to(device)
+
+
+def load_text_encoder(folder: Path, device: Device, mesh: DeviceMesh | None) -> UMT5EncoderModel:
+    """Load the text encoder."""
+    with torch.device("meta"):
+        model = UMT5EncoderModel(UMT5Config.from_pretrained(folder)).to(device.model_dtype)
+    _for_inference(model)
+    if mesh is not None:
+        shard_text_encoder(model, mesh)
+    load_weights(model, folder, device.torch_device)
     return model
 
 
 def load_vae(folder: Path, dtype: torch.dtype, device: torch.device) -> AutoencoderKLWan:
-    """Load the VAE."""
-    config = AutoencoderKLWan.load_config(folder)
+    """Load the VAE, whole."""
     with torch.device("meta"):
-        model = AutoencoderKLWan.from_config(config)
-    load_weights(model, folder, dtype, device)
-    return model.eval()
+        model = AutoencoderKLWan.from_config(AutoencoderKLWan.load_config(folder)).to(dtype)
+    load_weights(model, folder, device)
+    return _for_inference(model)
 
 
-def load_weights(
-    model: nn.Module,
-    folder: Path,
-    dtype: torch.dtype,
-    device: torch.device,
-    keep_float32: list[str] | None = None,
-) -> None:
-    """Fill a model on the meta device from its weights files.
-
-    One tensor at a time is read, converted and sent to the device, so that the host never holds
-    the model.
-
-    Args:
-        model: Filled in place.
-        folder: Holds the safetensors files.
-        dtype: Of the weights.
-        device: Of the weights.
-        keep_float32: Names of modules whose weights are not converted.
-
-    Raises:
-        RuntimeError: If the files lack a weight, or hold one that the model does not have.
-    """
-    wide = set(keep_float32 or ())
-    weights: dict[str, torch.Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 (not a dict)
-                wanted = torch.float32 if wide & set(name.split(".")) else dtype
-                weights[name] = file.get_tensor(name).to(device, wanted)
-    model.load_state_dict(weights, assign=True)
+def _for_inference(model: ModelT) -> ModelT:
     model.requires_grad_(requires_grad=False)
+    return model.eval()

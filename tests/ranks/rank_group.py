@@ -27,14 +27,18 @@ from ranks.config import RankConfig
 _LIMIT_S = 120.0
 
 
-class Task(msgspec.Struct, frozen=True, kw_only=True):
+class GroupTask(msgspec.Struct, frozen=True, kw_only=True):
     """One job for the group, and what is to happen in it."""
 
     number: int
     job: RunJob
     cancel_at_meeting: int | None = None
     fail_rank: int | None = None
-    """Rank that raises after its second piece of denoising."""
+    """Rank that raises after its second step."""
+    keep_step: int | None = None
+    """Step after which rank 0 saves the state as `state.safetensors`."""
+    is_resumed: bool = False
+    """Whether to go on from that state."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +47,6 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     rank: int
     outcome: str
     meetings: int
-    collectives: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class RankGroup:
 
     def __init__(self, folder: Path, model: Path, world_size: int) -> None:
         self.inputs_dir = folder / "inputs"
+        self.state_path = folder / "checkpoints" / "state.safetensors"
         self._folder = folder
         self._world_size = world_size
         self._num_tasks = 0
@@ -115,21 +119,27 @@ class RankGroup:
     def run(
         self,
         spec: JobSpec,
-        image: str,
+        image: str = "sample.png",
+        *,
         cancel_at_meeting: int | None = None,
         fail_rank: int | None = None,
+        keep_step: int | None = None,
+        is_resumed: bool = False,
     ) -> Result:
         """Run a job on all ranks; return what each found, and the frames if there are any."""
         self._num_tasks += 1
         number = self._num_tasks
         lease = Lease(group="group-0", epoch=1, job_id=f"{number:032x}", attempt=1)
-        task = Task(
-            number=number,
-            job=RunJob(lease=lease, spec=spec, image=image),
-            cancel_at_meeting=cancel_at_meeting,
-            fail_rank=fail_rank,
+        self._tell(
+            GroupTask(
+                number=number,
+                job=RunJob(lease=lease, spec=spec, image=image),
+                cancel_at_meeting=cancel_at_meeting,
+                fail_rank=fail_rank,
+                keep_step=keep_step,
+                is_resumed=is_resumed,
+            )
         )
-        self._tell(task)
         findings = [
             msgspec.json.decode(self._result(number, rank).read_bytes(), type=Finding)
             for rank in range(self._world_size)
@@ -138,7 +148,7 @@ class RankGroup:
         frames = safetensors.torch.load_file(path)["frames"] if path.exists() else None
         return Result(findings=findings, frames=frames)
 
-    def _tell(self, task: Task) -> None:
+    def _tell(self, task: GroupTask) -> None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(msgspec.json.encode(task) + b"\n")

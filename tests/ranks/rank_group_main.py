@@ -3,6 +3,7 @@
 import os
 import select
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -13,14 +14,17 @@ from torch import Tensor
 
 from broker.job import Stage
 from broker.log import configure_logging
+from ranks.checkpoint import State, save_state
 from ranks.config import RankConfig
 from ranks.control import ANNOUNCE_EVERY_S, Word
 from ranks.device import open_device
+from ranks.engine import Engine
 from ranks.errors import RunLeft
+from ranks.follower import as_job_error
 from ranks.process_group import leave
-from ranks.run import Engine, Run
+from ranks.run import Run, Task
 from ranks.serve import start_engine
-from tests.ranks.rank_group import Finding, Task
+from tests.ranks.rank_group import Finding, GroupTask
 
 
 def main() -> None:
@@ -61,41 +65,63 @@ def _work(config: RankConfig, rank: int) -> None:
     leave()
 
 
-def _hear(engine: Engine) -> Task | None:
+def _hear(engine: Engine) -> GroupTask | None:
     """Return the next task on every rank, None when there will be no more."""
     payload = b""
     while not payload:
         if engine.world.rank == 0 and select.select([0], [], [], ANNOUNCE_EVERY_S)[0]:
             payload = sys.stdin.buffer.readline() or b"null"
         payload = engine.control.announce(payload)
-    return msgspec.json.decode(payload, type=Task | None)
+    return msgspec.json.decode(payload, type=GroupTask | None)
 
 
 class _TaskRun:
-    """One task on one rank."""
+    """One task on one rank, and its observer."""
 
-    def __init__(self, config: RankConfig, engine: Engine, task: Task) -> None:
+    def __init__(self, config: RankConfig, engine: Engine, task: GroupTask) -> None:
         self._config, self._engine, self._task = config, engine, task
+        self._state_path = Path(config.checkpoints_dir) / "state.safetensors"
         self._results = Path(config.checkpoints_dir).parent / "results"
         self._stage = Stage.IDLE
         self._step = self._meetings = 0
 
     def do(self) -> None:
-        engine, task = self._engine, self._task
-        engine.control.decide = self._decide
+        """Run it and write what was found."""
+        self._engine.control.decide = self._decide
         outcome, frames = "done", list[Tensor]()
-        run = Run(engine, task.job, Path(self._config.inputs_dir), self._enter, self._finish_step)
+        task = Task(
+            spec=self._task.job.spec,
+            image=Path(self._config.inputs_dir) / self._task.job.image,
+            resume_from=self._state_path if self._task.is_resumed else None,
+        )
         try:
-            frames += run.frames()
+            frames += Run(self._engine, task, self).frames()
         except RunLeft as left:
             outcome, frames = type(left).__name__, []
         except Exception as error:  # noqa: BLE001 (told to the test)
             outcome, frames = repr(error), []
-            engine.control.report_failure(getattr(error, "code", None))
+            self._engine.control.report_failure(as_job_error(error).code)
         if frames:
-            path = self._results / f"{task.number}.safetensors"
+            path = self._results / f"{self._task.number}.safetensors"
             safetensors.torch.save_file({"frames": torch.cat(frames, dim=2)}, path)
         self._tell(outcome)
+
+    def enter(self, stage: Stage) -> None:
+        """Note the stage."""
+        self._stage, self._step = stage, 0
+
+    def finish_step(self, num_steps: int) -> None:
+        """Count; fail if told to."""
+        self._step += 1
+        self._meetings += 1
+        is_here = self._engine.world.rank == self._task.fail_rank
+        if is_here and self._stage is Stage.DENOISE and self._step == 2:
+            raise ValueError("told to fail")
+
+    def keep(self, step: int, state: Callable[[], State]) -> None:
+        """Save the state if told to."""
+        if self._engine.world.rank == 0 and step == self._task.keep_step:
+            save_state(state(), self._state_path)
 
     def _tell(self, outcome: str) -> None:
         rank = self._engine.world.rank
@@ -105,13 +131,3 @@ class _TaskRun:
 
     def _decide(self) -> Word:
         return Word.CANCEL if self._meetings == self._task.cancel_at_meeting else Word.GO_ON
-
-    def _enter(self, stage: Stage) -> None:
-        self._stage, self._step = stage, 0
-
-    def _finish_step(self, num_steps: int) -> None:
-        self._step += 1
-        self._meetings += 1
-        is_here = self._engine.world.rank == self._task.fail_rank
-        if is_here and self._stage is Stage.DENOISE and self._step == 2:
-            raise ValueError("told to fail")

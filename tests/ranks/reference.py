@@ -12,18 +12,20 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from broker.job import JobSpec
 from ranks.pipeline import open_image
 from ranks.solver import make_scheduler
-from ranks.weights import load_transformer, load_vae
+from ranks.weights import fill_transformer, load_vae, meta_transformer
 
 
 def load_reference(folder: Path) -> WanImageToVideoPipeline:
     """Load the stock pipeline with stock attention, in float32 on the CPU."""
     cpu = torch.device("cpu")
+    transformer = meta_transformer(folder / "transformer", torch.float32)
+    fill_transformer(transformer, folder / "transformer", cpu)
     pipeline = WanImageToVideoPipeline(
         tokenizer=T5TokenizerFast.from_pretrained(folder / "tokenizer"),
         text_encoder=UMT5EncoderModel.from_pretrained(folder / "text_encoder"),
         image_encoder=CLIPVisionModel.from_pretrained(folder / "image_encoder"),
         image_processor=CLIPImageProcessorPil.from_pretrained(folder / "image_processor"),
-        transformer=load_transformer(folder / "transformer", torch.float32, cpu),
+        transformer=transformer,
         vae=load_vae(folder / "vae", torch.float32, cpu),
         scheduler=make_scheduler("unipc", 20, 5.0),
     )

@@ -1,9 +1,11 @@
 """Eight gloo ranks against diffusers' own pipeline in one process."""
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
+import torch
 from diffusers.pipelines.wan.pipeline_wan_i2v import WanImageToVideoPipeline
 from torch import Tensor
 
@@ -38,6 +40,8 @@ def reference(demo_folder: Path) -> WanImageToVideoPipeline:
         pytest.param({"cfg_size": 1, "ulysses_size": 8}, id="1 x 8"),
         pytest.param({"cfg_size": 2, "ulysses_size": 2}, id="2 x 2, one replica"),
         pytest.param({"guidance_scale": 1.0}, id="no guidance"),
+        pytest.param({"dit_fsdp": True, "t5_fsdp": True}, id="weights sharded between blocks"),
+        pytest.param({"vae_parallel": True, "image_size": "96*80"}, id="VAE split"),
         pytest.param({"sample_solver": "dpm++", "num_frames": 24}, id="dpm++, 24 frames"),
         pytest.param(
             {"image_size": "80*112", "sample_shift": 3.0, "ulysses_size": 8},
@@ -50,7 +54,7 @@ def test_eight_ranks_make_the_frames_of_the_stock_pipeline(
 ) -> None:
     spec = msgspec.structs.replace(SMALL, **changes)
     expected = reference_frames(reference, spec, rank_group.inputs_dir / "sample.png")
-    result = rank_group.run(spec, "sample.png")
+    result = rank_group.run(spec)
     assert result.outcomes == {"done"}
     assert result.frames is not None
     assert result.frames.shape == expected.shape
@@ -58,7 +62,7 @@ def test_eight_ranks_make_the_frames_of_the_stock_pipeline(
 
 
 def test_every_rank_leaves_a_cancelled_run_at_the_same_boundary(rank_group: RankGroup) -> None:
-    result = rank_group.run(SMALL, "sample.png", cancel_at_meeting=15)
+    result = rank_group.run(SMALL, cancel_at_meeting=15)
     assert result.outcomes == {"RunCancelled"}
     assert {finding.meetings for finding in result.findings} == {15}
 
@@ -66,10 +70,10 @@ def test_every_rank_leaves_a_cancelled_run_at_the_same_boundary(rank_group: Rank
 def test_a_failure_of_one_rank_ends_the_run_on_all_and_the_group_goes_on(
     rank_group: RankGroup,
 ) -> None:
-    result = rank_group.run(SMALL, "sample.png", fail_rank=5)
+    result = rank_group.run(SMALL, fail_rank=5)
     assert {finding.outcome for finding in result.findings if finding.rank != 5} == {"PeerFailed"}
     assert result.findings[5].outcome == "ValueError('told to fail')"
-    assert rank_group.run(SMALL, "sample.png").outcomes == {"done"}
+    assert rank_group.run(SMALL).outcomes == {"done"}
 
 
 def test_an_image_that_cannot_be_read_fails_the_job_on_every_rank(rank_group: RankGroup) -> None:
@@ -77,6 +81,28 @@ def test_an_image_that_cannot_be_read_fails_the_job_on_every_rank(rank_group: Ra
     result = rank_group.run(SMALL, "broken.png")
     assert all(outcome.startswith("JobError") for outcome in result.outcomes)
     assert "submit it again" in result.outcomes.pop()
+
+
+@pytest.mark.parametrize("solver", ["unipc", "dpm++"])
+def test_a_run_that_goes_on_from_a_saved_state_makes_the_same_bits(
+    rank_group: RankGroup, solver: Literal["unipc", "dpm++"]
+) -> None:
+    spec = msgspec.structs.replace(SMALL, sample_solver=solver)
+    whole = rank_group.run(spec, keep_step=13)
+    resumed = rank_group.run(spec, is_resumed=True)
+    assert whole.frames is not None
+    assert resumed.frames is not None
+    assert torch.equal(resumed.frames, whole.frames)
+
+
+def test_an_attention_cache_that_reuses_nothing_changes_no_bit(rank_group: RankGroup) -> None:
+    plain = rank_group.run(SMALL)
+    cached = rank_group.run(
+        msgspec.structs.replace(SMALL, use_attentioncache=True, attentioncache_interval=1)
+    )
+    assert plain.frames is not None
+    assert cached.frames is not None
+    assert torch.equal(cached.frames, plain.frames)
 
 
 def largest_difference(found: Tensor, expected: Tensor) -> float:
