@@ -77,6 +77,8 @@ class Dispatcher:
                 self._intake.handle(event, now_s)
             case GroupStarted() | GroupReady() | GroupGone() | Beat():
                 self._lives.handle(event, now_s)
+                if isinstance(event, GroupReady):
+                    self._intake.fail_impossible(now_s)
             case StepDone() | JobStarted() | JobDecoded():
                 self._runs.handle(event, now_s)
             case JobFinished() | JobFailed() | JobStopped():

@@ -64,6 +64,15 @@ class Intake:
             self._board.emit(DropJob(job.job_id, None if needed else job.image))
         return len(expired)
 
+    def fail_impossible(self, now_s: float) -> None:
+        """End the waiting jobs that, now that the groups have told their limits, none can run."""
+        for job in list(self._board.jobs.waiting()):
+            error = self._impossible(job.spec)
+            if error is not None:
+                code = ErrorCode.UNSUPPORTED_LAYOUT
+                failed = job.ended(JobState.FAILED, now_s, error_code=code, reason=error.message)
+                self._board.save(failed, now_s)
+
     def _submit(self, message: SubmitJob, now_s: float) -> None:
         """Ask for a place in the journal; a repeated message is answered as the first was."""
         known = self._board.jobs.get(message.job_id) or self._arriving.get(message.job_id)
@@ -97,9 +106,8 @@ class Intake:
                 message="the server is about to stop and takes no new job",
                 retry_after_s=_RETRY_UNKNOWN_S,
             )
-        try:
-            choose_layout(spec, self._shape)
-        except SpecError as error:
+        error = self._impossible(spec)
+        if error is not None:
             return Refused(
                 code=ErrorCode.UNSUPPORTED_LAYOUT, message=error.message, field=error.field
             )
@@ -111,6 +119,19 @@ class Intake:
             message=f"{num_waiting} jobs wait already; at most {self._max_queue} may",
             retry_after_s=self._retry_after_s(now_s),
         )
+
+    def _impossible(self, spec: JobSpec) -> SpecError | None:
+        """Return why no group can run a job; a group that is still loading can, as far as known."""
+        groups = self._board.groups.values()
+        error = None
+        for shape in [group.shape or self._shape for group in groups] or [self._shape]:
+            try:
+                choose_layout(spec, shape)
+            except SpecError as found:
+                error = found
+            else:
+                return None
+        return error
 
     def _retry_after_s(self, now_s: float) -> int:
         next_end_s = self._board.next_end_s(now_s)

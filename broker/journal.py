@@ -101,7 +101,10 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         with self._translated():
-            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            # Nobody to wait for: whoever holds the file holds it until it ends.
+            self._connection = sqlite3.connect(
+                path, timeout=0.0, isolation_level=None, check_same_thread=False
+            )
             try:
                 self._prepare()
                 self._migrate()

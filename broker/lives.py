@@ -45,7 +45,7 @@ class Lives:
         """Take what a launcher, rank 0 or any rank says about a group."""
         match report:
             case GroupStarted():
-                self._meet(report.group, report.epoch, now_s)
+                self._launched(report, now_s)
             case GroupReady():
                 self._ready(report, now_s)
             case GroupGone():
@@ -109,6 +109,15 @@ class Lives:
             group.watch.expect_all(self._board.awake.now_s)
         return group
 
+    def _launched(self, report: GroupStarted, now_s: float) -> None:
+        group = self._board.groups.get(report.group)
+        if group is not None and not group.registered and report.epoch < group.epoch:
+            # The journal names a later life, as after a clock was set back. The launcher is right:
+            # it starts a life only after the last one has been reaped.
+            self._end_life(group, now_s)
+            self._add(report.group, report.epoch)
+        self._meet(report.group, report.epoch, now_s)
+
     def _ready(self, report: GroupReady, now_s: float) -> None:
         group = self._meet(report.group, report.epoch, now_s)
         if group is None:
@@ -128,7 +137,9 @@ class Lives:
     def _confirm(self, group: Group, lease: Lease, now_s: float) -> None:
         run = group.find(lease)
         if run is not None:
-            run.start(now_s)
+            # A run with a deadline has been sent a moment ago: only `JobStarted` meets it.
+            if run.deadline_s is None:
+                run.start(now_s)
         elif (lease.group, lease.epoch) == (group.name, group.epoch):
             # It was cancelled, or given up, while the broker was away.
             logger.warning("group %s still runs job %s; stopping it", group.name, lease.job_id)

@@ -69,8 +69,9 @@ class Runs:
         run.start(now_s)
 
     def _decoded(self, run: Run, now_s: float) -> None:
-        run.decode(now_s, self._board.awake.now_s)
-        self._advance(run, Stage.SAVE, 0, 1, now_s)
+        if not run.decoded:
+            run.decode(now_s, self._board.awake.now_s)
+            self._advance(run, Stage.SAVE, 0, 1, now_s)
 
     def _step_done(self, run: Run, report: StepDone, now_s: float) -> None:
         # Steps come on another socket than reports: one may be overtaken by `JobDecoded`.

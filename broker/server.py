@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import assert_never
 
 import msgspec
@@ -14,6 +15,7 @@ from broker import child
 from broker.commands import Command, DropJob, Publish, Reply, TellDrained, ToGroup, ToLauncher
 from broker.config import BrokerConfig
 from broker.dispatch import Dispatcher
+from broker.errors import JournalFullError
 from broker.files import StateDir
 from broker.history import History
 from broker.journal import Journal
@@ -81,7 +83,8 @@ class Broker:
         jobs = journal.load()
         state_dir.sweep(jobs)
         now_s = self._clock()
-        journal.forget_history(now_s)
+        with suppress(JournalFullError):
+            journal.forget_history(now_s)
         self._dispatcher = Dispatcher(config.shape, config.max_queue, config.job_ttl_s, jobs, now_s)
         self._history = History(self._dispatcher.views(now_s))
         self._peers = Peers()

@@ -1,0 +1,36 @@
+"""What must hold of a dispatcher after every event."""
+
+from broker.dispatch import Dispatcher
+from broker.job import JobState
+
+
+def check(dispatcher: Dispatcher) -> None:
+    """Raise `AssertionError` if the dispatcher contradicts itself."""
+    jobs = {job.job_id: job for job in dispatcher.jobs()}
+    runs = {
+        job_id: (group, run) for group in dispatcher.groups() for job_id, run in group.runs.items()
+    }
+    for job in jobs.values():
+        assert (job.lease is not None) == (job.state is JobState.IN_PROGRESS)
+        assert 0.0 <= job.progress <= 1.0
+        assert 0 <= job.attempt <= 3
+        if job.lease is not None:
+            assert job.lease.attempt == job.attempt
+            assert runs[job.job_id][1].lease == job.lease, "a lease without a run"
+    for job_id, (group, run) in runs.items():
+        assert not group.gone, "a run on a group of which nothing is left"
+        assert run.lease.job_id == job_id
+        assert (run.lease.group, run.lease.epoch) == (group.name, group.epoch)
+        live = jobs.get(job_id)
+        if live is None or live.lease != run.lease:
+            assert run.cancelled or not run.started, "a run that nobody wants is not being left"
+    for group in dispatcher.groups():
+        if group.registered:
+            computing = [run for run in group.runs.values() if not run.decoded]
+            assert len(computing) <= 1 or any(not run.started for run in computing)
+    health = dispatcher.health()
+    waiting = [job for job in jobs.values() if job.state is JobState.IN_QUEUE]
+    assert health.queued == len(waiting)
+    free = [group for group in dispatcher.groups() if group.is_free]
+    if free and not health.draining:
+        assert not any(group.fits(job.spec) for group in free for job in waiting), "idle hands"

@@ -1,0 +1,190 @@
+"""A dispatcher with a clock that the test moves, and short words for what happens to it."""
+
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+from broker.commands import (
+    Command,
+    Event,
+    JobNotStored,
+    JobStored,
+    Publish,
+    Reply,
+    SaveJob,
+    ToGroup,
+    ToLauncher,
+)
+from broker.dispatch import Dispatcher
+from broker.job import GroupShape, JobSpec, Stage
+from broker.protocol import (
+    Beat,
+    CancelJob,
+    FrontReply,
+    GroupGone,
+    GroupReady,
+    GroupStarted,
+    JobDecoded,
+    JobFinished,
+    JobStarted,
+    JobView,
+    KillGroup,
+    Lease,
+    RunJob,
+    StepDone,
+    SubmitJob,
+)
+from broker.record import Job
+from tests.broker import invariants
+from tests.broker.driver import IMAGE, SHAPE, SPEC
+
+Kind = TypeVar("Kind")
+START_S = 1_000.0
+
+
+class Scene:
+    """Every event goes in with the present time; the invariants are checked after each."""
+
+    def __init__(
+        self,
+        restored: Iterable[Job] = (),
+        shape: GroupShape = SHAPE,
+        max_queue: int = 100,
+        job_ttl_s: float = 3600.0,
+    ) -> None:
+        self.now_s = START_S
+        self.dispatcher = Dispatcher(shape, max_queue, job_ttl_s, restored, self.now_s)
+        self.journal: dict[str, Job] = {job.job_id: job for job in restored}
+        self.views: dict[str, list[JobView]] = {}
+        self._num_submitted = len(self.journal)
+
+    # --- events ----------------------------------------------------------------------------------
+
+    def handle(self, event: Event) -> list[Command]:
+        return self._done(self.dispatcher.handle(event, self.now_s))
+
+    def wait(self, seconds: float, beats_of: Sequence[str] = ()) -> list[Command]:
+        """Let time pass, a tick a second, while these groups beat."""
+        commands: list[Command] = []
+        for _ in range(round(seconds)):
+            self.now_s += 1.0
+            for group in beats_of:
+                self.beat(group)
+            commands += self._done(self.dispatcher.tick(self.now_s))
+        return commands
+
+    def submit(self, spec: JobSpec = SPEC, room: bool = True) -> tuple[str, list[Command]]:
+        """Submit a job as the server does: the journal first, if it has room."""
+        self._num_submitted += 1
+        job_id = f"{self._num_submitted:032x}"
+        message = SubmitJob(job_id=job_id, spec=spec, image=IMAGE)
+        commands = self.handle(message)
+        if find(commands, SaveJob):
+            commands += self.handle(JobStored(job_id) if room else JobNotStored(job_id))
+        return job_id, commands
+
+    def job(self, spec: JobSpec = SPEC) -> str:
+        """Submit a job that is accepted."""
+        job_id, _ = self.submit(spec)
+        assert job_id in self.journal
+        return job_id
+
+    def cancel(self, job_id: str) -> list[Command]:
+        return self.handle(CancelJob(job_id=job_id))
+
+    def group(
+        self, name: str = "a", epoch: int = 1, shape: GroupShape = SHAPE,
+        running: Sequence[Lease] = (),
+    ) -> list[Command]:  # fmt: skip
+        """Start a group and have it ready."""
+        commands = self.handle(GroupStarted(group=name, epoch=epoch))
+        return commands + self.handle(
+            GroupReady(group=name, epoch=epoch, shape=shape, device="test", running=list(running))
+        )
+
+    def gone(self, name: str = "a", epoch: int = 1) -> list[Command]:
+        return self.handle(GroupGone(group=name, epoch=epoch, reason="tested"))
+
+    def beat(
+        self, group: str, epoch: int = 1, stage: Stage = Stage.IDLE, num_done: int = 0,
+        ranks: Iterable[int] = range(8),
+    ) -> None:  # fmt: skip
+        for rank in ranks:
+            self.handle(
+                Beat(
+                    group=group, epoch=epoch, rank=rank, pid=1, device="test", stage=stage,
+                    step=0, num_done=num_done, memory_bytes=0,
+                )
+            )  # fmt: skip
+
+    def start(self, job_id: str) -> Lease:
+        """Have the group take the job that it was given."""
+        lease = self.lease(job_id)
+        self.handle(JobStarted(lease=lease))
+        return lease
+
+    def step(self, lease: Lease, stage: Stage, step: int, num_steps: int) -> list[Command]:
+        return self.handle(StepDone(lease=lease, stage=stage, step=step, num_steps=num_steps))
+
+    def finish(self, lease: Lease) -> list[Command]:
+        self.handle(JobDecoded(lease=lease))
+        return self.handle(JobFinished(lease=lease, video=f"{lease.job_id}.mp4"))
+
+    # --- what can be seen ------------------------------------------------------------------------
+
+    def view(self, job_id: str) -> JobView:
+        """Return how the job was last published."""
+        return self.views[job_id][-1]
+
+    def lease(self, job_id: str) -> Lease:
+        """Return the lease as it is on disk."""
+        lease = self.journal[job_id].lease
+        assert lease is not None, f"not running: {self.journal[job_id]}"
+        return lease
+
+    def _done(self, commands: list[Command]) -> list[Command]:
+        invariants.check(self.dispatcher)
+        for command in commands:
+            match command:
+                case SaveJob():
+                    self._save(command.job)
+                case Publish():
+                    self._publish(command.view)
+                case ToGroup(message=RunJob() as run):
+                    assert self.lease(run.lease.job_id) == run.lease, "sent before it was saved"
+                case _:
+                    pass
+        return commands
+
+    def _save(self, job: Job) -> None:
+        before = self.journal.get(job.job_id)
+        assert before is None or not before.state.is_terminal, "left a terminal state"
+        self.journal[job.job_id] = job
+
+    def _publish(self, view: JobView) -> None:
+        told = self.views.setdefault(view.job_id, [])
+        if told:
+            assert view.seq == told[-1].seq + 1, "a gap in what is told"
+            assert view.progress >= told[-1].progress, "progress went back"
+        told.append(view)
+
+
+def find(commands: Iterable[Command], kind: type[Kind]) -> list[Kind]:
+    """Return the commands of a kind."""
+    return [command for command in commands if isinstance(command, kind)]
+
+
+def reply(commands: Iterable[Command]) -> FrontReply:
+    """Return the one reply among the commands."""
+    (found,) = find(commands, Reply)
+    return found.message
+
+
+def runs(commands: Iterable[Command]) -> list[RunJob]:
+    """Return the runs that are given to groups."""
+    sent = [command.message for command in find(commands, ToGroup)]
+    return [message for message in sent if isinstance(message, RunJob)]
+
+
+def kills(commands: Iterable[Command]) -> list[KillGroup]:
+    """Return the groups that shall be killed."""
+    return [command.message for command in find(commands, ToLauncher)]

@@ -1,0 +1,196 @@
+"""The journal: what is written stays, and what must not be written is refused."""
+
+import sqlite3
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from broker.errors import JournalError, JournalFullError
+from broker.job import JobState
+from broker.journal import SCHEMA_VERSION, Journal
+from broker.protocol import ErrorCode, Lease
+from broker.record import Job
+from tests.broker.driver import IMAGE, SPEC
+
+
+def job(number: int = 1) -> Job:
+    job_id = f"{number:032x}"
+    return Job(
+        number=number, job_id=job_id, spec=SPEC, image=IMAGE, created_at=10.0, updated_at=10.0
+    )
+
+
+def leased(waiting: Job) -> Job:
+    lease = Lease(group="a", epoch=3, job_id=waiting.job_id, attempt=waiting.attempt + 1)
+    return waiting.leased(lease, 20.0)
+
+
+def rows(path: Path, query: str) -> list[tuple[object, ...]]:
+    """Read a journal that is closed."""
+    connection = sqlite3.connect(path)
+    try:
+        return connection.execute(query).fetchall()
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "jobs.sqlite3"
+
+
+def test_jobs_come_back_as_they_were_in_the_order_of_their_submission(path: Path) -> None:
+    jobs = [
+        leased(job(1)),
+        job(2),
+        leased(job(3)).ended(JobState.SUCCEED, 30.0, progress=1.0, video="x.mp4"),
+        leased(job(4)).ended(
+            JobState.FAILED, 30.0, error_code=ErrorCode.OUT_OF_MEMORY, reason="too large"
+        ),
+        job(5).ended(JobState.CANCELLED, 30.0),
+    ]
+    journal = Journal(path)
+    journal.write(list(reversed(jobs)))
+    journal.close()
+    assert Journal(path).load() == jobs
+
+
+def test_every_setting_that_the_promises_rest_on_is_in_force(path: Path) -> None:
+    connection = Journal(path)._connection
+    found = {
+        name: connection.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in (
+            "locking_mode",
+            "journal_mode",
+            "synchronous",
+            "busy_timeout",
+            "foreign_keys",
+            "trusted_schema",
+            "mmap_size",
+            "wal_autocheckpoint",
+            "cell_size_check",
+        )
+    }
+    assert found == {
+        "locking_mode": "exclusive",
+        "journal_mode": "wal",
+        "synchronous": 2,
+        "busy_timeout": 5000,
+        "foreign_keys": 1,
+        "trusted_schema": 0,
+        "mmap_size": 0,
+        "wal_autocheckpoint": 1000,
+        "cell_size_check": 1,
+    }
+    assert not path.with_name("jobs.sqlite3-shm").exists()
+
+
+@pytest.mark.parametrize("end", [JobState.SUCCEED, JobState.FAILED, JobState.CANCELLED])
+def test_the_database_itself_refuses_to_leave_a_terminal_state(path: Path, end: JobState) -> None:
+    journal = Journal(path)
+    video = "x.mp4" if end is JobState.SUCCEED else None
+    ended = leased(job()).ended(end, 30.0, video=video)
+    journal.write([ended])
+    with pytest.raises(sqlite3.IntegrityError, match="a finished job does not change"):
+        journal._connection.execute("UPDATE jobs SET state = 'InQueue', video = NULL")
+    with pytest.raises(sqlite3.IntegrityError, match="a finished job does not change"):
+        journal.write([job(2), ended])
+    assert journal.load() == [ended]
+
+
+def test_a_transaction_happens_whole_or_not_at_all(path: Path) -> None:
+    journal = Journal(path)
+    bad = msgspec.structs.replace(job(2), progress=2.0)
+    with pytest.raises(sqlite3.IntegrityError):
+        journal.write([job(1), bad])
+    assert journal.load() == []
+
+
+def test_the_history_is_written_by_the_database_and_cannot_be_rewritten(path: Path) -> None:
+    journal = Journal(path)
+    first = leased(job())
+    again = leased(first.queued_again(25.0, first.attempt))
+    for version in (
+        job(),
+        first,
+        first.queued_again(25.0, first.attempt),
+        again,
+        again.ended(JobState.SUCCEED, 30.0, video="x.mp4"),
+    ):
+        journal.write([version])
+    with pytest.raises(sqlite3.IntegrityError, match="history does not change"):
+        journal._connection.execute("UPDATE history SET at = 0")
+    journal.close()
+    assert rows(path, "SELECT state, attempt, epoch, at FROM history ORDER BY entry") == [
+        ("InQueue", 0, None, 10.0),
+        ("InProgress", 1, 3, 20.0),
+        ("InQueue", 1, None, 25.0),
+        ("InProgress", 2, 3, 20.0),
+        ("Succeed", 2, None, 30.0),
+    ]
+
+
+def test_dropped_jobs_are_gone_but_not_their_history(path: Path) -> None:
+    journal = Journal(path)
+    journal.write([job(1), job(2)])
+    journal.write([], [job(1).job_id])
+    assert journal.load() == [job(2)]
+    journal.forget_history(10.0)
+    assert len(journal._connection.execute("SELECT * FROM history").fetchall()) == 2
+    journal.forget_history(10.0 + 8 * 86_400)
+    assert journal._connection.execute("SELECT * FROM history").fetchall() == []
+
+
+def test_a_full_disk_changes_nothing_and_hurts_nothing(path: Path) -> None:
+    journal = Journal(path)
+    journal.write([job(1)])
+    pages = journal._connection.execute("PRAGMA page_count").fetchone()[0]
+    journal._connection.execute(f"PRAGMA max_page_count={pages}")
+    many = [job(number) for number in range(2, 200)]
+    with pytest.raises(JournalFullError, match=r"no room to write .*jobs\.sqlite3"):
+        journal.write(many)
+    assert journal.load() == [job(1)]
+    journal._connection.execute("PRAGMA max_page_count=100000")
+    journal.write(many)
+    assert len(journal.load()) == 199
+
+
+def test_a_second_opener_is_refused(path: Path) -> None:
+    journal = Journal(path)
+    journal.write([job()])
+    with pytest.raises(JournalError, match="locked"):
+        Journal(path)
+
+
+def test_a_journal_of_a_later_version_is_refused_and_left_alone(path: Path) -> None:
+    Journal(path).close()
+    connection = sqlite3.connect(path)
+    connection.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
+    connection.close()
+    with pytest.raises(JournalError, match=f"has schema {SCHEMA_VERSION + 1}, this program knows"):
+        Journal(path)
+    assert rows(path, "PRAGMA user_version") == [(SCHEMA_VERSION + 1,)]
+
+
+def test_a_file_that_is_no_journal_is_refused(path: Path) -> None:
+    path.write_bytes(b"this was never a database" * 200)
+    with pytest.raises(JournalError, match="not a database"):
+        Journal(path)
+
+
+def test_a_damaged_journal_is_refused(path: Path) -> None:
+    journal = Journal(path)
+    journal.write([job(number) for number in range(1, 400)])
+    journal.close()
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] + b"\xff" * 4096 + whole[len(whole) // 2 + 4096 :])
+    with pytest.raises(JournalError, match=r"jobs\.sqlite3"):
+        Journal(path)
+
+
+def test_a_backup_is_a_whole_journal(path: Path, tmp_path: Path) -> None:
+    journal = Journal(path)
+    journal.write([job(1), job(2)])
+    journal.backup(tmp_path / "copy.sqlite3")
+    assert Journal(tmp_path / "copy.sqlite3").load() == [job(1), job(2)]

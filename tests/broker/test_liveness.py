@@ -1,0 +1,130 @@
+"""Slow is not dead: what the broker takes for a hang, and what not."""
+
+import pytest
+
+from broker.job import Stage
+from broker.protocol import GroupStarted, JobStarted
+from tests.broker.scene import Scene, kills
+
+
+def beating(scene: Scene, seconds: int, stage: Stage, num_done: int, last_rank: int = 7) -> None:
+    """Let a group beat without finishing anything."""
+    for _ in range(seconds):
+        scene.now_s += 1.0
+        scene.beat("a", stage=stage, num_done=num_done, ranks=range(last_rank + 1))
+        assert not kills(scene.dispatcher.tick(scene.now_s))
+
+
+def test_a_rank_that_sends_no_beat_for_ten_seconds_has_its_group_killed() -> None:
+    scene = Scene()
+    scene.group()
+    scene.beat("a")
+    beating(scene, 10, Stage.IDLE, 0, last_rank=6)
+    (kill,) = kills(scene.wait(1))
+    assert kill.reason == "rank 7 has sent no beat for 10 s"
+
+
+def test_a_rank_that_was_never_heard_has_its_group_killed() -> None:
+    scene = Scene()
+    scene.group()
+    beating(scene, 10, Stage.IDLE, 0, last_rank=6)
+    (kill,) = kills(scene.wait(1))
+    assert kill.reason == "rank 7 has sent no beat in 10 s"
+
+
+def test_loading_may_take_half_an_hour() -> None:
+    scene = Scene()
+    scene.handle(GroupStarted(group="a", epoch=1))
+    beating(scene, 1800, Stage.LOAD, 0)
+    scene.now_s += 1.0
+    scene.beat("a", stage=Stage.LOAD)
+    (kill,) = kills(scene.wait(1))
+    assert kill.reason == "rank 0 has finished nothing in stage load for 1800 s"
+
+
+@pytest.mark.parametrize(
+    ("stage", "limit_s"),
+    [(Stage.ENCODE, 60), (Stage.DENOISE, 60), (Stage.DECODE, 180), (Stage.SAVE, 60)],
+)
+def test_a_stage_that_finishes_nothing_within_its_budget_is_a_hang(
+    stage: Stage, limit_s: int
+) -> None:
+    scene = Scene()
+    scene.group()
+    scene.start(scene.job())
+    beating(scene, limit_s + 1, stage, 7)
+    scene.now_s += 1.0
+    scene.beat("a", stage=stage, num_done=7)
+    (kill,) = kills(scene.dispatcher.tick(scene.now_s))
+    assert kill.reason == f"rank 0 has finished nothing in stage {stage.value} for {limit_s} s"
+
+
+def test_finished_work_renews_the_budget() -> None:
+    scene = Scene()
+    scene.group()
+    scene.start(scene.job())
+    for num_done in range(10):
+        beating(scene, 50, Stage.DENOISE, num_done)
+
+
+def test_a_group_whose_steps_are_slow_gets_ten_times_their_median() -> None:
+    scene = Scene()
+    scene.group()
+    lease = scene.lease(scene.job())
+    scene.handle(JobStarted(lease=lease))
+    scene.step(lease, Stage.ENCODE, 1, 1)
+    for step in range(1, 6):
+        beating(scene, 20, Stage.DENOISE, step)
+        scene.step(lease, Stage.DENOISE, step, 20)
+    beating(scene, 180, Stage.DENOISE, 5)
+    assert kills(scene.wait(30, beats_of=()))
+
+
+def test_idle_ranks_may_idle_for_ever() -> None:
+    scene = Scene()
+    scene.group()
+    beating(scene, 4000, Stage.IDLE, 3)
+
+
+def test_a_broker_that_slept_does_not_take_its_own_silence_for_that_of_the_ranks() -> None:
+    scene = Scene()
+    scene.group()
+    scene.start(scene.job())
+    beating(scene, 5, Stage.DENOISE, 1)
+    scene.now_s += 3600.0
+    assert not kills(scene.dispatcher.tick(scene.now_s))
+    beating(scene, 5, Stage.DENOISE, 1)
+
+
+def test_a_beat_of_another_life_does_not_count() -> None:
+    scene = Scene()
+    scene.group(epoch=2)
+    for _ in range(10):
+        scene.now_s += 1.0
+        scene.beat("a", epoch=1)
+        assert not kills(scene.dispatcher.tick(scene.now_s))
+    assert kills(scene.wait(1))
+
+
+def test_health_shows_each_rank_and_stops_being_ready_within_five_seconds_of_silence() -> None:
+    scene = Scene()
+    scene.group()
+    scene.beat("a")
+    health = scene.dispatcher.health()
+    assert health.ready
+    (group,) = health.groups
+    assert [row.rank for row in group.ranks] == list(range(8))
+    scene.wait(5)
+    assert scene.dispatcher.health().ready
+    scene.wait(1)
+    assert not scene.dispatcher.health().ready
+    assert scene.dispatcher.health().groups[0].ranks[0].beat_age_s == 6.0
+
+
+def test_health_counts_restarts() -> None:
+    scene = Scene()
+    for epoch in (1, 2, 3):
+        scene.group(epoch=epoch)
+        scene.gone(epoch=epoch)
+    (group,) = scene.dispatcher.health().groups
+    assert (group.restarts, group.ready, group.epoch) == (2, False, 3)
