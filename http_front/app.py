@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
-from http_front import handlers
+from http_front import docs, handlers
 from http_front.config import FrontConfig
 from http_front.gate import make_gate
 from http_front.image_source import ImageSource, unguarded_source
@@ -46,6 +46,7 @@ def create_app(config: FrontConfig, source: ImageSource | None = None) -> web.Ap
             web.post("/admin/cleanup", handlers.cleanup),
         ]
     )
+    docs.add_routes(app)
 
     async def front(app: web.Application) -> AsyncIterator[None]:
         async with open_front(config, source or _source(config)) as app[FRONT]:

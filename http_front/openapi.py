@@ -1,0 +1,167 @@
+"""The OpenAPI document, made from the structs that check and answer requests."""
+
+import copy
+from typing import Any
+
+import msgspec
+
+from broker.job import JobSpec
+from http_front.schema import (
+    Alive,
+    Cancelled,
+    ErrorBody,
+    Health,
+    JobRef,
+    JobStatus,
+    JobUpdate,
+    Removed,
+    SubmitByUrl,
+    Submitted,
+)
+
+Schema = dict[str, Any]
+
+_TYPES = (
+    *(SubmitByUrl, JobSpec, JobRef, Submitted, JobStatus, JobUpdate),
+    *(Cancelled, Health, Alive, Removed, ErrorBody),
+)
+_REF = "#/components/schemas/{name}"
+_ABOUT = """A job is submitted, then watched or polled, then its video is fetched. An error is
+always `{"error": {"code", "message", "field"}}`, with a message that says what was found and what
+is allowed."""
+
+
+def make_document() -> Schema:
+    """Return the document as JSON-ready objects."""
+    _, components = msgspec.json.schema_components(_TYPES, ref_template=_REF)
+    spec = components.pop("JobSpec")
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "wan-ranks",
+            "version": "1",  # of the API
+            "description": _ABOUT,
+        },
+        "paths": _paths(),
+        "components": {"schemas": components | {"SubmitByFile": _with_file(spec)}},
+    }
+
+
+def _with_file(spec: Schema) -> Schema:
+    """Return the schema of a form: the fields of a job, and the image as a file."""
+    form = copy.deepcopy(spec)
+    form["title"] = "SubmitByFile"
+    form["description"] = "A video to make from an uploaded image."
+    form["properties"]["image"] = {
+        "type": "string",
+        "format": "binary",
+        "description": "JPEG, PNG or WebP; 64 to 8192 pixels a side; at most 20 MiB.",
+    }
+    form["required"] = [*form["required"], "image"]
+    return form
+
+
+def _paths() -> Schema:
+    job = _json(JobRef)
+    return {
+        "/video/submit": {
+            "post": _operation(
+                "Submit a job",
+                {"202": _response("The job is on disk and will run.", Submitted)},
+                body={
+                    "application/json": {"schema": _ref("SubmitByUrl")},
+                    "multipart/form-data": {"schema": _ref("SubmitByFile")},
+                },
+            )
+        },
+        "/video/status": {
+            "post": _operation(
+                "Tell how a job is", {"200": _response("How it is now.", JobStatus)}, body=job
+            )
+        },
+        "/video/cancel": {
+            "post": _operation(
+                "End a job", {"200": _response("It has ended, for good.", Cancelled)}, body=job
+            )
+        },
+        "/video/progress": {"get": _progress()},
+        "/videos/{requestId}.mp4": {"get": _video()},
+        "/health": {
+            "get": _operation(
+                "Tell whether jobs are served",
+                {
+                    "200": _response("A group is ready.", Health),
+                    "503": _response("No group is ready, or the server stops.", Health),
+                },
+            )
+        },
+        "/live": {
+            "get": _operation("Tell that the front answers", {"200": _response("It does.", Alive)})
+        },
+        "/admin/cleanup": {
+            "post": _operation(
+                "Remove expired jobs now", {"200": _response("They are gone.", Removed)}
+            )
+        },
+    }
+
+
+def _progress() -> Schema:
+    last_seq = {
+        "name": "last_seq",
+        "in": "query",
+        "description": "`seq` of the last change that is known; the feed goes on after it.",
+        "schema": {"type": "integer", "minimum": 0, "default": 0},
+    }
+    about = (
+        "A WebSocket. The job as it is comes first, then every change, each a JSON text of the "
+        "form of JobUpdate; after the last one the server closes with 1000."
+    )
+    responses = {"101": {"description": about, "content": _json(JobUpdate)}}
+    return _operation(
+        "Watch a job", responses, parameters=[_id_parameter("query"), last_seq], about=about
+    )
+
+
+def _video() -> Schema:
+    content = {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}
+    responses = {
+        "200": {"description": "The whole video.", "content": content},
+        "206": {"description": "The range that was asked for.", "content": content},
+    }
+    return _operation("Fetch a video", responses, parameters=[_id_parameter("path")])
+
+
+def _id_parameter(place: str) -> Schema:
+    return {"name": "requestId", "in": place, "required": True, "schema": {"type": "string"}}
+
+
+def _operation(
+    summary: str,
+    responses: Schema,
+    *,
+    body: Schema | None = None,
+    parameters: list[Schema] | None = None,
+    about: str | None = None,
+) -> Schema:
+    operation: Schema = {"summary": summary}
+    if about is not None:
+        operation["description"] = about
+    if parameters is not None:
+        operation["parameters"] = parameters
+    if body is not None:
+        operation["requestBody"] = {"required": True, "content": body}
+    operation["responses"] = responses | {"default": _response("Refused.", ErrorBody)}
+    return operation
+
+
+def _response(description: str, body: type[msgspec.Struct]) -> Schema:
+    return {"description": description, "content": _json(body)}
+
+
+def _json(body: type[msgspec.Struct]) -> Schema:
+    return {"application/json": {"schema": _ref(body.__name__)}}
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": _REF.format(name=name)}
