@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import aclosing
+from socket import SO_SNDBUF, SOL_SOCKET
 
 import msgspec
 from aiohttp import WSCloseCode, web
@@ -14,22 +15,31 @@ from http_front.state import FRONT, Front
 
 MAX_SOCKETS = 256
 SEND_LIMIT_S = 10.0
+BUFFER_BYTES = 1 << 16
+"""What may wait for a client that reads slowly, in this process and again in the kernel."""
 
 
 async def progress(request: web.Request) -> web.WebSocketResponse:
     """Send the job as it is, then every change, until it has ended."""
     front = request.app[FRONT]
     job_id, last_seq = _checked_query(request)
-    socket = web.WebSocketResponse(heartbeat=20, max_msg_size=4096, compress=False, timeout=5)
+    socket = web.WebSocketResponse(
+        heartbeat=20, max_msg_size=4096, compress=False, timeout=5, writer_limit=BUFFER_BYTES
+    )
     if not socket.can_prepare(request):
         raise FrontError(ErrorCode.INVALID_BODY, "this address answers WebSockets only")
     if len(front.sockets) >= MAX_SOCKETS:
         raise FrontError(ErrorCode.UNAVAILABLE, "too many WebSockets are open", retry_after_s=10)
     await front.broker.ask(GetJob(job_id=job_id))  # 404 before the upgrade
+    _bound_kernel_buffer(request)
     await socket.prepare(request)
     front.sockets.add(socket)
     try:
-        await _serve(front, socket, job_id, last_seq)
+        code = await _serve(front, socket, job_id, last_seq)
+        if code is None:
+            _abort(request)
+        else:
+            await socket.close(code=code)
     finally:
         front.sockets.discard(socket)
     return socket
@@ -44,37 +54,63 @@ async def close_all(app: web.Application) -> None:
     await asyncio.gather(*closing)
 
 
-async def _serve(front: Front, socket: web.WebSocketResponse, job_id: str, last_seq: int) -> None:
-    """Send until the job has ended or the client has gone."""
+async def _serve(
+    front: Front, socket: web.WebSocketResponse, job_id: str, last_seq: int
+) -> int | None:
+    """Send until the job has ended or the client has gone.
+
+    Returns:
+        The code to close with; None for a client that would not even read a close.
+    """
     sender = asyncio.create_task(_send_changes(front, socket, job_id, last_seq))
     listener = asyncio.create_task(_listen(socket))
-    await asyncio.wait({sender, listener}, return_when=asyncio.FIRST_COMPLETED)
-    for task in (sender, listener):
-        task.cancel()
-    _, code = await asyncio.gather(listener, sender, return_exceptions=True)
-    await socket.close(code=code if isinstance(code, int) else WSCloseCode.OK)
+    try:
+        await asyncio.wait({sender, listener}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        sender.cancel()
+        listener.cancel()
+    await asyncio.wait({sender, listener})
+    return WSCloseCode.OK if sender.cancelled() else sender.result()
 
 
 async def _send_changes(
     front: Front, socket: web.WebSocketResponse, job_id: str, last_seq: int
-) -> int:
-    """Return the code to close with."""
+) -> int | None:
     try:
         async with aclosing(front.feed.watch(job_id, last_seq)) as changes:
             async for job in changes:
                 await _send(socket, JobUpdate.of(job))
     except FrontError as error:
-        detail = ErrorDetail(code=error.code, message=error.message, field=error.field)
-        await _send(socket, ErrorBody(error=detail))
-        return WSCloseCode.TRY_AGAIN_LATER
+        return await _send_last(socket, error)
     except (TimeoutError, ConnectionError):  # the client reads too slowly, or has gone
-        return WSCloseCode.TRY_AGAIN_LATER
+        return None
     return WSCloseCode.OK
+
+
+async def _send_last(socket: web.WebSocketResponse, error: FrontError) -> int | None:
+    detail = ErrorDetail(code=error.code, message=error.message, field=error.field)
+    try:
+        await _send(socket, ErrorBody(error=detail))
+    except (TimeoutError, ConnectionError):
+        return None
+    return WSCloseCode.TRY_AGAIN_LATER
 
 
 async def _send(socket: web.WebSocketResponse, message: msgspec.Struct) -> None:
     async with asyncio.timeout(SEND_LIMIT_S):
         await socket.send_str(msgspec.json.encode(message).decode())
+
+
+def _bound_kernel_buffer(request: web.Request) -> None:
+    """Keep the kernel from taking megabytes for a client that does not read."""
+    if request.transport is not None:
+        connection = request.transport.get_extra_info("socket")
+        connection.setsockopt(SOL_SOCKET, SO_SNDBUF, BUFFER_BYTES)
+
+
+def _abort(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.abort()
 
 
 async def _listen(socket: web.WebSocketResponse) -> None:

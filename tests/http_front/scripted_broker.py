@@ -52,6 +52,7 @@ class ScriptedBroker:
         self.health = HealthTold(ready=True, draining=False, queued=0, running=0, groups=[])
         self.script: Script = lambda _request: None
         self.silent = False
+        self._last_front = b""
         self.subscribed: asyncio.Queue[bytes] = asyncio.Queue()
 
     async def __aenter__(self) -> Self:
@@ -91,6 +92,10 @@ class ScriptedBroker:
         """Send an event that no broker would."""
         await self._events.send_multipart(parts)
 
+    async def send_to_front(self, *parts: bytes) -> None:
+        """Send the front that asked last a reply that no broker would."""
+        await self._requests.send_multipart([self._last_front, *parts])
+
     async def _listen(self) -> None:
         while True:
             await self.subscribed.put((await self._events.recv_multipart())[0])
@@ -100,6 +105,7 @@ class ScriptedBroker:
             identity, correlation, *parts = await self._requests.recv_multipart()
             request = front_requests.decode(parts)
             self.asked.append(request)
+            self._last_front = identity
             if not self.silent:
                 reply = self.script(request) or self._answer(request)
                 await self._requests.send_multipart(
