@@ -12,6 +12,7 @@ import msgspec
 import zmq
 
 MAX_MESSAGE_BYTES = 1 << 20
+MAX_TOPIC_BYTES = 256
 HIGH_WATER_MARK = 1000
 _MAX_IPC_PATH_BYTES = 107
 
@@ -67,6 +68,8 @@ def connect_dealer(socket: ZmqSocket, address: str, role: str) -> ZmqSocket:
 def bind_xpub(socket: ZmqSocket, address: str) -> ZmqSocket:
     """Make a socket the source of events; subscribers that lag lose some and see it by `seq`."""
     _harden(socket)
+    # Only subscriptions come in, and each of their bytes costs a node in the tree of topics.
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_TOPIC_BYTES)
     socket.setsockopt(zmq.XPUB_VERBOSE, 1)
     return _bind(socket, address)
 
