@@ -46,11 +46,10 @@ class SequenceGroup:
             return qkv_L3HD
         num_tokens, num_kinds, num_heads, head_dim = qkv_L3HD.shape
         num_ranks = len(self.sizes)
-        by_rank = qkv_L3HD.view(num_tokens, num_kinds, num_ranks, -1, head_dim).permute(
-            2, 0, 1, 3, 4
-        )
-        sent = by_rank.reshape(num_ranks * num_tokens, num_kinds, -1, head_dim)
-        received = sent.new_empty(sum(self.sizes), num_kinds, num_heads // num_ranks, head_dim)
+        share = num_heads // num_ranks
+        by_rank = qkv_L3HD.unflatten(2, (num_ranks, share)).permute(2, 0, 1, 3, 4)
+        received = qkv_L3HD.new_empty(sum(self.sizes), num_kinds, share, head_dim)
+        sent = by_rank.reshape(num_ranks * num_tokens, num_kinds, share, head_dim)
         self._exchange(received, sent, self.sizes, [num_tokens] * num_ranks)
         return received
 
@@ -59,11 +58,11 @@ class SequenceGroup:
         if self._group is None:
             return output_ShD
         num_ranks, num_tokens = len(self.sizes), self.sizes[self.shard]
-        _, num_heads, head_dim = output_ShD.shape
-        received = output_ShD.new_empty(num_ranks * num_tokens, num_heads, head_dim)
-        self._exchange(received, output_ShD.contiguous(), [num_tokens] * num_ranks, self.sizes)
-        by_rank = received.view(num_ranks, num_tokens, num_heads, head_dim)
-        return by_rank.permute(1, 0, 2, 3).reshape(num_tokens, -1, head_dim)
+        received = output_ShD.new_empty(num_ranks * num_tokens, *output_ShD.shape[1:])
+        self._exchange(received, output_ShD, [num_tokens] * num_ranks, self.sizes)
+        # What came from each rank is a share of the heads: put them side by side.
+        by_rank: Tensor = received.unflatten(0, (num_ranks, num_tokens))
+        return by_rank.transpose(0, 1).flatten(1, 2)
 
     def gather(self, shard_BLC: Tensor) -> Tensor:
         """Return the whole sequence `[B, S, C]`, on every rank, of which each holds a shard."""
@@ -81,6 +80,7 @@ class SequenceGroup:
     def _exchange(
         self, received: Tensor, sent: Tensor, received_sizes: list[int], sent_sizes: list[int]
     ) -> None:
+        sent = sent.contiguous()
         self._count(sent)
         dist.all_to_all_single(received, sent, received_sizes, sent_sizes, group=self._group)
 

@@ -23,6 +23,7 @@ from ranks.errors import JobError, RunCancelled
 logger = logging.getLogger(__name__)
 
 PARTIAL_FOLDER = ".partial"
+_BT709 = "colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
 
 
 class VideoWriter:
@@ -101,7 +102,7 @@ class VideoWriter:
             if not isinstance(error, RunCancelled):
                 logger.exception("the video could not be saved")
             self._failure = error
-        finally:
+        with suppress(OSError):  # or the caller would never hear of the end
             self._partial.unlink(missing_ok=True)
         while self._next() is not None:
             pass  # the caller learns of the failure with its next frames, or at the end
@@ -172,10 +173,10 @@ def _ffmpeg_command(spec: JobSpec, path: Path) -> list[str]:
         *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{spec.width_px}x{spec.height_px}"),
         *("-r", str(FRAMES_PER_SECOND), "-i", "pipe:0", "-an"),
         *("-c:v", "libx264", "-preset", "fast", "-crf", "18", "-pix_fmt", "yuv420p"),
-        # Convert by BT.709 and say so: without the tags, players guess, and colours shift.
-        *("-vf", "scale=out_color_matrix=bt709:out_range=tv"),
-        *("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"),
-        *("-color_range", "tv", "-movflags", "+faststart+use_metadata_tags"),
+        # Convert by BT.709 and say so: without the tags, players guess, and colours shift. The tags
+        # are set on the frames, whose own would overrule those given for the output.
+        *("-vf", f"scale=out_color_matrix=bt709:out_range=tv,setparams={_BT709}"),
+        *("-movflags", "+faststart+use_metadata_tags"),
         *("-metadata", f"comment={json.dumps(metadata, ensure_ascii=False)}"),
         str(path),
     ]

@@ -4,6 +4,7 @@ A model is made on the meta device, sharded, and only then filled, so that no ra
 than its slices. On a single rank nothing is sharded.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,10 +37,7 @@ def meta_transformer(folder: Path, dtype: torch.dtype) -> WanTransformer3DModel:
     config = WanTransformer3DModel.load_config(folder)
     with torch.device("meta"):
         model: WanTransformer3DModel = WanTransformer3DModel.from_config(config)
-    wide = set(model._keep_in_fp32_modules)
-    for name, weight in model.named_parameters():
-        weight.data = weight.data.to(torch.float32 if wide & set(name.split(".")) else dtype)
-    return _for_inference(model)
+    return _for_inference(model, dtype, keep_float32=model._keep_in_fp32_modules)
 
 
 def fill_transformer(model: WanTransformer3DModel, folder: Path, device: torch.device) -> None:
@@ -54,8 +52,8 @@ def fill_transformer(model: WanTransformer3DModel, folder: Path, device: torch.d
 def load_text_encoder(folder: Path, device: Device, mesh: DeviceMesh | None) -> UMT5EncoderModel:
     """Load the text encoder."""
     with torch.device("meta"):
-        model = UMT5EncoderModel(UMT5Config.from_pretrained(folder)).to(device.model_dtype)
-    _for_inference(model)
+        model = UMT5EncoderModel(UMT5Config.from_pretrained(folder))
+    _for_inference(model, device.model_dtype)
     if mesh is not None:
         shard_text_encoder(model, mesh)
     load_weights(model, folder, device.torch_device)
@@ -65,11 +63,16 @@ def load_text_encoder(folder: Path, device: Device, mesh: DeviceMesh | None) -> 
 def load_vae(folder: Path, dtype: torch.dtype, device: torch.device) -> AutoencoderKLWan:
     """Load the VAE, whole."""
     with torch.device("meta"):
-        model = AutoencoderKLWan.from_config(AutoencoderKLWan.load_config(folder)).to(dtype)
+        model: AutoencoderKLWan = AutoencoderKLWan.from_config(AutoencoderKLWan.load_config(folder))
+    _for_inference(model, dtype)
     load_weights(model, folder, device)
-    return _for_inference(model)
+    return model
 
 
-def _for_inference(model: ModelT) -> ModelT:
+def _for_inference(model: ModelT, dtype: torch.dtype, keep_float32: Sequence[str] = ()) -> ModelT:
+    """Prepare an empty model; modules with a name in `keep_float32` are not converted."""
     model.requires_grad_(requires_grad=False)
+    for name, weight in model.named_parameters():
+        is_kept = not set(keep_float32).isdisjoint(name.split("."))
+        weight.data = weight.data.to(torch.float32 if is_kept else dtype)
     return model.eval()

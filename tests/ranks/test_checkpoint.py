@@ -1,0 +1,70 @@
+"""Saved states."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ranks.checkpoint import Checkpoint, is_state, load_state, save_state
+from ranks.denoise import Denoiser
+from ranks.pipeline import draw_noise
+from ranks.solver import Solver
+
+STATE = {"step": torch.tensor(3), "latents": torch.arange(6.0).view(2, 3).T}
+
+
+def test_a_state_comes_back_to_the_bit(tmp_path: Path) -> None:
+    path = tmp_path / "job.safetensors"
+    save_state(STATE, path)
+    loaded = load_state(path)
+    assert loaded.keys() == STATE.keys()
+    assert all(torch.equal(loaded[name], value) for name, value in STATE.items())
+    assert [entry.name for entry in tmp_path.iterdir()] == ["job.safetensors"]
+
+
+def test_the_thread_saves_the_latest_state(tmp_path: Path) -> None:
+    path = tmp_path / "job.safetensors"
+    checkpoint = Checkpoint(path)
+    for step in range(1, 4):
+        checkpoint.keep({"step": torch.tensor(step)})
+    checkpoint.close()
+    assert load_state(path)["step"].item() == 3
+
+
+def test_a_discarded_checkpoint_leaves_no_file(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path / "job.safetensors")
+    checkpoint.keep(STATE)
+    checkpoint.discard()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_that_cannot_be_saved_does_not_end_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint = Checkpoint(tmp_path / "missing" / "job.safetensors")
+    checkpoint.keep(STATE)
+    checkpoint.close()
+    assert "no checkpoint could be saved" in caplog.text
+
+
+def test_a_damaged_checkpoint_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "job.safetensors"
+    assert not is_state(path)
+    save_state(STATE, path)
+    assert is_state(path)
+    path.write_bytes(path.read_bytes()[:40])
+    assert not is_state(path)
+    assert not path.exists()
+
+
+def test_a_denoiser_is_restored_with_its_solver() -> None:
+    first = Denoiser(Solver("unipc", 20, 5.0), draw_noise(1, (1, 4, 2, 4, 4)))
+    for step in range(4):
+        first.latents = first.solver.advance(step, first.latents * 0.1, first.latents)
+        first.step += 1
+    second = Denoiser(Solver("unipc", 20, 5.0), draw_noise(2, (1, 4, 2, 4, 4)))
+    second.restore(first.state())
+    assert second.step == 4
+    velocity = first.latents * 0.1
+    ahead = [each.solver.advance(4, velocity, each.latents) for each in (first, second)]
+    assert torch.equal(*ahead)
