@@ -39,7 +39,7 @@ class GroupLife:
         Raises:
             UnkillableError: If a process does not end.
         """
-        await self._nursery.start(lambda fd: structs.replace(self.config, ready_fd=fd))
+        leader_pid = await self._nursery.start(lambda fd: structs.replace(self.config, ready_fd=fd))
         self._nursery.exited.add_done_callback(self._on_nursery_exit)
         limit = asyncio.get_running_loop().call_later(
             startup_limit_s, self._on_startup_limit, startup_limit_s
@@ -49,7 +49,7 @@ class GroupLife:
             reason = await self._end
         finally:
             limit.cancel()
-            await self._end_all()
+            await self._end_all(leader_pid)
             await listener  # every writer is gone; it has now heard why
             self._nursery.close()
         return self._failure or reason
@@ -102,8 +102,8 @@ class GroupLife:
             if not self._reaper.exited(pid).done():
                 os.kill(pid, number)
 
-    async def _end_all(self) -> None:
+    async def _end_all(self, leader_pid: int) -> None:
         """Kill and reap every process of this life, also those whose birth was never heard of."""
-        await kill_tree(self._nursery.pid, _REAP_LIMIT_S)
+        await kill_tree(leader_pid, _REAP_LIMIT_S)
         for pid in self.pids.values():
             self._reaper.forget(pid)

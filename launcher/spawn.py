@@ -6,8 +6,11 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable
+from typing import TypeVar
 
 import msgspec
+
+Part = TypeVar("Part")
 
 _PR_SET_CHILD_SUBREAPER = 36
 _UNCLAIMED_EXIT_S = 60.0
@@ -66,12 +69,14 @@ class Child:
         self._module = module
         self._lines: asyncio.StreamReader | None = None
         self._transport: asyncio.BaseTransport | None = None
-        self.pid = 0
+        self._exited: asyncio.Future[int] | None = None
+        self.pid: int | None = None
+        """None while there is no process."""
 
     async def start(
         self, config: Callable[[int], msgspec.Struct], keep_fds: Iterable[int] = ()
-    ) -> None:
-        """Start the process.
+    ) -> int:
+        """Start the process, the leader of a process group of its own; return its pid.
 
         Args:
             config: Makes the config when told the write end of the ready pipe.
@@ -91,19 +96,21 @@ class Child:
                 setpgroup=0,
             )
             self._reaper.forget(self.pid)
+            self._exited = self._reaper.exited(self.pid)
         finally:
             for fd in keep_fds:
                 os.set_inheritable(fd, False)
             os.close(write_end)
-        self._lines = asyncio.StreamReader()
+        self._lines = lines = asyncio.StreamReader()
         self._transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(_not_none(self._lines)), os.fdopen(read_end, "rb")
+            lambda: asyncio.StreamReaderProtocol(lines), os.fdopen(read_end, "rb")
         )
+        return self.pid
 
     @property
     def exited(self) -> asyncio.Future[int]:
         """The exit code, once the process has ended."""
-        return self._reaper.exited(self.pid)
+        return _started(self._exited)
 
     async def ready(self) -> bool:
         """Wait until the process reports `ready`; False if it ended without."""
@@ -114,15 +121,16 @@ class Child:
 
     async def lines(self) -> AsyncIterator[str]:
         """Yield the lines that the process, and what it forked, report until the last has ended."""
-        reader = _not_none(self._lines)
-        while line := await reader.readline():
+        while line := await _started(self._lines).readline():
             yield line.decode(errors="replace").rstrip("\n")
 
     def close(self) -> None:
-        """Stop listening."""
+        """Forget the process, which has ended: its pid may soon be another's."""
         if self._transport is not None:
             self._transport.close()
-        self._reaper.forget(self.pid)
+        if self.pid is not None:
+            self._reaper.forget(self.pid)
+            self.pid = None
 
 
 class UnkillableError(Exception):
@@ -131,10 +139,13 @@ class UnkillableError(Exception):
 
 async def end_process(child: Child, grace_s: float) -> None:
     """Ask a child to end, and end it and what it started after `grace_s` at the latest."""
+    pid = child.pid
+    if pid is None:
+        return
     if not child.exited.done():
-        os.kill(child.pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGTERM)
         await asyncio.wait([child.exited], timeout=grace_s)
-    await kill_tree(child.pid, _KILL_LIMIT_S)
+    await kill_tree(pid, _KILL_LIMIT_S)
 
 
 async def kill_tree(leader_pid: int, limit_s: float) -> None:
@@ -169,7 +180,7 @@ def describe_exit(code: int) -> str:
     return f"ended with exit code {code}"
 
 
-def _not_none(reader: asyncio.StreamReader | None) -> asyncio.StreamReader:
-    if reader is None:
-        raise RuntimeError("the process has not been started")
-    return reader
+def _started(part: Part | None) -> Part:
+    """Return what a process has only once it has been started."""
+    assert part is not None, "the process has not been started"
+    return part

@@ -275,9 +275,8 @@ class Supervisor:
         # They tell the broker, if there is one, that their groups are gone.
         await asyncio.wait(group_keepers, timeout=_FAREWELL_S)
         for child in (self._front, self._broker):
-            if child.pid:
-                await self._unless_now(end_process(child, _GRACE_S), 2 * _GRACE_S)
-                await end_process(child, 0)
+            await self._unless_now(end_process(child, _GRACE_S), 2 * _GRACE_S)
+            await end_process(child, 0)
 
     async def _unless_now(self, work: Awaitable[object], limit_s: float) -> None:
         """Await work, but no longer than a limit, nor beyond a second signal."""

@@ -1,6 +1,7 @@
 """npu, cuda or cpu: the only file that names them, and torch_npu."""
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -139,12 +140,7 @@ def open_device(wanted: str, local_rank: int, world_size: int) -> Device:
     if kind == "cpu":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // world_size))
         return Device(kind=kind, index=0, attention_backend=AttentionBackendName.NATIVE)
-    num_devices = _runtime(kind).device_count()
-    if local_rank >= num_devices:
-        raise DeviceError(
-            f"rank {local_rank} needs {kind}:{local_rank}, but there are {num_devices} {kind} "
-            "devices; lower --nproc"
-        )
+    _require_devices(kind, local_rank + 1)
     _runtime(kind).set_device(local_rank)
     backend = _fastest_attention(kind, local_rank)
     return Device(kind=kind, index=local_rank, attention_backend=backend)
@@ -173,6 +169,15 @@ def find_kind(wanted: str) -> Kind:
         f"device {wanted} was asked for, but torch sees none; "
         "--device auto takes the best there is, --device cpu always works"
     )
+
+
+def _require_devices(kind: Kind, count: int) -> None:
+    num_devices = _runtime(kind).device_count()
+    if num_devices < count:
+        raise DeviceError(
+            f"{count} {kind} devices are needed, one a rank, but there are {num_devices}; "
+            "lower --nproc"
+        )
 
 
 def explain_start_failure(text: str) -> str | None:
@@ -244,3 +249,20 @@ def _time_on_cuda(work: Callable[[], None]) -> float:
     end.record()
     end.synchronize()
     return float(begin.elapsed_time(end)) / 1000
+
+
+def main() -> int:
+    """Say whether the devices a server wants are there: `python -m ranks.device KIND COUNT`."""
+    wanted, count = sys.argv[1], int(sys.argv[2])
+    try:
+        kind = find_kind(wanted)
+        if kind != "cpu":
+            _require_devices(kind, count)
+    except DeviceError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
