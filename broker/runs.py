@@ -38,7 +38,7 @@ class Runs:
         """Take a report; drop it if its lease is not, or no longer, in force."""
         run = self._board.find_run(report.lease)
         if run is None:
-            logger.warning("dropped %s: no such lease: %s", type(report).__name__, report.lease)
+            self._drop(report)
             return
         match report:
             case JobStarted():
@@ -61,6 +61,15 @@ class Runs:
             self._give_back(job, now_s)
         else:
             self._retry(job, ErrorCode.GROUP_LOST, "the ranks died or hung during the run", now_s)
+
+    def _drop(self, report: RunReport) -> None:
+        level = logging.DEBUG if isinstance(report, StepDone) else logging.WARNING
+        logger.log(level, "dropped %s: no such lease: %s", type(report).__name__, report.lease)
+        job = self._board.jobs.get(report.lease.job_id)
+        unwanted = job is not None and job.state in (JobState.CANCELLED, JobState.FAILED)
+        if isinstance(report, JobFinished) and unwanted:
+            # Cancelled, and then the broker was restarted: nobody shall find the video.
+            self._board.emit(DropVideo(report.lease.job_id))
 
     def _started(self, run: Run, now_s: float) -> None:
         job = self._job_of(run)

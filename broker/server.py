@@ -31,6 +31,7 @@ from broker.protocol import (
     JobFound,
     JobHistory,
     JobsListed,
+    JobView,
     ListJobs,
     ProtocolError,
     Refused,
@@ -129,7 +130,7 @@ class Broker:
             asyncio.create_task(_read(self._requests, self._on_request)),
             asyncio.create_task(_read(self._groups, self._on_report)),
             asyncio.create_task(_read(self._beats, self._on_beat)),
-            asyncio.create_task(_read(self._events, _ignore)),
+            asyncio.create_task(_read(self._events, self._on_subscription)),
         ]
         try:
             ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -193,6 +194,14 @@ class Broker:
         if not self._worker.is_full:
             await self._worker.put(beat)
 
+    async def _on_subscription(self, parts: list[bytes]) -> None:
+        # Whoever subscribes is told at once how the job is: a change between a front's question
+        # and its subscription is never missed.
+        is_start, job_id = parts[0][:1] == b"\x01", parts[0][1:].decode(errors="replace")
+        view = self._history.latest(job_id) if is_start else None
+        if view is not None:
+            await self._publish(view)
+
     # --- what goes out ---------------------------------------------------------------------------
 
     async def _carry_out(self, command: Command, client: Client | None) -> None:
@@ -202,8 +211,7 @@ class Broker:
                 await self._answer(client, command.message)
             case Publish():
                 self._history.add(command.view)
-                topic = command.view.job_id.encode()
-                await self._events.send_multipart([topic, *job_events.encode(command.view)])
+                await self._publish(command.view)
             case DropJob():
                 self._history.drop(command.job_id)
             case ToGroup():
@@ -215,6 +223,9 @@ class Broker:
                     await self._command(identity, Drained())
             case _:
                 raise AssertionError(f"not to be sent: {command}")
+
+    async def _publish(self, view: JobView) -> None:
+        await self._events.send_multipart([view.job_id.encode(), *job_events.encode(view)])
 
     async def _answer(self, client: Client, reply: FrontReply) -> None:
         await _send(self._requests, [*client, *front_replies.encode(reply)], reply)
@@ -236,10 +247,6 @@ async def _read(
             await handle(parts)
         except ProtocolError as error:
             logger.warning("dropped a message: %s", error)
-
-
-async def _ignore(parts: list[bytes]) -> None:
-    """Take a subscription off its socket, which has served it already."""
 
 
 async def _send(socket: zmq.asyncio.Socket, parts: list[bytes], message: object) -> None:

@@ -92,6 +92,7 @@ class StubGroup:
         self.running: dict[str, Lease] = {}
         self.hold = asyncio.Event()
         self.hold.set()
+        self._outbox: asyncio.Queue[GroupReport] = asyncio.Queue()
         self._arrived = asyncio.Condition()
         self._last_reports: list[GroupReport] = []
         self._runs: dict[str, asyncio.Task[None]] = {}
@@ -108,10 +109,11 @@ class StubGroup:
         connect_pub(self._pub, addresses.beats)
         connect_dealer(self._rank, addresses.groups, "rank")
         self._start(self._listen(self._rank))
+        self._start(self._send_reports())
         if self.config.with_launcher:
             connect_dealer(self._launcher, addresses.groups, "launcher")
             self._start(self._listen(self._launcher))
-        self._start(_every(REGISTER_EVERY_S, self.register))
+        self._start(_every(REGISTER_EVERY_S, self._register_again))
         self._start(_every(self.config.beat_every_s, self.beat))
         return self
 
@@ -136,9 +138,13 @@ class StubGroup:
             await self._arrived.wait_for(lambda: len(found()) >= count)
         return found()[count - 1]
 
+    async def until_idle(self) -> None:
+        """Wait until every run has done its work; its last report may still wait for a broker."""
+        await asyncio.gather(*self._runs.values())
+
     async def say(self, report: GroupReport) -> None:
-        """Send any report as rank 0, true or not."""
-        await self._rank.send_multipart(group_reports.encode(report))
+        """Send any report as rank 0, true or not; it waits while there is no broker."""
+        await self._outbox.put(report)
 
     async def drain(self) -> None:
         """Ask the broker to drain, as the launcher does; `heard(Drained)` waits for the end."""
@@ -187,6 +193,15 @@ class StubGroup:
                     memory_bytes=0,
                 )
             )
+
+    async def _register_again(self) -> None:
+        if self._outbox.empty():
+            await self.register()
+
+    async def _send_reports(self) -> None:
+        while True:
+            report = await self._outbox.get()
+            await self._rank.send_multipart(group_reports.encode(report))
 
     # --- what arrives ----------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,9 @@ from broker.job import GroupShape, JobSpec, JobState
 from broker.protocol import (
     FrontReply,
     FrontRequest,
+    GetHealth,
     GetJob,
+    HealthTold,
     JobFound,
     JobView,
     SubmitJob,
@@ -115,12 +117,19 @@ class Front:
     """A client of the broker's `requests` and `events` sockets."""
 
     def __init__(self, config: BrokerConfig) -> None:
+        self._config = config
         self._inputs = Path(config.state_dir) / "inputs"
         self._context = zmq.asyncio.Context()
         self.requests = self._context.socket(zmq.DEALER)
         self.events = self._context.socket(zmq.SUB)
         connect_dealer(self.requests, config.addresses.requests, "front")
         connect_sub(self.events, config.addresses.events)
+
+    def reconnect(self) -> None:
+        """Forget what is under way to or from a broker that has died."""
+        self.requests.close(linger=0)
+        self.requests = self._context.socket(zmq.DEALER)
+        connect_dealer(self.requests, self._config.addresses.requests, "front")
 
     async def __aenter__(self) -> Self:
         return self
@@ -143,12 +152,25 @@ class Front:
                 if found == correlation:
                     return front_replies.decode(parts)
 
+    async def send_submit(self, job_id: str, spec: JobSpec = SPEC) -> None:
+        """Submit a job and do not wait for the answer; `replies` collects it."""
+        self._store_image(IMAGE)
+        message = SubmitJob(job_id=job_id, spec=spec, image=IMAGE)
+        await self.requests.send_multipart([b"", *front_requests.encode(message)])
+
+    async def replies(self, count: int) -> list[FrontReply]:
+        """Return the next answers, in the order of their arrival."""
+        async with asyncio.timeout(LIMIT_S):
+            return [
+                front_replies.decode((await self.requests.recv_multipart())[1:])
+                for _ in range(count)
+            ]
+
     async def submit(
         self, spec: JobSpec = SPEC, job_id: str | None = None, image: str = IMAGE
     ) -> FrontReply:
         """Store an image and submit a job."""
-        self._inputs.mkdir(parents=True, exist_ok=True)
-        (self._inputs / image).write_bytes(b"an image")
+        self._store_image(image)
         return await self.ask(SubmitJob(job_id=job_id or new_job_id(), spec=spec, image=image))
 
     async def submit_ok(self, spec: JobSpec = SPEC) -> str:
@@ -165,14 +187,36 @@ class Front:
 
     async def until(self, job_id: str, *states: JobState) -> JobView:
         """Wait until a job is in one of these states, by its events."""
-        self.events.setsockopt(zmq.SUBSCRIBE, job_id.encode())
         async with asyncio.timeout(LIMIT_S):
-            view = await self.get(job_id)
+            view = await self.watch(job_id)
             while view.state not in states:
                 view = await self.event()
             return view
 
+    async def watch(self, job_id: str) -> JobView:
+        """Subscribe to a job; return how it is, from when on no change is missed."""
+        self.events.setsockopt(zmq.SUBSCRIBE, job_id.encode())
+        while True:
+            view = await self.event()
+            if view.job_id == job_id:
+                return view
+
+    async def until_health(self, holds: Callable[[HealthTold], bool]) -> HealthTold:
+        """Ask for the health until something holds of it."""
+        async with asyncio.timeout(LIMIT_S):
+            while True:
+                health = await self.ask(GetHealth())
+                assert isinstance(health, HealthTold)
+                if holds(health):
+                    return health
+                await asyncio.sleep(0.02)
+
     async def event(self) -> JobView:
         """Return the next event of the jobs that are watched."""
-        _, *parts = await self.events.recv_multipart()
+        async with asyncio.timeout(LIMIT_S):
+            _, *parts = await self.events.recv_multipart()
         return job_events.decode(parts)
+
+    def _store_image(self, image: str) -> None:
+        self._inputs.mkdir(parents=True, exist_ok=True)
+        (self._inputs / image).write_bytes(b"an image")

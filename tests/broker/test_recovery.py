@@ -1,0 +1,247 @@
+"""What was accepted survives: kills of the broker, full disks, orphaned files."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from broker.config import BrokerConfig
+from broker.errors import StateDirInUseError
+from broker.files import StateDir
+from broker.job import JobState
+from broker.journal import Journal
+from broker.protocol import (
+    CancelJob,
+    ErrorCode,
+    JobFound,
+    Lease,
+    Refused,
+    RunJob,
+)
+from broker.record import Job
+from broker.server import Broker
+from tests.broker.driver import SPEC, Front, broker_config, new_job_id, running_broker
+from tests.stub_group import StubConfig, StubGroup
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> BrokerConfig:
+    return broker_config(tmp_path)
+
+
+def stub(config: BrokerConfig) -> StubGroup:
+    videos_dir = str(Path(config.state_dir) / "videos")
+    return StubGroup(StubConfig(addresses=config.addresses, videos_dir=videos_dir))
+
+
+async def test_what_was_accepted_survives_a_kill_before_it_was_started(
+    config: BrokerConfig,
+) -> None:
+    async with running_broker(config) as broker, Front(config) as front:
+        jobs = [await front.submit_ok() for _ in range(5)]
+        await broker.kill()
+        await broker.start()
+        async with stub(config) as group:
+            for job_id in jobs:
+                assert (await front.until(job_id, JobState.SUCCEED)).attempt == 1
+            runs = [command for command in group.received if isinstance(command, RunJob)]
+            assert [run.lease.job_id for run in runs] == jobs
+
+
+async def test_every_answer_of_a_broker_that_is_killed_at_any_time_is_true(
+    config: BrokerConfig,
+) -> None:
+    accepted: list[str] = []
+    async with running_broker(config) as broker, Front(config) as front:
+        for num_answers in (1, 7, 20):
+            for _ in range(25):
+                await front.send_submit(new_job_id())
+            for reply in await front.replies(num_answers):
+                assert isinstance(reply, JobFound)
+                accepted.append(reply.job.job_id)
+            await broker.kill()
+            await broker.start()
+            front.reconnect()
+        for job_id in accepted:
+            assert (await front.get(job_id)).state is JobState.IN_QUEUE
+
+
+async def test_a_run_goes_on_while_the_broker_is_restarted(config: BrokerConfig) -> None:
+    async with running_broker(config) as broker, stub(config) as group, Front(config) as front:
+        group.hold.clear()
+        job_id = await front.submit_ok()
+        await group.heard(RunJob)
+        before = await front.watch(job_id)
+        await broker.kill()
+        await broker.start()
+        group.hold.set()
+        view = await front.until(job_id, JobState.SUCCEED)
+        assert view.attempt == 1
+        assert view.seq > before.seq
+        assert len([command for command in group.received if isinstance(command, RunJob)]) == 1
+
+
+async def test_a_run_that_ended_while_the_broker_was_away_has_succeeded(
+    config: BrokerConfig,
+) -> None:
+    async with running_broker(config) as broker, stub(config) as group, Front(config) as front:
+        group.hold.clear()
+        job_id = await front.submit_ok()
+        await group.heard(RunJob)
+        await broker.kill()
+        group.hold.set()
+        await group.until_idle()
+        await broker.start()
+        assert (await front.until(job_id, JobState.SUCCEED)).attempt == 1
+
+
+async def test_a_cancel_that_was_answered_stays_one_after_a_kill(config: BrokerConfig) -> None:
+    async with running_broker(config) as broker, stub(config) as group, Front(config) as front:
+        group.hold.clear()
+        cancelled, after = await front.submit_ok(), await front.submit_ok()
+        await group.heard(RunJob)
+        group.behaviour = "never_stop"
+        reply = await front.ask(CancelJob(job_id=cancelled))
+        assert isinstance(reply, JobFound)
+        await broker.kill()
+        group.behaviour = "succeed"
+        await broker.start()
+        group.hold.set()
+        await front.until(after, JobState.SUCCEED)
+        assert (await front.get(cancelled)).state is JobState.CANCELLED
+        assert not (Path(config.state_dir) / "videos" / f"{cancelled}.mp4").exists()
+
+
+async def test_a_stop_is_clean_and_its_journal_whole(config: BrokerConfig) -> None:
+    async with running_broker(config) as broker, Front(config) as front:
+        job_id = await front.submit_ok()
+        assert await broker.stop() == 0
+    connection = sqlite3.connect(Path(config.state_dir) / "jobs.sqlite3")
+    try:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert connection.execute("SELECT job_id, state FROM jobs").fetchall() == [
+            (job_id, "InQueue")
+        ]
+    finally:
+        connection.close()
+
+
+# --- a full disk ---------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def broker_with_journal(config: BrokerConfig) -> AsyncIterator[Journal]:
+    """Run a broker in this process, so that the test can fill its disk."""
+    state_dir = StateDir(Path(config.state_dir))
+    journal = Journal(state_dir.journal)
+    broker = Broker(config, state_dir, journal)
+    task = asyncio.create_task(broker.run())
+    try:
+        yield journal
+    finally:
+        await broker.stop()
+        await asyncio.wait_for(task, 20.0)
+        journal.close()
+        state_dir.close()
+
+
+def fill(journal: Journal) -> None:
+    """Leave the journal no page to grow by, as a full disk does, and use up the last one."""
+    connection = journal._connection
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    connection.execute(f"PRAGMA max_page_count={pages}")
+
+
+def empty(journal: Journal) -> None:
+    journal._connection.execute("PRAGMA max_page_count=100000")
+
+
+async def test_a_full_disk_refuses_new_jobs_and_recovers_by_itself(config: BrokerConfig) -> None:
+    async with broker_with_journal(config) as journal, Front(config) as front:
+        job_id = await front.submit_ok()
+        fill(journal)
+        refused: list[Refused] = []
+        while not refused:
+            reply = await front.submit(LONG)
+            refused += [reply] if isinstance(reply, Refused) else []
+        assert refused[0].code is ErrorCode.STORAGE_FULL
+        assert refused[0].retry_after_s == 30
+        assert (await front.get(job_id)).state is JobState.IN_QUEUE
+        empty(journal)
+        await front.submit_ok()
+
+
+LONG = msgspec.structs.replace(SPEC, prompt="a cat " * 80)
+
+
+async def test_a_run_waits_for_the_disk_and_is_not_killed_for_it(config: BrokerConfig) -> None:
+    async with broker_with_journal(config) as journal, Front(config) as front:
+        jobs = [await front.submit_ok()]
+        fill(journal)
+        while isinstance(reply := await front.submit(LONG), JobFound):
+            jobs.append(reply.job.job_id)
+        # The history has no room for many more moves: the next ones have to wait.
+        async with stub(config) as group:
+            views = [await front.get(job_id) for job_id in jobs]
+            assert {view.state for view in views} <= {JobState.IN_QUEUE, JobState.IN_PROGRESS}
+            empty(journal)
+            for job_id in jobs:
+                assert (await front.until(job_id, JobState.SUCCEED)).attempt == 1
+            assert group.epoch == 1
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def job(number: int) -> Job:
+    job_id = f"{number:032x}"
+    image = f"{number:064x}.png"
+    return Job(number=number, job_id=job_id, spec=SPEC, image=image, created_at=1.0, updated_at=1.0)
+
+
+def running(waiting: Job) -> Job:
+    return waiting.leased(Lease(group="a", epoch=1, job_id=waiting.job_id, attempt=1), 2.0)
+
+
+def test_files_that_belong_to_no_job_are_swept_and_all_others_stay(tmp_path: Path) -> None:
+    state_dir = StateDir(tmp_path)
+    waiting, busy = job(1), running(job(2))
+    done = running(job(3)).ended(JobState.SUCCEED, 3.0, video="x.mp4")
+    cancelled = running(job(4)).ended(JobState.CANCELLED, 3.0)
+    stays = {
+        *(f"inputs/{number:064x}.png" for number in (1, 2, 3, 4)),
+        f"videos/{busy.job_id}.mp4",
+        f"videos/{done.job_id}.mp4",
+        f"videos/.partial/{busy.job_id}.1.mp4",
+        f"checkpoints/{waiting.job_id}.safetensors",
+        f"checkpoints/{busy.job_id}.safetensors",
+    }
+    goes = {
+        f"inputs/{9:064x}.png",
+        "inputs/half-written",
+        f"videos/{'9' * 32}.mp4",
+        f"videos/{cancelled.job_id}.mp4",
+        f"videos/.partial/{busy.job_id}.0.mp4",
+        f"videos/.partial/{done.job_id}.1.mp4",
+        f"checkpoints/{done.job_id}.safetensors",
+        f"checkpoints/{'9' * 32}.safetensors",
+    }
+    for name in stays | goes:
+        (tmp_path / name).write_bytes(b"x")
+    state_dir.sweep([waiting, busy, done, cancelled])
+    state_dir.close()
+    folders = ("inputs", "videos", "checkpoints")
+    found = [path for folder in folders for path in (tmp_path / folder).rglob("*")]
+    assert {str(path.relative_to(tmp_path)) for path in found if path.is_file()} == stays
+
+
+def test_a_state_directory_is_locked_until_it_is_closed(tmp_path: Path) -> None:
+    first = StateDir(tmp_path)
+    with pytest.raises(StateDirInUseError, match="another broker uses the state directory"):
+        StateDir(tmp_path)
+    first.close()
+    StateDir(tmp_path).close()
