@@ -77,7 +77,7 @@ def load_weights(model: nn.Module, folder: Path, device: torch.device) -> None:
     Raises:
         WeightsError: If a weight is missing or has another shape.
     """
-    model.to_empty(device=device)
+    _allocate(model, device)
     with ExitStack() as opened, torch.no_grad():
         files = {
             path: opened.enter_context(safe_open(path, framework="pt"))
@@ -108,6 +108,16 @@ def _shard(
 
 def _sharded_modules(model: nn.Module) -> Iterator[FSDPModule]:
     return (module for module in model.modules() if isinstance(module, FSDPModule))
+
+
+def _allocate(model: nn.Module, device: torch.device) -> None:
+    tied = [names for names, _ in _weights_by_names(model) if len(names) > 1]
+    model.to_empty(device=device)
+    # Leaving the meta device parts whole weights that were one; sharded ones stay together.
+    for first, *others in tied:
+        for name in others:
+            module, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(module), attribute, model.get_parameter(first))
 
 
 def _weights_by_names(model: nn.Module) -> list[tuple[list[str], nn.Parameter]]:

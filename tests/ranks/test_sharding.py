@@ -187,6 +187,17 @@ def test_a_run_that_failed_within_a_block_frees_what_it_gathered(tmp_path: Path)
     run_ranks(WORLD_SIZE, fail_within_a_block, tmp_path)
 
 
+@torch.no_grad()
+def test_a_text_encoder_on_one_rank_shares_its_embedding(tmp_path: Path) -> None:
+    reference = small_text_encoder()
+    reference.save_pretrained(tmp_path)
+    model = meta_text_encoder(tmp_path)
+    load_weights(model, tmp_path, CPU)
+    assert model.shared.weight is model.encoder.embed_tokens.weight
+    assert num_weight_bytes(model) == num_weight_bytes(reference)
+    assert torch.equal(run_text_encoder(model), run_text_encoder(reference))
+
+
 def test_weights_in_several_files_are_found(tmp_path: Path) -> None:
     reference = small_transformer()
     reference.save_pretrained(tmp_path, max_shard_size="50KB")
