@@ -58,6 +58,10 @@ class Engine:
         set_sharded(self.models.transformer, _either(spec.dit_fsdp, self._dit_fsdp))
         set_sharded(self.models.text_encoder, _either(spec.t5_fsdp, self._t5_fsdp))
 
+    def release_text_encoder(self) -> None:
+        """Let go of the text encoder's gathered weights; a job needs them for its prompts only."""
+        set_sharded(self.models.text_encoder, sharded=True)
+
     @contextmanager
     def vae_split(self, spec: JobSpec) -> Iterator[VaePatch | None]:
         """Let the VAE work on patches, if the job wants it.

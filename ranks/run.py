@@ -111,7 +111,9 @@ class Run:
         prompts = [self._spec.prompt]
         if self._is_guided:
             prompts.append(self._spec.negative_prompt or "")
-        return [self._engine.prompts.encode(prompt) for prompt in prompts]
+        embeds = [self._engine.prompts.encode(prompt) for prompt in prompts]
+        self._engine.release_text_encoder()
+        return embeds
 
     def _encode_first_frame(self, image: Tensor, num_items: int) -> Tensor:
         """Return mask and encoded first frame, the same on every rank."""
