@@ -37,6 +37,10 @@ from http_front.submission import read_json, read_submission
 HEALTH_LIMIT_S = 3.0
 _JOB_ID = re.compile("[0-9a-f]{32}")
 _MAX_SEED = 2_147_483_647
+# A browser shows a video in a page of its own, which must be allowed to load it.
+_VIDEO_POLICY = (
+    "default-src 'none'; media-src 'self'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+)
 
 
 async def submit(request: web.Request) -> web.Response:
@@ -75,7 +79,7 @@ async def video(request: web.Request) -> web.StreamResponse:
         is_file = False
     if not is_file:
         raise FrontError(ErrorCode.NOT_FOUND, "there is no such video")
-    return web.FileResponse(path)
+    return web.FileResponse(path, headers={"Content-Security-Policy": _VIDEO_POLICY})
 
 
 async def health(request: web.Request) -> web.Response:

@@ -1,6 +1,7 @@
 import asyncio
 import base64
 import logging
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ import pytest
 from http_front.image_source import ImageSource
 from tests.http_front.conftest import Besieged
 from tests.http_front.image_server import IMAGE_ADDRESS, http_answer
+from tests.http_front.serving import serve
 from tests.http_front.vectors import GOOD_PICTURE, VALID_BODY, Case, cases, judge
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -215,3 +217,15 @@ async def test_two_image_urls_fetch_the_one_that_was_checked(besieged: Besieged)
     ) as response:
         assert response.status < 500
     besieged.assert_no_private_call()
+
+
+async def test_an_operator_may_allow_private_addresses_and_every_port(
+    besieged: Besieged, tmp_path: Path
+) -> None:
+    addresses = besieged.broker.addresses
+    async with serve(tmp_path, addresses, allow_private_images=True) as trusting:
+        url = f"http://{IMAGE_ADDRESS}:{besieged.images.port}/cat.png"
+        body = msgspec.json.decode(VALID_BODY) | {"image_url": url}
+        assert (await trusting.post("/video/submit", body))[0] == 202
+        body["image_url"] = "http://user@127.0.0.1/"
+        assert (await trusting.post("/video/submit", body))[0] == 422

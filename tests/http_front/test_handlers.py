@@ -191,3 +191,12 @@ async def test_health_is_503_within_5_s_when_the_broker_is_silent(
 async def test_cleanup_tells_how_many_jobs_were_removed(front: Served) -> None:
     await front.submit()
     assert await front.post("/admin/cleanup", None) == (200, {"removed": 1})
+
+
+async def test_a_browser_may_play_a_video_in_a_page_of_its_own(front: Served) -> None:
+    name = f"{'c' * 32}.mp4"
+    (Path(front.config.videos_dir) / name).write_bytes(VIDEO)
+    async with front.session.get(f"{front.url}/videos/{name}") as response:
+        policy = response.headers["Content-Security-Policy"]
+    assert "media-src 'self'" in policy
+    assert "sandbox" not in policy  # it would take the page its origin, and with it the video

@@ -1,0 +1,73 @@
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from http_front.spool import prepare_folder
+from tests.http_front.scripted_broker import ScriptedBroker
+from tests.http_front.serving import Served, send_raw, serve
+
+
+async def test_the_log_of_requests_holds_no_query_and_no_header(
+    front: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with front.session.get(
+        front.url + "/live?token=hidden", headers={"Authorization": "Bearer hidden"}
+    ) as response:
+        assert response.status == 200
+    assert "GET /live 200" in caplog.text
+    assert "hidden" not in caplog.text
+
+
+async def test_every_answer_carries_the_headers_that_tame_browsers(front: Served) -> None:
+    for path in ("/live", "/health", "/nothing", "/openapi.json", f"/videos/{'0' * 32}.mp4"):
+        async with front.session.get(front.url + path) as response:
+            assert response.headers["X-Content-Type-Options"] == "nosniff"
+            assert "default-src 'none'" in response.headers["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "host", "status"),
+    [
+        ({"host": "0.0.0.0"}, "any.example", 200),
+        ({"host": "0.0.0.0", "allowed_hosts": ("wan.example",)}, "wan.example:80", 200),
+        ({"host": "0.0.0.0", "allowed_hosts": ("wan.example",)}, "any.example", 403),
+        ({"allowed_hosts": ("wan.example",)}, "localhost", 200),
+    ],
+)
+async def test_the_names_of_the_server_depend_on_where_it_listens(
+    tmp_path: Path,
+    broker: ScriptedBroker,
+    settings: dict[str, Any],
+    host: str,
+    status: int,
+) -> None:
+    async with serve(tmp_path, broker.addresses, **settings) as front:
+        head = f"GET /live HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+        answer = await send_raw(front.port, head.encode())
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+
+
+async def test_an_error_of_ours_is_500_without_internals_and_logged(
+    front: Served, broker: ScriptedBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    # A reply of the wrong kind breaks an invariant of ours.
+    broker.script = lambda _request: broker.health
+    status, answer = await front.post("/video/status", {"requestId": "0" * 32})
+    assert (status, answer["error"]["code"]) == (500, "internal")
+    assert "Assertion" not in str(answer)
+    assert "AssertionError" in caplog.text
+
+
+def test_leftovers_of_a_killed_front_are_removed_and_fresh_files_are_not(
+    tmp_path: Path,
+) -> None:
+    for name, age_s in (("old.upload", 7200), ("new.upload", 0)):
+        (tmp_path / name).write_bytes(b"x")
+        stamp = (tmp_path / name).stat().st_mtime - age_s
+        os.utime(tmp_path / name, (stamp, stamp))
+    prepare_folder(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["new.upload"]
