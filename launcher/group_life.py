@@ -28,6 +28,7 @@ class GroupLife:
         self.pids: dict[int, int] = {}  # of each rank
         self._num_ready = 0
         self._failure: str | None = None
+        self._leaving = False
         self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def live(self, startup_limit_s: float) -> str:
@@ -62,6 +63,7 @@ class GroupLife:
 
     async def ask_to_leave(self) -> None:
         """Let the ranks leave together at the next boundary; return when all have ended."""
+        self._leaving = True
         self._signal_ranks(signal.SIGTERM)
         if exits := [self._reaper.exited(pid) for pid in self.pids.values()]:
             await asyncio.wait(exits)
@@ -90,7 +92,9 @@ class GroupLife:
             self.end(f"the first process {describe_exit(exited.result())}")
 
     def _on_rank_exit(self, rank: int, exited: asyncio.Future[int]) -> None:
-        self.end(f"rank {rank} {describe_exit(exited.result())}")
+        # A rank that has left as asked ends nothing: rank 0 may still be writing a video.
+        if exited.result() != 0 or not self._leaving:
+            self.end(f"rank {rank} {describe_exit(exited.result())}")
 
     def _on_startup_limit(self, limit_s: float) -> None:
         if not self.ready.is_set():

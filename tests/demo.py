@@ -16,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / "demo-state"
 VIDEO = STATE / "demo.mp4"
+LOG = STATE / "server.log"
 PORT = os.environ.get("DEMO_PORT", "8088")
 URL = f"http://127.0.0.1:{PORT}"
 READY_LIMIT_S = 180.0
@@ -28,8 +29,11 @@ PROMPT = "A small sailing boat drifts across a calm bay while the sun goes down"
 
 def main() -> int:
     """Run the demo; return 0 if it ended with a video and nothing was left running."""
+    STATE.mkdir(exist_ok=True)
     VIDEO.unlink(missing_ok=True)
-    server = subprocess.Popen([sys.executable, *SERVER.split()], cwd=ROOT)
+    _say(f"Starting the server on {URL}; its log is {LOG.relative_to(ROOT)}")
+    with LOG.open("wb") as log:
+        server = subprocess.Popen([sys.executable, *SERVER.split()], cwd=ROOT, stderr=log)
     try:
         _await_ready(server)
         wan = str(Path(sys.executable).with_name("wan"))
@@ -38,9 +42,15 @@ def main() -> int:
     finally:
         stopped = _stop(server)
     if submitted.returncode or stopped or not VIDEO.is_file():
+        _say(f"The demo has failed; {LOG} tells why.")
         return 1
-    sys.stdout.write(f"\nThe video: {VIDEO}\n")
+    _say(f"The video: {VIDEO}")
     return 0
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def _await_ready(server: "subprocess.Popen[bytes]") -> None:
@@ -48,7 +58,7 @@ def _await_ready(server: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + READY_LIMIT_S
     while not _is_ready():
         if server.poll() is not None:
-            raise SystemExit("the server ended before it was ready; its log is above")
+            raise SystemExit(LOG.read_text() + "The server ended before it was ready.")
         if time.monotonic() > deadline:
             raise SystemExit(f"the server was not ready within {READY_LIMIT_S:.0f} s")
         time.sleep(0.25)

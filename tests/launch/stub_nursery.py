@@ -1,13 +1,15 @@
 """A nursery whose ranks need no torch: `model_path` tells how they behave.
 
-`live`: all get ready and live. `stubborn`: they ignore SIGTERM. `die`: rank 1 ends while loading
-and says why. `mute`: no rank ever gets ready. `break`: the nursery ends before any birth.
+`live`: all get ready and live. `slow`: asked to leave, rank 0 takes a second longer than the
+others, and leaves a file when it is done. `stubborn`: they ignore SIGTERM. `die`: rank 1 ends while
+loading and says why. `mute`: no rank ever gets ready. `break`: the nursery ends before any birth.
 """
 
 import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import msgspec
 
@@ -34,6 +36,8 @@ def live(config: RankConfig, rank: int, nursery_pid: int) -> None:
     begin(f"rank-{rank}", config.parent_pid, config.log_format)
     if config.model_path == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if config.model_path == "slow":
+        signal.signal(signal.SIGTERM, lambda *_: leave_slowly(config, rank))
     if config.model_path == "die" and rank == 1:
         report(config.ready_fd, f"failed {rank} the weights are damaged")
         os._exit(1)
@@ -41,6 +45,13 @@ def live(config: RankConfig, rank: int, nursery_pid: int) -> None:
         report(config.ready_fd, f"ready {rank}")
     while True:
         signal.pause()
+
+
+def leave_slowly(config: RankConfig, rank: int) -> None:
+    if rank == 0:
+        time.sleep(1)
+        Path(config.videos_dir, "saved").touch()
+    os._exit(0)
 
 
 if __name__ == "__main__":

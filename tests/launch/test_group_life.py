@@ -31,7 +31,7 @@ def make_life(reaper: Reaper, folder: Path, behaviour: str) -> GroupLife:
         model_path=behaviour,
         addresses=Addresses.in_folder(folder),
         inputs_dir="",
-        videos_dir="",
+        videos_dir=str(folder),
         checkpoints_dir="",
         rendezvous="",
         parent_pid=os.getpid(),
@@ -122,6 +122,15 @@ async def test_ranks_that_are_asked_leave_by_themselves(reaper: Reaper, tmp_path
     await asyncio.wait_for(life.ask_to_leave(), LIMIT_S)
     assert "SIGTERM" in await asyncio.wait_for(living, LIMIT_S)
     assert_all_reaped(life)
+
+
+async def test_rank_0_may_finish_what_it_saves(reaper: Reaper, tmp_path: Path) -> None:
+    life = make_life(reaper, tmp_path, "slow")
+    living = await start(life)
+    await asyncio.wait_for(life.ask_to_leave(), LIMIT_S)
+    life.end("stopped")
+    assert await asyncio.wait_for(living, LIMIT_S) == "stopped"
+    assert os.listdir(tmp_path) == ["saved"]
 
 
 async def test_ranks_that_will_not_leave_are_ended(reaper: Reaper, tmp_path: Path) -> None:
