@@ -10,28 +10,33 @@ import msgspec
 
 from broker import child
 from broker.config import BrokerConfig
-from broker.errors import JournalError, JournalFullError, StateDirInUseError
+from broker.errors import (
+    JournalError,
+    JournalFullError,
+    StateDirInUseError,
+    UnfitStateDirError,
+)
 from broker.files import StateDir
 from broker.journal import Journal
 from broker.server import Broker
 
-EXIT_IN_USE = 75
+EXIT_STATE_DIR = 75
 EXIT_JOURNAL = 70
 
 logger = logging.getLogger("broker")
 
 
 def main() -> int:
-    """Return the exit code: 0 after a stop, 70 for a journal that cannot be used, 75 for a lock."""
+    """Return the exit code: 0 after a stop; 70: the journal, 75: its folder cannot be used."""
     config = msgspec.json.decode(sys.argv[1], type=BrokerConfig)
     child.begin("broker", config.parent_pid, config.log_format)
     try:
         state_dir = StateDir(Path(config.state_dir))
         journal = Journal(state_dir.journal)
         asyncio.run(_serve(config, state_dir, journal))
-    except StateDirInUseError as error:
+    except (StateDirInUseError, UnfitStateDirError) as error:
         logger.error("%s", error)
-        return EXIT_IN_USE
+        return EXIT_STATE_DIR
     except (JournalError, JournalFullError) as error:
         logger.error("the journal cannot be used: %s", error)
         return EXIT_JOURNAL

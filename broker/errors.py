@@ -19,3 +19,7 @@ class JournalFullError(BrokerError):
 
 class StateDirInUseError(BrokerError):
     """Raised when another broker holds the state directory."""
+
+
+class UnfitStateDirError(BrokerError):
+    """Raised when the state directory lies where its locks and syncs cannot be trusted."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from broker.errors import StateDirInUseError
+from broker.filesystem import refuse_network
 from broker.job import JobState
 from broker.record import Job
 
@@ -20,6 +21,7 @@ class StateDir:
 
     Raises:
         StateDirInUseError: If another broker holds the lock.
+        UnfitStateDirError: If the directory lies on a network file system.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,6 +32,7 @@ class StateDir:
         self._checkpoints = path / "checkpoints"
         for folder in (path, self._inputs, self._videos, self._partial, self._checkpoints):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        refuse_network(path)
         # Held until the process ends, however it ends.
         self._lock = (path / "broker.lock").open("w")
         try:
