@@ -8,7 +8,7 @@ import sys
 import msgspec
 from aiohttp import web
 
-from broker import child
+from broker.child import begin, report
 from http_front.app import create_app, create_runner
 from http_front.config import FrontConfig
 
@@ -16,7 +16,7 @@ from http_front.config import FrontConfig
 def main() -> None:
     """Serve until SIGTERM or SIGINT."""
     config = msgspec.json.decode(sys.argv[1], type=FrontConfig)
-    child.begin("front", config.parent_pid, config.log_format)
+    begin("front", config.parent_pid, config.log_format)
     asyncio.run(serve(config))
 
 
@@ -30,7 +30,7 @@ async def serve(config: FrontConfig) -> None:
     await runner.setup()
     try:
         await _site(runner, config).start()
-        child.report(config.ready_fd, "ready")
+        report(config.ready_fd, "ready")
         await stop.wait()
     finally:
         await runner.cleanup()

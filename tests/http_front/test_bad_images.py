@@ -40,7 +40,7 @@ async def test_a_bad_file_is_refused_quickly_and_leaves_nothing(
 ) -> None:
     start = time.monotonic()
     status, answer = await besieged.front.upload(case.file)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 5  # 2 on a machine that does nothing else
     judge(case, status, answer)
     stored = besieged.front.stored_images()
     if status != 202:
