@@ -32,7 +32,6 @@ from ranks.weights import load_text_encoder, load_transformer, load_vae
 logger = logging.getLogger(__name__)
 
 MAX_PROMPT_TOKENS = 512
-NUM_KEPT_PROMPTS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +72,14 @@ class PromptEncoder:
 
     Args:
         models: The tokenizer and the text encoder are used.
+        num_kept: How many prompts are kept.
     """
 
-    def __init__(self, models: Models) -> None:
+    def __init__(self, models: Models, num_kept: int = 32) -> None:
         self._tokenizer = models.tokenizer
         self._encoder = models.text_encoder
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
+        self._num_kept = num_kept
         self.num_hits = 0
 
     def encode(self, prompt: str) -> Tensor:
@@ -89,7 +90,7 @@ class PromptEncoder:
             self._kept.move_to_end(text)
             return self._kept[text]
         self._kept[text] = self._encode(text)
-        if len(self._kept) > NUM_KEPT_PROMPTS:
+        if len(self._kept) > self._num_kept:
             self._kept.popitem(last=False)
         return self._kept[text]
 

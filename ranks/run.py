@@ -1,5 +1,6 @@
 """One run of a job on one rank: its stages, and the boundaries at which all ranks meet."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from ranks.solver import Solver
 from ranks.transformer import LatentShape
 from ranks.ulysses import Condition, SequenceGroup
 from ranks.vae import decode_chunks, encode_chunks, finish_encoding, num_latent_frames
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +160,7 @@ class Run:
         denoiser = Denoiser(solver, draw_noise(spec.seed, self._latent_shape))
         if self._task.resume_from is not None:
             denoiser.restore(load_state(self._task.resume_from))
+            logger.info("goes on after step %d", denoiser.step)
             for _ in range(denoiser.step):
                 self._observer.finish_step(spec.infer_steps)
         return denoiser

@@ -66,6 +66,8 @@ class VideoWriter:
         Raises:
             JobError: If the file cannot be written; found out while the ranks still work.
         """
+        if isinstance(self._failure, RunCancelled):
+            return  # the run ends at its next boundary, and as a cancelled one
         if self._failure is not None:
             raise as_job_error(self._failure)
         if not self._thread.ident:

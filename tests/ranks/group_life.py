@@ -1,0 +1,161 @@
+"""One life of a real group of ranks, seen from the broker's end of the real sockets."""
+
+import ctypes
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import zmq
+
+from broker.protocol import (
+    GroupCommand,
+    GroupReady,
+    GroupReport,
+    Lease,
+    RankBeat,
+    group_commands,
+    group_reports,
+    rank_beats,
+)
+from broker.sockets import Addresses, bind_router, bind_sub
+from ranks.config import RankConfig
+
+GROUP = "group-0"
+LIMIT_S = 120.0
+_PR_SET_CHILD_SUBREAPER = 36
+
+Report = TypeVar("Report")
+
+
+class GroupLife:
+    """What a broker and a launcher see of the ranks.
+
+    Args:
+        groups: The broker's socket for rank 0.
+        beats: The broker's socket for beats.
+    """
+
+    def __init__(self, groups: "zmq.Socket[bytes]", beats: "zmq.Socket[bytes]") -> None:
+        self.pids: dict[int, int] = {}
+        self.reports: list[GroupReport] = []
+        self.beats: list[RankBeat] = []
+        self.told = -1
+        """Where the ranks write lines for the launcher."""
+        self._groups, self._beats = groups, beats
+        self._peer = b""
+
+    def send(self, command: GroupCommand) -> None:
+        """Send a command to rank 0."""
+        self._groups.send_multipart([self._peer, *group_commands.encode(command)])
+
+    def expect(self, kind: type[Report], lease: Lease | None = None) -> Report:
+        """Return the next report of a kind, of a lease if one is given; earlier ones are passed."""
+        deadline_s = time.monotonic() + LIMIT_S
+        while True:
+            report = self._next_report(deadline_s)
+            if isinstance(report, kind) and lease in (None, getattr(report, "lease", None)):
+                return report
+
+    def expect_beat(self, wanted: Callable[[RankBeat], bool]) -> RankBeat:
+        """Return the next beat or step that is wanted."""
+        deadline_s = time.monotonic() + LIMIT_S
+        while True:
+            self._wait(self._beats, deadline_s)
+            beat = rank_beats.decode(self._beats.recv_multipart())
+            self.beats.append(beat)
+            if wanted(beat):
+                return beat
+
+    def stop(self) -> list[int]:
+        """Ask rank 0 to stop the group; return the exit codes of all ranks."""
+        os.kill(self.pids[0], signal.SIGTERM)
+        return self.wait()
+
+    def wait(self) -> list[int]:
+        """Return the exit codes of all ranks when they have ended."""
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in self.pids.values()]
+        self.pids.clear()
+        return codes
+
+    def _next_report(self, deadline_s: float) -> GroupReport:
+        self._wait(self._groups, deadline_s)
+        self._peer, *parts = self._groups.recv_multipart()
+        report = group_reports.decode(parts)
+        self.reports.append(report)
+        return report
+
+    def _wait(self, socket: "zmq.Socket[bytes]", deadline_s: float) -> None:
+        left_s = max(0.0, deadline_s - time.monotonic())
+        if not socket.poll(int(left_s * 1000)):
+            raise TimeoutError(f"nothing heard; so far {self.reports[-5:]}")
+
+
+@contextmanager
+def live(folder: Path, model: Path, epoch: int, world_size: int) -> Iterator[GroupLife]:
+    """Start a group, yield it when it is ready, and leave none of its processes."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    addresses = Addresses.in_folder(folder)
+    with (
+        zmq.Context() as context,
+        context.socket(zmq.ROUTER) as groups,
+        context.socket(zmq.SUB) as beats,
+    ):
+        life = GroupLife(bind_router(groups, addresses.groups), bind_sub(beats, addresses.beats))
+        try:
+            _start(life, _config(folder, model, epoch, world_size, addresses))
+            life.expect(GroupReady)
+            yield life
+        finally:
+            for pid in life.pids.values():
+                os.kill(pid, signal.SIGKILL)
+            life.wait()
+            os.close(life.told)
+            ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+def _config(
+    folder: Path, model: Path, epoch: int, world_size: int, addresses: Addresses
+) -> RankConfig:
+    for name in ("inputs", "videos", "checkpoints"):
+        (folder / name).mkdir(exist_ok=True)
+    return RankConfig(
+        group=GROUP,
+        epoch=epoch,
+        world_size=world_size,
+        model_path=str(model),
+        device="cpu",
+        addresses=addresses,
+        inputs_dir=str(folder / "inputs"),
+        videos_dir=str(folder / "videos"),
+        checkpoints_dir=str(folder / "checkpoints"),
+        rendezvous=str(folder / f"rendezvous-{epoch}"),
+        parent_pid=os.getpid(),
+    )
+
+
+def _start(life: GroupLife, config: RankConfig) -> None:
+    """Start the nursery and note the ranks that it forks."""
+    reader, writer = os.pipe()
+    config = msgspec.structs.replace(config, ready_fd=writer)
+    nursery = subprocess.Popen(
+        [sys.executable, "-m", "ranks", msgspec.json.encode(config).decode()], pass_fds=[writer]
+    )
+    os.close(writer)
+    life.told = reader
+    text = b""
+    while text.count(b"born ") < config.world_size or not text.endswith(b"\n"):
+        ready, _, _ = select.select([reader], [], [], LIMIT_S)
+        if not ready or not (part := os.read(reader, 4096)):
+            raise RuntimeError(f"the nursery failed; it told {text!r}")
+        text += part
+    born = [line.split() for line in text.decode().splitlines() if line.startswith("born ")]
+    life.pids.update({int(rank): int(pid) for _, rank, pid in born})
+    nursery.wait(LIMIT_S)

@@ -1,0 +1,178 @@
+"""Real groups of ranks on the broker's real sockets: jobs, cancels, failures, stops, resumption."""
+
+import secrets
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from broker.job import JobSpec, Stage
+from broker.protocol import (
+    Beat,
+    CancelRun,
+    ErrorCode,
+    GroupReady,
+    JobDecoded,
+    JobFailed,
+    JobFinished,
+    JobStarted,
+    JobStopped,
+    Lease,
+    RankBeat,
+    Reregister,
+    RunJob,
+    StepDone,
+)
+from tests.ranks.conftest import draw_image
+from tests.ranks.group_life import GROUP, GroupLife, live
+
+WORLD_SIZE = 2
+SPEC = JobSpec(
+    prompt="a lighthouse at sunset", image_size="64*64", num_frames=24, infer_steps=20, seed=3
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("life")
+    folder.chmod(0o700)
+    (folder / "inputs").mkdir()
+    draw_image(folder / "inputs" / "sample.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def group(folder: Path, demo_folder: Path) -> Iterator[GroupLife]:
+    with live(folder, demo_folder, 1, WORLD_SIZE) as group:
+        yield group
+
+
+def new_job(spec: JobSpec = SPEC, image: str = "sample.png", epoch: int = 1) -> RunJob:
+    lease = Lease(group=GROUP, epoch=epoch, job_id=secrets.token_hex(16), attempt=1)
+    return RunJob(lease=lease, spec=spec, image=image)
+
+
+def is_beat_of(rank: int, beat: RankBeat) -> bool:
+    return isinstance(beat, Beat) and beat.rank == rank
+
+
+class Step:
+    """Recognises a step of a run."""
+
+    def __init__(self, lease: Lease, stage: Stage, step: int) -> None:
+        self._wanted = lease, stage, step
+
+    def __call__(self, beat: RankBeat) -> bool:
+        return isinstance(beat, StepDone) and self._wanted == (beat.lease, beat.stage, beat.step)
+
+
+def test_a_job_becomes_a_video_with_every_step_told(group: GroupLife, folder: Path) -> None:
+    job = new_job()
+    group.send(job)
+    group.expect(JobStarted, job.lease)
+    for stage, num_steps in ((Stage.ENCODE, 9), (Stage.DENOISE, 20), (Stage.DECODE, 7)):
+        for step in range(1, num_steps + 1):
+            told = group.expect_beat(Step(job.lease, stage, step))
+            assert isinstance(told, StepDone)
+            assert told.num_steps == num_steps
+    group.expect(JobDecoded, job.lease)
+    finished = group.expect(JobFinished, job.lease)
+    assert finished.video == f"{job.lease.job_id}.mp4"
+    assert (folder / "videos" / finished.video).stat().st_size > 0
+    assert not list((folder / "checkpoints").iterdir())
+
+
+def test_every_rank_beats_with_its_own_pid(group: GroupLife) -> None:
+    for rank, pid in group.pids.items():
+        beat = group.expect_beat(partial(is_beat_of, rank))
+        assert isinstance(beat, Beat)
+        assert (beat.pid, beat.device) == (pid, "cpu")
+        assert beat.memory_bytes > 0
+
+
+@pytest.mark.parametrize(
+    ("stage", "step"), [(Stage.ENCODE, 2), (Stage.DENOISE, 3), (Stage.DECODE, 2)]
+)
+def test_a_cancelled_run_is_left_by_all_ranks_and_the_next_one_works(
+    group: GroupLife, folder: Path, stage: Stage, step: int
+) -> None:
+    job, following = new_job(), new_job()
+    group.send(job)
+    group.expect_beat(Step(job.lease, stage, step))
+    group.send(CancelRun(lease=job.lease))
+    group.expect(JobStopped, job.lease)
+    group.send(following)
+    group.expect(JobFinished, following.lease)
+    assert not list((folder / "videos").rglob(f"{job.lease.job_id}*"))
+
+
+def test_a_job_that_fails_is_told_and_the_next_one_works(group: GroupLife) -> None:
+    job, following = new_job(image="missing.png"), new_job()
+    group.send(job)
+    failed = group.expect(JobFailed, job.lease)
+    assert failed.code is ErrorCode.IMAGE_INVALID
+    assert "submit it again" in failed.reason
+    assert not failed.retry
+    group.send(following)
+    group.expect(JobFinished, following.lease)
+
+
+def test_the_next_job_starts_while_the_video_is_saved(group: GroupLife) -> None:
+    job, following = new_job(), new_job()
+    group.send(job)
+    group.expect(JobDecoded, job.lease)
+    group.send(following)
+    group.expect(JobFinished, following.lease)
+    seen = [type(report) for report in group.reports if getattr(report, "lease", None) == job.lease]
+    assert seen == [JobStarted, JobDecoded, JobFinished]
+
+
+def test_a_cancel_of_a_run_that_is_over_is_answered(group: GroupLife) -> None:
+    lease = new_job().lease
+    group.send(CancelRun(lease=lease))
+    group.expect(JobStopped, lease)
+
+
+def test_a_run_of_another_life_is_dropped(group: GroupLife) -> None:
+    stale, fresh = new_job(epoch=7), new_job()
+    group.send(stale)
+    group.send(fresh)
+    group.expect(JobFinished, fresh.lease)
+    assert not any(getattr(report, "lease", None) == stale.lease for report in group.reports)
+
+
+def test_a_restarted_broker_hears_the_last_reports_and_who_this_is(group: GroupLife) -> None:
+    job = new_job()
+    group.send(job)
+    group.expect(JobFinished, job.lease)
+    group.send(Reregister())
+    group.expect(JobFinished, job.lease)
+    ready = group.expect(GroupReady)
+    assert (ready.group, ready.epoch, ready.running) == (GROUP, 1, [])
+    assert ready.shape.world_size == WORLD_SIZE
+
+
+def test_a_stopped_run_goes_on_in_the_next_life_to_the_same_bits(
+    group: GroupLife, folder: Path, demo_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    spec = msgspec.structs.replace(SPEC, infer_steps=60)
+    whole, job = new_job(spec), new_job(spec)
+    group.send(whole)
+    group.expect(JobFinished, whole.lease)
+    group.send(job)
+    group.expect_beat(Step(job.lease, Stage.DENOISE, 12))
+    codes = group.stop()
+    group.expect(JobStopped, job.lease)
+    assert codes == [0] * WORLD_SIZE
+    assert (folder / "checkpoints" / f"{job.lease.job_id}.safetensors").exists()
+
+    with live(folder, demo_folder, 2, WORLD_SIZE) as revived:
+        lease = msgspec.structs.replace(job.lease, epoch=2, attempt=2)
+        revived.send(msgspec.structs.replace(job, lease=lease))
+        revived.expect(JobFinished, lease)
+        assert revived.stop() == [0] * WORLD_SIZE
+    assert "goes on after step" in capfd.readouterr().err
+    videos = [folder / "videos" / f"{each.lease.job_id}.mp4" for each in (whole, job)]
+    assert videos[0].read_bytes() == videos[1].read_bytes()
