@@ -106,7 +106,8 @@ class VaePatch:
         left, right, top, bottom = margins
         frames = (num_frames, 0) if num_frames else ()
         padded = F.pad(patch, (*margins, *frames))
-        # Rows first: the columns then carry the corners, which belong to a diagonal neighbour.
+        # One after the other: the second exchange carries the corners, which are a diagonal
+        # neighbour's.
         self._fill(padded, -2, top, bottom, self._above, self._below)
         self._fill(padded, -1, left, right, self._left, self._right)
         return padded
