@@ -115,9 +115,10 @@ class Worker:
         except RunLeft as left:
             return left.with_traceback(None)
         except Exception as error:
-            logger.exception("the run failed")
             failure = as_job_error(error)
+            # If the others do not come either, this error ends the process, and is logged then.
             self._engine.control.report_failure(failure.code)
+            logger.exception("the run failed")
             return failure
         return None
 

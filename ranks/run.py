@@ -178,7 +178,9 @@ class Run:
             transformer=transformer,
             first_frame=first_frame,
             guidance=Guidance(
-                scale=self._spec.guidance_scale, conditions=conditions, group=self._groups.cfg
+                scale=self._spec.guidance_scale,
+                conditions=conditions,
+                group=self._groups.cfg if self._is_guided else None,
             ),
             sequence=SequenceGroup(self._groups.ulysses, sizes, self._layout.shard(self._rank)),
             rope=transformer.rope_tables(shape, first_frame.device),
@@ -209,9 +211,9 @@ class Run:
     @property
     def _branches(self) -> list[int]:
         """Guidance branches that this rank computes: 0 conditional, 1 unconditional."""
-        if self._layout.cfg_size == 2:
-            return [self._layout.branch(self._rank)]
-        return [0, 1] if self._is_guided else [0]
+        if not self._is_guided:
+            return [0]  # whatever the layout: there is no other branch
+        return [0, 1] if self._layout.cfg_size == 1 else [self._layout.branch(self._rank)]
 
     @property
     def _latent_shape(self) -> tuple[int, int, int, int, int]:

@@ -40,6 +40,7 @@ def reference(demo_folder: Path) -> WanImageToVideoPipeline:
         pytest.param({"cfg_size": 1, "ulysses_size": 8}, id="1 x 8"),
         pytest.param({"cfg_size": 2, "ulysses_size": 2}, id="2 x 2, one replica"),
         pytest.param({"guidance_scale": 1.0}, id="no guidance"),
+        pytest.param({"guidance_scale": 1.0, "cfg_size": 2}, id="no guidance, CFG 2 all the same"),
         pytest.param({"dit_fsdp": True, "t5_fsdp": True}, id="weights sharded between blocks"),
         pytest.param({"vae_parallel": True, "image_size": "96*80"}, id="VAE split"),
         pytest.param({"sample_solver": "dpm++", "num_frames": 24}, id="dpm++, 24 frames"),
