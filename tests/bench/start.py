@@ -1,0 +1,121 @@
+"""Which way of giving birth to eight ranks is faster: `python -m tests.bench.start`.
+
+Forking them from one process that has imported everything, as the server does, against starting
+eight interpreters that each import everything. Both run the server's own code from there on, until
+all ranks have joined and loaded the demo model. Run in turn; medians of five.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from broker.child import begin
+from broker.sockets import Addresses
+from launcher.group_life import GroupLife
+from launcher.spawn import Reaper
+from ranks.config import RankConfig
+
+NUM_RUNS = 5
+WORLD_SIZE = 8
+LIMIT_S = 300.0
+
+
+def main() -> None:
+    """Measure both ways in turn and print a table and a line of JSON."""
+    if len(sys.argv) > 1:
+        return be_a_rank(int(sys.argv[1]), sys.argv[2])
+    ways: dict[str, Callable[[RankConfig], float]] = {"forked": forked_s, "started": started_s}
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "model"
+        subprocess.run([sys.executable, "-m", "ranks.demo_model", str(model)], check=True)
+        for run in range(NUM_RUNS):
+            for name, measure in ways.items():
+                times[name].append(measure(config(Path(folder), model, f"{name}-{run}")))
+    for name, values in times.items():
+        median = statistics.median(values)
+        print(f"{name:8} {median:6.1f} s   ({min(values):.1f} to {max(values):.1f})")
+    print(json.dumps({"start_s": times}))
+    return None
+
+
+def config(folder: Path, model: Path, name: str) -> RankConfig:
+    """Return the config of a group that no broker knows."""
+    return RankConfig(
+        group="g0",
+        epoch=1,
+        world_size=WORLD_SIZE,
+        model_path=str(model),
+        device="cpu",
+        addresses=Addresses.in_folder(folder),
+        inputs_dir=str(folder),
+        videos_dir=str(folder),
+        checkpoints_dir=str(folder),
+        rendezvous=str(folder / name),
+        parent_pid=os.getpid(),
+    )
+
+
+def forked_s(config: RankConfig) -> float:
+    """Return how long a group takes that is born as the server's are."""
+
+    async def measure() -> float:
+        reaper = Reaper()
+        reaper.start()
+        life = GroupLife(reaper, config, "ranks")
+        begun = time.monotonic()
+        living = asyncio.create_task(life.live(LIMIT_S))
+        await life.ready.wait()
+        taken = time.monotonic() - begun
+        life.end("measured")
+        await living
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)
+        return taken
+
+    return asyncio.run(measure())
+
+
+def started_s(config: RankConfig) -> float:
+    """Return how long a group takes whose ranks are interpreters of their own."""
+    read_end, write_end = os.pipe()
+    argument = msgspec.json.encode(msgspec.structs.replace(config, ready_fd=write_end)).decode()
+    begun = time.monotonic()
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.bench.start", str(rank), argument], pass_fds=[write_end]
+        )
+        for rank in range(config.world_size)
+    ]
+    os.close(write_end)
+    with os.fdopen(read_end) as lines:
+        num_ready = 0
+        while num_ready < config.world_size:
+            num_ready += lines.readline().startswith("ready")
+    taken = time.monotonic() - begun
+    for process in ranks:
+        process.kill()
+        process.wait()
+    return taken
+
+
+def be_a_rank(rank: int, argument: str) -> None:
+    """Be one of the ranks of `started_s`."""
+    config = msgspec.json.decode(argument, type=RankConfig)
+    begin(f"rank-{rank}", config.parent_pid, config.log_format)
+    from ranks.serve import serve
+
+    serve(config, rank)
+
+
+if __name__ == "__main__":
+    main()
