@@ -90,6 +90,11 @@ class RunningServer:
                     found.append(int(entry.name))
         return found
 
+    def processor_time_s(self, pid: int) -> float:
+        """Return how long a process has run on a processor."""
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     async def wait_until_gone(self, limit_s: float) -> None:
         """Return when no process of this server is left."""
         await until(lambda: not self.pids(), limit_s)

@@ -126,16 +126,11 @@ async def wait_until_succeeded(server: RunningServer, job_id: str) -> dict[str, 
 
 
 async def test_idle_processes_use_next_to_nothing(server: RunningServer) -> None:
-    before = {pid: processor_time_s(pid) for pid in server.pids()}
+    before = {pid: server.processor_time_s(pid) for pid in server.pids()}
     await asyncio.sleep(5)  # there is nothing to await: nothing shall happen
-    used = {pid: processor_time_s(pid) - before[pid] for pid in before}
+    used = {pid: server.processor_time_s(pid) - before[pid] for pid in before}
     assert len(used) >= 11
     assert max(used.values()) <= 5 * IDLE_SHARE
-
-
-def processor_time_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def test_sigterm_ends_everything_in_order(server: RunningServer) -> None:
