@@ -51,6 +51,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     dit_fsdp: Annotated[bool, Meta(description="Default of a job's `dit_fsdp`.")] = False
     t5_fsdp: Annotated[bool, Meta(description="Default of a job's `t5_fsdp`.")] = False
     vae_parallel: Annotated[bool, Meta(description="Default of a job's `vae_parallel`.")] = False
+    checkpoint_steps: Annotated[
+        int, Meta(ge=0, description="Save a job's state every so many steps; 0 never does.")
+    ] = 5
     max_queue: Annotated[int, Meta(ge=1, description="Jobs that may wait.")] = 100
     job_ttl: Annotated[
         float, Meta(ge=0, description="Seconds that a job and its files are kept after its end.")

@@ -90,6 +90,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             inputs_dir=str(self.folders.inputs),
             videos_dir=str(self.folders.videos),
             checkpoints_dir=str(self.folders.checkpoints),
+            checkpoint_steps=options.checkpoint_steps,
             rendezvous=str(self.folders.run / f"g{index}-{epoch}.rendezvous"),
             cfg_size=options.cfg_size,
             ulysses_size=options.ulysses_size,

@@ -1,7 +1,7 @@
 """The whole server on CPU ranks: `python -m tests.bench.server`.
 
 Time from start to ready (the first with the demo model to be made, then without), time of a job of
-128*128, 24 frames and 20 steps, latency of `/video/status` while the ranks compute and while they
+128*128, 24 frames and 20 steps, the ranks' idle time between two jobs, latency of `/video/status` while the ranks compute and while they
 idle, and the processor time of each idle process.
 """
 
@@ -37,6 +37,9 @@ async def measure(state_dir: Path) -> dict[str, float]:
     async with running_server(state_dir) as server, calling(server) as caller:
         jobs = [await job_s(caller) for _ in range(NUM_JOBS)]
         figures["job_median_s"] = statistics.median(jobs)
+        figures["gap_between_jobs_ms"] = statistics.median(
+            [await gap_ms(caller) for _ in range(NUM_JOBS)]
+        )
         figures |= percentiles("status_computing", await latencies_ms(caller, busy=True))
         figures |= percentiles("status_idle", await latencies_ms(caller, busy=False))
         figures["idle_busiest_process_percent"] = await idle_percent(server)
@@ -58,6 +61,19 @@ async def job_s(caller: Caller) -> float:
     begun = time.monotonic()
     await caller.wait_for(await caller.submit(), status="Succeed")
     return time.monotonic() - begun
+
+
+async def gap_ms(caller: Caller) -> float:
+    """Return how long the ranks idle between the last frame of a job and the next job."""
+    first, second = await caller.submit(), await caller.submit()
+
+    async def moment(job_id: str, stage: str) -> float:
+        await caller.wait_for(job_id, stage=stage)
+        return time.monotonic()
+
+    ended, begun = await asyncio.gather(moment(first, "save"), moment(second, "encode"))
+    await caller.wait_for(second, status="Succeed")
+    return (begun - ended) * 1000
 
 
 async def latencies_ms(caller: Caller, busy: bool) -> list[float]:
