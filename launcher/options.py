@@ -52,7 +52,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     t5_fsdp: Annotated[bool, Meta(description="Default of a job's `t5_fsdp`.")] = False
     vae_parallel: Annotated[bool, Meta(description="Default of a job's `vae_parallel`.")] = False
     checkpoint_steps: Annotated[
-        int, Meta(ge=0, description="Save a job's state every so many steps; 0 never does.")
+        int, Meta(ge=1, description="Denoising steps between two saved states of a job.")
     ] = 5
     max_queue: Annotated[int, Meta(ge=1, description="Jobs that may wait.")] = 100
     job_ttl: Annotated[

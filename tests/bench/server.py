@@ -1,8 +1,8 @@
 """The whole server on CPU ranks: `python -m tests.bench.server`.
 
 Time from start to ready (the first with the demo model to be made, then without), time of a job of
-128*128, 24 frames and 20 steps, the ranks' idle time between two jobs, latency of `/video/status` while the ranks compute and while they
-idle, and the processor time of each idle process.
+128*128, 24 frames and 20 steps, the ranks' idle time between two jobs, latency of `/video/status`
+while the ranks compute and while they idle, and the processor time of each idle process.
 """
 
 import asyncio
