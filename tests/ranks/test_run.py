@@ -62,6 +62,26 @@ def test_eight_ranks_make_the_frames_of_the_stock_pipeline(
     assert largest_difference(result.frames, expected) <= TOLERANCE
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prompt": "something else altogether"},
+        {"negative_prompt": "happy"},
+        {"guidance_scale": 5.0},
+        {"seed": 8},
+    ],
+    ids=["prompt", "negative prompt", "guidance", "seed"],
+)
+def test_everything_a_job_says_is_seen_in_the_frames(
+    rank_group: RankGroup, reference: WanImageToVideoPipeline, changes: dict[str, object]
+) -> None:
+    """Otherwise the comparisons above would prove little."""
+    image = rank_group.inputs_dir / "sample.png"
+    plain = reference_frames(reference, SMALL, image)
+    changed = reference_frames(reference, msgspec.structs.replace(SMALL, **changes), image)
+    assert largest_difference(changed, plain) > 50 * TOLERANCE
+
+
 def test_every_rank_leaves_a_cancelled_run_at_the_same_boundary(rank_group: RankGroup) -> None:
     result = rank_group.run(SMALL, cancel_at_meeting=15)
     assert result.outcomes == {"RunCancelled"}
