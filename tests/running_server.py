@@ -8,14 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMAND = "launch.py --demo --device cpu --port 0"
+DEMO = tuple("launch.py --demo --device cpu --port 0".split())
 SAMPLE = ROOT / "docs" / "sample.jpg"
 START_LIMIT_S = 120.0
 JOB_LIMIT_S = 120.0
@@ -39,13 +39,13 @@ async def until(condition: Callable[[], bool], limit_s: float) -> None:
 class RunningServer:
     """One life of a launcher and of all that it starts."""
 
-    def __init__(self, state_dir: Path, *flags: str) -> None:
+    def __init__(self, state_dir: Path, *flags: str, command: Sequence[str] = DEMO) -> None:
         self._mark = f"WAN_TEST_MARK={secrets.token_hex(8)}"
         name, _, value = self._mark.partition("=")
         self.log_path = state_dir.parent / f"{state_dir.name}-{value}.log"
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *COMMAND.split(), "--state-dir", str(state_dir), *flags],
+                [sys.executable, *command, "--state-dir", str(state_dir), *flags],
                 cwd=ROOT,
                 env=os.environ | {name: value},
                 stderr=log,
