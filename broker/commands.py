@@ -9,6 +9,7 @@ from broker.protocol import (
     GroupReport,
     JobView,
     KillGroup,
+    OfferJob,
     RankBeat,
     RemoveExpired,
     RunJob,
@@ -29,7 +30,8 @@ class JobNotStored(msgspec.Struct, frozen=True):
     job_id: str
 
 
-Event = SubmitJob | CancelJob | RemoveExpired | JobStored | JobNotStored | GroupReport | RankBeat
+FrontEvent = OfferJob | SubmitJob | CancelJob | RemoveExpired
+Event = FrontEvent | JobStored | JobNotStored | GroupReport | RankBeat
 
 
 class SaveJob(msgspec.Struct, frozen=True):
@@ -38,11 +40,22 @@ class SaveJob(msgspec.Struct, frozen=True):
     job: Job
 
 
-class DropJob(msgspec.Struct, frozen=True):
-    """Remove the row of an expired job, then its files; `image` only if no other job uses it."""
+class AnswerAfter(msgspec.Struct, frozen=True):
+    """The request is answered when it is known whether the journal has room for this new job."""
 
     job_id: str
-    image: str | None
+
+
+class DropJob(msgspec.Struct, frozen=True):
+    """Remove the row of an expired job, then its files."""
+
+    job_id: str
+
+
+class DropInput(msgspec.Struct, frozen=True):
+    """Remove an image, unless a job has come to use it meanwhile."""
+
+    image: str
 
 
 class DropVideo(msgspec.Struct, frozen=True):
@@ -81,4 +94,15 @@ class TellDrained(msgspec.Struct, frozen=True):
     """Tell every launcher that asked for it that nothing runs any more."""
 
 
-Command = SaveJob | DropJob | DropVideo | Publish | Reply | ToGroup | ToLauncher | TellDrained
+Command = (
+    SaveJob
+    | AnswerAfter
+    | DropJob
+    | DropInput
+    | DropVideo
+    | Publish
+    | Reply
+    | ToGroup
+    | ToLauncher
+    | TellDrained
+)

@@ -27,6 +27,7 @@ from broker.protocol import (
     JobStopped,
     JobView,
     Lease,
+    OfferJob,
     RemoveExpired,
     RunJob,
     StepDone,
@@ -73,7 +74,9 @@ class Dispatcher:
         """Return what is to be done about an event."""
         self._board.awake.advance(now_s)
         match event:
-            case SubmitJob() | JobStored() | JobNotStored() | CancelJob() | RemoveExpired():
+            case OfferJob() | SubmitJob() | CancelJob() | RemoveExpired():
+                self._intake.handle(event, now_s)
+            case JobStored() | JobNotStored():
                 self._intake.handle(event, now_s)
             case GroupStarted() | GroupReady() | GroupGone() | Beat():
                 self._lives.handle(event, now_s)
@@ -112,6 +115,10 @@ class Dispatcher:
         """Return in how many seconds a job will have ended; None while nothing tells."""
         job = self._board.jobs.get(job_id)
         return None if job is None else self._board.eta_s(job, now_s)
+
+    def uses_image(self, image: str) -> bool:
+        """Whether a job needs an image, be it one that is not stored yet."""
+        return self._intake.uses_image(image)
 
     def health(self) -> HealthTold:
         """Return how groups and queue are."""

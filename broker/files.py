@@ -49,12 +49,14 @@ class StateDir:
         """Whether an image is stored."""
         return (self._inputs / image).is_file()
 
-    def remove_job(self, job_id: str, image: str | None) -> None:
-        """Remove what belongs to a job, and the image if nobody else needs it."""
+    def remove_job(self, job_id: str) -> None:
+        """Remove what belongs to a job alone."""
         for folder in (self._videos, self._partial, self._checkpoints):
             _remove(folder.glob(f"{job_id}*"))
-        if image is not None:
-            _remove([self._inputs / image])
+
+    def remove_input(self, image: str) -> None:
+        """Remove an image that no job uses."""
+        _remove([self._inputs / image])
 
     def remove_video(self, job_id: str) -> None:
         """Remove the video of a job that did not succeed."""

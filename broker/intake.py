@@ -5,15 +5,28 @@ import re
 from typing import assert_never
 
 from broker.board import Board
-from broker.commands import DropJob, JobNotStored, JobStored, Reply, SaveJob, ToGroup
+from broker.commands import (
+    AnswerAfter,
+    DropInput,
+    DropJob,
+    FrontEvent,
+    JobNotStored,
+    JobStored,
+    Reply,
+    SaveJob,
+    ToGroup,
+)
 from broker.job import GroupShape, JobSpec, JobState, SpecError, choose_layout
 from broker.protocol import (
     CancelJob,
     CancelRun,
     ErrorCode,
     ExpiredRemoved,
+    IdempotencyKey,
     JobFound,
+    JobWelcome,
     Lease,
+    OfferJob,
     Refused,
     RemoveExpired,
     SubmitJob,
@@ -25,7 +38,7 @@ _RETRY_UNKNOWN_S = 30
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 _IMAGE = re.compile(r"[0-9a-f]{64}\.png")
 
-Request = SubmitJob | JobStored | JobNotStored | CancelJob | RemoveExpired
+Request = FrontEvent | JobStored | JobNotStored
 
 
 class Intake:
@@ -41,12 +54,14 @@ class Intake:
     def handle(self, request: Request, now_s: float) -> None:
         """Carry out a request."""
         match request:
+            case OfferJob():
+                self._offer(request, now_s)
             case SubmitJob():
                 self._submit(request, now_s)
             case JobStored():
                 self._board.publish(self._arriving.pop(request.job_id), now_s)
             case JobNotStored():
-                del self._arriving[request.job_id]
+                self._drop_unused(self._arriving.pop(request.job_id).image)
             case CancelJob():
                 self._cancel(request.job_id, now_s)
             case RemoveExpired():
@@ -56,13 +71,16 @@ class Intake:
 
     def remove_expired(self, now_s: float) -> int:
         """Let go of the jobs that ended long enough ago; return how many."""
-        jobs = self._board.jobs
-        expired = list(jobs.pop_expired(now_s - self._job_ttl_s))
-        arriving = {job.image for job in self._arriving.values()}
+        expired = list(self._board.jobs.pop_expired(now_s - self._job_ttl_s))
         for job in expired:
-            needed = jobs.uses_image(job.image) or job.image in arriving
-            self._board.emit(DropJob(job.job_id, None if needed else job.image))
+            self._board.emit(DropJob(job.job_id))
+            self._drop_unused(job.image)
         return len(expired)
+
+    def uses_image(self, image: str) -> bool:
+        """Whether a job needs an image, be it one that is not stored yet."""
+        arriving = any(job.image == image for job in self._arriving.values())
+        return arriving or self._board.jobs.uses_image(image)
 
     def fail_impossible(self, now_s: float) -> None:
         """End the waiting jobs that, now that the groups have told their limits, none can run."""
@@ -73,18 +91,44 @@ class Intake:
                 failed = job.ended(JobState.FAILED, now_s, error_code=code, reason=error.message)
                 self._board.save(failed, now_s)
 
+    def _offer(self, message: OfferJob, now_s: float) -> None:
+        """Say how `SubmitJob` would be answered, as far as that can be told without the image."""
+        known = self._of_key(message.idempotency_key)
+        if known is None:
+            self._board.emit(Reply(self._refusal(message.spec, now_s) or JobWelcome()))
+        elif known.idempotency_key != message.idempotency_key:
+            self._refuse_reuse()
+        elif known.job_id in self._arriving:
+            self._board.emit(Reply(JobWelcome()))
+        else:
+            self._tell(known, now_s)
+
     def _submit(self, message: SubmitJob, now_s: float) -> None:
         """Ask for a place in the journal; a repeated message is answered as the first was."""
-        known = self._board.jobs.get(message.job_id) or self._arriving.get(message.job_id)
+        misnamed = _misnamed(message)
+        if misnamed is not None:
+            self._board.emit(Reply(misnamed))
+            return
+        jobs = self._board.jobs
+        known = jobs.get(message.job_id) or self._arriving.get(message.job_id)
+        if known is not None and (known.spec, known.image) != (message.spec, message.image):
+            self._refuse(ErrorCode.INVALID_FIELD, "this id belongs to another job", "job_id")
+        else:
+            self._submit_once(message, known or self._of_key(message.idempotency_key), now_s)
+        self._drop_unused(message.image)
+
+    def _submit_once(self, message: SubmitJob, known: Job | None, now_s: float) -> None:
         if known is None:
             self._submit_new(message, now_s)
-        elif (known.spec, known.image) != (message.spec, message.image):
-            self._refuse(ErrorCode.INVALID_FIELD, "this id belongs to another job", "job_id")
-        elif message.job_id not in self._arriving:
-            self._board.emit(Reply(JobFound(job=self._board.view(known, now_s))))
+        elif known.idempotency_key != message.idempotency_key:
+            self._refuse_reuse()
+        elif known.job_id in self._arriving:
+            self._board.emit(AnswerAfter(known.job_id))
+        else:
+            self._tell(known, now_s)
 
     def _submit_new(self, message: SubmitJob, now_s: float) -> None:
-        refusal = _misnamed(message) or self._refusal(message.spec, now_s)
+        refusal = self._refusal(message.spec, now_s)
         if refusal is not None:
             self._board.emit(Reply(refusal))
             return
@@ -95,9 +139,26 @@ class Intake:
             image=message.image,
             created_at=now_s,
             updated_at=now_s,
+            idempotency_key=message.idempotency_key,
         )
         self._arriving[job.job_id] = job
         self._board.emit(SaveJob(job))
+        self._board.emit(AnswerAfter(job.job_id))
+
+    def _of_key(self, key: IdempotencyKey | None) -> Job | None:
+        """Return the job that was accepted, or is being accepted, under a client's key."""
+        if key is None:
+            return None
+        arriving = (
+            job
+            for job in self._arriving.values()
+            if job.idempotency_key is not None and job.idempotency_key.key == key.key
+        )
+        return self._board.jobs.of_key(key.key) or next(arriving, None)
+
+    def _drop_unused(self, image: str) -> None:
+        if not self.uses_image(image):
+            self._board.emit(DropInput(image))
 
     def _refusal(self, spec: JobSpec, now_s: float) -> Refused | None:
         if self._board.draining:
@@ -149,13 +210,21 @@ class Intake:
                 job = job.ended(JobState.CANCELLED, now_s)
                 self._board.save(job, now_s)
                 self._cancel_run(lease)
-            self._board.emit(Reply(JobFound(job=self._board.view(job, now_s))))
+            self._tell(job, now_s)
 
     def _cancel_run(self, lease: Lease | None) -> None:
         run = None if lease is None else self._board.find_run(lease)
         if run is not None:
             run.cancel(self._board.awake.now_s)
             self._board.emit(ToGroup(run.lease.group, CancelRun(lease=run.lease)))
+
+    def _tell(self, job: Job, now_s: float) -> None:
+        self._board.emit(Reply(JobFound(job=self._board.view(job, now_s))))
+
+    def _refuse_reuse(self) -> None:
+        self._refuse(
+            ErrorCode.IDEMPOTENCY_KEY_REUSE, "this Idempotency-Key belongs to another request"
+        )
 
     def _refuse(self, code: ErrorCode, message: str, field: str | None = None) -> None:
         self._board.emit(Reply(Refused(code=code, message=message, field=field)))

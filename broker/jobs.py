@@ -21,6 +21,7 @@ class JobTable:
         self._waiting: list[tuple[int, str]] = []
         self._ended: list[tuple[float, str]] = []
         self._images: Counter[str] = Counter()
+        self._keys: dict[str, str] = {}
         self._last_number = 0
 
     def __contains__(self, job_id: str) -> bool:
@@ -29,6 +30,11 @@ class JobTable:
     def get(self, job_id: str) -> Job | None:
         """Return a job; None if it is unknown or has expired."""
         return self._jobs.get(job_id)
+
+    def of_key(self, key: str) -> Job | None:
+        """Return the job that was submitted under an idempotency key."""
+        job_id = self._keys.get(key)
+        return None if job_id is None else self._jobs[job_id]
 
     def __iter__(self) -> Iterator[Job]:
         """Yield every job, in the order in which they were taken in."""
@@ -46,6 +52,8 @@ class JobTable:
         self._last_number = max(self._last_number, job.number)
         if before is None:
             self._images[job.image] += 1
+            if job.idempotency_key is not None:
+                self._keys[job.idempotency_key.key] = job.job_id
         if before is None or before.state is not job.state:
             self._leave(before)
             self._enter(job)
@@ -74,6 +82,8 @@ class JobTable:
         while self._ended and self._ended[0][0] <= ended_before_s:
             job = self._jobs.pop(heapq.heappop(self._ended)[1])
             self._images[job.image] -= 1
+            if job.idempotency_key is not None:
+                del self._keys[job.idempotency_key.key]
             yield job
 
     def uses_image(self, image: str) -> bool:

@@ -1,88 +1,28 @@
 """The journal: the one durable state of the server, an SQLite file of jobs and their history."""
 
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import apsw
 import msgspec
 
 from broker.errors import JournalError, JournalFullError
 from broker.job import JobSpec, JobState
-from broker.protocol import ErrorCode, Lease
+from broker.protocol import ErrorCode, IdempotencyKey, Lease
 from broker.record import Job
+from broker.schema import migrate
 
 _HISTORY_KEPT_S = 7 * 86_400.0
 
-# A migration brings a journal from the version of its index to the next one. The history is
-# written by triggers, so that no code path can change a job and forget to tell.
-_MIGRATIONS = (
-    """
-    CREATE TABLE jobs (
-        number INTEGER PRIMARY KEY,
-        job_id TEXT NOT NULL UNIQUE,
-        spec TEXT NOT NULL,
-        image TEXT NOT NULL,
-        state TEXT NOT NULL
-            CHECK (state IN ('InQueue', 'InProgress', 'Succeed', 'Failed', 'Cancelled')),
-        attempt INTEGER NOT NULL CHECK (attempt >= 0),
-        group_name TEXT,
-        epoch INTEGER,
-        seq INTEGER NOT NULL,
-        progress REAL NOT NULL CHECK (progress BETWEEN 0 AND 1),
-        reason TEXT,
-        error_code TEXT,
-        video TEXT,
-        created_at REAL NOT NULL,
-        updated_at REAL NOT NULL,
-        CHECK ((state = 'InProgress') = (group_name IS NOT NULL AND epoch IS NOT NULL)),
-        CHECK ((state = 'Succeed') = (video IS NOT NULL))
-    ) STRICT;
-
-    CREATE TABLE history (
-        entry INTEGER PRIMARY KEY,
-        job_id TEXT NOT NULL,
-        attempt INTEGER NOT NULL,
-        state TEXT NOT NULL,
-        group_name TEXT,
-        epoch INTEGER,
-        at REAL NOT NULL
-    ) STRICT;
-
-    CREATE TRIGGER the_end_is_final BEFORE UPDATE ON jobs
-    WHEN OLD.state IN ('Succeed', 'Failed', 'Cancelled')
-    BEGIN
-        SELECT RAISE(ABORT, 'a finished job does not change');
-    END;
-
-    CREATE TRIGGER history_of_new AFTER INSERT ON jobs
-    BEGIN
-        INSERT INTO history (job_id, attempt, state, group_name, epoch, at) VALUES
-            (NEW.job_id, NEW.attempt, NEW.state, NEW.group_name, NEW.epoch, NEW.updated_at);
-    END;
-
-    CREATE TRIGGER history_of_moves AFTER UPDATE ON jobs
-    WHEN OLD.state != NEW.state OR OLD.attempt != NEW.attempt
-    BEGIN
-        INSERT INTO history (job_id, attempt, state, group_name, epoch, at) VALUES
-            (NEW.job_id, NEW.attempt, NEW.state, NEW.group_name, NEW.epoch, NEW.updated_at);
-    END;
-
-    CREATE TRIGGER history_is_not_rewritten BEFORE UPDATE ON history
-    BEGIN
-        SELECT RAISE(ABORT, 'history does not change');
-    END;
-    """,
-)
-SCHEMA_VERSION = len(_MIGRATIONS)
-
 _COLUMNS = (
     "number, job_id, spec, image, state, attempt, group_name, epoch, seq, progress, reason, "
-    "error_code, video, created_at, updated_at"
+    "error_code, video, created_at, updated_at, idempotency_key, request_hash"
 )
 _SAVE = f"""
-    INSERT INTO jobs ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    INSERT INTO jobs ({_COLUMNS})
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (job_id) DO UPDATE SET
         state = excluded.state, attempt = excluded.attempt, group_name = excluded.group_name,
         epoch = excluded.epoch, seq = excluded.seq, progress = excluded.progress,
@@ -101,13 +41,10 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         with self._translated():
-            # Nobody to wait for: whoever holds the file holds it until it ends.
-            self._connection = sqlite3.connect(
-                path, timeout=0.0, isolation_level=None, check_same_thread=False
-            )
+            self._connection = apsw.Connection(str(path))
             try:
                 self._prepare()
-                self._migrate()
+                migrate(self._connection, path)
             except BaseException:
                 self._connection.close()
                 raise
@@ -148,40 +85,25 @@ class Journal:
     def _prepare(self) -> None:
         # EXCLUSIVE comes before WAL: then there is no shared memory file, a second opener is
         # refused, and SQLite's WAL-reset corruption, which needs two connections, is out of reach.
-        self._expect("PRAGMA locking_mode=EXCLUSIVE", "exclusive")
-        self._expect("PRAGMA journal_mode=WAL", "wal")
-        self._connection.execute("PRAGMA synchronous=FULL")
-        self._expect("PRAGMA synchronous", 2)
-        for setting in (
-            "busy_timeout=5000",
-            "foreign_keys=ON",
-            "trusted_schema=OFF",
-            "mmap_size=0",
-            "wal_autocheckpoint=1000",
-            "cell_size_check=ON",
+        # There is nobody to wait for: whoever holds the file holds it until it ends.
+        for setting, value in (
+            ("locking_mode", "exclusive"),
+            ("journal_mode", "wal"),
+            ("synchronous", 2),
+            ("foreign_keys", 1),
+            ("trusted_schema", 0),
+            ("mmap_size", 0),
+            ("wal_autocheckpoint", 1000),
+            ("cell_size_check", 1),
         ):
-            self._connection.execute(f"PRAGMA {setting}")
-        self._expect("PRAGMA quick_check", "ok")
+            self._connection.pragma(setting, value)
+            self._expect(setting, value)
+        self._expect("quick_check", "ok")
 
     def _expect(self, pragma: str, expected: object) -> None:
-        found = self._connection.execute(pragma).fetchone()[0]
+        found = self._connection.pragma(pragma)
         if found != expected:
-            raise JournalError(f"{self._path}: {pragma} answered {found!r}, not {expected!r}")
-
-    def _migrate(self) -> None:
-        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA_VERSION:
-            raise JournalError(
-                f"{self._path} has schema {version}, this program knows {SCHEMA_VERSION}; "
-                "it was written by a later version"
-            )
-        if version == SCHEMA_VERSION:
-            return
-        script = "".join(_MIGRATIONS[version:])
-        # executescript runs its own statements, the transaction's bounds included.
-        self._connection.executescript(
-            f"BEGIN IMMEDIATE; {script} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;"
-        )
+            raise JournalError(f"{self._path}: {pragma} is {found!r}, not {expected!r}")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -200,12 +122,17 @@ class Journal:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.DatabaseError as error:
+        except apsw.ConstraintError:
             # A broken rule of the schema is our own fault, not the disk's: let it show as it is.
-            if isinstance(error, sqlite3.IntegrityError):
-                raise
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
-                raise JournalFullError(f"no room to write {self._path}") from error
+            raise
+        except apsw.FullError as error:
+            raise JournalFullError(f"no room to write {self._path}") from error
+        except (apsw.CorruptError, apsw.NotADBError) as error:
+            raise JournalError(
+                f"{self._path} is damaged ({error}); put a backup in its place, "
+                "or move it away to start with an empty queue"
+            ) from error
+        except apsw.Error as error:
             raise JournalError(f"{self._path}: {error}") from error
 
 
@@ -226,17 +153,22 @@ def _row_of(job: Job) -> tuple[Any, ...]:
         job.video,
         job.created_at,
         job.updated_at,
+        job.idempotency_key.key if job.idempotency_key else None,
+        job.idempotency_key.request_hash if job.idempotency_key else None,
     )
 
 
 def _job_of(row: Iterable[Any]) -> Job:
     (
         number, job_id, spec, image, state, attempt, group, epoch, seq, progress, reason,
-        error_code, video, created_at, updated_at,
+        error_code, video, created_at, updated_at, key, request_hash,
     ) = row  # fmt: skip
     lease = None
     if group is not None:
         lease = Lease(group=group, epoch=epoch, job_id=job_id, attempt=attempt)
+    idempotency_key = None
+    if key is not None:
+        idempotency_key = IdempotencyKey(key=key, request_hash=request_hash)
     return Job(
         number=number,
         job_id=job_id,
@@ -252,4 +184,5 @@ def _job_of(row: Iterable[Any]) -> Job:
         video=video,
         created_at=created_at,
         updated_at=updated_at,
+        idempotency_key=idempotency_key,
     )

@@ -6,7 +6,7 @@ job id stands before them as the topic. Files never travel, only their names.
 """
 
 from enum import Enum
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
@@ -35,6 +35,7 @@ class ErrorCode(Enum):
     IMAGE_UNAVAILABLE = "image_unavailable"  # the other server did not deliver
     IMAGE_TOO_LARGE = "image_too_large"
     IMAGE_INVALID = "image_invalid"  # not a picture that can be used
+    IDEMPOTENCY_KEY_REUSE = "idempotency_key_reuse"  # the same key, another request
     JOB_NOT_FOUND = "job_not_found"
     JOB_FINISHED = "job_finished"  # too late to cancel
     QUEUE_FULL = "queue_full"
@@ -110,13 +111,36 @@ class GroupView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 # --- requests: front to broker -------------------------------------------------------------------
 
 
+class IdempotencyKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a client calls its request, so that the same request twice makes one job."""
+
+    key: Annotated[str, msgspec.Meta(pattern=r"\A[!-~]{1,255}\Z")]
+    request_hash: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+    """SHA-256 over all that the client asked for."""
+
+
+class OfferJob(_Struct, frozen=True, kw_only=True):
+    """Tell whether a job would be accepted now, before the work on its image is done.
+
+    The answer is `JobFound` if the key has a job already, `JobWelcome`, or `Refused`.
+    """
+
+    spec: JobSpec
+    idempotency_key: IdempotencyKey | None = None
+
+
 class SubmitJob(_Struct, frozen=True, kw_only=True):
-    """Accept a job. The front makes the id, so that a repeated message makes no second job."""
+    """Accept a job. The front makes the id, so that a repeated message makes no second job.
+
+    The answer names another job if one with the same key was accepted before. An image that no job
+    uses is removed.
+    """
 
     job_id: str
     spec: JobSpec
     image: str
     """File name in the inputs folder."""
+    idempotency_key: IdempotencyKey | None = None
 
 
 class GetJob(_Struct, frozen=True, kw_only=True):
@@ -152,7 +176,13 @@ class RemoveExpired(_Struct, frozen=True, kw_only=True):
     """Remove every expired job now."""
 
 
-FrontRequest = SubmitJob | GetJob | WatchJob | ListJobs | CancelJob | GetHealth | RemoveExpired
+FrontRequest = (
+    OfferJob | SubmitJob | GetJob | WatchJob | ListJobs | CancelJob | GetHealth | RemoveExpired
+)
+
+
+class JobWelcome(_Struct, frozen=True, kw_only=True):
+    """The answer to `OfferJob`: as things are now, the job would be accepted."""
 
 
 class JobFound(_Struct, frozen=True, kw_only=True):
@@ -198,7 +228,7 @@ class Refused(_Struct, frozen=True, kw_only=True):
     retry_after_s: int | None = None
 
 
-FrontReply = JobFound | JobHistory | JobsListed | HealthTold | ExpiredRemoved | Refused
+FrontReply = JobWelcome | JobFound | JobHistory | JobsListed | HealthTold | ExpiredRemoved | Refused
 
 
 # --- groups: rank 0 and launcher to broker, and back ---------------------------------------------

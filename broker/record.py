@@ -6,7 +6,7 @@ import msgspec
 
 from broker.errors import IllegalMoveError
 from broker.job import TRANSITIONS, JobSpec, JobState, Stage
-from broker.protocol import ErrorCode, JobView, Lease
+from broker.protocol import ErrorCode, IdempotencyKey, JobView, Lease
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,6 +19,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     image: str
     created_at: float
     updated_at: float
+    idempotency_key: IdempotencyKey | None = None
     state: JobState = JobState.IN_QUEUE
     attempt: int = 0
     """Number of the latest attempt; a planned stop takes it back."""

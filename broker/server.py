@@ -33,6 +33,7 @@ from broker.protocol import (
     JobsListed,
     JobView,
     ListJobs,
+    OfferJob,
     ProtocolError,
     Refused,
     RemoveExpired,
@@ -155,9 +156,9 @@ class Broker:
         client = Client(parts[0], parts[1])
         request = front_requests.decode(parts[2:])
         match request:
-            case SubmitJob() if self._worker.is_full:
+            case OfferJob() | SubmitJob() if self._worker.is_full:
                 await self._answer(client, STORAGE_FULL)
-            case SubmitJob() | CancelJob() | RemoveExpired():
+            case OfferJob() | SubmitJob() | CancelJob() | RemoveExpired():
                 await self._worker.put(request, client)
             case GetJob():
                 await self._answer(client, self._job_found(request.job_id))

@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
 from broker.commands import (
+    AnswerAfter,
     Command,
+    DropInput,
     DropJob,
     DropVideo,
     Event,
@@ -132,20 +134,22 @@ class Worker:
         """Write the new jobs on their own, so that a full disk refuses them and nothing else."""
         tasks: list[_Task] = []
         new: list[Job] = []
-        undecided: list[Envelope] = []
+        undecided: list[tuple[Envelope, str]] = []
         for envelope in submits:
-            commands = self._decide(envelope.event)
-            new += [command.job for command in commands if isinstance(command, SaveJob)]
-            tasks += [(item, envelope.client) for item in commands if not isinstance(item, SaveJob)]
-            if not any(isinstance(command, Reply) for command in commands):
-                undecided.append(envelope)
+            for command in self._decide(envelope.event):
+                match command:
+                    case SaveJob():
+                        new.append(command.job)
+                    case AnswerAfter():
+                        undecided.append((envelope, command.job_id))
+                    case _:
+                        tasks.append((command, envelope.client))
         refused = await self._write_new(new)
         for job in new:
             event = (JobNotStored if job.job_id in refused else JobStored)(job.job_id)
             tasks += [(command, None) for command in self._decide(event)]
-        for envelope in undecided:
-            assert isinstance(envelope.event, SubmitJob)
-            refusal = refused.get(envelope.event.job_id)
+        for envelope, job_id in undecided:
+            refusal = refused.get(job_id)
             answers = [Reply(refusal)] if refusal else self._decide(envelope.event)
             tasks += [(command, envelope.client) for command in answers]
         return tasks
@@ -189,9 +193,12 @@ class Worker:
             case SaveJob():
                 return
             case DropJob():
-                await self._in_thread(
-                    lambda: self._state_dir.remove_job(command.job_id, command.image)
-                )
+                await self._in_thread(lambda: self._state_dir.remove_job(command.job_id))
+            case DropInput():
+                # The front may have submitted the same picture again since.
+                if not self._dispatcher.uses_image(command.image):
+                    await self._in_thread(lambda: self._state_dir.remove_input(command.image))
+                return
             case DropVideo():
                 await self._in_thread(lambda: self._state_dir.remove_video(command.job_id))
                 return

@@ -13,6 +13,7 @@ STATUS = {
     ErrorCode.IMAGE_UNAVAILABLE: 422,
     ErrorCode.IMAGE_TOO_LARGE: 413,
     ErrorCode.IMAGE_INVALID: 422,
+    ErrorCode.IDEMPOTENCY_KEY_REUSE: 422,
     ErrorCode.JOB_NOT_FOUND: 404,
     ErrorCode.JOB_FINISHED: 409,
     ErrorCode.QUEUE_FULL: 429,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from broker.commands import DropJob, DropVideo, SaveJob, TellDrained, ToGroup
+from broker.commands import DropInput, DropJob, DropVideo, SaveJob, TellDrained, ToGroup
 from broker.job import GroupShape, JobState, Stage
 from broker.protocol import (
     CancelRun,
@@ -432,8 +432,11 @@ def test_a_job_expires_after_its_time_and_its_image_with_the_last_job_that_used_
     scene.cancel(first)
     scene.wait(5)
     scene.cancel(second)
-    assert find(scene.wait(5), DropJob) == [DropJob(first, None)]
-    assert find(scene.wait(5), DropJob) == [DropJob(second, IMAGE)]
+    commands = scene.wait(5)
+    assert (find(commands, DropJob), find(commands, DropInput)) == ([DropJob(first)], [])
+    commands = scene.wait(5)
+    assert find(commands, DropJob) == [DropJob(second)]
+    assert find(commands, DropInput) == [DropInput(IMAGE)]
     assert list(scene.dispatcher.jobs()) == []
 
 
@@ -540,4 +543,4 @@ def test_a_clock_that_was_set_back_does_not_keep_a_finished_job_for_ever() -> No
         state=JobState.CANCELLED,
     )  # fmt: skip
     scene = Scene(restored=[ended], shape=SHAPE, job_ttl_s=10)
-    assert find(scene.wait(10), DropJob) == [DropJob(ended.job_id, IMAGE)]
+    assert find(scene.wait(10), DropJob) == [DropJob(ended.job_id)]

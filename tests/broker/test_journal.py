@@ -3,14 +3,16 @@
 import sqlite3
 from pathlib import Path
 
+import apsw
 import msgspec
 import pytest
 
 from broker.errors import JournalError, JournalFullError
 from broker.job import JobState
-from broker.journal import SCHEMA_VERSION, Journal
+from broker.journal import Journal
 from broker.protocol import ErrorCode, Lease
 from broker.record import Job
+from broker.schema import SCHEMA_VERSION
 from tests.broker.driver import IMAGE, SPEC
 
 
@@ -59,12 +61,11 @@ def test_jobs_come_back_as_they_were_in_the_order_of_their_submission(path: Path
 def test_every_setting_that_the_promises_rest_on_is_in_force(path: Path) -> None:
     connection = Journal(path)._connection
     found = {
-        name: connection.execute(f"PRAGMA {name}").fetchone()[0]
+        name: connection.pragma(name)
         for name in (
             "locking_mode",
             "journal_mode",
             "synchronous",
-            "busy_timeout",
             "foreign_keys",
             "trusted_schema",
             "mmap_size",
@@ -76,7 +77,6 @@ def test_every_setting_that_the_promises_rest_on_is_in_force(path: Path) -> None
         "locking_mode": "exclusive",
         "journal_mode": "wal",
         "synchronous": 2,
-        "busy_timeout": 5000,
         "foreign_keys": 1,
         "trusted_schema": 0,
         "mmap_size": 0,
@@ -92,9 +92,9 @@ def test_the_database_itself_refuses_to_leave_a_terminal_state(path: Path, end: 
     video = "x.mp4" if end is JobState.SUCCEED else None
     ended = leased(job()).ended(end, 30.0, video=video)
     journal.write([ended])
-    with pytest.raises(sqlite3.IntegrityError, match="a finished job does not change"):
+    with pytest.raises(apsw.ConstraintError, match="a finished job does not change"):
         journal._connection.execute("UPDATE jobs SET state = 'InQueue', video = NULL")
-    with pytest.raises(sqlite3.IntegrityError, match="a finished job does not change"):
+    with pytest.raises(apsw.ConstraintError, match="a finished job does not change"):
         journal.write([job(2), ended])
     assert journal.load() == [ended]
 
@@ -102,7 +102,7 @@ def test_the_database_itself_refuses_to_leave_a_terminal_state(path: Path, end: 
 def test_a_transaction_happens_whole_or_not_at_all(path: Path) -> None:
     journal = Journal(path)
     bad = msgspec.structs.replace(job(2), progress=2.0)
-    with pytest.raises(sqlite3.IntegrityError):
+    with pytest.raises(apsw.ConstraintError):
         journal.write([job(1), bad])
     assert journal.load() == []
 
@@ -119,7 +119,7 @@ def test_the_history_is_written_by_the_database_and_cannot_be_rewritten(path: Pa
         again.ended(JobState.SUCCEED, 30.0, video="x.mp4"),
     ):
         journal.write([version])
-    with pytest.raises(sqlite3.IntegrityError, match="history does not change"):
+    with pytest.raises(apsw.ConstraintError, match="history does not change"):
         journal._connection.execute("UPDATE history SET at = 0")
     journal.close()
     assert rows(path, "SELECT state, attempt, epoch, at FROM history ORDER BY entry") == [
@@ -145,13 +145,12 @@ def test_dropped_jobs_are_gone_but_not_their_history(path: Path) -> None:
 def test_a_full_disk_changes_nothing_and_hurts_nothing(path: Path) -> None:
     journal = Journal(path)
     journal.write([job(1)])
-    pages = journal._connection.execute("PRAGMA page_count").fetchone()[0]
-    journal._connection.execute(f"PRAGMA max_page_count={pages}")
+    journal._connection.pragma("max_page_count", journal._connection.pragma("page_count"))
     many = [job(number) for number in range(2, 200)]
     with pytest.raises(JournalFullError, match=r"no room to write .*jobs\.sqlite3"):
         journal.write(many)
     assert journal.load() == [job(1)]
-    journal._connection.execute("PRAGMA max_page_count=100000")
+    journal._connection.pragma("max_page_count", 100_000)
     journal.write(many)
     assert len(journal.load()) == 199
 

@@ -151,13 +151,11 @@ async def broker_with_journal(config: BrokerConfig) -> AsyncIterator[Journal]:
 
 def fill(journal: Journal) -> None:
     """Leave the journal no page to grow by, as a full disk does, and use up the last one."""
-    connection = journal._connection
-    pages = connection.execute("PRAGMA page_count").fetchone()[0]
-    connection.execute(f"PRAGMA max_page_count={pages}")
+    journal._connection.pragma("max_page_count", journal._connection.pragma("page_count"))
 
 
 def empty(journal: Journal) -> None:
-    journal._connection.execute("PRAGMA max_page_count=100000")
+    journal._connection.pragma("max_page_count", 100_000)
 
 
 async def test_a_full_disk_refuses_new_jobs_and_recovers_by_itself(config: BrokerConfig) -> None:

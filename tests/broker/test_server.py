@@ -282,7 +282,7 @@ async def test_a_damaged_journal_ends_the_start_with_a_clear_message(config: Bro
     code, errors = await run_to_the_end(config)
     assert code == 70
     assert "the journal cannot be used" in errors
-    assert "jobs.sqlite3: file is not a database" in errors
+    assert "jobs.sqlite3 is damaged (file is not a database); put a backup in its place" in errors
 
 
 async def run_to_the_end(config: BrokerConfig) -> tuple[int, str]:

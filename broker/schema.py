@@ -1,0 +1,93 @@
+"""The journal's tables, and how a journal of an earlier version comes to have them."""
+
+from pathlib import Path
+
+import apsw
+
+from broker.errors import JournalError
+
+# A migration brings a journal from the version of its index to the next one. The history is
+# written by triggers, so that no code path can change a job and forget to tell.
+_MIGRATIONS = (
+    """
+    CREATE TABLE jobs (
+        number INTEGER PRIMARY KEY,
+        job_id TEXT NOT NULL UNIQUE,
+        spec TEXT NOT NULL,
+        image TEXT NOT NULL,
+        state TEXT NOT NULL
+            CHECK (state IN ('InQueue', 'InProgress', 'Succeed', 'Failed', 'Cancelled')),
+        attempt INTEGER NOT NULL CHECK (attempt >= 0),
+        group_name TEXT,
+        epoch INTEGER,
+        seq INTEGER NOT NULL,
+        progress REAL NOT NULL CHECK (progress BETWEEN 0 AND 1),
+        reason TEXT,
+        error_code TEXT,
+        video TEXT,
+        created_at REAL NOT NULL,
+        updated_at REAL NOT NULL,
+        CHECK ((state = 'InProgress') = (group_name IS NOT NULL AND epoch IS NOT NULL)),
+        CHECK ((state = 'Succeed') = (video IS NOT NULL))
+    ) STRICT;
+
+    CREATE TABLE history (
+        entry INTEGER PRIMARY KEY,
+        job_id TEXT NOT NULL,
+        attempt INTEGER NOT NULL,
+        state TEXT NOT NULL,
+        group_name TEXT,
+        epoch INTEGER,
+        at REAL NOT NULL
+    ) STRICT;
+
+    CREATE TRIGGER the_end_is_final BEFORE UPDATE ON jobs
+    WHEN OLD.state IN ('Succeed', 'Failed', 'Cancelled')
+    BEGIN
+        SELECT RAISE(ABORT, 'a finished job does not change');
+    END;
+
+    CREATE TRIGGER history_of_new AFTER INSERT ON jobs
+    BEGIN
+        INSERT INTO history (job_id, attempt, state, group_name, epoch, at) VALUES
+            (NEW.job_id, NEW.attempt, NEW.state, NEW.group_name, NEW.epoch, NEW.updated_at);
+    END;
+
+    CREATE TRIGGER history_of_moves AFTER UPDATE ON jobs
+    WHEN OLD.state != NEW.state OR OLD.attempt != NEW.attempt
+    BEGIN
+        INSERT INTO history (job_id, attempt, state, group_name, epoch, at) VALUES
+            (NEW.job_id, NEW.attempt, NEW.state, NEW.group_name, NEW.epoch, NEW.updated_at);
+    END;
+
+    CREATE TRIGGER history_is_not_rewritten BEFORE UPDATE ON history
+    BEGIN
+        SELECT RAISE(ABORT, 'history does not change');
+    END;
+    """,
+    """
+    ALTER TABLE jobs ADD COLUMN idempotency_key TEXT;
+    ALTER TABLE jobs ADD COLUMN request_hash TEXT
+        CHECK ((request_hash IS NULL) = (idempotency_key IS NULL));
+    CREATE UNIQUE INDEX one_job_for_a_key ON jobs (idempotency_key);
+    """,
+)
+SCHEMA_VERSION = len(_MIGRATIONS)
+
+
+def migrate(connection: apsw.Connection, path: Path) -> None:
+    """Bring the open journal to the present schema, in one transaction.
+
+    Raises:
+        JournalError: If it was written by a later version.
+    """
+    version = connection.pragma("user_version")
+    if version > SCHEMA_VERSION:
+        raise JournalError(
+            f"{path} has schema {version}, this program knows {SCHEMA_VERSION}; "
+            "it was written by a later version"
+        )
+    if version < SCHEMA_VERSION:
+        with connection:
+            connection.execute("".join(_MIGRATIONS[version:]))
+            connection.pragma("user_version", SCHEMA_VERSION)
