@@ -16,6 +16,7 @@ import msgspec
 
 from broker.child import begin, report
 from ranks.config import RankConfig
+from ranks.environment import set_environment_defaults
 
 logger = logging.getLogger("ranks")
 
@@ -26,8 +27,7 @@ def main() -> None:
     """Fork the ranks of one life of a group."""
     config = msgspec.json.decode(sys.argv[1], type=RankConfig)
     begin(f"{config.group}/nursery", config.parent_pid, config.log_format)
-    # BLAS libraries start threads at import unless told not to, and threads do not survive a fork.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    set_environment_defaults()
     import ranks.serve  # noqa: F401 (here, after the death signal is set: it takes seconds)
 
     gc.freeze()  # collections would otherwise touch, hence copy, every shared page

@@ -15,29 +15,16 @@ Kind = Literal["npu", "cuda", "cpu"]
 
 _BACKENDS: dict[Kind, str] = {"npu": "hccl", "cuda": "nccl", "cpu": "gloo"}
 
-# Set only where the operator has not. The order of the HCCL limits matters: connecting must give up
-# before a collective does, and a collective before the process group (180 s), so that the first
-# error in the log is the real one.
-_ENVIRONMENT: dict[Kind, dict[str, str]] = {
-    "npu": {
-        "ALGO": "0",
-        "PYTORCH_NPU_ALLOC_CONF": "expandable_segments:True",
-        "TASK_QUEUE_ENABLE": "2",
-        "CPU_AFFINITY_CONF": "1",
-        "HCCL_CONNECT_TIMEOUT": "120",
-        "HCCL_EXEC_TIMEOUT": "136",
-        "HCCL_HOST_SOCKET_PORT_RANGE": "auto",
-        "HCCL_NPU_SOCKET_PORT_RANGE": "auto",
-        "HCCL_SOCKET_IFNAME": "lo",
-    },
-    "cuda": {
-        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
-        "TORCH_NCCL_ASYNC_ERROR_HANDLING": "3",
-        "NCCL_SOCKET_IFNAME": "lo",
-    },
-    "cpu": {},
+# Kernels for attention, of which the fastest is taken.
+_ATTENTION: dict[Kind, tuple[AttentionBackendName, ...]] = {
+    "npu": (AttentionBackendName._NATIVE_NPU,),
+    "cuda": (
+        AttentionBackendName._NATIVE_CUDNN,
+        AttentionBackendName._NATIVE_FLASH,
+        AttentionBackendName.NATIVE,
+    ),
+    "cpu": (AttentionBackendName.NATIVE,),
 }
-_ENVIRONMENT_EVERYWHERE = {"TOKENIZERS_PARALLELISM": "false", "GLOO_SOCKET_IFNAME": "lo"}
 
 _PORT_HELP = (
     "Another process holds HCCL's port (host ports from 60000, device port 16666), most often a "
@@ -74,7 +61,13 @@ class Device:
 
     kind: Kind
     index: int
-    attention_backend: AttentionBackendName
+    attention: int = -1
+    """Which of the kind's attention kernels is used; the last of them is always supported."""
+
+    @property
+    def attention_backend(self) -> AttentionBackendName:
+        """The attention kernel, as diffusers names it."""
+        return _ATTENTION[self.kind][self.attention]
 
     @property
     def name(self) -> str:
@@ -113,6 +106,14 @@ class Device:
             return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return int(_runtime(self.kind).mem_get_info(self.index)[1])
 
+    def fastest_attention(self) -> int:
+        """Return which of the kind's attention kernels is the fastest here, by trying them."""
+        kernels = _ATTENTION[self.kind]
+        if len(kernels) == 1:
+            return 0
+        times = [_attention_time_s(kernel, self.index) for kernel in kernels]
+        return times.index(min(times))
+
     def free_memory(self) -> None:
         """Give memory that no tensor holds back to the device."""
         if self.kind != "cpu":
@@ -135,22 +136,13 @@ def open_device(wanted: str, local_rank: int, world_size: int) -> Device:
     Raises:
         DeviceError: If there is no such device.
     """
-    set_environment_defaults()
     kind = find_kind(wanted)
     if kind == "cpu":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // world_size))
-        return Device(kind=kind, index=0, attention_backend=AttentionBackendName.NATIVE)
+        return Device(kind=kind, index=0)
     _require_devices(kind, local_rank + 1)
     _runtime(kind).set_device(local_rank)
-    backend = _fastest_attention(kind, local_rank)
-    return Device(kind=kind, index=local_rank, attention_backend=backend)
-
-
-def set_environment_defaults() -> None:
-    """Set what the runtimes read from the environment, where the operator has not."""
-    for defaults in (_ENVIRONMENT_EVERYWHERE, *_ENVIRONMENT.values()):
-        for name, value in defaults.items():
-            os.environ.setdefault(name, value)
+    return Device(kind=kind, index=local_rank)
 
 
 def find_kind(wanted: str) -> Kind:
@@ -213,17 +205,6 @@ def _runtime(kind: Kind) -> Any:
 def _resident_bytes() -> int:
     with open("/proc/self/statm", encoding="ascii") as statm:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _fastest_attention(kind: Kind, index: int) -> AttentionBackendName:
-    if kind == "npu":
-        return AttentionBackendName._NATIVE_NPU
-    candidates = (
-        AttentionBackendName._NATIVE_CUDNN,
-        AttentionBackendName._NATIVE_FLASH,
-        AttentionBackendName.NATIVE,
-    )
-    return min(candidates, key=lambda backend: _attention_time_s(backend, index))
 
 
 def _attention_time_s(backend: AttentionBackendName, index: int) -> float:

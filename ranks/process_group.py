@@ -46,6 +46,16 @@ class World:
         dist.all_reduce(agreed, op=dist.ReduceOp.MIN, group=self.control_group)
         return int(agreed.item())
 
+    def from_rank_0(self, number: int) -> int:
+        """Return rank 0's number."""
+        agreed = torch.tensor([number])
+        dist.broadcast(agreed, src=0, group=self.control_group)
+        return int(agreed.item())
+
+    def await_all(self, limit: timedelta) -> None:
+        """Wait for the slowest rank, for longer than any other collective may take."""
+        dist.monitored_barrier(self.control_group, timeout=limit)
+
     def groups(self, layout: Layout) -> LayoutGroups:
         """Return this rank's groups in a layout.
 

@@ -2,6 +2,8 @@
 
 import logging
 import signal
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -21,6 +23,8 @@ from ranks.process_group import join, leave
 
 logger = logging.getLogger(__name__)
 
+_LOAD_LIMIT = timedelta(seconds=1800)
+
 
 def serve(config: RankConfig, rank: int) -> None:
     """Be a rank until the group stops.
@@ -31,7 +35,7 @@ def serve(config: RankConfig, rank: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the launcher
     try:
-        device = open_device(config.device, rank, config.world_size)
+        device = open_device(config.device, config.first_device + rank, config.world_size)
         link = BrokerLink(config, rank, device)
     except Exception as error:
         _report_failure(config, rank, error)
@@ -56,9 +60,14 @@ def serve(config: RankConfig, rank: int) -> None:
 def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
     """Join the group and load the models; return when every rank has."""
     world = join(config.rendezvous, rank, config.world_size, device)
+    # One rank chooses: kernels round differently, and timings differ between ranks.
+    fastest = world.from_rank_0(device.fastest_attention() if rank == 0 else 0)
+    device = replace(device, attention=fastest)
+    if rank == 0:
+        logger.info("attention kernel: %s", device.attention_backend.value)
     models = load_models(Path(config.model_path), device, world.mesh(device))
     logger.info("models loaded, %.1f GB in use", device.memory_bytes() / 1e9)
-    # Every rank waits here for the slowest.
+    world.await_all(_LOAD_LIMIT)
     capacity_bytes = world.smallest(device.capacity_bytes())
     memory = measure(
         models.transformer.model,

@@ -25,7 +25,7 @@ def test_an_absent_device_is_named() -> None:
 
 def test_the_operator_has_the_last_word_on_the_environment() -> None:
     script = (
-        "import os; from ranks.device import set_environment_defaults as s; s(); "
+        "import os; from ranks.environment import set_environment_defaults as s; s(); "
         "print(os.environ['HCCL_CONNECT_TIMEOUT'], os.environ['HCCL_EXEC_TIMEOUT'])"
     )
     environment = os.environ | {"HCCL_EXEC_TIMEOUT": "1836"}

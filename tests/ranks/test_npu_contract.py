@@ -19,6 +19,7 @@ import pytest
 from diffusers.models import attention_dispatch
 
 from ranks import device
+from ranks.environment import DEFAULTS
 
 TORCH_NPU = "2.13.0"
 ROOT = Path(__file__).parents[2]
@@ -157,8 +158,9 @@ def test_the_backend_is_called_hccl(wheel: zipfile.ZipFile) -> None:
 
 def test_torch_npu_reads_the_settings_that_are_meant_for_it(library: bytes) -> None:
     # The others are read by Ascend's own libraries, which no wheel holds.
-    own = {name for name in device._ENVIRONMENT["npu"] if not name.startswith("HCCL_")} - {"ALGO"}
+    own = {"PYTORCH_NPU_ALLOC_CONF", "TASK_QUEUE_ENABLE", "CPU_AFFINITY_CONF"}
     own |= {"HCCL_CONNECT_TIMEOUT", "HCCL_EXEC_TIMEOUT"}
+    assert own <= set(DEFAULTS)
     assert not {name for name in own if name.encode() not in library}
 
 

@@ -1,0 +1,36 @@
+"""What the accelerators' runtimes read from the environment when they are loaded.
+
+The nursery sets it before it imports torch, and only where the operator has not.
+"""
+
+import os
+
+DEFAULTS = {
+    "TOKENIZERS_PARALLELISM": "false",
+    # BLAS libraries start threads at import unless told not to, and threads do not survive a fork.
+    "OPENBLAS_NUM_THREADS": "1",
+    # All ranks are on one host.
+    "GLOO_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "lo",
+    "HCCL_SOCKET_IFNAME": "lo",
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING": "3",
+    # The order of these limits matters: connecting must give up before a collective does, and a
+    # collective before the process group (180 s), so that the first error in the log is the real
+    # one.
+    "HCCL_CONNECT_TIMEOUT": "120",
+    "HCCL_EXEC_TIMEOUT": "136",
+    # Ports that an ended process still holds are passed over.
+    "HCCL_HOST_SOCKET_PORT_RANGE": "auto",
+    "HCCL_NPU_SOCKET_PORT_RANGE": "auto",
+    "ALGO": "0",
+    "PYTORCH_NPU_ALLOC_CONF": "expandable_segments:True",
+    "TASK_QUEUE_ENABLE": "2",
+    "CPU_AFFINITY_CONF": "1",
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+}
+
+
+def set_environment_defaults() -> None:
+    """Set what the operator has left open."""
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
