@@ -31,21 +31,22 @@ class History:
         self._told.pop(job_id, None)
         self._finished.pop(job_id, None)
 
-    def latest(self, job_id: str) -> JobView | None:
-        """Return how a job is; None if it is unknown."""
+    def latest(self, job_id: str, owner: str | None = None) -> JobView | None:
+        """Return how a job is; None if it is unknown, or not this owner's."""
         told = self._told.get(job_id)
-        return told[-1] if told else None
+        return told[-1] if told and owner in (None, told[-1].owner) else None
 
-    def after(self, job_id: str, seq: int) -> list[JobView]:
+    def after(self, job_id: str, seq: int, owner: str | None = None) -> list[JobView]:
         """Return the changes after `seq` that are still known, at least how the job is now."""
         told = self._told.get(job_id)
-        if not told:
+        if not told or owner not in (None, told[-1].owner):
             return []
         return [view for view in told if view.seq > seq] or [told[-1]]
 
-    def newest(self, limit: int) -> list[JobView]:
-        """Return how the latest jobs are, newest first."""
-        return [told[-1] for told in islice(reversed(self._told.values()), limit)]
+    def newest(self, limit: int, owner: str | None) -> list[JobView]:
+        """Return how the latest jobs of an owner are, or of all for None; newest first."""
+        views = (told[-1] for told in reversed(self._told.values()))
+        return list(islice((view for view in views if owner in (None, view.owner)), limit))
 
     def _shorten_oldest(self) -> None:
         # All changes of every finished job would fill the memory within a busy hour.

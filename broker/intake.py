@@ -1,5 +1,6 @@
 """Requests of the fronts that change something: submit, cancel, remove what has expired."""
 
+import itertools
 import math
 import re
 from typing import assert_never
@@ -22,7 +23,6 @@ from broker.protocol import (
     CancelRun,
     ErrorCode,
     ExpiredRemoved,
-    IdempotencyKey,
     JobFound,
     JobWelcome,
     Lease,
@@ -39,6 +39,7 @@ _JOB_ID = re.compile(r"[0-9a-f]{32}")
 _IMAGE = re.compile(r"[0-9a-f]{64}\.png")
 
 Request = FrontEvent | JobStored | JobNotStored
+Candidate = OfferJob | SubmitJob
 
 
 class Intake:
@@ -63,7 +64,7 @@ class Intake:
             case JobNotStored():
                 self._drop_unused(self._arriving.pop(request.job_id).image)
             case CancelJob():
-                self._cancel(request.job_id, now_s)
+                self._cancel(request, now_s)
             case RemoveExpired():
                 self._board.emit(Reply(ExpiredRemoved(removed=self.remove_expired(now_s))))
             case _:
@@ -93,9 +94,9 @@ class Intake:
 
     def _offer(self, message: OfferJob, now_s: float) -> None:
         """Say how `SubmitJob` would be answered, as far as that can be told without the image."""
-        known = self._of_key(message.idempotency_key)
+        known = self._of_key(message)
         if known is None:
-            self._board.emit(Reply(self._refusal(message.spec, now_s) or JobWelcome()))
+            self._board.emit(Reply(self._refusal(message, now_s) or JobWelcome()))
         elif known.idempotency_key != message.idempotency_key:
             self._refuse_reuse()
         elif known.job_id in self._arriving:
@@ -111,10 +112,10 @@ class Intake:
             return
         jobs = self._board.jobs
         known = jobs.get(message.job_id) or self._arriving.get(message.job_id)
-        if known is not None and (known.spec, known.image) != (message.spec, message.image):
+        if known is not None and _content(known) != _content(message):
             self._refuse(ErrorCode.INVALID_FIELD, "this id belongs to another job", "job_id")
         else:
-            self._submit_once(message, known or self._of_key(message.idempotency_key), now_s)
+            self._submit_once(message, known or self._of_key(message), now_s)
         self._drop_unused(message.image)
 
     def _submit_once(self, message: SubmitJob, known: Job | None, now_s: float) -> None:
@@ -128,7 +129,7 @@ class Intake:
             self._tell(known, now_s)
 
     def _submit_new(self, message: SubmitJob, now_s: float) -> None:
-        refusal = self._refusal(message.spec, now_s)
+        refusal = self._refusal(message, now_s)
         if refusal is not None:
             self._board.emit(Reply(refusal))
             return
@@ -140,46 +141,59 @@ class Intake:
             created_at=now_s,
             updated_at=now_s,
             idempotency_key=message.idempotency_key,
+            owner=message.owner,
         )
         self._arriving[job.job_id] = job
         self._board.emit(SaveJob(job))
         self._board.emit(AnswerAfter(job.job_id))
 
-    def _of_key(self, key: IdempotencyKey | None) -> Job | None:
+    def _of_key(self, message: Candidate) -> Job | None:
         """Return the job that was accepted, or is being accepted, under a client's key."""
+        key, owner = message.idempotency_key, message.owner
         if key is None:
             return None
         arriving = (
             job
             for job in self._arriving.values()
-            if job.idempotency_key is not None and job.idempotency_key.key == key.key
+            if job.idempotency_key is not None
+            and (job.owner, job.idempotency_key.key) == (owner, key.key)
         )
-        return self._board.jobs.of_key(key.key) or next(arriving, None)
+        return self._board.jobs.of_key(owner, key.key) or next(arriving, None)
 
     def _drop_unused(self, image: str) -> None:
         if not self.uses_image(image):
             self._board.emit(DropInput(image))
 
-    def _refusal(self, spec: JobSpec, now_s: float) -> Refused | None:
+    def _refusal(self, message: Candidate, now_s: float) -> Refused | None:
         if self._board.draining:
             return Refused(
                 code=ErrorCode.UNAVAILABLE,
                 message="the server is about to stop and takes no new job",
                 retry_after_s=_RETRY_UNKNOWN_S,
             )
-        error = self._impossible(spec)
+        error = self._impossible(message.spec)
         if error is not None:
             return Refused(
                 code=ErrorCode.UNSUPPORTED_LAYOUT, message=error.message, field=error.field
             )
+        return self._queue_refusal(message, now_s)
+
+    def _queue_refusal(self, message: Candidate, now_s: float) -> Refused | None:
         num_waiting = self._board.jobs.num_waiting + len(self._arriving)
-        if num_waiting < self._max_queue:
+        share = message.queue_share
+        if num_waiting >= self._max_queue:
+            found = f"{num_waiting} jobs wait already; at most {self._max_queue} may"
+        elif share is not None and (own := self._num_waiting_of(message.owner)) >= share:
+            found = f"{own} of your jobs wait already; at most {share} may"
+        else:
             return None
         return Refused(
-            code=ErrorCode.QUEUE_FULL,
-            message=f"{num_waiting} jobs wait already; at most {self._max_queue} may",
-            retry_after_s=self._retry_after_s(now_s),
+            code=ErrorCode.QUEUE_FULL, message=found, retry_after_s=self._retry_after_s(now_s)
         )
+
+    def _num_waiting_of(self, owner: str | None) -> int:
+        waiting = itertools.chain(self._board.jobs.waiting(), self._arriving.values())
+        return sum(job.owner == owner for job in waiting)
 
     def _impossible(self, spec: JobSpec) -> SpecError | None:
         """Return why no group can run a job; a group that is still loading can, as far as known."""
@@ -198,9 +212,9 @@ class Intake:
         next_end_s = self._board.next_end_s(now_s)
         return _RETRY_UNKNOWN_S if next_end_s is None else max(1, math.ceil(next_end_s))
 
-    def _cancel(self, job_id: str, now_s: float) -> None:
-        job = self._board.jobs.get(job_id)
-        if job is None:
+    def _cancel(self, message: CancelJob, now_s: float) -> None:
+        job = self._board.jobs.get(message.job_id)
+        if job is None or message.owner not in (None, job.owner):
             self._refuse(ErrorCode.JOB_NOT_FOUND, "no job has this id; it may have expired")
         elif job.state in (JobState.SUCCEED, JobState.FAILED):
             self._refuse(ErrorCode.JOB_FINISHED, f"the job has ended as {job.state.value} before")
@@ -228,6 +242,10 @@ class Intake:
 
     def _refuse(self, code: ErrorCode, message: str, field: str | None = None) -> None:
         self._board.emit(Reply(Refused(code=code, message=message, field=field)))
+
+
+def _content(job: Job | SubmitJob) -> tuple[JobSpec, str, str | None]:
+    return job.spec, job.image, job.owner
 
 
 def _misnamed(message: SubmitJob) -> Refused | None:

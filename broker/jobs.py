@@ -21,7 +21,7 @@ class JobTable:
         self._waiting: list[tuple[int, str]] = []
         self._ended: list[tuple[float, str]] = []
         self._images: Counter[str] = Counter()
-        self._keys: dict[str, str] = {}
+        self._keys: dict[tuple[str | None, str], str] = {}
         self._last_number = 0
 
     def __contains__(self, job_id: str) -> bool:
@@ -31,9 +31,9 @@ class JobTable:
         """Return a job; None if it is unknown or has expired."""
         return self._jobs.get(job_id)
 
-    def of_key(self, key: str) -> Job | None:
-        """Return the job that was submitted under an idempotency key."""
-        job_id = self._keys.get(key)
+    def of_key(self, owner: str | None, key: str) -> Job | None:
+        """Return the job that an owner submitted under an idempotency key."""
+        job_id = self._keys.get((owner, key))
         return None if job_id is None else self._jobs[job_id]
 
     def __iter__(self) -> Iterator[Job]:
@@ -53,7 +53,7 @@ class JobTable:
         if before is None:
             self._images[job.image] += 1
             if job.idempotency_key is not None:
-                self._keys[job.idempotency_key.key] = job.job_id
+                self._keys[job.owner, job.idempotency_key.key] = job.job_id
         if before is None or before.state is not job.state:
             self._leave(before)
             self._enter(job)
@@ -83,7 +83,7 @@ class JobTable:
             job = self._jobs.pop(heapq.heappop(self._ended)[1])
             self._images[job.image] -= 1
             if job.idempotency_key is not None:
-                del self._keys[job.idempotency_key.key]
+                del self._keys[job.owner, job.idempotency_key.key]
             yield job
 
     def uses_image(self, image: str) -> bool:

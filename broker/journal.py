@@ -18,11 +18,11 @@ _HISTORY_KEPT_S = 7 * 86_400.0
 
 _COLUMNS = (
     "number, job_id, spec, image, state, attempt, group_name, epoch, seq, progress, reason, "
-    "error_code, video, created_at, updated_at, idempotency_key, request_hash"
+    "error_code, video, created_at, updated_at, idempotency_key, request_hash, owner"
 )
 _SAVE = f"""
     INSERT INTO jobs ({_COLUMNS})
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (job_id) DO UPDATE SET
         state = excluded.state, attempt = excluded.attempt, group_name = excluded.group_name,
         epoch = excluded.epoch, seq = excluded.seq, progress = excluded.progress,
@@ -155,13 +155,14 @@ def _row_of(job: Job) -> tuple[Any, ...]:
         job.updated_at,
         job.idempotency_key.key if job.idempotency_key else None,
         job.idempotency_key.request_hash if job.idempotency_key else None,
+        job.owner,
     )
 
 
 def _job_of(row: Iterable[Any]) -> Job:
     (
         number, job_id, spec, image, state, attempt, group, epoch, seq, progress, reason,
-        error_code, video, created_at, updated_at, key, request_hash,
+        error_code, video, created_at, updated_at, key, request_hash, owner,
     ) = row  # fmt: skip
     lease = None
     if group is not None:
@@ -185,4 +186,5 @@ def _job_of(row: Iterable[Any]) -> Job:
         created_at=created_at,
         updated_at=updated_at,
         idempotency_key=idempotency_key,
+        owner=owner,
     )

@@ -36,14 +36,16 @@ class ErrorCode(Enum):
     IMAGE_TOO_LARGE = "image_too_large"
     IMAGE_INVALID = "image_invalid"  # not a picture that can be used
     IDEMPOTENCY_KEY_REUSE = "idempotency_key_reuse"  # the same key, another request
-    JOB_NOT_FOUND = "job_not_found"
+    JOB_NOT_FOUND = "job_not_found"  # or another key's: the two look the same
     JOB_FINISHED = "job_finished"  # too late to cancel
     QUEUE_FULL = "queue_full"
+    RATE_LIMITED = "rate_limited"  # too many requests with one key
     STORAGE_FULL = "storage_full"
     UNAVAILABLE = "unavailable"  # the broker does not answer, or drains
     NOT_FOUND = "not_found"  # no such route or file
     METHOD_NOT_ALLOWED = "method_not_allowed"
-    FORBIDDEN = "forbidden"  # wrong Host or Origin
+    UNAUTHORIZED = "unauthorized"  # no API key, or a wrong one
+    FORBIDDEN = "forbidden"  # wrong Host or Origin, or a key that may not do this
     INTERNAL = "internal"  # our fault; the log says more
     RUN_FAILED = "run_failed"  # the ranks raised during the run
     OUT_OF_MEMORY = "out_of_memory"  # of an accelerator
@@ -83,6 +85,8 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     error_code: ErrorCode | None = None
     video: str | None = None
     """File name in the videos folder, once the state is `Succeed`."""
+    owner: str | None = None
+    """Name of the API key that submitted it; for the fronts, not for clients."""
 
 
 class RankView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -109,6 +113,9 @@ class GroupView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 # --- requests: front to broker -------------------------------------------------------------------
+#
+# Those about jobs carry an `owner`: another owner's job is answered as one that there is not. None
+# is somebody who may see every job, which is everybody where no API keys are in use.
 
 
 class IdempotencyKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -127,6 +134,8 @@ class OfferJob(_Struct, frozen=True, kw_only=True):
 
     spec: JobSpec
     idempotency_key: IdempotencyKey | None = None
+    owner: str | None = None
+    queue_share: int | None = None
 
 
 class SubmitJob(_Struct, frozen=True, kw_only=True):
@@ -141,12 +150,17 @@ class SubmitJob(_Struct, frozen=True, kw_only=True):
     image: str
     """File name in the inputs folder."""
     idempotency_key: IdempotencyKey | None = None
+    owner: str | None = None
+    """Name of the API key whose job it will be; None where no keys are in use."""
+    queue_share: int | None = None
+    """How many jobs of this owner may wait."""
 
 
 class GetJob(_Struct, frozen=True, kw_only=True):
     """Tell what is known of a job."""
 
     job_id: str
+    owner: str | None = None
 
 
 class WatchJob(_Struct, frozen=True, kw_only=True):
@@ -154,18 +168,21 @@ class WatchJob(_Struct, frozen=True, kw_only=True):
 
     job_id: str
     after_seq: int
+    owner: str | None = None
 
 
 class ListJobs(_Struct, frozen=True, kw_only=True):
     """Tell the latest jobs, newest first."""
 
     limit: int = 100
+    owner: str | None = None
 
 
 class CancelJob(_Struct, frozen=True, kw_only=True):
     """End a job; the answer is final."""
 
     job_id: str
+    owner: str | None = None
 
 
 class GetHealth(_Struct, frozen=True, kw_only=True):

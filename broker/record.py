@@ -20,6 +20,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float
     updated_at: float
     idempotency_key: IdempotencyKey | None = None
+    owner: str | None = None
+    """Name of the API key that submitted it; None where no keys were in use."""
     state: JobState = JobState.IN_QUEUE
     attempt: int = 0
     """Number of the latest attempt; a planned stop takes it back."""
@@ -82,4 +84,5 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             reason=self.reason,
             error_code=self.error_code,
             video=self.video,
+            owner=self.owner,
         )

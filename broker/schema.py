@@ -71,6 +71,11 @@ _MIGRATIONS = (
         CHECK ((request_hash IS NULL) = (idempotency_key IS NULL));
     CREATE UNIQUE INDEX one_job_for_a_key ON jobs (idempotency_key);
     """,
+    """
+    ALTER TABLE jobs ADD COLUMN owner TEXT;
+    DROP INDEX one_job_for_a_key;
+    CREATE UNIQUE INDEX one_job_for_a_key ON jobs (ifnull(owner, ''), idempotency_key);
+    """,
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
 

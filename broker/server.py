@@ -161,23 +161,26 @@ class Broker:
             case OfferJob() | SubmitJob() | CancelJob() | RemoveExpired():
                 await self._worker.put(request, client)
             case GetJob():
-                await self._answer(client, self._job_found(request.job_id))
+                await self._answer(client, self._job_found(request))
             case WatchJob():
-                jobs = self._history.after(request.job_id, request.after_seq)
+                jobs = self._history.after(request.job_id, request.after_seq, request.owner)
                 await self._answer(client, JobHistory(jobs=jobs) if jobs else _UNKNOWN_JOB)
             case ListJobs():
                 limit = min(max(request.limit, 0), _MAX_LISTED)
-                await self._answer(client, JobsListed(jobs=self._history.newest(limit)))
+                jobs = self._history.newest(limit, request.owner)
+                await self._answer(client, JobsListed(jobs=jobs))
             case GetHealth():
                 await self._answer(client, self._dispatcher.health())
             case _:
                 assert_never(request)
 
-    def _job_found(self, job_id: str) -> FrontReply:
-        view = self._history.latest(job_id)
+    def _job_found(self, request: GetJob) -> FrontReply:
+        view = self._history.latest(request.job_id, request.owner)
         if view is None:
             return _UNKNOWN_JOB
-        eta_s = None if view.state.is_terminal else self._dispatcher.eta_s(job_id, self._clock())
+        eta_s = None
+        if not view.state.is_terminal:
+            eta_s = self._dispatcher.eta_s(view.job_id, self._clock())
         return JobFound(job=msgspec.structs.replace(view, eta_s=eta_s))
 
     async def _on_report(self, parts: list[bytes]) -> None:
