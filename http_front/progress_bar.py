@@ -86,7 +86,7 @@ def _detail(update: JobUpdate, step_s: float | None) -> str:
     parts = []
     if update.queue_position is not None:
         parts.append(f"place {update.queue_position} in the queue")
-    if update.num_steps:
+    if update.num_steps > 1 and update.status is JobState.IN_PROGRESS:
         parts.append(f"step {update.step}/{update.num_steps}")
     if step_s is not None:
         parts.append(f"{step_s:.2f} s/step")

@@ -12,7 +12,12 @@ import msgspec
 
 from broker.sockets import Addresses
 from launcher.options import Options
-from ranks.model_folder import ModelFolderError, check_model_folder, num_attention_heads
+from ranks.model_folder import (
+    ModelFolderError,
+    check_model_folder,
+    demo_version,
+    num_attention_heads,
+)
 
 _DEMO_LIMIT_S = 300.0
 _PROBE_LIMIT_S = 120.0
@@ -42,7 +47,7 @@ class Folders(msgspec.Struct, frozen=True, kw_only=True):
             videos=state / "videos",
             checkpoints=state / "checkpoints",
             run=state / "run",
-            demo_model=state / "demo-model",
+            demo_model=state / f"demo-model-{demo_version()}",
         )
 
 

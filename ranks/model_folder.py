@@ -1,5 +1,6 @@
 """What a model folder must hold, checked by file names alone before anything is loaded."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,12 @@ def num_attention_heads(folder: Path) -> int:
             "expected a whole number"
         )
     return heads
+
+
+def demo_version() -> str:
+    """Return a name for what the demo model's code makes, so that a changed one is made anew."""
+    sources = sorted(Path(__file__).parent.glob("demo_*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:8]
 
 
 def _expected_files(folder: Path) -> list[str]:
