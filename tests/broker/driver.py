@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 import zmq
@@ -167,11 +167,16 @@ class Front:
             ]
 
     async def submit(
-        self, spec: JobSpec = SPEC, job_id: str | None = None, image: str = IMAGE
+        self,
+        spec: JobSpec = SPEC,
+        job_id: str | None = None,
+        image: str = IMAGE,
+        **more: Any,
     ) -> FrontReply:
-        """Store an image and submit a job."""
+        """Store an image and submit a job; `more` are further fields of `SubmitJob`."""
         self._store_image(image)
-        return await self.ask(SubmitJob(job_id=job_id or new_job_id(), spec=spec, image=image))
+        job_id = job_id or new_job_id()
+        return await self.ask(SubmitJob(job_id=job_id, spec=spec, image=image, **more))
 
     async def submit_ok(self, spec: JobSpec = SPEC) -> str:
         """Submit a job that must be accepted; return its id."""

@@ -1,4 +1,4 @@
-"""Jobs belong to API keys; every check is seen to fail where the broker does not look at `owner`."""
+"""Jobs belong to API keys. Every check fails once the broker does not look at `owner`."""
 
 import secrets
 from collections.abc import AsyncIterator
@@ -18,18 +18,9 @@ from broker.protocol import (
     JobsListed,
     ListJobs,
     Refused,
-    SubmitJob,
     WatchJob,
 )
-from tests.broker.driver import (
-    IMAGE,
-    SPEC,
-    BrokerProcess,
-    Front,
-    broker_config,
-    new_job_id,
-    running_broker,
-)
+from tests.broker.driver import BrokerProcess, Front, broker_config, running_broker
 
 
 @pytest_asyncio.fixture
@@ -46,16 +37,7 @@ async def front(broker: BrokerProcess) -> AsyncIterator[Front]:
 
 async def submit(front: Front, owner: str | None, key: str | None = None) -> FrontReply:
     idempotency_key = IdempotencyKey(key=key, request_hash="0" * 64) if key else None
-    return await front.ask(
-        SubmitJob(
-            job_id=new_job_id(),
-            spec=SPEC,
-            image=IMAGE,
-            owner=owner,
-            queue_share=2,
-            idempotency_key=idempotency_key,
-        )
-    )
+    return await front.submit(owner=owner, queue_share=2, idempotency_key=idempotency_key)
 
 
 async def job_of(front: Front, owner: str | None, key: str | None = None) -> str:
