@@ -1,5 +1,6 @@
 """One coroutine per route."""
 
+import asyncio
 import re
 import secrets
 import stat
@@ -16,11 +17,14 @@ from broker.protocol import (
     GetHealth,
     GetJob,
     HealthTold,
+    IdempotencyKey,
     JobFound,
+    OfferJob,
     RemoveExpired,
     SubmitJob,
 )
 from http_front.errors import FrontError
+from http_front.idempotency import identify, read_key
 from http_front.schema import (
     Alive,
     Cancelled,
@@ -30,9 +34,9 @@ from http_front.schema import (
     Removed,
     Submitted,
 )
-from http_front.spool import open_spool
+from http_front.spool import Spool, open_spool
 from http_front.state import FRONT
-from http_front.submission import read_json, read_submission
+from http_front.submission import Submission, read_json, read_submission
 
 HEALTH_LIMIT_S = 3.0
 _JOB_ID = re.compile("[0-9a-f]{32}")
@@ -45,13 +49,27 @@ _VIDEO_POLICY = (
 
 async def submit(request: web.Request) -> web.Response:
     """Store the image, hand the job to the broker, answer once it is on disk there."""
-    front = request.app[FRONT]
+    front, name = request.app[FRONT], read_key(request)
     with open_spool(front.partial_dir) as spool:
-        spec = await read_submission(request, front.source, spool)
+        submission = await read_submission(request, spool)
+        key = await _idempotency_key(name, submission, spool)
+        # Fetching and decoding is work, so it is done only for a job that can be accepted.
+        reply = await front.broker.ask(OfferJob(spec=submission.spec, idempotency_key=key))
+        if isinstance(reply, JobFound):
+            return answer(Submitted(requestId=reply.job.job_id), status=202)
+        if submission.image_url is not None:
+            await front.source.fetch(submission.image_url, spool)
         image = await front.decoder.store(spool.path)
-    job_id = secrets.token_hex(16)
-    await front.broker.ask(SubmitJob(job_id=job_id, spec=_with_seed(spec), image=image))
-    return answer(Submitted(requestId=job_id), status=202)
+    reply = await front.broker.ask(
+        SubmitJob(
+            job_id=secrets.token_hex(16),
+            spec=_with_seed(submission.spec),
+            image=image,
+            idempotency_key=key,
+        )
+    )
+    assert isinstance(reply, JobFound)
+    return answer(Submitted(requestId=reply.job.job_id), status=202)
 
 
 async def status(request: web.Request) -> web.Response:
@@ -121,6 +139,15 @@ def checked_id(text: str) -> str:
     if not _JOB_ID.fullmatch(text):
         raise FrontError(ErrorCode.JOB_NOT_FOUND, "there is no such job", "requestId")
     return text
+
+
+async def _idempotency_key(
+    name: str | None, submission: Submission, spool: Spool
+) -> IdempotencyKey | None:
+    if name is None:
+        return None
+    image = submission.image_url or spool.path
+    return await asyncio.to_thread(identify, name, submission.spec, image)
 
 
 def _with_seed(spec: JobSpec) -> JobSpec:

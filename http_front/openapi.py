@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from broker.job import JobSpec
+from http_front.idempotency import HEADER
 from http_front.schema import (
     Alive,
     Cancelled,
@@ -29,6 +30,14 @@ _REF = "#/components/schemas/{name}"
 _ABOUT = """A job is submitted, then watched or polled, then its video is fetched. An error is
 always `{"error": {"code", "message", "field"}}`, with a message that says what was found and what
 is allowed."""
+
+_IDEMPOTENCY_KEY = {
+    "name": HEADER,
+    "in": "header",
+    "description": "Your name for this request. As long as its job is known, the same request "
+    "under the same name is answered with the same job, and another one with 422.",
+    "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+}
 
 
 def make_document() -> Schema:
@@ -72,6 +81,7 @@ def _paths() -> Schema:
                     "application/json": {"schema": _ref("SubmitByUrl")},
                     "multipart/form-data": {"schema": _ref("SubmitByFile")},
                 },
+                parameters=[_IDEMPOTENCY_KEY],
             )
         },
         "/video/status": {

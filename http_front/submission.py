@@ -1,8 +1,9 @@
-"""Read a submit request: JSON with an image URL, or a form with an image file."""
+"""Read a submit request: JSON with an image URL, or a form with an image file or URL."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 from aiohttp import BodyPartReader, web
 
@@ -10,7 +11,6 @@ from broker.job import JobSpec
 from broker.protocol import ErrorCode
 from http_front.errors import FrontError
 from http_front.field_check import Body, check, decode_json
-from http_front.image_source import ImageSource
 from http_front.schema import SubmitByUrl
 from http_front.spool import MAX_IMAGE_BYTES, Spool, image_too_large
 
@@ -20,6 +20,14 @@ MAX_FORM_BYTES = MAX_IMAGE_BYTES + (1 << 20)
 BODY_LIMIT_S = 10.0
 UPLOAD_LIMIT_S = 120.0
 _CHUNK_BYTES = 1 << 16
+
+
+class Submission(NamedTuple):
+    """A submit request as its client wrote it."""
+
+    spec: JobSpec
+    image_url: str | None
+    """Where the image is; None if it has been uploaded."""
 
 
 async def read_json(request: web.Request, body_type: type[Body]) -> Body:
@@ -36,22 +44,21 @@ async def read_json(request: web.Request, body_type: type[Body]) -> Body:
     return check(decode_json(body), body_type)
 
 
-async def read_submission(request: web.Request, source: ImageSource, spool: Spool) -> JobSpec:
-    """Return the job of a submit request; its image is then in the spool.
+async def read_submission(request: web.Request, spool: Spool) -> Submission:
+    """Return what a submit request asks for; an uploaded image is then in the spool.
 
     Raises:
-        FrontError: If body or image cannot be used.
+        FrontError: If the body cannot be used.
     """
     if request.content_type == "multipart/form-data":
-        return await _read_form(request, source, spool)
+        return await _read_form(request, spool)
     if request.content_type != "application/json":
         raise _unsupported("application/json or multipart/form-data", request)
     body = await read_json(request, SubmitByUrl)
-    await source.fetch(body.image_url, spool)
-    return body.spec
+    return Submission(body.spec, body.image_url)
 
 
-async def _read_form(request: web.Request, source: ImageSource, spool: Spool) -> JobSpec:
+async def _read_form(request: web.Request, spool: Spool) -> Submission:
     async with _body_limit(UPLOAD_LIMIT_S):
         fields = await _read_parts(request, spool)
     if spool.num_bytes:
@@ -59,10 +66,9 @@ async def _read_form(request: web.Request, source: ImageSource, spool: Spool) ->
             raise FrontError(
                 ErrorCode.INVALID_FIELD, "give either image or image_url, not both", "image_url"
             )
-        return check(fields, JobSpec, lax=True)
+        return Submission(check(fields, JobSpec, lax=True), None)
     body = check(fields, SubmitByUrl, lax=True)
-    await source.fetch(body.image_url, spool)
-    return body.spec
+    return Submission(body.spec, body.image_url)
 
 
 async def _read_parts(request: web.Request, spool: Spool) -> dict[str, object]:

@@ -25,7 +25,9 @@ from broker.protocol import (
     JobHistory,
     JobsListed,
     JobView,
+    JobWelcome,
     ListJobs,
+    OfferJob,
     Refused,
     RemoveExpired,
     SubmitJob,
@@ -114,6 +116,8 @@ class ScriptedBroker:
 
     def _answer(self, request: FrontRequest) -> FrontReply:
         match request:
+            case OfferJob():
+                return JobWelcome()
             case SubmitJob(job_id=job_id):
                 return JobFound(job=self._accept(request))
             case GetJob(job_id=job_id) | WatchJob(job_id=job_id) | CancelJob(job_id=job_id):

@@ -1,0 +1,96 @@
+"""`wan keys`: make, list and remove the API keys in the server's file."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import msgspec
+
+from http_front.keys import (
+    ApiKey,
+    KeyFileError,
+    Limits,
+    hash_key,
+    make_key,
+    read_keys,
+    write_keys,
+)
+
+DEFAULT_FILE = "wan-keys.json"
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `keys` and what it can do to the commands of `wan`."""
+    keys = commands.add_parser("keys", help="manage the server's API keys")
+    actions = keys.add_subparsers(dest="action", required=True, metavar="ACTION")
+    add = actions.add_parser("add", help="make a key and print it, this once")
+    add.add_argument("--admin", action="store_true", help="let it use /admin/*")
+    for field in msgspec.structs.fields(Limits):
+        about = msgspec.json.schema(field.type)["description"]
+        flag = f"--{field.name.replace('_', '-')}"
+        add.add_argument(flag, metavar="N", help=f"{about} Default: {field.default}.")
+    remove = actions.add_parser("remove", help="make a key worthless at once")
+    for action in (add, remove):
+        action.add_argument("name", metavar="NAME", help="whose key it is; its jobs belong to it")
+    for action in (add, remove, actions.add_parser("list", help="list the keys' names and limits")):
+        action.add_argument(
+            "--file",
+            type=Path,
+            default=Path(os.environ.get("WAN_API_KEYS", DEFAULT_FILE)),
+            help=f"the file given to --api-keys; default: WAN_API_KEYS, else {DEFAULT_FILE}",
+        )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Carry out a command.
+
+    Raises:
+        KeyFileError: If it cannot be done.
+    """
+    match options.action:
+        case "add":
+            _add(options)
+        case "remove":
+            _remove(options.file, options.name)
+        case _:  # argparse lets no other through
+            _list(options.file)
+
+
+def _add(options: argparse.Namespace) -> None:
+    keys = read_keys(options.file) if options.file.exists() else []
+    if any(key.name == options.name for key in keys):
+        raise KeyFileError(f"there is a key named {options.name} already; remove it first")
+    text = make_key()
+    entry = {
+        "name": options.name,
+        "sha256": hash_key(text),
+        "admin": options.admin,
+        "limits": {
+            name: value
+            for name in Limits.__struct_fields__
+            if (value := getattr(options, name)) is not None
+        },
+    }
+    try:
+        key = msgspec.convert(entry, ApiKey, strict=False)  # the numbers are still text
+    except msgspec.ValidationError as error:
+        raise KeyFileError(f"no such key can be made: {error}") from error
+    write_keys(options.file, [*keys, key])
+    sys.stdout.write(f"{text}\n")
+    sys.stderr.write("Keep it: only its hash is stored, nobody can show it again.\n")
+
+
+def _remove(path: Path, name: str) -> None:
+    keys = read_keys(path)
+    left = [key for key in keys if key.name != name]
+    if len(left) == len(keys):
+        raise KeyFileError(f"there is no key named {name} in {path}")
+    write_keys(path, left)
+
+
+def _list(path: Path) -> None:
+    for key in read_keys(path):
+        role = "admin" if key.admin else ""
+        limits = " ".join(f"{k}={v}" for k, v in msgspec.structs.asdict(key.limits).items())
+        sys.stdout.write(f"{key.name:20} {role:5} {limits}\n")

@@ -1,0 +1,33 @@
+"""How often something may happen."""
+
+import math
+
+from http_front.keys import Limits
+
+
+class TokenBucket:
+    """Lets `count` things happen in `period_s`, all of them at once if none did before."""
+
+    def __init__(self, count: int, period_s: float) -> None:
+        self._count = count
+        self._per_s = count / period_s
+        self._left = float(count)
+        self._seen_s = -math.inf
+
+    def take(self, now_s: float) -> float:
+        """Return 0.0 if it may happen now, else after how many seconds it may."""
+        elapsed_s = max(0.0, now_s - self._seen_s)
+        self._left = min(float(self._count), self._left + elapsed_s * self._per_s)
+        self._seen_s = now_s
+        if self._left < 1.0:
+            return (1.0 - self._left) / self._per_s
+        self._left -= 1.0
+        return 0.0
+
+
+class KeyRates:
+    """The buckets of one key."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.submits = TokenBucket(limits.submits_per_minute, 60.0)
+        self.requests = TokenBucket(limits.requests_per_second, 1.0)
