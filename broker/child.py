@@ -13,7 +13,7 @@ ORPHANED_EXIT_CODE = 77
 
 
 def begin(process: str, parent_pid: int, log_format: LogFormat) -> None:
-    """Set up logging, die with the launcher, dump all stacks on SIGUSR1.
+    """Set up logging, die with the launcher, dump all stacks on SIGUSR1, ignore SIGHUP.
 
     Args:
         process: Name of this process for the log, as in `rank-3`.
@@ -23,6 +23,8 @@ def begin(process: str, parent_pid: int, log_format: LogFormat) -> None:
     configure_logging(process, log_format)
     die_with_parent(parent_pid)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
+    # A closed terminal ends nothing; the launcher alone decides about ends.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def die_with_parent(parent_pid: int) -> None:

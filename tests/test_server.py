@@ -4,15 +4,26 @@ import asyncio
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import IO
 
+import aiohttp
 import imageio_ffmpeg
 import pytest
 import pytest_asyncio
 
-from tests.running_server import Caller, RunningServer, calling, running_server, until
+from tests.running_server import (
+    DEMO,
+    ROOT,
+    Caller,
+    RunningServer,
+    calling,
+    running_server,
+    until,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -173,3 +184,38 @@ async def test_a_second_server_on_the_same_state_is_refused(state_dir: Path) -> 
         assert await asyncio.to_thread(second.process.wait, 30) == 1
         assert f"is in use by another server, pid {server.process.pid}" in second.log()
         assert server.process.poll() is None
+
+
+async def test_a_closed_terminal_ends_nothing(state_dir: Path) -> None:
+    server = start_with_log_on_a_pipe(state_dir)
+    try:
+        assert server.stderr is not None
+        with server.stderr as log:
+            url = await asyncio.to_thread(read_until_ready, log)
+        async with aiohttp.ClientSession(url) as session:
+            caller = Caller(session)
+            job_id = await caller.submit()
+            await caller.wait_for(job_id, stage="denoise")
+            for pid in (server.pid, *children(server.pid)):
+                os.kill(pid, signal.SIGHUP)
+            await caller.wait_for(job_id, status="Succeed", attempt=1)
+        server.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(server.wait, 60) == 0
+    finally:
+        server.kill()
+        server.wait()
+
+
+def start_with_log_on_a_pipe(state_dir: Path) -> "subprocess.Popen[str]":
+    command = [sys.executable, *DEMO, "--state-dir", str(state_dir)]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+def read_until_ready(log: IO[str]) -> str:
+    """Return the URL of a server; then nobody reads its log any more."""
+    line = next(line for line in log if " launcher ready after " in line)
+    return line.split()[-1]
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
