@@ -26,9 +26,12 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from ranks.demo_heads import HEAD_DIM
+from ranks.demo_transformer import construct_transformer
+from ranks.demo_vae import construct_vae
+
 SEED = 20_250_226
 NUM_HEADS = 8
-_HEAD_DIM = 12
 _TEXT_DIM = 32
 _IMAGE_DIM = 32
 _LATENT_CHANNELS = 16
@@ -83,9 +86,9 @@ def _write_index(folder: Path) -> None:
 
 
 def _make_transformer() -> WanTransformer3DModel:
-    return WanTransformer3DModel(
+    model: WanTransformer3DModel = WanTransformer3DModel(
         num_attention_heads=NUM_HEADS,
-        attention_head_dim=_HEAD_DIM,
+        attention_head_dim=HEAD_DIM,
         in_channels=2 * _LATENT_CHANNELS + _MASK_CHANNELS,
         out_channels=_LATENT_CHANNELS,
         text_dim=_TEXT_DIM,
@@ -94,12 +97,16 @@ def _make_transformer() -> WanTransformer3DModel:
         num_layers=2,
         cross_attn_norm=True,
         image_dim=_IMAGE_DIM,
-        added_kv_proj_dim=NUM_HEADS * _HEAD_DIM,
-    ).eval()
+        added_kv_proj_dim=NUM_HEADS * HEAD_DIM,
+    )
+    construct_transformer(model)
+    return model
 
 
 def _make_vae() -> AutoencoderKLWan:
-    return AutoencoderKLWan(base_dim=8, z_dim=_LATENT_CHANNELS, num_res_blocks=1).eval()
+    vae: AutoencoderKLWan = AutoencoderKLWan(base_dim=8, z_dim=_LATENT_CHANNELS, num_res_blocks=1)
+    construct_vae(vae)
+    return vae
 
 
 def _make_text_encoder() -> UMT5EncoderModel:

@@ -1,0 +1,211 @@
+"""The weights of the demo VAE, constructed so that a picture comes through it, softly.
+
+A latent is a cell of 8 x 8 pixels. Twelve of its channels hold the colours of its four quarters;
+the other four are a random mix. Colours go past every residual block, and through the last tap of
+every convolution over time, which is that of the frame itself. All else keeps the random weights
+of a new model: low enough to leave the picture in sight, high enough to be missed in the frames.
+
+A constant channel goes with the colours wherever they are smoothed, so that a border, or the start
+of the clip, takes from both alike. The division by the norm at the end makes up for it, and since
+the constant is by far the largest in the norm, it is nearly the same division everywhere.
+"""
+
+from collections.abc import Iterable
+from itertools import product
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import (
+    AutoencoderKLWan,
+    WanAttentionBlock,
+    WanDecoder3d,
+    WanEncoder3d,
+    WanResample,
+    WanResidualBlock,
+    WanRMS_norm,
+)
+from torch import Tensor, nn
+
+NUM_COLOURS = 3
+NUM_QUARTERS = 4 * NUM_COLOURS
+"""Channels of a latent with a meaning; their order is colour, row, column."""
+
+_QUARTERS = list(product(range(NUM_COLOURS), range(2), range(2)))
+_CONSTANT = 8.0
+_RANDOM_IN_COLOURS = 0.01
+_RANDOM_IN_BRANCHES = 0.015
+_RANDOM_IN_ATTENTION = 0.05
+_CONTRAST_OF_ATTENTION = 4.0
+
+# Over height or width; a kernel is the product of two.
+_ITSELF = torch.tensor([0.0, 1.0, 0.0])
+_MEAN_OF_TWO = torch.tensor([0.5, 0.5, 0.0])
+_SMOOTHING = torch.tensor([0.25, 0.5, 0.25])
+# Each half of a cell stands on all of its pixels at first; these move it to its place, smoothed.
+_TO_HALVES = torch.tensor([[0.0, 0.25, 0.25], [0.25, 0.25, 0.0]])
+# How each half of a cell reads either half of the cell and its neighbours: -0.3, 1.6, -0.3.
+_SHARPENING = torch.tensor(
+    [[[0.0, 1.6, 0.0], [-0.3, -0.3, 0.0]], [[0.0, -0.3, -0.3], [0.0, 1.6, 0.0]]]
+)
+
+
+def construct_vae(vae: AutoencoderKLWan) -> None:
+    """Set the weights of a new VAE, of which the random ones are kept in part."""
+    with torch.no_grad():
+        _construct_encoder(vae.encoder)
+        _construct_decoder(vae.decoder)
+        _normalise_latents(vae)
+
+
+def _construct_encoder(encoder: WanEncoder3d) -> None:
+    colours, quarters = NUM_COLOURS, NUM_QUARTERS
+    *_, third, last = encoder.down_blocks
+    _turn_down([*encoder.down_blocks[:-2], third.resample], constant=colours)
+    _turn_down([third.time_conv, last, encoder.mid_block], constant=quarters)
+    _copy(encoder.conv_in, colours)
+    _start_constant(encoder.conv_in, colours)
+    first, second, _ = (part for part in encoder.down_blocks if isinstance(part, WanResample))
+    for part in (first, second):
+        _filter(part.resample[1], colours + 1, _MEAN_OF_TWO)
+    _copy(second.time_conv, colours + 1)
+    _part_quarters(third.resample[1])
+    _copy(third.time_conv, 2 * quarters + 1)
+    _undo_constant(encoder.norm_out, quarters)
+    _read_quarters(encoder.conv_out)
+
+
+def _construct_decoder(decoder: WanDecoder3d) -> None:
+    colours, quarters = NUM_COLOURS, NUM_QUARTERS
+    _turn_down([decoder.mid_block, decoder.up_blocks[0]], constant=quarters)
+    _turn_down(decoder.up_blocks[1:], constant=colours)
+    _copy(decoder.conv_in, quarters)
+    _start_constant(decoder.conv_in, quarters)
+    first, second, third = (block.upsamplers[0] for block in decoder.up_blocks[:-1])
+    _double_frames(first.time_conv, quarters + 1)
+    _join_quarters(first.resample[1])
+    _double_frames(second.time_conv, colours + 1)
+    _filter(second.resample[1], colours + 1, _SMOOTHING)
+    _filter(third.resample[1], colours + 1, _SMOOTHING)
+    _add_negatives(third.resample[1], colours)
+    _undo_constant(decoder.norm_out, colours)
+    _read_colours(decoder.conv_out)
+
+
+def _turn_down(parts: Iterable[nn.Module], constant: int) -> None:
+    """Keep the random weights from reading the constant, and blocks from adding much."""
+    modules = [module for part in parts for module in part.modules()]
+    for conv in modules:
+        if isinstance(conv, nn.Conv2d | nn.Conv3d):
+            conv.weight[:, constant] = 0.0
+    for block in modules:
+        match block:
+            case WanResidualBlock():
+                block.conv2.weight *= _RANDOM_IN_BRANCHES
+                block.conv2.bias.zero_()
+                if isinstance(block.conv_shortcut, nn.Conv3d):
+                    _copy(block.conv_shortcut, constant + 1)
+            case WanAttentionBlock():
+                block.to_qkv.weight *= _CONTRAST_OF_ATTENTION
+                block.proj.weight *= _RANDOM_IN_ATTENTION
+                block.proj.bias.zero_()
+
+
+def _clear(conv: nn.Conv2d | nn.Conv3d, rows: slice) -> Tensor:
+    """Turn down what makes some of the output channels.
+
+    Returns:
+        Their weights for the frame itself, `[out, in, height, width]`, to be added to.
+    """
+    conv.weight[rows] *= _RANDOM_IN_COLOURS
+    conv.bias[rows] = 0.0
+    kernels = conv.weight if conv.weight.dim() == 4 else conv.weight[:, :, -1]
+    return kernels[rows]
+
+
+def _copy(conv: nn.Conv3d, num_channels: int) -> None:
+    kernels = _clear(conv, slice(num_channels))
+    middle = kernels.shape[-1] // 2
+    for channel in range(num_channels):
+        kernels[channel, channel, middle, middle] += 1.0
+
+
+def _filter(conv: nn.Conv2d, num_channels: int, taps: Tensor) -> None:
+    kernels = _clear(conv, slice(num_channels))
+    for channel in range(num_channels):
+        kernels[channel, channel] += taps.outer(taps)
+
+
+def _double_frames(conv: nn.Conv3d, num_channels: int) -> None:
+    """Put before each frame the mean of it and the one before it."""
+    for first, taps in ((0, (0.0, 0.5, 0.5)), (conv.in_channels, (0.0, 0.0, 1.0))):
+        _clear(conv, slice(first, first + num_channels))
+        for channel in range(num_channels):
+            conv.weight[first + channel, channel, :, 0, 0] += torch.tensor(taps)
+
+
+def _start_constant(conv: nn.Conv3d, channel: int) -> None:
+    conv.weight[channel] = 0.0
+    conv.bias[channel] = _CONSTANT
+
+
+def _undo_constant(norm: WanRMS_norm, constant: int) -> None:
+    """Give the constant's size back to the colours, and let it end here."""
+    norm.gamma.fill_(_CONSTANT / norm.scale)
+    norm.gamma[constant] = 0.0
+
+
+def _part_quarters(conv: nn.Conv2d) -> None:
+    """Halve height and width, and give each of the four pixels a channel of its own."""
+    kernels = _clear(conv, slice(NUM_QUARTERS + 1))
+    for channel, (colour, row, col) in enumerate(_QUARTERS):
+        kernels[channel, colour, row, col] += 1.0
+    kernels[NUM_QUARTERS, NUM_COLOURS] += _MEAN_OF_TWO.outer(_MEAN_OF_TWO)
+    _add_negatives(conv, NUM_QUARTERS)
+
+
+def _join_quarters(conv: nn.Conv2d) -> None:
+    """Set the quarters of a cell beside each other, where each stands on all four pixels."""
+    kernels = _clear(conv, slice(NUM_COLOURS + 1))
+    for channel, (colour, row, col) in enumerate(_QUARTERS):
+        kernels[colour, channel] += _TO_HALVES[row].outer(_TO_HALVES[col])
+    kernels[NUM_COLOURS, NUM_QUARTERS] += _SMOOTHING.outer(_SMOOTHING)
+
+
+def _add_negatives(conv: nn.Conv2d, num_channels: int) -> None:
+    """Make the negatives of the first channels too, after the constant that follows them."""
+    rows = slice(num_channels + 1, 2 * num_channels + 1)
+    conv.weight[rows] = -conv.weight[:num_channels]
+    conv.bias[rows] = 0.0
+
+
+def _read_pair(kernels: Tensor, channel: int, num_channels: int, kernel: Tensor) -> None:
+    """Read a channel as it was before the activation: silu(y) - silu(-y) = y."""
+    kernels[channel] += kernel
+    kernels[num_channels + 1 + channel] -= kernel
+
+
+def _read_colours(conv: nn.Conv3d) -> None:
+    kernels = _clear(conv, slice(NUM_COLOURS))
+    for colour in range(NUM_COLOURS):
+        _read_pair(kernels[colour], colour, NUM_COLOURS, _ITSELF.outer(_ITSELF))
+
+
+def _read_quarters(conv: nn.Conv3d) -> None:
+    """Make latents of the quarters, sharpened against what the decoder smooths."""
+    kernels = _clear(conv, slice(NUM_QUARTERS))
+    for latent, (colour, row, col) in enumerate(_QUARTERS):
+        for channel, (read_colour, read_row, read_col) in enumerate(_QUARTERS):
+            if read_colour == colour:
+                kernel = _SHARPENING[row][read_row].outer(_SHARPENING[col][read_col])
+                _read_pair(kernels[latent], channel, NUM_QUARTERS, kernel)
+
+
+def _normalise_latents(vae: AutoencoderKLWan) -> None:
+    """Give the latents the mean and deviation that the configuration states."""
+    num_latents = vae.config.z_dim
+    mean = torch.tensor(vae.config.latents_mean)
+    std = torch.tensor(vae.config.latents_std)
+    _clear(vae.quant_conv, slice(num_latents))
+    vae.quant_conv.weight[:num_latents, :num_latents, 0, 0, 0] = std.diag()
+    vae.quant_conv.bias[:num_latents] = mean
+    vae.post_quant_conv.weight[:, :, 0, 0, 0] = (1.0 / std).diag()
+    vae.post_quant_conv.bias[:] = -mean / std
