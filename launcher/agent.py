@@ -72,7 +72,7 @@ class Agent:
 
     async def tell_all_started(self) -> None:
         """Tell a broker that knows nothing which groups live."""
-        for group, epoch in self._lives.items():
+        for group, epoch in list(self._lives.items()):  # lives begin and end meanwhile
             await self._send(GroupStarted(group=group, epoch=epoch))
 
     async def drain(self) -> None:

@@ -132,6 +132,8 @@ class Supervisor:
             asyncio.create_task(self._keep("broker", self._live_broker)),
             asyncio.create_task(self._keep("front", self._live_front)),
         ]
+        for task in (*groups, *others, agent):
+            task.add_done_callback(self._on_end_of_task)
         await self._stop.wait()
         announcer.cancel()
         try:
@@ -169,15 +171,20 @@ class Supervisor:
     async def _live_broker(self) -> str:
         broker = self._broker
         await broker.start(self._plan.broker)
+        # A task of its own: a broker that dies before it is connected must be seen to die.
+        greeting = asyncio.create_task(self._greet(broker))
         try:
-            if await broker.ready():
-                logger.info("broker ready, pid %d", broker.pid)
-                self._broker_ready.set()
-                await self._agent.tell_all_started()
             return describe_exit(await broker.exited)
         finally:
+            greeting.cancel()
             self._broker_ready.clear()
             broker.close()
+
+    async def _greet(self, broker: Child) -> None:
+        if await broker.ready():
+            logger.info("broker ready, pid %d", broker.pid)
+            self._broker_ready.set()
+            await self._agent.tell_all_started()
 
     async def _live_front(self) -> str:
         await self._broker_ready.wait()
@@ -226,6 +233,12 @@ class Supervisor:
         life = self._lives.get(group)
         if life is not None and life.config.epoch == epoch:
             life.kill(reason)
+
+    def _on_end_of_task(self, task: "asyncio.Task[None]") -> None:
+        """Stop the server if what keeps a part of it alive has failed: nothing else would tell."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("the launcher itself has failed", exc_info=error)
+            self._give_up(f"the launcher itself has failed: {error!r}")
 
     def _give_up(self, error: str) -> None:
         logger.error("%s", error)
