@@ -1,0 +1,130 @@
+"""The checker: what has to hold of every history, however much was killed in it.
+
+It believes three witnesses: the journal, whose history is append-only and written by triggers; the
+ledger of the ranks; and what the clients were told.
+"""
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from broker.job import JobState
+from tests.chaos.client import Witness
+from tests.chaos.ledger import Entry
+from tests.chaos.stub_leader import video_of
+
+MAX_ATTEMPTS = 3
+_TERMINAL = {state.value for state in JobState if state.is_terminal}
+
+
+class Move(NamedTuple):
+    """One row of the journal's history."""
+
+    state: str
+    attempt: int
+    group: str | None
+    epoch: int | None
+
+
+class Evidence(NamedTuple):
+    """All that was witnessed of a server that has stopped."""
+
+    states: dict[str, str]
+    """The journal's jobs."""
+    moves: dict[str, list[Move]]
+    """The journal's history of each job."""
+    ledger: list[Entry]
+    witness: Witness
+    videos: dict[str, bytes]
+    """What a client could download."""
+
+    @classmethod
+    def gather(cls, state_dir: Path, ledger: list[Entry], witness: Witness) -> "Evidence":
+        """Read a journal that no server holds any more."""
+        moves: dict[str, list[Move]] = defaultdict(list)
+        with closing(sqlite3.connect(state_dir / "jobs.sqlite3")) as journal:
+            states = dict(journal.execute("SELECT job_id, state FROM jobs"))
+            for job_id, *move in journal.execute(
+                "SELECT job_id, state, attempt, group_name, epoch FROM history ORDER BY entry"
+            ):
+                moves[job_id].append(Move(*move))
+        folder = state_dir / "videos"
+        videos = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+        return cls(states, moves, ledger, witness, videos)
+
+
+def violations(evidence: Evidence) -> list[str]:
+    """Return every broken promise, as sentences; none are expected."""
+    return [
+        *_lost(evidence),
+        *_ends(evidence),
+        *_attempts(evidence),
+        *_overlaps(evidence),
+        *_cancels(evidence),
+        *_videos(evidence),
+    ]
+
+
+def _lost(evidence: Evidence) -> Iterator[str]:
+    for job_id in evidence.witness.accepted:
+        if job_id not in evidence.states:
+            yield f"{job_id} was accepted and is lost"
+
+
+def _ends(evidence: Evidence) -> Iterator[str]:
+    for job_id, state in evidence.states.items():
+        ends = [move.state for move in evidence.moves[job_id] if move.state in _TERMINAL]
+        if len(ends) != 1:
+            yield f"{job_id} has {len(ends)} ends"
+        elif evidence.moves[job_id][-1].state != ends[0] or state != ends[0]:
+            yield f"{job_id} has moved on after its end"
+        if evidence.witness.ended.get(job_id, state) != state:
+            yield f"{job_id} ended as {evidence.witness.ended[job_id]}, now it is {state}"
+
+
+def _attempts(evidence: Evidence) -> Iterator[str]:
+    for job_id, moves in evidence.moves.items():
+        runs = [move for move in moves if move.state == JobState.IN_PROGRESS.value]
+        if any(move.attempt > MAX_ATTEMPTS for move in runs):
+            yield f"{job_id} was tried more than {MAX_ATTEMPTS} times"
+        if len(set(runs)) != len(runs):
+            yield f"{job_id} was given out twice under one lease"
+
+
+def _overlaps(evidence: Evidence) -> Iterator[str]:
+    """Tell of work on a job in more than one run at a time, and of runs that were never given."""
+    jobs: dict[str, list[Entry]] = defaultdict(list)
+    for entry in evidence.ledger:
+        if entry.job_id:
+            jobs[entry.job_id].append(entry)
+    for job_id, entries in jobs.items():
+        runs = [entry for entry in entries if entry.what == "started"]
+        for earlier, later in pairwise(runs):
+            if any(e.run == earlier.run and e.at_s > later.at_s for e in entries):
+                yield f"{job_id}: attempt {earlier.attempt} went on beside {later.attempt}"
+        for run in runs:
+            if run.survivors:
+                yield f"{job_id}: ranks of a lost attempt live on beside {run.attempt}"
+        given = {(move.group, move.epoch, move.attempt) for move in evidence.moves[job_id]}
+        if not {run.run for run in runs} <= given:
+            yield f"{job_id} was run without a lease in the journal"
+
+
+def _cancels(evidence: Evidence) -> Iterator[str]:
+    for job_id in evidence.witness.cancelled:
+        if evidence.states.get(job_id) != JobState.CANCELLED.value:
+            yield f"{job_id} was cancelled and is {evidence.states.get(job_id)}"
+
+
+def _videos(evidence: Evidence) -> Iterator[str]:
+    for job_id, state in evidence.states.items():
+        video = evidence.videos.get(f"{job_id}.mp4")
+        if state == JobState.SUCCEED.value and video != video_of(job_id):
+            yield f"{job_id} has succeeded without its whole video"
+    for name in evidence.videos:
+        if evidence.states.get(name.removesuffix(".mp4")) != JobState.SUCCEED.value:
+            yield f"{name} can be downloaded, its job has not succeeded"

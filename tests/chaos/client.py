@@ -1,0 +1,93 @@
+"""A client that writes down what it was answered, for the checker."""
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import Any
+
+import aiohttp
+from PIL import Image
+
+from broker.job import JobState
+
+ANSWER_LIMIT_S = 15.0
+_FIELDS = {"prompt": "A small boat drifts over a calm bay", "image_size": "64*64"}
+
+
+@dataclass
+class Witness:
+    """What a client was told, and will not have taken back."""
+
+    accepted: list[str] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+    """Jobs of which the server has said, with 200, that they are cancelled."""
+    ended: dict[str, str] = field(default_factory=dict)
+    """The terminal states that the server has told."""
+    answers: Counter[str] = field(default_factory=Counter)
+
+
+class Client:
+    """Submits, cancels and asks; a server that does not answer is something to write down."""
+
+    def __init__(self, session: aiohttp.ClientSession, witness: Witness) -> None:
+        self._session = session
+        self._witness = witness
+        self.url = ""
+
+    async def submit(self, **fields: str) -> str | None:
+        """Submit a job; return its id if it was accepted."""
+        form = aiohttp.FormData(_FIELDS | fields)
+        form.add_field("image", _PICTURE, filename="image.png")
+        answer = await self._post("/video/submit", data=form)
+        if answer is None:
+            return None
+        job_id = str(answer["requestId"])
+        self._witness.accepted.append(job_id)
+        return job_id
+
+    async def cancel(self, job_id: str) -> bool:
+        """Cancel a job; return whether that was said to have happened."""
+        answer = await self._post("/video/cancel", json={"requestId": job_id})
+        if answer is not None:
+            assert answer == {"status": "Cancelled"}
+            self._witness.cancelled.append(job_id)
+        return answer is not None
+
+    async def status(self, job_id: str) -> dict[str, Any] | None:
+        """Return how a job is; None if nobody says."""
+        answer = await self._post("/video/status", json={"requestId": job_id})
+        if answer is not None and JobState(answer["status"]).is_terminal:
+            told = self._witness.ended.setdefault(job_id, answer["status"])
+            assert told == answer["status"], f"{job_id} was {told}, is {answer['status']}"
+        return answer
+
+    async def until_ended(self, job_id: str) -> dict[str, Any]:
+        """Return how a job is in the end."""
+        while True:
+            answer = await self.status(job_id)
+            if answer is not None and JobState(answer["status"]).is_terminal:
+                return answer
+            # A WebSocket would tell when to ask; here the server may be dead at any time.
+            await asyncio.sleep(0.05)
+
+    async def _post(self, path: str, **body: Any) -> dict[str, Any] | None:
+        try:
+            limit = aiohttp.ClientTimeout(total=ANSWER_LIMIT_S)
+            async with self._session.post(self.url + path, timeout=limit, **body) as response:
+                answer: dict[str, Any] = await response.json()
+        except (aiohttp.ClientError, TimeoutError):
+            self._witness.answers[f"{path} unanswered"] += 1
+            return None
+        self._witness.answers[f"{path} {response.status}"] += 1
+        assert response.status in (200, 202, 409, 429, 503), answer
+        return answer if response.status in (200, 202) else None
+
+
+def _picture() -> bytes:
+    file = BytesIO()
+    Image.new("RGB", (64, 64), "teal").save(file, "PNG")
+    return file.getvalue()
+
+
+_PICTURE = _picture()

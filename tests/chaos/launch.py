@@ -1,0 +1,54 @@
+"""`python -m tests.chaos.launch SETTINGS [option ...]`: the real launcher with ranks that are stubs.
+
+All of the server but the ranks is the product. Only the pauses before a restart are shorter.
+"""
+
+import asyncio
+import os
+import sys
+
+import msgspec
+
+from broker.log import configure_logging
+from launcher import restarts
+from launcher.options import parse_command
+from launcher.preflight import Folders, listen, lock_state, model_folder, prepare_folders
+from launcher.supervisor import Plan, Supervisor
+from ranks.model_folder import num_attention_heads
+from tests.chaos.stub_settings import VARIABLE, StubSettings
+
+
+def main() -> int:
+    """Run the server until its stop; return the launcher's exit code."""
+    settings = msgspec.json.decode(sys.argv[1], type=StubSettings)
+    os.environ[VARIABLE] = sys.argv[1]
+    restarts.FIRST_DELAY_S = settings.first_delay_s
+    restarts.MAX_DELAY_S = 4 * settings.first_delay_s
+    restarts.MAX_FAILURES = settings.max_failures
+    configure_logging("launcher", "text")
+    options = parse_command(sys.argv[2:], {}).options
+    folders = Folders.under(options.state_dir)
+    addresses = prepare_folders(folders)
+    lock = lock_state(folders)
+    model = model_folder(options, folders)
+    with listen(options) as listener:
+        plan = Plan(
+            options=options,
+            folders=folders,
+            addresses=addresses,
+            model=model,
+            num_heads=num_attention_heads(model),
+            pid=os.getpid(),
+            ranks_module="tests.chaos.stub_ranks",
+        )
+
+        async def supervise() -> int:
+            return await Supervisor(plan, listener).run()
+
+        exit_code = asyncio.run(supervise())
+    os.close(lock)
+    return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""Rank 0 of a group without torch: it speaks the real protocol, and suffers what a test wants."""
+
+import asyncio
+import mmap
+import os
+import struct
+from pathlib import Path
+
+from broker.job import Stage
+from broker.protocol import Beat, JobDecoded, JobFinished, JobStarted, Lease, RunJob, StepDone
+from ranks.config import RankConfig
+from tests.chaos.ledger import Ledger
+from tests.chaos.stub_settings import Faults, StubSettings
+from tests.stub_group import StubConfig, StubGroup
+
+SLOWER = 5
+SAVE_POINTS = ("write", "fsync", "rename", "fsync-folder", "report")
+"""Each is passed right before the act it names; at `write` half of the file is there."""
+_STAGES = list(Stage)
+
+
+def video_of(job_id: str) -> bytes:
+    """Return the whole content of the stand-in for a job's video."""
+    return f"video of {job_id}\n".encode() * 2000
+
+
+class Activity:
+    """What the group does: memory that all its ranks share, as they share the work."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, 32)
+        self.write(Stage.LOAD, 0, 0)
+
+    def write(self, stage: Stage, step: int, num_done: int, is_leaving: bool = False) -> None:
+        """Tell all ranks."""
+        struct.pack_into("4q", self._memory, 0, _STAGES.index(stage), step, num_done, is_leaving)
+
+    def leave(self) -> None:
+        """Have every rank end."""
+        self.write(Stage.IDLE, 0, 0, is_leaving=True)
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether the ranks have to end."""
+        return bool(struct.unpack_from("4q", self._memory)[3])
+
+    def beat(self, config: RankConfig, rank: int) -> Beat:
+        """Return the beat of a rank."""
+        stage, step, num_done, _ = struct.unpack_from("4q", self._memory)
+        return Beat(
+            group=config.group,
+            epoch=config.epoch,
+            rank=rank,
+            pid=os.getpid(),
+            device="stub",
+            stage=_STAGES[stage],
+            step=step,
+            num_done=num_done,
+            memory_bytes=0,
+        )
+
+
+class Leader(StubGroup):
+    """A stub group that beats for rank 0 alone and keeps the ledger."""
+
+    def __init__(
+        self, config: RankConfig, settings: StubSettings, activity: Activity, ledger: Ledger
+    ) -> None:
+        super().__init__(
+            StubConfig(
+                addresses=config.addresses,
+                videos_dir=config.videos_dir,
+                group=config.group,
+                epoch=config.epoch,
+                world_size=config.world_size,
+                beat_every_s=settings.beat_every_s,
+                with_launcher=False,
+            )
+        )
+        self._rank_config = config
+        self._settings = settings
+        self._activity = activity
+        self._ledger = ledger
+        self._faults = Faults(Path(settings.folder))
+        self._step_s = settings.step_s
+
+    async def beat(self) -> None:
+        """Send the beat of rank 0."""
+        await self._publish(self._activity.beat(self._rank_config, 0))
+
+    async def pass_by(self, point: str) -> None:
+        """Suffer the fault that lies at a point."""
+        match self._faults.take(point):
+            case "die":
+                os._exit(139)
+            case "hold":
+                await asyncio.Event().wait()
+            case "slow":
+                self._step_s = SLOWER * self._settings.step_s
+
+    def show(self, stage: Stage, step: int = 0) -> None:
+        """Have every rank beat with a stage and one more finished item."""
+        self._num_done += 1
+        self._activity.write(stage, step, self._num_done)
+
+    async def _run(self, command: RunJob) -> None:
+        lease = command.lease
+        run = {"job_id": lease.job_id, "attempt": lease.attempt}
+        self.running[lease.job_id] = lease
+        self._step_s = self._settings.step_s
+        self._ledger.write("started", **run, survivors=self._ledger.survivors(lease.job_id))
+        await self.say(JobStarted(lease=lease))
+        try:
+            await self._compute(lease)
+            await self.say(JobDecoded(lease=lease))
+            await self._save(lease)
+        finally:
+            self._ledger.write("ended", **run)
+        await self._end_run(JobFinished(lease=lease, video=f"{lease.job_id}.mp4"))
+
+    async def _compute(self, lease: Lease) -> None:
+        try:
+            await self._work(lease, Stage.ENCODE, 1)
+            await self._work(lease, Stage.DENOISE, self._settings.num_steps)
+            await self._work(lease, Stage.DECODE, 2)
+        finally:
+            self.show(Stage.IDLE)
+
+    async def _work(self, lease: Lease, stage: Stage, num_steps: int) -> None:
+        self.show(stage)
+        for step in range(1, num_steps + 1):
+            await self.pass_by(stage.value)
+            await asyncio.sleep(self._step_s)
+            self._ledger.write("worked", job_id=lease.job_id, attempt=lease.attempt)
+            self.show(stage, step)
+            await self._publish(StepDone(lease=lease, stage=stage, step=step, num_steps=num_steps))
+
+    async def _save(self, lease: Lease) -> None:
+        """Write the video as the real rank 0 does, with a fault possible between any two acts."""
+        folder = Path(self.config.videos_dir)
+        partial = folder / ".partial" / f"{lease.job_id}.{lease.attempt}.mp4"
+        content = video_of(lease.job_id)
+        with partial.open("wb", buffering=0) as file:
+            file.write(content[: len(content) // 2])
+            await self.pass_by("write")
+            file.write(content[len(content) // 2 :])
+            await self.pass_by("fsync")
+            os.fsync(file.fileno())
+        await self.pass_by("rename")
+        partial.rename(folder / f"{lease.job_id}.mp4")
+        await self.pass_by("fsync-folder")
+        descriptor = os.open(folder, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+        await self.pass_by("report")
