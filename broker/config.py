@@ -19,6 +19,9 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Jobs that may wait; one more is refused."""
     job_ttl_s: float = 3600.0
     """How long a job and its files are kept after its end."""
+    step_limit_s: float = 60.0
+    """How long a denoising step may take before its group counts as hung; ten times the usual step
+    is always allowed."""
     log_format: LogFormat = "text"
     parent_pid: int
     """Pid of the launcher."""

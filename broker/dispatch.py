@@ -52,6 +52,7 @@ class Dispatcher:
         job_ttl_s: How long a finished job is kept.
         restored: What the journal holds, the earliest submission first.
         now_s: The time of the start.
+        step_limit_s: How long a denoising step may always take.
     """
 
     def __init__(
@@ -61,11 +62,12 @@ class Dispatcher:
         job_ttl_s: float,
         restored: Iterable[Job] = (),
         now_s: float = 0.0,
+        step_limit_s: float = 60.0,
     ) -> None:
         self._board = Board()
         self._intake = Intake(self._board, shape, max_queue, job_ttl_s)
         self._runs = Runs(self._board)
-        self._lives = Lives(self._board, self._runs, shape.world_size)
+        self._lives = Lives(self._board, self._runs, shape.world_size, step_limit_s)
         self._told_drained = False
         for job in restored:
             self._restore(job, now_s)

@@ -9,7 +9,6 @@ from broker.protocol import Beat, RankView
 
 BEAT_LIMIT_S = 10.0
 FRESH_S = 5.0
-STEP_LIMIT_S = 60.0
 STEP_LIMIT_MEDIANS = 10
 STAGE_LIMIT_S = {
     Stage.LOAD: 1800.0,
@@ -49,8 +48,9 @@ class _Heard:
 class RankWatch:
     """The beats of one life of a group; all times are those of an `AwakeClock`."""
 
-    def __init__(self, world_size: int, since_s: float) -> None:
+    def __init__(self, world_size: int, since_s: float, step_limit_s: float = 60.0) -> None:
         self._world_size = world_size
+        self._step_limit_s = step_limit_s
         self._since_s = since_s
         self._heard: dict[int, _Heard] = {}
         self._step_times_s: deque[float] = deque(maxlen=64)
@@ -122,5 +122,6 @@ class RankWatch:
         if stage is not Stage.DENOISE:
             return STAGE_LIMIT_S[stage]
         if not self._step_times_s:
-            return STEP_LIMIT_S
-        return max(STEP_LIMIT_S, STEP_LIMIT_MEDIANS * statistics.median(self._step_times_s))
+            return self._step_limit_s
+        usual_s = statistics.median(self._step_times_s)
+        return max(self._step_limit_s, STEP_LIMIT_MEDIANS * usual_s)

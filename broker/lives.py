@@ -34,12 +34,14 @@ class Lives:
         board: The dispatcher's board.
         runs: Takes back the runs of a life that is over.
         world_size: Ranks of every group.
+        step_limit_s: How long a denoising step may always take.
     """
 
-    def __init__(self, board: Board, runs: Runs, world_size: int) -> None:
+    def __init__(self, board: Board, runs: Runs, world_size: int, step_limit_s: float) -> None:
         self._board = board
         self._runs = runs
         self._world_size = world_size
+        self._step_limit_s = step_limit_s
 
     def handle(self, report: LifeReport, now_s: float) -> None:
         """Take what a launcher, rank 0 or any rank says about a group."""
@@ -88,7 +90,7 @@ class Lives:
         group = Group(
             name=name,
             epoch=epoch,
-            watch=RankWatch(self._world_size, self._board.awake.now_s),
+            watch=RankWatch(self._world_size, self._board.awake.now_s, self._step_limit_s),
             restarts=0 if known is None else known.restarts + 1,
         )
         self._board.groups[name] = group

@@ -87,7 +87,9 @@ class Broker:
         now_s = self._clock()
         with suppress(JournalFullError):
             journal.forget_history(now_s)
-        self._dispatcher = Dispatcher(config.shape, config.max_queue, config.job_ttl_s, jobs, now_s)
+        self._dispatcher = Dispatcher(
+            config.shape, config.max_queue, config.job_ttl_s, jobs, now_s, config.step_limit_s
+        )
         self._history = History(self._dispatcher.views(now_s))
         self._peers = Peers()
         self._worker = Worker(self._dispatcher, journal, state_dir, self._carry_out, self._clock)

@@ -67,6 +67,14 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     startup_timeout: Annotated[
         float, Meta(gt=0, description="Seconds that the ranks may take to load.")
     ] = 1800.0
+    step_timeout: Annotated[
+        float,
+        Meta(
+            gt=0,
+            description="Seconds that a denoising step may take before the ranks count as hung; "
+            "ten times the usual step is always allowed.",
+        ),
+    ] = 60.0
     log_format: Annotated[LogFormat, Meta(description="Log lines for people or for programs.")] = (
         "text"
     )
