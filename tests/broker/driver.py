@@ -57,8 +57,10 @@ def broker_config(state_dir: Path, **changes: object) -> BrokerConfig:
 class BrokerProcess:
     """A broker as the launcher starts it: `python -m broker`, with a pipe for its `ready`."""
 
-    def __init__(self, config: BrokerConfig) -> None:
+    def __init__(self, config: BrokerConfig, module: str = "broker", *arguments: str) -> None:
         self.config = config
+        self._module = module
+        self._arguments = arguments
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -83,8 +85,9 @@ class BrokerProcess:
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "broker",
+            self._module,
             msgspec.json.encode(config).decode(),
+            *self._arguments,
             pass_fds=() if ready_fd is None else (ready_fd,),
             stderr=asyncio.subprocess.PIPE if ready_fd is None else None,
         )

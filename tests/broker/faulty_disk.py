@@ -58,9 +58,7 @@ class FaultyDisk(apsw.VFS):
         self.platters: dict[Path, _Platter] = {}
         super().__init__(self.NAME, _REAL, makedefault=True)
 
-    def xOpen(  # noqa: N802 (SQLite's own name)
-        self, name: str | apsw.URIFilename | None, flags: list[int]
-    ) -> "_FaultyFile":
+    def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> "_FaultyFile":
         self.before("open")
         filename = name.filename() if isinstance(name, apsw.URIFilename) else name
         assert filename is not None, "no test needs temporary files"
@@ -69,7 +67,7 @@ class FaultyDisk(apsw.VFS):
             self.platters[path] = _Platter(path.read_bytes() if path.exists() else b"")
         return _FaultyFile(self, path, name, flags)
 
-    def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802
+    def xDelete(self, filename: str, syncdir: bool) -> None:
         self.before("delete")
         super().xDelete(filename, syncdir)
         self.platters.pop(Path(filename), None)
@@ -94,21 +92,21 @@ class _FaultyFile(apsw.VFSFile):
     def _unsynced(self) -> list[tuple[int, bytes | None]]:
         return self._disk.platters[self._path].unsynced
 
-    def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
+    def xRead(self, amount: int, offset: int) -> bytes:
         self._disk.before("read")
         return super().xRead(amount, offset)
 
-    def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
+    def xWrite(self, data: bytes, offset: int) -> None:
         self._disk.before("write")
         super().xWrite(data, offset)
         self._unsynced.append((offset, bytes(data)))
 
-    def xTruncate(self, newsize: int) -> None:  # noqa: N802
+    def xTruncate(self, newsize: int) -> None:
         self._disk.before("truncate")
         super().xTruncate(newsize)
         self._unsynced.append((newsize, None))
 
-    def xSync(self, flags: int) -> None:  # noqa: N802
+    def xSync(self, flags: int) -> None:
         self._disk.before("sync")
         self._disk.platters[self._path].sync()
 

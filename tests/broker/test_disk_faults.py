@@ -1,20 +1,28 @@
 """The journal on disks that forget, fail and fill up: what was acknowledged stays."""
 
+import asyncio
 import contextlib
 import random
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import apsw
 import pytest
 
 from broker.errors import JournalError
 from broker.job import JobState
 from broker.journal import Journal
-from broker.protocol import Lease
+from broker.protocol import JobFound, Lease
 from broker.record import Job
-from tests.broker.driver import IMAGE, SPEC
+from tests.broker.driver import (
+    IMAGE,
+    SPEC,
+    BrokerProcess,
+    Front,
+    broker_config,
+    new_job_id,
+    running_broker,
+)
 from tests.broker.faulty_disk import FailAt, faulty_disk, io_error, power_loss
 
 # Some errors come where SQLite passes over them, as when it closes a file; apsw mentions them.
@@ -135,3 +143,34 @@ def test_an_io_error_at_any_call_is_told_and_loses_nothing(tmp_path: Path) -> No
         shutil.copytree(before, after)  # as the files are now: nothing is tidied up
         assert clerk.num_lost(load(after)) == 0
     assert number > 100
+
+
+@pytest.mark.parametrize("fault", [("write", "1"), ("write", "9"), ("sync", "1"), ("sync", "7")])
+async def test_an_io_error_ends_the_broker_and_a_restart_has_all_that_was_accepted(
+    tmp_path: Path, fault: tuple[str, str]
+) -> None:
+    """Without the journal's error ending `Worker.run` the broker lives on and accepts more."""
+    config = broker_config(tmp_path)
+    accepted: list[str] = []
+    async with Front(config) as front:
+        broken = BrokerProcess(config, "tests.broker.broker_on_faulty_disk", *fault)
+        async with running_broker(config) as broker:
+            await front.submit_ok()
+            assert await broker.stop() == 0
+        await broken.start()
+        end = asyncio.create_task(broken.process.wait())
+        while not end.done():
+            await front.send_submit(new_job_id())
+            answer = asyncio.create_task(front.replies(1))
+            await asyncio.wait([answer, end], return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                (reply,) = answer.result()
+                assert isinstance(reply, JobFound)
+                accepted.append(reply.job.job_id)
+            else:
+                answer.cancel()
+        assert end.result() == 70
+        front.reconnect()
+        async with running_broker(config):
+            for job_id in accepted:
+                await front.get(job_id)

@@ -1,0 +1,26 @@
+"""`python -m tests.broker.broker_on_faulty_disk CONFIG CALL NUMBER`: a broker with a bad disk.
+
+Its disk fails at the call of that kind and number, as in `sync 3`, with an I/O error.
+"""
+
+import sys
+
+from broker import __main__ as broker
+from tests.broker.faulty_disk import FailAt, faulty_disk, io_error
+
+
+def main() -> int:
+    """Return the broker's exit code."""
+    kind, number = sys.argv[2], int(sys.argv[3])
+    fail = FailAt(number, io_error, for_good=False)
+
+    def before(call: str) -> None:
+        if call == kind:
+            fail(call)
+
+    with faulty_disk(before):
+        return broker.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
