@@ -1,4 +1,4 @@
-"""`python -m tests.chaos.launch SETTINGS [option ...]`: the real launcher with ranks that are stubs.
+"""`python -m tests.chaos.launch SETTINGS [option ...]`: the real launcher with stub ranks.
 
 All of the server but the ranks is the product. Only the pauses before a restart are shorter.
 """

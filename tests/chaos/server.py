@@ -6,6 +6,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -13,9 +14,7 @@ import msgspec
 from ranks.model_folder import COMPONENTS, WEIGHTED
 from tests.chaos.ledger import Ledger
 from tests.chaos.stub_settings import Faults, StubSettings
-from tests.running_server import RunningServer, until
-
-LIMIT_S = 60.0
+from tests.running_server import RunningServer
 
 
 class ChaosServer:
@@ -25,10 +24,18 @@ class ChaosServer:
         folder: Empty; holds the state, the ledger and the faults.
         groups: Groups of ranks.
         nproc: Ranks of each.
+        step_timeout: As for the launcher.
         settings: Changes of `StubSettings`.
     """
 
-    def __init__(self, folder: Path, groups: int = 1, nproc: int = 8, **settings: object) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        groups: int = 1,
+        nproc: int = 8,
+        step_timeout: float = 60.0,
+        **settings: object,
+    ) -> None:
         told = {"folder": str(folder), **settings}
         self.settings = msgspec.convert(told, StubSettings)
         self.state_dir = folder / "state"
@@ -37,6 +44,7 @@ class ChaosServer:
         self._flags = [
             *("--model-path", str(_model(folder))),
             *("--groups", str(groups), "--nproc", str(nproc), "--max-queue", "1000"),
+            *("--step-timeout", str(step_timeout)),
         ]
         self._life: RunningServer | None = None
 
@@ -94,7 +102,7 @@ class ChaosServer:
 
 
 @asynccontextmanager
-async def chaos_server(folder: Path, **settings: object) -> AsyncIterator[ChaosServer]:
+async def chaos_server(folder: Path, **settings: Any) -> AsyncIterator[ChaosServer]:
     """Start a server, wait until it serves jobs, and leave nothing behind."""
     server = ChaosServer(folder, **settings)
     try:

@@ -97,6 +97,8 @@ class Leader(StubGroup):
                 await asyncio.Event().wait()
             case "slow":
                 self._step_s = SLOWER * self._settings.step_s
+            case _:
+                pass
 
     def show(self, stage: Stage, step: int = 0) -> None:
         """Have every rank beat with a stage and one more finished item."""

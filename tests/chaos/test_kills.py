@@ -1,4 +1,4 @@
-"""Kill any part at any time: nothing accepted is lost, nothing runs twice, nothing is half there."""
+"""Kill any part at any time: nothing is lost, nothing runs twice, nothing is half there."""
 
 import asyncio
 import random
@@ -66,10 +66,10 @@ class KillMatrix:
                 server.kill(self._random.choice(ranks)[0])
             case "both groups":
                 server.kill(*(self._random.choice(pids) for pids in ranks))
-            case "launcher":
-                await server.kill_launcher()
             case "all":
                 server.kill(server.life.process.pid, *server.life.pids())
+                await server.kill_launcher()
+            case _:
                 await server.kill_launcher()
         if server.life.process.returncode is not None:
             await server.start()
