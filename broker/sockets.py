@@ -3,6 +3,7 @@
 Settings act on later binds and connects only, so each function sets them first and attaches last.
 """
 
+import ipaddress
 import os
 import secrets
 from pathlib import Path
@@ -43,6 +44,16 @@ class Addresses(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
                 f"{_MAX_IPC_PATH_BYTES}; choose a shorter --state-dir"
             )
         return cls(**{name: f"ipc://{path}" for name, path in paths.items()})
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what listens at a host can be reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def bind_router(socket: ZmqSocket, address: str) -> ZmqSocket:

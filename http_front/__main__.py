@@ -9,8 +9,9 @@ import msgspec
 from aiohttp import web
 
 from broker.child import begin, report
-from http_front.app import create_app, create_runner
+from http_front.app import create_app
 from http_front.config import FrontConfig
+from http_front.http_server import create_runner
 
 
 def main() -> None:

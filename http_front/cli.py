@@ -1,4 +1,4 @@
-"""The `wan` command: submit, status, watch, cancel and download, from a shell.
+"""The `wan` command: submit, status, watch, cancel and download, from a shell; and API keys.
 
 Exit codes: 0 done; 1 the job failed; 2 the server or the shell's user asked for something that is
 not possible; 3 no answer from the server; 4 the job was cancelled; 130 Ctrl-C.
@@ -16,9 +16,11 @@ import msgspec
 from rich.console import Console
 
 from broker.job import JobSpec, JobState
+from http_front import key_commands
 from http_front.client import ClientError, RefusedError, WanClient
 from http_front.errors import FrontError
 from http_front.field_check import check
+from http_front.keys import KeyFileError
 from http_front.progress_bar import ProgressBar
 from http_front.schema import JobStatus, JobUpdate
 
@@ -52,6 +54,9 @@ def main() -> int:
     """Run the command; return its exit code."""
     options = make_parser().parse_args()
     try:
+        if options.command == "keys":
+            key_commands.run(options)
+            return EXIT_DONE
         return asyncio.run(_run(options))
     except FrontError as error:
         _errors.print(f"wan: {error.message}", markup=False)
@@ -62,7 +67,7 @@ def main() -> int:
     except ClientError as error:
         _errors.print(f"wan: {error}", markup=False)
         return EXIT_UNREACHABLE
-    except OSError as error:
+    except (OSError, KeyFileError) as error:
         _errors.print(f"wan: {error}", markup=False)
         return EXIT_REFUSED
     except KeyboardInterrupt:
@@ -95,6 +100,7 @@ def make_parser() -> argparse.ArgumentParser:
         if name in ("watch", "download"):
             command.add_argument("--output", type=Path, help="where the video goes")
         _add_common(command)
+    key_commands.add_parser(commands)
     return parser
 
 
@@ -136,7 +142,8 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 async def _run(options: argparse.Namespace) -> int:
-    async with WanClient(options.server) as client:
+    # Not an option: every user of the machine sees the command lines of all.
+    async with WanClient(options.server, os.environ.get("WAN_API_KEY")) as client:
         match options.command:
             case "submit":
                 return await _submit(client, options)

@@ -52,13 +52,19 @@ class UnreachableError(ClientError):
 
 
 class WanClient:
-    """Speaks to one server; use it in `async with`."""
+    """Speaks to one server; use it in `async with`.
 
-    def __init__(self, server: str) -> None:
+    Args:
+        server: Its URL.
+        api_key: The key to show, where the server asks for one.
+    """
+
+    def __init__(self, server: str, api_key: str | None = None) -> None:
         self._server = server.rstrip("/")
+        self._headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession()
+        self._session = aiohttp.ClientSession(headers=self._headers)
         return self
 
     async def __aexit__(

@@ -22,6 +22,12 @@ class FrontConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     allowed_hosts: tuple[str, ...] = ()
     """Names, besides those of loopback and `host`, by which clients may address the server; left
     empty on an address that is not loopback, any name is good."""
+    cors_origins: tuple[str, ...] = ()
+    """Other sites whose pages may use the server, as `https://example.com`."""
+    api_keys: str | None = None
+    """File of the API keys; None where everybody who reaches the server may use it."""
+    image_hosts: tuple[str, ...] = ()
+    """The hosts that images may come from, `.example.com` for all below it; empty is any."""
     allow_private_images: bool = False
     """Whether images may come from addresses that are not public, and from any port."""
     log_format: LogFormat = "text"

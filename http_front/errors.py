@@ -17,10 +17,12 @@ STATUS = {
     ErrorCode.JOB_NOT_FOUND: 404,
     ErrorCode.JOB_FINISHED: 409,
     ErrorCode.QUEUE_FULL: 429,
+    ErrorCode.RATE_LIMITED: 429,
     ErrorCode.STORAGE_FULL: 503,
     ErrorCode.UNAVAILABLE: 503,
     ErrorCode.NOT_FOUND: 404,
     ErrorCode.METHOD_NOT_ALLOWED: 405,
+    ErrorCode.UNAUTHORIZED: 401,
     ErrorCode.FORBIDDEN: 403,
     ErrorCode.INTERNAL: 500,
     # Those below are reasons of failed jobs; no request is refused with them.

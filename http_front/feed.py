@@ -32,12 +32,15 @@ class EventFeed:
         """How many watch a job now."""
         return sum(map(len, self._mailboxes.values()))
 
-    async def watch(self, job_id: str, after_seq: int) -> AsyncGenerator[JobView, None]:
+    async def watch(
+        self, job_id: str, after_seq: int, owner: str | None = None
+    ) -> AsyncGenerator[JobView, None]:
         """Yield a job as it is, then each change, in order; end after the last one there can be.
 
         Args:
             job_id: The job.
             after_seq: The last change that is known already; 0 for none.
+            owner: Whose job it must be; None is anybody's.
 
         Raises:
             FrontError: If there is no such job, or the broker does not answer.
@@ -45,7 +48,7 @@ class EventFeed:
         mailbox = self._subscribe(job_id)
         try:
             # Subscribed first, asked afterwards: what changes in between comes twice, not never.
-            async for view in self._follow(mailbox, job_id, after_seq):
+            async for view in self._follow(mailbox, job_id, after_seq, owner):
                 yield view
         finally:
             self._unsubscribe(job_id, mailbox)
@@ -57,10 +60,10 @@ class EventFeed:
         self._socket.close(linger=0)
 
     async def _follow(
-        self, mailbox: "_Mailbox", job_id: str, after_seq: int
+        self, mailbox: "_Mailbox", job_id: str, after_seq: int, owner: str | None
     ) -> AsyncGenerator[JobView, None]:
         known = after_seq
-        missed = await self._changes(job_id, known)
+        missed = await self._changes(job_id, known, owner)
         if missed and missed[-1].seq < known:
             known = 0  # there never was such a change; begin with what there is
         while True:
@@ -73,10 +76,10 @@ class EventFeed:
             event = await mailbox.take(RESYNC_AFTER_S)
             # A gap, or a silence in which the last event may have been lost: ask.
             whole = event is not None and event.seq <= known + 1
-            missed = [event] if event and whole else await self._changes(job_id, known)
+            missed = [event] if event and whole else await self._changes(job_id, known, owner)
 
-    async def _changes(self, job_id: str, after_seq: int) -> list[JobView]:
-        reply = await self._broker.ask(WatchJob(job_id=job_id, after_seq=after_seq))
+    async def _changes(self, job_id: str, after_seq: int, owner: str | None) -> list[JobView]:
+        reply = await self._broker.ask(WatchJob(job_id=job_id, after_seq=after_seq, owner=owner))
         assert isinstance(reply, JobHistory)
         return reply.jobs
 

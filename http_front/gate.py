@@ -1,16 +1,22 @@
 """The middleware that keeps out what a browser sends on behalf of another site."""
 
-import ipaddress
+from collections.abc import Sequence
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from yarl import URL
 
 from broker.protocol import ErrorCode
+from broker.sockets import is_loopback
 from http_front.config import FrontConfig
 from http_front.errors import FrontError
 
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+_PREFLIGHT_ANSWER = {
+    "Access-Control-Allow-Methods": "GET, POST",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Range",
+    "Access-Control-Max-Age": "600",
+}
 
 
 def make_gate(config: FrontConfig) -> Middleware:
@@ -21,13 +27,15 @@ def make_gate(config: FrontConfig) -> Middleware:
     check is on only if `allowed_hosts` names them.
     """
     names = None
-    if config.allowed_hosts or _is_loopback(config.host):
+    if config.allowed_hosts or is_loopback(config.host):
         names = _LOOPBACK_NAMES | {config.host} | set(config.allowed_hosts)
 
     @web.middleware
     async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
         _check_host(request, names)
-        _check_origin(request)
+        _check_origin(request, config.cors_origins)
+        if _is_preflight(request):
+            return web.Response(status=204, headers=_PREFLIGHT_ANSWER)
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise FrontError(
                 ErrorCode.UNSUPPORTED_MEDIA_TYPE, "send the body without Content-Encoding"
@@ -37,13 +45,26 @@ def make_gate(config: FrontConfig) -> Middleware:
     return gate
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def allow_origin(
+    request: web.Request, response: web.StreamResponse, origins: Sequence[str]
+) -> None:
+    """Let a page of one of these sites read an answer; never with its user's cookies."""
+    if not origins:
+        return
+    response.headers["Vary"] = "Origin"
+    origin = request.headers.get("Origin")
+    if origin is not None and origin in origins:
+        response.headers["Access-Control-Allow-Origin"] = origin
+
+
+def _is_preflight(request: web.Request) -> bool:
+    """Whether a browser asks first; an `Origin` that may not has been refused by now."""
+    headers = request.headers
+    return (
+        request.method == "OPTIONS"
+        and "Origin" in headers
+        and "Access-Control-Request-Method" in headers
+    )
 
 
 def _check_host(request: web.Request, names: frozenset[str] | None) -> None:
@@ -59,9 +80,9 @@ def _host_name(header: str) -> str | None:
         return None
 
 
-def _check_origin(request: web.Request) -> None:
+def _check_origin(request: web.Request, others: Sequence[str]) -> None:
     """Refuse other sites' pages; programs send no Origin. Origins are compared whole."""
     origin = request.headers.get("Origin")
     host = request.headers.get("Host", "")
-    if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
+    if origin is not None and origin not in (f"http://{host}", f"https://{host}", *others):
         raise FrontError(ErrorCode.FORBIDDEN, "pages of other sites may not use this server")

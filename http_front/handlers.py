@@ -25,6 +25,7 @@ from broker.protocol import (
 )
 from http_front.errors import FrontError
 from http_front.idempotency import identify, read_key
+from http_front.key_guard import caller, owner, queue_share
 from http_front.schema import (
     Alive,
     Cancelled,
@@ -54,7 +55,14 @@ async def submit(request: web.Request) -> web.Response:
         submission = await read_submission(request, spool)
         key = await _idempotency_key(name, submission, spool)
         # Fetching and decoding is work, so it is done only for a job that can be accepted.
-        reply = await front.broker.ask(OfferJob(spec=submission.spec, idempotency_key=key))
+        reply = await front.broker.ask(
+            OfferJob(
+                spec=submission.spec,
+                idempotency_key=key,
+                owner=owner(request),
+                queue_share=queue_share(request),
+            )
+        )
         if isinstance(reply, JobFound):
             return answer(Submitted(requestId=reply.job.job_id), status=202)
         if submission.image_url is not None:
@@ -66,6 +74,8 @@ async def submit(request: web.Request) -> web.Response:
             spec=_with_seed(submission.spec),
             image=image,
             idempotency_key=key,
+            owner=owner(request),
+            queue_share=queue_share(request),
         )
     )
     assert isinstance(reply, JobFound)
@@ -75,7 +85,7 @@ async def submit(request: web.Request) -> web.Response:
 async def status(request: web.Request) -> web.Response:
     """Tell how a job is."""
     job_id = checked_id((await read_json(request, JobRef)).requestId)
-    reply = await request.app[FRONT].broker.ask(GetJob(job_id=job_id))
+    reply = await request.app[FRONT].broker.ask(GetJob(job_id=job_id, owner=owner(request)))
     assert isinstance(reply, JobFound)
     return answer(JobStatus.of(reply.job))
 
@@ -83,14 +93,17 @@ async def status(request: web.Request) -> web.Response:
 async def cancel(request: web.Request) -> web.Response:
     """End a job; whoever is answered 200 never sees it succeed."""
     job_id = checked_id((await read_json(request, JobRef)).requestId)
-    reply = await request.app[FRONT].broker.ask(CancelJob(job_id=job_id))
+    reply = await request.app[FRONT].broker.ask(CancelJob(job_id=job_id, owner=owner(request)))
     assert isinstance(reply, JobFound)
     return answer(Cancelled(status=reply.job.state))
 
 
 async def video(request: web.Request) -> web.StreamResponse:
     """Send a finished video, or the range of it that is asked for."""
-    path = Path(request.app[FRONT].config.videos_dir) / request.match_info["name"]
+    front, name = request.app[FRONT], request.match_info["name"]
+    if owner(request) is not None:
+        await front.broker.ask(GetJob(job_id=Path(name).stem, owner=owner(request)))
+    path = Path(front.config.videos_dir) / name
     try:
         is_file = stat.S_ISREG(path.lstat().st_mode)  # a link could lead anywhere
     except FileNotFoundError:
@@ -102,12 +115,15 @@ async def video(request: web.Request) -> web.StreamResponse:
 
 async def health(request: web.Request) -> web.Response:
     """Tell whether jobs are served, with one row per rank."""
+    front = request.app[FRONT]
     try:
-        reply = await request.app[FRONT].broker.ask(GetHealth(), HEALTH_LIMIT_S)
+        reply = await front.broker.ask(GetHealth(), HEALTH_LIMIT_S)
     except FrontError:
         return answer(Health(status="unhealthy"), status=503)
     assert isinstance(reply, HealthTold)
     told = Health.of(reply)
+    if front.config.api_keys is not None and caller(request) is None:
+        told = Health(status=told.status)  # the rest is nothing for strangers
     return answer(told, status=200 if told.status == "healthy" else 503)
 
 

@@ -9,7 +9,7 @@ import base64
 import binascii
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import aiohttp
@@ -47,6 +47,7 @@ class ImageSource:
         ports: Those that a URL may name; None is all.
         resolver: Turns names into addresses; None is the system's.
         total_limit_s: How long a fetch may take, redirects included.
+        hosts: Those that a URL may name, `.example.com` for all below it; empty is any.
     """
 
     def __init__(
@@ -56,11 +57,13 @@ class ImageSource:
         ports: frozenset[int] | None = WEB_PORTS,
         resolver: AbstractResolver | None = None,
         total_limit_s: float = TOTAL_LIMIT_S,
+        hosts: Sequence[str] = (),
     ) -> None:
         self._guard = guard
         self._ports = ports
         self._resolver = resolver
         self._total_limit_s = total_limit_s
+        self._hosts = [host.lower() for host in hosts]
         self._slots = asyncio.Semaphore(MAX_FETCHES)
 
     async def fetch(self, text: str, spool: Spool) -> None:
@@ -124,6 +127,8 @@ class ImageSource:
             raise _forbidden("must not hold a user name or a password")
         if self._ports is not None and port not in self._ports:
             raise _forbidden(f"names port {port}; only 80 and 443 are allowed")
+        if self._hosts and not any(_is_at(host, allowed) for allowed in self._hosts):
+            raise _forbidden(f"names a host that is not one of {', '.join(self._hosts)}")
         return url
 
     def _redirected(self, url: URL, location: str) -> URL:
@@ -138,9 +143,20 @@ class ImageSource:
         return self._checked(str(target))
 
 
-def unguarded_source() -> ImageSource:
-    """Return a source for networks whose operator trusts those who submit."""
-    return ImageSource(guard=lambda _address: True, ports=None)
+def make_source(allow_private: bool, hosts: Sequence[str]) -> ImageSource:
+    """Return the source that an operator has chosen.
+
+    Args:
+        allow_private: Whether any address and any port may be dialled.
+        hosts: As for `ImageSource`.
+    """
+    if allow_private:
+        return ImageSource(guard=lambda _address: True, ports=None, hosts=hosts)
+    return ImageSource(hosts=hosts)
+
+
+def _is_at(host: str, allowed: str) -> bool:
+    return host.endswith(allowed) if allowed.startswith(".") else host == allowed
 
 
 class _Dialler:

@@ -32,6 +32,12 @@ def owner(request: web.Request) -> str | None:
     return None if key is None else key.name
 
 
+def queue_share(request: web.Request) -> int | None:
+    """Return how many jobs of the request's owner may wait; None is as many as the queue takes."""
+    key = caller(request)
+    return None if key is None else key.limits.queue_share
+
+
 def make_key_guard(path: str) -> Middleware:
     """Return the middleware for a file of keys.
 

@@ -1,15 +1,18 @@
 """The route of the WebSocket that tells a job's progress."""
 
 import asyncio
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 from socket import SO_SNDBUF, SOL_SOCKET
 
 import msgspec
 from aiohttp import WSCloseCode, web
 
-from broker.protocol import ErrorCode, GetJob
+from broker.protocol import ErrorCode, GetJob, JobView
 from http_front.errors import FrontError
 from http_front.handlers import checked_id
+from http_front.key_guard import caller, owner
+from http_front.keys import ApiKey
 from http_front.schema import ErrorBody, ErrorDetail, JobUpdate
 from http_front.state import FRONT, Front
 
@@ -28,20 +31,21 @@ async def progress(request: web.Request) -> web.WebSocketResponse:
     )
     if not socket.can_prepare(request):
         raise FrontError(ErrorCode.INVALID_BODY, "this address answers WebSockets only")
-    if len(front.sockets) >= MAX_SOCKETS:
-        raise FrontError(ErrorCode.UNAVAILABLE, "too many WebSockets are open", retry_after_s=10)
-    await front.broker.ask(GetJob(job_id=job_id))  # 404 before the upgrade
-    _bound_kernel_buffer(request)
-    await socket.prepare(request)
-    front.sockets.add(socket)
-    try:
-        code = await _serve(front, socket, job_id, last_seq)
-        if code is None:
-            _abort(request)
-        else:
-            await socket.close(code=code)
-    finally:
-        front.sockets.discard(socket)
+    with _place(front, caller(request)):
+        # 404 before the upgrade
+        await front.broker.ask(GetJob(job_id=job_id, owner=owner(request)))
+        _bound_kernel_buffer(request)
+        await socket.prepare(request)
+        front.sockets.add(socket)
+        try:
+            changes = front.feed.watch(job_id, last_seq, owner(request))
+            code = await _serve(socket, changes)
+            if code is None:
+                _abort(request)
+            else:
+                await socket.close(code=code)
+        finally:
+            front.sockets.discard(socket)
     return socket
 
 
@@ -54,15 +58,35 @@ async def close_all(app: web.Application) -> None:
     await asyncio.gather(*closing)
 
 
+@contextmanager
+def _place(front: Front, key: ApiKey | None) -> Iterator[None]:
+    """Hold one of the places that there are for watchers.
+
+    Raises:
+        FrontError: If all are taken, or all of this key.
+    """
+    name = None if key is None else key.name
+    if front.watchers.total() >= MAX_SOCKETS:
+        raise FrontError(ErrorCode.UNAVAILABLE, "too many WebSockets are open", retry_after_s=10)
+    if key is not None and front.watchers[name] >= key.limits.websockets:
+        message = f"{front.watchers[name]} WebSockets of this key are open; more are not allowed"
+        raise FrontError(ErrorCode.RATE_LIMITED, message, retry_after_s=10)
+    front.watchers[name] += 1
+    try:
+        yield
+    finally:
+        front.watchers[name] -= 1
+
+
 async def _serve(
-    front: Front, socket: web.WebSocketResponse, job_id: str, last_seq: int
+    socket: web.WebSocketResponse, changes: AsyncGenerator[JobView, None]
 ) -> int | None:
     """Send until the job has ended or the client has gone.
 
     Returns:
         The code to close with; None for a client that would not even read a close.
     """
-    sender = asyncio.create_task(_send_changes(front, socket, job_id, last_seq))
+    sender = asyncio.create_task(_send_changes(socket, changes))
     listener = asyncio.create_task(_listen(socket))
     try:
         await asyncio.wait({sender, listener}, return_when=asyncio.FIRST_COMPLETED)
@@ -74,10 +98,10 @@ async def _serve(
 
 
 async def _send_changes(
-    front: Front, socket: web.WebSocketResponse, job_id: str, last_seq: int
+    socket: web.WebSocketResponse, changes: AsyncGenerator[JobView, None]
 ) -> int | None:
     try:
-        async with aclosing(front.feed.watch(job_id, last_seq)) as changes:
+        async with aclosing(changes):
             async for job in changes:
                 await _send(socket, JobUpdate.of(job))
     except FrontError as error:

@@ -40,6 +40,8 @@ def refusal(error: FrontError, status: int | None = None) -> web.Response:
     """Return the response that tells an error."""
     detail = ErrorDetail(code=error.code, message=error.message, field=error.field)
     response = answer(ErrorBody(error=detail), status=status or error.status)
+    if error.code is ErrorCode.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = "Bearer"
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(error.retry_after_s)
     return response

@@ -1,6 +1,7 @@
 """What the handlers share."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ class Front:
     """Where images lie that are not yet whole."""
     sockets: set[web.WebSocketResponse] = field(default_factory=set)
     """Open WebSockets, to be closed in order when the front ends."""
+    watchers: Counter[str | None] = field(default_factory=Counter)
+    """How many WebSockets each owner has open, or is about to."""
 
 
 FRONT = web.AppKey("front", Front)

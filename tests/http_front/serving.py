@@ -14,8 +14,9 @@ from aiohttp import web
 from PIL import Image
 
 from broker.sockets import Addresses
-from http_front.app import create_app, create_runner
+from http_front.app import create_app
 from http_front.config import FrontConfig
+from http_front.http_server import create_runner
 from http_front.image_source import ImageSource
 
 PROMPT = "A cat walks slowly over a wooden bridge"
