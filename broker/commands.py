@@ -5,6 +5,7 @@ import msgspec
 from broker.protocol import (
     CancelJob,
     CancelRun,
+    DrainServer,
     FrontReply,
     GroupReport,
     JobView,
@@ -30,8 +31,14 @@ class JobNotStored(msgspec.Struct, frozen=True):
     job_id: str
 
 
+class GroupsNamed(msgspec.Struct, frozen=True):
+    """Every process of any other group has ended before the broker was started."""
+
+    groups: tuple[str, ...]
+
+
 FrontEvent = OfferJob | SubmitJob | CancelJob | RemoveExpired
-Event = FrontEvent | JobStored | JobNotStored | GroupReport | RankBeat
+Event = FrontEvent | DrainServer | JobStored | JobNotStored | GroupsNamed | GroupReport | RankBeat
 
 
 class SaveJob(msgspec.Struct, frozen=True):
@@ -90,6 +97,10 @@ class ToLauncher(msgspec.Struct, frozen=True):
     message: KillGroup
 
 
+class StopLaunchers(msgspec.Struct, frozen=True):
+    """Tell every launcher to stop."""
+
+
 class TellDrained(msgspec.Struct, frozen=True):
     """Tell every launcher that asked for it that nothing runs any more."""
 
@@ -104,5 +115,6 @@ Command = (
     | Reply
     | ToGroup
     | ToLauncher
+    | StopLaunchers
     | TellDrained
 )

@@ -15,6 +15,9 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     addresses: Addresses
     shape: GroupShape
     """What every group can run, so that a job is refused before any group is ready."""
+    groups: tuple[str, ...] | None = None
+    """The groups that will run; a job that the journal has leased to any other is taken back at
+    the start. None means that others may run elsewhere."""
     max_queue: int = 100
     """Jobs that may wait; one more is refused."""
     job_ttl_s: float = 3600.0

@@ -6,7 +6,17 @@ from typing import assert_never
 import msgspec
 
 from broker.board import Board
-from broker.commands import Command, Event, JobNotStored, JobStored, TellDrained, ToGroup
+from broker.commands import (
+    Command,
+    Event,
+    GroupsNamed,
+    JobNotStored,
+    JobStored,
+    Reply,
+    StopLaunchers,
+    TellDrained,
+    ToGroup,
+)
 from broker.groups import Group, Run
 from broker.intake import Intake
 from broker.job import GroupShape, Stage
@@ -15,7 +25,9 @@ from broker.progress import Mark
 from broker.protocol import (
     Beat,
     CancelJob,
+    DrainBegun,
     DrainBroker,
+    DrainServer,
     GroupGone,
     GroupReady,
     GroupStarted,
@@ -88,8 +100,14 @@ class Dispatcher:
                 self._runs.handle(event, now_s)
             case JobFinished() | JobFailed() | JobStopped():
                 self._runs.handle(event, now_s)
+            case GroupsNamed():
+                self._lives.bury_others(event.groups, now_s)
             case DrainBroker():
                 self._board.draining, self._told_drained = True, False
+            case DrainServer():
+                self._board.draining = True
+                self._board.emit(StopLaunchers())
+                self._board.emit(Reply(DrainBegun(running=self.health().running)))
             case _:
                 assert_never(event)
         return self._settle(now_s)

@@ -17,6 +17,10 @@ class JournalFullError(BrokerError):
     """Raised when the disk has no room for a transaction, which then has not happened."""
 
 
+class BackupError(BrokerError):
+    """Raised when a copy of the journal cannot be written; the journal itself is well."""
+
+
 class StateDirInUseError(BrokerError):
     """Raised when another broker holds the state directory."""
 

@@ -1,5 +1,6 @@
 """The journal: the one durable state of the server, an SQLite file of jobs and their history."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import apsw
 import msgspec
 
-from broker.errors import JournalError, JournalFullError
+from broker.errors import BackupError, JournalError, JournalFullError
 from broker.job import JobSpec, JobState
 from broker.protocol import ErrorCode, IdempotencyKey, Lease
 from broker.record import Job
@@ -73,10 +74,34 @@ class Journal:
         with self._transaction():
             self._connection.execute("DELETE FROM history WHERE at < ?", (now_s - _HISTORY_KEPT_S,))
 
-    def backup(self, path: Path) -> None:
-        """Write a consistent copy to a file that does not exist yet."""
-        with self._translated():
+    def backup(self, path: Path) -> int:
+        """Write a consistent copy to a file that does not exist yet; return its size.
+
+        Raises:
+            BackupError: If that is not possible; then there is no such file.
+        """
+        try:
+            if path.exists():
+                raise BackupError(f"{path} exists; a backup overwrites nothing")
+            partial = path.with_name(f"{path.name}.partial")
+            self._copy_to(partial)
+            partial.rename(path)
+            return path.stat().st_size
+        except (apsw.Error, OSError) as error:
+            raise BackupError(f"cannot write {path}: {error}") from error
+
+    def _copy_to(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        # SQLite fills an empty file; ours may be read by this user only.
+        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        try:
             self._connection.execute("VACUUM INTO ?", (str(path),))
+            os.fsync(file)
+        except BaseException:
+            path.unlink()
+            raise
+        finally:
+            os.close(file)
 
     def close(self) -> None:
         """Close the file; what was written is on disk already."""

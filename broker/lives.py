@@ -1,6 +1,7 @@
 """The lives of groups: when one starts, is ready, hangs, and is gone."""
 
 import logging
+from collections.abc import Collection
 from typing import assert_never
 
 from broker.board import Board
@@ -65,6 +66,13 @@ class Lives:
         if group is None:
             group = self._add(lease.group, lease.epoch)
         group.runs[lease.job_id] = Run(lease, Mark(now_s, Stage.ENCODE))
+
+    def bury_others(self, names: Collection[str], now_s: float) -> None:
+        """Take back the leases of groups that will not come back, as after a start with fewer."""
+        for group in self._board.groups.values():
+            if not group.registered and group.name not in names:
+                logger.warning("group %s is no more; taking its jobs back", group.name)
+                self._end_life(group, now_s)
 
     def judge(self) -> None:
         """Have every group killed that hangs, and those that should be dead killed again."""

@@ -23,6 +23,10 @@ class Peers:
         """Return the identity of a group's launcher."""
         return self._launchers.get(group, (0, None))[1]
 
+    def launchers(self) -> list[bytes]:
+        """Return the identities of all launchers."""
+        return sorted({identity for _, identity in self._launchers.values()})
+
     def drainers(self) -> list[bytes]:
         """Return the identities of those who wait until nothing runs."""
         return sorted(self._drainers)

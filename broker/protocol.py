@@ -193,8 +193,28 @@ class RemoveExpired(_Struct, frozen=True, kw_only=True):
     """Remove every expired job now."""
 
 
+class DrainServer(_Struct, frozen=True, kw_only=True):
+    """Start nothing more, and have every launcher stop its part of the server as on SIGTERM."""
+
+
+class BackUp(_Struct, frozen=True, kw_only=True):
+    """Write a consistent copy of the journal to a file that does not exist yet."""
+
+    path: str
+    """Absolute: the broker has its own working directory."""
+
+
 FrontRequest = (
-    OfferJob | SubmitJob | GetJob | WatchJob | ListJobs | CancelJob | GetHealth | RemoveExpired
+    OfferJob
+    | SubmitJob
+    | GetJob
+    | WatchJob
+    | ListJobs
+    | CancelJob
+    | GetHealth
+    | RemoveExpired
+    | DrainServer
+    | BackUp
 )
 
 
@@ -236,6 +256,19 @@ class ExpiredRemoved(_Struct, frozen=True, kw_only=True):
     removed: int
 
 
+class DrainBegun(_Struct, frozen=True, kw_only=True):
+    """The answer to `DrainServer`: nothing more is started."""
+
+    running: int
+    """Jobs that may still finish."""
+
+
+class BackedUp(_Struct, frozen=True, kw_only=True):
+    """The answer to `BackUp`: the copy is whole and on disk."""
+
+    num_bytes: int
+
+
 class Refused(_Struct, frozen=True, kw_only=True):
     """The answer to a request that was not carried out."""
 
@@ -245,7 +278,17 @@ class Refused(_Struct, frozen=True, kw_only=True):
     retry_after_s: int | None = None
 
 
-FrontReply = JobWelcome | JobFound | JobHistory | JobsListed | HealthTold | ExpiredRemoved | Refused
+FrontReply = (
+    JobWelcome
+    | JobFound
+    | JobHistory
+    | JobsListed
+    | HealthTold
+    | ExpiredRemoved
+    | DrainBegun
+    | BackedUp
+    | Refused
+)
 
 
 # --- groups: rank 0 and launcher to broker, and back ---------------------------------------------
@@ -355,6 +398,10 @@ class KillGroup(_Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class StopServer(_Struct, frozen=True, kw_only=True):
+    """To the launcher: stop as on SIGTERM."""
+
+
 class Drained(_Struct, frozen=True, kw_only=True):
     """To the launcher: nothing runs any more."""
 
@@ -367,7 +414,7 @@ class Reregister(_Struct, frozen=True, kw_only=True):
     """
 
 
-GroupCommand = RunJob | CancelRun | KillGroup | Drained | Reregister
+GroupCommand = RunJob | CancelRun | KillGroup | StopServer | Drained | Reregister
 
 
 # --- beats: every rank to broker -----------------------------------------------------------------

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import assert_never
 
 import msgspec
@@ -12,7 +13,17 @@ import zmq
 import zmq.asyncio
 
 from broker import child
-from broker.commands import Command, DropJob, Publish, Reply, TellDrained, ToGroup, ToLauncher
+from broker.commands import (
+    Command,
+    DropJob,
+    GroupsNamed,
+    Publish,
+    Reply,
+    StopLaunchers,
+    TellDrained,
+    ToGroup,
+    ToLauncher,
+)
 from broker.config import BrokerConfig
 from broker.dispatch import Dispatcher
 from broker.errors import JournalFullError
@@ -21,8 +32,10 @@ from broker.history import History
 from broker.journal import Journal
 from broker.peers import Peers
 from broker.protocol import (
+    BackUp,
     CancelJob,
     Drained,
+    DrainServer,
     ErrorCode,
     FrontReply,
     GetHealth,
@@ -38,6 +51,7 @@ from broker.protocol import (
     Refused,
     RemoveExpired,
     Reregister,
+    StopServer,
     SubmitJob,
     WatchJob,
     front_replies,
@@ -126,6 +140,8 @@ class Broker:
         bind_xpub(self._events, addresses.events)
 
     async def _serve(self) -> None:
+        if self._config.groups is not None:
+            await self._worker.put(GroupsNamed(self._config.groups))
         # No receive is ever cancelled while its message matters: that would lose messages.
         tasks = [
             asyncio.create_task(self._worker.run()),
@@ -160,7 +176,7 @@ class Broker:
         match request:
             case OfferJob() | SubmitJob() if self._worker.is_full:
                 await self._answer(client, STORAGE_FULL)
-            case OfferJob() | SubmitJob() | CancelJob() | RemoveExpired():
+            case OfferJob() | SubmitJob() | CancelJob() | RemoveExpired() | DrainServer():
                 await self._worker.put(request, client)
             case GetJob():
                 await self._answer(client, self._job_found(request))
@@ -171,6 +187,8 @@ class Broker:
                 limit = min(max(request.limit, 0), _MAX_LISTED)
                 jobs = self._history.newest(limit, request.owner)
                 await self._answer(client, JobsListed(jobs=jobs))
+            case BackUp():
+                await self._answer(client, await self._worker.back_up(Path(request.path)))
             case GetHealth():
                 await self._answer(client, self._dispatcher.health())
             case _:
@@ -224,6 +242,9 @@ class Broker:
                 await self._command(self._peers.rank(command.group), command.message)
             case ToLauncher():
                 await self._command(self._peers.launcher(command.group), command.message)
+            case StopLaunchers():
+                for identity in self._peers.launchers():
+                    await self._command(identity, StopServer())
             case TellDrained():
                 for identity in self._peers.drainers():
                     await self._command(identity, Drained())

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from broker.commands import (
@@ -19,10 +20,10 @@ from broker.commands import (
     SaveJob,
 )
 from broker.dispatch import Dispatcher
-from broker.errors import JournalFullError
+from broker.errors import BackupError, JournalFullError
 from broker.files import StateDir
 from broker.journal import Journal
-from broker.protocol import ErrorCode, Refused, SubmitJob
+from broker.protocol import BackedUp, ErrorCode, FrontReply, Refused, SubmitJob
 from broker.record import Job
 
 logger = logging.getLogger(__name__)
@@ -94,6 +95,13 @@ class Worker:
     async def put(self, event: Event | None, client: Client | None = None) -> None:
         """Hand over an event; waits while too many wait already."""
         await self._inbox.put(Envelope(event, client))
+
+    async def back_up(self, path: Path) -> FrontReply:
+        """Copy the journal; return the answer for the operator."""
+        try:
+            return BackedUp(num_bytes=await self._in_thread(lambda: self._journal.backup(path)))
+        except BackupError as error:
+            return Refused(code=ErrorCode.INVALID_FIELD, message=str(error), field="path")
 
     async def stop(self) -> None:
         """Have `run` return once all that was handed over before is done."""

@@ -18,6 +18,7 @@ from broker.protocol import (
     ProtocolError,
     Reregister,
     RunJob,
+    StopServer,
     group_commands,
     group_reports,
 )
@@ -32,9 +33,10 @@ OnKill = Callable[[str, int, str], None]
 class Agent:
     """One peer on the broker's `groups` socket; its connection outlives restarts of the broker."""
 
-    def __init__(self, addresses: Addresses, on_kill: OnKill) -> None:
+    def __init__(self, addresses: Addresses, on_kill: OnKill, on_stop: Callable[[], None]) -> None:
         self.drained = asyncio.Event()
         self._on_kill = on_kill
+        self._on_stop = on_stop
         self._lives: dict[str, int] = {}
         self._context = zmq.asyncio.Context()
         self._socket = connect_dealer(
@@ -53,6 +55,8 @@ class Agent:
             match command:
                 case KillGroup():
                     self._on_kill(command.group, command.epoch, command.reason)
+                case StopServer():
+                    self._on_stop()
                 case Drained():
                     self.drained.set()
                 case Reregister():

@@ -47,6 +47,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return BrokerConfig(
             state_dir=str(self.folders.state),
             addresses=self.addresses,
+            groups=tuple(_group_name(index) for index in range(options.groups)),
             shape=GroupShape(
                 world_size=options.nproc,
                 num_heads=self.num_heads,
@@ -71,6 +72,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             listen_fd=listen_fd,
             host=options.host,
             port=options.port,
+            allowed_hosts=options.allowed_hosts,
+            cors_origins=options.cors_origins,
+            api_keys=options.api_keys,
+            image_hosts=options.image_hosts,
             allow_private_images=options.allow_private_images,
             log_format=options.log_format,
             parent_pid=self.pid,
@@ -81,7 +86,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         """Return the config of one life of a group."""
         options = self.options
         return RankConfig(
-            group=f"g{index}",
+            group=_group_name(index),
             epoch=epoch,
             world_size=options.nproc,
             model_path=str(self.model),
@@ -110,7 +115,11 @@ class Supervisor:
         self._plan = plan
         self._listener = listener
         self._reaper = Reaper()
-        self._agent = Agent(plan.addresses, on_kill=self._kill_group)
+        self._agent = Agent(
+            plan.addresses,
+            on_kill=self._kill_group,
+            on_stop=self._on_drain_order,
+        )
         self._broker = Child(self._reaper, "broker", "broker")
         self._front = Child(self._reaper, "front", "http_front")
         self._lives: dict[str, GroupLife] = {}
@@ -265,18 +274,23 @@ class Supervisor:
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_stop_signal, number)
+            loop.add_signal_handler(number, self._on_stop_order, number.name)
         loop.add_signal_handler(
             signal.SIGHUP, logger.warning, "SIGHUP ignored; SIGTERM stops the server"
         )
 
-    def _on_stop_signal(self, number: signal.Signals) -> None:
+    def _on_stop_order(self, by: str) -> None:
         if self._stop.is_set():
-            logger.warning("%s again: ending everything at once", number.name)
+            logger.warning("%s again: ending everything at once", by)
             self._stop_now.set()
         else:
-            logger.info("%s: stopping; once more ends everything at once", number.name)
+            logger.info("%s: stopping; once more ends everything at once", by)
             self._stop.set()
+
+    def _on_drain_order(self) -> None:
+        # It may come twice, and must not count as impatience.
+        if not self._stop.is_set():
+            self._on_stop_order("drain")
 
     async def _stop_all(self, group_keepers: "list[asyncio.Task[None]]") -> None:
         """Stop in the order in which nothing is lost: jobs, ranks, front, broker."""
@@ -301,6 +315,10 @@ class Supervisor:
         for waiter in (task, now):
             waiter.cancel()
         await asyncio.gather(task, now, return_exceptions=True)
+
+
+def _group_name(index: int) -> str:
+    return f"g{index}"
 
 
 def _remove(path: str) -> None:

@@ -31,6 +31,7 @@ from broker.protocol import (
     Reregister,
     RunJob,
     StepDone,
+    StopServer,
     group_commands,
     group_reports,
     rank_beats,
@@ -248,7 +249,7 @@ class BrokerLink:
                 for report in self._last_reports:
                     _send(groups, group_reports.encode(report))
                 self._register(groups)
-            case KillGroup() | Drained():
+            case KillGroup() | StopServer() | Drained():
                 logger.warning("dropped a command that is for the launcher: %s", command)
             case _:
                 assert_never(command)
