@@ -14,6 +14,7 @@ from launcher.options import Options, OptionsError, parse_command, to_toml
 from launcher.preflight import (
     Folders,
     StartError,
+    check_access,
     check_device,
     listen,
     lock_state,
@@ -51,6 +52,7 @@ def start(options: Options, only_check: bool = False) -> int:
     Raises:
         StartError: If the server cannot start; nothing has been started then.
     """
+    check_access(options)
     folders = Folders.under(options.state_dir)
     addresses = prepare_folders(folders)
     lock = lock_state(folders)

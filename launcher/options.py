@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from msgspec import Meta
 
 from broker.log import LogFormat
 
+_ORIGIN = re.compile(r"https?://[a-z0-9.:\[\]-]+")
 DEFAULT_MODEL = "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers"
 
 
@@ -58,6 +60,26 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     job_ttl: Annotated[
         float, Meta(ge=0, description="Seconds that a job and its files are kept after its end.")
     ] = 3600.0
+    api_keys: (
+        Annotated[
+            str,
+            Meta(min_length=1, description="File of the API keys that clients must show one of."),
+        ]
+        | None
+    ) = None
+    insecure: Annotated[
+        bool, Meta(description="Serve other machines without API keys; whoever comes may use it.")
+    ] = False
+    allowed_hosts: Annotated[
+        tuple[str, ...], Meta(description="Names, besides its own, that clients may call it by.")
+    ] = ()
+    cors_origins: Annotated[
+        tuple[str, ...], Meta(description="Other sites whose pages may use it: https://…")
+    ] = ()
+    image_hosts: Annotated[
+        tuple[str, ...],
+        Meta(description="The hosts images may come from, .example.com for all below; none: any."),
+    ] = ()
     allow_private_images: Annotated[
         bool, Meta(description="Fetch images from addresses that are not public, too.")
     ] = False
@@ -82,6 +104,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def __post_init__(self) -> None:
         if self.demo and self.model_path != DEFAULT_MODEL:
             raise ValueError("demo and model_path exclude each other: --demo makes its own model")
+        for origin in self.cors_origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"cors_origins has {origin!r}; an origin is a scheme and a host, "
+                    "as https://example.com, without a path"
+                )
 
 
 class Command(msgspec.Struct, frozen=True):
@@ -110,7 +138,7 @@ def parse_command(argv: list[str], environ: Mapping[str, str]) -> Command:
     merged |= {name: value for name, value in flags.items() if value is not None}
     try:
         # Not strict: environment and flags are text.
-        options = msgspec.convert(merged, Options, strict=False)
+        options = msgspec.convert(_split_lists(merged), Options, strict=False)
     except msgspec.ValidationError as error:
         raise OptionsError(_explain(error, merged)) from error
     return Command(options=options, action=action)
@@ -155,14 +183,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_flag(parser: argparse.ArgumentParser, field: msgspec.structs.FieldInfo) -> None:
     flag = f"--{field.name.replace('_', '-')}"
-    shown = "" if field.default is None else f" (default: {field.default})"
+    shown = "" if field.default in (None, ()) else f" (default: {field.default})"
     text = f"{_description(field.type)}{shown}"
     if isinstance(field.default, bool):
         parser.add_argument(
             flag, dest=field.name, help=text, action=argparse.BooleanOptionalAction, default=None
         )
     else:
-        parser.add_argument(flag, dest=field.name, help=text, metavar="VALUE")
+        metavar = "A,B" if isinstance(field.default, tuple) else "VALUE"
+        parser.add_argument(flag, dest=field.name, help=text, metavar=metavar)
 
 
 def _description(annotation: Any) -> str:
@@ -187,6 +216,15 @@ def _from_file(path: Path) -> dict[str, Any]:
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     names = {f"WAN_{field.name.upper()}": field.name for field in msgspec.structs.fields(Options)}
     return {name: environ[key] for key, name in names.items() if key in environ}
+
+
+def _split_lists(merged: dict[str, Any]) -> dict[str, Any]:
+    """Return the values with `a,b` turned into a list where the option is one."""
+    lists = {f.name for f in msgspec.structs.fields(Options) if isinstance(f.default, tuple)}
+    return {
+        name: value.split(",") if name in lists and isinstance(value, str) else value
+        for name, value in merged.items()
+    }
 
 
 def _explain(error: msgspec.ValidationError, merged: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import logging
 import os
 import socket
 import subprocess
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from broker.sockets import Addresses
+from broker.sockets import Addresses, is_loopback
+from http_front.keys import KeyFileError, read_keys
 from launcher.options import Options
 from ranks.model_folder import (
     ModelFolderError,
@@ -18,6 +20,8 @@ from ranks.model_folder import (
     demo_version,
     num_attention_heads,
 )
+
+logger = logging.getLogger("launcher")
 
 _DEMO_LIMIT_S = 300.0
 _PROBE_LIMIT_S = 120.0
@@ -89,6 +93,29 @@ def lock_state(folders: Folders) -> int:
     os.truncate(descriptor, 0)
     os.write(descriptor, f"{os.getpid()}\n".encode())
     return descriptor
+
+
+def check_access(options: Options) -> None:
+    """Refuse to serve other machines without API keys, unless that is what the operator wants.
+
+    Raises:
+        StartError: Also if the file of keys cannot be used.
+    """
+    if options.api_keys is not None:
+        try:
+            keys = read_keys(Path(options.api_keys))
+        except KeyFileError as error:
+            raise StartError(f"--api-keys {error}; make one: wan keys add NAME") from error
+        logger.info("%d API keys in %s; clients must show one", len(keys), options.api_keys)
+    elif is_loopback(options.host):
+        logger.info("no API keys: the server listens on %s, for this machine only", options.host)
+    elif options.insecure:
+        logger.warning("--insecure: whoever reaches %s may use the server", options.host)
+    else:
+        raise StartError(
+            f"--host {options.host} can be reached from other machines: name a file of --api-keys "
+            "(wan keys add NAME makes one), or give --insecure to let everybody in"
+        )
 
 
 def listen(options: Options) -> socket.socket:

@@ -20,6 +20,7 @@ FORBIDDEN = {
 LAUNCHER_TAKES = SHARED | {
     "broker.config",
     "http_front.config",
+    "http_front.keys",
     "ranks.config",
     "ranks.model_folder",
 }

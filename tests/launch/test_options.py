@@ -1,6 +1,7 @@
 import tomllib
 from pathlib import Path
 
+import msgspec
 import pytest
 from msgspec import structs
 
@@ -28,6 +29,7 @@ def test_switches_can_be_turned_on_and_off() -> None:
         (["--device", "tpu"], {}, "--device is 'tpu': invalid enum value 'tpu'"),
         ([], {"WAN_PORT": "x"}, "--port is 'x': expected `int`, got `str`"),
         (["--config", "/nowhere.toml"], {}, "--config /nowhere.toml: No such file or directory"),
+        (["--cors-origins", "https://e.example/x"], {}, "'https://e.example/x'; an origin is a"),
         (["--demo", "--model-path", "m"], {}, "demo and model_path exclude each other"),
     ],
 )
@@ -47,8 +49,23 @@ def test_an_unknown_key_in_the_file_is_named(tmp_path: Path) -> None:
 
 
 def test_printed_options_are_a_file_that_means_the_same() -> None:
-    options = Options(state_dir='a "quoted" folder', ulysses_size=4, demo=True)
-    assert Options(**tomllib.loads(to_toml(options))) == options
+    options = Options(
+        state_dir='a "quoted" folder',
+        ulysses_size=4,
+        demo=True,
+        image_hosts=("a.example", ".b.example"),
+    )
+    assert msgspec.convert(tomllib.loads(to_toml(options)), Options) == options
+
+
+def test_a_list_is_separated_by_commas_or_a_list_in_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "wan.toml"
+    file.write_text('allowed_hosts = ["a.example", "b.example"]\n')
+    flags = ["--config", str(file), "--image-hosts", "c.example,.d.example"]
+    options = parse_command(flags, {"WAN_CORS_ORIGINS": "https://e.example"}).options
+    assert options.allowed_hosts == ("a.example", "b.example")
+    assert options.image_hosts == ("c.example", ".d.example")
+    assert options.cors_origins == ("https://e.example",)
 
 
 def test_the_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,14 +1,17 @@
 import json
+import logging
 import shutil
 import socket
 from pathlib import Path
 
 import pytest
 
+from http_front.keys import write_keys
 from launcher.options import Options
 from launcher.preflight import (
     Folders,
     StartError,
+    check_access,
     check_device,
     check_split,
     listen,
@@ -39,6 +42,34 @@ def model(tmp_path: Path) -> Path:
         (folder / part / f"{stem}.safetensors").touch()
     (folder / "model_index.json").write_text("{}")
     return folder
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "example.com"])
+def test_other_machines_are_served_with_keys_or_when_told_to(host: str, tmp_path: Path) -> None:
+    """Seen to fail with every host taken for loopback."""
+    with pytest.raises(StartError, match=f"--host {host} .*--api-keys.*--insecure"):
+        check_access(Options(host=host))
+    write_keys(tmp_path / "keys", [])
+    check_access(Options(host=host, api_keys=str(tmp_path / "keys")))
+    check_access(Options(host=host, insecure=True))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
+def test_loopback_needs_no_keys_and_the_log_says_so(
+    host: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    check_access(Options(host=host))
+    assert f"no API keys: the server listens on {host}, for this machine only" in caplog.text
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"keys": [{"name": "a b"}]}', "\udc80"])
+def test_a_file_of_keys_that_cannot_be_used_is_named(content: str | None, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    if content is not None:
+        file.write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(StartError, match=f"--api-keys {file}"):
+        check_access(Options(api_keys=str(file)))
 
 
 def find_model(folder: Path, folders: Folders, nproc: int = 8) -> Path:
