@@ -1,0 +1,69 @@
+"""`wan keys`, as an operator types it."""
+
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from http_front.keys import KeyRing, Limits
+
+
+def wan_keys(*words: str, file: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "http_front.cli", "keys", *words, "--file", str(file)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "keys.json"
+
+
+def test_a_key_is_shown_once_and_only_its_hash_is_kept(file: Path) -> None:
+    added = wan_keys("add", "ann", "--admin", "--queue-share", "3", file=file)
+    text = added.stdout.strip()
+    assert added.returncode == 0
+    assert len(text) > 40
+    assert text not in file.read_text()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    key = KeyRing(file).find(text)
+    assert key is not None
+    assert (key.name, key.admin, key.limits) == ("ann", True, Limits(queue_share=3))
+    assert [path.name for path in file.parent.iterdir()] == ["keys.json"]
+
+
+def test_keys_are_listed_without_their_hashes_and_removed_by_name(file: Path) -> None:
+    text = wan_keys("add", "ann", file=file).stdout.strip()
+    wan_keys("add", "bob", file=file)
+    listed = wan_keys("list", file=file).stdout
+    assert [line.split()[0] for line in listed.splitlines()] == ["ann", "bob"]
+    assert "sha256" not in listed
+    assert wan_keys("remove", "ann", file=file).returncode == 0
+    assert KeyRing(file).find(text) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("add", "bob"), "there is a key named bob already"),
+        (("add", "a/b"), "no such key can be made"),
+        (("add", "ann", "--queue-share", "0"), "no such key can be made"),
+        (("remove", "ann"), "there is no key named ann"),
+    ],
+)
+def test_a_change_that_makes_no_sense_is_refused_and_changes_nothing(
+    file: Path, words: tuple[str, ...], message: str
+) -> None:
+    wan_keys("add", "bob", file=file)
+    before = file.read_bytes()
+    refused = wan_keys(*words, file=file)
+    assert refused.returncode == 2
+    assert message in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert file.read_bytes() == before
+
+
+def test_a_missing_file_is_named(file: Path) -> None:
+    refused = wan_keys("list", file=file)
+    assert (refused.returncode, str(file) in refused.stderr) == (2, True)
