@@ -43,9 +43,10 @@ def create_app(config: FrontConfig, source: ImageSource | None = None) -> web.Ap
             web.get("/health", handlers.health),
             web.get("/live", handlers.live),
             web.post("/admin/cleanup", handlers.cleanup),
+            web.post("/admin/drain", handlers.drain),
         ]
     )
-    docs.add_routes(app)
+    docs.add_routes(app, with_keys=config.api_keys is not None)
 
     async def front(app: web.Application) -> AsyncIterator[None]:
         async with open_front(config, source or _source(config)) as app[FRONT]:

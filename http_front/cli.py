@@ -1,4 +1,4 @@
-"""The `wan` command: submit, status, watch, cancel and download, from a shell; and API keys.
+"""The `wan` command: submit, status, watch, cancel and download, from a shell; API keys; backup.
 
 Exit codes: 0 done; 1 the job failed; 2 the server or the shell's user asked for something that is
 not possible; 3 no answer from the server; 4 the job was cancelled; 130 Ctrl-C.
@@ -16,7 +16,7 @@ import msgspec
 from rich.console import Console
 
 from broker.job import JobSpec, JobState
-from http_front import key_commands
+from http_front import backup_command, key_commands
 from http_front.client import ClientError, RefusedError, WanClient
 from http_front.errors import FrontError
 from http_front.field_check import check
@@ -57,10 +57,13 @@ def main() -> int:
         if options.command == "keys":
             key_commands.run(options)
             return EXIT_DONE
+        if options.command == "backup":
+            backup_command.run(options)
+            return EXIT_DONE
         return asyncio.run(_run(options))
     except FrontError as error:
         _errors.print(f"wan: {error.message}", markup=False)
-        return EXIT_REFUSED
+        return EXIT_UNREACHABLE if error.status >= 500 else EXIT_REFUSED
     except RefusedError as error:
         _errors.print(f"wan: {error}", markup=False)
         return EXIT_UNREACHABLE if error.status >= 500 else EXIT_REFUSED
@@ -101,6 +104,7 @@ def make_parser() -> argparse.ArgumentParser:
             command.add_argument("--output", type=Path, help="where the video goes")
         _add_common(command)
     key_commands.add_parser(commands)
+    backup_command.add_parser(commands)
     return parser
 
 

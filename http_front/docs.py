@@ -19,9 +19,9 @@ _PAGE_POLICY = (
 )
 
 
-def add_routes(app: web.Application) -> None:
-    """Add the pages' routes."""
-    document = msgspec.json.format(msgspec.json.encode(make_document()), indent=2)
+def add_routes(app: web.Application, with_keys: bool) -> None:
+    """Add the pages' routes; `with_keys` as for `make_document`."""
+    document = msgspec.json.format(msgspec.json.encode(make_document(with_keys)), indent=2)
 
     async def openapi(_request: web.Request) -> web.Response:
         return web.Response(body=document, content_type="application/json")

@@ -12,6 +12,8 @@ from aiohttp import web
 from broker.job import JobSpec
 from broker.protocol import (
     CancelJob,
+    DrainBegun,
+    DrainServer,
     ErrorCode,
     ExpiredRemoved,
     GetHealth,
@@ -29,6 +31,7 @@ from http_front.key_guard import caller, owner, queue_share
 from http_front.schema import (
     Alive,
     Cancelled,
+    Draining,
     Health,
     JobRef,
     JobStatus,
@@ -137,6 +140,13 @@ async def cleanup(request: web.Request) -> web.Response:
     reply = await request.app[FRONT].broker.ask(RemoveExpired())
     assert isinstance(reply, ExpiredRemoved)
     return answer(Removed(removed=reply.removed))
+
+
+async def drain(request: web.Request) -> web.Response:
+    """Start nothing more, and end the server when what runs has finished, as SIGTERM does."""
+    reply = await request.app[FRONT].broker.ask(DrainServer())
+    assert isinstance(reply, DrainBegun)
+    return answer(Draining(running=reply.running), status=202)
 
 
 def answer(body: msgspec.Struct, status: int = 200) -> web.Response:

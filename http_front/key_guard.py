@@ -15,7 +15,7 @@ from http_front.rates import KeyRates
 _CALLER = web.RequestKey("caller", ApiKey)
 
 # They tell nothing of any job; whoever watches over the server needs no key.
-_OPEN_PATHS = frozenset({"/live", "/health", "/docs", "/openapi.json"})
+OPEN_PATHS = frozenset({"/live", "/health", "/docs", "/openapi.json"})
 _OPEN_FOLDER = "/static/"
 _SUBMIT_PATH = "/video/submit"
 _ADMIN_FOLDER = "/admin/"
@@ -68,7 +68,7 @@ def make_key_guard(path: str) -> Middleware:
 
 
 def _is_open(path: str) -> bool:
-    return path in _OPEN_PATHS or path.startswith(_OPEN_FOLDER)
+    return path in OPEN_PATHS or path.startswith(_OPEN_FOLDER)
 
 
 def _shown_key(request: web.Request) -> str | None:

@@ -7,9 +7,11 @@ import msgspec
 
 from broker.job import JobSpec
 from http_front.idempotency import HEADER
+from http_front.key_guard import OPEN_PATHS
 from http_front.schema import (
     Alive,
     Cancelled,
+    Draining,
     ErrorBody,
     Health,
     JobRef,
@@ -24,7 +26,7 @@ Schema = dict[str, Any]
 
 _TYPES = (
     *(SubmitByUrl, JobSpec, JobRef, Submitted, JobStatus, JobUpdate),
-    *(Cancelled, Health, Alive, Removed, ErrorBody),
+    *(Cancelled, Health, Alive, Removed, Draining, ErrorBody),
 )
 _REF = "#/components/schemas/{name}"
 _ABOUT = """A job is submitted, then watched or polled, then its video is fetched. An error is
@@ -40,11 +42,15 @@ _IDEMPOTENCY_KEY = {
 }
 
 
-def make_document() -> Schema:
-    """Return the document as JSON-ready objects."""
+def make_document(with_keys: bool = False) -> Schema:
+    """Return the document as JSON-ready objects.
+
+    Args:
+        with_keys: Whether clients must show an API key.
+    """
     _, components = msgspec.json.schema_components(_TYPES, ref_template=_REF)
     spec = components.pop("JobSpec")
-    return {
+    document = {
         "openapi": "3.1.0",
         "info": {
             "title": "wan-ranks",
@@ -54,6 +60,17 @@ def make_document() -> Schema:
         "paths": _paths(),
         "components": {"schemas": components | {"SubmitByFile": _with_file(spec)}},
     }
+    if with_keys:
+        _ask_for_keys(document)
+    return document
+
+
+def _ask_for_keys(document: Schema) -> None:
+    document["components"]["securitySchemes"] = {"apiKey": {"type": "http", "scheme": "bearer"}}
+    document["security"] = [{"apiKey": []}]
+    for path in OPEN_PATHS & document["paths"].keys():
+        for operation in document["paths"][path].values():
+            operation["security"] = []
 
 
 def _with_file(spec: Schema) -> Schema:
@@ -111,6 +128,14 @@ def _paths() -> Schema:
         "/admin/cleanup": {
             "post": _operation(
                 "Remove expired jobs now", {"200": _response("They are gone.", Removed)}
+            )
+        },
+        "/admin/drain": {
+            "post": _operation(
+                "Let what runs finish, then end the server",
+                {"202": _response("Nothing more is started.", Draining)},
+                about="As SIGTERM does. A job that does not finish within --drain-timeout waits "
+                "for the next start and loses no attempt.",
             )
         },
     }

@@ -9,6 +9,10 @@ from broker.job import JobSpec, JobState, Stage
 from broker.protocol import ErrorCode, GroupView, HealthTold, JobView, RankView
 
 
+# 64 by 64 pixels of one colour.
+_EXAMPLE = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAEAAAABAAQAAAACCEkxzAAAAFElEQVR42mP8zwABTAyjjFEGyQwAzx8Bf7QK4E8AAAAASUVORK5CYII="
+
+
 class SubmitByUrl(JobSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A video to make from an image at a URL."""
 
@@ -18,6 +22,7 @@ class SubmitByUrl(JobSpec, frozen=True, kw_only=True, forbid_unknown_fields=True
             min_length=1,
             description="Where the image is: an http or https URL of at most 2048 characters, or "
             "a `data:` URL. JPEG, PNG or WebP; 64 to 8192 pixels a side.",
+            extra_json_schema={"pattern": "^(https?://|data:image/)", "examples": [_EXAMPLE]},
         ),
     ]
 
@@ -149,6 +154,13 @@ class Alive(msgspec.Struct, frozen=True, kw_only=True):
     """The front answers; of the rest this says nothing."""
 
     status: Literal["alive"] = "alive"
+
+
+class Draining(msgspec.Struct, frozen=True, kw_only=True):
+    """Nothing more is started; the server ends when nothing runs, or its time for that is over."""
+
+    status: Literal["draining"] = "draining"
+    running: Annotated[int, Meta(description="Jobs that may still finish.")]
 
 
 class Removed(msgspec.Struct, frozen=True, kw_only=True):

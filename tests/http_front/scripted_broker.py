@@ -13,7 +13,11 @@ import zmq.asyncio
 
 from broker.job import JobSpec, JobState
 from broker.protocol import (
+    BackedUp,
+    BackUp,
     CancelJob,
+    DrainBegun,
+    DrainServer,
     ErrorCode,
     ExpiredRemoved,
     FrontReply,
@@ -130,6 +134,10 @@ class ScriptedBroker:
                 return self.health
             case RemoveExpired():
                 return ExpiredRemoved(removed=len(self.history))
+            case DrainServer():
+                return DrainBegun(running=0)
+            case BackUp():
+                return BackedUp(num_bytes=0)
 
     def _answer_about(self, request: FrontRequest, views: list[JobView]) -> FrontReply:
         if isinstance(request, WatchJob):

@@ -1,0 +1,80 @@
+// The server's API, with the API key where one is in use.
+
+import { key } from "./store.js";
+import { text, textOr } from "./texts.js";
+
+/** What the server refused, as a person should read it. */
+export class Refusal extends Error {
+  constructor(status, { code = "", message = "", field = null } = {}) {
+    const lead = textOr(`error.${code}`, "");
+    super(lead ? `${lead} ${message}` : message || text("unreachable"));
+    Object.assign(this, { status, code, field });
+  }
+}
+
+function headers() {
+  return key.get() ? { Authorization: `Bearer ${key.get()}` } : {};
+}
+
+async function call(path, options = {}) {
+  let response;
+  try {
+    response = await fetch(path, { ...options, headers: { ...headers(), ...options.headers } });
+  } catch {
+    throw new Refusal(0);
+  }
+  if (!response.ok) {
+    const body = await response.json().catch(() => ({}));
+    throw new Refusal(response.status, body.error);
+  }
+  return response;
+}
+
+async function post(path, body) {
+  const response = await call(path, {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify(body),
+  });
+  return response.json();
+}
+
+/** Return the fields of a job with their ranges, from the server's own definition. */
+export async function jobFields() {
+  const document = await (await call("/openapi.json")).json();
+  return document.components.schemas.SubmitByFile.properties;
+}
+
+/** Return how server and queue are; also of a server that is not ready. */
+export async function health() {
+  const response = await fetch("/health", { headers: headers() });
+  return response.json();
+}
+
+/** Submit a job; return its id. */
+export async function submit(picture, settings) {
+  const form = new FormData();
+  for (const [name, value] of Object.entries(settings)) form.append(name, value);
+  form.append("image", picture);
+  const headers = { "Idempotency-Key": crypto.randomUUID?.() ?? String(Math.random()).slice(2) };
+  const response = await call("/video/submit", { method: "POST", body: form, headers });
+  return (await response.json()).requestId;
+}
+
+export const status = (id) => post("/video/status", { requestId: id });
+export const cancel = (id) => post("/video/cancel", { requestId: id });
+
+/** Open the feed of a job's changes and preview pictures. */
+export function watch(id, lastSeq) {
+  const url = new URL("/video/progress", location.href);
+  url.protocol = url.protocol.replace("http", "ws");
+  url.search = new URLSearchParams({ requestId: id, last_seq: lastSeq, previews: 1 });
+  // Browsers send no Authorization with a WebSocket, so the key goes where they let us write.
+  return new WebSocket(url, key.get() ? ["wan", `bearer.${key.get()}`] : ["wan"]);
+}
+
+/** Return an address that an element can load: elements show no key, so we may have to fetch. */
+export async function loadable(path) {
+  if (!key.get()) return path;
+  return URL.createObjectURL(await (await call(path)).blob());
+}

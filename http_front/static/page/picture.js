@@ -1,0 +1,109 @@
+// The picture that the video starts from: dropped, chosen or pasted, and shown as it will be cut.
+
+import { text } from "./texts.js";
+
+const MAX_BYTES = 20 * 2 ** 20;
+const THUMBNAIL_PX = 240;
+
+export class Picture {
+  #zone = document.getElementById("picture");
+  #frame = this.#zone.querySelector(".frame");
+  #crop = document.getElementById("picture-crop");
+  #note = document.getElementById("picture-note");
+  #size = [16, 9];
+  #problem = "";
+
+  /** The file, null while there is none. */
+  file = null;
+
+  constructor({ taken }) {
+    this.taken = taken;
+    const input = document.getElementById("picture-file");
+    input.addEventListener("change", () => this.take(input.files[0]));
+    this.#acceptDrops();
+    document.addEventListener("paste", (event) => {
+      if (event.clipboardData.files.length) this.take(event.clipboardData.files[0]);
+    });
+    this.translate();
+  }
+
+  /** Show the picture as a video of this size will show it. */
+  fit(width, height) {
+    this.#size = [width, height];
+    this.#frame.style.aspectRatio = `${width} / ${height}`;
+    this.#frame.style.maxWidth = `calc(20rem * ${width / height})`;
+    this.translate();
+  }
+
+  async take(file) {
+    if (!file) return;
+    this.#problem = file.size > MAX_BYTES ? "pictureLarge" : "";
+    const address = URL.createObjectURL(file);
+    const image = new Image();
+    image.src = address;
+    await image.decode().catch(() => (this.#problem ||= "pictureBad"));
+    if (!this.#problem) {
+      URL.revokeObjectURL(this.#crop.src);
+      this.file = file;
+      this.#crop.src = address;
+      this.#crop.hidden = false;
+      this.#zone.classList.add("filled");
+      await this.#crop.decode();
+      this.taken(image.naturalWidth, image.naturalHeight);
+    }
+    this.translate();
+  }
+
+  /** Return the cropped picture as a small data URL, to remember a job by. */
+  thumbnail() {
+    const [width, height] = this.#size;
+    const scale = THUMBNAIL_PX / Math.max(width, height);
+    const canvas = document.createElement("canvas");
+    canvas.width = Math.round(width * scale);
+    canvas.height = Math.round(height * scale);
+    const { naturalWidth, naturalHeight } = this.#crop;
+    const cover = Math.max(canvas.width / naturalWidth, canvas.height / naturalHeight);
+    const [shownWidth, shownHeight] = [naturalWidth * cover, naturalHeight * cover];
+    const context = canvas.getContext("2d");
+    context.fillStyle = "white"; // as the server does with what is transparent
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    context.drawImage(
+      this.#crop,
+      (canvas.width - shownWidth) / 2,
+      (canvas.height - shownHeight) / 2,
+      shownWidth,
+      shownHeight,
+    );
+    return canvas.toDataURL("image/jpeg", 0.7);
+  }
+
+  translate() {
+    this.#note.textContent = this.#problem ? text(this.#problem) : this.#describe();
+    this.#note.classList.toggle("bad", this.#problem !== "");
+  }
+
+  #describe() {
+    if (!this.file) return text("pictureNote");
+    const [width, height] = this.#size;
+    const shape = this.#crop.naturalWidth / this.#crop.naturalHeight;
+    const kept = Math.min(shape / (width / height), width / height / shape);
+    const share = Math.round((1 - kept) * 100);
+    return share ? text("pictureCut", this.file.name, share) : text("pictureFits", this.file.name);
+  }
+
+  #acceptDrops() {
+    // The whole page: a picture dropped beside the zone must not replace the page.
+    document.addEventListener("dragover", (event) => {
+      event.preventDefault();
+      this.#zone.classList.add("hovered");
+    });
+    document.addEventListener("dragleave", (event) => {
+      if (event.relatedTarget === null) this.#zone.classList.remove("hovered");
+    });
+    document.addEventListener("drop", (event) => {
+      event.preventDefault();
+      this.#zone.classList.remove("hovered");
+      this.take(event.dataTransfer.files[0]);
+    });
+  }
+}

@@ -1,0 +1,224 @@
+// Every sentence of the page, in English and Chinese.
+
+const ENGLISH = {
+  skip: "Skip to the videos",
+  key: "API key",
+  api: "API",
+  formTitle: "A picture becomes a video",
+  drop: "Drop a picture here, or choose one",
+  pictureNote: "JPEG, PNG or WebP, up to 20 MB",
+  pictureFits: (name) => `${name}: shown whole`,
+  pictureCut: (name, share) => `${name}: shown as the video will be; ${share}% at the edges is cut off`,
+  pictureBad: "This file is no picture that the browser can show.",
+  pictureLarge: "This picture is larger than 20 MB.",
+  pictureMissing: "Choose a picture first.",
+  promptExample: "What happens in the video? A swan glides over the lake, ripples spread, morning light …",
+  promptShort: (least) => `Describe the video in ${least} characters or more.`,
+  preset: "Quality",
+  "preset.tiny": "Tiny",
+  "preset.draft": "Draft",
+  "preset.standard": "Standard",
+  "preset.fine": "Fine",
+  customSize: "Other size …",
+  more: "More settings",
+  submit: "Make the video",
+  submitting: "Sending the picture …",
+  jobsTitle: "Videos",
+  noJobs: "Your videos will appear here, and stay while the server keeps them.",
+  keyTitle: "API key",
+  keyNote: "This server asks for a key. It is kept in this browser only.",
+  useKey: "Use it",
+  forget: "Forget it",
+  cancel: "Cancel",
+  download: "Download",
+  reuse: "Use settings",
+  delete: "Delete",
+  deleteSure: "Delete for good?",
+  reused: "The settings are in the form.",
+  deleted: "The video has been deleted.",
+  frames: (number) => `${number} frames · ${(number / 16).toFixed(1)} s`,
+  steps: (number) => `${number} steps`,
+  seed: (number) => `seed ${number}`,
+  isDefault: "as the server does",
+  yes: "yes",
+  no: "no",
+  random: "random",
+  "server.healthy": "Ready",
+  "server.unhealthy": "Starting",
+  "server.draining": "Stopping",
+  "server.lost": "No connection, trying again",
+  "server.busy": (running, queued) => `${running} running, ${queued} waiting`,
+  "state.InQueue": "Waiting",
+  "state.InProgress": "In progress",
+  "state.Succeed": "Finished",
+  "state.Failed": "Failed",
+  "state.Cancelled": "Cancelled",
+  "stage.encode": "Reading prompt and picture",
+  "stage.denoise": "Making the video",
+  "stage.decode": "Unfolding the frames",
+  "stage.save": "Writing the file",
+  place: (place) => (place === 1 ? "next in the queue" : `number ${place} in the queue`),
+  step: (step, total) => `step ${step} of ${total}`,
+  left: (time) => `about ${time} left`,
+  seconds: (number) => `${number} s`,
+  minutes: (number) => `${number} min`,
+  hours: (number) => `${number} h`,
+  unreachable: "The server cannot be reached.",
+  "error.queue_full": "The queue is full.",
+  "error.rate_limited": "Too many requests with this key.",
+  "error.unauthorized": "The API key is missing or wrong.",
+  "label.prompt": "Prompt",
+  "label.image_size": "Size",
+  "label.num_frames": "Length",
+  "label.infer_steps": "Denoising steps",
+  "label.guidance_scale": "Closeness to the prompt",
+  "label.seed": "Seed",
+  "label.negative_prompt": "Not to be seen",
+  "label.vae_parallel": "Split VAE",
+  "label.ulysses_size": "Ranks to a sequence",
+  "label.cfg_size": "Guidance branches side by side",
+  "label.dit_fsdp": "Shard the transformer",
+  "label.t5_fsdp": "Shard the text encoder",
+  "label.use_attentioncache": "Attention cache",
+  "label.start_step": "Cache: first step",
+  "label.attentioncache_interval": "Cache: interval",
+  "label.end_step": "Cache: last step",
+  "label.sample_solver": "Sampler",
+  "label.sample_shift": "Schedule shift",
+};
+
+const CHINESE = {
+  skip: "跳到视频列表",
+  key: "API 密钥",
+  api: "接口文档",
+  formTitle: "让一张图片动起来",
+  drop: "把图片拖到这里，或点击选择",
+  pictureNote: "JPEG、PNG 或 WebP，不超过 20 MB",
+  pictureFits: (name) => `${name}：完整显示`,
+  pictureCut: (name, share) => `${name}：画面与视频一致，边缘裁去 ${share}%`,
+  pictureBad: "浏览器无法把这个文件显示为图片。",
+  pictureLarge: "图片超过 20 MB。",
+  pictureMissing: "请先选择一张图片。",
+  promptExample: "视频里会发生什么？例如：天鹅滑过湖面，水波荡开，晨光洒落……",
+  promptShort: (least) => `请至少用 ${least} 个字符描述视频内容。`,
+  preset: "画质",
+  "preset.tiny": "极小",
+  "preset.draft": "草稿",
+  "preset.standard": "标准",
+  "preset.fine": "精细",
+  customSize: "其他尺寸……",
+  more: "更多设置",
+  submit: "生成视频",
+  submitting: "正在上传图片……",
+  jobsTitle: "视频",
+  noJobs: "生成的视频会出现在这里，并在服务器保存期内一直可见。",
+  keyTitle: "API 密钥",
+  keyNote: "此服务器需要密钥。密钥只保存在这个浏览器里。",
+  useKey: "使用",
+  forget: "忘记",
+  cancel: "取消",
+  download: "下载",
+  reuse: "沿用设置",
+  delete: "删除",
+  deleteSure: "确定删除？",
+  reused: "设置已填入表单。",
+  deleted: "视频已删除。",
+  frames: (number) => `${number} 帧 · ${(number / 16).toFixed(1)} 秒`,
+  steps: (number) => `${number} 步`,
+  seed: (number) => `种子 ${number}`,
+  isDefault: "由服务器决定",
+  yes: "是",
+  no: "否",
+  random: "随机",
+  "server.healthy": "就绪",
+  "server.unhealthy": "启动中",
+  "server.draining": "正在停止",
+  "server.lost": "连接中断，正在重试",
+  "server.busy": (running, queued) => `运行 ${running}，排队 ${queued}`,
+  "state.InQueue": "排队中",
+  "state.InProgress": "生成中",
+  "state.Succeed": "已完成",
+  "state.Failed": "失败",
+  "state.Cancelled": "已取消",
+  "stage.encode": "理解提示词与图片",
+  "stage.denoise": "生成画面",
+  "stage.decode": "解码视频帧",
+  "stage.save": "写入文件",
+  place: (place) => (place === 1 ? "下一个就是" : `排在第 ${place} 位`),
+  step: (step, total) => `第 ${step} / ${total} 步`,
+  left: (time) => `约剩 ${time}`,
+  seconds: (number) => `${number} 秒`,
+  minutes: (number) => `${number} 分钟`,
+  hours: (number) => `${number} 小时`,
+  unreachable: "无法连接服务器。",
+  "error.queue_full": "队列已满。",
+  "error.rate_limited": "此密钥的请求过于频繁。",
+  "error.unauthorized": "缺少 API 密钥，或密钥不正确。",
+  "label.prompt": "提示词",
+  "label.image_size": "尺寸",
+  "label.num_frames": "时长",
+  "label.infer_steps": "去噪步数",
+  "label.guidance_scale": "贴合提示词的程度",
+  "label.seed": "随机种子",
+  "label.negative_prompt": "不希望出现的内容",
+  "label.vae_parallel": "拆分 VAE",
+  "label.ulysses_size": "每个序列的卡数",
+  "label.cfg_size": "并行的引导分支",
+  "label.dit_fsdp": "切分 Transformer 权重",
+  "label.t5_fsdp": "切分文本编码器权重",
+  "label.use_attentioncache": "注意力缓存",
+  "label.start_step": "缓存：起始步",
+  "label.attentioncache_interval": "缓存：间隔",
+  "label.end_step": "缓存：结束步",
+  "label.sample_solver": "采样器",
+  "label.sample_shift": "噪声调度偏移",
+};
+
+const LANGUAGES = { en: ENGLISH, zh: CHINESE };
+let current = "en";
+
+/** Return the language that is shown: en or zh. */
+export function language() {
+  return current;
+}
+
+/** Return a sentence, with values where it takes any. */
+export function text(name, ...values) {
+  const found = LANGUAGES[current][name];
+  return typeof found === "function" ? found(...values) : found;
+}
+
+/** Return a sentence, or something else where there is none of this name. */
+export function textOr(name, otherwise) {
+  return LANGUAGES[current][name] ?? otherwise;
+}
+
+/** Return what the browser's user reads best. */
+export function preferredLanguage() {
+  const known = navigator.languages.map((tag) => tag.slice(0, 2).toLowerCase());
+  return known.find((tag) => tag in LANGUAGES) ?? "en";
+}
+
+/** Speak a language from now on, wherever the document names a sentence. */
+export function speak(name) {
+  current = name;
+  document.documentElement.lang = name === "zh" ? "zh-CN" : "en";
+  translate(document);
+}
+
+/** Fill in the sentences that a part of the document names. */
+export function translate(part) {
+  for (const element of part.querySelectorAll("[data-text]")) {
+    element.textContent = text(element.dataset.text);
+  }
+  for (const element of part.querySelectorAll("[data-placeholder]")) {
+    element.placeholder = text(element.dataset.placeholder);
+  }
+}
+
+/** Return a number of seconds as people say it. */
+export function duration(seconds) {
+  if (seconds < 90) return text("seconds", Math.max(1, Math.round(seconds)));
+  if (seconds < 5400) return text("minutes", Math.round(seconds / 60));
+  return text("hours", (seconds / 3600).toFixed(1));
+}

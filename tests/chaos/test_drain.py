@@ -1,0 +1,104 @@
+"""Planned ends: what runs may finish, or goes back to the queue as if it had not been started."""
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from broker.job import JobState
+from broker.journal import Journal
+from broker.record import Job
+from tests.chaos.server import ChaosServer
+from tests.running_server import calling
+
+LONG: dict[str, Any] = {"num_steps": 10_000}
+
+
+def journal_of(server: ChaosServer) -> list[Job]:
+    """Return what a server that has ended has left."""
+    journal = Journal(server.state_dir / "jobs.sqlite3")
+    try:
+        return journal.load()
+    finally:
+        journal.close()
+
+
+async def exit_code(server: ChaosServer) -> int:
+    return await asyncio.to_thread(server.life.process.wait, 30)
+
+
+async def drain(session: aiohttp.ClientSession) -> dict[str, Any]:
+    async with session.post("/admin/drain") as response:
+        assert response.status == 202
+        answer: dict[str, Any] = await response.json()
+        return answer
+
+
+async def test_a_drain_lets_the_running_job_finish_and_ends_the_server(tmp_path: Path) -> None:
+    """Without the check for a stop under way, the second drain ends the job."""
+    server = ChaosServer(tmp_path, num_steps=100)
+    try:
+        await server.start()
+        async with calling(server.life) as caller:
+            first, second = await caller.submit(), await caller.submit()
+            await caller.wait_for(first, stage="denoise")
+            assert await drain(caller.session) == {"status": "draining", "running": 1}
+            await drain(caller.session)
+            async with caller.session.get("/health") as response:
+                assert response.status == 503
+                assert (await response.json())["status"] == "draining"
+        assert await exit_code(server) == 0
+        done, waiting = journal_of(server)
+        assert (done.job_id, done.state, done.attempt) == (first, JobState.SUCCEED, 1)
+        assert (waiting.job_id, waiting.state, waiting.attempt) == (second, JobState.IN_QUEUE, 0)
+    finally:
+        server.end()
+
+
+@pytest.mark.parametrize("way", ["SIGTERM", "HTTP"])
+async def test_a_job_that_does_not_finish_in_time_loses_no_attempt(
+    tmp_path: Path, way: str
+) -> None:
+    """Without `JobStopped` giving the attempt back, the job has used up one."""
+    server = ChaosServer(tmp_path, **LONG)
+    server._flags += ["--drain-timeout", "0.5"]
+    try:
+        await server.start()
+        async with calling(server.life) as caller:
+            job_id = await caller.submit()
+            await caller.wait_for(job_id, stage="denoise")
+            if way == "HTTP":
+                await drain(caller.session)
+        if way == "SIGTERM":
+            server.life.process.send_signal(signal.SIGTERM)
+        assert await exit_code(server) == 0
+        (job,) = journal_of(server)
+        assert (job.job_id, job.state, job.attempt) == (job_id, JobState.IN_QUEUE, 0)
+    finally:
+        server.end()
+
+
+async def test_a_job_of_a_group_that_never_returns_is_run_by_another(tmp_path: Path) -> None:
+    """Without `GroupsNamed` one of the jobs stays in progress for ever."""
+    larger = ChaosServer(tmp_path, groups=2, nproc=2, **LONG)
+    try:
+        await larger.start()
+        async with calling(larger.life) as caller:
+            jobs = [await caller.submit(), await caller.submit()]
+            for job_id in jobs:
+                await caller.wait_for(job_id, stage="denoise")
+        await larger.kill_launcher()
+    finally:
+        larger.end()
+    smaller = ChaosServer(tmp_path, groups=1, nproc=2)
+    try:
+        await smaller.start()
+        async with calling(smaller.life) as caller:
+            for job_id in jobs:
+                done = await caller.wait_for(job_id, status="Succeed")
+                assert done["attempt"] == 2
+    finally:
+        smaller.end()
