@@ -205,10 +205,12 @@ class Broker:
 
     async def _on_report(self, parts: list[bytes]) -> None:
         identity, report = parts[0], group_reports.decode(parts[1:])
+        is_new = not self._peers.knows(identity)
         if not self._peers.admit(identity, report):
             logger.warning("dropped %s of a peer that may not say it", type(report).__name__)
             return
-        if not self._peers.knows(identity):
+        if is_new:
+            # Also of a peer that registers by this: the last broker may have died with its report.
             await self._command(identity, Reregister())
         await self._worker.put(report)
 
