@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ class ChaosServer:
         groups: Groups of ranks.
         nproc: Ranks of each.
         step_timeout: As for the launcher.
+        flags: Further options of the launcher.
         settings: Changes of `StubSettings`.
     """
 
@@ -34,6 +35,7 @@ class ChaosServer:
         groups: int = 1,
         nproc: int = 8,
         step_timeout: float = 60.0,
+        flags: Sequence[str] = (),
         **settings: object,
     ) -> None:
         told = {"folder": str(folder), **settings}
@@ -45,6 +47,7 @@ class ChaosServer:
             *("--model-path", str(_model(folder))),
             *("--groups", str(groups), "--nproc", str(nproc), "--max-queue", "1000"),
             *("--step-timeout", str(step_timeout)),
+            *flags,
         ]
         self._life: RunningServer | None = None
 

@@ -38,7 +38,7 @@ async def test_a_stopped_rank_is_noticed_within_ten_seconds_and_a_tick(tmp_path:
         pids = server.ledger.pids()["g0"]
         os.kill(pids[5], signal.SIGSTOP)
         stopped_at = time.monotonic()
-        await server.life.wait_until_logged("rank 5 has sent no beat for 10 s")
+        await server.life.wait_until_logged("rank 5 has sent no beat")
         assert time.monotonic() - stopped_at < BEAT_LIMIT_S + TICK_S + SLACK_S
         await until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids.values()), 5.0)
         assert (await client.until_ended(await client.submit() or ""))["status"] == "Succeed"
@@ -61,7 +61,7 @@ async def test_a_step_that_never_ends_is_ended_though_every_rank_beats(tmp_path:
 
 async def test_steps_that_take_five_times_as_long_are_left_alone(tmp_path: Path) -> None:
     """Fails if a step may not last longer than its fixed limit, whatever is usual."""
-    async with serving(tmp_path, step_s=0.5, num_steps=4) as (server, client):
+    async with serving(tmp_path, step_s=0.3, num_steps=3) as (server, client):
         usual, slow = await client.submit(), await client.submit()
         await client.until_ended(usual or "")
         server.faults.lay("denoise", "slow")

@@ -57,6 +57,10 @@ async def reach(server: ChaosServer, client: Client, stage: str) -> str | None:
     return job_id
 
 
+def is_there(pid: int) -> bool:
+    return os.path.exists(f"/proc/{pid}")
+
+
 @pytest.mark.parametrize("stage", ["load", "idle", "denoise", "decode", "save"])
 @pytest.mark.parametrize("rank", range(NUM_RANKS))
 async def test_a_killed_rank_is_noticed_its_group_reaped_and_the_job_done(
@@ -71,7 +75,7 @@ async def test_a_killed_rank_is_noticed_its_group_reaped_and_the_job_done(
     server.kill(pids[rank])
     await until(lambda: server.life.log().count(notice) > num_notices, REAPED_S)
     # The launcher says it only after it has reaped all the others.
-    assert not [pid for pid in pids.values() if os.path.exists(f"/proc/{pid}")]
+    assert not [pid for pid in pids.values() if is_there(pid)]
     assert time.monotonic() - killed_at < NOTICED_S
     done = await client.until_ended(job_id or await client.submit() or "")
     assert (done["status"], done["attempt"]) == ("Succeed", 2 if job_id else 1)

@@ -1,0 +1,31 @@
+"""`python -m tests.chaos.dying_broker JSON MOMENT`: a broker that dies at the commit of a success.
+
+The moment is `before` or `after` it.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from broker.__main__ import main
+from broker.job import JobState
+from broker.journal import Journal
+from broker.record import Job
+
+KILLED = 137
+_write = Journal.write
+
+
+def write(journal: Journal, saved: Sequence[Job], dropped: Sequence[str] = ()) -> None:
+    """Write, unless this is the end."""
+    is_end = any(job.state is JobState.SUCCEED for job in saved)
+    if is_end and sys.argv[2] == "before":
+        os._exit(KILLED)
+    _write(journal, saved, dropped)
+    if is_end:
+        os._exit(KILLED)
+
+
+if __name__ == "__main__":
+    Journal.write = write  # type: ignore[assignment, method-assign]
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""`python -m tests.chaos.dying_writers FOLDER COUNT`: writers of videos that die at every point.
+
+Each is forked from this process, which imports torch once, writes a small video with the real
+`VideoWriter`, and ends itself right before an act. After each death nothing but whole videos may be
+in the folder; then another attempt has to succeed.
+"""
+
+import os
+import queue
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from broker.job import JobSpec
+from broker.protocol import Lease
+from ranks import video
+from ranks.video import VideoWriter
+
+KILLED = 137
+LIMIT_S = 30.0
+SPEC = JobSpec(prompt="a cat walks over the grass", image_size="64*64", num_frames=24)
+POINTS = ("write", "fsync", "rename", "fsync-folder", "report")
+
+
+def main(folder: Path, count: int) -> None:
+    """Let each point be the last of `count` writers."""
+    partial_videos = 0
+    whole = folder / f"{lease(0, 1).job_id}.mp4"
+    assert attempt(folder, lease(0, 1), None) == 0
+    expected = whole.read_bytes()
+    for number in range(1, count * len(POINTS) + 1):
+        path = folder / f"{lease(number, 1).job_id}.mp4"
+        point = POINTS[number % len(POINTS)]
+        assert attempt(folder, lease(number, 1), point) == KILLED, point
+        assert path.exists() is (point in ("fsync-folder", "report")), point
+        partial_videos += path.exists() and path.read_bytes() != expected
+        assert attempt(folder, lease(number, 2), None) == 0
+        partial_videos += path.read_bytes() != expected
+    sys.stdout.write(f"{count * len(POINTS)} deaths, {partial_videos} partial videos\n")
+
+
+def lease(number: int, attempt: int) -> Lease:
+    """Return the lease of an attempt at a job of this number."""
+    return Lease(group="g0", epoch=1, job_id=f"{number:032x}", attempt=attempt)
+
+
+def attempt(folder: Path, lease: Lease, point: str | None) -> int:
+    """Write a video in a process that dies at a point; return its exit code."""
+    if (pid := os.fork()) == 0:
+        write(folder, lease, point)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def write(folder: Path, lease: Lease, point: str | None) -> NoReturn:
+    """Write a video, or die on the way; never return into the loop of the parent."""
+    ends: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+    on_end: Callable[[Exception | None], None] = die if point == "report" else ends.put
+    writer = VideoWriter(lease, SPEC, folder, lambda: False, on_end)
+    if point is not None:
+        set_trap(point)
+    frames = torch.linspace(-1, 1, 24 * 64 * 64 * 3).reshape(1, 3, 24, 64, 64)
+    for part in frames.split(4, dim=2):
+        writer.add(part)
+    if point == "write":
+        die_once_there_is(folder / ".partial" / f"{lease.job_id}.{lease.attempt}.mp4")
+    writer.finish()
+    os._exit(0 if ends.get(timeout=LIMIT_S) is None else 1)
+
+
+def die_once_there_is(path: Path) -> None:
+    """Die while the encoder writes a file."""
+    while not path.exists():
+        os.sched_yield()
+    die()
+
+
+def set_trap(point: str) -> None:
+    """Put death right before an act of saving."""
+    traps = {
+        "fsync": (os, "fsync"),
+        "rename": (os, "rename"),
+        "fsync-folder": (video, "sync_folder"),
+    }
+    if point in traps:
+        setattr(*traps[point], die)
+
+
+def die(*_: Any) -> NoReturn:
+    """End like a process that was killed."""
+    os._exit(KILLED)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
