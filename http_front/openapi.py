@@ -42,6 +42,18 @@ _IDEMPOTENCY_KEY = {
 }
 
 
+# What the id in the answer to a submit request is good for.
+_ID = {"requestId": "$response.body#/requestId"}
+_LINKS = {
+    "links": {
+        "status": {"operationRef": "#/paths/~1video~1status/post", "requestBody": _ID},
+        "cancel": {"operationRef": "#/paths/~1video~1cancel/post", "requestBody": _ID},
+        "progress": {"operationRef": "#/paths/~1video~1progress/get", "parameters": _ID},
+        "video": {"operationRef": "#/paths/~1videos~1{requestId}.mp4/get", "parameters": _ID},
+    }
+}
+
+
 def make_document(with_keys: bool = False) -> Schema:
     """Return the document as JSON-ready objects.
 
@@ -93,7 +105,7 @@ def _paths() -> Schema:
         "/video/submit": {
             "post": _operation(
                 "Submit a job",
-                {"202": _response("The job is on disk and will run.", Submitted)},
+                {"202": _response("The job is on disk and will run.", Submitted) | _LINKS},
                 body={
                     "application/json": {"schema": _ref("SubmitByUrl")},
                     "multipart/form-data": {"schema": _ref("SubmitByFile")},

@@ -8,9 +8,10 @@ from msgspec import Meta
 from broker.job import JobSpec, JobState, Stage
 from broker.protocol import ErrorCode, GroupView, HealthTold, JobView, RankView
 
-
-# 64 by 64 pixels of one colour.
-_EXAMPLE = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAEAAAABAAQAAAACCEkxzAAAAFElEQVR42mP8zwABTAyjjFEGyQwAzx8Bf7QK4E8AAAAASUVORK5CYII="
+_EXAMPLE = (  # 64 by 64 pixels of one colour
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAEAAAABAAQAAAACCEkxzAAAAFElEQVR42m"
+    "P8zwABTAyjjFEGyQwAzx8Bf7QK4E8AAAAASUVORK5CYII="
+)
 
 
 class SubmitByUrl(JobSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,0 +1,15 @@
+"""How much is tried: `--examples N`; `make fuzz` takes the long way."""
+
+import pytest
+
+SHORT = 100
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--examples", type=int, default=SHORT, help="inputs per operation or function")
+
+
+@pytest.fixture(scope="session")
+def num_examples(request: pytest.FixtureRequest) -> int:
+    """How many inputs there shall be per operation of the API, and per function."""
+    return int(request.config.getoption("--examples", SHORT))
