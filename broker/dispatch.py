@@ -136,6 +136,11 @@ class Dispatcher:
         job = self._board.jobs.get(job_id)
         return None if job is None else self._board.eta_s(job, now_s)
 
+    def is_running(self, lease: Lease) -> bool:
+        """Whether a lease is in force, and its job has not been cancelled meanwhile."""
+        job = self._board.jobs.get(lease.job_id)
+        return job is not None and job.lease == lease and self._board.find_run(lease) is not None
+
     def uses_image(self, image: str) -> bool:
         """Whether a job needs an image, be it one that is not stored yet."""
         return self._intake.uses_image(image)
@@ -174,10 +179,12 @@ class Dispatcher:
             self._board.emit(TellDrained())
 
     def _restore(self, job: Job, now_s: float) -> None:
-        # A clock that was set back must not make a job younger than its journal says.
-        seen_s = min(job.updated_at, now_s)
+        # The clock may have been set back since: nothing is younger than now.
+        job = msgspec.structs.replace(
+            job, created_at=min(job.created_at, now_s), updated_at=min(job.updated_at, now_s)
+        )
         if job.state.is_terminal:
-            self._board.jobs.put(msgspec.structs.replace(job, updated_at=seen_s))
+            self._intake.restore_ended(job, now_s)
             return
         self._board.jobs.put(msgspec.structs.replace(job, seq=job.seq + _RESTART_SEQ_GAP))
         if job.lease is not None:

@@ -52,7 +52,7 @@ class StateDir:
     def remove_job(self, job_id: str) -> None:
         """Remove what belongs to a job alone."""
         for folder in (self._videos, self._partial, self._checkpoints):
-            _remove(folder.glob(f"{job_id}*"))
+            _remove(_find(folder, f"{job_id}*"))
 
     def remove_input(self, image: str) -> None:
         """Remove an image that no job uses."""
@@ -85,6 +85,14 @@ def _keep(folder: Path, wanted: Callable[[str], bool]) -> None:
     if orphans:
         logger.info("removing %d files from %s that belong to no job", len(orphans), folder)
         _remove(orphans)
+
+
+def _find(folder: Path, pattern: str) -> list[Path]:
+    try:
+        return list(folder.glob(pattern))
+    except OSError as error:  # as when no more files can be opened
+        logger.warning("cannot look into %s: %s", folder, error)
+        return []
 
 
 def _remove(paths: Iterable[Path]) -> None:

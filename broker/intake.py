@@ -34,6 +34,7 @@ from broker.protocol import (
 from broker.record import Job
 
 _RETRY_UNKNOWN_S = 30
+_RESTART_GRACE_S = 600.0
 # Both become file names.
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 _IMAGE = re.compile(r"[0-9a-f]{64}\.png")
@@ -77,6 +78,15 @@ class Intake:
             self._board.emit(DropJob(job.job_id))
             self._drop_unused(job.image)
         return len(expired)
+
+    def restore_ended(self, job: Job, now_s: float) -> None:
+        """Take a job that ended before the broker was started.
+
+        It is kept for a while more, however old it looks: the clock may have been set forward, and
+        while the server was down nobody could fetch the video.
+        """
+        grace_s = min(self._job_ttl_s, _RESTART_GRACE_S)
+        self._board.jobs.put(job, max(job.updated_at, now_s - self._job_ttl_s + grace_s))
 
     def uses_image(self, image: str) -> bool:
         """Whether a job needs an image, be it one that is not stored yet."""

@@ -45,8 +45,13 @@ class JobTable:
         self._last_number += 1
         return self._last_number
 
-    def put(self, job: Job) -> None:
-        """Take a new job, or the new version of a known one."""
+    def put(self, job: Job, ended_s: float | None = None) -> None:
+        """Take a new job, or the new version of a known one.
+
+        Args:
+            job: The job as it is now.
+            ended_s: From when on its time is counted if it has ended; None is its last change.
+        """
         before = self._jobs.get(job.job_id)
         self._jobs[job.job_id] = job
         self._last_number = max(self._last_number, job.number)
@@ -56,7 +61,7 @@ class JobTable:
                 self._keys[job.owner, job.idempotency_key.key] = job.job_id
         if before is None or before.state is not job.state:
             self._leave(before)
-            self._enter(job)
+            self._enter(job, job.updated_at if ended_s is None else ended_s)
 
     def waiting(self) -> Iterator[Job]:
         """Yield the waiting jobs, the next one first."""
@@ -94,8 +99,8 @@ class JobTable:
         if job is not None and job.state is JobState.IN_QUEUE:
             self._waiting.remove((job.number, job.job_id))
 
-    def _enter(self, job: Job) -> None:
+    def _enter(self, job: Job, ended_s: float) -> None:
         if job.state is JobState.IN_QUEUE:
             bisect.insort(self._waiting, (job.number, job.job_id))
         elif job.state.is_terminal:
-            heapq.heappush(self._ended, (job.updated_at, job.job_id))
+            heapq.heappush(self._ended, (ended_s, job.job_id))

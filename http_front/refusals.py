@@ -69,6 +69,10 @@ def _os_refusal(error: OSError) -> web.Response:
         logger.error("no space is left: %s", error)
         message = "no space is left on the server"
         return refusal(FrontError(ErrorCode.STORAGE_FULL, message, retry_after_s=60))
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        logger.error("no more files can be opened: %s", error)
+        message = "the server has too much to do at once"
+        return refusal(FrontError(ErrorCode.UNAVAILABLE, message, retry_after_s=5))
     if isinstance(error, ConnectionError):  # the client has gone; nobody reads the answer
         return refusal(FrontError(ErrorCode.INVALID_BODY, "the connection broke off"))
     logger.error("a request failed", exc_info=error)

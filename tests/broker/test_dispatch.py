@@ -537,10 +537,30 @@ def test_the_queue_survives_in_its_order_and_numbers_go_on() -> None:
     assert again.view(third).queue_position == 3
 
 
-def test_a_clock_that_was_set_back_does_not_keep_a_finished_job_for_ever() -> None:
-    ended = Job(
-        number=1, job_id="a" * 32, spec=SPEC, image=IMAGE, created_at=9e9, updated_at=9e9,
-        state=JobState.CANCELLED,
+def old_job(state: JobState, at_s: float) -> Job:
+    return Job(
+        number=1, job_id="a" * 32, spec=SPEC, image=IMAGE, created_at=at_s, updated_at=at_s,
+        state=state,
     )  # fmt: skip
+
+
+def test_a_clock_that_was_set_back_does_not_keep_a_finished_job_for_ever() -> None:
+    ended = old_job(JobState.CANCELLED, at_s=9e9)
     scene = Scene(restored=[ended], shape=SHAPE, job_ttl_s=10)
     assert find(scene.wait(10), DropJob) == [DropJob(ended.job_id)]
+
+
+@pytest.mark.parametrize("state", [JobState.IN_QUEUE, JobState.CANCELLED])
+def test_a_clock_that_was_set_back_makes_no_job_of_the_future(state: JobState) -> None:
+    """Without the bounds in `_restore` a client reads of a job that was made after now."""
+    scene = Scene(restored=[old_job(state, at_s=9e9)])
+    (view,) = scene.dispatcher.views(scene.now_s)
+    assert view.created_at == view.updated_at == START_S
+
+
+def test_a_clock_that_was_set_forward_does_not_remove_a_job_that_has_just_ended() -> None:
+    """Without the grace it is gone with the first tick."""
+    ended = old_job(JobState.CANCELLED, at_s=START_S - 50 * 365 * 86_400)
+    scene = Scene(restored=[ended])
+    assert find(scene.wait(590), DropJob) == []
+    assert find(scene.wait(20), DropJob) == [DropJob(ended.job_id)]
