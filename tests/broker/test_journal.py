@@ -7,10 +7,11 @@ import apsw
 import msgspec
 import pytest
 
+from broker import schema
 from broker.errors import JournalError, JournalFullError
 from broker.job import JobState
 from broker.journal import Journal
-from broker.protocol import ErrorCode, Lease
+from broker.protocol import ErrorCode, IdempotencyKey, Lease
 from broker.record import Job
 from broker.schema import SCHEMA_VERSION
 from tests.broker.driver import IMAGE, SPEC
@@ -170,6 +171,50 @@ def test_a_journal_of_a_later_version_is_refused_and_left_alone(path: Path) -> N
     with pytest.raises(JournalError, match=f"has schema {SCHEMA_VERSION + 1}, this program knows"):
         Journal(path)
     assert rows(path, "PRAGMA user_version") == [(SCHEMA_VERSION + 1,)]
+
+
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
+def test_a_journal_of_an_earlier_version_is_brought_to_this_one(path: Path, version: int) -> None:
+    """Without the loop over the versions between, columns are missing."""
+    old = apsw.Connection(str(path))
+    for migration in schema._MIGRATIONS[:version]:
+        old.execute(migration)
+    old.pragma("user_version", version)
+    old.execute(
+        "INSERT INTO jobs (number, job_id, spec, image, state, attempt, seq, progress, created_at,"
+        " updated_at) VALUES (1, ?, ?, ?, 'InQueue', 0, 1, 0.0, 10.0, 10.0)",
+        (job().job_id, msgspec.json.encode(SPEC).decode(), IMAGE),
+    )
+    old.close()
+    journal = Journal(path)
+    assert journal.load() == [job()]
+    journal.write([leased(job())])
+    assert journal._connection.pragma("user_version") == SCHEMA_VERSION
+
+
+def test_a_migration_that_fails_leaves_the_journal_as_it_was(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the transaction the first half of the migration stays."""
+    journal = Journal(path)
+    journal.write([job()])
+    journal.close()
+    broken = "ALTER TABLE jobs ADD COLUMN half TEXT; ALTER TABLE missing ADD COLUMN x TEXT;"
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "_MIGRATIONS", (*schema._MIGRATIONS, broken))
+        patch.setattr(schema, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
+        with pytest.raises(JournalError, match="no such table: missing"):
+            Journal(path)
+    assert Journal(path).load() == [job()]
+    assert all(row[1] != "half" for row in rows(path, "PRAGMA table_info(jobs)"))
+
+
+def test_two_jobs_under_one_key_are_refused_by_the_database(path: Path) -> None:
+    key = IdempotencyKey(key="a", request_hash="0" * 64)
+    keyed = [msgspec.structs.replace(job(number), idempotency_key=key) for number in (1, 2)]
+    journal = Journal(path)
+    with pytest.raises(apsw.ConstraintError, match="one_job_for_a_key"):
+        journal.write(keyed)
 
 
 def test_a_file_that_is_no_journal_is_refused(path: Path) -> None:

@@ -142,6 +142,25 @@ async def test_many_equal_submits_at_once_make_one_job_a_key(desk: Desk) -> None
     assert await desk.num_jobs() == NUM_KEYS
 
 
+async def test_a_full_queue_refuses_before_it_looks_at_the_image() -> None:
+    """Without `OfferJob` the image is fetched and decoded for nothing, here in vain."""
+    async with open_desk(max_queue=1) as desk:
+        await desk.submit("a")
+        status, answer = await desk.upload("b", b"this is no picture")
+        assert (status, answer["error"]["code"]) == (429, "queue_full")
+        assert len(desk.images()) == 1
+
+
+async def test_a_submit_that_is_refused_after_all_leaves_no_image() -> None:
+    """Without `DropInput` the images of the refused stay until the next start of the broker."""
+    async with open_desk(max_queue=2) as desk:
+        pictures = [picture(64 + 16 * number, 64) for number in range(16)]
+        submits = (desk.upload(f"key-{n}", image) for n, image in enumerate(pictures))
+        answers = await asyncio.gather(*submits)
+        assert sorted({status for status, _ in answers}) == [202, 429]
+        assert len(desk.images()) == 2
+
+
 async def test_a_repeat_is_answered_while_the_queue_is_full() -> None:
     async with open_desk(max_queue=1) as desk:
         first = await desk.submit("a")
