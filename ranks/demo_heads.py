@@ -7,7 +7,7 @@ product of query and key is largest at one distance: the angle between them befo
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanAttention
@@ -24,8 +24,9 @@ _FAINT = 0.3
 _FREQUENCIES = (1.0, 10_000 ** (-1 / 3))
 _FIRST_PAIR = 2
 _VALUES_A_HEAD = SIDE * SIDE
-_RANDOM_IN_SCORES = 0.02
+_RANDOM_IN_SCORES = 0.05
 _RANDOM_IN_VALUES = 0.02
+_LOUDNESS = 5.0
 _SWAY_PIXELS = 2
 _GLOW = (0.25, 0.1, -0.15)
 
@@ -73,10 +74,10 @@ def sway(attn: WanAttention) -> None:
     As much as some heads look to the first frame, they put the pixel two to the left for the one
     that is there; where that one is of the token to the left, other heads see it.
     """
-    rhythm = {"first": 2.1, "rhythm": 3.0, "phase": math.pi}
-    own = _see_pixels(attn, 0, Gaze(**rhythm), PIXELS)
+    gaze = Gaze(first=2.1, rhythm=3.0, phase=math.pi)
+    own = _see_pixels(attn, 0, gaze, PIXELS)
     right_part = [pixel for pixel in PIXELS if pixel[2] >= SIDE - _SWAY_PIXELS]
-    left = _see_pixels(attn, NUM_COLOURS, Gaze(tokens_left=1, **rhythm), right_part)
+    left = _see_pixels(attn, NUM_COLOURS, replace(gaze, tokens_left=1), right_part)
     for channel, pixel in enumerate(PIXELS):
         colour, row, col = pixel
         token, source = divmod(col - _SWAY_PIXELS, SIDE)
@@ -87,7 +88,7 @@ def sway(attn: WanAttention) -> None:
 
 def glow(attn: WanAttention, head: int) -> None:
     """Add some warm light, with the time of the frame."""
-    gaze = Gaze(place=(_FAINT, _FAINT), first=2.1, rhythm=3.0, phase=math.pi / 2)
+    gaze = Gaze(place=(_FAINT, _FAINT), first=2.1, rhythm=3.0, phase=2.6)
     _set_gaze(attn, head, gaze)
     value = _see(attn, HEAD_DIM * head, IS_FIRST, 0.5)
     attn.to_v.bias[value] = 0.5
@@ -99,6 +100,7 @@ def look_around(attn: WanAttention, heads: Iterable[int]) -> None:
     """Let heads look at all there is, at what is near the most."""
     for head in heads:
         _set_gaze(attn, head, Gaze(place=(1.0, 1.0), first=_FAINT))
+        attn.to_v.weight[HEAD_DIM * head : HEAD_DIM * (head + 1)] *= _LOUDNESS
 
 
 def _see_pixels(

@@ -1,7 +1,8 @@
 """The demo checkpoint: every component of the real model folder in miniature.
 
 Same classes, same file layout, a fixed seed and seconds to make, so that the code that serves the
-14B model is the code that is tried and tested.
+14B model is the code that is tried and tested. Transformer and VAE get weights that let the video
+show the picture, the encoders random ones.
 """
 
 import json
@@ -28,13 +29,12 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from ranks.demo_heads import HEAD_DIM
 from ranks.demo_transformer import construct_transformer
-from ranks.demo_vae import construct_vae
+from ranks.demo_vae import NUM_LATENTS, construct_vae
 
 SEED = 20_250_226
 NUM_HEADS = 8
 _TEXT_DIM = 32
 _IMAGE_DIM = 32
-_LATENT_CHANNELS = 16
 _MASK_CHANNELS = 4
 _VOCABULARY_SIZE = 512
 _IMAGE_SIDE_PX = 56
@@ -89,8 +89,8 @@ def _make_transformer() -> WanTransformer3DModel:
     model: WanTransformer3DModel = WanTransformer3DModel(
         num_attention_heads=NUM_HEADS,
         attention_head_dim=HEAD_DIM,
-        in_channels=2 * _LATENT_CHANNELS + _MASK_CHANNELS,
-        out_channels=_LATENT_CHANNELS,
+        in_channels=2 * NUM_LATENTS + _MASK_CHANNELS,
+        out_channels=NUM_LATENTS,
         text_dim=_TEXT_DIM,
         freq_dim=64,
         ffn_dim=192,
@@ -104,7 +104,7 @@ def _make_transformer() -> WanTransformer3DModel:
 
 
 def _make_vae() -> AutoencoderKLWan:
-    vae: AutoencoderKLWan = AutoencoderKLWan(base_dim=8, z_dim=_LATENT_CHANNELS, num_res_blocks=1)
+    vae: AutoencoderKLWan = AutoencoderKLWan(base_dim=8, z_dim=NUM_LATENTS, num_res_blocks=1)
     construct_vae(vae)
     return vae
 

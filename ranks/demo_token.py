@@ -10,7 +10,7 @@ from itertools import product
 
 from torch import nn
 
-from ranks.demo_vae import NUM_COLOURS, NUM_QUARTERS
+from ranks.demo_vae import NUM_COLOURS, NUM_LATENTS, NUM_QUARTERS
 
 Pixel = tuple[int, int, int]
 """Colour, row and column."""
@@ -21,7 +21,7 @@ PIXELS: list[Pixel] = list(product(range(NUM_COLOURS), range(SIDE), range(SIDE))
 
 LATENTS = [
     (4 * colour + 2 * (row % 2) + col % 2, row // 2, col // 2) for colour, row, col in PIXELS
-] + list(product(range(NUM_QUARTERS, 16), range(2), range(2)))
+] + list(product(range(NUM_QUARTERS, NUM_LATENTS), range(2), range(2)))
 """Latent channel, row and column in a token, of each pixel first and then of the others."""
 
 # The first channel of each kind.

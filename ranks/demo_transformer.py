@@ -24,12 +24,16 @@ from ranks.demo_token import (
     deviation,
     read,
 )
-from ranks.demo_vae import NUM_COLOURS
+from ranks.demo_vae import NUM_COLOURS, NUM_LATENTS
 
 _RATE = 4.0
 """Velocity by error: exp(-4) of the noise is left in the end."""
 
-_RANDOM = 0.02
+_RANDOM_IN_SELF_ATTENTION = 0.05
+_RANDOM_IN_CROSS_ATTENTION = 0.02
+_RANDOM_IN_FEED_FORWARD = 0.2
+_RANDOM_IN_TIME = 0.005
+_RANDOM_IN_VELOCITY = 0.02
 _TINT = 0.07
 _IMAGE = 0.05
 
@@ -58,9 +62,9 @@ def _turn_down(model: WanTransformer3DModel) -> None:
     _turn_down_time(model)
     for block in model.blocks:
         for writer, share in (
-            (block.attn1.to_out[0], 0.05),
-            (block.attn2.to_out[0], 0.02),
-            (block.ffn.net[2], 0.2),
+            (block.attn1.to_out[0], _RANDOM_IN_SELF_ATTENTION),
+            (block.attn2.to_out[0], _RANDOM_IN_CROSS_ATTENTION),
+            (block.ffn.net[2], _RANDOM_IN_FEED_FORWARD),
         ):
             writer.weight[:NUM_CHANNELS] *= share
             writer.weight[IS_FIRST:NUM_CHANNELS] = 0.0
@@ -73,28 +77,29 @@ def _turn_down(model: WanTransformer3DModel) -> None:
 def _turn_down_time(model: WanTransformer3DModel) -> None:
     """Let the step change little, and open the gates of self-attention and feed-forward."""
     embedder = model.condition_embedder
-    for weight in (*embedder.time_embedder.linear_2.parameters(), embedder.time_proj.bias):
-        weight *= 0.25 * _RANDOM
+    last = embedder.time_embedder.linear_2
+    for weight in (last.weight, last.bias, embedder.time_proj.bias, model.scale_shift_table):
+        weight *= _RANDOM_IN_TIME
     embedder.time_proj.weight *= 4.0
-    model.scale_shift_table.zero_()
     for block in model.blocks:
-        block.scale_shift_table *= _RANDOM
+        block.scale_shift_table *= 4.0 * _RANDOM_IN_TIME
         block.scale_shift_table[:, [2, 5]] += 1.0
 
 
 def _embed_patches(conv: nn.Conv3d) -> None:
     """Lay out what a token holds."""
     conv.weight[:NUM_CHANNELS] = 0.0
-    conv.bias[:NUM_CHANNELS] = 0.0
-    condition = conv.in_channels - 16
+    conv.get_parameter("bias")[:NUM_CHANNELS] = 0.0
+    condition = conv.in_channels - NUM_LATENTS
     for channel, (latent, row, col) in enumerate(LATENTS):
         conv.weight[ERROR + channel, latent, 0, row, col] = 1.0
     for channel, (latent, row, col) in enumerate(LATENTS[: len(PIXELS)]):
         conv.weight[CONDITION + channel, condition + latent, 0, row, col] = 1.0
     size = deviation(conv.out_channels)
-    conv.weight[IS_FIRST, 16:condition] = 2.0 * size / conv.weight[0, 16:condition].numel()
-    conv.bias[IS_FIRST] = -size
-    conv.bias[CONSTANTS] = torch.tensor([CONSTANT, -CONSTANT])
+    mask = conv.weight[IS_FIRST, NUM_LATENTS:condition]
+    mask.fill_(2.0 * size / mask.numel())
+    conv.get_parameter("bias")[IS_FIRST] = -size
+    conv.get_parameter("bias")[CONSTANTS] = torch.tensor([CONSTANT, -CONSTANT])
 
 
 def _attend_to_condition(attn: WanAttention) -> None:
@@ -105,7 +110,6 @@ def _attend_to_condition(attn: WanAttention) -> None:
     """
     direction = torch.randn(attn.inner_dim).sign()
     attn.to_q.bias.copy_(direction)
-    attn.to_q.weight *= 0.3
     attn.to_k.bias.copy_(-0.1 * direction)
     attn.to_v.bias.zero_()
     attn.add_v_proj.weight *= _IMAGE
@@ -119,9 +123,9 @@ def _attend_to_condition(attn: WanAttention) -> None:
 
 def _predict_velocity(linear: nn.Linear) -> None:
     """Make the velocity of the error."""
-    linear.weight *= _RANDOM
+    linear.weight *= _RANDOM_IN_VELOCITY
     linear.weight[:, CONSTANTS] = 0.0
     linear.bias.zero_()
     factor = _RATE * deviation(linear.in_features)
     for channel, (latent, row, col) in enumerate(LATENTS):
-        read(linear, 16 * (2 * row + col) + latent, ERROR + channel, factor)
+        read(linear, NUM_LATENTS * (2 * row + col) + latent, ERROR + channel, factor)

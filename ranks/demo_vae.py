@@ -25,6 +25,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import (
 )
 from torch import Tensor, nn
 
+NUM_LATENTS = 16
 NUM_COLOURS = 3
 NUM_QUARTERS = 4 * NUM_COLOURS
 """Channels of a latent with a meaning; their order is colour, row, column."""
@@ -97,16 +98,15 @@ def _turn_down(parts: Iterable[nn.Module], constant: int) -> None:
         if isinstance(conv, nn.Conv2d | nn.Conv3d):
             conv.weight[:, constant] = 0.0
     for block in modules:
-        match block:
-            case WanResidualBlock():
-                block.conv2.weight *= _RANDOM_IN_BRANCHES
-                block.conv2.bias.zero_()
-                if isinstance(block.conv_shortcut, nn.Conv3d):
-                    _copy(block.conv_shortcut, constant + 1)
-            case WanAttentionBlock():
-                block.to_qkv.weight *= _CONTRAST_OF_ATTENTION
-                block.proj.weight *= _RANDOM_IN_ATTENTION
-                block.proj.bias.zero_()
+        if isinstance(block, WanResidualBlock):
+            block.conv2.weight *= _RANDOM_IN_BRANCHES
+            block.conv2.bias.zero_()
+            if isinstance(block.conv_shortcut, nn.Conv3d):
+                _copy(block.conv_shortcut, constant + 1)
+        if isinstance(block, WanAttentionBlock):
+            block.to_qkv.weight *= _CONTRAST_OF_ATTENTION
+            block.proj.weight *= _RANDOM_IN_ATTENTION
+            block.proj.bias.zero_()
 
 
 def _clear(conv: nn.Conv2d | nn.Conv3d, rows: slice) -> Tensor:
@@ -116,7 +116,7 @@ def _clear(conv: nn.Conv2d | nn.Conv3d, rows: slice) -> Tensor:
         Their weights for the frame itself, `[out, in, height, width]`, to be added to.
     """
     conv.weight[rows] *= _RANDOM_IN_COLOURS
-    conv.bias[rows] = 0.0
+    conv.get_parameter("bias")[rows] = 0.0
     kernels = conv.weight if conv.weight.dim() == 4 else conv.weight[:, :, -1]
     return kernels[rows]
 
@@ -144,7 +144,7 @@ def _double_frames(conv: nn.Conv3d, num_channels: int) -> None:
 
 def _start_constant(conv: nn.Conv3d, channel: int) -> None:
     conv.weight[channel] = 0.0
-    conv.bias[channel] = _CONSTANT
+    conv.get_parameter("bias")[channel] = _CONSTANT
 
 
 def _undo_constant(norm: WanRMS_norm, constant: int) -> None:
@@ -174,7 +174,7 @@ def _add_negatives(conv: nn.Conv2d, num_channels: int) -> None:
     """Make the negatives of the first channels too, after the constant that follows them."""
     rows = slice(num_channels + 1, 2 * num_channels + 1)
     conv.weight[rows] = -conv.weight[:num_channels]
-    conv.bias[rows] = 0.0
+    conv.get_parameter("bias")[rows] = 0.0
 
 
 def _read_pair(kernels: Tensor, channel: int, num_channels: int, kernel: Tensor) -> None:
@@ -201,11 +201,10 @@ def _read_quarters(conv: nn.Conv3d) -> None:
 
 def _normalise_latents(vae: AutoencoderKLWan) -> None:
     """Give the latents the mean and deviation that the configuration states."""
-    num_latents = vae.config.z_dim
     mean = torch.tensor(vae.config.latents_mean)
     std = torch.tensor(vae.config.latents_std)
-    _clear(vae.quant_conv, slice(num_latents))
-    vae.quant_conv.weight[:num_latents, :num_latents, 0, 0, 0] = std.diag()
-    vae.quant_conv.bias[:num_latents] = mean
+    _clear(vae.quant_conv, slice(NUM_LATENTS))
+    vae.quant_conv.weight[:NUM_LATENTS, :NUM_LATENTS, 0, 0, 0] = std.diag()
+    vae.quant_conv.bias[:NUM_LATENTS] = mean
     vae.post_quant_conv.weight[:, :, 0, 0, 0] = (1.0 / std).diag()
     vae.post_quant_conv.bias[:] = -mean / std

@@ -1,13 +1,19 @@
 """The demo checkpoint."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
+from broker.job import JobSpec
 from ranks.demo_model import make_demo_model
 from ranks.model_folder import check_model_folder, num_attention_heads
+from ranks.pipeline import image_tensor, open_image
+from tests.ranks.reference import load_reference, reference_frames
+
+PICTURE = Path(__file__).parents[2] / "docs" / "sample.jpg"
 
 
 def test_the_folder_passes_for_a_real_one(demo_folder: Path) -> None:
@@ -29,3 +35,21 @@ def test_the_same_weights_are_made_every_time(demo_folder: Path, tmp_path: Path)
 def test_nothing_but_the_folder_is_left(tmp_path: Path) -> None:
     make_demo_model(tmp_path / "demo")
     assert [entry.name for entry in tmp_path.iterdir()] == ["demo"]
+
+
+def test_the_video_shows_the_picture_and_moves(demo_folder: Path) -> None:
+    spec = JobSpec(
+        prompt="A small boat at sunset.",
+        image_size="128*128",
+        num_frames=25,
+        infer_steps=20,
+        guidance_scale=1.0,
+        seed=7,
+    )
+    frames = reference_frames(load_reference(demo_folder), spec, PICTURE)[0].unbind(1)
+    picture = image_tensor(open_image(PICTURE, spec.width_px, spec.height_px))[0]
+    for frame in frames:
+        assert torch.corrcoef(torch.stack((frame, picture)).flatten(1))[0, 1] > 0.85
+    changes = [float((later - frame).abs().mean()) for frame, later in pairwise(frames)]
+    assert all(0.001 < change < 0.05 for change in changes)
+    assert (frames[12] - frames[0]).abs().mean() > 0.05
