@@ -24,6 +24,8 @@ class Witness:
     """Jobs of which the server has said, with 200, that they are cancelled."""
     ended: dict[str, str] = field(default_factory=dict)
     """The terminal states that the server has told."""
+    num_without_retry_after: int = 0
+    """Refusals of a kind that passes which did not say when to come again."""
     answers: Counter[str] = field(default_factory=Counter)
 
 
@@ -80,6 +82,8 @@ class Client:
             self._witness.answers[f"{path} unanswered"] += 1
             return None
         self._witness.answers[f"{path} {response.status}"] += 1
+        if response.status in (429, 503) and "Retry-After" not in response.headers:
+            self._witness.num_without_retry_after += 1
         assert response.status in (200, 202, 409, 429, 503), answer
         return answer if response.status in (200, 202) else None
 

@@ -57,7 +57,9 @@ def attempt(folder: Path, lease: Lease, point: str | None) -> int:
 def write(folder: Path, lease: Lease, point: str | None) -> NoReturn:
     """Write a video, or die on the way; never return into the loop of the parent."""
     ends: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
-    on_end: Callable[[Exception | None], None] = die if point == "report" else ends.put
+    on_end: Callable[[Exception | None], None] = ends.put
+    if point == "report":
+        on_end = die
     writer = VideoWriter(lease, SPEC, folder, lambda: False, on_end)
     if point is not None:
         set_trap(point)

@@ -1,6 +1,6 @@
-"""`python -m tests.chaos.launch SETTINGS [option ...]`: the real launcher with stub ranks.
+"""`python -m tests.chaos.launch SETTINGS [option ...]`: the launcher, as a rule with stub ranks.
 
-All of the server but the ranks is the product. Only the pauses before a restart are shorter.
+All else is the product, with shorter pauses before a restart.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ def main() -> int:
             model=model,
             num_heads=num_attention_heads(model),
             pid=os.getpid(),
-            ranks_module="tests.chaos.stub_ranks",
+            ranks_module=settings.ranks_module,
         )
 
         async def supervise() -> int:

@@ -24,7 +24,7 @@ class ChaosServer:
         folder: Empty; holds the state, the ledger and the faults.
         groups: Groups of ranks.
         nproc: Ranks of each.
-        step_timeout: As for the launcher.
+        step_timeout, max_queue: As for the launcher.
         flags: Further options of the launcher.
         settings: Changes of `StubSettings`.
     """
@@ -35,6 +35,7 @@ class ChaosServer:
         groups: int = 1,
         nproc: int = 8,
         step_timeout: float = 60.0,
+        max_queue: int = 1000,
         flags: Sequence[str] = (),
         **settings: object,
     ) -> None:
@@ -43,10 +44,11 @@ class ChaosServer:
         self.state_dir = folder / "state"
         self.ledger = Ledger(self.settings.ledger)
         self.faults = Faults(folder)
+        self.is_real = self.settings.ranks_module == "ranks"
         self._flags = [
-            *("--model-path", str(_model(folder))),
-            *("--groups", str(groups), "--nproc", str(nproc), "--max-queue", "1000"),
-            *("--step-timeout", str(step_timeout)),
+            *(["--demo"] if self.is_real else ["--model-path", str(_model(folder))]),
+            *("--groups", str(groups), "--nproc", str(nproc)),
+            *("--step-timeout", str(step_timeout), "--max-queue", str(max_queue)),
             *flags,
         ]
         self._life: RunningServer | None = None

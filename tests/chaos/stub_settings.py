@@ -18,6 +18,8 @@ class StubSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     folder: str
     """Where the ledger and the faults are."""
+    ranks_module: str = "tests.chaos.stub_ranks"
+    """`ranks` for real ones."""
     num_steps: int = 6
     step_s: float = 0.02
     beat_every_s: float = 0.25

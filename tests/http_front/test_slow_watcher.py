@@ -9,15 +9,15 @@ from tests.http_front.serving import Served
 NUM_CHANGES = 10_000
 
 
-async def upgrade_and_never_read(front: Served, job_id: str) -> socket.socket:
+async def upgrade_and_never_read(port: int, job_id: str) -> socket.socket:
     """Return a WebSocket whose owner will not read; its buffers are small, to be full soon."""
     silent = socket.socket()
     silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     silent.setblocking(False)
     loop = asyncio.get_running_loop()
-    await loop.sock_connect(silent, ("127.0.0.1", front.port))
+    await loop.sock_connect(silent, ("127.0.0.1", port))
     head = (
-        f"GET /video/progress?requestId={job_id} HTTP/1.1\r\nHost: 127.0.0.1:{front.port}\r\n"
+        f"GET /video/progress?requestId={job_id} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
         "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     )
@@ -31,7 +31,7 @@ async def test_a_watcher_that_never_reads_is_cut_off_and_holds_up_nobody(
 ) -> None:
     job_id = await front.submit()
     url = f"{front.url}/video/progress?requestId={job_id}"
-    with await upgrade_and_never_read(front, job_id):
+    with await upgrade_and_never_read(front.port, job_id):
         async with front.session.ws_connect(url) as watcher:
             await watch_everything(broker, watcher, job_id)
         async with asyncio.timeout(20):  # until the front gives up on the silent one
