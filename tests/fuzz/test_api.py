@@ -1,7 +1,6 @@
 """A stranger with a key tries all that the OpenAPI document allows, and all that it does not.
 
-Seen to fail with a handler that lets a body through unchecked, and with the answer of 500 that an
-unhandled exception makes of it.
+Seen to fail with bodies whose bad JSON, or whose wrong fields, raise what nobody catches.
 """
 
 import asyncio
