@@ -18,7 +18,7 @@ from http_front.state import FRONT, Front
 
 MAX_SOCKETS = 256
 SEND_LIMIT_S = 10.0
-BUFFER_BYTES = 1 << 16
+BUFFER_BYTES = 1 << 14
 """What may wait for a client that reads slowly, in this process and again in the kernel."""
 
 
@@ -34,7 +34,7 @@ async def progress(request: web.Request) -> web.WebSocketResponse:
     with _place(front, caller(request)):
         # 404 before the upgrade
         await front.broker.ask(GetJob(job_id=job_id, owner=owner(request)))
-        _bound_kernel_buffer(request)
+        _bound_buffers(request)
         await socket.prepare(request)
         front.sockets.add(socket)
         try:
@@ -125,9 +125,10 @@ async def _send(socket: web.WebSocketResponse, message: msgspec.Struct) -> None:
         await socket.send_str(msgspec.json.encode(message).decode())
 
 
-def _bound_kernel_buffer(request: web.Request) -> None:
-    """Keep the kernel from taking megabytes for a client that does not read."""
+def _bound_buffers(request: web.Request) -> None:
+    """Keep transport and kernel from taking megabytes for a client that does not read."""
     if request.transport is not None:
+        request.transport.set_write_buffer_limits(high=BUFFER_BYTES)
         connection = request.transport.get_extra_info("socket")
         connection.setsockopt(SOL_SOCKET, SO_SNDBUF, BUFFER_BYTES)
 
