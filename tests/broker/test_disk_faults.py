@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.errors import JournalError
+from broker.errors import JournalError, JournalFullError
 from broker.job import JobState
 from broker.journal import Journal
 from broker.protocol import JobFound, Lease
@@ -24,6 +24,7 @@ from tests.broker.driver import (
     running_broker,
 )
 from tests.broker.faulty_disk import FailAt, faulty_disk, io_error, power_loss
+from tests.small_disk import fill, small_disk
 
 # Some errors come where SQLite passes over them, as when it closes a file; apsw mentions them.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -143,6 +144,37 @@ def test_an_io_error_at_any_call_is_told_and_loses_nothing(tmp_path: Path) -> No
         shutil.copytree(before, after)  # as the files are now: nothing is tidied up
         assert clerk.num_lost(load(after)) == 0
     assert number > 100
+
+
+def test_a_full_disk_changes_nothing_and_the_journal_goes_on(tmp_path: Path) -> None:
+    """Without `FullError` told from other errors the broker has to end each time.
+
+    On a real disk, since apsw tells also those errors of a Python disk that SQLite passes over.
+    """
+    num_refusals = 0
+    for num_free_kib in range(0, 200, 4):
+        clerk = Clerk(random.Random(num_free_kib))
+        with small_disk(tmp_path / "disk", 1024) as disk:
+            journal = Journal(disk / "jobs.sqlite3")
+            # The log is folded into the file again and again, also while there is no room.
+            journal._connection.pragma("wal_autocheckpoint", 10)
+            clerk.work(journal, 10)
+            reserve = disk / "reserve"
+            reserve.write_bytes(bytes(num_free_kib << 10))
+            ballast = fill(disk)
+            reserve.unlink()
+            try:
+                clerk.work(journal, 30)
+            except JournalFullError:
+                clerk.under_way = {}  # it has not happened
+                num_refusals += 1
+            assert clerk.num_lost(journal.load()) == 0
+            ballast.unlink()
+            clerk.work(journal, 30)
+            assert clerk.num_lost(journal.load()) == 0
+            journal.close()
+            assert clerk.num_lost(load(disk)) == 0
+    assert num_refusals > 10
 
 
 @pytest.mark.parametrize("fault", [("write", "1"), ("write", "9"), ("sync", "1"), ("sync", "7")])
