@@ -14,6 +14,7 @@ from broker.job import GroupShape, JobSpec, JobState, Stage
 
 PROTOCOL_VERSION = b"1"
 REGISTER_EVERY_S = 2.0
+MAX_PREVIEW_BYTES = 1 << 16
 
 Message = TypeVar("Message")
 
@@ -446,7 +447,15 @@ class StepDone(_Struct, frozen=True, kw_only=True):
     num_steps: int
 
 
+class JobPreview(_Struct, frozen=True, kw_only=True):
+    """A small picture of a run as it is; the broker relays it as it came, and keeps none."""
+
+    lease: Lease
+    jpeg: Annotated[bytes, msgspec.Meta(max_length=MAX_PREVIEW_BYTES)]
+
+
 RankBeat = Beat | StepDone
+RankNews = RankBeat | JobPreview
 
 
 class Codec(Generic[Message]):
@@ -482,5 +491,11 @@ front_requests: Codec[FrontRequest] = Codec(FrontRequest)
 front_replies: Codec[FrontReply] = Codec(FrontReply)
 group_reports: Codec[GroupReport] = Codec(GroupReport)
 group_commands: Codec[GroupCommand] = Codec(GroupCommand)
-rank_beats: Codec[RankBeat] = Codec(RankBeat)
+rank_beats: Codec[RankNews] = Codec(RankNews)
 job_events: Codec[JobView] = Codec(JobView)
+job_previews: Codec[JobPreview] = Codec(JobPreview)
+
+
+def preview_topic(job_id: str) -> bytes:
+    """Return the topic of a job's previews on `events`: whoever wants changes only hears none."""
+    return f"preview.{job_id}".encode()

@@ -25,6 +25,7 @@ from broker.commands import (
     ToLauncher,
 )
 from broker.config import BrokerConfig
+from broker.curve import Gatekeeper
 from broker.dispatch import Dispatcher
 from broker.errors import JournalFullError
 from broker.files import StateDir
@@ -43,6 +44,7 @@ from broker.protocol import (
     GroupCommand,
     JobFound,
     JobHistory,
+    JobPreview,
     JobsListed,
     JobView,
     ListJobs,
@@ -59,9 +61,11 @@ from broker.protocol import (
     group_commands,
     group_reports,
     job_events,
+    job_previews,
+    preview_topic,
     rank_beats,
 )
-from broker.sockets import bind_router, bind_sub, bind_xpub
+from broker.sockets import bind_router, bind_sub, bind_xpub, split_keys
 from broker.worker import STORAGE_FULL, Client, Worker
 
 logger = logging.getLogger(__name__)
@@ -108,6 +112,7 @@ class Broker:
         self._peers = Peers()
         self._worker = Worker(self._dispatcher, journal, state_dir, self._carry_out, self._clock)
         self._context = zmq.asyncio.Context()
+        self._gatekeeper = Gatekeeper(self._context)
         self._requests = self._context.socket(zmq.ROUTER)
         self._groups = self._context.socket(zmq.ROUTER)
         self._beats = self._context.socket(zmq.SUB)
@@ -125,6 +130,7 @@ class Broker:
             logger.info("ready")
             await self._serve()
         finally:
+            self._gatekeeper.close()
             # What was sent last gets a moment to leave.
             self._context.destroy(linger=1000)
 
@@ -134,10 +140,20 @@ class Broker:
 
     def _bind(self) -> None:
         addresses = self._config.addresses
+        self._guard(self._requests, addresses.requests)
+        self._guard(self._groups, addresses.groups)
+        self._guard(self._beats, addresses.beats)
+        self._guard(self._events, addresses.events)
         bind_router(self._requests, addresses.requests)
         bind_router(self._groups, addresses.groups)
         bind_sub(self._beats, addresses.beats)
         bind_xpub(self._events, addresses.events)
+
+    def _guard(self, socket: zmq.asyncio.Socket, address: str) -> None:
+        place, folder = split_keys(address)
+        if folder is not None:
+            self._gatekeeper.open(folder)
+            self._gatekeeper.watch(socket, place)
 
     async def _serve(self) -> None:
         if self._config.groups is not None:
@@ -216,6 +232,9 @@ class Broker:
 
     async def _on_beat(self, parts: list[bytes]) -> None:
         beat = rank_beats.decode(parts)
+        if isinstance(beat, JobPreview):
+            await self._relay(beat)
+            return
         # Nothing can be decided while the disk is full, and beats are soon stale.
         if not self._worker.is_full:
             await self._worker.put(beat)
@@ -255,6 +274,11 @@ class Broker:
 
     async def _publish(self, view: JobView) -> None:
         await self._events.send_multipart([view.job_id.encode(), *job_events.encode(view)])
+
+    async def _relay(self, preview: JobPreview) -> None:
+        if self._dispatcher.is_running(preview.lease):
+            topic = preview_topic(preview.lease.job_id)
+            await self._events.send_multipart([topic, *job_previews.encode(preview)])
 
     async def _answer(self, client: Client, reply: FrontReply) -> None:
         await _send(self._requests, [*client, *front_replies.encode(reply)], reply)

@@ -12,10 +12,13 @@ from http_front.errors import FrontError
 from http_front.keys import ApiKey, KeyRing
 from http_front.rates import KeyRates
 
+PROTOCOL = "wan"
+"""What our WebSockets speak, for clients that ask; `bearer.KEY` beside it shows an API key."""
+_KEY_PROTOCOL = "bearer."
 _CALLER = web.RequestKey("caller", ApiKey)
 
 # They tell nothing of any job; whoever watches over the server needs no key.
-OPEN_PATHS = frozenset({"/live", "/health", "/docs", "/openapi.json"})
+OPEN_PATHS = frozenset({"/", "/live", "/health", "/docs", "/openapi.json"})
 _OPEN_FOLDER = "/static/"
 _SUBMIT_PATH = "/video/submit"
 _ADMIN_FOLDER = "/admin/"
@@ -75,11 +78,22 @@ def _shown_key(request: web.Request) -> str | None:
     """Return the bearer token of a request; None if it shows nothing at all."""
     headers = request.headers.getall("Authorization", [])
     if not headers:
-        return None
+        return _key_among_protocols(request)
     scheme, _, token = headers[0].partition(" ")
     if len(headers) > 1 or scheme.lower() != "bearer":
         return ""
     return token.strip(" ")
+
+
+def _key_among_protocols(request: web.Request) -> str | None:
+    """Return the key that a page shows with a WebSocket: a browser lets it write nowhere else."""
+    offered = request.headers.get("Sec-WebSocket-Protocol", "").split(",")
+    keys = [
+        name.strip().removeprefix(_KEY_PROTOCOL)
+        for name in offered
+        if name.strip().startswith(_KEY_PROTOCOL)
+    ]
+    return keys[0] if keys else None
 
 
 def _keep_rate(request: web.Request, rates: KeyRates) -> None:

@@ -160,13 +160,24 @@ def _progress() -> Schema:
         "description": "`seq` of the last change that is known; the feed goes on after it.",
         "schema": {"type": "integer", "minimum": 0, "default": 0},
     }
+    previews = {
+        "name": "previews",
+        "in": "query",
+        "description": "1 asks for pictures of the running job, too: JPEGs in binary messages, at "
+        "most two a second.",
+        "schema": {"type": "string", "enum": ["0", "1"], "default": "0"},
+    }
     about = (
         "A WebSocket. The job as it is comes first, then every change, each a JSON text of the "
-        "form of JobUpdate; after the last one the server closes with 1000."
+        "form of JobUpdate; after the last one the server closes with 1000. Pages, which cannot "
+        "set headers here, show an API key as one of the subprotocols `wan` and `bearer.KEY`."
     )
     responses = {"101": {"description": about, "content": _json(JobUpdate)}}
     return _operation(
-        "Watch a job", responses, parameters=[_id_parameter("query"), last_seq], about=about
+        "Watch a job",
+        responses,
+        parameters=[_id_parameter("query"), last_seq, previews],
+        about=about,
     )
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from socket import SO_SNDBUF, SOL_SOCKET
 
 import msgspec
@@ -11,7 +11,7 @@ from aiohttp import WSCloseCode, web
 from broker.protocol import ErrorCode, GetJob, JobView
 from http_front.errors import FrontError
 from http_front.handlers import checked_id
-from http_front.key_guard import caller, owner
+from http_front.key_guard import PROTOCOL, caller, owner
 from http_front.keys import ApiKey
 from http_front.schema import ErrorBody, ErrorDetail, JobUpdate
 from http_front.state import FRONT, Front
@@ -25,9 +25,14 @@ BUFFER_BYTES = 1 << 14
 async def progress(request: web.Request) -> web.WebSocketResponse:
     """Send the job as it is, then every change, until it has ended."""
     front = request.app[FRONT]
-    job_id, last_seq = _checked_query(request)
+    job_id, last_seq, with_previews = _checked_query(request)
     socket = web.WebSocketResponse(
-        heartbeat=20, max_msg_size=4096, compress=False, timeout=5, writer_limit=BUFFER_BYTES
+        heartbeat=20,
+        max_msg_size=4096,
+        compress=False,
+        timeout=5,
+        writer_limit=BUFFER_BYTES,
+        protocols=[PROTOCOL],
     )
     if not socket.can_prepare(request):
         raise FrontError(ErrorCode.INVALID_BODY, "this address answers WebSockets only")
@@ -39,7 +44,8 @@ async def progress(request: web.Request) -> web.WebSocketResponse:
         front.sockets.add(socket)
         try:
             changes = front.feed.watch(job_id, last_seq, owner(request))
-            code = await _serve(socket, changes)
+            previews = front.previews.watch(job_id) if with_previews else None
+            code = await _serve(socket, changes, previews)
             if code is None:
                 _abort(request)
             else:
@@ -79,7 +85,9 @@ def _place(front: Front, key: ApiKey | None) -> Iterator[None]:
 
 
 async def _serve(
-    socket: web.WebSocketResponse, changes: AsyncGenerator[JobView, None]
+    socket: web.WebSocketResponse,
+    changes: AsyncGenerator[JobView, None],
+    previews: AsyncGenerator[bytes, None] | None,
 ) -> int | None:
     """Send until the job has ended or the client has gone.
 
@@ -88,12 +96,15 @@ async def _serve(
     """
     sender = asyncio.create_task(_send_changes(socket, changes))
     listener = asyncio.create_task(_listen(socket))
+    tasks = {sender, listener}
+    if previews is not None:
+        tasks.add(asyncio.create_task(_send_previews(socket, previews)))
     try:
         await asyncio.wait({sender, listener}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        sender.cancel()
-        listener.cancel()
-    await asyncio.wait({sender, listener})
+        for task in tasks:
+            task.cancel()
+    await asyncio.wait(tasks)
     return WSCloseCode.OK if sender.cancelled() else sender.result()
 
 
@@ -109,6 +120,16 @@ async def _send_changes(
     except (TimeoutError, ConnectionError):  # the client reads too slowly, or has gone
         return None
     return WSCloseCode.OK
+
+
+async def _send_previews(
+    socket: web.WebSocketResponse, previews: AsyncGenerator[bytes, None]
+) -> None:
+    with suppress(TimeoutError, ConnectionError):  # the sender of changes meets the same
+        async with aclosing(previews):
+            async for picture in previews:
+                async with asyncio.timeout(SEND_LIMIT_S):
+                    await socket.send_bytes(picture)
 
 
 async def _send_last(socket: web.WebSocketResponse, error: FrontError) -> int | None:
@@ -144,11 +165,14 @@ async def _listen(socket: web.WebSocketResponse) -> None:
         pass
 
 
-def _checked_query(request: web.Request) -> tuple[str, int]:
+def _checked_query(request: web.Request) -> tuple[str, int, bool]:
     job_id = checked_id(request.query.get("requestId", ""))
     last_seq = request.query.get("last_seq", "0")
     if not (last_seq.isascii() and last_seq.isdigit() and len(last_seq) <= 15):
         raise FrontError(
             ErrorCode.INVALID_FIELD, "last_seq must be the seq of a message, 0 or more", "last_seq"
         )
-    return job_id, int(last_seq)
+    previews = request.query.get("previews", "0")
+    if previews not in ("0", "1"):
+        raise FrontError(ErrorCode.INVALID_FIELD, "previews must be 0 or 1", "previews")
+    return job_id, int(last_seq), previews == "1"

@@ -15,6 +15,7 @@ from http_front.config import FrontConfig
 from http_front.feed import EventFeed
 from http_front.image_decode import ImageDecoder
 from http_front.image_source import ImageSource
+from http_front.preview_feed import PreviewFeed
 from http_front.spool import prepare_folder
 
 
@@ -25,6 +26,7 @@ class Front:
     config: FrontConfig
     broker: BrokerClient
     feed: EventFeed
+    previews: PreviewFeed
     source: ImageSource
     decoder: ImageDecoder
     partial_dir: Path
@@ -47,18 +49,21 @@ async def open_front(config: FrontConfig, source: ImageSource) -> AsyncIterator[
     context = zmq.asyncio.Context()
     broker = BrokerClient(context, config.addresses.requests)
     feed = EventFeed(context, config.addresses.events, broker)
+    previews = PreviewFeed(context, config.addresses.events)
     decoder = ImageDecoder(partial_dir, inputs_dir)
     try:
         yield Front(
             config=config,
             broker=broker,
             feed=feed,
+            previews=previews,
             source=source,
             decoder=decoder,
             partial_dir=partial_dir,
         )
     finally:
         await feed.close()
+        await previews.close()
         await broker.close()
         await decoder.close()
         context.term()

@@ -23,6 +23,7 @@ from broker.protocol import (
     JobDecoded,
     JobFailed,
     JobFinished,
+    JobPreview,
     JobStarted,
     JobStopped,
     KillGroup,
@@ -90,6 +91,7 @@ class BrokerLink:
         self._shape: GroupShape | None = None
         self._reports: deque[RunReport] = deque()
         self._steps: deque[StepDone] = deque()
+        self._previews: deque[JobPreview] = deque(maxlen=1)
         self._running: list[Lease] = []
         self._cancelled: set[Lease] = set()
         self._last_reports: deque[RunReport] = deque(maxlen=_NUM_KEPT_REPORTS)
@@ -130,6 +132,11 @@ class BrokerLink:
             stage, step = self.activity.stage, self.activity.step
             self._steps.append(StepDone(lease=lease, stage=stage, step=step, num_steps=num_steps))
             self._wake()
+
+    def preview(self, lease: Lease, jpeg: bytes) -> None:
+        """Publish a small picture of a run; only the newest matters."""
+        self._previews.append(JobPreview(lease=lease, jpeg=jpeg))
+        self._wake()
 
     def is_cancelled(self, lease: Lease) -> bool:
         """Return whether the broker wants a run to end."""
@@ -216,6 +223,8 @@ class BrokerLink:
     def _send_waiting(self, beats: "zmq.Socket[bytes]", groups: "zmq.Socket[bytes]") -> None:
         while self._steps:
             _send(beats, rank_beats.encode(self._steps.popleft()))
+        while self._previews:
+            _send(beats, rank_beats.encode(self._previews.popleft()))
         while self._reports and _send(groups, group_reports.encode(self._reports[0])):
             self._note(self._reports.popleft())
 

@@ -51,6 +51,9 @@ class LinkObserver:
         """Tell the step."""
         self._link.finish_step(self._lease, num_steps)
 
+    def show(self, latents: Tensor) -> None:
+        """Leave the previews to rank 0."""
+
     def keep(self, step: int, state: Callable[[], State]) -> None:
         """Leave the saving to rank 0: every rank has the same state."""
 

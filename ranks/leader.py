@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 
 import msgspec
+from torch import Tensor
 
 from broker.protocol import (
     JobDecoded,
@@ -26,6 +27,8 @@ from ranks.control import ANNOUNCE_EVERY_S, Word
 from ranks.engine import Engine
 from ranks.errors import GroupStopping, JobError, RunCancelled, RunLeft
 from ranks.follower import LinkObserver, Order, Worker
+from ranks.latent_colours import fit_colours
+from ranks.previews import Previews
 from ranks.video import VideoWriter, as_job_error
 
 logger = logging.getLogger(__name__)
@@ -34,7 +37,7 @@ _SAVE_LIMIT_S = 60.0
 
 
 class _SavingObserver(LinkObserver):
-    """Saves states as well: now and then, and the last one before the group stops."""
+    """Shows previews and saves states: now and then, and the last one before the group stops."""
 
     def __init__(
         self, link: BrokerLink, lease: Lease, checkpoint: Checkpoint, leader: "Leader"
@@ -42,6 +45,10 @@ class _SavingObserver(LinkObserver):
         super().__init__(link, lease)
         self._checkpoint = checkpoint
         self._leader = leader
+
+    def show(self, latents: Tensor) -> None:
+        """Hand the latents to those who make pictures of them."""
+        self._leader.previews.show(self._lease, latents)
 
     def keep(self, step: int, state: Callable[[], State]) -> None:
         """Save the state if it is time for it."""
@@ -57,6 +64,7 @@ class Leader(Worker):
         self.is_stopping = False
         self._lease: Lease | None = None
         self._writers: list[VideoWriter] = []
+        self.previews = Previews(fit_colours(engine.models.vae), link.preview)
         engine.control.decide = self._decide
         signal.signal(signal.SIGTERM, self._stop)
 
@@ -111,6 +119,7 @@ class Leader(Worker):
         observer = _SavingObserver(self._link, job.lease, checkpoint, self)
         writer = self._writer(job, checkpoint)
         outcome = self.attempt(job, is_resumed, observer, writer.add)
+        self.previews.end()
         self._lease = None
         if outcome is None:
             # In this order, so that the broker hears of the end last.

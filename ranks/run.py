@@ -51,6 +51,9 @@ class Observer(Protocol):
     def finish_step(self, num_steps: int) -> None:
         """Note that one of the `num_steps` pieces of work of the stage is done."""
 
+    def show(self, latents: Tensor) -> None:
+        """Note what the video looks like by now: latents without noise, float32, on the CPU."""
+
     def keep(self, step: int, state: Callable[[], State]) -> None:
         """Note that the run could go on from here; `state` returns all that it takes."""
 
@@ -148,6 +151,7 @@ class Run:
             predictor = self._predictor(conditions, first_frame, cache)
             while not denoiser.is_done:
                 denoiser.advance(predictor)
+                self._observer.show(denoiser.solver.estimate())
                 if schedule is None or schedule.can_begin_at(denoiser.step):
                     self._observer.keep(denoiser.step, denoiser.state)
                 self._finish_item(self._spec.infer_steps)

@@ -73,6 +73,11 @@ class Solver:
         advanced: Tensor = self._scheduler.step(velocity, timestep, latents, return_dict=False)[0]
         return advanced
 
+    def estimate(self) -> Tensor:
+        """Return what the latest step takes the latents without noise to be."""
+        estimate: Tensor = self._scheduler.model_outputs[-1]
+        return estimate
+
     def history(self) -> dict[str, Tensor]:
         """Return all that later steps need of earlier ones."""
         scheduler = self._scheduler

@@ -63,6 +63,14 @@ def encode_chunks(
             yield split.gather(vae.encoder(patch, feat_cache=cache, feat_idx=[0]))
 
 
+def encode_clip(vae: AutoencoderKLWan, clip: Tensor) -> Tensor:
+    """Return the normalised latents of a whole clip `[B, 3, T, H, W]`; T is of the form 4n + 1."""
+    cache = _empty_cache(vae.encoder)
+    chunks = [clip[:, :, :1], *clip[:, :, 1:].split(FRAMES_PER_LATENT, dim=2)]
+    encoded = [vae.encoder(chunk, feat_cache=cache, feat_idx=[0]) for chunk in chunks]
+    return finish_encoding(vae, encoded)
+
+
 def finish_encoding(vae: AutoencoderKLWan, chunks: list[Tensor]) -> Tensor:
     """Return normalised latents `[B, C, T, H, W]` in float32 of all encoder outputs."""
     moments = vae.quant_conv(torch.cat(chunks, dim=2))

@@ -118,6 +118,9 @@ class _TaskRun:
         if is_here and self._stage is Stage.DENOISE and self._step == 2:
             raise ValueError("told to fail")
 
+    def show(self, latents: Tensor) -> None:
+        """Show nothing."""
+
     def keep(self, step: int, state: Callable[[], State]) -> None:
         """Save the state if told to."""
         if self._engine.world.rank == 0 and step == self._task.keep_step:
