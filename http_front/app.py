@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from http_front import docs, handlers
+from http_front import docs, handlers, page
 from http_front.config import FrontConfig
 from http_front.gate import allow_origin, make_gate
 from http_front.image_source import ImageSource, make_source
@@ -47,6 +47,7 @@ def create_app(config: FrontConfig, source: ImageSource | None = None) -> web.Ap
         ]
     )
     docs.add_routes(app, with_keys=config.api_keys is not None)
+    page.add_routes(app)
 
     async def front(app: web.Application) -> AsyncIterator[None]:
         async with open_front(config, source or _source(config)) as app[FRONT]:

@@ -8,7 +8,7 @@ from http_front.app import create_app
 from http_front.openapi import make_document
 from tests.http_front.serving import Served
 
-PAGES = {"/docs", "/openapi.json", "/static/{name}"}
+PAGES = {"/", "/docs", "/openapi.json", "/static/{name}", "/static/page/{name}"}
 
 
 def test_every_route_is_in_the_document_and_every_path_is_a_route(

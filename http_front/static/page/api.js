@@ -56,8 +56,7 @@ export async function submit(picture, settings) {
   const form = new FormData();
   for (const [name, value] of Object.entries(settings)) form.append(name, value);
   form.append("image", picture);
-  const headers = { "Idempotency-Key": crypto.randomUUID?.() ?? String(Math.random()).slice(2) };
-  const response = await call("/video/submit", { method: "POST", body: form, headers });
+  const response = await call("/video/submit", { method: "POST", body: form });
   return (await response.json()).requestId;
 }
 

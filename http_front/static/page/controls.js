@@ -1,0 +1,97 @@
+// A control for each field of a job, made from the field's schema: its range, default and kind.
+
+import { language, text, textOr } from "./texts.js";
+
+const SLIDERS = {
+  num_frames: { step: 1, shown: (value) => text("frames", value) },
+  infer_steps: { step: 1, shown: (value) => text("steps", value) },
+  guidance_scale: { step: 0.5, shown: (value) => Number(value).toFixed(1) },
+};
+const LONG_TEXT = 100;
+
+/** Return a labelled control; `get` and `set` its value as text, "" where it is left open. */
+export function makeControl(name, schema) {
+  const field = unwrap(schema);
+  const input = makeInput(name, field);
+  input.id = `setting-${name}`;
+  input.name = name;
+  const box = document.createElement("div");
+  box.className = "field";
+  const label = document.createElement("label");
+  label.htmlFor = input.id;
+  const output = document.createElement("output");
+  output.htmlFor = input.id;
+  output.className = "count";
+  const caption = document.createElement("span");
+  label.append(caption, output);
+  box.append(label, input);
+
+  const control = {
+    box,
+    input,
+    get: () => (input.type === "checkbox" ? String(input.checked) : input.value.trim()),
+    set(value) {
+      const chosen = value ?? field.default ?? "";
+      if (input.type === "checkbox") input.checked = String(chosen) === "true";
+      else input.value = chosen;
+      this.show();
+    },
+    show() {
+      output.value = SLIDERS[name]?.shown(input.value) ?? "";
+    },
+    translate() {
+      caption.textContent = textOr(`label.${name}`, name);
+      input.title = language() === "en" ? (field.description ?? "") : "";
+      if (field.optional && "placeholder" in input) input.placeholder = openText(name);
+      for (const option of input.options ?? []) translateOption(option);
+      this.show();
+    },
+  };
+  input.addEventListener("input", () => control.show());
+  control.set();
+  return control;
+}
+
+/** Return what a field is, without the null that an optional one may be as well. */
+function unwrap(schema) {
+  const kinds = (schema.anyOf ?? [schema]).filter((kind) => kind.type !== "null");
+  return { ...kinds[0], default: schema.default, optional: schema.anyOf !== undefined };
+}
+
+function makeInput(name, field) {
+  if (field.enum) return makeSelect(field.enum);
+  if (field.type === "boolean" && field.optional) return makeSelect(["", "true", "false"]);
+  if (field.type === "string" && field.maxLength > LONG_TEXT) {
+    return Object.assign(document.createElement("textarea"), {
+      rows: 2,
+      maxLength: field.maxLength,
+    });
+  }
+  const input = document.createElement("input");
+  if (field.type === "boolean") input.type = "checkbox";
+  else if (field.type === "string") input.type = "text";
+  else makeNumeric(input, name, field);
+  return input;
+}
+
+function makeNumeric(input, name, field) {
+  input.type = name in SLIDERS ? "range" : "number";
+  input.min = field.minimum ?? field.exclusiveMinimum ?? "";
+  input.max = field.maximum ?? "";
+  input.step = SLIDERS[name]?.step ?? (field.type === "integer" ? 1 : "any");
+}
+
+function makeSelect(values) {
+  const select = document.createElement("select");
+  select.append(...values.map((value) => new Option(value, value)));
+  return select;
+}
+
+function translateOption(option) {
+  const names = { "": "isDefault", true: "yes", false: "no" };
+  if (option.value in names) option.text = text(names[option.value]);
+}
+
+function openText(name) {
+  return name === "seed" ? text("random") : text("isDefault");
+}

@@ -1,0 +1,167 @@
+// Puts the page together: form, videos, server state, language, API key.
+
+import * as api from "./api.js";
+import { Gallery } from "./gallery.js";
+import { Picture } from "./picture.js";
+import { Settings } from "./settings.js";
+import * as store from "./store.js";
+import { language, preferredLanguage, speak, text } from "./texts.js";
+
+const REFRESH_MS = 4000;
+
+const part = (id) => document.getElementById(id);
+const form = part("form");
+const prompt = part("prompt");
+
+speak(store.language.get() || preferredLanguage());
+showLanguageButton();
+const fields = await api.jobFields();
+const picture = new Picture({ taken: (width, height) => settings.turn(height > width) });
+const settings = new Settings(fields, { changed });
+const gallery = new Gallery({ reuse, tell, fail });
+
+prompt.maxLength = fields.prompt.maxLength;
+prompt.value = store.draft.get().prompt ?? "";
+settings.fill(store.draft.get());
+
+form.addEventListener("submit", submit);
+form.addEventListener("input", keepDraft);
+form.addEventListener("change", keepDraft);
+prompt.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+});
+part("language").addEventListener("click", switchLanguage);
+part("key-button").addEventListener("click", askForKey);
+part("key-dialog").addEventListener("close", useKey);
+part("key-button").hidden = !store.key.get();
+document.addEventListener("visibilitychange", () => document.hidden || refresh());
+
+await refresh();
+document.body.classList.add("ready");
+setInterval(() => document.hidden || refresh(), REFRESH_MS);
+
+function changed() {
+  const size = settings.size();
+  if (size) picture.fit(...size);
+  part("prompt-count").value = `${prompt.value.length} / ${prompt.maxLength}`;
+}
+
+/** Remember what is in the form; only what somebody has put there. */
+function keepDraft() {
+  store.draft.set({ prompt: prompt.value, ...settings.values() });
+}
+
+async function submit(event) {
+  event.preventDefault();
+  part("problem").hidden = true;
+  const problem = findProblem();
+  if (problem) return;
+  const wanted = { prompt: prompt.value, ...settings.values() };
+  busy(true);
+  try {
+    const id = await api.submit(picture.file, wanted);
+    await gallery.add(id, { settings: wanted, thumbnail: picture.thumbnail() });
+    if (matchMedia("(max-width: 56rem)").matches) part("jobs").scrollIntoView();
+  } catch (refusal) {
+    fail(refusal);
+    settings.show(refusal.field);
+  } finally {
+    busy(false);
+  }
+}
+
+/** Show what keeps the form from being sent, and return whether there is anything. */
+function findProblem() {
+  const least = fields.prompt.minLength;
+  if (!picture.file) {
+    show(text("pictureMissing"));
+    part("picture-file").focus();
+    return true;
+  }
+  if (prompt.value.trim().length < least) {
+    show(text("promptShort", least));
+    prompt.focus();
+    return true;
+  }
+  return false;
+}
+
+function busy(isBusy) {
+  part("submit").disabled = isBusy;
+  part("submit").textContent = text(isBusy ? "submitting" : "submit");
+}
+
+function reuse(used) {
+  prompt.value = used.prompt;
+  settings.fill(used);
+  keepDraft();
+  form.scrollIntoView({ block: "start" });
+  prompt.focus({ preventScroll: true });
+  tell(text("reused"));
+}
+
+async function refresh() {
+  try {
+    await gallery.refresh();
+    showServer(await api.health());
+  } catch (refusal) {
+    if (refusal.status === 401) askForKey();
+    showServer(null);
+  }
+}
+
+function showServer(health) {
+  if (health?.ranks.length && health.ranks.every((rank) => rank.device === "cpu")) {
+    settings.offerTiny({ now: Object.keys(store.draft.get()).length === 0 });
+  }
+  const state = health?.status ?? "lost";
+  const isBusy = health?.running || health?.queued;
+  const load = isBusy ? ` · ${text("server.busy", health.running, health.queued)}` : "";
+  const line = text(`server.${state}`) + load;
+  // Written only when it changes: it is read aloud.
+  if (part("server").textContent !== line) part("server").textContent = line;
+  part("server").dataset.state = state;
+}
+
+function switchLanguage() {
+  speak(language() === "en" ? "zh" : "en");
+  store.language.set(language());
+  showLanguageButton();
+  picture.translate();
+  settings.translate();
+  gallery.translate();
+  refresh();
+}
+
+function showLanguageButton() {
+  const button = part("language");
+  button.textContent = language() === "en" ? "中文" : "English";
+  button.lang = language() === "en" ? "zh-CN" : "en";
+}
+
+function askForKey() {
+  part("key-button").hidden = false;
+  if (!part("key-dialog").open) part("key-dialog").showModal();
+}
+
+function useKey() {
+  const { returnValue } = part("key-dialog");
+  if (returnValue === "use") store.key.set(part("key").value.trim());
+  if (returnValue === "forget") store.key.set("");
+  part("key").value = "";
+  if (returnValue) refresh();
+}
+
+function fail(refusal) {
+  if (refusal.status === 401) askForKey();
+  show(refusal.message);
+}
+
+function show(problem) {
+  part("problem").textContent = problem;
+  part("problem").hidden = false;
+}
+
+function tell(sentence) {
+  part("news").textContent = sentence;
+}
