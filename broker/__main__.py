@@ -30,6 +30,7 @@ def main() -> int:
     """Return the exit code: 0 after a stop; 70: the journal, 75: its folder cannot be used."""
     config = msgspec.json.decode(sys.argv[1], type=BrokerConfig)
     child.begin("broker", config.parent_pid, config.log_format)
+    child.allow_many_files()
     try:
         state_dir = StateDir(Path(config.state_dir))
         journal = Journal(state_dir.journal)

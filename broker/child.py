@@ -3,6 +3,7 @@
 import ctypes
 import faulthandler
 import os
+import resource
 import signal
 import sys
 
@@ -37,6 +38,15 @@ def die_with_parent(parent_pid: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:
         os._exit(ORPHANED_EXIT_CODE)
+
+
+def allow_many_files() -> None:
+    """Let this process open as many files and connections as the system lets it.
+
+    For the broker this is more than comfort: libzmq ends the process when it cannot accept.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def report(fd: int | None, line: str) -> None:

@@ -8,7 +8,7 @@ import sys
 import msgspec
 from aiohttp import web
 
-from broker.child import begin, report
+from broker.child import allow_many_files, begin, report
 from http_front.app import create_app
 from http_front.config import FrontConfig
 from http_front.http_server import create_runner
@@ -18,6 +18,7 @@ def main() -> None:
     """Serve until SIGTERM or SIGINT."""
     config = msgspec.json.decode(sys.argv[1], type=FrontConfig)
     begin("front", config.parent_pid, config.log_format)
+    allow_many_files()
     asyncio.run(serve(config))
 
 

@@ -1,0 +1,119 @@
+"""A front and a broker that may open no further file: nothing is lost, and all is well after."""
+
+import asyncio
+import os
+import resource
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import aiohttp
+import msgspec
+import pytest
+
+from broker.config import BrokerConfig
+from broker.job import JobState
+from broker.protocol import CancelJob, ExpiredRemoved, JobFound, RemoveExpired
+from http_front.config import FrontConfig
+from tests.broker.driver import Front, broker_config, running_broker
+from tests.http_front.serving import PROMPT, picture
+
+LIMIT_S = 30.0
+
+
+@contextmanager
+def no_more_files(pid: int) -> Iterator[None]:
+    """Let a process keep the files that it has open, and open no other."""
+    numbers = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+    first_free = min(set(range(len(numbers) + 1)) - numbers)
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (first_free, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+@pytest.fixture
+def config() -> Iterator[BrokerConfig]:
+    # Not under tmp_path: its names are too long for a socket.
+    with tempfile.TemporaryDirectory(prefix="wan-") as folder:
+        yield broker_config(Path(folder))
+
+
+async def test_a_broker_without_file_descriptors_serves_those_who_are_there(
+    config: BrokerConfig,
+) -> None:
+    """Without the catch in `_find` it ends when it removes the files of an expired job."""
+    config = msgspec.structs.replace(config, job_ttl_s=0.0)
+    async with running_broker(config) as broker, Front(config) as front:
+        job_id = await front.submit_ok()
+        with no_more_files(broker.process.pid):
+            kept = await front.submit_ok()
+            assert isinstance(await front.ask(CancelJob(job_id=job_id)), JobFound)
+            assert isinstance(await front.ask(RemoveExpired()), ExpiredRemoved)
+            assert (await front.get(kept)).state is JobState.IN_QUEUE
+        async with Front(config) as late:
+            assert (await late.get(kept)).state is JobState.IN_QUEUE
+        assert await broker.stop() == 0
+
+
+async def test_a_broker_may_open_as_many_files_as_the_system_lets_it(config: BrokerConfig) -> None:
+    """With the usual 1,024, libzmq ends the process at the connection after them."""
+    async with running_broker(config) as broker:
+        soft, hard = resource.prlimit(broker.process.pid, resource.RLIMIT_NOFILE)
+        assert soft == hard
+
+
+@asynccontextmanager
+async def front_process(config: BrokerConfig) -> AsyncIterator[tuple[int, str]]:
+    """Run a front as a process; yield its pid and URL."""
+    state_dir = Path(config.state_dir)
+    heard, ready_fd = os.pipe()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        front = FrontConfig(
+            addresses=config.addresses,
+            inputs_dir=str(state_dir / "inputs"),
+            videos_dir=str(state_dir / "videos"),
+            listen_fd=listener.fileno(),
+            parent_pid=os.getpid(),
+            ready_fd=ready_fd,
+        )
+        command = (sys.executable, "-m", "http_front", msgspec.json.encode(front).decode())
+        fds = (listener.fileno(), ready_fd)
+        process = await asyncio.create_subprocess_exec(*command, pass_fds=fds)
+        os.close(ready_fd)
+        try:
+            assert await asyncio.to_thread(os.read, heard, 64) == b"ready\n"
+            yield process.pid, f"http://127.0.0.1:{listener.getsockname()[1]}"
+            assert process.returncode is None, "the front has ended"
+        finally:
+            os.close(heard)
+            process.send_signal(signal.SIGTERM)
+            await process.wait()
+
+
+async def submit(session: aiohttp.ClientSession) -> tuple[int, str | None]:
+    """Return the status, and when to come again."""
+    form = aiohttp.FormData({"prompt": PROMPT})
+    form.add_field("image", picture(), filename="cat.png")
+    async with session.post("/video/submit", data=form) as response:
+        return response.status, response.headers.get("Retry-After")
+
+
+async def test_a_front_without_file_descriptors_says_so_and_recovers(config: BrokerConfig) -> None:
+    """Without EMFILE told from other errors the answer is 500."""
+    async with running_broker(config), front_process(config) as (pid, url):
+        async with aiohttp.ClientSession(url) as session, asyncio.timeout(LIMIT_S):
+            assert (await submit(session))[0] == 202
+            with no_more_files(pid):
+                assert await submit(session) == (503, "5")
+                async with session.get("/live") as response:
+                    assert response.status == 200
+            assert (await submit(session))[0] == 202
+        async with aiohttp.ClientSession(url) as another, asyncio.timeout(LIMIT_S):
+            assert (await submit(another))[0] == 202
