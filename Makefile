@@ -1,10 +1,11 @@
 # Two commands matter to a newcomer: `make demo` and `make test`.
 PYTHON ?= python3
+CYCLES ?= 1200
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo serve test test-all check format clean
+.PHONY: install demo serve test test-all chaos check format clean
 
 install: $(INSTALLED)
 
@@ -26,6 +27,9 @@ test: install
 
 test-all: install
 	$(BIN)/python -m pytest -m "not accelerator"
+
+chaos: install
+	$(BIN)/python -m pytest tests/chaos --cycles $(CYCLES)
 
 check: install
 	$(BIN)/ruff format --check .

@@ -12,6 +12,7 @@ from PIL import Image
 from broker.job import JobState
 
 ANSWER_LIMIT_S = 15.0
+JOB_LIMIT_S = 90.0
 _FIELDS = {"prompt": "A small boat drifts over a calm bay", "image_size": "64*64"}
 
 
@@ -64,14 +65,16 @@ class Client:
             assert told == answer["status"], f"{job_id} was {told}, is {answer['status']}"
         return answer
 
-    async def until_ended(self, job_id: str) -> dict[str, Any]:
+    async def until_ended(self, job_id: str | None) -> dict[str, Any]:
         """Return how a job is in the end."""
-        while True:
-            answer = await self.status(job_id)
-            if answer is not None and JobState(answer["status"]).is_terminal:
-                return answer
-            # A WebSocket would tell when to ask; here the server may be dead at any time.
-            await asyncio.sleep(0.05)
+        assert job_id is not None, "the job was not accepted"
+        async with asyncio.timeout(JOB_LIMIT_S):
+            while True:
+                answer = await self.status(job_id)
+                if answer is not None and JobState(answer["status"]).is_terminal:
+                    return answer
+                # A WebSocket would tell when to ask; here the server may be dead at any time.
+                await asyncio.sleep(0.05)
 
     async def _post(self, path: str, **body: Any) -> dict[str, Any] | None:
         try:

@@ -41,7 +41,7 @@ async def test_a_stopped_rank_is_noticed_within_ten_seconds_and_a_tick(tmp_path:
         await server.life.wait_until_logged("rank 5 has sent no beat")
         assert time.monotonic() - stopped_at < BEAT_LIMIT_S + TICK_S + SLACK_S
         await until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids.values()), 5.0)
-        assert (await client.until_ended(await client.submit() or ""))["status"] == "Succeed"
+        assert (await client.until_ended(await client.submit()))["status"] == "Succeed"
         # Rank 5 could not dump its stack, all others did.
         assert server.life.log().count("Current thread") == len(pids) - 1
 
@@ -55,7 +55,7 @@ async def test_a_step_that_never_ends_is_ended_though_every_rank_beats(tmp_path:
         held_at = time.monotonic()
         await server.life.wait_until_logged("has finished nothing in stage denoise")
         assert time.monotonic() - held_at < STEP_LIMIT_S + TICK_S + SLACK_S
-        done = await client.until_ended(job_id or "")
+        done = await client.until_ended(job_id)
         assert (done["status"], done["attempt"]) == ("Succeed", 2)
 
 
@@ -63,8 +63,8 @@ async def test_steps_that_take_five_times_as_long_are_left_alone(tmp_path: Path)
     """Fails if a step may not last longer than its fixed limit, whatever is usual."""
     async with serving(tmp_path, step_s=0.3, num_steps=3) as (server, client):
         usual, slow = await client.submit(), await client.submit()
-        await client.until_ended(usual or "")
+        await client.until_ended(usual)
         server.faults.lay("denoise", "slow")
-        done = await client.until_ended(slow or "")
+        done = await client.until_ended(slow)
         assert (done["status"], done["attempt"]) == ("Succeed", 1)
         assert "has finished nothing" not in server.life.log()

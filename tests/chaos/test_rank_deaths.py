@@ -77,5 +77,5 @@ async def test_a_killed_rank_is_noticed_its_group_reaped_and_the_job_done(
     # The launcher says it only after it has reaped all the others.
     assert not [pid for pid in pids.values() if is_there(pid)]
     assert time.monotonic() - killed_at < NOTICED_S
-    done = await client.until_ended(job_id or await client.submit() or "")
+    done = await client.until_ended(job_id or await client.submit())
     assert (done["status"], done["attempt"]) == ("Succeed", 2 if job_id else 1)

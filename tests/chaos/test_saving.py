@@ -31,7 +31,7 @@ async def test_a_group_that_dies_while_it_saves_leaves_nothing_half_done(
         for point in SAVE_POINTS * (NUM_DEATHS_LONG if is_long else NUM_DEATHS):
             server.faults.lay(point, "die")
             job_id = await client.submit()
-            done = await client.until_ended(job_id or "")
+            done = await client.until_ended(job_id)
             assert (done["status"], done["attempt"]) == ("Succeed", 2)
             assert server.faults.is_reached(point)
         assert await server.life.stop() == 0
