@@ -5,6 +5,7 @@ import msgspec
 from broker.protocol import (
     CancelJob,
     CancelRun,
+    DeleteJob,
     DrainServer,
     FrontReply,
     GroupReport,
@@ -37,7 +38,7 @@ class GroupsNamed(msgspec.Struct, frozen=True):
     groups: tuple[str, ...]
 
 
-FrontEvent = OfferJob | SubmitJob | CancelJob | RemoveExpired
+FrontEvent = OfferJob | SubmitJob | CancelJob | DeleteJob | RemoveExpired
 Event = FrontEvent | DrainServer | JobStored | JobNotStored | GroupsNamed | GroupReport | RankBeat
 
 
@@ -54,7 +55,7 @@ class AnswerAfter(msgspec.Struct, frozen=True):
 
 
 class DropJob(msgspec.Struct, frozen=True):
-    """Remove the row of an expired job, then its files."""
+    """Remove the row of a job, then its files."""
 
     job_id: str
 
@@ -66,7 +67,7 @@ class DropInput(msgspec.Struct, frozen=True):
 
 
 class DropVideo(msgspec.Struct, frozen=True):
-    """Remove the video of a job that ended otherwise while it was written."""
+    """Remove video and stills of a job that ended otherwise while they were written."""
 
     job_id: str
 

@@ -25,6 +25,7 @@ from broker.progress import Mark
 from broker.protocol import (
     Beat,
     CancelJob,
+    DeleteJob,
     DrainBegun,
     DrainBroker,
     DrainServer,
@@ -88,7 +89,7 @@ class Dispatcher:
         """Return what is to be done about an event."""
         self._board.awake.advance(now_s)
         match event:
-            case OfferJob() | SubmitJob() | CancelJob() | RemoveExpired():
+            case OfferJob() | SubmitJob() | CancelJob() | DeleteJob() | RemoveExpired():
                 self._intake.handle(event, now_s)
             case JobStored() | JobNotStored():
                 self._intake.handle(event, now_s)
@@ -130,6 +131,10 @@ class Dispatcher:
     def views(self, now_s: float) -> list[JobView]:
         """Return how every job is, the earliest submission first."""
         return [self._board.view(job, now_s) for job in self._board.jobs]
+
+    def job(self, job_id: str) -> Job | None:
+        """Return a job; None if it is unknown or has expired."""
+        return self._board.jobs.get(job_id)
 
     def eta_s(self, job_id: str, now_s: float) -> float | None:
         """Return in how many seconds a job will have ended; None while nothing tells."""

@@ -59,8 +59,8 @@ class StateDir:
         _remove([self._inputs / image])
 
     def remove_video(self, job_id: str) -> None:
-        """Remove the video of a job that did not succeed."""
-        _remove([self._videos / f"{job_id}.mp4"])
+        """Remove the video of a job that did not succeed, and the stills from it."""
+        _remove(path for path in self._videos.iterdir() if path.name.split(".")[0] == job_id)
 
     def sweep(self, jobs: Iterable[Job]) -> None:
         """Remove every file that belongs to no job, as after a crash between two steps."""

@@ -2,9 +2,9 @@
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable
-from itertools import islice
+from itertools import dropwhile, islice
 
-from broker.protocol import JobView
+from broker.protocol import JobsListed, JobView, ListJobs
 
 _CHANGES_KEPT = 256
 _FINISHED_KEPT_WHOLE = 200
@@ -43,10 +43,15 @@ class History:
             return []
         return [view for view in told if view.seq > seq] or [told[-1]]
 
-    def newest(self, limit: int, owner: str | None) -> list[JobView]:
-        """Return how the latest jobs of an owner are, or of all for None; newest first."""
-        views = (told[-1] for told in reversed(self._told.values()))
-        return list(islice((view for view in views if owner in (None, view.owner)), limit))
+    def page(self, request: ListJobs, limit: int) -> JobsListed:
+        """Return how the jobs of an owner are, or of all for None."""
+        told = self._told.values()
+        views = [kept[-1] for kept in (told if request.oldest_first else reversed(told))]
+        own = iter([view for view in views if request.owner in (None, view.owner)])
+        if request.after is not None:
+            own = islice(dropwhile(lambda view: view.job_id != request.after, own), 1, None)
+        jobs = list(islice(own, limit + 1))
+        return JobsListed(jobs=jobs[:limit], has_more=len(jobs) > limit)
 
     def _shorten_oldest(self) -> None:
         # All changes of every finished job would fill the memory within a busy hour.

@@ -21,8 +21,10 @@ from broker.job import GroupShape, JobSpec, JobState, SpecError, choose_layout
 from broker.protocol import (
     CancelJob,
     CancelRun,
+    DeleteJob,
     ErrorCode,
     ExpiredRemoved,
+    JobDeleted,
     JobFound,
     JobWelcome,
     Lease,
@@ -66,6 +68,8 @@ class Intake:
                 self._drop_unused(self._arriving.pop(request.job_id).image)
             case CancelJob():
                 self._cancel(request, now_s)
+            case DeleteJob():
+                self._delete(request, now_s)
             case RemoveExpired():
                 self._board.emit(Reply(ExpiredRemoved(removed=self.remove_expired(now_s))))
             case _:
@@ -75,8 +79,7 @@ class Intake:
         """Let go of the jobs that ended long enough ago; return how many."""
         expired = list(self._board.jobs.pop_expired(now_s - self._job_ttl_s))
         for job in expired:
-            self._board.emit(DropJob(job.job_id))
-            self._drop_unused(job.image)
+            self._drop(job)
         return len(expired)
 
     def restore_ended(self, job: Job, now_s: float) -> None:
@@ -222,19 +225,46 @@ class Intake:
         next_end_s = self._board.next_end_s(now_s)
         return _RETRY_UNKNOWN_S if next_end_s is None else max(1, math.ceil(next_end_s))
 
-    def _cancel(self, message: CancelJob, now_s: float) -> None:
+    def _delete(self, message: DeleteJob, now_s: float) -> None:
+        job = self._owned(message)
+        if job is None:
+            return
+        if not job.state.is_terminal:
+            self._end(job, now_s)
+        self._board.jobs.remove(job.job_id)
+        self._drop(job)
+        self._board.emit(Reply(JobDeleted()))
+
+    def _drop(self, job: Job) -> None:
+        """Have the traces of a job removed that is no longer on the board."""
+        self._board.emit(DropJob(job.job_id))
+        self._drop_unused(job.image)
+
+    def _owned(self, message: CancelJob | DeleteJob) -> Job | None:
+        """Return the job that a message is about, or refuse: there is none for this owner."""
         job = self._board.jobs.get(message.job_id)
-        if job is None or message.owner not in (None, job.owner):
-            self._refuse(ErrorCode.JOB_NOT_FOUND, "no job has this id; it may have expired")
-        elif job.state in (JobState.SUCCEED, JobState.FAILED):
+        if job is not None and message.owner in (None, job.owner):
+            return job
+        self._refuse(ErrorCode.JOB_NOT_FOUND, "no job has this id; it may have expired")
+        return None
+
+    def _cancel(self, message: CancelJob, now_s: float) -> None:
+        job = self._owned(message)
+        if job is None:
+            return
+        if job.state in (JobState.SUCCEED, JobState.FAILED):
             self._refuse(ErrorCode.JOB_FINISHED, f"the job has ended as {job.state.value} before")
         else:
             if job.state is not JobState.CANCELLED:
-                lease = job.lease
-                job = job.ended(JobState.CANCELLED, now_s)
-                self._board.save(job, now_s)
-                self._cancel_run(lease)
+                job = self._end(job, now_s)
             self._tell(job, now_s)
+
+    def _end(self, job: Job, now_s: float) -> Job:
+        """Return the job as a cancelled one, which its group is told to leave."""
+        cancelled = job.ended(JobState.CANCELLED, now_s)
+        self._board.save(cancelled, now_s)
+        self._cancel_run(job.lease)
+        return cancelled
 
     def _cancel_run(self, lease: Lease | None) -> None:
         run = None if lease is None else self._board.find_run(lease)

@@ -19,7 +19,7 @@ class JobTable:
     def __init__(self) -> None:
         self._jobs: dict[str, Job] = {}
         self._waiting: list[tuple[int, str]] = []
-        self._ended: list[tuple[float, str]] = []
+        self._ended: list[tuple[float, int, str]] = []
         self._images: Counter[str] = Counter()
         self._keys: dict[tuple[str | None, str], str] = {}
         self._last_number = 0
@@ -85,11 +85,19 @@ class JobTable:
     def pop_expired(self, ended_before_s: float) -> Iterator[Job]:
         """Remove and yield the jobs that ended before a moment."""
         while self._ended and self._ended[0][0] <= ended_before_s:
-            job = self._jobs.pop(heapq.heappop(self._ended)[1])
-            self._images[job.image] -= 1
-            if job.idempotency_key is not None:
-                del self._keys[job.owner, job.idempotency_key.key]
-            yield job
+            _, number, job_id = heapq.heappop(self._ended)
+            job = self._jobs.get(job_id)
+            # One that was removed before has left its entry, and its id may be in use again.
+            if job is not None and job.number == number:
+                self.remove(job_id)
+                yield job
+
+    def remove(self, job_id: str) -> None:
+        """Forget a job that has ended."""
+        job = self._jobs.pop(job_id)
+        self._images[job.image] -= 1
+        if job.idempotency_key is not None:
+            del self._keys[job.owner, job.idempotency_key.key]
 
     def uses_image(self, image: str) -> bool:
         """Whether a job still needs the input of this name."""
@@ -103,4 +111,4 @@ class JobTable:
         if job.state is JobState.IN_QUEUE:
             bisect.insort(self._waiting, (job.number, job.job_id))
         elif job.state.is_terminal:
-            heapq.heappush(self._ended, (ended_s, job.job_id))
+            heapq.heappush(self._ended, (ended_s, job.number, job.job_id))

@@ -19,16 +19,17 @@ _HISTORY_KEPT_S = 7 * 86_400.0
 
 _COLUMNS = (
     "number, job_id, spec, image, state, attempt, group_name, epoch, seq, progress, reason, "
-    "error_code, video, created_at, updated_at, idempotency_key, request_hash, owner"
+    "error_code, video, created_at, updated_at, idempotency_key, request_hash, owner, "
+    "stage_s"
 )
 _SAVE = f"""
     INSERT INTO jobs ({_COLUMNS})
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (job_id) DO UPDATE SET
         state = excluded.state, attempt = excluded.attempt, group_name = excluded.group_name,
         epoch = excluded.epoch, seq = excluded.seq, progress = excluded.progress,
         reason = excluded.reason, error_code = excluded.error_code, video = excluded.video,
-        updated_at = excluded.updated_at
+        updated_at = excluded.updated_at, stage_s = excluded.stage_s
 """
 
 
@@ -181,6 +182,7 @@ def _row_of(job: Job) -> tuple[Any, ...]:
         job.idempotency_key.key if job.idempotency_key else None,
         job.idempotency_key.request_hash if job.idempotency_key else None,
         job.owner,
+        msgspec.json.encode(job.stage_s).decode(),
     )
 
 
@@ -188,6 +190,7 @@ def _job_of(row: Iterable[Any]) -> Job:
     (
         number, job_id, spec, image, state, attempt, group, epoch, seq, progress, reason,
         error_code, video, created_at, updated_at, key, request_hash, owner,
+        stage_s,
     ) = row  # fmt: skip
     lease = None
     if group is not None:
@@ -212,4 +215,5 @@ def _job_of(row: Iterable[Any]) -> Job:
         updated_at=updated_at,
         idempotency_key=idempotency_key,
         owner=owner,
+        stage_s=msgspec.json.decode(stage_s, type=dict[str, float]),
     )

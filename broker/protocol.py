@@ -88,6 +88,12 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """File name in the videos folder, once the state is `Succeed`."""
     owner: str | None = None
     """Name of the API key that submitted it; for the fronts, not for clients."""
+    stage_s: dict[str, float] = {}
+    """Seconds that the latest attempt has spent in each stage, and before it in the queue."""
+    spec: JobSpec | None = None
+    """What was asked for; in answers only, since it never changes."""
+    expires_at: float | None = None
+    """When a job that has ended will be removed; in answers only."""
 
 
 class RankView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -173,14 +179,24 @@ class WatchJob(_Struct, frozen=True, kw_only=True):
 
 
 class ListJobs(_Struct, frozen=True, kw_only=True):
-    """Tell the latest jobs, newest first."""
+    """Tell a page of the jobs, newest first."""
 
     limit: int = 100
+    after: str | None = None
+    """The last job of the page before; None is the first page."""
+    oldest_first: bool = False
     owner: str | None = None
 
 
 class CancelJob(_Struct, frozen=True, kw_only=True):
     """End a job; the answer is final."""
+
+    job_id: str
+    owner: str | None = None
+
+
+class DeleteJob(_Struct, frozen=True, kw_only=True):
+    """Remove a job and its files; one that has not ended is cancelled first."""
 
     job_id: str
     owner: str | None = None
@@ -212,6 +228,7 @@ FrontRequest = (
     | WatchJob
     | ListJobs
     | CancelJob
+    | DeleteJob
     | GetHealth
     | RemoveExpired
     | DrainServer
@@ -239,6 +256,11 @@ class JobsListed(_Struct, frozen=True, kw_only=True):
     """The answer to `ListJobs`."""
 
     jobs: list[JobView]
+    has_more: bool
+
+
+class JobDeleted(_Struct, frozen=True, kw_only=True):
+    """The answer to `DeleteJob`."""
 
 
 class HealthTold(_Struct, frozen=True, kw_only=True):
@@ -284,6 +306,7 @@ FrontReply = (
     | JobFound
     | JobHistory
     | JobsListed
+    | JobDeleted
     | HealthTold
     | ExpiredRemoved
     | DrainBegun

@@ -33,6 +33,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     error_code: ErrorCode | None = None
     video: str | None = None
 
+    stage_s: dict[str, float] = {}
+    """Seconds that the latest attempt has spent in each stage, and before it in the queue."""
+
     stage: Stage | None = None
     step: int = 0
     num_steps: int = 0
@@ -50,7 +53,18 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     def leased(self, lease: Lease, now_s: float) -> "Job":
         """Return the job as one that a group runs."""
-        return self.moved(JobState.IN_PROGRESS, now_s, lease=lease, attempt=lease.attempt)
+        return self.moved(
+            JobState.IN_PROGRESS,
+            now_s,
+            lease=lease,
+            attempt=lease.attempt,
+            stage_s={"queue": round(max(0.0, now_s - self.created_at), 3)},
+        )
+
+    def spent(self, stage: Stage, seconds: float) -> dict[str, float]:
+        """Return `stage_s` with more time in a stage."""
+        before = self.stage_s.get(stage.value, 0.0)
+        return self.stage_s | {stage.value: round(before + seconds, 3)}
 
     def queued_again(self, now_s: float, attempt: int) -> "Job":
         """Return the job as one that waits, with the attempts that count."""
@@ -85,4 +99,5 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             error_code=self.error_code,
             video=self.video,
             owner=self.owner,
+            stage_s=self.stage_s,
         )

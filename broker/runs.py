@@ -79,8 +79,10 @@ class Runs:
 
     def _decoded(self, run: Run, now_s: float) -> None:
         if not run.decoded:
+            spent_s = now_s - run.mark.at_s
             run.decode(now_s, self._board.awake.now_s)
-            self._advance(run, Stage.SAVE, 0, 1, now_s)
+            saving = StepDone(lease=run.lease, stage=Stage.SAVE, step=0, num_steps=1)
+            self._advance(run, saving, spent_s, now_s)
 
     def _step_done(self, run: Run, report: StepDone, now_s: float) -> None:
         # Steps come on another socket than reports: one may be overtaken by `JobDecoded`.
@@ -91,17 +93,27 @@ class Runs:
         step_s = self._board.pace.step_s(run.mark, report, now_s)
         if step_s is not None and report.stage is Stage.DENOISE:
             self._board.groups[run.lease.group].watch.learn_step(step_s)
+        spent_s = now_s - run.mark.at_s
         run.mark = self._board.pace.learn(job.spec, run.mark, report, now_s)
         if run.decoded:
             run.decode(now_s, self._board.awake.now_s)
-        self._advance(run, report.stage, report.step, report.num_steps, now_s)
+        self._advance(run, report, spent_s, now_s)
 
-    def _advance(self, run: Run, stage: Stage, step: int, num_steps: int, now_s: float) -> None:
+    def _advance(self, run: Run, report: StepDone, spent_s: float, now_s: float) -> None:
+        """Note how far a run is, and that the time since its last report went into this stage."""
         job = self._job_of(run)
-        if job is not None:
-            progress = max(job.progress, fraction_done(stage, step, num_steps))
-            changes = {"stage": stage, "step": step, "num_steps": num_steps, "progress": progress}
-            self._board.publish(job.changed(now_s, **changes), now_s)
+        if job is None:
+            return
+        done = fraction_done(report.stage, report.step, report.num_steps)
+        changed = job.changed(
+            now_s,
+            stage=report.stage,
+            step=report.step,
+            num_steps=report.num_steps,
+            progress=max(job.progress, done),
+            stage_s=job.spent(report.stage, spent_s),
+        )
+        self._board.publish(changed, now_s)
 
     def _ended(self, run: Run, report: RunEnd, now_s: float) -> None:
         group = self._board.groups[run.lease.group]
@@ -119,8 +131,9 @@ class Runs:
             case JobFinished():
                 if run.decoded and run.mark.done == 0.0:
                     self._board.pace.keep(job.spec, Stage.SAVE, now_s - run.mark.at_s)
-                done = job.ended(JobState.SUCCEED, now_s, progress=1.0, video=report.video)
-                self._board.save(done, now_s)
+                stage_s = job.spent(Stage.SAVE, now_s - run.mark.at_s)
+                changes = {"progress": 1.0, "video": report.video, "stage_s": stage_s}
+                self._board.save(job.ended(JobState.SUCCEED, now_s, **changes), now_s)
             case JobFailed():
                 reason = report.reason[:_MAX_REASON_CHARS]
                 if report.retry:

@@ -76,6 +76,7 @@ _MIGRATIONS = (
     DROP INDEX one_job_for_a_key;
     CREATE UNIQUE INDEX one_job_for_a_key ON jobs (ifnull(owner, ''), idempotency_key);
     """,
+    "ALTER TABLE jobs ADD COLUMN stage_s TEXT NOT NULL DEFAULT '{}';",
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
 

@@ -35,6 +35,7 @@ from broker.peers import Peers
 from broker.protocol import (
     BackUp,
     CancelJob,
+    DeleteJob,
     Drained,
     DrainServer,
     ErrorCode,
@@ -45,7 +46,6 @@ from broker.protocol import (
     JobFound,
     JobHistory,
     JobPreview,
-    JobsListed,
     JobView,
     ListJobs,
     OfferJob,
@@ -192,7 +192,14 @@ class Broker:
         match request:
             case OfferJob() | SubmitJob() if self._worker.is_full:
                 await self._answer(client, STORAGE_FULL)
-            case OfferJob() | SubmitJob() | CancelJob() | RemoveExpired() | DrainServer():
+            case (
+                OfferJob()
+                | SubmitJob()
+                | CancelJob()
+                | DeleteJob()
+                | RemoveExpired()
+                | DrainServer()
+            ):
                 await self._worker.put(request, client)
             case GetJob():
                 await self._answer(client, self._job_found(request))
@@ -201,8 +208,9 @@ class Broker:
                 await self._answer(client, JobHistory(jobs=jobs) if jobs else _UNKNOWN_JOB)
             case ListJobs():
                 limit = min(max(request.limit, 0), _MAX_LISTED)
-                jobs = self._history.newest(limit, request.owner)
-                await self._answer(client, JobsListed(jobs=jobs))
+                page = self._history.page(request, limit)
+                jobs = [self._detailed(view) for view in page.jobs]
+                await self._answer(client, msgspec.structs.replace(page, jobs=jobs))
             case BackUp():
                 await self._answer(client, await self._worker.back_up(Path(request.path)))
             case GetHealth():
@@ -212,12 +220,18 @@ class Broker:
 
     def _job_found(self, request: GetJob) -> FrontReply:
         view = self._history.latest(request.job_id, request.owner)
-        if view is None:
-            return _UNKNOWN_JOB
-        eta_s = None
-        if not view.state.is_terminal:
+        return _UNKNOWN_JOB if view is None else JobFound(job=self._detailed(view))
+
+    def _detailed(self, view: JobView) -> JobView:
+        """Return a view with what only those are told who ask."""
+        job = self._dispatcher.job(view.job_id)
+        eta_s = expires_at = None
+        if view.state.is_terminal:
+            expires_at = view.updated_at + self._config.job_ttl_s
+        else:
             eta_s = self._dispatcher.eta_s(view.job_id, self._clock())
-        return JobFound(job=msgspec.structs.replace(view, eta_s=eta_s))
+        spec = None if job is None else job.spec
+        return msgspec.structs.replace(view, eta_s=eta_s, expires_at=expires_at, spec=spec)
 
     async def _on_report(self, parts: list[bytes]) -> None:
         identity, report = parts[0], group_reports.decode(parts[1:])

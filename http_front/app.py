@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from http_front import docs, handlers, page
+from http_front import docs, files, handlers, listing, page
 from http_front.config import FrontConfig
 from http_front.gate import allow_origin, make_gate
 from http_front.image_source import ImageSource, make_source
@@ -39,13 +39,15 @@ def create_app(config: FrontConfig, source: ImageSource | None = None) -> web.Ap
             web.post("/video/status", handlers.status),
             web.post("/video/cancel", handlers.cancel),
             web.get("/video/progress", progress, allow_head=False),
-            web.get(r"/videos/{name:[0-9a-f]{32}\.mp4}", handlers.video),
+            web.post("/video/delete", listing.delete),
+            web.get("/video/list", listing.list_jobs, allow_head=False),
             web.get("/health", handlers.health),
             web.get("/live", handlers.live),
             web.post("/admin/cleanup", handlers.cleanup),
             web.post("/admin/drain", handlers.drain),
         ]
     )
+    files.add_routes(app)
     docs.add_routes(app, with_keys=config.api_keys is not None)
     page.add_routes(app)
 

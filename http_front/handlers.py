@@ -3,8 +3,6 @@
 import asyncio
 import re
 import secrets
-import stat
-from pathlib import Path
 
 import msgspec
 from aiohttp import web
@@ -45,10 +43,6 @@ from http_front.submission import Submission, read_json, read_submission
 HEALTH_LIMIT_S = 3.0
 _JOB_ID = re.compile("[0-9a-f]{32}")
 _MAX_SEED = 2_147_483_647
-# A browser shows a video in a page of its own, which must be allowed to load it.
-_VIDEO_POLICY = (
-    "default-src 'none'; media-src 'self'; style-src 'unsafe-inline'; frame-ancestors 'none'"
-)
 
 
 async def submit(request: web.Request) -> web.Response:
@@ -101,21 +95,6 @@ async def cancel(request: web.Request) -> web.Response:
     return answer(Cancelled(status=reply.job.state))
 
 
-async def video(request: web.Request) -> web.StreamResponse:
-    """Send a finished video, or the range of it that is asked for."""
-    front, name = request.app[FRONT], request.match_info["name"]
-    if owner(request) is not None:
-        await front.broker.ask(GetJob(job_id=Path(name).stem, owner=owner(request)))
-    path = Path(front.config.videos_dir) / name
-    try:
-        is_file = stat.S_ISREG(path.lstat().st_mode)  # a link could lead anywhere
-    except FileNotFoundError:
-        is_file = False
-    if not is_file:
-        raise FrontError(ErrorCode.NOT_FOUND, "there is no such video")
-    return web.FileResponse(path, headers={"Content-Security-Policy": _VIDEO_POLICY})
-
-
 async def health(request: web.Request) -> web.Response:
     """Tell whether jobs are served, with one row per rank."""
     front = request.app[FRONT]
@@ -156,14 +135,14 @@ def answer(body: msgspec.Struct, status: int = 200) -> web.Response:
     )
 
 
-def checked_id(text: str) -> str:
+def checked_id(text: str, field: str = "requestId") -> str:
     """Return the text if it can be the id of a job.
 
     Raises:
         FrontError: If no job can have it.
     """
     if not _JOB_ID.fullmatch(text):
-        raise FrontError(ErrorCode.JOB_NOT_FOUND, "there is no such job", "requestId")
+        raise FrontError(ErrorCode.JOB_NOT_FOUND, "there is no such job", field)
     return text
 
 

@@ -1,19 +1,31 @@
 """The OpenAPI document, made from the structs that check and answer requests."""
 
 import copy
-from typing import Any
 
 import msgspec
 
 from broker.job import JobSpec
+from http_front.files import CONTENT_TYPES, POSTER, SPRITES, VIDEO
 from http_front.idempotency import HEADER
 from http_front.key_guard import OPEN_PATHS
+from http_front.openapi_parts import (
+    REF,
+    Schema,
+    file_content,
+    json_content,
+    operation,
+    page_parameters,
+    ref,
+    response,
+)
 from http_front.schema import (
     Alive,
     Cancelled,
+    Deleted,
     Draining,
     ErrorBody,
     Health,
+    JobList,
     JobRef,
     JobStatus,
     JobUpdate,
@@ -22,16 +34,19 @@ from http_front.schema import (
     Submitted,
 )
 
-Schema = dict[str, Any]
-
 _TYPES = (
     *(SubmitByUrl, JobSpec, JobRef, Submitted, JobStatus, JobUpdate),
-    *(Cancelled, Health, Alive, Removed, Draining, ErrorBody),
+    *(JobList, Deleted, Cancelled, Health, Alive, Removed, Draining, ErrorBody),
 )
-_REF = "#/components/schemas/{name}"
 _ABOUT = """A job is submitted, then watched or polled, then its video is fetched. An error is
 always `{"error": {"code", "message", "field"}}`, with a message that says what was found and what
 is allowed."""
+
+_FILES = {
+    VIDEO: "a video",
+    POSTER: "one frame of a video",
+    SPRITES: "ten frames of a video, in two rows of five",
+}
 
 _IDEMPOTENCY_KEY = {
     "name": HEADER,
@@ -60,8 +75,8 @@ def make_document(with_keys: bool = False) -> Schema:
     Args:
         with_keys: Whether clients must show an API key.
     """
-    _, components = msgspec.json.schema_components(_TYPES, ref_template=_REF)
-    spec = components.pop("JobSpec")
+    _, components = msgspec.json.schema_components(_TYPES, ref_template=REF)
+    spec = components["JobSpec"]
     document = {
         "openapi": "3.1.0",
         "info": {
@@ -81,8 +96,8 @@ def _ask_for_keys(document: Schema) -> None:
     document["components"]["securitySchemes"] = {"apiKey": {"type": "http", "scheme": "bearer"}}
     document["security"] = [{"apiKey": []}]
     for path in OPEN_PATHS & document["paths"].keys():
-        for operation in document["paths"][path].values():
-            operation["security"] = []
+        for method in document["paths"][path].values():
+            method["security"] = []
 
 
 def _with_file(spec: Schema) -> Schema:
@@ -100,52 +115,67 @@ def _with_file(spec: Schema) -> Schema:
 
 
 def _paths() -> Schema:
-    job = _json(JobRef)
+    job = json_content(JobRef)
     return {
         "/video/submit": {
-            "post": _operation(
+            "post": operation(
                 "Submit a job",
-                {"202": _response("The job is on disk and will run.", Submitted) | _LINKS},
+                {"202": response("The job is on disk and will run.", Submitted) | _LINKS},
                 body={
-                    "application/json": {"schema": _ref("SubmitByUrl")},
-                    "multipart/form-data": {"schema": _ref("SubmitByFile")},
+                    "application/json": {"schema": ref("SubmitByUrl")},
+                    "multipart/form-data": {"schema": ref("SubmitByFile")},
                 },
                 parameters=[_IDEMPOTENCY_KEY],
             )
         },
         "/video/status": {
-            "post": _operation(
-                "Tell how a job is", {"200": _response("How it is now.", JobStatus)}, body=job
+            "post": operation(
+                "Tell how a job is", {"200": response("How it is now.", JobStatus)}, body=job
             )
         },
         "/video/cancel": {
-            "post": _operation(
-                "End a job", {"200": _response("It has ended, for good.", Cancelled)}, body=job
+            "post": operation(
+                "End a job", {"200": response("It has ended, for good.", Cancelled)}, body=job
+            )
+        },
+        "/video/delete": {
+            "post": operation(
+                "Remove a job and its files",
+                {"200": response("Nothing of it is left.", Deleted)},
+                body=job,
+                about="One that has not ended is cancelled first.",
+            )
+        },
+        "/video/list": {
+            "get": operation(
+                "List jobs",
+                {"200": response("A page of them, newest first.", JobList)},
+                parameters=page_parameters(),
             )
         },
         "/video/progress": {"get": _progress()},
-        "/videos/{requestId}.mp4": {"get": _video()},
+        **{f"/videos/{{requestId}}{ending}": {"get": _file(ending)} for ending in CONTENT_TYPES},
         "/health": {
-            "get": _operation(
+            "get": operation(
                 "Tell whether jobs are served",
                 {
-                    "200": _response("A group is ready.", Health),
-                    "503": _response("No group is ready, or the server stops.", Health),
+                    "200": response("A group is ready.", Health),
+                    "503": response("No group is ready, or the server stops.", Health),
                 },
             )
         },
         "/live": {
-            "get": _operation("Tell that the front answers", {"200": _response("It does.", Alive)})
+            "get": operation("Tell that the front answers", {"200": response("It does.", Alive)})
         },
         "/admin/cleanup": {
-            "post": _operation(
-                "Remove expired jobs now", {"200": _response("They are gone.", Removed)}
+            "post": operation(
+                "Remove expired jobs now", {"200": response("They are gone.", Removed)}
             )
         },
         "/admin/drain": {
-            "post": _operation(
+            "post": operation(
                 "Let what runs finish, then end the server",
-                {"202": _response("Nothing more is started.", Draining)},
+                {"202": response("Nothing more is started.", Draining)},
                 about="As SIGTERM does. A job that does not finish within --drain-timeout waits "
                 "for the next start and loses no attempt.",
             )
@@ -172,8 +202,8 @@ def _progress() -> Schema:
         "form of JobUpdate; after the last one the server closes with 1000. Pages, which cannot "
         "set headers here, show an API key as one of the subprotocols `wan` and `bearer.KEY`."
     )
-    responses = {"101": {"description": about, "content": _json(JobUpdate)}}
-    return _operation(
+    responses = {"101": {"description": about, "content": json_content(JobUpdate)}}
+    return operation(
         "Watch a job",
         responses,
         parameters=[_id_parameter("query"), last_seq, previews],
@@ -181,45 +211,14 @@ def _progress() -> Schema:
     )
 
 
-def _video() -> Schema:
-    content = {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}
+def _file(ending: str) -> Schema:
+    content = file_content(CONTENT_TYPES[ending])
     responses = {
-        "200": {"description": "The whole video.", "content": content},
+        "200": {"description": "The whole file.", "content": content},
         "206": {"description": "The range that was asked for.", "content": content},
     }
-    return _operation("Fetch a video", responses, parameters=[_id_parameter("path")])
+    return operation(f"Fetch {_FILES[ending]}", responses, parameters=[_id_parameter("path")])
 
 
 def _id_parameter(place: str) -> Schema:
     return {"name": "requestId", "in": place, "required": True, "schema": {"type": "string"}}
-
-
-def _operation(
-    summary: str,
-    responses: Schema,
-    *,
-    body: Schema | None = None,
-    parameters: list[Schema] | None = None,
-    about: str | None = None,
-) -> Schema:
-    operation: Schema = {"summary": summary}
-    if about is not None:
-        operation["description"] = about
-    if parameters is not None:
-        operation["parameters"] = parameters
-    if body is not None:
-        operation["requestBody"] = {"required": True, "content": body}
-    operation["responses"] = responses | {"default": _response("Refused.", ErrorBody)}
-    return operation
-
-
-def _response(description: str, body: type[msgspec.Struct]) -> Schema:
-    return {"description": description, "content": _json(body)}
-
-
-def _json(body: type[msgspec.Struct]) -> Schema:
-    return {"application/json": {"schema": _ref(body.__name__)}}
-
-
-def _ref(name: str) -> Schema:
-    return {"$ref": _REF.format(name=name)}

@@ -53,11 +53,21 @@ class Cancelled(msgspec.Struct, frozen=True, kw_only=True):
     status: JobState
 
 
+class Deleted(msgspec.Struct, frozen=True, kw_only=True):
+    """The job and its files are gone."""
+
+    deleted: Literal[True] = True
+
+
 class Results(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the video is."""
+    """Where the video is, and stills from it."""
 
     video_url: str
     video_path: str
+    poster_url: str
+    """One frame, as WebP."""
+    sprites_url: str
+    """Ten frames in two rows of five, as WebP."""
 
 
 class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +85,8 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
     num_steps: int
     eta_s: float | None
     attempt: int
+    stage_s: dict[str, float]
+    """Seconds that the latest attempt has spent in each stage, and before it in the queue."""
 
     @classmethod
     def of(cls, job: JobView) -> "JobStatus":
@@ -92,6 +104,29 @@ class JobUpdate(JobStatus, frozen=True, kw_only=True):
     def of(cls, job: JobView) -> "JobUpdate":
         """Return what watchers are told of a change."""
         return cls(**_told(job), requestId=job.job_id, seq=job.seq)
+
+
+class JobEntry(JobStatus, frozen=True, kw_only=True):
+    """A job in the list."""
+
+    requestId: str
+    settings: JobSpec | None
+    """What was asked for."""
+    expires_at: float | None
+    """When job and files will be removed; null while it has not ended."""
+
+    @classmethod
+    def of(cls, job: JobView) -> "JobEntry":
+        """Return what the list tells of a job."""
+        return cls(**_told(job), requestId=job.job_id, settings=job.spec, expires_at=job.expires_at)
+
+
+class JobList(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of the jobs, the newest first."""
+
+    jobs: list[JobEntry]
+    has_more: bool
+    """Whether older jobs follow: ask for those after the last of this page."""
 
 
 class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,7 +222,12 @@ def _rank_health(group: GroupView, rank: RankView) -> RankHealth:
 def _told(job: JobView) -> dict[str, Any]:
     results = None
     if job.video is not None:
-        results = Results(video_url=f"/videos/{job.video}", video_path=f"videos/{job.video}")
+        results = Results(
+            video_url=f"/videos/{job.video}",
+            video_path=f"videos/{job.video}",
+            poster_url=f"/videos/{job.job_id}.webp",
+            sprites_url=f"/videos/{job.job_id}.sprites.webp",
+        )
     return {
         "status": job.state,
         "reason": job.reason,
@@ -201,4 +241,5 @@ def _told(job: JobView) -> dict[str, Any]:
         "num_steps": job.num_steps,
         "eta_s": job.eta_s,
         "attempt": job.attempt,
+        "stage_s": job.stage_s,
     }

@@ -1,4 +1,4 @@
-"""Frames to an MP4 file, in a thread of its own, so that the group can already run its next job."""
+"""Frames to an MP4 file and its stills, in a thread that lets the group run its next job."""
 
 import json
 import logging
@@ -19,6 +19,7 @@ from broker.job import FRAMES_PER_SECOND, JobSpec
 from broker.protocol import ErrorCode, Lease
 from ranks.checkpoint import sync_folder
 from ranks.errors import JobError, RunCancelled
+from ranks.stills import POSTER_SUFFIX, SPRITES_SUFFIX, Stills
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,9 @@ class VideoWriter:
     ) -> None:
         self.path = folder / f"{lease.job_id}.mp4"
         self._partial = folder / PARTIAL_FOLDER / f"{lease.job_id}.{lease.attempt}.mp4"
+        self._poster = self._partial.with_suffix(POSTER_SUFFIX)
+        self._sprites = self._partial.with_suffix(SPRITES_SUFFIX)
+        self._stills = Stills(spec)
         self._command = _ffmpeg_command(spec, self._partial)
         self._num_frames_left = spec.num_frames
         self._frames: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
@@ -99,13 +103,15 @@ class VideoWriter:
         try:
             self._partial.parent.mkdir(parents=True, exist_ok=True)
             self._write()
+            self._stills.save(self._poster, self._sprites)
             self._publish()
         except Exception as error:
             if not isinstance(error, RunCancelled):
                 logger.exception("the video could not be saved")
             self._failure = error
-        with suppress(OSError):  # or the caller would never hear of the end
-            self._partial.unlink(missing_ok=True)
+        for partial in (self._partial, self._poster, self._sprites):
+            with suppress(OSError):  # or the caller would never hear of the end
+                partial.unlink(missing_ok=True)
         while self._next() is not None:
             pass  # the caller learns of the failure with its next frames, or at the end
         if not self._is_abandoned:
@@ -128,6 +134,7 @@ class VideoWriter:
             while (frames := self._next()) is not None:
                 self._leave_if_cancelled()
                 encoder.stdin.write(frames)
+                self._stills.add(frames)
             self._leave_if_cancelled()
         except RunCancelled:
             encoder.kill()
@@ -146,11 +153,18 @@ class VideoWriter:
             raise RunCancelled
 
     def _publish(self) -> None:
-        """Move the whole file to its place, in the order that survives a power loss."""
-        with self._partial.open("rb") as file:
-            os.fsync(file.fileno())
+        """Move the whole files to their places, in the order that survives a power loss."""
+        moves = [
+            (self._poster, self.path.with_suffix(POSTER_SUFFIX)),
+            (self._sprites, self.path.with_suffix(SPRITES_SUFFIX)),
+            (self._partial, self.path),  # the last: whoever sees the video finds its stills
+        ]
+        for partial, _ in moves:
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
         self._leave_if_cancelled()
-        self._partial.rename(self.path)
+        for partial, place in moves:
+            partial.rename(place)
         sync_folder(self.path.parent)
 
 

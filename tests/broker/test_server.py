@@ -153,7 +153,7 @@ async def test_an_image_that_is_not_there_is_refused(config: BrokerConfig) -> No
         assert isinstance(reply, Refused)
         assert reply.code is ErrorCode.UNAVAILABLE
         listed = await front.ask(ListJobs())
-        assert listed == JobsListed(jobs=[])
+        assert listed == JobsListed(jobs=[], has_more=False)
 
 
 async def test_a_running_job_is_cancelled_and_the_group_takes_the_next(

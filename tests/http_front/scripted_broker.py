@@ -16,6 +16,7 @@ from broker.protocol import (
     BackedUp,
     BackUp,
     CancelJob,
+    DeleteJob,
     DrainBegun,
     DrainServer,
     ErrorCode,
@@ -25,6 +26,7 @@ from broker.protocol import (
     GetHealth,
     GetJob,
     HealthTold,
+    JobDeleted,
     JobFound,
     JobHistory,
     JobsListed,
@@ -122,14 +124,16 @@ class ScriptedBroker:
         match request:
             case OfferJob():
                 return JobWelcome()
-            case SubmitJob(job_id=job_id):
+            case SubmitJob():
                 return JobFound(job=self._accept(request))
-            case GetJob(job_id=job_id) | WatchJob(job_id=job_id) | CancelJob(job_id=job_id):
+            case GetJob() | WatchJob() | CancelJob() | DeleteJob():
+                job_id = request.job_id
                 if job_id not in self.history:
                     return Refused(code=ErrorCode.JOB_NOT_FOUND, message="there is no such job")
                 return self._answer_about(request, self.history[job_id])
             case ListJobs():
-                return JobsListed(jobs=[views[-1] for views in self.history.values()])
+                jobs = [views[-1] for views in reversed(self.history.values())]
+                return JobsListed(jobs=jobs[: request.limit], has_more=len(jobs) > request.limit)
             case GetHealth():
                 return self.health
             case RemoveExpired():
@@ -142,6 +146,9 @@ class ScriptedBroker:
     def _answer_about(self, request: FrontRequest, views: list[JobView]) -> FrontReply:
         if isinstance(request, WatchJob):
             return JobHistory(jobs=[v for v in views if v.seq > request.after_seq] or views[-1:])
+        if isinstance(request, DeleteJob):
+            del self.history[request.job_id]
+            return JobDeleted()
         if isinstance(request, CancelJob) and not views[-1].state.is_terminal:
             last = views[-1]
             views.append(msgspec.structs.replace(last, seq=last.seq + 1, state=JobState.CANCELLED))

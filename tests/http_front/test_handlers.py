@@ -50,6 +50,7 @@ async def test_status_has_the_documented_shape(front: Served, broker: ScriptedBr
         progress=0.1,
         eta_s=20.0,
         attempt=1,
+        stage_s={"queue": 1.5, "encode": 0.5},
         queue_position=None,
     )
     status, answer = await front.post("/video/status", {"requestId": job_id})
@@ -68,6 +69,7 @@ async def test_status_has_the_documented_shape(front: Served, broker: ScriptedBr
         "num_steps": 30,
         "eta_s": 20.0,
         "attempt": 1,
+        "stage_s": {"queue": 1.5, "encode": 0.5},
     }
 
 
@@ -78,6 +80,8 @@ async def test_a_finished_job_names_its_video(front: Served, broker: ScriptedBro
     assert answer["results"] == {
         "video_url": f"/videos/{job_id}.mp4",
         "video_path": f"videos/{job_id}.mp4",
+        "poster_url": f"/videos/{job_id}.webp",
+        "sprites_url": f"/videos/{job_id}.sprites.webp",
     }
 
 

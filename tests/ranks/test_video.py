@@ -10,10 +10,12 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from broker.job import JobSpec
 from broker.protocol import ErrorCode, Lease
 from ranks.errors import JobError, RunCancelled
+from ranks.stills import Stills
 from ranks.video import VideoWriter, as_job_error
 
 LEASE = Lease(group="group-0", epoch=1, job_id="0" * 32, attempt=1)
@@ -92,7 +94,31 @@ def test_the_video_carries_prompt_seed_and_parameters(video: Path) -> None:
 
 
 def test_nothing_unfinished_stays_behind(video: Path) -> None:
-    assert [path.name for path in video.parent.rglob("*.mp4")] == [video.name]
+    found = sorted(path.name for path in video.parent.rglob("*") if path.is_file())
+    assert found == sorted(video.stem + end for end in (".mp4", ".webp", ".sprites.webp"))
+
+
+def test_the_poster_has_the_colours_of_the_video(video: Path) -> None:
+    with Image.open(video.with_suffix(".webp")) as poster:
+        assert poster.size == (80, 64)
+        found = [poster.convert("RGB").getpixel((10 + 20 * n, 32)) for n in range(4)]
+    np.testing.assert_allclose(np.array(found), COLOURS, atol=8)
+
+
+def test_the_sprite_sheet_leafs_through_the_whole_video(tmp_path: Path) -> None:
+    spec = JobSpec(prompt="from black to white", image_size="1280*720", num_frames=37)
+    stills = Stills(spec)
+    for index in range(37):
+        stills.add(bytes([index * 7]) * (1280 * 720 * 3))
+    stills.save(tmp_path / "a.webp", tmp_path / "a.sprites.webp")
+    with Image.open(tmp_path / "a.sprites.webp") as sheet:
+        assert sheet.size == (5 * 192, 2 * 108)
+        places = [(96 + column * 192, 54 + row * 108) for row in range(2) for column in range(5)]
+        found = [sheet.convert("L").getpixel(place) for place in places]
+    np.testing.assert_allclose(np.array(found), [index * 4 * 7 for index in range(10)], atol=6)
+    with Image.open(tmp_path / "a.webp") as poster:
+        assert poster.size == (640, 360)
+        np.testing.assert_allclose(np.array(poster.convert("L")), 18 * 7, atol=6)
 
 
 def test_a_cancelled_video_leaves_no_file(tmp_path: Path) -> None:

@@ -1,0 +1,58 @@
+"""Routes about what there is: the list of jobs, and the removal of one."""
+
+from aiohttp import web
+
+from broker.protocol import DeleteJob, ErrorCode, JobsListed, ListJobs
+from http_front.errors import FrontError
+from http_front.handlers import answer, checked_id
+from http_front.key_guard import owner
+from http_front.schema import Deleted, JobEntry, JobList, JobRef
+from http_front.state import FRONT
+from http_front.submission import read_json
+
+DEFAULT_LIMIT = 20
+MAX_LIMIT = 100
+
+
+async def list_jobs(request: web.Request) -> web.Response:
+    """Tell a page of the caller's jobs, newest first."""
+    page = await read_page(request)
+    jobs = [JobEntry.of(job) for job in page.jobs]
+    return answer(JobList(jobs=jobs, has_more=page.has_more))
+
+
+async def delete(request: web.Request) -> web.Response:
+    """Remove a job and its files; one that has not ended is cancelled first."""
+    job_id = checked_id((await read_json(request, JobRef)).requestId)
+    await request.app[FRONT].broker.ask(DeleteJob(job_id=job_id, owner=owner(request)))
+    return answer(Deleted())
+
+
+async def read_page(request: web.Request) -> JobsListed:
+    """Return the page of jobs that the query `after`, `limit`, `order` asks for.
+
+    Raises:
+        FrontError: If the query makes no sense.
+    """
+    query = request.query
+    after, order = query.get("after"), query.get("order", "desc")
+    if order not in ("asc", "desc"):
+        raise FrontError(ErrorCode.INVALID_FIELD, "order must be asc or desc", "order")
+    page = await request.app[FRONT].broker.ask(
+        ListJobs(
+            limit=_checked_limit(query.get("limit", str(DEFAULT_LIMIT))),
+            after=None if after is None else checked_id(after, "after"),
+            oldest_first=order == "asc",
+            owner=owner(request),
+        )
+    )
+    assert isinstance(page, JobsListed)
+    return page
+
+
+def _checked_limit(text: str) -> int:
+    if text.isascii() and text.isdigit() and len(text) <= 3 and 1 <= int(text) <= MAX_LIMIT:
+        return int(text)
+    raise FrontError(
+        ErrorCode.INVALID_FIELD, f"limit must be a whole number from 1 to {MAX_LIMIT}", "limit"
+    )

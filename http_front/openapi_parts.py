@@ -1,0 +1,71 @@
+"""The pieces that the OpenAPI document is put together from."""
+
+from typing import Any
+
+import msgspec
+
+from http_front.schema import ErrorBody
+
+Schema = dict[str, Any]
+
+REF = "#/components/schemas/{name}"
+
+
+def operation(
+    summary: str,
+    responses: Schema,
+    *,
+    body: Schema | None = None,
+    parameters: list[Schema] | None = None,
+    about: str | None = None,
+    refusal: type[msgspec.Struct] = ErrorBody,
+) -> Schema:
+    """Return what a method of a path does."""
+    made: Schema = {"summary": summary}
+    if about is not None:
+        made["description"] = about
+    if parameters is not None:
+        made["parameters"] = parameters
+    if body is not None:
+        made["requestBody"] = {"required": True, "content": body}
+    made["responses"] = responses | {"default": response("Refused.", refusal)}
+    return made
+
+
+def response(description: str, body: type[msgspec.Struct]) -> Schema:
+    """Return an answer in JSON."""
+    return {"description": description, "content": json_content(body)}
+
+
+def json_content(body: type[msgspec.Struct]) -> Schema:
+    """Return a body in JSON."""
+    return {"application/json": {"schema": ref(body.__name__)}}
+
+
+def file_content(*content_types: str) -> Schema:
+    """Return a body that is a file."""
+    schema = {"schema": {"type": "string", "format": "binary"}}
+    return {content_type: schema for content_type in content_types}
+
+
+def query_parameter(name: str, about: str, schema: Schema) -> Schema:
+    """Return a parameter that may be left out."""
+    return {"name": name, "in": "query", "description": about, "schema": schema}
+
+
+def page_parameters() -> list[Schema]:
+    """Return the parameters of a list of jobs."""
+    return [
+        query_parameter("after", "The last job of the page before.", {"type": "string"}),
+        query_parameter(
+            "limit",
+            "Jobs of a page.",
+            {"type": "integer", "minimum": 1, "maximum": 100, "default": 20},
+        ),
+        query_parameter("order", "By age.", {"enum": ["asc", "desc"], "default": "desc"}),
+    ]
+
+
+def ref(name: str) -> Schema:
+    """Return the reference to a schema."""
+    return {"$ref": REF.format(name=name)}

@@ -1,0 +1,124 @@
+"""Jobs are deleted and listed, by those whose they are."""
+
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest_asyncio
+
+from broker.commands import DropInput, DropJob, DropVideo, SaveJob, ToGroup
+from broker.config import BrokerConfig
+from broker.job import JobState
+from broker.protocol import (
+    CancelRun,
+    DeleteJob,
+    ErrorCode,
+    FrontReply,
+    GetJob,
+    JobDecoded,
+    JobDeleted,
+    JobFinished,
+    JobFound,
+    JobsListed,
+    ListJobs,
+    Refused,
+)
+from tests.broker.driver import IMAGE, SPEC, Front, broker_config, running_broker
+from tests.broker.scene import Scene, find, reply
+from tests.stub_group import StubConfig, StubGroup
+
+
+@pytest_asyncio.fixture
+async def config(tmp_path: Path) -> AsyncIterator[BrokerConfig]:
+    config = broker_config(tmp_path)
+    async with running_broker(config):
+        yield config
+
+
+def stub(config: BrokerConfig) -> StubGroup:
+    videos_dir = str(Path(config.state_dir) / "videos")
+    return StubGroup(StubConfig(addresses=config.addresses, videos_dir=videos_dir))
+
+
+def test_a_deleted_job_that_runs_is_cancelled_and_leaves_nothing() -> None:
+    scene = Scene()
+    scene.group()
+    job_id = scene.job()
+    lease = scene.start(job_id)
+    commands = scene.handle(DeleteJob(job_id=job_id))
+    (saved,) = find(commands, SaveJob)
+    assert saved.job.state is JobState.CANCELLED
+    assert [command.message for command in find(commands, ToGroup)] == [CancelRun(lease=lease)]
+    assert find(commands, DropJob) == [DropJob(job_id)]
+    assert find(commands, DropInput) == [DropInput(IMAGE)]
+    assert reply(commands) == JobDeleted()
+    scene.handle(JobDecoded(lease=lease))
+    assert scene.handle(JobFinished(lease=lease, video="late.mp4")) == [DropVideo(job_id)]
+
+
+def test_a_deleted_job_does_not_expire_a_second_time() -> None:
+    scene = Scene(job_ttl_s=5.0)
+    job_id = scene.job()
+    scene.handle(DeleteJob(job_id=job_id))
+    assert find(scene.wait(10), DropJob) == []
+
+
+async def test_a_deleted_job_is_gone_for_good_with_its_files(config: BrokerConfig) -> None:
+    async with stub(config), Front(config) as front:
+        job_id = await front.submit_ok()
+        await front.until(job_id, JobState.SUCCEED)
+        assert await front.ask(DeleteJob(job_id=job_id)) == JobDeleted()
+        for request in (GetJob(job_id=job_id), DeleteJob(job_id=job_id)):
+            refused = await front.ask(request)
+            assert isinstance(refused, Refused)
+            assert refused.code is ErrorCode.JOB_NOT_FOUND
+        await front.submit_ok()  # a later round of the worker: what came before is done
+    found = [path.name for path in (Path(config.state_dir) / "videos").iterdir()]
+    assert not [name for name in found if name.startswith(job_id)]
+
+
+async def test_another_owners_job_is_not_deleted(config: BrokerConfig) -> None:
+    async with Front(config) as front:
+        job_id = job_of(await front.submit(owner="ann"))
+        answers = [
+            await front.ask(DeleteJob(job_id=name, owner="bob"))
+            for name in (job_id, secrets.token_hex(16))
+        ]
+        assert answers[0] == answers[1]
+        assert (await front.get(job_id)).state is JobState.IN_QUEUE
+
+
+async def test_the_list_comes_in_pages_either_way(config: BrokerConfig) -> None:
+    async with Front(config) as front:
+        ids = [job_of(await front.submit(owner=owner)) for owner in ("ann", "ann", "bob", "ann")]
+        first = await page(front, ListJobs(limit=2, owner="ann"))
+        assert ([job.job_id for job in first.jobs], first.has_more) == ([ids[3], ids[1]], True)
+        last = await page(front, ListJobs(limit=2, owner="ann", after=ids[1]))
+        assert ([job.job_id for job in last.jobs], last.has_more) == ([ids[0]], False)
+        oldest = await page(front, ListJobs(limit=3, oldest_first=True))
+        assert [job.job_id for job in oldest.jobs] == ids[:3]
+        hidden = await page(front, ListJobs(owner="ann", after=ids[2]))
+        assert hidden.jobs == []
+
+
+async def test_whoever_asks_is_told_settings_stages_and_expiry(config: BrokerConfig) -> None:
+    async with stub(config), Front(config) as front:
+        job_id = await front.submit_ok()
+        ended = await front.until(job_id, JobState.SUCCEED)
+        assert ended.spec is None
+        told = await front.get(job_id)
+    assert told.spec == SPEC
+    assert told.expires_at == told.updated_at + config.job_ttl_s
+    assert list(told.stage_s) == ["queue", "encode", "denoise", "decode", "save"]
+    assert sum(told.stage_s.values()) <= told.updated_at - told.created_at + 0.1
+
+
+def job_of(answer: FrontReply) -> str:
+    assert isinstance(answer, JobFound), answer
+    return answer.job.job_id
+
+
+async def page(front: Front, request: ListJobs) -> JobsListed:
+    answer = await front.ask(request)
+    assert isinstance(answer, JobsListed)
+    return answer
