@@ -58,13 +58,17 @@ class GroupLife:
     def kill(self, reason: str) -> None:
         """End the group; `live` returns with this reason, after the ranks have dumped stacks."""
         logger.error("group %s: ending it: %s", self.config.group, reason)
-        self._signal_ranks(signal.SIGUSR1)
-        asyncio.get_running_loop().call_later(_STACK_DUMP_S, self.end, reason)
+        loop = asyncio.get_running_loop()
+        # One rank after the other: dumped at once, their stacks would mix line by line.
+        for place, rank in enumerate(self.pids):
+            loop.call_later(_STACK_DUMP_S * place / len(self.pids), self._dump_stack, rank)
+        loop.call_later(_STACK_DUMP_S, self.end, reason)
 
     async def ask_to_leave(self) -> None:
         """Let the ranks leave together at the next boundary; return when all have ended."""
         self._leaving = True
-        self._signal_ranks(signal.SIGTERM)
+        for pid in self.pids.values():
+            self._signal(pid, signal.SIGTERM)
         if exits := [self._reaper.exited(pid) for pid in self.pids.values()]:
             await asyncio.wait(exits)
 
@@ -101,10 +105,13 @@ class GroupLife:
             count = f"{self._num_ready} of {self.config.world_size}"
             self.end(f"after {limit_s:.0f} s only {count} ranks were ready")
 
-    def _signal_ranks(self, number: signal.Signals) -> None:
-        for pid in self.pids.values():
-            if not self._reaper.exited(pid).done():
-                os.kill(pid, number)
+    def _dump_stack(self, rank: int) -> None:
+        if not self._end.done():  # afterwards the pid may be another process's
+            self._signal(self.pids[rank], signal.SIGUSR1)
+
+    def _signal(self, pid: int, number: signal.Signals) -> None:
+        if not self._reaper.exited(pid).done():
+            os.kill(pid, number)
 
     async def _end_all(self, leader_pid: int) -> None:
         """Kill and reap every process of this life, also those whose birth was never heard of."""
