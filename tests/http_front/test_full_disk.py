@@ -36,7 +36,7 @@ async def submit(front: Served, number: int) -> tuple[int, str | None, Any]:
 
 
 async def test_a_full_disk_is_told_and_loses_nothing_and_needs_no_restart(disk: Path) -> None:
-    """Without `JournalFullError` the broker ends; without `NoSpaceLeft` the front answers 500."""
+    """Without `NoSpaceLeft` the image is blamed, with 422."""
     config = broker_config(disk)
     accepted: list[str] = []
     async with running_broker(config) as broker, serve(disk, config.addresses) as front:
