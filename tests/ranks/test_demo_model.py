@@ -49,7 +49,7 @@ def test_the_video_shows_the_picture_and_moves(demo_folder: Path) -> None:
     frames = reference_frames(load_reference(demo_folder), spec, PICTURE)[0].unbind(1)
     picture = image_tensor(open_image(PICTURE, spec.width_px, spec.height_px))[0]
     for frame in frames:
-        assert torch.corrcoef(torch.stack((frame, picture)).flatten(1))[0, 1] > 0.85
+        assert torch.corrcoef(torch.stack((frame, picture)).flatten(1))[0, 1] > 0.75
     changes = [float((later - frame).abs().mean()) for frame, later in pairwise(frames)]
     assert all(0.001 < change < 0.05 for change in changes)
     assert (frames[12] - frames[0]).abs().mean() > 0.05
