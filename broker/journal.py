@@ -153,7 +153,8 @@ class Journal:
             raise
         except apsw.FullError as error:
             raise JournalFullError(f"no room to write {self._path}") from error
-        except (apsw.CorruptError, apsw.NotADBError) as error:
+        # The last two come of a row that no program of ours has written.
+        except (apsw.CorruptError, apsw.NotADBError, msgspec.MsgspecError, ValueError) as error:
             raise JournalError(
                 f"{self._path} is damaged ({error}); put a backup in its place, "
                 "or move it away to start with an empty queue"

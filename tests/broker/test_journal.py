@@ -1,5 +1,6 @@
 """The journal: what is written stays, and what must not be written is refused."""
 
+import random
 import sqlite3
 from pathlib import Path
 
@@ -231,6 +232,39 @@ def test_a_damaged_journal_is_refused(path: Path) -> None:
     path.write_bytes(whole[: len(whole) // 2] + b"\xff" * 4096 + whole[len(whole) // 2 + 4096 :])
     with pytest.raises(JournalError, match=r"jobs\.sqlite3"):
         Journal(path)
+
+
+def test_any_damage_is_either_harmless_or_told(path: Path) -> None:
+    """Without `ValueError` in `_translated` a row with damaged text ends in a traceback."""
+    journal = Journal(path)
+    jobs = [job(number) for number in range(1, 60)]
+    journal.write(jobs)
+    journal.close()
+    whole = path.read_bytes()
+    refusals = []
+    for seed in range(300):
+        path.write_bytes(damaged(whole, random.Random(seed)))
+        try:
+            opened = Journal(path)
+            try:
+                opened.load()
+            finally:
+                opened.close()
+        except JournalError as error:
+            refusals.append(str(error))
+    assert 10 < len(refusals) < 290
+    assert all(str(path) in refusal for refusal in refusals)
+
+
+def damaged(whole: bytes, chance: random.Random) -> bytes:
+    """Return a file with a few bytes changed, or with a sector of it lost."""
+    content = bytearray(whole)
+    if chance.random() < 0.1:
+        start = chance.randrange(len(content)) // 512 * 512
+        content[start : start + 512] = bytes(512)
+    for _ in range(chance.randint(1, 3)):
+        content[chance.randrange(len(content))] = chance.randrange(256)
+    return bytes(content)
 
 
 def test_a_backup_is_a_whole_journal(path: Path, tmp_path: Path) -> None:
