@@ -14,6 +14,9 @@ LogFormat = Literal["text", "json"]
 current_job: ContextVar[str | None] = ContextVar("current_job", default=None)
 """Id of the job that the running code works for; it appears in each log line."""
 
+current_stage: ContextVar[str | None] = ContextVar("current_stage", default=None)
+"""What a rank is doing; it appears in each line for programs."""
+
 # Line and paragraph separators and direction marks can forge lines in viewers, too.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
@@ -64,6 +67,8 @@ class JsonFormatter(logging.Formatter):
     def __init__(self, process: str) -> None:
         super().__init__()
         self._process = process
+        _, _, rank = process.partition("rank-")
+        self._rank = int(rank) if rank.isdigit() else None
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the JSON object of an entry."""
@@ -71,6 +76,8 @@ class JsonFormatter(logging.Formatter):
             "ts": round(record.created, 3),
             "level": record.levelname,
             "process": self._process,
+            "rank": self._rank,
+            "stage": current_stage.get(),
             "job_id": current_job.get(),
             "logger": record.name,
             "message": record.getMessage(),

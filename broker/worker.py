@@ -23,6 +23,7 @@ from broker.dispatch import Dispatcher
 from broker.errors import BackupError, JournalFullError
 from broker.files import StateDir
 from broker.journal import Journal
+from broker.log import current_job
 from broker.protocol import BackedUp, ErrorCode, FrontReply, Refused, SubmitJob
 from broker.record import Job
 
@@ -136,7 +137,11 @@ class Worker:
     def _decide(self, event: Event | None) -> list[Command]:
         if event is None:
             return self._dispatcher.tick(self._clock())
-        return self._dispatcher.handle(event, self._clock())
+        token = current_job.set(_job_id(event))
+        try:
+            return self._dispatcher.handle(event, self._clock())
+        finally:
+            current_job.reset(token)
 
     async def _take_in(self, submits: Sequence[Envelope]) -> list[_Task]:
         """Write the new jobs on their own, so that a full disk refuses them and nothing else."""
@@ -216,3 +221,10 @@ class Worker:
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _job_id(event: Event) -> str | None:
+    """Return the job that an event is about, for the log."""
+    lease = getattr(event, "lease", None)
+    job_id: str | None = getattr(event if lease is None else lease, "job_id", None)
+    return job_id

@@ -9,6 +9,8 @@ from http_front.config import FrontConfig
 from http_front.gate import allow_origin, make_gate
 from http_front.image_source import ImageSource, make_source
 from http_front.key_guard import make_key_guard
+from http_front.metrics import Metrics
+from http_front.metrics_route import METRICS, count_requests, listening, metrics
 from http_front.progress import close_all, progress
 from http_front.refusals import answer_errors
 from http_front.state import FRONT, open_front
@@ -31,8 +33,10 @@ def create_app(config: FrontConfig, source: ImageSource | None = None) -> web.Ap
     """
     guards = [] if config.api_keys is None else [make_key_guard(config.api_keys)]
     app = web.Application(
-        middlewares=[answer_errors, make_gate(config), *guards], client_max_size=MAX_JSON_BYTES
+        middlewares=[count_requests, answer_errors, make_gate(config), *guards],
+        client_max_size=MAX_JSON_BYTES,
     )
+    app[METRICS] = Metrics()
     app.add_routes(
         [
             web.post("/video/submit", handlers.submit),
@@ -43,6 +47,7 @@ def create_app(config: FrontConfig, source: ImageSource | None = None) -> web.Ap
             web.get("/video/list", listing.list_jobs, allow_head=False),
             web.get("/health", handlers.health),
             web.get("/live", handlers.live),
+            web.get("/metrics", metrics, allow_head=False),
             web.post("/admin/cleanup", handlers.cleanup),
             web.post("/admin/drain", handlers.drain),
         ]
@@ -52,7 +57,10 @@ def create_app(config: FrontConfig, source: ImageSource | None = None) -> web.Ap
     page.add_routes(app)
 
     async def front(app: web.Application) -> AsyncIterator[None]:
-        async with open_front(config, source or _source(config)) as app[FRONT]:
+        async with (
+            open_front(config, source or _source(config)) as app[FRONT],
+            listening(config.addresses.events, app[METRICS]),
+        ):
             yield
 
     app.cleanup_ctx.append(front)

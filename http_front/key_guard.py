@@ -22,6 +22,7 @@ OPEN_PATHS = frozenset({"/", "/live", "/health", "/docs", "/openapi.json"})
 _OPEN_FOLDER = "/static/"
 _SUBMIT_PATH = "/video/submit"
 _ADMIN_FOLDER = "/admin/"
+_METRICS_PATH = "/metrics"
 
 
 def caller(request: web.Request) -> ApiKey | None:
@@ -62,7 +63,7 @@ def make_key_guard(path: str) -> Middleware:
             )
         # A key whose limits were changed in the file starts afresh.
         _keep_rate(request, rates.setdefault(key, KeyRates(key.limits)))
-        if request.path.startswith(_ADMIN_FOLDER) and not key.admin:
+        if _is_for_admins(request.path) and not key.admin:
             raise FrontError(ErrorCode.FORBIDDEN, "this address needs the key of an administrator")
         request[_CALLER] = key
         return await handler(request)
@@ -72,6 +73,10 @@ def make_key_guard(path: str) -> Middleware:
 
 def _is_open(path: str) -> bool:
     return path in OPEN_PATHS or path.startswith(_OPEN_FOLDER)
+
+
+def _is_for_admins(path: str) -> bool:
+    return path == _METRICS_PATH or path.startswith(_ADMIN_FOLDER)
 
 
 def _shown_key(request: web.Request) -> str | None:

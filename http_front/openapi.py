@@ -167,6 +167,13 @@ def _paths() -> Schema:
         "/live": {
             "get": operation("Tell that the front answers", {"200": response("It does.", Alive)})
         },
+        "/metrics": {
+            "get": operation(
+                "Tell the metrics of the server, for Prometheus",
+                {"200": {"description": "They are.", "content": {"text/plain": {}}}},
+                about="Where API keys are in use, it takes that of an administrator.",
+            )
+        },
         "/admin/cleanup": {
             "post": operation(
                 "Remove expired jobs now", {"200": response("They are gone.", Removed)}

@@ -13,6 +13,7 @@ from typing import Self, assert_never
 import zmq
 
 from broker.job import GroupShape, Stage
+from broker.log import current_stage
 from broker.protocol import (
     REGISTER_EVERY_S,
     Beat,
@@ -61,6 +62,7 @@ class Activity:
 
     def enter(self, stage: Stage) -> None:
         """Begin a stage."""
+        current_stage.set(stage.value)
         self.stage = stage
         self.step = 0
 
