@@ -6,14 +6,18 @@ Settings act on later binds and connects only, so each function sets them first 
 import ipaddress
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 import zmq
 
+from broker import curve
+
 MAX_MESSAGE_BYTES = 1 << 20
-MAX_TOPIC_BYTES = 256
+# Room for a job id, and for the handshake of CURVE, which the limit holds for, too.
+MAX_TOPIC_BYTES = 512
 HIGH_WATER_MARK = 1000
 _MAX_IPC_PATH_BYTES = 107
 
@@ -21,7 +25,9 @@ ZmqSocket = TypeVar("ZmqSocket", bound="zmq.Socket[Any]")
 
 
 class Addresses(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the broker's four sockets are."""
+    """Where the broker's four sockets are: each `ipc://PATH`, `tcp://HOST:PORT` on loopback, or
+    `tcp://HOST:PORT#FOLDER`, where the folder holds this end's CURVE keys.
+    """
 
     requests: str
     groups: str
@@ -44,6 +50,14 @@ class Addresses(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
                 f"{_MAX_IPC_PATH_BYTES}; choose a shorter --state-dir"
             )
         return cls(**{name: f"ipc://{path}" for name, path in paths.items()})
+
+
+def split_keys(address: str) -> tuple[str, Path | None]:
+    """Return an address as ZeroMQ knows it, and the folder of CURVE keys that it names."""
+    place, mark, folder = address.partition("#")
+    if not address.startswith("tcp://") or not mark:
+        return address, None
+    return place, Path(folder)
 
 
 def is_loopback(host: str) -> bool:
@@ -72,8 +86,7 @@ def connect_dealer(socket: ZmqSocket, address: str, role: str) -> ZmqSocket:
     socket.setsockopt(zmq.ROUTING_ID, f"{role}-{secrets.token_hex(8)}".encode())
     socket.setsockopt(zmq.IMMEDIATE, 1)  # queue nothing for a broker that is not there
     _reconnect_soon(socket)
-    socket.connect(address)
-    return socket
+    return _connect(socket, address)
 
 
 def bind_xpub(socket: ZmqSocket, address: str) -> ZmqSocket:
@@ -96,16 +109,14 @@ def connect_sub(socket: ZmqSocket, address: str) -> ZmqSocket:
     """Make a socket a front's ear for events; the front subscribes per job."""
     _harden(socket)
     _reconnect_soon(socket)
-    socket.connect(address)
-    return socket
+    return _connect(socket, address)
 
 
 def connect_pub(socket: ZmqSocket, address: str) -> ZmqSocket:
     """Make a socket the mouth of a rank; beats that cannot be sent at once are dropped."""
     _harden(socket)
     _reconnect_soon(socket)
-    socket.connect(address)
-    return socket
+    return _connect(socket, address)
 
 
 def _harden(socket: "zmq.Socket[Any]") -> None:
@@ -132,7 +143,31 @@ def _bind(socket: ZmqSocket, address: str) -> ZmqSocket:
     # The mode of an ipc socket follows the umask: only this user may connect.
     before = os.umask(0o177)
     try:
-        socket.bind(address)
+        socket.bind(_secured(socket, address, curve.guard))
     finally:
         os.umask(before)
     return socket
+
+
+def _connect(socket: ZmqSocket, address: str) -> ZmqSocket:
+    socket.connect(_secured(socket, address, curve.unlock))
+    return socket
+
+
+def _secured(
+    socket: "zmq.Socket[Any]", address: str, secure: Callable[["zmq.Socket[Any]", Path], None]
+) -> str:
+    """Give a TCP socket its keys; return the address as ZeroMQ knows it."""
+    if not address.startswith("tcp://"):
+        return address
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 30)
+    place, folder = split_keys(address)
+    if folder is not None:
+        secure(socket, folder)
+    elif not is_loopback(place.removeprefix("tcp://").rpartition(":")[0].strip("[]")):
+        raise ValueError(
+            f"{address} can be reached from other machines, so it needs CURVE keys: "
+            f"{address}#FOLDER, with keys that `wan keys curve` makes"
+        )
+    return place

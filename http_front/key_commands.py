@@ -1,4 +1,4 @@
-"""`wan keys`: make, list and remove the API keys in the server's file."""
+"""`wan keys`: make, list and remove the API keys in the server's file, and make CURVE keys."""
 
 import argparse
 import os
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from broker.curve import make_keys
 from http_front.keys import (
     ApiKey,
     KeyFileError,
@@ -30,6 +31,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         about = msgspec.json.schema(field.type)["description"]
         flag = f"--{field.name.replace('_', '-')}"
         add.add_argument(flag, metavar="N", help=f"{about} Default: {field.default}.")
+    curve = actions.add_parser("curve", help="make the keys of a broker that is reached over TCP")
+    curve.add_argument("folder", metavar="DIR", type=Path, help="new; gets broker/ and peer/")
     remove = actions.add_parser("remove", help="make a key worthless at once")
     for action in (add, remove):
         action.add_argument("name", metavar="NAME", help="whose key it is; its jobs belong to it")
@@ -51,6 +54,8 @@ def run(options: argparse.Namespace) -> None:
     match options.action:
         case "add":
             _add(options)
+        case "curve":
+            _make_curve_keys(options.folder)
         case "remove":
             _remove(options.file, options.name)
         case _:  # argparse lets no other through
@@ -79,6 +84,12 @@ def _add(options: argparse.Namespace) -> None:
     write_keys(options.file, [*keys, key])
     sys.stdout.write(f"{text}\n")
     sys.stderr.write("Keep it: only its hash is stored, nobody can show it again.\n")
+
+
+def _make_curve_keys(folder: Path) -> None:
+    broker, peer = make_keys(folder)
+    sys.stdout.write(f"{broker}  stays on the broker's machine\n")
+    sys.stdout.write(f"{peer}  goes to every machine with ranks or fronts, and nowhere else\n")
 
 
 def _remove(path: Path, name: str) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-SHARED = {f"broker.{name}" for name in ("protocol", "job", "memory", "sockets", "log", "child")}
+_NAMES = ("protocol", "job", "memory", "sockets", "curve", "log", "child")
+SHARED = {f"broker.{name}" for name in _NAMES}
 """What every process may take of the broker's folder."""
 
 FORBIDDEN = {

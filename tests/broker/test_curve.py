@@ -1,0 +1,160 @@
+"""The broker over TCP: only peers with a key of its folder get in, and what they say is secret.
+
+Seen to fail with `curve_server` left out of `guard` (a plain client gets in), and without the
+authenticator's `configure_curve` (nobody's key is looked at).
+"""
+
+import asyncio
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import pytest_asyncio
+import zmq
+import zmq.asyncio
+import zmq.auth
+
+from broker.config import BrokerConfig
+from broker.curve import CurveError, make_keys, unlock
+from broker.job import JobState
+from broker.protocol import GetHealth, front_requests
+from broker.sockets import Addresses, bind_router, connect_dealer
+from tests.broker.driver import LIMIT_S, BrokerProcess, Front, broker_config
+from tests.stub_group import StubConfig, StubGroup
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens on."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [found.getsockname()[1] for found in sockets]
+    for found in sockets:
+        found.close()
+    return ports
+
+
+@dataclass
+class Remote:
+    """A broker on TCP, as one that other machines reach, and the peers' end of its addresses."""
+
+    process: asyncio.subprocess.Process
+    config: BrokerConfig
+    addresses: Addresses
+    keys: Path
+
+    async def logged(self, text: str) -> str:
+        """Return the first line of the broker's log, from here on, that holds a text."""
+        assert self.process.stderr is not None
+        async with asyncio.timeout(LIMIT_S):
+            while True:
+                line = (await self.process.stderr.readline()).decode()
+                assert line, "the broker has ended"
+                if text in line:
+                    return line
+
+
+def addresses(ports: list[int], folder: Path) -> Addresses:
+    names = ("requests", "groups", "beats", "events")
+    found = {n: f"tcp://127.0.0.1:{port}#{folder}" for n, port in zip(names, ports, strict=True)}
+    return Addresses(**found)
+
+
+@pytest_asyncio.fixture
+async def remote(tmp_path: Path) -> AsyncIterator[Remote]:
+    broker_keys, peer_keys = make_keys(tmp_path / "keys")
+    ports = free_ports(4)
+    config = broker_config(tmp_path / "state", addresses=addresses(ports, broker_keys))
+    broker = BrokerProcess(config)
+    await broker.spawn()
+    peers = addresses(ports, peer_keys)
+    told = Remote(
+        broker.process, msgspec.structs.replace(config, addresses=peers), peers, peer_keys
+    )
+    try:
+        await told.logged("ready")
+        yield told
+    finally:
+        await broker.kill()
+
+
+async def test_peers_with_their_key_work_as_ever(remote: Remote) -> None:
+    stub = StubConfig(
+        addresses=remote.addresses, videos_dir=str(Path(remote.config.state_dir) / "videos")
+    )
+    async with StubGroup(stub), Front(remote.config) as front:
+        job_id = await front.submit_ok()
+        assert (await front.until(job_id, JobState.SUCCEED)).video == f"{job_id}.mp4"
+
+
+async def knock(remote: Remote, secure: Any) -> None:
+    """Ask over a socket to which `secure` gives keys; be turned away, and never answered."""
+    context = zmq.asyncio.Context()
+    dealer = context.socket(zmq.DEALER)
+    try:
+        secure(dealer)
+        dealer.connect(remote.addresses.requests.partition("#")[0])
+        await dealer.send_multipart([b"1", *front_requests.encode(GetHealth())])
+        line = await remote.logged("turned away a peer at tcp://127.0.0.1:")
+        assert "handshake_failed" in line
+        assert not await dealer.poll(0)
+    finally:
+        context.destroy(linger=0)
+
+
+async def test_a_plain_peer_is_turned_away_and_logged(remote: Remote) -> None:
+    await knock(remote, lambda _dealer: None)
+
+
+async def test_a_key_that_the_broker_does_not_know_is_turned_away(
+    remote: Remote, tmp_path: Path
+) -> None:
+    _, others = make_keys(tmp_path / "others")
+    (others / "broker.key").write_bytes((remote.keys / "broker.key").read_bytes())
+    await knock(remote, lambda dealer: unlock(dealer, others))
+
+
+async def test_a_peer_of_another_broker_is_turned_away(remote: Remote, tmp_path: Path) -> None:
+    _, others = make_keys(tmp_path / "others")
+    await knock(remote, lambda dealer: unlock(dealer, others))
+
+
+async def test_the_broker_serves_on_while_it_turns_others_away(remote: Remote) -> None:
+    await knock(remote, lambda _dealer: None)
+    async with Front(remote.config) as front:
+        await front.submit_ok()
+
+
+@pytest.mark.parametrize("address", ["tcp://0.0.0.0:5555", "tcp://10.0.0.1:5555", "tcp://*:5555"])
+def test_a_tcp_address_beyond_loopback_needs_keys(address: str) -> None:
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
+        with pytest.raises(ValueError, match="needs CURVE keys"):
+            bind_router(router, address)
+        with context.socket(zmq.DEALER) as dealer, pytest.raises(ValueError, match="CURVE keys"):
+            connect_dealer(dealer, address, "front")
+
+
+def test_a_folder_without_keys_is_named(tmp_path: Path) -> None:
+    with (
+        zmq.Context() as context,
+        context.socket(zmq.ROUTER) as router,
+        pytest.raises(CurveError, match=f"{tmp_path}/broker.key_secret is no CURVE key"),
+    ):
+        bind_router(router, f"tcp://127.0.0.1:1#{tmp_path}")
+
+
+def test_wan_keys_curve_makes_keys_that_only_their_owner_reads(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "http_front.cli", "keys", "curve", str(tmp_path / "keys")]
+    made = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert "goes to every machine" in made.stdout
+    files = [path for path in (tmp_path / "keys").rglob("*") if path.is_file()]
+    assert {path.name for path in files} == {
+        *("broker.key_secret", "peer.key", "peer.key_secret", "broker.key")
+    }
+    assert all(path.stat().st_mode & 0o077 == 0 for path in files)
+    again = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert again.returncode == 2
