@@ -103,8 +103,8 @@ async def matrix(tmp_path: Path) -> AsyncIterator[KillMatrix]:
 
 
 async def test_no_kill_at_any_time_loses_or_doubles_a_job(matrix: KillMatrix, cycles: int) -> None:
-    """Fails if the broker answers a submit before its commit, if a lost life's jobs are given out
-    before every rank is reaped, or if the launcher greets a new broker while a group is born.
+    """Fails if the broker answers a submit before its commit, or if the launcher tells that a group
+    is gone before every rank is reaped.
     """
     order = random.Random(SEED)
     for number in range(0, cycles, len(TARGETS)):
