@@ -60,7 +60,7 @@ class StateDir:
 
     def remove_video(self, job_id: str) -> None:
         """Remove the video of a job that did not succeed, and the stills from it."""
-        _remove(path for path in self._videos.iterdir() if path.name.split(".")[0] == job_id)
+        _remove(_find(self._videos, f"{job_id}.*"))
 
     def sweep(self, jobs: Iterable[Job]) -> None:
         """Remove every file that belongs to no job, as after a crash between two steps."""
