@@ -132,7 +132,7 @@ class ScriptedBroker:
                     return Refused(code=ErrorCode.JOB_NOT_FOUND, message="there is no such job")
                 return self._answer_about(request, self.history[job_id])
             case ListJobs():
-                jobs = [views[-1] for views in reversed(self.history.values())]
+                jobs = [self._with_spec(views[-1]) for views in reversed(self.history.values())]
                 return JobsListed(jobs=jobs[: request.limit], has_more=len(jobs) > request.limit)
             case GetHealth():
                 return self.health
@@ -153,6 +153,9 @@ class ScriptedBroker:
             last = views[-1]
             views.append(msgspec.structs.replace(last, seq=last.seq + 1, state=JobState.CANCELLED))
         return JobFound(job=views[-1])
+
+    def _with_spec(self, view: JobView) -> JobView:
+        return msgspec.structs.replace(view, spec=self.specs.get(view.job_id))
 
     def _accept(self, request: SubmitJob) -> JobView:
         self.specs[request.job_id] = request.spec

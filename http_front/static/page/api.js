@@ -5,10 +5,11 @@ import { text, textOr } from "./texts.js";
 
 /** What the server refused, as a person should read it. */
 export class Refusal extends Error {
-  constructor(status, { code = "", message = "", field = null } = {}) {
+  constructor(status, body = {}) {
+    const { code = "", message = "", field = null } = body.error ?? {};
     const lead = textOr(`error.${code}`, "");
     super(lead ? `${lead} ${message}` : message || text("unreachable"));
-    Object.assign(this, { status, code, field });
+    Object.assign(this, { status, body, field });
   }
 }
 
@@ -24,8 +25,7 @@ async function call(path, options = {}) {
     throw new Refusal(0);
   }
   if (!response.ok) {
-    const body = await response.json().catch(() => ({}));
-    throw new Refusal(response.status, body.error);
+    throw new Refusal(response.status, await response.json().catch(() => ({})));
   }
   return response;
 }
@@ -47,8 +47,12 @@ export async function jobFields() {
 
 /** Return how server and queue are; also of a server that is not ready. */
 export async function health() {
-  const response = await fetch("/health", { headers: headers() });
-  return response.json();
+  try {
+    return await (await call("/health")).json();
+  } catch (refusal) {
+    if (refusal.status === 503) return refusal.body;
+    throw refusal;
+  }
 }
 
 /** Submit a job; return its id. */
@@ -60,8 +64,13 @@ export async function submit(picture, settings) {
   return (await response.json()).requestId;
 }
 
-export const status = (id) => post("/video/status", { requestId: id });
+/** Return the latest jobs, newest first, and whether there are older ones. */
+export async function list(limit) {
+  return (await call(`/video/list?limit=${limit}`)).json();
+}
+
 export const cancel = (id) => post("/video/cancel", { requestId: id });
+export const remove = (id) => post("/video/delete", { requestId: id });
 
 /** Open the feed of a job's changes and preview pictures. */
 export function watch(id, lastSeq) {

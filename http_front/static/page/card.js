@@ -10,16 +10,20 @@ const SURE_MS = 4000;
 export class Card {
   element = document.getElementById("card").content.firstElementChild.cloneNode(true);
   #job = null;
+  #settings = null;
   #heardAt = 0;
-  #remembered;
-  #showsVideo = false;
 
-  /** `remembered` is what this browser knows of the job: settings, small picture. */
-  constructor(id, remembered, actions) {
+  /** `thumbnail` is a small picture of what was submitted, if this browser has one. */
+  constructor(id, thumbnail, { cancel, reuse, remove, fail }) {
     this.id = id;
-    this.#remembered = remembered ?? {};
+    this.fail = fail;
     this.element.dataset.job = id;
-    this.#setUp(actions);
+    if (thumbnail) this.#part("img").src = thumbnail;
+    this.#on(".cancel", cancel);
+    this.#on(".reuse", () => reuse(this.#settings));
+    this.#on(".delete", () => this.#askOnce(remove));
+    this.#on(".play", () => this.#play());
+    this.#on(".download", () => this.#download());
     translate(this.element);
   }
 
@@ -35,51 +39,41 @@ export class Card {
     return this.#job?.created_at ?? 0;
   }
 
-  /** Show how the job is now. */
+  get name() {
+    return this.#settings?.prompt ?? this.id;
+  }
+
+  /** Show how the job is now; the list tells its settings, its feed does not. */
   update(job) {
+    if (this.#job !== null && job.updated_at < this.#job.updated_at) return;
+    const hasSucceeded = job.status === "Succeed" && this.state !== "Succeed";
     this.#job = job;
+    this.#settings ??= job.settings ?? null;
     this.#heardAt = performance.now();
-    if (job.spec) this.#remembered = { ...this.#remembered, settings: job.spec };
     this.element.dataset.state = job.status;
     this.#part("progress").value = job.progress;
-    if (job.status === "Succeed") this.#showVideo(job.results);
+    if (hasSucceeded) this.#showPoster();
     this.refresh();
   }
 
   /** Show the sentences anew: time has passed, or the language has changed. */
   refresh() {
-    if (this.#job === null) return;
+    this.#part(".prompt").textContent = this.name;
     this.#part(".badge").textContent = text(`state.${this.state}`);
     this.#part(".status").textContent = this.#describe();
     this.#part(".details").textContent = this.#details();
-    this.#part("progress").setAttribute("aria-label", text(`state.${this.state}`));
+    this.#part("progress").ariaLabel = text(`state.${this.state}`);
   }
 
   /** Show a picture of the running job. */
   preview(picture) {
-    const image = this.#part("img");
-    const before = image.src;
-    image.src = URL.createObjectURL(picture);
-    image.classList.add("live");
-    if (before.startsWith("blob:")) URL.revokeObjectURL(before);
+    this.#part("img").classList.add("live");
+    this.#show("img", URL.createObjectURL(picture));
   }
 
   remove() {
-    for (const media of this.element.querySelectorAll("img, video")) {
-      if (media.src.startsWith("blob:")) URL.revokeObjectURL(media.src);
-    }
+    for (const kind of ["img", "video"]) this.#show(kind, "");
     this.element.remove();
-  }
-
-  #setUp({ cancel, reuse, remove }) {
-    const settings = this.#remembered.settings;
-    this.#part(".prompt").textContent = settings?.prompt ?? this.id;
-    if (this.#remembered.thumbnail) this.#part("img").src = this.#remembered.thumbnail;
-    this.#part(".cancel").addEventListener("click", () => cancel(this));
-    this.#part(".reuse").addEventListener("click", () => reuse(this.#remembered.settings));
-    this.#part(".reuse").hidden = settings === undefined;
-    this.#part(".download").addEventListener("click", (event) => this.#download(event));
-    this.#part(".delete").addEventListener("click", () => this.#askOnce(() => remove(this)));
   }
 
   /** A second press within some seconds is a yes. */
@@ -89,13 +83,12 @@ export class Card {
       act();
       return;
     }
-    const calm = () => {
-      button.classList.remove("sure");
-      button.textContent = text("delete");
-    };
     button.classList.add("sure");
     button.textContent = text("deleteSure");
-    setTimeout(calm, SURE_MS);
+    setTimeout(() => {
+      button.classList.remove("sure");
+      button.textContent = text("delete");
+    }, SURE_MS);
   }
 
   #describe() {
@@ -116,33 +109,61 @@ export class Card {
   }
 
   #details() {
-    const { settings } = this.#remembered;
+    const settings = this.#settings;
     const parts = [];
     if (settings) {
-      const [width, height] = parseSize(settings.image_size) ?? ["?", "?"];
+      const [width, height] = parseSize(settings.image_size);
       parts.push(`${width} × ${height}`, text("frames", settings.num_frames));
-      if (settings.seed) parts.push(text("seed", settings.seed));
+      parts.push(text("seed", settings.seed));
     }
     const time = new Date(this.#job.created_at * 1000);
-    parts.push(time.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }));
+    const format = { hour: "2-digit", minute: "2-digit" };
+    parts.push(time.toLocaleTimeString(document.documentElement.lang, format));
     return parts.join(" · ");
   }
 
-  async #showVideo({ video_url: path }) {
-    if (this.#showsVideo) return;
-    this.#showsVideo = true;
-    const video = this.#part("video");
-    video.setAttribute("aria-label", this.#part(".prompt").textContent);
-    video.src = await api.loadable(path);
-    video.hidden = false;
-    this.#part("img").hidden = true;
-    const link = this.#part(".download");
-    link.href = video.src;
-    link.download = `${this.id}.mp4`;
+  async #showPoster() {
+    const poster = await api.loadable(this.#job.results.poster_url).catch(() => null);
+    if (poster) this.#show("img", poster); // else the last preview is as good
   }
 
-  #download(event) {
-    if (!this.#part(".download").href) event.preventDefault();
+  async #play() {
+    const video = this.#part("video");
+    this.#show("video", await this.#video());
+    video.hidden = false;
+    video.ariaLabel = this.name;
+    this.element.classList.add("played");
+    await video.play().catch(() => {}); // paused at once, or not allowed: its controls are there
+    video.focus();
+  }
+
+  async #download() {
+    const link = document.createElement("a");
+    link.href = await this.#video();
+    link.download = `${this.id}.mp4`;
+    link.click();
+  }
+
+  #video() {
+    return api.loadable(this.#job.results.video_url);
+  }
+
+  /** Change what an element shows, and let go of what it has shown. */
+  #show(kind, address) {
+    const element = this.#part(kind);
+    if (element.src.startsWith("blob:")) URL.revokeObjectURL(element.src);
+    if (address) element.src = address;
+    else element.removeAttribute("src");
+  }
+
+  #on(selector, act) {
+    this.#part(selector).addEventListener("click", async () => {
+      try {
+        await act();
+      } catch (refusal) {
+        this.fail(refusal);
+      }
+    });
   }
 
   #part(selector) {

@@ -42,7 +42,7 @@ export function makeControl(name, schema) {
     translate() {
       caption.textContent = textOr(`label.${name}`, name);
       input.title = language() === "en" ? (field.description ?? "") : "";
-      if (field.optional && "placeholder" in input) input.placeholder = openText(name);
+      if (field.optional && input.type === "number") input.placeholder = openText(name);
       for (const option of input.options ?? []) translateOption(option);
       this.show();
     },

@@ -1,16 +1,20 @@
-// All jobs that are shown: kept true by asking now and then, and by a feed for each active one.
+// All jobs that are shown: as the server lists them, with a feed for each of the active ones.
 
 import * as api from "./api.js";
 import { Card } from "./card.js";
 import { Feed } from "./feed.js";
-import * as store from "./store.js";
+import { thumbnails } from "./store.js";
 import { text } from "./texts.js";
 
 // A server lets a key open a few WebSockets only; the other jobs wait in the queue anyway.
 const MAX_FEEDS = 4;
+const PAGE = 24;
+const MAX_LISTED = 96;
 
 export class Gallery {
   #list = document.getElementById("cards");
+  #older = document.getElementById("older");
+  #limit = PAGE;
   #cards = new Map();
   #feeds = new Map();
 
@@ -19,82 +23,74 @@ export class Gallery {
     this.reuse = reuse;
     this.tell = tell;
     this.fail = fail;
-    setInterval(() => this.#cards.forEach((card) => !card.isEnded && card.refresh()), 1000);
-  }
-
-  /** Show a job that has just been submitted. */
-  add(id, remembered) {
-    store.jobs.keep(id, remembered);
-    return this.refresh();
+    this.#older.addEventListener("click", () => this.#showOlder());
+    setInterval(() => this.#active().forEach((card) => card.refresh()), 1000);
   }
 
   /** Make the cards what the server says. */
   async refresh() {
-    const remembered = store.jobs.all();
-    for (const id of Object.keys(remembered)) {
-      if (this.#cards.get(id)?.isEnded || this.#feeds.has(id)) continue;
-      await this.#refreshOne(id, remembered[id]);
-    }
+    const { jobs, has_more: hasMore } = await api.list(this.#limit);
+    const listed = new Set(jobs.map((job) => job.requestId));
+    for (const id of this.#cards.keys()) if (!listed.has(id)) this.#drop(id);
+    for (const job of jobs) this.#show(job.requestId, job);
     this.#follow();
-    document.getElementById("no-jobs").hidden = this.#cards.size > 0;
+    document.getElementById("no-jobs").hidden = jobs.length > 0;
+    this.#older.hidden = !hasMore || this.#limit >= MAX_LISTED;
   }
 
   translate() {
     this.#cards.forEach((card) => card.refresh());
   }
 
-  async #refreshOne(id, remembered) {
-    try {
-      this.#show(id, await api.status(id), remembered);
-    } catch (refusal) {
-      if (refusal.status !== 404) throw refusal;
-      this.#drop(id);
-    }
+  #showOlder() {
+    this.#limit += PAGE;
+    this.refresh().catch(this.fail);
   }
 
-  #show(id, job, remembered) {
-    let card = this.#cards.get(id);
+  #show(id, job) {
+    const card = this.#cards.get(id);
     if (!card) {
-      card = new Card(id, remembered, {
-        cancel: () => this.#attempt(() => this.#cancel(id)),
-        reuse: (settings) => this.reuse(settings),
-        remove: () => this.#attempt(() => this.#remove(id)),
-      });
-      this.#cards.set(id, card);
-      card.update(job);
-      this.#place(card);
+      this.#place(id, job);
       return;
     }
     const before = card.state;
     card.update(job);
-    if (before !== job.status) this.tell(`${text(`state.${job.status}`)}: ${this.#name(card)}`);
+    if (before !== card.state) this.tell(`${text(`state.${card.state}`)}: ${card.name}`);
+    if (card.isEnded) this.#close(id);
   }
 
-  /** Put a card before all that are older. */
-  #place(card) {
+  /** Put a new card before all that are older. */
+  #place(id, job) {
+    const card = new Card(id, thumbnails.all()[id], {
+      cancel: () => this.#cancel(id),
+      reuse: this.reuse,
+      remove: () => this.#remove(id),
+      fail: this.fail,
+    });
+    card.update(job);
     const older = [...this.#list.children].find(
       (element) => this.#cards.get(element.dataset.job).createdAt < card.createdAt,
     );
     this.#list.insertBefore(card.element, older ?? null);
+    this.#cards.set(id, card);
+  }
+
+  #active() {
+    const active = [...this.#cards.values()].filter((card) => !card.isEnded);
+    return active.sort((one, other) => one.createdAt - other.createdAt);
   }
 
   #follow() {
-    const active = [...this.#cards.values()].filter((card) => !card.isEnded);
-    active.sort((one, other) => one.createdAt - other.createdAt);
-    for (const { id } of active.slice(0, MAX_FEEDS)) {
-      if (!this.#feeds.has(id)) this.#open(id);
+    for (const { id } of this.#active().slice(0, MAX_FEEDS)) {
+      if (!this.#feeds.has(id)) this.#feeds.set(id, this.#open(id));
     }
   }
 
   #open(id) {
-    const feed = new Feed(id, {
-      change: (job) => {
-        this.#show(id, job);
-        if (this.#cards.get(id).isEnded) this.#close(id);
-      },
+    return new Feed(id, {
+      change: (job) => this.#show(id, job),
       preview: (picture) => this.#cards.get(id).preview(picture),
     });
-    this.#feeds.set(id, feed);
   }
 
   #close(id) {
@@ -104,32 +100,18 @@ export class Gallery {
 
   async #cancel(id) {
     await api.cancel(id);
-    this.#show(id, await api.status(id));
-    this.#close(id);
+    await this.refresh();
   }
 
   async #remove(id) {
     await api.remove(id);
-    this.#drop(id);
+    await this.refresh();
     this.tell(text("deleted"));
   }
 
   #drop(id) {
-    store.jobs.forget(id);
     this.#close(id);
-    this.#cards.get(id)?.remove();
+    this.#cards.get(id).remove();
     this.#cards.delete(id);
-  }
-
-  async #attempt(act) {
-    try {
-      await act();
-    } catch (refusal) {
-      this.fail(refusal);
-    }
-  }
-
-  #name(card) {
-    return card.element.querySelector(".prompt").textContent;
   }
 }

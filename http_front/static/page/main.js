@@ -33,6 +33,7 @@ prompt.addEventListener("keydown", (event) => {
 part("language").addEventListener("click", switchLanguage);
 part("key-button").addEventListener("click", askForKey);
 part("key-dialog").addEventListener("close", useKey);
+part("key-forget").addEventListener("click", () => part("key-dialog").close("forget"));
 part("key-button").hidden = !store.key.get();
 document.addEventListener("visibilitychange", () => document.hidden || refresh());
 
@@ -60,7 +61,8 @@ async function submit(event) {
   busy(true);
   try {
     const id = await api.submit(picture.file, wanted);
-    await gallery.add(id, { settings: wanted, thumbnail: picture.thumbnail() });
+    store.thumbnails.keep(id, picture.thumbnail());
+    await gallery.refresh();
     if (matchMedia("(max-width: 56rem)").matches) part("jobs").scrollIntoView();
   } catch (refusal) {
     fail(refusal);
@@ -102,11 +104,11 @@ function reuse(used) {
 
 async function refresh() {
   try {
-    await gallery.refresh();
     showServer(await api.health());
+    await gallery.refresh();
   } catch (refusal) {
     if (refusal.status === 401) askForKey();
-    showServer(null);
+    else showServer(null);
   }
 }
 

@@ -1,6 +1,6 @@
-// What this browser remembers: its jobs, the draft in the form, the key, the language.
+// What this browser remembers: small pictures, the draft in the form, the key, the language.
 
-const MAX_JOBS = 100;
+const MAX_THUMBNAILS = 100;
 
 function read(name, otherwise) {
   try {
@@ -18,18 +18,13 @@ function write(name, value) {
   }
 }
 
-/** The jobs that this browser has submitted, by id: their settings and a small picture. */
-export const jobs = {
-  all: () => read("wan.jobs", {}),
+/** The small pictures of what this browser has submitted, by job: the server keeps none of them. */
+export const thumbnails = {
+  all: () => read("wan.thumbnails", {}),
 
-  keep(id, job) {
-    const entries = [[id, job], ...Object.entries(this.all())];
-    write("wan.jobs", Object.fromEntries(entries.slice(0, MAX_JOBS)));
-  },
-
-  forget(id) {
-    const { [id]: _, ...others } = this.all();
-    write("wan.jobs", others);
+  keep(id, picture) {
+    const entries = [[id, picture], ...Object.entries(this.all())];
+    write("wan.thumbnails", Object.fromEntries(entries.slice(0, MAX_THUMBNAILS)));
   },
 };
 

@@ -30,6 +30,8 @@ const ENGLISH = {
   useKey: "Use it",
   forget: "Forget it",
   cancel: "Cancel",
+  play: "Play",
+  older: "Show older ones",
   download: "Download",
   reuse: "Use settings",
   delete: "Delete",
@@ -39,7 +41,7 @@ const ENGLISH = {
   frames: (number) => `${number} frames · ${(number / 16).toFixed(1)} s`,
   steps: (number) => `${number} steps`,
   seed: (number) => `seed ${number}`,
-  isDefault: "as the server does",
+  isDefault: "automatic",
   yes: "yes",
   no: "no",
   random: "random",
@@ -117,6 +119,8 @@ const CHINESE = {
   useKey: "使用",
   forget: "忘记",
   cancel: "取消",
+  play: "播放",
+  older: "显示更早的视频",
   download: "下载",
   reuse: "沿用设置",
   delete: "删除",
@@ -126,7 +130,7 @@ const CHINESE = {
   frames: (number) => `${number} 帧 · ${(number / 16).toFixed(1)} 秒`,
   steps: (number) => `${number} 步`,
   seed: (number) => `种子 ${number}`,
-  isDefault: "由服务器决定",
+  isDefault: "自动",
   yes: "是",
   no: "否",
   random: "随机",
@@ -210,6 +214,9 @@ export function speak(name) {
 export function translate(part) {
   for (const element of part.querySelectorAll("[data-text]")) {
     element.textContent = text(element.dataset.text);
+  }
+  for (const element of part.querySelectorAll("[data-label]")) {
+    element.ariaLabel = text(element.dataset.label);
   }
   for (const element of part.querySelectorAll("[data-placeholder]")) {
     element.placeholder = text(element.dataset.placeholder);

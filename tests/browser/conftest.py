@@ -1,0 +1,46 @@
+"""Debian's Chromium, pages that must not stray, and a front whose broker does as a test says."""
+
+import importlib.util
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+if importlib.util.find_spec("playwright") is None:
+    collect_ignore_glob = ["test_*.py"]
+else:
+    from playwright.async_api import Browser, async_playwright
+
+    from tests.browser.visit import Visit, open_visit
+    from tests.http_front.scripted_broker import ScriptedBroker
+    from tests.http_front.serving import Served, serve
+
+    @pytest_asyncio.fixture(scope="session", loop_scope="session")
+    async def chromium() -> AsyncIterator[Browser]:
+        program = shutil.which("chromium")
+        if program is None:
+            pytest.skip("there is no chromium: apt-get install chromium")
+        async with async_playwright() as playwright:
+            # Without its sandbox: it cannot have one where tests run as root.
+            browser = await playwright.chromium.launch(
+                executable_path=program, args=["--no-sandbox"]
+            )
+            yield browser
+            await browser.close()
+
+    @pytest_asyncio.fixture(loop_scope="session")
+    async def broker(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ScriptedBroker]:
+        async with ScriptedBroker(tmp_path_factory.mktemp("b")) as scripted:
+            yield scripted
+
+    @pytest_asyncio.fixture(loop_scope="session")
+    async def front(tmp_path: Path, broker: ScriptedBroker) -> AsyncIterator[Served]:
+        async with serve(tmp_path, broker.addresses) as served:
+            yield served
+
+    @pytest_asyncio.fixture(loop_scope="session")
+    async def visit(chromium: Browser, front: Served) -> AsyncIterator[Visit]:
+        async with open_visit(chromium, front.url) as visit:
+            yield visit

@@ -1,0 +1,277 @@
+"""The page in a real browser, before a real front whose broker does as each test says."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+from playwright.async_api import Browser, expect
+
+from broker.job import JobState, Stage
+from broker.protocol import (
+    ErrorCode,
+    JobPreview,
+    Lease,
+    Refused,
+    SubmitJob,
+    job_previews,
+    preview_topic,
+)
+from tests.browser.visit import PROMPT, Visit, as_png, open_visit, stripes
+from tests.http_front.scripted_broker import ScriptedBroker
+from tests.http_front.serving import Served
+
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
+
+LARGEST_CROP_DIFFERENCE = 6.0
+"""Of a colour of 255: the browser scales by another filter than the server."""
+
+
+def latest(broker: ScriptedBroker) -> str:
+    return next(reversed(broker.history))
+
+
+async def run(broker: ScriptedBroker, job_id: str, step: int, num_steps: int = 30) -> None:
+    await broker.change(
+        job_id,
+        state=JobState.IN_PROGRESS,
+        queue_position=None,
+        stage=Stage.DENOISE,
+        step=step,
+        num_steps=num_steps,
+        progress=step / num_steps,
+        eta_s=90.0,
+    )
+
+
+async def show_preview(broker: ScriptedBroker, job_id: str, colour: str) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (320, 180), colour).save(file, "JPEG")
+    lease = Lease(group="g0", epoch=1, job_id=job_id, attempt=1)
+    preview = JobPreview(lease=lease, jpeg=file.getvalue())
+    await broker.send_raw(preview_topic(job_id), *job_previews.encode(preview))
+
+
+@pytest.mark.parametrize("picture_size", [(400, 100), (120, 300)])
+async def test_a_dropped_picture_is_shown_as_the_server_will_cut_it(
+    visit: Visit, picture_size: tuple[int, int]
+) -> None:
+    picture = stripes(*picture_size)
+    await visit.page.select_option("[name=image_size]", "640*640")
+    await visit.drop(as_png(picture))
+    shown = await visit.picture_of("#picture-crop")
+    inner = shown.crop((12, 12, shown.width - 12, shown.height - 12))  # its corners are round
+    wanted = ImageOps.fit(picture, shown.size, Image.Resampling.LANCZOS)
+    wanted = wanted.crop((12, 12, shown.width - 12, shown.height - 12))
+    difference = np.abs(np.asarray(inner, float) - np.asarray(wanted, float))
+    assert difference.max() <= LARGEST_CROP_DIFFERENCE
+    await expect(visit.page.locator("#picture-note")).to_contain_text("cut off")
+
+
+async def test_a_portrait_picture_turns_the_size(visit: Visit, broker: ScriptedBroker) -> None:
+    await visit.drop(as_png(stripes(90, 160)))
+    await visit.page.fill("#prompt", PROMPT)
+    await visit.page.click("#submit")
+    await visit.cards.first.wait_for()
+    assert broker.specs[latest(broker)].image_size == "720*1280"
+
+
+async def test_the_job_is_what_the_form_says(visit: Visit, broker: ScriptedBroker) -> None:
+    await visit.page.click("label:has(#preset-draft)")
+    await visit.page.click("#more summary")
+    await visit.page.fill("[name=seed]", "42")
+    await visit.page.fill("[name=negative_prompt]", "blurred")
+    await visit.submit(sample_solver="dpm++")
+    spec = broker.specs[latest(broker)]
+    assert (spec.image_size, spec.num_frames, spec.infer_steps) == ("832*480", 49, 20)
+    assert (spec.prompt, spec.seed, spec.negative_prompt) == (PROMPT, 42, "blurred")
+    assert (spec.sample_solver, spec.cfg_size) == ("dpm++", None)
+
+
+async def test_a_waiting_job_shows_its_place_and_how_long_it_takes(
+    visit: Visit, broker: ScriptedBroker
+) -> None:
+    card = await visit.submit()
+    await broker.change(latest(broker), queue_position=3, eta_s=600.0)
+    await visit.wait_for_text(".status", "number 3 in the queue")
+    await expect(card.locator(".status")).to_contain_text("10 min left")
+    await visit.keep("waiting")
+
+
+async def test_a_running_job_shows_stage_step_and_previews(
+    visit: Visit, broker: ScriptedBroker
+) -> None:
+    card = await visit.submit()
+    await run(broker, latest(broker), 5)
+    await expect(card.locator(".status")).to_contain_text("step 5 of 30")
+    await show_preview(broker, latest(broker), "orange")
+    await card.locator("img.live").wait_for()
+    first = await card.locator("img").get_attribute("src")
+    await show_preview(broker, latest(broker), "teal")
+    await expect(card.locator("img")).not_to_have_attribute("src", first or "")
+    assert await card.locator("progress").evaluate("(bar) => bar.value") == pytest.approx(5 / 30)
+
+
+async def test_a_running_job_is_cancelled(visit: Visit, broker: ScriptedBroker) -> None:
+    card = await visit.submit()
+    await run(broker, latest(broker), 5)
+    await visit.wait_for(card, "InProgress")
+    await card.get_by_role("button", name="Cancel").click()
+    await visit.wait_for(card, "Cancelled")
+    assert broker.history[latest(broker)][-1].state is JobState.CANCELLED
+
+
+async def test_a_failed_job_says_why(visit: Visit, broker: ScriptedBroker) -> None:
+    card = await visit.submit()
+    reason = "the ranks ran out of memory; ask for a smaller or shorter video"
+    await broker.change(latest(broker), state=JobState.FAILED, reason=reason)
+    await expect(card.locator(".status")).to_have_text(reason)
+
+
+async def test_a_refusal_is_shown_and_leads_to_its_field(
+    visit: Visit, broker: ScriptedBroker
+) -> None:
+    broker.script = lambda request: (
+        Refused(code=ErrorCode.INVALID_FIELD, message="cfg_size is 2; no", field="cfg_size")
+        if isinstance(request, SubmitJob)
+        else None
+    )
+    await visit.drop(as_png(stripes(160, 90)))
+    await visit.page.fill("#prompt", PROMPT)
+    await visit.page.click("#submit")
+    await expect(visit.page.get_by_role("alert")).to_have_text("cfg_size is 2; no")
+    await expect(visit.page.locator("[name=cfg_size]")).to_be_focused()
+
+
+async def test_what_is_missing_is_said_before_anything_is_sent(
+    visit: Visit, broker: ScriptedBroker
+) -> None:
+    await visit.page.click("#submit")
+    await expect(visit.page.get_by_role("alert")).to_have_text("Choose a picture first.")
+    await visit.drop(as_png(stripes(160, 90)))
+    await visit.page.fill("#prompt", "short")
+    await visit.page.click("#submit")
+    await expect(visit.page.get_by_role("alert")).to_contain_text("10 characters")
+    await expect(visit.page.locator("#prompt")).to_be_focused()
+    assert not broker.specs
+
+
+async def test_a_file_that_is_no_picture_is_not_taken(visit: Visit) -> None:
+    files = [{"name": "notes.png", "mimeType": "image/png", "buffer": b"no picture"}]
+    await visit.page.set_input_files("#picture-file", files)
+    await expect(visit.page.locator("#picture-note")).to_contain_text("no picture")
+
+
+async def test_jobs_and_the_draft_survive_a_reload(visit: Visit, broker: ScriptedBroker) -> None:
+    await visit.submit(image_size="480*832")
+    await run(broker, latest(broker), 7)
+    await visit.reload()
+    await visit.wait_for_text(".status", "step 7 of 30")
+    assert await visit.page.input_value("#prompt") == PROMPT
+    assert await visit.page.input_value("[name=image_size]") == "480*832"
+
+
+async def test_settings_of_a_job_go_back_into_the_form(visit: Visit) -> None:
+    card = await visit.submit(image_size="640*640")
+    await visit.page.fill("#prompt", "Something quite different")
+    await visit.page.select_option("[name=image_size]", "832*480")
+    await card.get_by_role("button", name="Use settings").click()
+    assert await visit.page.input_value("#prompt") == PROMPT
+    assert await visit.page.input_value("[name=image_size]") == "640*640"
+    await expect(visit.page.locator("#prompt")).to_be_focused()
+
+
+async def test_the_page_speaks_the_language_of_its_visitor(
+    chromium: Browser, front: Served
+) -> None:
+    async with open_visit(chromium, front.url, locale="zh-CN") as visit:
+        await expect(visit.page.locator("#submit")).to_have_text("生成视频")
+        assert await visit.page.get_attribute("html", "lang") == "zh-CN"
+        card = await visit.submit()
+        await expect(card.locator(".badge")).to_have_text("排队中")
+        await visit.keep("chinese", whole=True)
+        await visit.page.get_by_role("button", name="English").click()
+        await expect(visit.page.locator("#submit")).to_have_text("Make the video")
+        await expect(card.locator(".badge")).to_have_text("Waiting")
+        await visit.reload()
+        await expect(visit.page.locator("#submit")).to_have_text("Make the video")
+
+
+async def test_everything_can_be_done_with_the_keyboard(
+    visit: Visit, broker: ScriptedBroker
+) -> None:
+    page = visit.page
+    await visit.drop(as_png(stripes(160, 90)))
+    await page.focus("#picture-file")
+    await page.keyboard.press("Tab")
+    await page.keyboard.type(PROMPT)
+    await page.keyboard.press("Tab")
+    await page.keyboard.press("ArrowLeft")  # among the presets
+    await page.keyboard.press("Tab")
+    await expect(page.locator("[name=image_size]")).to_be_focused()
+    await page.keyboard.press("Tab")
+    await page.keyboard.press("End")
+    for _ in range(2):
+        await page.keyboard.press("Tab")
+    await expect(page.locator("#submit")).to_be_focused()
+    await page.keyboard.press("Enter")
+    await visit.cards.first.wait_for()
+    spec = broker.specs[latest(broker)]
+    assert (spec.prompt, spec.num_frames, spec.image_size) == (PROMPT, 121, "832*480")
+    cancel = visit.cards.first.get_by_role("button", name="Cancel")
+    await cancel.focus()
+    await page.keyboard.press("Enter")
+    await visit.wait_for(visit.cards.first, "Cancelled")
+
+
+async def test_every_control_has_a_name(visit: Visit) -> None:
+    await visit.submit()
+    await visit.page.click("#more summary")
+    tree = await visit.page.locator("body").aria_snapshot()
+    nameless = [
+        line
+        for line in tree.splitlines()
+        if line.strip().lstrip("- ").rstrip(":") in ("button", "textbox", "combobox", "slider")
+    ]
+    assert not nameless, tree
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_the_page_fits_a_phone(
+    chromium: Browser, front: Served, broker: ScriptedBroker, scheme: str
+) -> None:
+    phone = {"width": 360, "height": 740}
+    async with open_visit(
+        chromium, front.url, viewport=phone, color_scheme=scheme, has_touch=True
+    ) as visit:
+        card = await visit.submit()
+        await run(broker, latest(broker), 12)
+        await visit.wait_for(card, "InProgress")
+        await visit.page.click("#more summary")
+        width = await visit.page.evaluate("document.scrollingElement.scrollWidth")
+        assert width <= phone["width"]
+        await visit.keep(f"phone-{scheme}", whole=True)
+
+
+async def test_a_lost_connection_is_said_and_comes_back(
+    visit: Visit, broker: ScriptedBroker
+) -> None:
+    card = await visit.submit()
+    await run(broker, latest(broker), 3)
+    await visit.wait_for(card, "InProgress")
+    await visit.page.context.set_offline(True)
+    await visit.wait_for_text("#server", "No connection")
+    await visit.page.context.set_offline(False)
+    await visit.wait_for_text("#server", "Ready")
+    await run(broker, latest(broker), 9)
+    await visit.wait_for_text(".status", "step 9 of 30")
+
+
+async def test_the_policy_lets_nothing_of_others_in(front: Served) -> None:
+    async with front.session.get(front.url + "/") as response:
+        policy = response.headers["Content-Security-Policy"]
+        text = await response.text()
+    assert policy.startswith("default-src 'self'; img-src 'self' blob: data:")
+    assert "unsafe" not in policy
+    assert "style=" not in text
+    assert "onclick" not in text

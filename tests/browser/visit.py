@@ -1,0 +1,147 @@
+"""Somebody at the page: what a person does with it, and a watch on what it does behind."""
+
+import base64
+import contextlib
+import io
+from collections.abc import AsyncIterator
+from typing import Any
+
+from PIL import Image
+from playwright.async_api import Browser, Locator, Page
+
+from tests.running_server import ROOT, SAMPLE
+
+SCREENSHOTS = ROOT / "build" / "screenshots"
+PROMPT = "A small boat drifts over a calm bay"
+LIMIT_MS = 20_000
+
+_DROP = """
+([zone, name, type, base64]) => {
+  const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+  const data = new DataTransfer();
+  data.items.add(new File([bytes], name, { type }));
+  for (const kind of ["dragover", "drop"]) {
+    const options = { dataTransfer: data, bubbles: true, cancelable: true };
+    zone.dispatchEvent(new DragEvent(kind, options));
+  }
+}
+"""
+
+
+class Visit:
+    """A page in a browser of its own: no cookies, no memory, but what this visit leaves."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.strayed: list[str] = []
+        self.faults: list[str] = []
+
+    async def open(self, url: str) -> None:
+        """Go to the page and wait until it can be used."""
+        await self.page.goto(url)
+        await self.ready()
+
+    async def reload(self) -> None:
+        """Load the page anew."""
+        await self.page.reload()
+        await self.ready()
+
+    async def ready(self) -> None:
+        """Wait until the page can be used."""
+        await self.page.wait_for_selector("body.ready")
+
+    async def drop(
+        self, picture: bytes, name: str = "picture.png", kind: str = "image/png"
+    ) -> None:
+        """Drop a picture, as from a folder, and wait until it is shown."""
+        zone = await self.page.query_selector("#picture")
+        encoded = base64.b64encode(picture).decode()
+        await self.page.evaluate(_DROP, [zone, name, kind, encoded])
+        await self.page.wait_for_selector("#picture.filled")
+
+    async def submit(self, prompt: str = PROMPT, **settings: str) -> Locator:
+        """Fill in the form, with the sample picture, and return the card of the job."""
+        await self.drop(SAMPLE.read_bytes(), "sample.jpg", "image/jpeg")
+        await self.page.fill("#prompt", prompt)
+        for name, value in settings.items():
+            await self.page.select_option(f"[name={name}]", value)
+        before = await self.cards.count()
+        await self.page.click("#submit")
+        await self.page.wait_for_function(
+            "(before) => document.querySelectorAll('.card').length > before", arg=before
+        )
+        return self.cards.first
+
+    @property
+    def cards(self) -> Locator:
+        """Every job that is shown, the newest first."""
+        return self.page.locator(".card")
+
+    async def wait_for(self, card: Locator, state: str, limit_ms: float = LIMIT_MS) -> None:
+        """Wait until a job is in a state."""
+        job_id = await card.get_attribute("data-job")
+        selector = f".card[data-job='{job_id}'][data-state='{state}']"
+        await self.page.wait_for_selector(selector, timeout=limit_ms)
+
+    async def play(self, card: Locator) -> None:
+        """Play the video of a job, until it has gone on for some frames."""
+        await card.locator(".play").click()
+        video = await card.locator("video").element_handle()
+        await self.page.wait_for_function("(video) => video.currentTime > 0.2", arg=video)
+
+    async def wait_for_text(self, selector: str, text: str) -> None:
+        """Wait until some element of a kind holds a text."""
+        await self.page.locator(selector, has_text=text).first.wait_for()
+
+    async def keep(self, name: str, *, whole: bool = False) -> None:
+        """Keep a screenshot."""
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        await self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=whole)
+
+    async def picture_of(self, selector: str) -> Image.Image:
+        """Return what an element looks like."""
+        taken = await self.page.locator(selector).screenshot()
+        return Image.open(io.BytesIO(taken)).convert("RGB")
+
+
+@contextlib.asynccontextmanager
+async def open_visit(browser: Browser, url: str, **settings: Any) -> AsyncIterator[Visit]:
+    """Open the page; afterwards it must have asked no other server, and broken nothing."""
+    context = await browser.new_context(**{"locale": "en-GB"} | settings)
+    page = await context.new_page()
+    page.set_default_timeout(LIMIT_MS)
+    visit = Visit(page)
+    own = url.split("//")[1]
+
+    def note(address: str) -> None:
+        if address.startswith(("http", "ws")) and not address.split("//")[1].startswith(own):
+            visit.strayed.append(address)
+
+    page.on("request", lambda request: note(request.url))
+    page.on("websocket", lambda socket: note(socket.url))
+    page.on("pageerror", lambda error: visit.faults.append(str(error)))
+    page.on(
+        "console",
+        lambda line: visit.faults.append(line.text) if "Security Policy" in line.text else None,
+    )
+    try:
+        await visit.open(url)
+        yield visit
+        assert not visit.strayed
+        assert not visit.faults
+    finally:
+        await context.close()
+
+
+def stripes(width_px: int, height_px: int) -> Image.Image:
+    """Return a picture that shows at every edge how much of it is cut off."""
+    across = Image.linear_gradient("L").rotate(90).resize((width_px, height_px))
+    down = Image.linear_gradient("L").resize((width_px, height_px))
+    return Image.merge("RGB", (across, down, Image.new("L", (width_px, height_px), 128)))
+
+
+def as_png(picture: Image.Image) -> bytes:
+    """Return a picture as a file."""
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
