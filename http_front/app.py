@@ -4,13 +4,14 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from http_front import docs, files, handlers, listing, page
+from http_front import docs, files, handlers, listing, openai_api, page
 from http_front.config import FrontConfig
 from http_front.gate import allow_origin, make_gate
 from http_front.image_source import ImageSource, make_source
 from http_front.key_guard import make_key_guard
 from http_front.metrics import Metrics
 from http_front.metrics_route import METRICS, count_requests, listening, metrics
+from http_front.openai_errors import speak_openai
 from http_front.progress import close_all, progress
 from http_front.refusals import answer_errors
 from http_front.state import FRONT, open_front
@@ -33,7 +34,7 @@ def create_app(config: FrontConfig, source: ImageSource | None = None) -> web.Ap
     """
     guards = [] if config.api_keys is None else [make_key_guard(config.api_keys)]
     app = web.Application(
-        middlewares=[count_requests, answer_errors, make_gate(config), *guards],
+        middlewares=[count_requests, speak_openai, answer_errors, make_gate(config), *guards],
         client_max_size=MAX_JSON_BYTES,
     )
     app[METRICS] = Metrics()
@@ -53,6 +54,7 @@ def create_app(config: FrontConfig, source: ImageSource | None = None) -> web.Ap
         ]
     )
     files.add_routes(app)
+    openai_api.add_routes(app)
     docs.add_routes(app, with_keys=config.api_keys is not None)
     page.add_routes(app)
 

@@ -1,13 +1,10 @@
 """One coroutine per route."""
 
-import asyncio
 import re
-import secrets
 
 import msgspec
 from aiohttp import web
 
-from broker.job import JobSpec
 from broker.protocol import (
     CancelJob,
     DrainBegun,
@@ -17,15 +14,12 @@ from broker.protocol import (
     GetHealth,
     GetJob,
     HealthTold,
-    IdempotencyKey,
     JobFound,
-    OfferJob,
     RemoveExpired,
-    SubmitJob,
 )
+from http_front.acceptance import accept
 from http_front.errors import FrontError
-from http_front.idempotency import identify, read_key
-from http_front.key_guard import caller, owner, queue_share
+from http_front.key_guard import caller, owner
 from http_front.schema import (
     Alive,
     Cancelled,
@@ -36,47 +30,19 @@ from http_front.schema import (
     Removed,
     Submitted,
 )
-from http_front.spool import Spool, open_spool
+from http_front.spool import open_spool
 from http_front.state import FRONT
-from http_front.submission import Submission, read_json, read_submission
+from http_front.submission import read_json, read_submission
 
 HEALTH_LIMIT_S = 3.0
 _JOB_ID = re.compile("[0-9a-f]{32}")
-_MAX_SEED = 2_147_483_647
 
 
 async def submit(request: web.Request) -> web.Response:
-    """Store the image, hand the job to the broker, answer once it is on disk there."""
-    front, name = request.app[FRONT], read_key(request)
-    with open_spool(front.partial_dir) as spool:
-        submission = await read_submission(request, spool)
-        key = await _idempotency_key(name, submission, spool)
-        # Fetching and decoding is work, so it is done only for a job that can be accepted.
-        reply = await front.broker.ask(
-            OfferJob(
-                spec=submission.spec,
-                idempotency_key=key,
-                owner=owner(request),
-                queue_share=queue_share(request),
-            )
-        )
-        if isinstance(reply, JobFound):
-            return answer(Submitted(requestId=reply.job.job_id), status=202)
-        if submission.image_url is not None:
-            await front.source.fetch(submission.image_url, spool)
-        image = await front.decoder.store(spool.path)
-    reply = await front.broker.ask(
-        SubmitJob(
-            job_id=secrets.token_hex(16),
-            spec=_with_seed(submission.spec),
-            image=image,
-            idempotency_key=key,
-            owner=owner(request),
-            queue_share=queue_share(request),
-        )
-    )
-    assert isinstance(reply, JobFound)
-    return answer(Submitted(requestId=reply.job.job_id), status=202)
+    """Submit a job."""
+    with open_spool(request.app[FRONT].partial_dir) as spool:
+        job_id = await accept(request, await read_submission(request, spool), spool)
+    return answer(Submitted(requestId=job_id), status=202)
 
 
 async def status(request: web.Request) -> web.Response:
@@ -144,19 +110,3 @@ def checked_id(text: str, field: str = "requestId") -> str:
     if not _JOB_ID.fullmatch(text):
         raise FrontError(ErrorCode.JOB_NOT_FOUND, "there is no such job", field)
     return text
-
-
-async def _idempotency_key(
-    name: str | None, submission: Submission, spool: Spool
-) -> IdempotencyKey | None:
-    if name is None:
-        return None
-    image = submission.image_url or spool.path
-    return await asyncio.to_thread(identify, name, submission.spec, image)
-
-
-def _with_seed(spec: JobSpec) -> JobSpec:
-    """Choose the seed here, so that every attempt of the job makes the same video."""
-    if spec.seed is not None:
-        return spec
-    return msgspec.structs.replace(spec, seed=secrets.randbelow(_MAX_SEED + 1))

@@ -20,7 +20,7 @@ _CALLER = web.RequestKey("caller", ApiKey)
 # They tell nothing of any job; whoever watches over the server needs no key.
 OPEN_PATHS = frozenset({"/", "/live", "/health", "/docs", "/openapi.json"})
 _OPEN_FOLDER = "/static/"
-_SUBMIT_PATH = "/video/submit"
+_SUBMIT_PATHS = frozenset({"/video/submit", "/v1/videos"})
 _ADMIN_FOLDER = "/admin/"
 _METRICS_PATH = "/metrics"
 
@@ -102,7 +102,8 @@ def _key_among_protocols(request: web.Request) -> str | None:
 
 
 def _keep_rate(request: web.Request, rates: KeyRates) -> None:
-    bucket = rates.submits if request.path == _SUBMIT_PATH else rates.requests
+    is_submit = request.method == "POST" and request.path in _SUBMIT_PATHS
+    bucket = rates.submits if is_submit else rates.requests
     wait_s = bucket.take(asyncio.get_running_loop().time())
     if wait_s:
         raise FrontError(

@@ -5,6 +5,7 @@ import copy
 import msgspec
 
 from broker.job import JobSpec
+from http_front import openai_document
 from http_front.files import CONTENT_TYPES, POSTER, SPRITES, VIDEO
 from http_front.idempotency import HEADER
 from http_front.key_guard import OPEN_PATHS
@@ -75,7 +76,9 @@ def make_document(with_keys: bool = False) -> Schema:
     Args:
         with_keys: Whether clients must show an API key.
     """
-    _, components = msgspec.json.schema_components(_TYPES, ref_template=REF)
+    types = (*_TYPES, *openai_document.TYPES)
+    _, components = msgspec.json.schema_components(types, ref_template=REF)
+    openai_document.add_forms(components)
     spec = components["JobSpec"]
     document = {
         "openapi": "3.1.0",
@@ -153,6 +156,7 @@ def _paths() -> Schema:
                 parameters=page_parameters(),
             )
         },
+        **openai_document.paths(_IDEMPOTENCY_KEY),
         "/video/progress": {"get": _progress()},
         **{f"/videos/{{requestId}}{ending}": {"get": _file(ending)} for ending in CONTENT_TYPES},
         "/health": {

@@ -9,6 +9,7 @@ from aiohttp import BodyPartReader, web
 
 from broker.job import JobSpec
 from broker.protocol import ErrorCode
+from http_front.data_url import DataUrlDecoder
 from http_front.errors import FrontError
 from http_front.field_check import Body, check, decode_json
 from http_front.schema import SubmitByUrl
@@ -36,12 +37,21 @@ async def read_json(request: web.Request, body_type: type[Body]) -> Body:
     Raises:
         FrontError: If it is no JSON, too slow, too large, or not of this type.
     """
+    return check(await read_json_fields(request), body_type)
+
+
+async def read_json_fields(request: web.Request) -> dict[str, object]:
+    """Return what a JSON request holds.
+
+    Raises:
+        FrontError: If it is no JSON object, too slow or too large.
+    """
     if request.content_type != "application/json":
         raise _unsupported("application/json", request)
     _require_utf8(request)
     async with _body_limit(BODY_LIMIT_S):
         body = await request.read()
-    return check(decode_json(body), body_type)
+    return decode_json(body)
 
 
 async def read_submission(request: web.Request, spool: Spool) -> Submission:
@@ -59,8 +69,7 @@ async def read_submission(request: web.Request, spool: Spool) -> Submission:
 
 
 async def _read_form(request: web.Request, spool: Spool) -> Submission:
-    async with _body_limit(UPLOAD_LIMIT_S):
-        fields = await _read_parts(request, spool)
+    fields = await read_form(request, spool, "image")
     if spool.num_bytes:
         if "image_url" in fields:
             raise FrontError(
@@ -71,47 +80,93 @@ async def _read_form(request: web.Request, spool: Spool) -> Submission:
     return Submission(body.spec, body.image_url)
 
 
-async def _read_parts(request: web.Request, spool: Spool) -> dict[str, object]:
-    """Return the text parts of a form; the bytes of the part `image` go to the spool."""
+async def read_form(
+    request: web.Request, spool: Spool, file_part: str, url_parts: frozenset[str] = frozenset()
+) -> dict[str, object]:
+    """Return the text parts of a form.
+
+    Args:
+        request: Has the form.
+        spool: Takes the bytes of the image.
+        file_part: The part that is the image.
+        url_parts: Those that may be the image as a data URL, of any length.
+
+    Raises:
+        FrontError: If the form is broken, too slow or too large.
+    """
+    form = _Form(spool, file_part, url_parts)
+    async with _body_limit(UPLOAD_LIMIT_S):
+        await _read_parts(request, form)
+    return form.fields
+
+
+async def _read_parts(request: web.Request, form: "_Form") -> None:
     if (request.content_length or 0) > MAX_FORM_BYTES:
         raise image_too_large()
-    fields: dict[str, object] = {}
     try:
         reader = await request.multipart()
         for _ in range(MAX_PARTS):
             part = await reader.next()
             if part is None:
-                return fields
-            await _read_part(part, fields, spool)
+                return
+            await form.read_part(part)
     except (ValueError, LookupError, RuntimeError, AssertionError) as error:
         # All of them are what aiohttp raises for malformed forms.
         raise FrontError(ErrorCode.INVALID_BODY, "the body is not a valid form") from error
     raise FrontError(ErrorCode.INVALID_BODY, f"the form has more than {MAX_PARTS} parts")
 
 
-async def _read_part(part: object, fields: dict[str, object], spool: Spool) -> None:
-    if not isinstance(part, BodyPartReader) or not part.name:
-        raise ValueError("a part without a name, or with parts of its own")
-    if part.name in fields or (part.name == "image" and spool.num_bytes):
-        raise FrontError(ErrorCode.INVALID_BODY, "the form has two parts of one name")
-    if part.name == "image":
+class _Form:
+    """A form on its way in: the image goes to the spool, the other parts are kept."""
+
+    def __init__(self, spool: Spool, file_part: str, url_parts: frozenset[str]) -> None:
+        self.fields: dict[str, object] = {}
+        self._spool = spool
+        self._file_part = file_part
+        self._url_parts = url_parts
+
+    async def read_part(self, part: object) -> None:
+        """Take the next part."""
+        if not isinstance(part, BodyPartReader) or not part.name:
+            raise ValueError("a part without a name, or with parts of its own")
+        # A browser names the file; what it is called does not matter.
+        is_file = part.name == self._file_part and (not self._url_parts or bool(part.filename))
+        if part.name in self.fields:
+            raise FrontError(ErrorCode.INVALID_BODY, "the form has two parts of one name")
+        if is_file and self._spool.num_bytes:
+            raise FrontError(ErrorCode.INVALID_BODY, "the form has two images")
+        if is_file:
+            await self._read_file(part)
+        else:
+            await self._read_text(part, part.name)
+
+    async def _read_file(self, part: BodyPartReader) -> None:
         while chunk := await part.read_chunk(_CHUNK_BYTES):
-            spool.write(chunk)
-        if not spool.num_bytes:
-            raise FrontError(ErrorCode.IMAGE_INVALID, "the image is an empty file", "image")
-        return
-    fields[part.name] = await _read_text(part)
+            self._spool.write(chunk)
+        if not self._spool.num_bytes:
+            raise FrontError(ErrorCode.IMAGE_INVALID, "the image is an empty file", self._file_part)
 
+    async def _read_text(self, part: BodyPartReader, name: str) -> None:
+        body = bytearray(await part.read_chunk(_CHUNK_BYTES))
+        head = DataUrlDecoder.length_of_head(bytes(body)) if name in self._url_parts else 0
+        if head and not self._spool.num_bytes:
+            await self._read_data_url(part, name, bytes(body[head:]))
+            return
+        while chunk := await part.read_chunk(_CHUNK_BYTES):
+            body += chunk
+            if len(body) > MAX_JSON_BYTES:
+                raise FrontError(
+                    ErrorCode.BODY_TOO_LARGE, f"a text part has more than {MAX_JSON_BYTES} bytes"
+                )
+        self.fields[name] = body.decode()
 
-async def _read_text(part: BodyPartReader) -> str:
-    body = bytearray()
-    while chunk := await part.read_chunk(_CHUNK_BYTES):
-        body += chunk
-        if len(body) > MAX_JSON_BYTES:
-            raise FrontError(
-                ErrorCode.BODY_TOO_LARGE, f"a text part has more than {MAX_JSON_BYTES} bytes"
-            )
-    return body.decode()
+    async def _read_data_url(self, part: BodyPartReader, name: str, start: bytes) -> None:
+        decoder = DataUrlDecoder(name, self._spool)
+        chunk = start
+        while chunk:
+            decoder.write(chunk)
+            chunk = await part.read_chunk(_CHUNK_BYTES)
+        decoder.finish()
 
 
 @asynccontextmanager

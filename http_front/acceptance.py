@@ -1,0 +1,74 @@
+"""From a submit request, whatever its form, to a job on disk."""
+
+import asyncio
+import secrets
+
+import msgspec
+from aiohttp import web
+
+from broker.job import JobSpec
+from broker.protocol import IdempotencyKey, JobFound, OfferJob, SubmitJob
+from http_front.idempotency import identify, read_key
+from http_front.key_guard import owner, queue_share
+from http_front.spool import Spool
+from http_front.state import FRONT
+from http_front.submission import Submission
+
+_MAX_SEED = 2_147_483_647
+
+
+async def accept(request: web.Request, submission: Submission, spool: Spool) -> str:
+    """Store the image, hand the job to the broker, and return its id once it is on disk there.
+
+    Args:
+        request: Whose key, and whose name for the request, count.
+        submission: What is asked for.
+        spool: Holds the image if it was uploaded; else it will.
+
+    Raises:
+        FrontError: If the job cannot be accepted.
+    """
+    front = request.app[FRONT]
+    key = await _idempotency_key(read_key(request), submission, spool)
+    # Fetching and decoding is work, so it is done only for a job that can be accepted.
+    reply = await front.broker.ask(
+        OfferJob(
+            spec=submission.spec,
+            idempotency_key=key,
+            owner=owner(request),
+            queue_share=queue_share(request),
+        )
+    )
+    if isinstance(reply, JobFound):
+        return reply.job.job_id
+    if submission.image_url is not None:
+        await front.source.fetch(submission.image_url, spool)
+    image = await front.decoder.store(spool.path)
+    reply = await front.broker.ask(
+        SubmitJob(
+            job_id=secrets.token_hex(16),
+            spec=_with_seed(submission.spec),
+            image=image,
+            idempotency_key=key,
+            owner=owner(request),
+            queue_share=queue_share(request),
+        )
+    )
+    assert isinstance(reply, JobFound)
+    return reply.job.job_id
+
+
+async def _idempotency_key(
+    name: str | None, submission: Submission, spool: Spool
+) -> IdempotencyKey | None:
+    if name is None:
+        return None
+    image = submission.image_url or spool.path
+    return await asyncio.to_thread(identify, name, submission.spec, image)
+
+
+def _with_seed(spec: JobSpec) -> JobSpec:
+    """Choose the seed here, so that every attempt of the job makes the same video."""
+    if spec.seed is not None:
+        return spec
+    return msgspec.structs.replace(spec, seed=secrets.randbelow(_MAX_SEED + 1))
