@@ -15,6 +15,7 @@ import imageio_ffmpeg
 import pytest
 import pytest_asyncio
 
+from tests.listening import listening
 from tests.running_server import (
     DEMO,
     ROOT,
@@ -79,6 +80,23 @@ async def test_an_image_becomes_a_video_with_progress_on_the_way(
     async with caller.session.get(changes[-1]["results"]["video_url"]) as response:
         video = await response.read()
     assert await asyncio.to_thread(num_frames, video, tmp_path, 128, 128) == 24
+
+
+async def test_only_the_front_listens_and_only_on_loopback(
+    server: RunningServer, state_dir: Path
+) -> None:
+    """Seen to fail without GLOO_SOCKET_IFNAME, where the machine's name leads to its network."""
+    found = listening(server.pids())
+    run_dir = state_dir / "run"
+    assert run_dir.stat().st_mode & 0o777 == 0o700
+    local = {address for address in found if not address.startswith("/")}
+    assert found - local == {
+        str(run_dir / f"{name}.sock") for name in ("requests", "groups", "beats", "events")
+    }
+    front = server.url.removeprefix("http://")
+    assert listening(server.pids("\0http_front\0")) == {front}
+    # What is left are the ranks', one pair of gloo's each.
+    assert {address.rpartition(":")[0] for address in local} == {"127.0.0.1"}
 
 
 async def test_a_cancelled_run_ends_and_the_group_takes_the_next_job(caller: Caller) -> None:
