@@ -158,6 +158,8 @@ async def test_a_submit_that_is_refused_after_all_leaves_no_image() -> None:
         submits = (desk.upload(f"key-{n}", image) for n, image in enumerate(pictures))
         answers = await asyncio.gather(*submits)
         assert sorted({status for status, _ in answers}) == [202, 429]
+        # An answer comes before the removal, but the next answer after it.
+        assert (await desk.upload("late", b"this is no picture"))[0] == 429
         assert len(desk.images()) == 2
 
 
