@@ -8,6 +8,7 @@ in the folder; then another attempt has to succeed.
 import os
 import queue
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -75,7 +76,7 @@ def write(folder: Path, lease: Lease, point: str | None) -> NoReturn:
 def die_once_there_is(path: Path) -> None:
     """Die while the encoder writes a file."""
     while not path.exists():
-        os.sched_yield()
+        time.sleep(0.002)  # there is no event to await
     die()
 
 
