@@ -1,11 +1,12 @@
 # Two commands matter to a newcomer: `make demo` and `make test`.
 PYTHON ?= python3
 CYCLES ?= 1200
+EXAMPLES ?= 2000
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo serve test test-all chaos check format clean
+.PHONY: install demo serve test test-all test-browser chaos fuzz audit check format clean
 
 install: $(INSTALLED)
 
@@ -23,10 +24,26 @@ serve: install
 	$(BIN)/python launch.py --demo --nproc 8 --state-dir demo-state
 
 test: install
-	$(BIN)/python -m pytest -m "not full and not accelerator"
+	$(BIN)/python -m pytest -m "not full and not accelerator and not browser"
 
 test-all: install
-	$(BIN)/python -m pytest -m "not accelerator"
+	$(BIN)/python -m pytest -m "not accelerator and not browser"
+
+test-browser: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[browser]'
+	@command -v chromium >/dev/null \
+		|| { apt-get -qq update && apt-get -qq install --no-install-recommends chromium; } \
+		|| echo "Chromium cannot be installed here, so these tests are skipped; get it from your system."
+	$(BIN)/python -m pytest -m browser tests/browser
+
+fuzz: install
+	$(BIN)/python -m pytest tests/fuzz --examples $(EXAMPLES)
+
+# pip-audit lives in an environment of its own: it is no part of the project's.
+audit:
+	$(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/python -m pip install --quiet pip-audit==2.10.1
+	$(VENV)-audit/bin/python tests/audit.py
 
 chaos: install
 	$(BIN)/python -m pytest tests/chaos --cycles $(CYCLES)
@@ -41,4 +58,4 @@ format: install
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache demo-state
+	rm -rf $(VENV) $(VENV)-audit build *.egg-info .mypy_cache .ruff_cache .pytest_cache demo-state
