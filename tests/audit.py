@@ -21,8 +21,15 @@ def main() -> int:
         reason = (found.stderr.strip().splitlines() or ["no answer"])[-1]
         sys.stderr.write(f"audit SKIPPED, no data of vulnerabilities: {reason}\n")
         return 0
-    bad = [f"{p['name']} {p['version']}: {v['id']}" for p in packages for v in p.get("vulns", ())]
-    sys.stdout.write("\n".join([*bad, f"{len(packages)} packages, {len(bad)} vulnerabilities\n"]))
+    audited = [package for package in packages if "skip_reason" not in package]
+    if not audited:
+        sys.stderr.write(
+            f"audit SKIPPED: nothing is known here of any of {len(packages)} packages\n"
+        )
+        return 0
+    bad = [f"{p['name']} {p['version']}: {v['id']}" for p in audited for v in p["vulns"]]
+    told = f"{len(audited)} of {len(packages)} packages audited, {len(bad)} vulnerabilities\n"
+    sys.stdout.write("\n".join([*bad, told]))
     return 1 if bad else 0
 
 
