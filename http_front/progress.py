@@ -34,6 +34,7 @@ async def progress(request: web.Request) -> web.WebSocketResponse:
         writer_limit=BUFFER_BYTES,
         protocols=[PROTOCOL],
     )
+    _check_protocol(request)
     if not socket.can_prepare(request):
         raise FrontError(ErrorCode.INVALID_BODY, "this address answers WebSockets only")
     with _place(front, caller(request)):
@@ -163,6 +164,13 @@ async def _listen(socket: web.WebSocketResponse) -> None:
     """Return when the client has gone; what it says means nothing."""
     async for _ in socket:
         pass
+
+
+def _check_protocol(request: web.Request) -> None:
+    """Refuse here what aiohttp would log: an API key may stand among the protocols."""
+    offered = request.headers.get("Sec-WebSocket-Protocol")
+    if offered is not None and PROTOCOL not in map(str.strip, offered.split(",")):
+        raise FrontError(ErrorCode.INVALID_BODY, f"this WebSocket speaks the protocol {PROTOCOL}")
 
 
 def _checked_query(request: web.Request) -> tuple[str, int, bool]:

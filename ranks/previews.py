@@ -52,8 +52,10 @@ class Previews:
         frame = 0
         while True:
             lease, latents = self._await_shown()
-            picture = paint(latents[:, frame % latents.shape[1]], self._colours)
-            self._send(lease, encode(picture))
+            still = latents[:, frame % latents.shape[1]]
+            # Latents spread about one. Early estimates overshoot, which would only be garish.
+            calm = still / max(1.0, float(still.std()))
+            self._send(lease, encode(paint(calm, self._colours)))
             frame += 1
             with self._changed:
                 # Ends early only where the run does; later latents are there for the next picture.

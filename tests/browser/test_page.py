@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, FilePayload, expect
 
 from broker.job import JobState, Stage
 from broker.protocol import (
@@ -94,7 +94,7 @@ async def test_a_waiting_job_shows_its_place_and_how_long_it_takes(
     card = await visit.submit()
     await broker.change(latest(broker), queue_position=3, eta_s=600.0)
     await visit.wait_for_text(".status", "number 3 in the queue")
-    await expect(card.locator(".status")).to_contain_text("10 min left")
+    await expect(card.locator(".status")).to_contain_text("done in about 10 min")
     await visit.keep("waiting")
 
 
@@ -157,8 +157,8 @@ async def test_what_is_missing_is_said_before_anything_is_sent(
 
 
 async def test_a_file_that_is_no_picture_is_not_taken(visit: Visit) -> None:
-    files = [{"name": "notes.png", "mimeType": "image/png", "buffer": b"no picture"}]
-    await visit.page.set_input_files("#picture-file", files)
+    file = FilePayload(name="notes.png", mimeType="image/png", buffer=b"no picture")
+    await visit.page.set_input_files("#picture-file", file)
     await expect(visit.page.locator("#picture-note")).to_contain_text("no picture")
 
 

@@ -23,9 +23,9 @@ pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 LARGEST_COLOUR_DIFFERENCE = 8
 """Of 255, in any channel of any patch of the chart."""
-# The colours of the usual chart of 24 patches: skin, sky, leaves, the primaries as things have them,
-# greys. Bluer than these Chromium without a GPU shows up to 13 too dark, whatever the file says: it
-# multiplies Cb by 2, where BT.709 says 2.11.
+# The colours of the usual chart of 24 patches: skin, sky, leaves, primaries as things have them,
+# greys. Chromium without a GPU shows bluer ones than these up to 13 too dark, whatever the file
+# says: it multiplies Cb by 2, where BT.709 says 2.11.
 CHART = (
     *("#735244", "#c29682", "#627a9d", "#576c43", "#8580b1", "#67bdaa"),
     *("#d67e2c", "#505ba6", "#c15a63", "#5e3c6c", "#9dbc40", "#e0a32e"),

@@ -20,7 +20,7 @@ from broker.protocol import (
     GroupReady,
     GroupReport,
     Lease,
-    RankBeat,
+    RankNews,
     group_commands,
     group_reports,
     rank_beats,
@@ -46,7 +46,7 @@ class GroupLife:
     def __init__(self, groups: "zmq.Socket[bytes]", beats: "zmq.Socket[bytes]") -> None:
         self.pids: dict[int, int] = {}
         self.reports: list[GroupReport] = []
-        self.beats: list[RankBeat] = []
+        self.beats: list[RankNews] = []
         self.told = -1
         """Where the ranks write lines for the launcher."""
         self._groups, self._beats = groups, beats
@@ -64,7 +64,7 @@ class GroupLife:
             if isinstance(report, kind) and lease in (None, getattr(report, "lease", None)):
                 return report
 
-    def expect_beat(self, wanted: Callable[[RankBeat], bool]) -> RankBeat:
+    def expect_beat(self, wanted: Callable[[RankNews], bool]) -> RankNews:
         """Return the next beat or step that is wanted."""
         deadline_s = time.monotonic() + LIMIT_S
         while True:

@@ -103,7 +103,7 @@ export class Card {
     if (job.stage === "denoise" && job.step) parts.push(text("step", job.step, job.num_steps));
     if (job.eta_s !== null) {
       const left = job.eta_s - (performance.now() - this.#heardAt) / 1000;
-      parts.push(text("left", duration(left)));
+      parts.push(text(job.status === "InQueue" ? "doneIn" : "left", duration(left)));
     }
     return parts.join(" · ");
   }
@@ -114,7 +114,6 @@ export class Card {
     if (settings) {
       const [width, height] = parseSize(settings.image_size);
       parts.push(`${width} × ${height}`, text("frames", settings.num_frames));
-      parts.push(text("seed", settings.seed));
     }
     const time = new Date(this.#job.created_at * 1000);
     const format = { hour: "2-digit", minute: "2-digit" };
