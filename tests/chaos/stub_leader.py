@@ -115,6 +115,7 @@ class Leader(StubGroup):
         try:
             await self._compute(lease)
             await self.say(JobDecoded(lease=lease))
+            await asyncio.sleep(self._settings.step_s)  # saving takes time, and the report leaves
             await self._save(lease)
         finally:
             self._ledger.write("ended", **run)
