@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 
 ROOT = Path(__file__).resolve().parent.parent
-DEMO = tuple("launch.py --demo --device cpu --port 0".split())
+DEMO = tuple(["launch.py", "--demo", "--device", "cpu", "--port", "0"])
 SAMPLE = ROOT / "docs" / "sample.jpg"
 START_LIMIT_S = 120.0
 JOB_LIMIT_S = 120.0

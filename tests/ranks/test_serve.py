@@ -17,10 +17,11 @@ from broker.protocol import (
     JobDecoded,
     JobFailed,
     JobFinished,
+    JobPreview,
     JobStarted,
     JobStopped,
     Lease,
-    RankBeat,
+    RankNews,
     Reregister,
     RunJob,
     StepDone,
@@ -54,7 +55,7 @@ def new_job(spec: JobSpec = SPEC, image: str = "sample.png", epoch: int = 1) -> 
     return RunJob(lease=lease, spec=spec, image=image)
 
 
-def is_beat_of(rank: int, beat: RankBeat) -> bool:
+def is_beat_of(rank: int, beat: RankNews) -> bool:
     return isinstance(beat, Beat) and beat.rank == rank
 
 
@@ -64,7 +65,7 @@ class Step:
     def __init__(self, lease: Lease, stage: Stage, step: int) -> None:
         self._wanted = lease, stage, step
 
-    def __call__(self, beat: RankBeat) -> bool:
+    def __call__(self, beat: RankNews) -> bool:
         return isinstance(beat, StepDone) and self._wanted == (beat.lease, beat.stage, beat.step)
 
 
@@ -90,6 +91,16 @@ def test_every_rank_beats_with_its_own_pid(group: GroupLife) -> None:
         assert isinstance(beat, Beat)
         assert (beat.pid, beat.device) == (pid, "cpu")
         assert beat.memory_bytes > 0
+
+
+def test_rank_0_shows_pictures_of_the_run(group: GroupLife) -> None:
+    job = new_job()
+    group.send(job)
+    preview = group.expect_beat(lambda beat: isinstance(beat, JobPreview))
+    assert isinstance(preview, JobPreview)
+    assert preview.lease == job.lease
+    assert preview.jpeg.startswith(b"\xff\xd8")
+    group.expect(JobFinished, job.lease)
 
 
 @pytest.mark.parametrize(
