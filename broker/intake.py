@@ -155,6 +155,7 @@ class Intake:
             updated_at=now_s,
             idempotency_key=message.idempotency_key,
             owner=message.owner,
+            callback_url=message.callback_url,
         )
         self._arriving[job.job_id] = job
         self._board.emit(SaveJob(job))

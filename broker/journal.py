@@ -9,9 +9,10 @@ from typing import Any
 import apsw
 import msgspec
 
+from broker import callbacks
 from broker.errors import BackupError, JournalError, JournalFullError
 from broker.job import JobSpec, JobState
-from broker.protocol import ErrorCode, IdempotencyKey, Lease
+from broker.protocol import Callback, ErrorCode, IdempotencyKey, Lease
 from broker.record import Job
 from broker.schema import migrate
 
@@ -20,11 +21,11 @@ _HISTORY_KEPT_S = 7 * 86_400.0
 _COLUMNS = (
     "number, job_id, spec, image, state, attempt, group_name, epoch, seq, progress, reason, "
     "error_code, video, created_at, updated_at, idempotency_key, request_hash, owner, "
-    "stage_s"
+    "stage_s, callback_url"
 )
 _SAVE = f"""
     INSERT INTO jobs ({_COLUMNS})
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (job_id) DO UPDATE SET
         state = excluded.state, attempt = excluded.attempt, group_name = excluded.group_name,
         epoch = excluded.epoch, seq = excluded.seq, progress = excluded.progress,
@@ -69,6 +70,16 @@ class Journal:
             self._connection.executemany(
                 "DELETE FROM jobs WHERE job_id = ?", [(job_id,) for job_id in dropped]
             )
+
+    def take_callback(self, now_s: float) -> Callback | None:
+        """Return the callback that is due; it comes again later unless it is ended."""
+        with self._transaction():
+            return callbacks.take(self._connection, now_s)
+
+    def end_callback(self, job_id: str) -> None:
+        """Make the callback of a job no more: it has been heard."""
+        with self._transaction():
+            callbacks.end(self._connection, job_id)
 
     def forget_history(self, now_s: float) -> None:
         """Remove the history that nobody will ask for any more."""
@@ -184,6 +195,7 @@ def _row_of(job: Job) -> tuple[Any, ...]:
         job.idempotency_key.request_hash if job.idempotency_key else None,
         job.owner,
         msgspec.json.encode(job.stage_s).decode(),
+        job.callback_url,
     )
 
 
@@ -191,7 +203,7 @@ def _job_of(row: Iterable[Any]) -> Job:
     (
         number, job_id, spec, image, state, attempt, group, epoch, seq, progress, reason,
         error_code, video, created_at, updated_at, key, request_hash, owner,
-        stage_s,
+        stage_s, callback_url,
     ) = row  # fmt: skip
     lease = None
     if group is not None:
@@ -217,4 +229,5 @@ def _job_of(row: Iterable[Any]) -> Job:
         idempotency_key=idempotency_key,
         owner=owner,
         stage_s=msgspec.json.decode(stage_s, type=dict[str, float]),
+        callback_url=callback_url,
     )

@@ -96,6 +96,18 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """When a job that has ended will be removed; in answers only."""
 
 
+class Callback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The news of a job's end, for the address that its client has named."""
+
+    job_id: str
+    url: str
+    owner: str | None
+    state: JobState
+    ended_at: float
+    tries: int
+    """How often it was handed over before."""
+
+
 class RankView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One rank as the broker last heard of it."""
 
@@ -161,6 +173,8 @@ class SubmitJob(_Struct, frozen=True, kw_only=True):
     """Name of the API key whose job it will be; None where no keys are in use."""
     queue_share: int | None = None
     """How many jobs of this owner may wait."""
+    callback_url: str | None = None
+    """Where to tell of the job's end."""
 
 
 class GetJob(_Struct, frozen=True, kw_only=True):
@@ -214,6 +228,16 @@ class DrainServer(_Struct, frozen=True, kw_only=True):
     """Start nothing more, and have every launcher stop its part of the server as on SIGTERM."""
 
 
+class TakeCallback(_Struct, frozen=True, kw_only=True):
+    """Hand over a callback that is due, to be made by the front that asks."""
+
+
+class EndCallback(_Struct, frozen=True, kw_only=True):
+    """A callback was heard: nobody shall make it again."""
+
+    job_id: str
+
+
 class BackUp(_Struct, frozen=True, kw_only=True):
     """Write a consistent copy of the journal to a file that does not exist yet."""
 
@@ -232,6 +256,8 @@ FrontRequest = (
     | GetHealth
     | RemoveExpired
     | DrainServer
+    | TakeCallback
+    | EndCallback
     | BackUp
 )
 
@@ -286,6 +312,16 @@ class DrainBegun(_Struct, frozen=True, kw_only=True):
     """Jobs that may still finish."""
 
 
+class CallbackTaken(_Struct, frozen=True, kw_only=True):
+    """The answer to `TakeCallback`; None where none is due."""
+
+    callback: Callback | None
+
+
+class CallbackEnded(_Struct, frozen=True, kw_only=True):
+    """The answer to `EndCallback`."""
+
+
 class BackedUp(_Struct, frozen=True, kw_only=True):
     """The answer to `BackUp`: the copy is whole and on disk."""
 
@@ -310,6 +346,8 @@ FrontReply = (
     | HealthTold
     | ExpiredRemoved
     | DrainBegun
+    | CallbackTaken
+    | CallbackEnded
     | BackedUp
     | Refused
 )

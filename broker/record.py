@@ -22,6 +22,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: IdempotencyKey | None = None
     owner: str | None = None
     """Name of the API key that submitted it; None where no keys were in use."""
+    callback_url: str | None = None
+    """Where to tell of its end."""
     state: JobState = JobState.IN_QUEUE
     attempt: int = 0
     """Number of the latest attempt; a planned stop takes it back."""

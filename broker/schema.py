@@ -77,6 +77,27 @@ _MIGRATIONS = (
     CREATE UNIQUE INDEX one_job_for_a_key ON jobs (ifnull(owner, ''), idempotency_key);
     """,
     "ALTER TABLE jobs ADD COLUMN stage_s TEXT NOT NULL DEFAULT '{}';",
+    # A row lives until the callback is made or given up, be the job there or not.
+    """
+    ALTER TABLE jobs ADD COLUMN callback_url TEXT;
+
+    CREATE TABLE callbacks (
+        job_id TEXT PRIMARY KEY,
+        url TEXT NOT NULL,
+        owner TEXT,
+        state TEXT NOT NULL,
+        ended_at REAL NOT NULL,
+        tries INTEGER NOT NULL DEFAULT 0,
+        due_at REAL NOT NULL
+    ) STRICT;
+
+    CREATE TRIGGER callback_at_the_end AFTER UPDATE ON jobs
+    WHEN NEW.callback_url IS NOT NULL AND NEW.state IN ('Succeed', 'Failed', 'Cancelled')
+    BEGIN
+        INSERT INTO callbacks (job_id, url, owner, state, ended_at, due_at) VALUES
+            (NEW.job_id, NEW.callback_url, NEW.owner, NEW.state, NEW.updated_at, NEW.updated_at);
+    END;
+    """,
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
 

@@ -38,6 +38,7 @@ from broker.protocol import (
     DeleteJob,
     Drained,
     DrainServer,
+    EndCallback,
     ErrorCode,
     FrontReply,
     GetHealth,
@@ -55,6 +56,7 @@ from broker.protocol import (
     Reregister,
     StopServer,
     SubmitJob,
+    TakeCallback,
     WatchJob,
     front_replies,
     front_requests,
@@ -211,12 +213,21 @@ class Broker:
                 page = self._history.page(request, limit)
                 jobs = [self._detailed(view) for view in page.jobs]
                 await self._answer(client, msgspec.structs.replace(page, jobs=jobs))
-            case BackUp():
-                await self._answer(client, await self._worker.back_up(Path(request.path)))
+            case TakeCallback() | EndCallback() | BackUp():
+                await self._answer(client, await self._ask_journal(request))
             case GetHealth():
                 await self._answer(client, self._dispatcher.health())
             case _:
                 assert_never(request)
+
+    async def _ask_journal(self, request: TakeCallback | EndCallback | BackUp) -> FrontReply:
+        match request:
+            case TakeCallback():
+                return await self._worker.take_callback(self._clock())
+            case EndCallback():
+                return await self._worker.end_callback(request.job_id)
+            case BackUp():
+                return await self._worker.back_up(Path(request.path))
 
     def _job_found(self, request: GetJob) -> FrontReply:
         view = self._history.latest(request.job_id, request.owner)

@@ -24,7 +24,15 @@ from broker.errors import BackupError, JournalFullError
 from broker.files import StateDir
 from broker.journal import Journal
 from broker.log import current_job
-from broker.protocol import BackedUp, ErrorCode, FrontReply, Refused, SubmitJob
+from broker.protocol import (
+    BackedUp,
+    CallbackEnded,
+    CallbackTaken,
+    ErrorCode,
+    FrontReply,
+    Refused,
+    SubmitJob,
+)
 from broker.record import Job
 
 logger = logging.getLogger(__name__)
@@ -103,6 +111,22 @@ class Worker:
             return BackedUp(num_bytes=await self._in_thread(lambda: self._journal.backup(path)))
         except BackupError as error:
             return Refused(code=ErrorCode.INVALID_FIELD, message=str(error), field="path")
+
+    async def take_callback(self, now_s: float) -> FrontReply:
+        """Return the callback that is due, for the front that makes it."""
+        try:
+            taken = await self._in_thread(lambda: self._journal.take_callback(now_s))
+        except JournalFullError:
+            return STORAGE_FULL
+        return CallbackTaken(callback=taken)
+
+    async def end_callback(self, job_id: str) -> FrontReply:
+        """Note that a callback was heard."""
+        try:
+            await self._in_thread(lambda: self._journal.end_callback(job_id))
+        except JournalFullError:
+            return STORAGE_FULL
+        return CallbackEnded()
 
     async def stop(self) -> None:
         """Have `run` return once all that was handed over before is done."""

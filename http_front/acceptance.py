@@ -7,11 +7,13 @@ import msgspec
 from aiohttp import web
 
 from broker.job import JobSpec
-from broker.protocol import IdempotencyKey, JobFound, OfferJob, SubmitJob
+from broker.protocol import ErrorCode, IdempotencyKey, JobFound, OfferJob, SubmitJob
+from http_front.errors import FrontError
 from http_front.idempotency import identify, read_key
 from http_front.key_guard import owner, queue_share
+from http_front.outside import UrlError
 from http_front.spool import Spool
-from http_front.state import FRONT
+from http_front.state import FRONT, Front
 from http_front.submission import Submission
 
 _MAX_SEED = 2_147_483_647
@@ -29,6 +31,7 @@ async def accept(request: web.Request, submission: Submission, spool: Spool) -> 
         FrontError: If the job cannot be accepted.
     """
     front = request.app[FRONT]
+    _check_callback(front, submission.callback_url)
     key = await _idempotency_key(read_key(request), submission, spool)
     # Fetching and decoding is work, so it is done only for a job that can be accepted.
     reply = await front.broker.ask(
@@ -52,6 +55,7 @@ async def accept(request: web.Request, submission: Submission, spool: Spool) -> 
             idempotency_key=key,
             owner=owner(request),
             queue_share=queue_share(request),
+            callback_url=submission.callback_url,
         )
     )
     assert isinstance(reply, JobFound)
@@ -63,8 +67,22 @@ async def _idempotency_key(
 ) -> IdempotencyKey | None:
     if name is None:
         return None
-    image = submission.image_url or spool.path
-    return await asyncio.to_thread(identify, name, submission.spec, image)
+    image, callback_url = submission.image_url or spool.path, submission.callback_url
+    return await asyncio.to_thread(identify, name, submission.spec, image, callback_url)
+
+
+def _check_callback(front: Front, url: str | None) -> None:
+    """Refuse a callback that could never be made."""
+    if url is None:
+        return
+    if front.callbacks is None:
+        raise FrontError(ErrorCode.INVALID_FIELD, "this server makes no callbacks", "callback_url")
+    try:
+        front.source.outside.check(url)
+    except UrlError as error:
+        raise FrontError(
+            ErrorCode.INVALID_FIELD, f"callback_url {error}", "callback_url"
+        ) from error
 
 
 def _with_seed(spec: JobSpec) -> JobSpec:

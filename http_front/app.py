@@ -46,6 +46,7 @@ def create_app(config: FrontConfig, source: ImageSource | None = None) -> web.Ap
             web.get("/video/progress", progress, allow_head=False),
             web.post("/video/delete", listing.delete),
             web.get("/video/list", listing.list_jobs, allow_head=False),
+            web.get("/video/webhook_secret", handlers.webhook_secret, allow_head=False),
             web.get("/health", handlers.health),
             web.get("/live", handlers.live),
             web.get("/metrics", metrics, allow_head=False),

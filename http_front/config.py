@@ -26,6 +26,8 @@ class FrontConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Other sites whose pages may use the server, as `https://example.com`."""
     api_keys: str | None = None
     """File of the API keys; None where everybody who reaches the server may use it."""
+    webhook_key: str | None = None
+    """File of the key that signs callbacks, made where there is none; None makes no callbacks."""
     image_hosts: tuple[str, ...] = ()
     """The hosts that images may come from, `.example.com` for all below it; empty is any."""
     allow_private_images: bool = False

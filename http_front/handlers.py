@@ -29,6 +29,7 @@ from http_front.schema import (
     JobStatus,
     Removed,
     Submitted,
+    WebhookSecret,
 )
 from http_front.spool import open_spool
 from http_front.state import FRONT
@@ -78,6 +79,14 @@ async def health(request: web.Request) -> web.Response:
 async def live(_request: web.Request) -> web.Response:
     """Tell that the front itself answers."""
     return answer(Alive())
+
+
+async def webhook_secret(request: web.Request) -> web.Response:
+    """Tell what the caller's receivers check signatures with."""
+    callbacks = request.app[FRONT].callbacks
+    if callbacks is None:
+        raise FrontError(ErrorCode.NOT_FOUND, "this server makes no callbacks")
+    return answer(WebhookSecret(secret=callbacks.secret(owner(request))))
 
 
 async def cleanup(request: web.Request) -> web.Response:

@@ -31,7 +31,9 @@ def read_key(request: web.Request) -> str | None:
     return keys[0]
 
 
-def identify(key: str, spec: JobSpec, image: str | Path) -> IdempotencyKey:
+def identify(
+    key: str, spec: JobSpec, image: str | Path, callback_url: str | None = None
+) -> IdempotencyKey:
     """Return the key with the hash of its request.
 
     Fields that have their default are left out: whether they are written makes no other request,
@@ -41,6 +43,7 @@ def identify(key: str, spec: JobSpec, image: str | Path) -> IdempotencyKey:
         key: What the client calls its request.
         spec: The job as the client described it, before a seed is chosen for it.
         image: The URL of the image as the client wrote it, or the file that was uploaded.
+        callback_url: Where the client wants to hear of the end.
     """
     fields = {
         field.name: getattr(spec, field.name)
@@ -48,6 +51,8 @@ def identify(key: str, spec: JobSpec, image: str | Path) -> IdempotencyKey:
         if getattr(spec, field.name) != field.default
     }
     asked = {"spec": fields, "image": image if isinstance(image, str) else _digest(image)}
+    if callback_url is not None:
+        asked["callback_url"] = callback_url
     request_hash = hashlib.sha256(msgspec.json.encode(asked, order="sorted")).hexdigest()
     return IdempotencyKey(key=key, request_hash=request_hash)
 

@@ -1,16 +1,10 @@
-"""Fetch an image from a URL that a stranger chose, without becoming their way into a network.
-
-Every rule is checked on what is really dialled: the socket factory sees each address after name
-resolution, and literals, too, which never pass a resolver.
-"""
+"""Fetch an image from a URL that a stranger chose."""
 
 import asyncio
 import base64
 import binascii
 import re
-import socket
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
@@ -19,24 +13,18 @@ from yarl import URL
 from broker.protocol import ErrorCode
 from http_front.address_guard import may_be_dialled
 from http_front.errors import FrontError
+from http_front.outside import BAD_CHARS, WEB_PORTS, Guard, Outside, UrlError
 from http_front.spool import MAX_IMAGE_BYTES, Spool, image_too_large
 
 TOTAL_LIMIT_S = 20.0
-CONNECT_LIMIT_S = 5.0
-READ_LIMIT_S = 5.0
 MAX_REDIRECTS = 3
-MAX_URL_CHARS = 2048
 MAX_FETCHES = 8
-WEB_PORTS = frozenset({80, 443})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CHUNK_BYTES = 1 << 16
 _FIELD = "image_url"
+_HEADERS = {"Accept": "image/*"}
 
-# Blanks, control characters, line separators, direction marks, backslash: parsers disagree on them.
-_BAD_CHARS = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\\]")
 _DATA_URL = re.compile(r"data:(?:image/[a-z+.-]+)?;base64,", re.IGNORECASE)
-
-Guard = Callable[[str], bool]
 
 
 class ImageSource:
@@ -59,9 +47,8 @@ class ImageSource:
         total_limit_s: float = TOTAL_LIMIT_S,
         hosts: Sequence[str] = (),
     ) -> None:
-        self._guard = guard
-        self._ports = ports
-        self._resolver = resolver
+        self.outside = Outside(guard, ports, resolver)
+        """What may be called from here, also by others."""
         self._total_limit_s = total_limit_s
         self._hosts = [host.lower() for host in hosts]
         self._slots = asyncio.Semaphore(MAX_FETCHES)
@@ -75,7 +62,7 @@ class ImageSource:
         if _DATA_URL.match(text):
             spool.write(_decode_data_url(text))
             return
-        url = self._checked(text)
+        url = self._check(text)
         async with self._slots:
             try:
                 async with asyncio.timeout(self._total_limit_s):
@@ -93,11 +80,11 @@ class ImageSource:
 
     async def _get(self, url: URL, spool: Spool) -> str | None:
         """Read the answer of one server; return where it redirects to, if it does."""
-        dialler = _Dialler(self._guard)
+        dialler = self.outside.dialler()
         try:
             async with (
-                _new_session(dialler, self._resolver) as session,
-                session.get(url, allow_redirects=False) as response,
+                self.outside.session(dialler) as session,
+                session.get(url, headers=_HEADERS, allow_redirects=False) as response,
             ):
                 if response.status in _REDIRECTS:
                     return response.headers.get("Location", "")
@@ -110,29 +97,14 @@ class ImageSource:
                 raise
             raise _unavailable("could not be reached or broke off") from error
 
-    def _checked(self, text: str) -> URL:
-        """Return the URL if its text keeps to every rule that needs no connection."""
-        if len(text) > MAX_URL_CHARS:
-            raise _forbidden(f"has {len(text)} characters; at most {MAX_URL_CHARS} are allowed")
-        if _BAD_CHARS.search(text):
-            raise _forbidden("holds a blank, a control character, a direction mark or a backslash")
+    def _check(self, text: str) -> URL:
         try:
-            url = URL(text)
-            host, port = url.host, url.port
-        except ValueError as error:
-            raise _forbidden("is not a valid URL") from error
-        if url.scheme not in ("http", "https") or not host:
-            raise _forbidden("must be an http or https URL with a host")
-        if url.user is not None or url.password is not None or "@" in url.authority:
-            raise _forbidden("must not hold a user name or a password")
-        if self._ports is not None and port not in self._ports:
-            raise _forbidden(f"names port {port}; only 80 and 443 are allowed")
-        if self._hosts and not any(_is_at(host, allowed) for allowed in self._hosts):
-            raise _forbidden(f"names a host that is not one of {', '.join(self._hosts)}")
-        return url
+            return self.outside.check(text, self._hosts)
+        except UrlError as error:
+            raise _forbidden(str(error)) from error
 
     def _redirected(self, url: URL, location: str) -> URL:
-        if not location or _BAD_CHARS.search(location):
+        if not location or BAD_CHARS.search(location):
             raise _unavailable("redirected to nowhere")
         try:
             target = url.join(URL(location))
@@ -140,7 +112,7 @@ class ImageSource:
             raise _unavailable("redirected to an invalid URL") from error
         if (url.scheme, target.scheme) == ("https", "http"):
             raise _forbidden("was redirected from https to http")
-        return self._checked(str(target))
+        return self._check(str(target))
 
 
 def make_source(allow_private: bool, hosts: Sequence[str]) -> ImageSource:
@@ -153,41 +125,6 @@ def make_source(allow_private: bool, hosts: Sequence[str]) -> ImageSource:
     if allow_private:
         return ImageSource(guard=lambda _address: True, ports=None, hosts=hosts)
     return ImageSource(hosts=hosts)
-
-
-def _is_at(host: str, allowed: str) -> bool:
-    return host.endswith(allowed) if allowed.startswith(".") else host == allowed
-
-
-class _Dialler:
-    """Makes the socket for each address about to be dialled, or refuses to."""
-
-    def __init__(self, guard: Guard) -> None:
-        self._guard = guard
-        self.has_refused = False
-
-    def __call__(self, address: tuple[Any, ...]) -> socket.socket:
-        family, kind, protocol, _, endpoint = address
-        if not self._guard(endpoint[0]):
-            self.has_refused = True
-            raise OSError("this address may not be dialled")
-        return socket.socket(family, kind, protocol)
-
-
-def _new_session(dialler: _Dialler, resolver: AbstractResolver | None) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(
-            socket_factory=dialler, resolver=resolver, use_dns_cache=False, force_close=True
-        ),
-        connector_owner=True,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        trust_env=False,
-        auto_decompress=False,
-        headers={"Accept-Encoding": "identity", "User-Agent": "wan-ranks", "Accept": "image/*"},
-        timeout=aiohttp.ClientTimeout(
-            total=None, sock_connect=CONNECT_LIMIT_S, sock_read=READ_LIMIT_S
-        ),
-    )
 
 
 async def _read(response: aiohttp.ClientResponse, spool: Spool) -> None:

@@ -1,6 +1,7 @@
 """A create request of the OpenAI Videos API, in all forms that its clients send."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -37,7 +38,9 @@ async def read_create(request: web.Request, spool: Spool) -> Submission:
             "give one image: a file as input_reference, or a URL as reference_url",
             FILE_PART,
         )
-    return Submission(_job_spec(fields), urls[0] if urls else None)
+    asked = msgspec.structs.asdict(check(fields, CreateVideo, lax=True))
+    url = urls[0] if urls else None
+    return Submission(_job_spec(asked), url, asked["callback_url"])
 
 
 def _take_urls(fields: dict[str, object]) -> Iterator[str]:
@@ -68,9 +71,8 @@ def _checked_url(name: str, url: object) -> str:
     raise FrontError(ErrorCode.INVALID_FIELD, f"{name} must name the URL of an image", name)
 
 
-def _job_spec(fields: dict[str, object]) -> JobSpec:
+def _job_spec(asked: dict[str, Any]) -> JobSpec:
     """Return the job that the other fields describe."""
-    asked = msgspec.structs.asdict(check(fields, CreateVideo, lax=True))
     own = {OWN_NAMES[name]: value for name, value in asked.items() if name in OWN_NAMES}
     given = {name: value for name, value in own.items() if value is not None}
     if asked["seconds"] is not None and "num_frames" not in given:

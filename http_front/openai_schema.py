@@ -7,6 +7,7 @@ from msgspec import Meta
 
 from broker.job import FRAMES_PER_SECOND, JobSpec, JobState, Stage
 from broker.protocol import JobView
+from http_front.schema import CallbackUrl
 
 MODEL = "wan2.1-i2v-14b-720p"
 VideoStatus = Literal["queued", "in_progress", "completed", "failed"]
@@ -67,6 +68,7 @@ CreateVideo = msgspec.defstruct(
             Annotated[int, Meta(ge=FRAMES_PER_SECOND, le=FRAMES_PER_SECOND)] | None,
             None,
         ),
+        ("callback_url", CallbackUrl, None),
         (
             "model",
             Annotated[str, Meta(max_length=200, description=f"Whatever it says: {MODEL} is used.")]

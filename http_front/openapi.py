@@ -31,17 +31,23 @@ from http_front.schema import (
     JobStatus,
     JobUpdate,
     Removed,
+    SubmitByFile,
     SubmitByUrl,
     Submitted,
+    WebhookSecret,
 )
 
 _TYPES = (
-    *(SubmitByUrl, JobSpec, JobRef, Submitted, JobStatus, JobUpdate),
+    *(SubmitByUrl, SubmitByFile, JobSpec, WebhookSecret, JobRef, Submitted, JobStatus, JobUpdate),
     *(JobList, Deleted, Cancelled, Health, Alive, Removed, Draining, ErrorBody),
 )
 _ABOUT = """A job is submitted, then watched or polled, then its video is fetched. An error is
 always `{"error": {"code", "message", "field"}}`, with a message that says what was found and what
 is allowed."""
+
+_ABOUT_CALLBACKS = """A job with a `callback_url` ends with a POST to it: `video.completed` or
+`video.failed`, with the job's id as `data.id`, signed after the Standard Webhooks specification.
+It is tried again after 10 s, 30 s, 2 min, 10 min, 30 min and 1 h until the answer is 2xx."""
 
 _FILES = {
     VIDEO: "a video",
@@ -79,7 +85,7 @@ def make_document(with_keys: bool = False) -> Schema:
     types = (*_TYPES, *openai_document.TYPES)
     _, components = msgspec.json.schema_components(types, ref_template=REF)
     openai_document.add_forms(components)
-    spec = components["JobSpec"]
+    form = _with_file(components["SubmitByFile"])
     document = {
         "openapi": "3.1.0",
         "info": {
@@ -88,7 +94,7 @@ def make_document(with_keys: bool = False) -> Schema:
             "description": _ABOUT,
         },
         "paths": _paths(),
-        "components": {"schemas": components | {"SubmitByFile": _with_file(spec)}},
+        "components": {"schemas": components | {"SubmitByFile": form}},
     }
     if with_keys:
         _ask_for_keys(document)
@@ -106,8 +112,6 @@ def _ask_for_keys(document: Schema) -> None:
 def _with_file(spec: Schema) -> Schema:
     """Return the schema of a form: the fields of a job, and the image as a file."""
     form = copy.deepcopy(spec)
-    form["title"] = "SubmitByFile"
-    form["description"] = "A video to make from an uploaded image."
     form["properties"]["image"] = {
         "type": "string",
         "format": "binary",
@@ -154,6 +158,13 @@ def _paths() -> Schema:
                 "List jobs",
                 {"200": response("A page of them, newest first.", JobList)},
                 parameters=page_parameters(),
+            )
+        },
+        "/video/webhook_secret": {
+            "get": operation(
+                "Tell the secret that signatures of callbacks are checked with",
+                {"200": response("It is the caller's own.", WebhookSecret)},
+                about=_ABOUT_CALLBACKS,
             )
         },
         **openai_document.paths(_IDEMPOTENCY_KEY),

@@ -14,7 +14,33 @@ _EXAMPLE = (  # 64 by 64 pixels of one colour
 )
 
 
-class SubmitByUrl(JobSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
+CallbackUrl = (
+    Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=2048,
+            description="Where to tell of the job's end, by a POST that is signed.",
+            extra_json_schema={"pattern": "^https?://"},
+        ),
+    ]
+    | None
+)
+
+
+class SubmitByFile(JobSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A video to make from an uploaded image."""
+
+    callback_url: CallbackUrl = None
+
+    @property
+    def spec(self) -> JobSpec:
+        """The job alone."""
+        fields = {name: getattr(self, name) for name in JobSpec.__struct_fields__}
+        return JobSpec(**fields)
+
+
+class SubmitByUrl(SubmitByFile, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A video to make from an image at a URL."""
 
     image_url: Annotated[
@@ -26,12 +52,6 @@ class SubmitByUrl(JobSpec, frozen=True, kw_only=True, forbid_unknown_fields=True
             extra_json_schema={"pattern": "^(https?://|data:image/)", "examples": [_EXAMPLE]},
         ),
     ]
-
-    @property
-    def spec(self) -> JobSpec:
-        """The job without its image."""
-        fields = {name: getattr(self, name) for name in JobSpec.__struct_fields__}
-        return JobSpec(**fields)
 
 
 class JobRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,6 +71,12 @@ class Cancelled(msgspec.Struct, frozen=True, kw_only=True):
     """The job has ended; nothing will change that."""
 
     status: JobState
+
+
+class WebhookSecret(msgspec.Struct, frozen=True, kw_only=True):
+    """What the signatures of a caller's callbacks are checked with."""
+
+    secret: str
 
 
 class Deleted(msgspec.Struct, frozen=True, kw_only=True):

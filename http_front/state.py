@@ -11,12 +11,14 @@ import zmq.asyncio
 from aiohttp import web
 
 from http_front.broker_client import BrokerClient
+from http_front.callbacks import CallbackSender
 from http_front.config import FrontConfig
 from http_front.feed import EventFeed
 from http_front.image_decode import ImageDecoder
 from http_front.image_source import ImageSource
 from http_front.preview_feed import PreviewFeed
 from http_front.spool import prepare_folder
+from http_front.webhooks import load_key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,8 @@ class Front:
     decoder: ImageDecoder
     partial_dir: Path
     """Where images lie that are not yet whole."""
+    callbacks: CallbackSender | None
+    """None where no callbacks are made."""
     sockets: set[web.WebSocketResponse] = field(default_factory=set)
     """Open WebSockets, to be closed in order when the front ends."""
     watchers: Counter[str | None] = field(default_factory=Counter)
@@ -51,6 +55,10 @@ async def open_front(config: FrontConfig, source: ImageSource) -> AsyncIterator[
     feed = EventFeed(context, config.addresses.events, broker)
     previews = PreviewFeed(context, config.addresses.events)
     decoder = ImageDecoder(partial_dir, inputs_dir)
+    callbacks = None
+    if config.webhook_key is not None:
+        key = await asyncio.to_thread(load_key, Path(config.webhook_key))
+        callbacks = CallbackSender(broker, source.outside, key)
     try:
         yield Front(
             config=config,
@@ -60,8 +68,11 @@ async def open_front(config: FrontConfig, source: ImageSource) -> AsyncIterator[
             source=source,
             decoder=decoder,
             partial_dir=partial_dir,
+            callbacks=callbacks,
         )
     finally:
+        if callbacks is not None:
+            await callbacks.close()
         await feed.close()
         await previews.close()
         await broker.close()

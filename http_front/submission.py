@@ -12,7 +12,7 @@ from broker.protocol import ErrorCode
 from http_front.data_url import DataUrlDecoder
 from http_front.errors import FrontError
 from http_front.field_check import Body, check, decode_json
-from http_front.schema import SubmitByUrl
+from http_front.schema import SubmitByFile, SubmitByUrl
 from http_front.spool import MAX_IMAGE_BYTES, Spool, image_too_large
 
 MAX_JSON_BYTES = 1 << 16
@@ -29,6 +29,8 @@ class Submission(NamedTuple):
     spec: JobSpec
     image_url: str | None
     """Where the image is; None if it has been uploaded."""
+    callback_url: str | None = None
+    """Where to tell of the job's end."""
 
 
 async def read_json(request: web.Request, body_type: type[Body]) -> Body:
@@ -65,7 +67,7 @@ async def read_submission(request: web.Request, spool: Spool) -> Submission:
     if request.content_type != "application/json":
         raise _unsupported("application/json or multipart/form-data", request)
     body = await read_json(request, SubmitByUrl)
-    return Submission(body.spec, body.image_url)
+    return Submission(body.spec, body.image_url, body.callback_url)
 
 
 async def _read_form(request: web.Request, spool: Spool) -> Submission:
@@ -75,9 +77,10 @@ async def _read_form(request: web.Request, spool: Spool) -> Submission:
             raise FrontError(
                 ErrorCode.INVALID_FIELD, "give either image or image_url, not both", "image_url"
             )
-        return Submission(check(fields, JobSpec, lax=True), None)
+        upload = check(fields, SubmitByFile, lax=True)
+        return Submission(upload.spec, None, upload.callback_url)
     body = check(fields, SubmitByUrl, lax=True)
-    return Submission(body.spec, body.image_url)
+    return Submission(body.spec, body.image_url, body.callback_url)
 
 
 async def read_form(

@@ -69,6 +69,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             addresses=self.addresses,
             inputs_dir=str(self.folders.inputs),
             videos_dir=str(self.folders.videos),
+            webhook_key=str(self.folders.state / "webhook.key"),
             listen_fd=listen_fd,
             host=options.host,
             port=options.port,

@@ -15,10 +15,13 @@ from broker.job import JobSpec, JobState
 from broker.protocol import (
     BackedUp,
     BackUp,
+    CallbackEnded,
+    CallbackTaken,
     CancelJob,
     DeleteJob,
     DrainBegun,
     DrainServer,
+    EndCallback,
     ErrorCode,
     ExpiredRemoved,
     FrontReply,
@@ -37,12 +40,19 @@ from broker.protocol import (
     Refused,
     RemoveExpired,
     SubmitJob,
+    TakeCallback,
     WatchJob,
     front_replies,
     front_requests,
     job_events,
 )
 from broker.sockets import Addresses, bind_router, bind_xpub
+
+_DONE: dict[type, FrontReply] = {
+    EndCallback: CallbackEnded(),
+    DrainServer: DrainBegun(running=0),
+    BackUp: BackedUp(num_bytes=0),
+}
 
 Script = Callable[[FrontRequest], FrontReply | None]
 """Answers a request; None leaves it to the plain behaviour."""
@@ -138,10 +148,10 @@ class ScriptedBroker:
                 return self.health
             case RemoveExpired():
                 return ExpiredRemoved(removed=len(self.history))
-            case DrainServer():
-                return DrainBegun(running=0)
-            case BackUp():
-                return BackedUp(num_bytes=0)
+            case TakeCallback():
+                return CallbackTaken(callback=None)
+            case EndCallback() | DrainServer() | BackUp():
+                return _DONE[type(request)]
 
     def _answer_about(self, request: FrontRequest, views: list[JobView]) -> FrontReply:
         if isinstance(request, WatchJob):
