@@ -20,6 +20,7 @@ from http_front.openapi_parts import (
     response,
 )
 from http_front.schema import (
+    MAX_SEQ,
     Alive,
     Cancelled,
     Deleted,
@@ -210,7 +211,7 @@ def _progress() -> Schema:
         "name": "last_seq",
         "in": "query",
         "description": "`seq` of the last change that is known; the feed goes on after it.",
-        "schema": {"type": "integer", "minimum": 0, "default": 0},
+        "schema": {"type": "integer", "minimum": 0, "maximum": MAX_SEQ, "default": 0},
     }
     previews = {
         "name": "previews",

@@ -13,6 +13,8 @@ _EXAMPLE = (  # 64 by 64 pixels of one colour
     "P8zwABTAyjjFEGyQwAzx8Bf7QK4E8AAAAASUVORK5CYII="
 )
 
+MAX_SEQ = 2**53 - 1
+"""The greatest number of a change: beyond it, JavaScript would round it."""
 
 CallbackUrl = (
     Annotated[

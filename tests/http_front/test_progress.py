@@ -1,11 +1,13 @@
 import asyncio
 from typing import Any
+from urllib.parse import urlencode
 
 import aiohttp
 import pytest
 
 from broker.job import JobState
 from broker.protocol import ErrorCode, JobHistory, Refused, WatchJob
+from http_front.schema import MAX_SEQ
 from tests.http_front.scripted_broker import ScriptedBroker
 from tests.http_front.serving import Served
 
@@ -89,6 +91,19 @@ async def test_a_last_seq_that_never_was_gets_the_job_as_it_is(
         assert (await receive(socket))["seq"] == 1
         await broker.change(job_id, step=1)
         assert (await receive(socket))["seq"] == 2
+
+
+@pytest.mark.parametrize("last_seq", [str(MAX_SEQ + 1), "9" * 4000, "-1", "1e3", "٣"])
+async def test_a_last_seq_that_cannot_be_is_refused(front: Served, last_seq: str) -> None:
+    query = {"requestId": await front.submit(), "last_seq": last_seq}
+    status, answer = await front.get(f"/video/progress?{urlencode(query)}")
+    assert status == 422
+    assert answer["error"]["message"] == f"last_seq must be the seq of a message, 0 to {MAX_SEQ}"
+
+
+async def test_the_greatest_last_seq_is_taken(front: Served) -> None:
+    async with watch(front, await front.submit(), last_seq=MAX_SEQ) as socket:
+        assert (await receive(socket))["seq"] == 1
 
 
 async def test_a_job_that_has_ended_is_told_once_and_the_socket_closes(
