@@ -277,6 +277,11 @@ def choose_layout(spec: JobSpec, shape: GroupShape) -> tuple[int, int]:
     return cfg_size, ulysses_size
 
 
+def job_bytes(spec: JobSpec, memory: GroupMemory, cfg_size: int, ulysses_size: int) -> int:
+    """Return what a job takes of each rank's memory, weights included, at its worst moment."""
+    return needed_bytes(memory, _demand(spec, memory, cfg_size, ulysses_size))
+
+
 def _default_cfg_size(spec: JobSpec, shape: GroupShape) -> int:
     if spec.guidance_scale <= 1.0:
         return 1
@@ -293,7 +298,7 @@ def _default_ulysses_size(cfg_size: int, shape: GroupShape) -> int:
 
 
 def _check_memory(spec: JobSpec, memory: GroupMemory, cfg_size: int, ulysses_size: int) -> None:
-    needed = needed_bytes(memory, _demand(spec, memory, cfg_size, ulysses_size))
+    needed = job_bytes(spec, memory, cfg_size, ulysses_size)
     if needed > memory.capacity_bytes:
         kept = ", the attention cache" if spec.use_attentioncache else ""
         raise SpecError(

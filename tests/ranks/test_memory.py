@@ -1,9 +1,6 @@
 """The estimate against the 14B architecture on the meta device, and against real miniatures."""
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -11,10 +8,8 @@ import torch.distributed as dist
 from diffusers.models.attention_dispatch import AttentionBackendName
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
-from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.testing._internal.distributed.fake_pg import FakeStore
-from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
 from broker.memory import GroupMemory
 from ranks.layout import Layout, shard_sizes
@@ -26,36 +21,11 @@ from ranks.ulysses import SequenceGroup, Shard
 from ranks.vae import decode_chunks, encode_chunks
 from ranks.vae_parallel import VaeSplit
 from tests.ranks.peak_memory import PeakMemory
+from tests.ranks.real_models import config_of, in_dtypes, real_models
 from tests.ranks.world import run_ranks
 
 WORLD_SIZE = 8
-CONFIGS = Path(__file__).parents[1] / "data" / "wan14b"
 LAYOUTS = [(cfg, ulysses) for cfg in (1, 2) for ulysses in (1, 2, 4, 8) if cfg * ulysses <= 8]
-
-
-def config_of(part: str) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((CONFIGS / f"{part}.json").read_text())
-    return config
-
-
-def in_dtypes(model: WanTransformer3DModel, dtype: torch.dtype) -> WanTransformer3DModel:
-    """Convert as the loader does: some modules stay in float32."""
-    wide = set(model._keep_in_fp32_modules)
-    for name, weight in model.named_parameters():
-        weight.data = weight.data.to(torch.float32 if wide & set(name.split(".")) else dtype)
-    return model
-
-
-def real_models() -> tuple[
-    WanTransformer3DModel, UMT5EncoderModel, CLIPVisionModel, AutoencoderKLWan
-]:
-    with torch.device("meta"):
-        transformer = WanTransformer3DModel.from_config(config_of("transformer"))
-        text_encoder = UMT5EncoderModel(UMT5Config(**config_of("text_encoder")))
-        image_encoder = CLIPVisionModel(CLIPVisionConfig(**config_of("image_encoder")))
-        vae = AutoencoderKLWan.from_config(config_of("vae"))
-    nn.Module.to(text_encoder, torch.bfloat16)
-    return in_dtypes(transformer, torch.bfloat16), text_encoder, image_encoder, vae
 
 
 def measured(world_size: int) -> GroupMemory:
@@ -135,7 +105,7 @@ def test_every_layout_can_split_the_14b_model(
     sizes = shard_sizes(model.num_tokens(shape), ulysses_size)
     with torch.device("meta"):
         latents = torch.empty(1, 36, *shape)
-        tables = torch.empty(2, 1, sum(sizes), 1, 128)
+        tables = torch.empty(2, 1, sum(sizes), 1, 128 // 2)
         condition = model.condition(torch.empty(1, 512, 4096), torch.empty(1, 257, 1280))
         sequence = SequenceGroup(sequence_group, sizes, layout.shard(world.rank))
         cos, sin = (sequence.take(table) for table in tables)
