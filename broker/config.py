@@ -25,6 +25,9 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     step_limit_s: float = 60.0
     """How long a denoising step may take before its group counts as hung; ten times the usual step
     is always allowed."""
+    retry_pauses_s: tuple[float, ...] = (5.0, 30.0)
+    """How long a job waits after each lost attempt, other jobs going on, until it may be run again;
+    it fails with the attempt that has no pause after it. What was wrong may pass meanwhile."""
     log_format: LogFormat = "text"
     parent_pid: int
     """Pid of the launcher."""

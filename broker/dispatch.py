@@ -1,6 +1,6 @@
 """Which job runs where: events and time in, commands out; no socket, no file, no clock."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import assert_never
 
 import msgspec
@@ -66,6 +66,7 @@ class Dispatcher:
         restored: What the journal holds, the earliest submission first.
         now_s: The time of the start.
         step_limit_s: How long a denoising step may always take.
+        retry_pauses_s: How long a job waits after each lost attempt but the last.
     """
 
     def __init__(
@@ -76,10 +77,11 @@ class Dispatcher:
         restored: Iterable[Job] = (),
         now_s: float = 0.0,
         step_limit_s: float = 60.0,
+        retry_pauses_s: Sequence[float] = (5.0, 30.0),
     ) -> None:
         self._board = Board()
         self._intake = Intake(self._board, shape, max_queue, job_ttl_s)
-        self._runs = Runs(self._board)
+        self._runs = Runs(self._board, retry_pauses_s)
         self._lives = Lives(self._board, self._runs, shape.world_size, step_limit_s)
         self._told_drained = False
         for job in restored:
@@ -166,7 +168,9 @@ class Dispatcher:
     def _give_job(self, group: Group, now_s: float) -> None:
         if not group.is_free:
             return
-        job = self._board.jobs.first_waiting(lambda job: group.fits(job.spec))
+        job = self._board.jobs.first_waiting(
+            lambda job: job.due_at <= now_s and group.fits(job.spec)
+        )
         if job is None:
             return
         lease = Lease(

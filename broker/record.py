@@ -43,6 +43,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     num_steps: int = 0
     """Where the run is; not in the journal, since the next step tells it again."""
 
+    due_at: float = 0.0
+    """From when on it may be given to a group; not in the journal, so that a restarted broker,
+    which comes up after a pause of its own, lets nothing wait."""
+
     def moved(self, state: JobState, now_s: float, **changes: Any) -> "Job":
         """Return the job in another state.
 
@@ -68,10 +72,17 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         before = self.stage_s.get(stage.value, 0.0)
         return self.stage_s | {stage.value: round(before + seconds, 3)}
 
-    def queued_again(self, now_s: float, attempt: int) -> "Job":
-        """Return the job as one that waits, with the attempts that count."""
+    def queued_again(self, now_s: float, attempt: int, pause_s: float = 0.0) -> "Job":
+        """Return the job as one that waits, with the attempts that count, after a pause."""
         return self.moved(
-            JobState.IN_QUEUE, now_s, lease=None, attempt=attempt, stage=None, step=0, num_steps=0
+            JobState.IN_QUEUE,
+            now_s,
+            lease=None,
+            attempt=attempt,
+            stage=None,
+            step=0,
+            num_steps=0,
+            due_at=now_s + pause_s,
         )
 
     def ended(self, state: JobState, now_s: float, **changes: Any) -> "Job":

@@ -1,6 +1,7 @@
 """How runs go: what rank 0 reports of an attempt, and what becomes of its job."""
 
 import logging
+from collections.abc import Sequence
 from typing import assert_never
 
 from broker.board import Board
@@ -21,7 +22,6 @@ from broker.record import Job
 
 logger = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 3
 _MAX_REASON_CHARS = 500
 
 RunEnd = JobFinished | JobFailed | JobStopped
@@ -29,10 +29,16 @@ RunReport = JobStarted | JobDecoded | StepDone | RunEnd
 
 
 class Runs:
-    """Keeps the board true to what groups report of their runs."""
+    """Keeps the board true to what groups report of their runs.
 
-    def __init__(self, board: Board) -> None:
+    Args:
+        board: The dispatcher's board.
+        retry_pauses_s: How long a job waits after each lost attempt but the last.
+    """
+
+    def __init__(self, board: Board, retry_pauses_s: Sequence[float]) -> None:
         self._board = board
+        self._retry_pauses_s = retry_pauses_s
 
     def handle(self, report: RunReport, now_s: float) -> None:
         """Take a report; drop it if its lease is not, or no longer, in force."""
@@ -146,11 +152,15 @@ class Runs:
                 assert_never(report)
 
     def _retry(self, job: Job, code: ErrorCode, reason: str, now_s: float) -> None:
-        if job.attempt < MAX_ATTEMPTS:
-            logger.warning("job %s: attempt %d lost: %s", job.job_id, job.attempt, reason)
-            self._board.save(job.queued_again(now_s, job.attempt), now_s)
-        else:
-            self._fail(job, code, f"{reason} ({MAX_ATTEMPTS} attempts)", now_s)
+        if job.attempt > len(self._retry_pauses_s):
+            self._fail(job, code, f"{reason} ({job.attempt} attempts)", now_s)
+            return
+        pause_s = self._retry_pauses_s[job.attempt - 1]
+        logger.warning(
+            "job %s: attempt %d lost, the next one in %g s at the earliest: %s",
+            *(job.job_id, job.attempt, pause_s, reason),
+        )
+        self._board.save(job.queued_again(now_s, job.attempt, pause_s), now_s)
 
     def _fail(self, job: Job, code: ErrorCode, reason: str, now_s: float) -> None:
         logger.error("job %s failed: %s", job.job_id, reason)

@@ -108,7 +108,13 @@ class Broker:
         with suppress(JournalFullError):
             journal.forget_history(now_s)
         self._dispatcher = Dispatcher(
-            config.shape, config.max_queue, config.job_ttl_s, jobs, now_s, config.step_limit_s
+            config.shape,
+            config.max_queue,
+            config.job_ttl_s,
+            jobs,
+            now_s,
+            config.step_limit_s,
+            config.retry_pauses_s,
         )
         self._history = History(self._dispatcher.views(now_s))
         self._peers = Peers()

@@ -49,6 +49,7 @@ def broker_config(state_dir: Path, **changes: object) -> BrokerConfig:
         state_dir=str(state_dir),
         addresses=Addresses.in_folder(run_dir),
         shape=SHAPE,
+        retry_pauses_s=(0.0, 0.0),
         parent_pid=os.getpid(),
     )
     return msgspec.structs.replace(config, **changes)

@@ -4,7 +4,7 @@ from broker.dispatch import Dispatcher
 from broker.job import JobState
 
 
-def check(dispatcher: Dispatcher) -> None:
+def check(dispatcher: Dispatcher, now_s: float) -> None:
     """Raise `AssertionError` if the dispatcher contradicts itself."""
     jobs = {job.job_id: job for job in dispatcher.jobs()}
     runs = {
@@ -29,4 +29,5 @@ def check(dispatcher: Dispatcher) -> None:
     assert health.queued == len(waiting)
     free = [group for group in dispatcher.groups() if group.is_free]
     if free and not health.draining:
-        assert not any(group.fits(job.spec) for group in free for job in waiting), "idle hands"
+        due = [job for job in waiting if job.due_at <= now_s]
+        assert not any(group.fits(job.spec) for group in free for job in due), "idle hands"

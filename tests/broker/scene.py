@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
+import msgspec
+
 from broker.commands import (
     Command,
     Event,
@@ -15,7 +17,7 @@ from broker.commands import (
     ToLauncher,
 )
 from broker.dispatch import Dispatcher
-from broker.job import GroupShape, JobSpec, Stage
+from broker.job import GroupShape, JobSpec, JobState, Stage
 from broker.protocol import (
     Beat,
     CancelJob,
@@ -39,6 +41,7 @@ from tests.broker.driver import IMAGE, SHAPE, SPEC
 
 Kind = TypeVar("Kind")
 START_S = 1_000.0
+RETRY_PAUSES_S = (5.0, 30.0)
 
 
 class Scene:
@@ -52,23 +55,27 @@ class Scene:
         job_ttl_s: float = 3600.0,
     ) -> None:
         self.now_s = START_S
-        self.dispatcher = Dispatcher(shape, max_queue, job_ttl_s, restored, self.now_s)
+        self.dispatcher = Dispatcher(
+            shape, max_queue, job_ttl_s, restored, self.now_s, retry_pauses_s=RETRY_PAUSES_S
+        )
         self.journal: dict[str, Job] = {job.job_id: job for job in restored}
         self.views: dict[str, list[JobView]] = {}
         self._num_submitted = len(self.journal)
+        self._due_at: dict[str, float] = {}
+        """Until when a job has to wait since an attempt of it was lost."""
 
     # --- events ----------------------------------------------------------------------------------
 
     def handle(self, event: Event) -> list[Command]:
         return self._done(self.dispatcher.handle(event, self.now_s))
 
-    def wait(self, seconds: float, beats_of: Sequence[str] = ()) -> list[Command]:
+    def wait(self, seconds: float, beats_of: Sequence[str] = (), epoch: int = 1) -> list[Command]:
         """Let time pass, a tick a second, while these groups beat."""
         commands: list[Command] = []
         for _ in range(round(seconds)):
             self.now_s += 1.0
             for group in beats_of:
-                self.beat(group)
+                self.beat(group, epoch)
             commands += self._done(self.dispatcher.tick(self.now_s))
         return commands
 
@@ -87,6 +94,11 @@ class Scene:
         job_id, _ = self.submit(spec)
         assert job_id in self.journal
         return job_id
+
+    def let_due(self) -> list[Command]:
+        """Let the longest pause after a lost attempt pass, in one tick: no group is missed."""
+        self.now_s += max(RETRY_PAUSES_S)
+        return self._done(self.dispatcher.tick(self.now_s))
 
     def cancel(self, job_id: str) -> list[Command]:
         return self.handle(CancelJob(job_id=job_id))
@@ -142,7 +154,7 @@ class Scene:
         return lease
 
     def _done(self, commands: list[Command]) -> list[Command]:
-        invariants.check(self.dispatcher)
+        invariants.check(self.dispatcher, self.now_s)
         for command in commands:
             match command:
                 case SaveJob():
@@ -151,6 +163,8 @@ class Scene:
                     self._publish(command.view)
                 case ToGroup(message=RunJob() as run):
                     assert self.lease(run.lease.job_id) == run.lease, "sent before it was saved"
+                    due_at = self._due_at.pop(run.lease.job_id, self.now_s)
+                    assert due_at <= self.now_s, "no pause after a lost attempt"
                 case _:
                     pass
         return commands
@@ -158,7 +172,9 @@ class Scene:
     def _save(self, job: Job) -> None:
         before = self.journal.get(job.job_id)
         assert before is None or not before.state.is_terminal, "left a terminal state"
-        self.journal[job.job_id] = job
+        if before is not None and job.state is JobState.IN_QUEUE and job.attempt == before.attempt:
+            self._due_at[job.job_id] = self.now_s + RETRY_PAUSES_S[job.attempt - 1]
+        self.journal[job.job_id] = msgspec.structs.replace(job, due_at=0.0)  # it is not written
 
     def _publish(self, view: JobView) -> None:
         told = self.views.setdefault(view.job_id, [])

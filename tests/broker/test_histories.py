@@ -56,6 +56,7 @@ class Chaos:
             self._held[name] = []
             self._epochs[name] += 1
             self._scene.group(name, self._epochs[name])
+        self._scene.let_due()
         for _ in range(10 * NUM_STEPS):
             self._look()
             for leases in self._held.values():

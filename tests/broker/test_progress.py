@@ -62,6 +62,7 @@ def test_progress_stays_where_it_was_when_a_job_starts_again() -> None:
     reached = scene.view(job_id).progress
     scene.gone()
     scene.group(epoch=2)
+    scene.let_due()
     run_to(scene, scene.lease(job_id), 5)
     assert scene.view(job_id).progress == reached
     assert scene.view(job_id).step == 5

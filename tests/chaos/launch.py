@@ -8,7 +8,9 @@ import os
 import sys
 
 import msgspec
+from msgspec import structs
 
+from broker.config import BrokerConfig
 from broker.log import configure_logging
 from launcher import restarts
 from launcher.options import parse_command
@@ -16,6 +18,17 @@ from launcher.preflight import Folders, listen, lock_state, model_folder, prepar
 from launcher.supervisor import Plan, Supervisor
 from ranks.model_folder import num_attention_heads
 from tests.chaos.stub_settings import VARIABLE, StubSettings
+
+
+class StubPlan(Plan, frozen=True, kw_only=True):
+    """The plan of a server that does not wait long before it tries a job again."""
+
+    settings: StubSettings
+
+    def broker(self, ready_fd: int) -> BrokerConfig:
+        """Return the broker's config."""
+        config = super().broker(ready_fd)
+        return structs.replace(config, retry_pauses_s=self.settings.retry_pauses_s)
 
 
 def main() -> int:
@@ -32,7 +45,8 @@ def main() -> int:
     lock = lock_state(folders)
     model = model_folder(options, folders)
     with listen(options) as listener:
-        plan = Plan(
+        plan = StubPlan(
+            settings=settings,
             options=options,
             folders=folders,
             addresses=addresses,

@@ -28,6 +28,8 @@ class StubSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     first_delay_s: float = 0.05
     """Until a part that has died is started again; then twice as long, up to four times this."""
     max_failures: int = 1_000_000
+    retry_pauses_s: tuple[float, float] = (0.05, 0.1)
+    """Until a job whose run was lost may be run again."""
 
     @classmethod
     def inherited(cls) -> "StubSettings":
