@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import os
-import sys
 from pathlib import Path
 
 import zmq.asyncio
@@ -11,13 +10,15 @@ import zmq.asyncio
 from broker.protocol import BackedUp, BackUp, ErrorCode
 from broker.sockets import Addresses
 from http_front.broker_client import BrokerClient
+from http_front.command_parser import Commands
 from http_front.errors import FrontError
+from http_front.output import Output
 
 DEFAULT_STATE_DIR = "state"
 _LIMIT_S = 60.0
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "backup", help="copy the job journal of a server that runs on this machine"
@@ -31,14 +32,15 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace, output: Output) -> None:
     """Have the broker write the copy, since it alone may open the journal while it runs.
 
     Raises:
         FrontError: If the broker refuses, or there is none.
     """
     copied = asyncio.run(_back_up(options.state_dir.absolute(), options.file.absolute()))
-    sys.stdout.write(f"{options.file}: {copied.num_bytes} bytes\n")
+    told = {"file": str(options.file), "num_bytes": copied.num_bytes}
+    output.result(told, f"{options.file}: {copied.num_bytes} bytes")
 
 
 async def _back_up(state_dir: Path, file: Path) -> BackedUp:

@@ -5,16 +5,18 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import aiohttp
 import msgspec
 
 from broker.protocol import ErrorCode
 from http_front.schema import (
+    MAX_LISTED,
     Cancelled,
     ErrorBody,
     ErrorDetail,
+    JobList,
     JobStatus,
     JobUpdate,
     Submitted,
@@ -94,6 +96,21 @@ class WanClient:
         """Return how a job is."""
         return await self._post("/video/status", JobStatus, json={"requestId": job_id})
 
+    async def jobs(self, limit: int, after: str | None = None) -> JobList:
+        """Return the newest of the caller's jobs, page by page until there are enough.
+
+        Args:
+            limit: How many at most.
+            after: Begin with the first that is older than this job.
+        """
+        found = JobList(jobs=[], has_more=True)
+        while found.has_more and (left := limit - len(found.jobs)) > 0:
+            query = {"limit": str(min(left, MAX_LISTED))} | ({"after": after} if after else {})
+            page = await self._ask("GET", "/video/list", JobList, params=query)
+            found = JobList(jobs=[*found.jobs, *page.jobs], has_more=page.has_more)
+            after = found.jobs[-1].requestId if found.jobs else None
+        return found
+
     async def cancel(self, job_id: str) -> None:
         """End a job."""
         await self._post("/video/cancel", Cancelled, json={"requestId": job_id})
@@ -147,18 +164,15 @@ class WanClient:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._unreachable(error) from error
 
-    async def _post(
-        self,
-        path: str,
-        answer: type[Answer],
-        *,
-        json: object = None,
-        data: aiohttp.FormData | None = None,
-    ) -> Answer:
+    async def _post(self, path: str, answer: type[Answer], **body: Any) -> Answer:
+        return await self._ask("POST", path, answer, **body)
+
+    async def _ask(self, method: str, path: str, answer: type[Answer], **more: Any) -> Answer:
+        """Return the answer to a request; `more` is what aiohttp takes for it."""
         limit = aiohttp.ClientTimeout(total=ANSWER_LIMIT_S)
         url = self._server + path
         try:
-            async with self._session.post(url, json=json, data=data, timeout=limit) as response:
+            async with self._session.request(method, url, timeout=limit, **more) as response:
                 await _raise_if_refused(response)
                 return msgspec.json.decode(await response.read(), type=answer)
         except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError) as error:

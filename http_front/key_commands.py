@@ -2,12 +2,13 @@
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 import msgspec
+from msgspec import structs
 
 from broker.curve import make_keys
+from http_front.command_parser import Commands
 from http_front.keys import (
     ApiKey,
     KeyFileError,
@@ -17,17 +18,18 @@ from http_front.keys import (
     read_keys,
     write_keys,
 )
+from http_front.output import Output
 
 DEFAULT_FILE = "wan-keys.json"
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_parser(commands: Commands) -> None:
     """Add `keys` and what it can do to the commands of `wan`."""
     keys = commands.add_parser("keys", help="manage the server's API keys")
     actions = keys.add_subparsers(dest="action", required=True, metavar="ACTION")
     add = actions.add_parser("add", help="make a key and print it, this once")
     add.add_argument("--admin", action="store_true", help="let it use /admin/*")
-    for field in msgspec.structs.fields(Limits):
+    for field in structs.fields(Limits):
         about = msgspec.json.schema(field.type)["description"]
         flag = f"--{field.name.replace('_', '-')}"
         add.add_argument(flag, metavar="N", help=f"{about} Default: {field.default}.")
@@ -45,7 +47,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         )
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace, output: Output) -> None:
     """Carry out a command.
 
     Raises:
@@ -53,16 +55,16 @@ def run(options: argparse.Namespace) -> None:
     """
     match options.action:
         case "add":
-            _add(options)
+            _add(options, output)
         case "curve":
-            _make_curve_keys(options.folder)
+            _make_curve_keys(options.folder, output)
         case "remove":
-            _remove(options.file, options.name)
+            _remove(options.file, options.name, output)
         case _:  # argparse lets no other through
-            _list(options.file)
+            _list(options.file, output)
 
 
-def _add(options: argparse.Namespace) -> None:
+def _add(options: argparse.Namespace, output: Output) -> None:
     keys = read_keys(options.file) if options.file.exists() else []
     if any(key.name == options.name for key in keys):
         raise KeyFileError(f"there is a key named {options.name} already; remove it first")
@@ -82,26 +84,34 @@ def _add(options: argparse.Namespace) -> None:
     except msgspec.ValidationError as error:
         raise KeyFileError(f"no such key can be made: {error}") from error
     write_keys(options.file, [*keys, key])
-    sys.stdout.write(f"{text}\n")
-    sys.stderr.write("Keep it: only its hash is stored, nobody can show it again.\n")
+    output.result({"name": key.name, "key": text}, text)
+    output.note("Keep it: only its hash is stored, nobody can show it again.")
 
 
-def _make_curve_keys(folder: Path) -> None:
+def _make_curve_keys(folder: Path, output: Output) -> None:
     broker, peer = make_keys(folder)
-    sys.stdout.write(f"{broker}  stays on the broker's machine\n")
-    sys.stdout.write(f"{peer}  goes to every machine with ranks or fronts, and nowhere else\n")
+    output.result(
+        {"broker": str(broker), "peer": str(peer)},
+        f"{broker}  stays on the broker's machine\n"
+        f"{peer}  goes to every machine with ranks or fronts, and nowhere else",
+    )
 
 
-def _remove(path: Path, name: str) -> None:
+def _remove(path: Path, name: str, output: Output) -> None:
     keys = read_keys(path)
     left = [key for key in keys if key.name != name]
     if len(left) == len(keys):
         raise KeyFileError(f"there is no key named {name} in {path}")
     write_keys(path, left)
+    output.result({"removed": name}, f"removed the key named {name}")
 
 
-def _list(path: Path) -> None:
-    for key in read_keys(path):
-        role = "admin" if key.admin else ""
-        limits = " ".join(f"{k}={v}" for k, v in msgspec.structs.asdict(key.limits).items())
-        sys.stdout.write(f"{key.name:20} {role:5} {limits}\n")
+def _list(path: Path, output: Output) -> None:
+    keys = read_keys(path)
+    told = [{"name": key.name, "admin": key.admin, "limits": key.limits} for key in keys]
+    output.result({"keys": told}, "\n".join(map(_line, keys)) or "no keys")
+
+
+def _line(key: ApiKey) -> str:
+    limits = " ".join(f"{name}={value}" for name, value in structs.asdict(key.limits).items())
+    return f"{key.name:20} {'admin' if key.admin else '':5} {limits}"

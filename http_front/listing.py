@@ -6,12 +6,11 @@ from broker.protocol import DeleteJob, ErrorCode, JobsListed, ListJobs
 from http_front.errors import FrontError
 from http_front.handlers import answer, checked_id
 from http_front.key_guard import owner
-from http_front.schema import Deleted, JobEntry, JobList, JobRef
+from http_front.schema import MAX_LISTED, Deleted, JobEntry, JobList, JobRef
 from http_front.state import FRONT
 from http_front.submission import read_json
 
 DEFAULT_LIMIT = 20
-MAX_LIMIT = 100
 
 
 async def list_jobs(request: web.Request) -> web.Response:
@@ -51,8 +50,8 @@ async def read_page(request: web.Request) -> JobsListed:
 
 
 def _checked_limit(text: str) -> int:
-    if text.isascii() and text.isdigit() and len(text) <= 3 and 1 <= int(text) <= MAX_LIMIT:
+    if text.isascii() and text.isdigit() and len(text) <= 3 and 1 <= int(text) <= MAX_LISTED:
         return int(text)
     raise FrontError(
-        ErrorCode.INVALID_FIELD, f"limit must be a whole number from 1 to {MAX_LIMIT}", "limit"
+        ErrorCode.INVALID_FIELD, f"limit must be a whole number from 1 to {MAX_LISTED}", "limit"
     )

@@ -1,5 +1,7 @@
 """Shows the changes of a job: as a bar on a terminal, as lines elsewhere."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -9,12 +11,14 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from broker.job import JobState, Stage
 from http_front.schema import JobUpdate
 
+# Short, so that bar, step, pace and remaining time fit on a line of 80 characters.
 _STAGES = {
-    Stage.ENCODE: "encoding prompt and image",
+    Stage.ENCODE: "encoding",
     Stage.DENOISE: "denoising",
-    Stage.DECODE: "decoding frames",
-    Stage.SAVE: "saving the video",
+    Stage.DECODE: "decoding",
+    Stage.SAVE: "saving",
 }
+_BAR_WIDTH = 20
 
 
 class ProgressBar:
@@ -26,11 +30,11 @@ class ProgressBar:
         self._last_phase = ""
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(_BAR_WIDTH),
             TaskProgressColumn(),
             TextColumn("{task.fields[detail]}"),
             console=console,
-            disable=not console.is_terminal,
+            disable=not console.is_terminal or console.quiet,
         )
         self._task = self._progress.add_task("waiting", total=1.0, detail="")
 
@@ -45,6 +49,15 @@ class ProgressBar:
         trace: TracebackType | None,
     ) -> None:
         self._progress.stop()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the terminal to others for a while."""
+        self._progress.stop()
+        try:
+            yield
+        finally:
+            self._progress.start()
 
     def show(self, update: JobUpdate) -> None:
         """Show a change."""

@@ -16,6 +16,9 @@ _EXAMPLE = (  # 64 by 64 pixels of one colour
 MAX_SEQ = 2**53 - 1
 """The greatest number of a change: beyond it, JavaScript would round it."""
 
+MAX_LISTED = 100
+"""Jobs in a page of the list."""
+
 CallbackUrl = (
     Annotated[
         str,

@@ -9,6 +9,7 @@ import pytest_asyncio
 
 from http_front.address_guard import is_allowed
 from http_front.image_source import ImageSource
+from tests.http_front.full_stack import Stack, open_stack
 from tests.http_front.image_server import IMAGE_ADDRESS, ImageServer, Names, http_answer
 from tests.http_front.scripted_broker import ScriptedBroker
 from tests.http_front.serving import Served, serve
@@ -27,6 +28,12 @@ async def broker() -> AsyncIterator[ScriptedBroker]:
 async def front(tmp_path: Path, broker: ScriptedBroker) -> AsyncIterator[Served]:
     async with serve(tmp_path, broker.addresses) as served:
         yield served
+
+
+@pytest_asyncio.fixture
+async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
+    async with open_stack(tmp_path) as stack:
+        yield stack
 
 
 @dataclass

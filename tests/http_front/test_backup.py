@@ -1,6 +1,7 @@
 """`wan backup` against a broker that runs."""
 
 import asyncio
+import json
 import os
 import stat
 import sys
@@ -24,9 +25,10 @@ async def config() -> AsyncIterator[BrokerConfig]:
         yield broker_config(Path(folder))
 
 
-async def back_up(file: Path, state_dir: str) -> tuple[int, str, str]:
+async def back_up(file: Path, state_dir: str, *flags: str) -> tuple[int, str, str]:
+    words = ("backup", str(file), "--state-dir", state_dir, *flags)
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "http_front.cli", "backup", str(file), "--state-dir", state_dir),
+        *(sys.executable, "-m", "http_front.cli", *words),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -99,3 +101,10 @@ async def test_without_a_server_the_command_says_so(tmp_path: Path) -> None:
     code, _, err = await back_up(tmp_path / "copy", str(tmp_path))
     assert code == 3
     assert " ".join(err.split()).startswith("wan: no server has been started with --state-dir")
+
+
+async def test_with_json_a_backup_is_told_as_json(config: BrokerConfig, tmp_path: Path) -> None:
+    file = tmp_path / "copy.sqlite3"
+    async with running_broker(config):
+        _, out, _ = await back_up(file, config.state_dir, "--json")
+    assert json.loads(out) == {"file": str(file), "num_bytes": file.stat().st_size}

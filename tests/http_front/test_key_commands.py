@@ -1,10 +1,12 @@
 """`wan keys`, as an operator types it."""
 
+import json
 import stat
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from http_front.keys import KeyRing, Limits
@@ -67,3 +69,15 @@ def test_a_change_that_makes_no_sense_is_refused_and_changes_nothing(
 def test_a_missing_file_is_named(file: Path) -> None:
     refused = wan_keys("list", file=file)
     assert (refused.returncode, str(file) in refused.stderr) == (2, True)
+
+
+def test_with_json_keys_are_told_as_json(file: Path) -> None:
+    added = json.loads(wan_keys("add", "ann", "--json", file=file).stdout)
+    assert (added["name"], KeyRing(file).find(added["key"]) is not None) == ("ann", True)
+    listed = json.loads(wan_keys("list", "--json", file=file).stdout)
+    limits = msgspec.to_builtins(Limits())
+    assert listed == {"keys": [{"name": "ann", "admin": False, "limits": limits}]}
+    refused = wan_keys("add", "ann", "--json", file=file)
+    assert json.loads(refused.stderr)["error"]["code"] == "file"
+    removed = wan_keys("remove", "ann", "--json", file=file)
+    assert (json.loads(removed.stdout), removed.stderr) == ({"removed": "ann"}, "")
