@@ -36,6 +36,7 @@ from broker.protocol import (
     BackUp,
     CancelJob,
     DeleteJob,
+    DrainBroker,
     Drained,
     DrainServer,
     EndCallback,
@@ -166,6 +167,8 @@ class Broker:
     async def _serve(self) -> None:
         if self._config.groups is not None:
             await self._worker.put(GroupsNamed(self._config.groups))
+        if self._config.draining:
+            await self._worker.put(DrainBroker())
         # No receive is ever cancelled while its message matters: that would lose messages.
         tasks = [
             asyncio.create_task(self._worker.run()),

@@ -38,6 +38,7 @@ class Agent:
         self._on_kill = on_kill
         self._on_stop = on_stop
         self._lives: dict[str, int] = {}
+        self._is_draining = False
         self._context = zmq.asyncio.Context()
         self._socket = connect_dealer(
             self._context.socket(zmq.DEALER), addresses.groups, "launcher"
@@ -79,8 +80,15 @@ class Agent:
         for group, epoch in list(self._lives.items()):  # lives begin and end meanwhile
             await self._send(GroupStarted(group=group, epoch=epoch))
 
+    async def greet(self) -> None:
+        """Tell a broker that was just started what the last one knew."""
+        if self._is_draining:
+            await self._send(DrainBroker())
+        await self.tell_all_started()
+
     async def drain(self) -> None:
         """Return when nothing runs any more."""
+        self._is_draining = True
         await self._send(DrainBroker())
         await self.drained.wait()
 

@@ -41,7 +41,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     ranks_module: str = "ranks"
     """What `python -m` runs as the ranks: a group without torch stands in where tests break it."""
 
-    def broker(self, ready_fd: int) -> BrokerConfig:
+    def broker(self, ready_fd: int, draining: bool) -> BrokerConfig:
         """Return the broker's config."""
         options = self.options
         return BrokerConfig(
@@ -60,6 +60,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             log_format=options.log_format,
             parent_pid=self.pid,
             ready_fd=ready_fd,
+            draining=draining,
         )
 
     def front(self, ready_fd: int, listen_fd: int) -> FrontConfig:
@@ -128,6 +129,7 @@ class Supervisor:
         self._front_ready = asyncio.Event()
         self._group_ready = [asyncio.Event() for _ in range(plan.options.groups)]
         self._stop = asyncio.Event()
+        self._groups_ended = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._last_error: str | None = None
 
@@ -140,8 +142,9 @@ class Supervisor:
         announcer = asyncio.create_task(self._announce(started))
         groups = [asyncio.create_task(self._keep_group(n)) for n in range(len(self._group_ready))]
         others = [
-            asyncio.create_task(self._keep("broker", self._live_broker)),
-            asyncio.create_task(self._keep("front", self._live_front)),
+            # What ends while the server drains has still to be written down, and told.
+            asyncio.create_task(self._keep("broker", self._live_broker, self._groups_ended)),
+            asyncio.create_task(self._keep("front", self._live_front, self._groups_ended)),
         ]
         for task in (*groups, *others, agent):
             task.add_done_callback(self._on_end_of_task)
@@ -163,25 +166,29 @@ class Supervisor:
 
     # --- the parts' lives ------------------------------------------------------------------------
 
-    async def _keep(self, name: str, live: Callable[[], Awaitable[str]]) -> None:
-        """Run a part's lives one after the other, until the stop or too many failures."""
+    async def _keep(
+        self, name: str, live: Callable[[], Awaitable[str]], enough: asyncio.Event
+    ) -> None:
+        """Run a part's lives one after the other, until enough or too many failures."""
         policy = RestartPolicy()
-        while True:
+        while not enough.is_set():
             try:
                 reason = await live()
             except UnkillableError as error:
                 return self._give_up(str(error))
-            if self._stop.is_set():
+            if enough.is_set():
                 return None
             delay_s = policy.delay_s(time.monotonic())
             if delay_s is None:
                 return self._give_up(f"{name} does not stay alive; the last time: {reason}")
             logger.error("%s is gone: %s; starting it again in %.0f s", name, reason, delay_s)
             await asyncio.sleep(delay_s)
+        return None
 
     async def _live_broker(self) -> str:
         broker = self._broker
-        await broker.start(self._plan.broker)
+        draining = self._stop.is_set()
+        await broker.start(lambda ready_fd: self._plan.broker(ready_fd, draining))
         # A task of its own: a broker that dies before it is connected must be seen to die.
         greeting = asyncio.create_task(self._greet(broker))
         try:
@@ -195,7 +202,7 @@ class Supervisor:
         if await broker.ready():
             logger.info("broker ready, pid %d", broker.pid)
             self._broker_ready.set()
-            await self._agent.tell_all_started()
+            await self._agent.greet()
 
     async def _live_front(self) -> str:
         await self._broker_ready.wait()
@@ -219,10 +226,12 @@ class Supervisor:
         async def live() -> str:
             return await self._live_group(index, next(epochs))
 
-        await self._keep(f"group g{index}", live)
+        await self._keep(f"group g{index}", live, self._stop)
 
     async def _live_group(self, index: int, epoch: int) -> str:
         await self._broker_ready.wait()
+        if self._stop.is_set():
+            return "stopped"
         config = self._plan.group(index, epoch)
         life = GroupLife(self._reaper, config, self._plan.ranks_module)
         self._lives[config.group] = life
@@ -295,8 +304,7 @@ class Supervisor:
 
     async def _stop_all(self, group_keepers: "list[asyncio.Task[None]]") -> None:
         """Stop in the order in which nothing is lost: jobs, ranks, front, broker."""
-        if self._broker_ready.is_set():
-            await self._unless_now(self._agent.drain(), self._plan.options.drain_timeout)
+        await self._unless_now(self._agent.drain(), self._plan.options.drain_timeout)
         lives = list(self._lives.values())
         leaving = asyncio.gather(*(life.ask_to_leave() for life in lives))
         await self._unless_now(leaving, _GRACE_S)
@@ -304,6 +312,7 @@ class Supervisor:
             life.end("stopped")
         # They tell the broker, if there is one, that their groups are gone.
         await asyncio.wait(group_keepers, timeout=_FAREWELL_S)
+        self._groups_ended.set()
         for child in (self._front, self._broker):
             await self._unless_now(end_process(child, _GRACE_S), 2 * _GRACE_S)
             await end_process(child, 0)

@@ -85,6 +85,21 @@ async def test_a_run_goes_on_while_the_broker_is_restarted(config: BrokerConfig)
         assert len([command for command in group.received if isinstance(command, RunJob)]) == 1
 
 
+async def test_a_broker_that_is_started_during_a_drain_begins_nothing(
+    config: BrokerConfig,
+) -> None:
+    """Seen to fail without the look at `draining`: groups come before the launcher speaks."""
+    async with running_broker(config) as broker, Front(config) as front:
+        job_id = await front.submit_ok()
+        await broker.kill()
+        broker.config = msgspec.structs.replace(config, draining=True)
+        await broker.start()
+        async with stub(config):
+            health = await front.until_health(lambda told: any(g.ready for g in told.groups))
+            assert (health.draining, health.ready, health.running) == (True, False, 0)
+            assert (await front.get(job_id)).state is JobState.IN_QUEUE
+
+
 async def test_a_run_that_ended_while_the_broker_was_away_has_succeeded(
     config: BrokerConfig,
 ) -> None:

@@ -25,9 +25,9 @@ class StubPlan(Plan, frozen=True, kw_only=True):
 
     settings: StubSettings
 
-    def broker(self, ready_fd: int) -> BrokerConfig:
+    def broker(self, ready_fd: int, draining: bool) -> BrokerConfig:
         """Return the broker's config."""
-        config = super().broker(ready_fd)
+        config = super().broker(ready_fd, draining)
         return structs.replace(config, retry_pauses_s=self.settings.retry_pauses_s)
 
 
