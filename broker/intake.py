@@ -39,7 +39,7 @@ _RETRY_UNKNOWN_S = 30
 _RESTART_GRACE_S = 600.0
 # Both become file names.
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
-_IMAGE = re.compile(r"[0-9a-f]{64}\.png")
+_IMAGE = re.compile(r"[0-9a-f]{64}\.ppm")
 
 Request = FrontEvent | JobStored | JobNotStored
 Candidate = OfferJob | SubmitJob

@@ -1,4 +1,4 @@
-"""Decode images in limited child processes, which stay warm, and store them as PNG."""
+"""Decode images in limited child processes, which stay warm, and store them."""
 
 import asyncio
 import contextlib
@@ -20,14 +20,14 @@ WALL_LIMIT_S = 15.0
 
 
 class DecodeImage(msgspec.Struct, frozen=True, kw_only=True):
-    """To the child: turn the image in one file into a PNG in another."""
+    """To the child: turn the image in one file into plain pixels in another."""
 
     source: str
     target: str
 
 
 class ImageDecoded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The PNG is whole and on disk."""
+    """The pixels are whole and on disk."""
 
     sha256: str
 
@@ -39,14 +39,14 @@ class ImageRefused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class NoSpaceLeft(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The PNG does not fit on the disk."""
+    """The pixels do not fit on the disk."""
 
 
 Outcome = ImageDecoded | ImageRefused | NoSpaceLeft
 
 
 class ImageDecoder:
-    """Turns images of strangers into PNG files named by their content.
+    """Turns images of strangers into files of pixels (PPM) named by their content.
 
     Args:
         partial_dir: Where unfinished files lie; on the same file system as `inputs_dir`.
@@ -64,18 +64,19 @@ class ImageDecoder:
             self._idle.put_nowait(_Child(wall_limit_s))
 
     async def store(self, source: Path) -> str:
-        """Return the name of the PNG that the image in a file has become.
+        """Return the name of the file that the image in a file has become.
 
         Raises:
             FrontError: If it is no image that can be used, or the disk is full.
         """
-        target = self._partial_dir / f"{secrets.token_hex(16)}.png"
+        target = self._partial_dir / f"{secrets.token_hex(16)}.ppm"
         try:
             outcome = await self._decode(DecodeImage(source=str(source), target=str(target)))
             match outcome:
                 case ImageDecoded(sha256=sha256):
-                    await asyncio.to_thread(_publish, target, self._inputs_dir / f"{sha256}.png")
-                    return f"{sha256}.png"
+                    name = f"{sha256}.ppm"
+                    await asyncio.to_thread(_publish, target, self._inputs_dir / name)
+                    return name
                 case ImageRefused(reason=reason):
                     raise FrontError(ErrorCode.IMAGE_INVALID, reason, "image")
                 case NoSpaceLeft():

@@ -34,7 +34,7 @@ from broker.sockets import Addresses, connect_dealer, connect_sub
 
 SHAPE = GroupShape(world_size=8, num_heads=8)
 SPEC = JobSpec(prompt="a cat walks over the grass", image_size="128*128", infer_steps=20)
-IMAGE = f"{0:064x}.png"
+IMAGE = f"{0:064x}.ppm"
 LIMIT_S = 20.0
 
 

@@ -369,7 +369,7 @@ def test_a_repeated_submit_makes_no_second_job() -> None:
 def test_an_id_cannot_name_two_jobs() -> None:
     scene = Scene()
     job_id = scene.job()
-    other = SubmitJob(job_id=job_id, spec=SPEC, image=f"{1:064x}.png")
+    other = SubmitJob(job_id=job_id, spec=SPEC, image=f"{1:064x}.ppm")
     answer = reply(scene.handle(other))
     assert isinstance(answer, Refused)
     assert (answer.code, answer.field) == (ErrorCode.INVALID_FIELD, "job_id")

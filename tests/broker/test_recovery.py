@@ -212,7 +212,7 @@ async def test_a_run_waits_for_the_disk_and_is_not_killed_for_it(config: BrokerC
 
 def job(number: int) -> Job:
     job_id = f"{number:032x}"
-    image = f"{number:064x}.png"
+    image = f"{number:064x}.ppm"
     return Job(number=number, job_id=job_id, spec=SPEC, image=image, created_at=1.0, updated_at=1.0)
 
 
@@ -226,7 +226,7 @@ def test_files_that_belong_to_no_job_are_swept_and_all_others_stay(tmp_path: Pat
     done = running(job(3)).ended(JobState.SUCCEED, 3.0, video="x.mp4")
     cancelled = running(job(4)).ended(JobState.CANCELLED, 3.0)
     stays = {
-        *(f"inputs/{number:064x}.png" for number in (1, 2, 3, 4)),
+        *(f"inputs/{number:064x}.ppm" for number in (1, 2, 3, 4)),
         f"videos/{busy.job_id}.mp4",
         f"videos/{done.job_id}.mp4",
         f"videos/.partial/{busy.job_id}.1.mp4",
@@ -234,7 +234,7 @@ def test_files_that_belong_to_no_job_are_swept_and_all_others_stay(tmp_path: Pat
         f"checkpoints/{busy.job_id}.safetensors",
     }
     goes = {
-        f"inputs/{9:064x}.png",
+        f"inputs/{9:064x}.ppm",
         "inputs/half-written",
         f"videos/{'9' * 32}.mp4",
         f"videos/{cancelled.job_id}.mp4",

@@ -149,7 +149,7 @@ async def test_the_same_submit_many_times_at_once_is_one_job(config: BrokerConfi
 
 async def test_an_image_that_is_not_there_is_refused(config: BrokerConfig) -> None:
     async with running_broker(config), Front(config) as front:
-        reply = await front.ask(SubmitJob(job_id=new_job_id(), spec=SPEC, image=f"{7:064x}.png"))
+        reply = await front.ask(SubmitJob(job_id=new_job_id(), spec=SPEC, image=f"{7:064x}.ppm"))
         assert isinstance(reply, Refused)
         assert reply.code is ErrorCode.UNAVAILABLE
         listed = await front.ask(ListJobs())

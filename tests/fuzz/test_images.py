@@ -1,4 +1,4 @@
-"""Whatever a file holds, it becomes a stored PNG or a refusal, in bounded time and memory.
+"""Whatever a file holds, it becomes stored pixels or a refusal, in bounded time and memory.
 
 Seen to fail with the catch of `Exception` taken out of the decoder: then files end its process.
 """
@@ -54,7 +54,7 @@ def test_a_damaged_picture_ends_no_decoder(tmp_path: Path, num_examples: int) ->
             except FrontError as error:
                 refusals.add(error.status)
                 return
-            with Image.open(inputs / name, formats=["PNG"]) as image:
+            with Image.open(inputs / name, formats=["PPM"]) as image:
                 assert image.mode == "RGB"
 
         runner.run(store(good[0]))
