@@ -7,27 +7,12 @@ behind them and takes addresses that lead to private ones through a translator f
 import ipaddress
 import socket
 
-_ALLOCATED_V6 = tuple(
+_PUBLIC_V6 = tuple(
     ipaddress.IPv6Network(block)
     for block in (
-        # IANA "IPv6 Global Unicast Address Assignments"; the rest of 2000::/3 is nobody's.
-        "2001:200::/23",
-        "2001:400::/23",
-        "2001:600::/23",
-        "2001:800::/22",
-        "2001:c00::/22",
-        "2001:1200::/23",
-        "2001:1400::/22",
-        "2001:1800::/23",
-        "2001:1a00::/23",
-        "2001:1c00::/22",
-        "2001:2000::/19",
-        "2001:4000::/21",
-        "2001:4800::/22",
-        "2001:4c00::/23",
-        "2001:5000::/20",
-        "2001:8000::/19",
-        "2001:a000::/19",
+        # What IANA has given to the registries of the world; the rest of 2000::/3 is nobody's yet,
+        # and nothing outside of it is global unicast.
+        "2001::/16",
         "2003::/18",
         "2400::/11",
         "2600::/12",
@@ -39,7 +24,13 @@ _ALLOCATED_V6 = tuple(
         "2c00::/12",
     )
 )
-_REFUSED_V6 = (ipaddress.IPv6Network("2001:db8::/32"),)  # documentation
+_REFUSED_V6 = tuple(
+    ipaddress.IPv6Network(block)
+    for block in (
+        "2001::/23",  # protocol assignments: Teredo, benchmarks, ORCHID
+        "2001:db8::/32",  # documentation
+    )
+)
 _REFUSED_V4 = tuple(
     ipaddress.IPv4Network(block)
     for block in (
@@ -117,5 +108,5 @@ def _is_public_v4(address: ipaddress.IPv4Address) -> bool:
 def _is_public_v6(address: ipaddress.IPv6Address) -> bool:
     if (int(address) >> 32) & 0xFFFFFFFF in _ISATAP:
         return False
-    allocated = any(address in block for block in _ALLOCATED_V6)
-    return allocated and not any(address in block for block in _REFUSED_V6)
+    is_refused = any(address in block for block in _REFUSED_V6)
+    return not is_refused and any(address in block for block in _PUBLIC_V6)
