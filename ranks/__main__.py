@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import time
+from pathlib import Path
 from typing import NoReturn
 
 import msgspec
@@ -27,7 +28,7 @@ def main() -> None:
     """Fork the ranks of one life of a group."""
     config = msgspec.json.decode(sys.argv[1], type=RankConfig)
     begin(f"{config.group}/nursery", config.parent_pid, config.log_format)
-    set_environment_defaults()
+    set_environment_defaults(Path(config.rendezvous).parent)
     import ranks.serve  # noqa: F401 (here, after the death signal is set: it takes seconds)
 
     gc.freeze()  # collections would otherwise touch, hence copy, every shared page

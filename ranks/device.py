@@ -1,5 +1,6 @@
 """npu, cuda or cpu: the only file that names them, and torch_npu."""
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -10,6 +11,9 @@ import torch
 from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 
 from ranks.errors import DeviceError
+from ranks.kernels import Kernels
+
+logger = logging.getLogger(__name__)
 
 Kind = Literal["npu", "cuda", "cpu"]
 
@@ -63,6 +67,8 @@ class Device:
     index: int
     attention: int = -1
     """Which of the kind's attention kernels is used; the last of them is always supported."""
+    is_fused: bool = False
+    """Whether element-wise operations are compiled into fused kernels."""
 
     @property
     def attention_backend(self) -> AttentionBackendName:
@@ -113,6 +119,21 @@ class Device:
             return 0
         times = [_attention_time_s(kernel, self.index) for kernel in kernels]
         return times.index(min(times))
+
+    def can_fuse(self) -> bool:
+        """Return whether fused kernels are worth having, and can be compiled, here.
+
+        On the CPU compiling takes longer than a short job; torch_npu brings no compiler.
+        """
+        if self.kind != "cuda":
+            return False
+        try:
+            tokens = torch.ones(1, 16, 1024, dtype=torch.bfloat16, device=self.name)
+            Kernels(is_fused=True).add(tokens, tokens, tokens)
+        except RuntimeError:  # of any kind: whatever the compiler lacks, there is a way without it
+            logger.warning("kernels cannot be fused here, which costs speed", exc_info=True)
+            return False
+        return True
 
     def free_memory(self) -> None:
         """Give memory that no tensor holds back to the device."""
@@ -208,8 +229,10 @@ def _resident_bytes() -> int:
 
 
 def _attention_time_s(backend: AttentionBackendName, index: int) -> float:
-    """Return the time of one attention of a usual shape, infinite where it is not supported."""
-    shape = (1, 4096, 5, 128)
+    """Return the time of one attention, infinite where it is not supported."""
+    # Five heads are a rank's share on eight; so few tokens that it takes about a millisecond, but
+    # enough to keep every part of the chip busy.
+    shape = (1, 16_384, 5, 128)
     query = torch.randn(shape, dtype=torch.bfloat16, device=f"cuda:{index}")
 
     def attend() -> None:

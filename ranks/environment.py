@@ -4,6 +4,7 @@ The nursery sets it before it imports torch, and only where the operator has not
 """
 
 import os
+from pathlib import Path
 
 DEFAULTS = {
     "TOKENIZERS_PARALLELISM": "false",
@@ -27,10 +28,18 @@ DEFAULTS = {
     "TASK_QUEUE_ENABLE": "2",
     "CPU_AFFINITY_CONF": "1",
     "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+    # Ranks compile kernels themselves: a pool of compilers would outlive a rank that is killed.
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",
 }
 
 
-def set_environment_defaults() -> None:
-    """Set what the operator has left open."""
-    for name, value in DEFAULTS.items():
+def set_environment_defaults(private_dir: Path) -> None:
+    """Set what the operator has left open.
+
+    Args:
+        private_dir: Holds compiled kernels. They are loaded and run, so nobody else may write
+            there; torch would take a folder in /tmp whose name anyone can guess.
+    """
+    kernels = {"TORCHINDUCTOR_CACHE_DIR": str(private_dir / "kernels")}
+    for name, value in (DEFAULTS | kernels).items():
         os.environ.setdefault(name, value)

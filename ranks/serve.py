@@ -19,7 +19,7 @@ from ranks.follower import Follower
 from ranks.leader import Leader
 from ranks.memory import measure
 from ranks.pipeline import load_models
-from ranks.process_group import join, leave
+from ranks.process_group import World, join, leave
 
 logger = logging.getLogger(__name__)
 
@@ -60,12 +60,10 @@ def serve(config: RankConfig, rank: int) -> None:
 def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
     """Join the group and load the models; return when every rank has."""
     world = join(config.rendezvous, rank, config.world_size, device)
-    # One rank chooses: kernels round differently, and timings differ between ranks.
-    fastest = world.from_rank_0(device.fastest_attention() if rank == 0 else 0)
-    device = replace(device, attention=fastest)
-    if rank == 0:
-        logger.info("attention kernel: %s", device.attention_backend.value)
+    device = _choose_kernels(world, device)
     models = load_models(Path(config.model_path), device, world.mesh(device))
+    if device.is_fused:
+        models.transformer.warm_up(device.torch_device)
     logger.info("models loaded, %.1f GB in use", device.memory_bytes() / 1e9)
     world.await_all(_LOAD_LIMIT)
     capacity_bytes = world.smallest(device.capacity_bytes())
@@ -96,6 +94,21 @@ def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
         t5_fsdp=config.t5_fsdp,
         vae_parallel=config.vae_parallel,
     )
+
+
+def _choose_kernels(world: World, device: Device) -> Device:
+    """Return the device with the kernels to use.
+
+    One rank chooses: kernels round differently, and timings differ between ranks.
+    """
+    is_chooser = world.rank == 0
+    fastest = world.from_rank_0(device.fastest_attention() if is_chooser else 0)
+    is_fused = world.from_rank_0(int(is_chooser and device.can_fuse())) == 1
+    chosen = replace(device, attention=fastest, is_fused=is_fused)
+    if is_chooser:
+        fused = "fused" if is_fused else "plain"
+        logger.info("attention kernel: %s; others: %s", chosen.attention_backend.value, fused)
+    return chosen
 
 
 def _report_failure(config: RankConfig, rank: int, error: Exception) -> None:

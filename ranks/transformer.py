@@ -12,10 +12,15 @@ from diffusers.models.attention_dispatch import AttentionBackendName
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor, nn
 
-from ranks.ulysses import Condition, Shard, install
+from ranks.block import install_forward
+from ranks.kernels import Kernels
+from ranks.ulysses import Condition, SequenceGroup, Shard, install_attention
 
 LatentShape = tuple[int, int, int]
 """Frames, height and width of latents."""
+
+_WARM_UP_SHAPES: tuple[LatentShape, ...] = ((1, 32, 32), (1, 32, 48))
+"""Two numbers of tokens: the second one shows the compiler that the number varies."""
 
 
 class ShardTransformer(nn.Module):
@@ -24,13 +29,18 @@ class ShardTransformer(nn.Module):
     Blocks are run as modules, whole; anything hooked onto a block works as usual.
 
     Args:
-        model: The whole model; its attention processors are replaced.
+        model: The whole model; the forward pass and the attention of its blocks are replaced.
         backend: Kernel for the local attention.
+        is_fused: Whether the element-wise stretches of the blocks are compiled.
     """
 
-    def __init__(self, model: WanTransformer3DModel, backend: AttentionBackendName) -> None:
+    def __init__(
+        self, model: WanTransformer3DModel, backend: AttentionBackendName, *, is_fused: bool = False
+    ) -> None:
         super().__init__()
-        install(model, backend)
+        kernels = Kernels(is_fused=is_fused)
+        install_forward(model, kernels)
+        install_attention(model, backend, kernels)
         self.model = model
 
     @property
@@ -57,10 +67,36 @@ class ShardTransformer(nn.Module):
         )
 
     def rope_tables(self, shape: LatentShape, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return cosines and sines of the whole sequence, each `[1, S, 1, D]`, float32."""
+        """Return cosines and sines of the whole sequence, each `[1, S, 1, D / 2]`, float32.
+
+        There is one angle for each pair of channels; the model's own tables hold each one twice.
+        """
         # The table depends on the shape of the latents alone.
         cos, sin = self.model.rope(torch.empty(1, 1, *shape, device="meta"))
-        return cos.to(device), sin.to(device)
+        return cos[..., 0::2].contiguous().to(device), sin[..., 1::2].contiguous().to(device)
+
+    def warm_up(self, device: torch.device) -> None:
+        """Compile what is compiled, for clips of every size, before the first job waits for it.
+
+        With sharded weights, every rank has to take part.
+        """
+        config = self.model.config
+        condition = self.condition(
+            torch.zeros(1, 1, config.text_dim, device=device),
+            torch.zeros(1, 1, config.image_dim, device=device),
+        )
+        for shape in _WARM_UP_SHAPES:
+            cos, sin = self.rope_tables(shape, device)
+            shard = Shard(
+                sequence=SequenceGroup(None, [self.num_tokens(shape)], 0),
+                rope_cos=cos,
+                rope_sin=sin,
+                branch=0,
+                step=0,
+                cache=None,
+            )
+            latents = torch.zeros(1, config.in_channels, *shape, dtype=self.dtype, device=device)
+            self(latents, torch.zeros(1, dtype=torch.int64, device=device), condition, shard)
 
     def forward(
         self, latents: Tensor, timestep: Tensor, condition: Condition, shard: Shard

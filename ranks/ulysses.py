@@ -17,6 +17,7 @@ from diffusers.models.transformers.transformer_wan import WanAttention, WanTrans
 from torch import Tensor
 
 from ranks.attention_cache import AttentionCache
+from ranks.kernels import Kernels
 
 
 class SequenceGroup:
@@ -95,7 +96,7 @@ class Shard:
 
     Args:
         sequence: The ranks that share the sequence.
-        rope_cos: Rotary table of this rank's tokens, `[1, L, 1, D]`, float32.
+        rope_cos: Rotary table of this rank's tokens, `[1, L, 1, D / 2]`, float32.
         rope_sin: The same of the sines.
         branch: Guidance branch; it keeps cached outputs apart.
         step: Denoising step, from 0.
@@ -141,9 +142,10 @@ class Condition:
 class SelfAttention:
     """Processor of a block's self-attention: exact for any number of tokens on any rank."""
 
-    def __init__(self, block: int, backend: AttentionBackendName) -> None:
+    def __init__(self, block: int, backend: AttentionBackendName, kernels: Kernels) -> None:
         self._block = block
         self._backend = backend
+        self._kernels = kernels
 
     def __call__(
         self,
@@ -164,11 +166,17 @@ class SelfAttention:
         return shard.cache.attend(shard.step, shard.branch, self._block, compute)
 
     def _attend(self, attn: WanAttention, hidden_BLC: Tensor, shard: Shard) -> Tensor:
-        query = _rotate(_split_heads(attn.norm_q(attn.to_q(hidden_BLC)), attn), shard)
-        key = _rotate(_split_heads(attn.norm_k(attn.to_k(hidden_BLC)), attn), shard)
-        value = _split_heads(attn.to_v(hidden_BLC), attn)
+        qkv_L3HD = self._kernels.rotate(
+            (attn.to_q(hidden_BLC), attn.to_k(hidden_BLC), attn.to_v(hidden_BLC)),
+            (attn.norm_q.weight, attn.norm_k.weight),
+            # Without the batch: the strides of a dimension of one tell shards of a length apart,
+            # and fused kernels would be compiled for each.
+            (shard.rope_cos[0], shard.rope_sin[0]),
+            attn.norm_q.eps,
+            attn.heads,
+        )
         # One exchange for the three: they have the same shape, and a collective has a fixed price.
-        qkv_S3hD = shard.sequence.to_heads(torch.stack((query[0], key[0], value[0]), dim=1))
+        qkv_S3hD = shard.sequence.to_heads(qkv_L3HD)
         query, key, value = qkv_S3hD.unsqueeze(0).unbind(2)
         output = dispatch_attention_fn(query, key, value, backend=self._backend)
         output_LHD = shard.sequence.to_tokens(output[0])
@@ -198,10 +206,12 @@ class CrossAttention:
         return _project_out(attn, (text + image).flatten(2).type_as(hidden_states))
 
 
-def install(model: WanTransformer3DModel, backend: AttentionBackendName) -> None:
+def install_attention(
+    model: WanTransformer3DModel, backend: AttentionBackendName, kernels: Kernels
+) -> None:
     """Give every block of a transformer these processors."""
     for index, block in enumerate(model.blocks):
-        block.attn1.set_processor(SelfAttention(index, backend))
+        block.attn1.set_processor(SelfAttention(index, backend, kernels))
         block.attn2.set_processor(CrossAttention(index, backend))
 
 
@@ -214,16 +224,3 @@ def _project_out(attn: WanAttention, hidden_BLC: Tensor) -> Tensor:
     linear, dropout = attn.to_out
     output: Tensor = dropout(linear(hidden_BLC))
     return output
-
-
-def _rotate(heads_BLHD: Tensor, shard: Shard) -> Tensor:
-    """Rotate each pair of channels by its token's angle.
-
-    Args:
-        heads_BLHD: Queries or keys of this rank's tokens.
-        shard: Holds the angles; each one stands twice in its table.
-    """
-    cos, sin = shard.rope_cos[..., 0::2], shard.rope_sin[..., 1::2]
-    even, odd = heads_BLHD.unflatten(-1, (-1, 2)).unbind(-1)
-    rotated = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
-    return rotated.flatten(-2).type_as(heads_BLHD)

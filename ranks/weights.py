@@ -25,7 +25,7 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 def load_transformer(folder: Path, device: Device, mesh: DeviceMesh | None) -> ShardTransformer:
     """Load the transformer; the modules that diffusers keeps in float32 stay in it."""
     model = meta_transformer(folder, device.model_dtype)
-    root = ShardTransformer(model, device.attention_backend)
+    root = ShardTransformer(model, device.attention_backend, is_fused=device.is_fused)
     if mesh is not None:
         shard_transformer(root, model, mesh)
     fill_transformer(model, folder, device.torch_device)

@@ -16,6 +16,7 @@ def test_the_cpu_is_a_device_like_any_other() -> None:
     assert (device.name, device.backend) == ("cpu", "gloo")
     assert device.model_dtype is torch.float32
     assert 0 < device.memory_bytes() < device.capacity_bytes()
+    assert not device.can_fuse()
 
 
 def test_an_absent_device_is_named() -> None:
@@ -25,12 +26,15 @@ def test_an_absent_device_is_named() -> None:
 
 def test_the_operator_has_the_last_word_on_the_environment() -> None:
     script = (
-        "import os; from ranks.environment import set_environment_defaults as s; s(); "
-        "print(os.environ['HCCL_CONNECT_TIMEOUT'], os.environ['HCCL_EXEC_TIMEOUT'])"
+        "import os; from pathlib import Path; "
+        "from ranks.environment import set_environment_defaults as s; s(Path('/private')); "
+        "print(*(os.environ[n] for n in ('HCCL_CONNECT_TIMEOUT', 'HCCL_EXEC_TIMEOUT', "
+        "'TORCHINDUCTOR_CACHE_DIR')))"
     )
     environment = os.environ | {"HCCL_EXEC_TIMEOUT": "1836"}
+    environment.pop("TORCHINDUCTOR_CACHE_DIR", None)  # torch sets it when it compiles
     shown = subprocess.check_output([sys.executable, "-c", script], env=environment, text=True)
-    assert shown.split() == ["120", "1836"]
+    assert shown.split() == ["120", "1836", "/private/kernels"]
 
 
 @pytest.mark.parametrize(

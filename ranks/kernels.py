@@ -1,0 +1,100 @@
+"""The element-wise stretches of a transformer block, which a device may run as one kernel each.
+
+Between matrix products a block does dozens of small operations, each of which would read and write
+all tokens once. Compiled, a stretch reads them once, computes in float32 and rounds once, at its
+end. The functions hold no weights, no collectives and no attention, so that FSDP, Ulysses and the
+attention cache are not concerned, and all blocks share what is compiled.
+
+Shapes: B batch (always 1), L tokens of this rank, H heads, D channels a head, C = H times D.
+"""
+
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Kernels:
+    """The functions below, compiled or as they are.
+
+    Compiled for the first number of tokens it meets, and at the second one for every number.
+
+    Args:
+        is_fused: Whether to compile; the results then differ by the rounding of the dtype.
+    """
+
+    def __init__(self, *, is_fused: bool) -> None:
+        def fuse(plain: Callable[P, R]) -> Callable[P, R]:
+            # A graph break would be a stretch that is not fused, and nobody would notice.
+            return torch.compile(plain, fullgraph=True) if is_fused else plain
+
+        self.modulate = fuse(modulate)
+        self.rotate = fuse(rotate)
+        self.add_and_norm = fuse(add_and_norm)
+        self.add_and_modulate = fuse(add_and_modulate)
+        self.add = fuse(add)
+
+
+def modulate(hidden_BLC: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """Return the normalised tokens, scaled and shifted; `shift` and `scale` are `[B, 1, C]`."""
+    normed = F.layer_norm(hidden_BLC.float(), hidden_BLC.shape[-1:], eps=eps)
+    return (normed * (1 + scale) + shift).type_as(hidden_BLC)
+
+
+def rotate(
+    qkv: tuple[Tensor, Tensor, Tensor],
+    weights: tuple[Tensor, Tensor],
+    rope: tuple[Tensor, Tensor],
+    eps: float,
+    num_heads: int,
+) -> Tensor:
+    """Return `[L, 3, H, D]`: normalised and rotated queries and keys, and the values as they are.
+
+    Args:
+        qkv: Projections, each `[B, L, C]`.
+        weights: Of the norms of queries and keys, `[C]`.
+        rope: Cosines and sines of the angles, each `[L, 1, D / 2]`, float32.
+        eps: Of the norms.
+        num_heads: H.
+    """
+    channels = qkv[0].shape[-1:]
+    query, key = (
+        _rotate_pairs(F.rms_norm(part, channels, weight, eps).unflatten(2, (num_heads, -1)), *rope)
+        for part, weight in zip(qkv[:2], weights, strict=True)
+    )
+    return torch.stack((query[0], key[0], qkv[2].unflatten(2, (num_heads, -1))[0]), dim=1)
+
+
+def add_and_norm(
+    hidden_BLC: Tensor, update: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Return the tokens with a gated update, and these normalised."""
+    hidden_BLC = add(hidden_BLC, update, gate)
+    channels = hidden_BLC.shape[-1:]
+    normed = F.layer_norm(hidden_BLC.float(), channels, weight.float(), bias.float(), eps)
+    return hidden_BLC, normed.type_as(hidden_BLC)
+
+
+def add_and_modulate(
+    hidden_BLC: Tensor, update: Tensor, shift: Tensor, scale: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Return the tokens with an update, and these normalised, scaled and shifted."""
+    hidden_BLC = hidden_BLC + update
+    return hidden_BLC, modulate(hidden_BLC, shift, scale, eps)
+
+
+def add(hidden_BLC: Tensor, update: Tensor, gate: Tensor) -> Tensor:
+    """Return the tokens with an update of which `gate`, `[B, 1, C]`, says how much counts."""
+    return (hidden_BLC.float() + update.float() * gate).type_as(hidden_BLC)
+
+
+def _rotate_pairs(heads_BLHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate each pair of neighbouring channels by its token's angle."""
+    even, odd = heads_BLHD.unflatten(-1, (-1, 2)).unbind(-1)
+    rotated = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+    return rotated.flatten(-2).type_as(heads_BLHD)
