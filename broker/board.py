@@ -1,15 +1,20 @@
 """The dispatcher's picture of the world: jobs, groups, pace; and the commands it collects."""
 
 import heapq
+from itertools import islice
 
 from broker.commands import Command, Publish, SaveJob
 from broker.groups import Group, Run
 from broker.job import JobState
 from broker.jobs import JobTable
 from broker.liveness import AwakeClock
-from broker.progress import Pace
+from broker.progress import Pace, work_of
 from broker.protocol import HealthTold, JobView, Lease
 from broker.record import Job
+
+# So many of the jobs ahead are placed one by one to tell a waiting job's time; those between them
+# and the job count by the average, so that telling it costs the same at any place.
+_NUM_PLACED = 16
 
 
 class Board:
@@ -21,7 +26,9 @@ class Board:
         self.pace = Pace()
         self.awake = AwakeClock()
         self.draining = False
-        self._positions: dict[str, int] = {}
+        self._watched: set[str] = set()
+        self._told_positions: dict[str, int] = {}
+        self._num_moves_told = 0
         self._commands: list[Command] = []
 
     def emit(self, command: Command) -> None:
@@ -42,21 +49,35 @@ class Board:
     def publish(self, job: Job, now_s: float) -> None:
         """Take a new version of a job that the journal need not know."""
         self.jobs.put(job)
-        self.emit(Publish(self.view(job, now_s)))
+        view = self.view(job, now_s)
+        if view.queue_position is None:
+            self._told_positions.pop(job.job_id, None)
+        else:
+            self._told_positions[job.job_id] = view.queue_position
+        self.emit(Publish(view))
+
+    def watch(self, job_id: str, watched: bool, now_s: float) -> None:
+        """Tell from now on, or no longer, whenever a job comes to another place in the queue."""
+        if watched:
+            self._watched.add(job_id)
+            self._publish_position(job_id, now_s)
+        else:
+            self._watched.discard(job_id)
 
     def publish_positions(self, now_s: float) -> None:
-        """Tell every waiting job that has another place than it was last told."""
-        waiting = list(self.jobs.waiting())
-        before = self._positions
-        self._positions = {job.job_id: place for place, job in enumerate(waiting, 1)}
-        if before == self._positions:
-            return
-        waits_s = self._waits_s(now_s)
-        for place, job in enumerate(waiting, 1):
-            if before.get(job.job_id, place) != place:
-                moved = job.changed(now_s)
-                self.jobs.put(moved)
-                self.emit(Publish(moved.view(place, waits_s.get(job.job_id))))
+        """Tell of every watched job that has another place than was last told.
+
+        Nobody hears of the others, so that a move costs the same however many jobs wait.
+        """
+        if self.jobs.num_moves != self._num_moves_told:
+            self._num_moves_told = self.jobs.num_moves
+            for job_id in list(self._watched):
+                self._publish_position(job_id, now_s)
+
+    def position(self, job_id: str) -> int | None:
+        """Return the place of a job in the queue; None if it does not wait."""
+        job = self.jobs.get(job_id)
+        return None if job is None else self.jobs.position(job)
 
     def view(self, job: Job, now_s: float) -> JobView:
         """Return what clients may know of a job now."""
@@ -65,7 +86,7 @@ class Board:
     def eta_s(self, job: Job, now_s: float) -> float | None:
         """Return in how many seconds a job will have ended; None while nothing tells."""
         if job.state is JobState.IN_QUEUE:
-            return self._waits_s(now_s).get(job.job_id)
+            return self._wait_s(job, now_s)
         run = None if job.lease is None else self.find_run(job.lease)
         return None if run is None else self.pace.remaining_s(job.spec, run.mark, now_s)
 
@@ -89,17 +110,29 @@ class Board:
             groups=groups,
         )
 
-    def _waits_s(self, now_s: float) -> dict[str, float]:
-        """Return for each waiting job when it will have ended, as far as that can be told."""
-        busy_s = self._busy_s(now_s)
-        heapq.heapify(busy_s)
-        waits_s: dict[str, float] = {}
-        for job in self.jobs.waiting():
-            run_s = self.pace.run_s(job.spec)
-            if run_s is None or not busy_s:
-                break
-            waits_s[job.job_id] = heapq.heappushpop(busy_s, busy_s[0] + run_s) + run_s
-        return waits_s
+    def _publish_position(self, job_id: str, now_s: float) -> None:
+        job = self.jobs.get(job_id)
+        if job is None:
+            self._watched.discard(job_id)
+        elif self.jobs.position(job) != self._told_positions.get(job_id):
+            self.publish(job.changed(now_s), now_s)
+
+    def _wait_s(self, job: Job, now_s: float) -> float | None:
+        """Return in how many seconds a waiting job will have ended, as far as that can be told."""
+        run_s = self.pace.run_s(work_of(job.spec))
+        free_s = self._busy_s(now_s)
+        if run_s is None or not free_s:
+            return None
+        heapq.heapify(free_s)
+        num_ahead = (self.jobs.position(job) or 1) - 1
+        for ahead in islice(self.jobs.waiting(), min(num_ahead, _NUM_PLACED)):
+            ahead_s = self.pace.run_s(work_of(ahead.spec)) or 0.0
+            heapq.heapreplace(free_s, free_s[0] + ahead_s)
+        if num_ahead <= _NUM_PLACED:
+            return free_s[0] + run_s
+        average_s = (self.pace.run_s(self.jobs.waiting_work) or 0.0) / self.jobs.num_waiting
+        between_s = (num_ahead - _NUM_PLACED) * average_s
+        return (sum(free_s) + between_s) / len(free_s) + run_s
 
     def _busy_s(self, now_s: float) -> list[float]:
         return [self._group_busy_s(group, now_s) for group in self.groups.values() if group.ready]

@@ -38,8 +38,16 @@ class GroupsNamed(msgspec.Struct, frozen=True):
     groups: tuple[str, ...]
 
 
+class WatchersChanged(msgspec.Struct, frozen=True):
+    """Somebody has begun to listen to what is published of a job, or nobody listens any more."""
+
+    job_id: str
+    watched: bool
+
+
 FrontEvent = OfferJob | SubmitJob | CancelJob | DeleteJob | RemoveExpired
-Event = FrontEvent | DrainServer | JobStored | JobNotStored | GroupsNamed | GroupReport | RankBeat
+BrokerEvent = JobStored | JobNotStored | GroupsNamed | WatchersChanged
+Event = FrontEvent | DrainServer | BrokerEvent | GroupReport | RankBeat
 
 
 class SaveJob(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ from broker.commands import (
     StopLaunchers,
     TellDrained,
     ToGroup,
+    WatchersChanged,
 )
 from broker.groups import Group, Run
 from broker.intake import Intake
@@ -99,12 +100,19 @@ class Dispatcher:
                 self._lives.handle(event, now_s)
                 if isinstance(event, GroupReady):
                     self._intake.fail_impossible(now_s)
-            case StepDone() | JobStarted() | JobDecoded():
-                self._runs.handle(event, now_s)
-            case JobFinished() | JobFailed() | JobStopped():
+            case (
+                StepDone()
+                | JobStarted()
+                | JobDecoded()
+                | JobFinished()
+                | JobFailed()
+                | JobStopped()
+            ):
                 self._runs.handle(event, now_s)
             case GroupsNamed():
                 self._lives.bury_others(event.groups, now_s)
+            case WatchersChanged():
+                self._board.watch(event.job_id, event.watched, now_s)
             case DrainBroker():
                 self._board.draining, self._told_drained = True, False
             case DrainServer():
@@ -142,6 +150,10 @@ class Dispatcher:
         """Return in how many seconds a job will have ended; None while nothing tells."""
         job = self._board.jobs.get(job_id)
         return None if job is None else self._board.eta_s(job, now_s)
+
+    def queue_position(self, job_id: str) -> int | None:
+        """Return the place of a job in the queue; None if it does not wait."""
+        return self._board.position(job_id)
 
     def is_running(self, lease: Lease) -> bool:
         """Whether a lease is in force, and its job has not been cancelled meanwhile."""

@@ -1,6 +1,5 @@
 """Requests of the fronts that change something: submit, cancel, remove what has expired."""
 
-import itertools
 import math
 import re
 from typing import assert_never
@@ -54,6 +53,7 @@ class Intake:
         self._max_queue = max_queue
         self._job_ttl_s = job_ttl_s
         self._arriving: dict[str, Job] = {}
+        self._checked_shapes: list[GroupShape] = []
 
     def handle(self, request: Request, now_s: float) -> None:
         """Carry out a request."""
@@ -98,6 +98,10 @@ class Intake:
 
     def fail_impossible(self, now_s: float) -> None:
         """End the waiting jobs that, now that the groups have told their limits, none can run."""
+        shapes = self._shapes()
+        if shapes == self._checked_shapes:  # a group says again and again that it is ready
+            return
+        self._checked_shapes = shapes
         for job in list(self._board.jobs.waiting()):
             error = self._impossible(job.spec)
             if error is not None:
@@ -206,14 +210,13 @@ class Intake:
         )
 
     def _num_waiting_of(self, owner: str | None) -> int:
-        waiting = itertools.chain(self._board.jobs.waiting(), self._arriving.values())
-        return sum(job.owner == owner for job in waiting)
+        arriving = sum(job.owner == owner for job in self._arriving.values())
+        return self._board.jobs.num_waiting_of(owner) + arriving
 
     def _impossible(self, spec: JobSpec) -> SpecError | None:
         """Return why no group can run a job; a group that is still loading can, as far as known."""
-        groups = self._board.groups.values()
         error = None
-        for shape in [group.shape or self._shape for group in groups] or [self._shape]:
+        for shape in self._shapes():
             try:
                 choose_layout(spec, shape)
             except SpecError as found:
@@ -221,6 +224,10 @@ class Intake:
             else:
                 return None
         return error
+
+    def _shapes(self) -> list[GroupShape]:
+        groups = self._board.groups.values()
+        return [group.shape or self._shape for group in groups] or [self._shape]
 
     def _retry_after_s(self, now_s: float) -> int:
         next_end_s = self._board.next_end_s(now_s)

@@ -1,6 +1,7 @@
 """How far a job is, and how long it will still take: learned from the steps of earlier runs."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from broker.job import JobSpec, Stage
 from broker.protocol import StepDone
@@ -25,12 +26,31 @@ class Mark:
     done: float = 0.0
 
 
-class Pace:
-    """Seconds that each stage takes per unit of work, as a moving average.
+class Work(NamedTuple):
+    """What runs have to do in each of their stages."""
 
-    Jobs of all sizes teach one average, hence the unit: pixels of the whole clip, times the
-    guidance branches and steps where they count.
+    encode: int
+    denoise: int
+    decode: int
+    save: int
+
+
+NO_WORK = Work(0, 0, 0, 0)
+
+
+def work_of(spec: JobSpec) -> Work:
+    """Return the work of a run.
+
+    Jobs of all sizes teach one pace, hence the unit: pixels of the whole clip, times the guidance
+    branches and steps where they count.
     """
+    clip_px = spec.width_px * spec.height_px * spec.num_model_frames
+    num_branches = 2 if spec.guidance_scale > 1.0 else 1
+    return Work(1, clip_px * spec.infer_steps * num_branches, clip_px, clip_px)
+
+
+class Pace:
+    """Seconds that each stage takes per unit of work, as a moving average."""
 
     def __init__(self) -> None:
         self._rates: dict[Stage, float] = {}
@@ -53,34 +73,27 @@ class Pace:
 
     def keep(self, spec: JobSpec, stage: Stage, stage_s: float) -> None:
         """Take the time of a whole stage into the average."""
-        rate = stage_s / _work(spec, stage)
+        rate = stage_s / work_of(spec)[RUN_STAGES.index(stage)]
         known = self._rates.get(stage)
         self._rates[stage] = rate if known is None else known + _WEIGHT_OF_NEWEST * (rate - known)
 
-    def run_s(self, spec: JobSpec) -> float | None:
-        """Return how long a whole run takes; None while no run has taught it."""
-        return self._sum_s(spec, RUN_STAGES)
+    def run_s(self, work: Work) -> float | None:
+        """Return how long whole runs of this work take; None while no run has taught it."""
+        if Stage.DENOISE not in self._rates:
+            return None
+        return sum(self._stages_s(work))
 
     def remaining_s(self, spec: JobSpec, mark: Mark, now_s: float) -> float | None:
         """Return how long the rest of a run takes from now; None while nothing is known."""
-        later = self._sum_s(spec, RUN_STAGES[RUN_STAGES.index(mark.stage) :])
-        if later is None:
+        first = RUN_STAGES.index(mark.stage)
+        if mark.stage in (Stage.ENCODE, Stage.DENOISE) and Stage.DENOISE not in self._rates:
             return None
-        return max(0.0, later - mark.done * self._stage_s(spec, mark.stage) - (now_s - mark.at_s))
+        present_s, *later_s = self._stages_s(work_of(spec))[first:]
+        left_s = present_s * (1.0 - mark.done) + sum(later_s)
+        return max(0.0, left_s - (now_s - mark.at_s))
 
-    def _sum_s(self, spec: JobSpec, stages: tuple[Stage, ...]) -> float | None:
-        if Stage.DENOISE in stages and Stage.DENOISE not in self._rates:
-            return None
-        return sum(self._stage_s(spec, stage) for stage in stages)
-
-    def _stage_s(self, spec: JobSpec, stage: Stage) -> float:
-        return self._rates.get(stage, 0.0) * _work(spec, stage)
-
-
-def _work(spec: JobSpec, stage: Stage) -> float:
-    if stage is Stage.ENCODE:
-        return 1.0
-    clip_px = spec.width_px * spec.height_px * spec.num_model_frames
-    if stage is Stage.DENOISE:
-        return float(clip_px * spec.infer_steps * (2 if spec.guidance_scale > 1.0 else 1))
-    return float(clip_px)
+    def _stages_s(self, work: Work) -> list[float]:
+        return [
+            self._rates.get(stage, 0.0) * amount
+            for stage, amount in zip(RUN_STAGES, work, strict=True)
+        ]

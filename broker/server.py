@@ -23,6 +23,7 @@ from broker.commands import (
     TellDrained,
     ToGroup,
     ToLauncher,
+    WatchersChanged,
 )
 from broker.config import BrokerConfig
 from broker.curve import Gatekeeper
@@ -30,6 +31,7 @@ from broker.dispatch import Dispatcher
 from broker.errors import JournalFullError
 from broker.files import StateDir
 from broker.history import History
+from broker.job import JobState
 from broker.journal import Journal
 from broker.peers import Peers
 from broker.protocol import (
@@ -245,13 +247,18 @@ class Broker:
     def _detailed(self, view: JobView) -> JobView:
         """Return a view with what only those are told who ask."""
         job = self._dispatcher.job(view.job_id)
-        eta_s = expires_at = None
+        eta_s = expires_at = position = None
         if view.state.is_terminal:
             expires_at = view.updated_at + self._config.job_ttl_s
         else:
             eta_s = self._dispatcher.eta_s(view.job_id, self._clock())
+        if view.state is JobState.IN_QUEUE:
+            # It may have left the queue, and only the journal does not know yet.
+            position = self._dispatcher.queue_position(view.job_id) or view.queue_position
         spec = None if job is None else job.spec
-        return msgspec.structs.replace(view, eta_s=eta_s, expires_at=expires_at, spec=spec)
+        return msgspec.structs.replace(
+            view, queue_position=position, eta_s=eta_s, expires_at=expires_at, spec=spec
+        )
 
     async def _on_report(self, parts: list[bytes]) -> None:
         identity, report = parts[0], group_reports.decode(parts[1:])
@@ -277,9 +284,12 @@ class Broker:
         # Whoever subscribes is told at once how the job is: a change between a front's question
         # and its subscription is never missed.
         is_start, job_id = parts[0][:1] == b"\x01", parts[0][1:].decode(errors="replace")
-        view = self._history.latest(job_id) if is_start else None
-        if view is not None:
+        view = self._history.latest(job_id)
+        if view is None:
+            return
+        if is_start:
             await self._publish(view)
+        await self._worker.put(WatchersChanged(job_id, is_start))
 
     # --- what goes out ---------------------------------------------------------------------------
 

@@ -147,6 +147,10 @@ class Scene:
         """Return how the job was last published."""
         return self.views[job_id][-1]
 
+    def positions(self, *job_ids: str) -> list[int | None]:
+        """Return the places of jobs in the queue, as whoever asks is told."""
+        return [self.dispatcher.queue_position(job_id) for job_id in job_ids]
+
     def lease(self, job_id: str) -> Lease:
         """Return the lease as it is on disk."""
         lease = self.journal[job_id].lease

@@ -51,14 +51,14 @@ def test_a_finished_job_has_succeeded() -> None:
     assert view.eta_s is None
 
 
-def test_the_longest_waiting_job_comes_first_and_each_is_told_its_place() -> None:
+def test_the_longest_waiting_job_comes_first_and_each_knows_its_place() -> None:
     scene = Scene()
     first, second, third = scene.job(), scene.job(), scene.job()
-    assert [scene.view(job).queue_position for job in (first, second, third)] == [1, 2, 3]
+    assert scene.positions(first, second, third) == [1, 2, 3]
     scene.group()
-    assert [scene.view(job).queue_position for job in (first, second, third)] == [None, 1, 2]
+    assert scene.positions(first, second, third) == [None, 1, 2]
     scene.finish(scene.start(first))
-    assert scene.view(third).queue_position == 1
+    assert scene.positions(third) == [1]
     assert scene.lease(second).job_id == second
 
 
@@ -89,7 +89,7 @@ def test_a_lost_group_loses_the_saving_run_and_the_computing_one() -> None:
     scene.handle(JobDecoded(lease=scene.start(first)))
     scene.start(second)
     scene.gone()
-    assert [scene.view(job).queue_position for job in (first, second)] == [1, 2]
+    assert scene.positions(first, second) == [1, 2]
 
 
 def test_a_job_comes_back_to_the_front_of_the_queue() -> None:
@@ -98,7 +98,7 @@ def test_a_job_comes_back_to_the_front_of_the_queue() -> None:
     first, second = scene.job(), scene.job()
     scene.start(first)
     scene.gone()
-    assert [scene.view(job).queue_position for job in (first, second)] == [1, 2]
+    assert scene.positions(first, second) == [1, 2]
     scene.let_due()
     (run,) = runs(scene.group(epoch=2))
     assert (run.lease.job_id, run.lease.attempt, run.lease.epoch) == (first, 2, 2)
@@ -289,7 +289,7 @@ def test_a_waiting_job_is_cancelled_at_once() -> None:
     answer = reply(scene.cancel(job_id))
     assert isinstance(answer, JobFound)
     assert answer.job.state is JobState.CANCELLED
-    assert scene.view(after).queue_position == 1
+    assert scene.positions(after) == [1]
     assert [run.lease.job_id for run in runs(scene.group())] == [after]
 
 

@@ -1,0 +1,71 @@
+"""The waiting jobs in their order: no question costs more because more of them wait."""
+
+import bisect
+from collections.abc import Iterator
+from itertools import chain
+
+_CHUNK_SIZE = 512
+
+Entry = tuple[int, str]
+
+
+class WaitingLine:
+    """Job ids by their numbers, the smallest first.
+
+    One sorted list, cut into short ones: a change moves the entries of one of them only, and a
+    place is counted by the lengths of those before it.
+    """
+
+    def __init__(self) -> None:
+        self._chunks: list[list[Entry]] = []
+        self._length = 0
+        self.num_moves = 0
+        """Rises whenever jobs that wait may have come to other places."""
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the ids, the next one first."""
+        return (job_id for _, job_id in chain.from_iterable(self._chunks))
+
+    def add(self, number: int, job_id: str) -> None:
+        """Let a job wait, behind all with smaller numbers."""
+        entry = (number, job_id)
+        self._length += 1
+        if not self._chunks:
+            self._chunks.append([entry])
+            return
+        index = self._chunk_of(entry)
+        chunk = self._chunks[index]
+        if entry < self._chunks[-1][-1]:
+            self.num_moves += 1
+        bisect.insort(chunk, entry)
+        if len(chunk) > 2 * _CHUNK_SIZE:
+            self._chunks[index : index + 1] = [chunk[:_CHUNK_SIZE], chunk[_CHUNK_SIZE:]]
+
+    def remove(self, number: int, job_id: str) -> None:
+        """Take a job out of the line."""
+        entry = (number, job_id)
+        index = self._chunk_of(entry)
+        chunk = self._chunks[index]
+        del chunk[bisect.bisect_left(chunk, entry)]
+        if not chunk:
+            del self._chunks[index]
+        self._length -= 1
+        self.num_moves += 1
+
+    def num_before(self, number: int, job_id: str) -> int:
+        """Return how many come before a job."""
+        entry = (number, job_id)
+        index = self._chunk_of(entry)
+        before = sum(map(len, self._chunks[:index]))
+        return before + bisect.bisect_left(self._chunks[index], entry)
+
+    def _chunk_of(self, entry: Entry) -> int:
+        """Return the index of the chunk that holds an entry, or would."""
+        return max(0, bisect.bisect_right(self._chunks, entry, key=_first_of) - 1)
+
+
+def _first_of(chunk: list[Entry]) -> Entry:
+    return chunk[0]

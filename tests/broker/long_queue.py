@@ -1,0 +1,100 @@
+"""A dispatcher with as many waiting jobs as wanted, and each thing that can happen to them."""
+
+from collections import deque
+
+from broker.commands import Command, JobStored, ToGroup, WatchersChanged
+from broker.dispatch import Dispatcher
+from broker.job import Stage
+from broker.protocol import (
+    CancelJob,
+    GroupReady,
+    GroupStarted,
+    JobDecoded,
+    JobFinished,
+    JobStarted,
+    Lease,
+    RunJob,
+    StepDone,
+    SubmitJob,
+)
+from tests.broker.driver import IMAGE, SHAPE, SPEC
+
+NUM_STEPS = 20
+
+
+class LongQueue:
+    """One group runs a job, the others wait, and a first run has taught how long runs take."""
+
+    def __init__(self, num_queued: int) -> None:
+        self._dispatcher = Dispatcher(SHAPE, num_queued + 10, 3600.0)
+        self._now_s = 0.0
+        self._num_submitted = 0
+        self._waiting: deque[str] = deque()
+        self._dispatcher.handle(GroupStarted(group="a", epoch=1), 0.0)
+        self.repeat_ready()
+        self._computing = self._taken(self.submit())
+        self._saving = self._computing
+        self._learn()
+        for _ in range(num_queued + 1):
+            self.submit()
+        self.dispatch()
+
+    def submit(self) -> list[Command]:
+        """Submit a job, the last one to be run."""
+        self._num_submitted += 1
+        job_id = f"{self._num_submitted:032x}"
+        self._waiting.append(job_id)
+        self._dispatcher.handle(SubmitJob(job_id=job_id, spec=SPEC, image=IMAGE), self._now_s)
+        return self._dispatcher.handle(JobStored(job_id), self._now_s)
+
+    def dispatch(self) -> list[Command]:
+        """Free the group, which thereby gets the next job."""
+        self._saving = self._computing
+        commands = self._dispatcher.handle(JobDecoded(lease=self._saving), self._now_s)
+        self._computing = self._taken(commands)
+        self._dispatcher.handle(JobStarted(lease=self._computing), self._now_s)
+        return commands
+
+    def finish(self) -> list[Command]:
+        """Report the video of the job that was computed before."""
+        video = f"{self._saving.job_id}.mp4"
+        return self._dispatcher.handle(JobFinished(lease=self._saving, video=video), self._now_s)
+
+    def cancel(self) -> list[Command]:
+        """Cancel the job in the middle of the queue."""
+        job_id = self._middle()
+        self._waiting.remove(job_id)
+        return self._dispatcher.handle(CancelJob(job_id=job_id), self._now_s)
+
+    def ask(self) -> tuple[int | None, float | None]:
+        """Return place and remaining time of the job in the middle of the queue."""
+        job_id = self._middle()
+        eta_s = self._dispatcher.eta_s(job_id, self._now_s)
+        return self._dispatcher.queue_position(job_id), eta_s
+
+    def repeat_ready(self) -> list[Command]:
+        """Have the group say that it is ready, as it does every other second."""
+        ready = GroupReady(group="a", epoch=1, shape=SHAPE, device="test")
+        return self._dispatcher.handle(ready, self._now_s)
+
+    def watch(self, num_watched: int) -> None:
+        """Have somebody listen to the last jobs of the queue."""
+        for job_id in list(self._waiting)[-num_watched:]:
+            self._dispatcher.handle(WatchersChanged(job_id, True), self._now_s)
+
+    def _middle(self) -> str:
+        return self._waiting[len(self._waiting) // 2]
+
+    def _taken(self, commands: list[Command]) -> Lease:
+        (run,) = [command.message for command in commands if isinstance(command, ToGroup)]
+        assert isinstance(run, RunJob)
+        assert self._waiting.popleft() == run.lease.job_id
+        return run.lease
+
+    def _learn(self) -> None:
+        for step in range(1, NUM_STEPS + 1):
+            self._now_s += 0.5
+            report = StepDone(
+                lease=self._computing, stage=Stage.DENOISE, step=step, num_steps=NUM_STEPS
+            )
+            self._dispatcher.handle(report, self._now_s)
