@@ -10,12 +10,17 @@ from aiohttp.typedefs import Handler, Middleware
 from broker.protocol import ErrorCode
 from http_front.errors import FrontError
 from http_front.keys import ApiKey, KeyRing
-from http_front.rates import KeyRates
+from http_front.rates import AddressRates, KeyRates
 
+STRANGERS_PER_MINUTE = 30
+"""How often one address may come without a good key."""
 PROTOCOL = "wan"
 """What our WebSockets speak, for clients that ask; `bearer.KEY` beside it shows an API key."""
 _KEY_PROTOCOL = "bearer."
+_MAX_ADDRESSES = 10_000
+_LOOK_EVERY_S = 2.0
 _CALLER = web.RequestKey("caller", ApiKey)
+_RING = web.RequestKey("ring", KeyRing)
 
 # They tell nothing of any job; whoever watches over the server needs no key.
 OPEN_PATHS = frozenset({"/", "/live", "/health", "/docs", "/openapi.json"})
@@ -42,6 +47,16 @@ def queue_share(request: web.Request) -> int | None:
     return None if key is None else key.limits.queue_share
 
 
+async def until_removed(request: web.Request) -> None:
+    """Return soon after the key of a request has been removed; never where none was asked for."""
+    key = caller(request)
+    if key is None:
+        await asyncio.Event().wait()
+    else:
+        while request[_RING].has(key):  # noqa: ASYNC110 (a file tells of no event)
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+
 def make_key_guard(path: str) -> Middleware:
     """Return the middleware for a file of keys.
 
@@ -50,6 +65,7 @@ def make_key_guard(path: str) -> Middleware:
     """
     ring = KeyRing(Path(path))
     rates: dict[ApiKey, KeyRates] = {}
+    strangers = AddressRates(STRANGERS_PER_MINUTE, 60.0, _MAX_ADDRESSES)
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -58,14 +74,12 @@ def make_key_guard(path: str) -> Middleware:
             return await handler(request)
         key = None if shown is None else ring.find(shown)
         if key is None:
-            raise FrontError(
-                ErrorCode.UNAUTHORIZED, "show a valid API key: Authorization: Bearer …"
-            )
+            raise _unauthorized(request, strangers)
         # A key whose limits were changed in the file starts afresh.
         _keep_rate(request, rates.setdefault(key, KeyRates(key.limits)))
         if _is_for_admins(request.path) and not key.admin:
             raise FrontError(ErrorCode.FORBIDDEN, "this address needs the key of an administrator")
-        request[_CALLER] = key
+        request[_CALLER], request[_RING] = key, ring
         return await handler(request)
 
     return guard
@@ -101,13 +115,29 @@ def _key_among_protocols(request: web.Request) -> str | None:
     return keys[0] if keys else None
 
 
+def _unauthorized(request: web.Request, strangers: AddressRates) -> FrontError:
+    """Return the error for a request without a good key; an address that sends many gets 429.
+
+    Good keys are not held to this. Behind a proxy all clients have one address, and whoever guesses
+    there must not lock the others out; 32 random bytes are not guessed at any rate.
+    """
+    wait_s = strangers.take(request.remote or "", asyncio.get_running_loop().time())
+    if wait_s:
+        return _too_many("without a valid key", wait_s)
+    return FrontError(ErrorCode.UNAUTHORIZED, "show a valid API key: Authorization: Bearer …")
+
+
 def _keep_rate(request: web.Request, rates: KeyRates) -> None:
     is_submit = request.method == "POST" and request.path in _SUBMIT_PATHS
     bucket = rates.submits if is_submit else rates.requests
     wait_s = bucket.take(asyncio.get_running_loop().time())
     if wait_s:
-        raise FrontError(
-            ErrorCode.RATE_LIMITED,
-            f"too many requests with this key; the next may come in {wait_s:.1f} s",
-            retry_after_s=math.ceil(wait_s),
-        )
+        raise _too_many("with this key", wait_s)
+
+
+def _too_many(whose: str, wait_s: float) -> FrontError:
+    return FrontError(
+        ErrorCode.RATE_LIMITED,
+        f"too many requests {whose}; the next may come in {wait_s:.1f} s",
+        retry_after_s=math.ceil(wait_s),
+    )

@@ -73,6 +73,11 @@ class KeyRing:
                 found = key
         return found
 
+    def has(self, key: ApiKey) -> bool:
+        """Return whether a key that was found is still good, and still the same name's."""
+        self._refresh()
+        return (key.name, key.sha256) in [(other.name, other.sha256) for other in self._keys]
+
     def _refresh(self) -> None:
         stamp = _stamp(self._path)
         if stamp == self._stamp:

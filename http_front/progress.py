@@ -11,7 +11,7 @@ from aiohttp import WSCloseCode, web
 from broker.protocol import ErrorCode, GetJob, JobView
 from http_front.errors import FrontError
 from http_front.handlers import checked_id
-from http_front.key_guard import PROTOCOL, caller, owner
+from http_front.key_guard import PROTOCOL, caller, owner, until_removed
 from http_front.keys import ApiKey
 from http_front.schema import MAX_SEQ, ErrorBody, ErrorDetail, JobUpdate
 from http_front.state import FRONT, Front
@@ -46,7 +46,7 @@ async def progress(request: web.Request) -> web.WebSocketResponse:
         try:
             changes = front.feed.watch(job_id, last_seq, owner(request))
             previews = front.previews.watch(job_id) if with_previews else None
-            code = await _serve(socket, changes, previews)
+            code = await _serve(request, socket, changes, previews)
             if code is None:
                 _abort(request)
             else:
@@ -86,26 +86,30 @@ def _place(front: Front, key: ApiKey | None) -> Iterator[None]:
 
 
 async def _serve(
+    request: web.Request,
     socket: web.WebSocketResponse,
     changes: AsyncGenerator[JobView, None],
     previews: AsyncGenerator[bytes, None] | None,
 ) -> int | None:
-    """Send until the job has ended or the client has gone.
+    """Send until the job has ended, the client has gone, or its key has been removed.
 
     Returns:
         The code to close with; None for a client that would not even read a close.
     """
     sender = asyncio.create_task(_send_changes(socket, changes))
-    listener = asyncio.create_task(_listen(socket))
-    tasks = {sender, listener}
+    removal = asyncio.create_task(until_removed(request))
+    ends = {sender, removal, asyncio.create_task(_listen(socket))}
+    tasks = {*ends}
     if previews is not None:
         tasks.add(asyncio.create_task(_send_previews(socket, previews)))
     try:
-        await asyncio.wait({sender, listener}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in tasks:
             task.cancel()
     await asyncio.wait(tasks)
+    if not removal.cancelled():
+        return WSCloseCode.POLICY_VIOLATION
     return WSCloseCode.OK if sender.cancelled() else sender.result()
 
 

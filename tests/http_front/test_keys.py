@@ -1,7 +1,8 @@
 """A front with API keys, before a real broker and a group without torch.
 
 Seen to fail: without the guard in `create_app`; with `owner` always None in `key_guard`; with a
-ring that never reads its file again; with buckets that are always full.
+ring that never reads its file again; with buckets that are always full; without the bucket of an
+address; without `until_removed` among what ends a WebSocket.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import re
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pytest
 import pytest_asyncio
 
 from broker.protocol import RunJob
+from http_front.key_guard import STRANGERS_PER_MINUTE
 from http_front.keys import ApiKey, Limits, hash_key, make_key, write_keys
 from http_front.openapi import make_document
 from tests.broker.driver import broker_config, running_broker
@@ -97,6 +99,14 @@ async def keyed(tmp_path: Path) -> AsyncIterator[Keyed]:
         yield found
 
 
+@contextlib.asynccontextmanager
+async def calling_from(keyed: Keyed, address: str) -> AsyncIterator[Keyed]:
+    """Call from another address of this machine."""
+    connector = aiohttp.TCPConnector(local_addr=(address, 0))
+    async with aiohttp.ClientSession(connector=connector) as session:
+        yield replace(keyed, front=replace(keyed.front, session=session))
+
+
 def paths(job_id: str) -> list[tuple[str, str, dict[str, Any]]]:
     """Every documented operation, with what is sent to it."""
     found = []
@@ -110,14 +120,15 @@ def paths(job_id: str) -> list[tuple[str, str, dict[str, Any]]]:
 
 async def test_without_a_key_no_route_tells_anything(keyed: Keyed) -> None:
     job_id = await keyed.submit(keyed.ann)
-    for method, path, body in paths(job_id):
-        status, headers, answer = await keyed.call(method, path, None, **body)
-        if path not in OPEN:
-            assert (status, headers["WWW-Authenticate"]) == (401, "Bearer"), path
-        assert job_id.encode() not in answer
-        for wrong in ("", "wrong", keyed.ann + "x", keyed.ann[:-1]):
-            status, _, answer = await keyed.call(method, path, wrong, **body)
-            assert (status, b"unauthorized" in answer) == (401, True), (path, wrong)
+    for number, (method, path, body) in enumerate(paths(job_id)):
+        async with calling_from(keyed, f"127.0.0.{10 + number}") as stranger:
+            status, headers, answer = await stranger.call(method, path, None, **body)
+            if path not in OPEN:
+                assert (status, headers["WWW-Authenticate"]) == (401, "Bearer"), path
+            assert job_id.encode() not in answer
+            for wrong in ("", "wrong", keyed.ann + "x", keyed.ann[:-1]):
+                status, _, answer = await stranger.call(method, path, wrong, **body)
+                assert (status, b"unauthorized" in answer) == (401, True), (path, wrong)
 
 
 async def test_health_without_a_key_is_one_word(keyed: Keyed) -> None:
@@ -127,6 +138,22 @@ async def test_health_without_a_key_is_one_word(keyed: Keyed) -> None:
     assert b'"pipeline_world_size":0' in told
     _, _, told = await keyed.call("GET", "/health", keyed.ann)
     assert b'"pid":' in told
+
+
+async def test_whoever_guesses_keys_is_slowed_down_and_locks_nobody_out(keyed: Keyed) -> None:
+    answers = [
+        await keyed.call("GET", "/video/list", make_key()) for _ in range(STRANGERS_PER_MINUTE + 5)
+    ]
+    statuses = [status for status, _, _ in answers]
+    assert statuses[:STRANGERS_PER_MINUTE] == [401] * STRANGERS_PER_MINUTE
+    assert set(statuses[-3:]) == {429}
+    assert 1 <= int(answers[-1][1]["Retry-After"]) <= 2
+    assert b"rate_limited" in answers[-1][2]
+    assert (await keyed.call("GET", "/video/list", None))[0] == 429
+    assert (await keyed.call("GET", "/live", None))[0] == 200
+    assert (await keyed.call("GET", "/video/list", keyed.ann))[0] == 200
+    async with calling_from(keyed, "127.0.0.9") as neighbour:
+        assert (await neighbour.call("GET", "/video/list", make_key()))[0] == 401
 
 
 @pytest.mark.parametrize(
@@ -278,3 +305,20 @@ async def test_a_key_is_held_to_its_number_of_websockets(keyed: Keyed) -> None:
                 third = await session.ws_connect(url, headers=headers)
                 break
     await asyncio.gather(second.close(), third.close())
+
+
+async def test_a_removed_keys_websockets_are_closed_and_the_others_go_on(keyed: Keyed) -> None:
+    keyed.group.hold.clear()
+    url = keyed.front.url + "/video/progress?requestId="
+    feeds = []
+    for key in (keyed.ann, keyed.bob):
+        headers = {"Authorization": f"Bearer {key}"}
+        job_id = await keyed.submit(key)
+        feeds.append(await keyed.front.session.ws_connect(url + job_id, headers=headers))
+    write_keys(keyed.file, [key for key in keyed.users() if key.name != "bob"])
+    async with asyncio.timeout(LIMIT_S):
+        assert {message.json()["status"] async for message in feeds[1]} <= {"InQueue", "InProgress"}
+        assert feeds[1].close_code == aiohttp.WSCloseCode.POLICY_VIOLATION
+        keyed.group.hold.set()
+        assert [message.json() async for message in feeds[0]][-1]["status"] == "Succeed"
+        assert feeds[0].close_code == aiohttp.WSCloseCode.OK
