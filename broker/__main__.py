@@ -32,7 +32,8 @@ def main() -> int:
     child.begin("broker", config.parent_pid, config.log_format)
     child.allow_many_files()
     try:
-        state_dir = StateDir(Path(config.state_dir))
+        files_dir = None if config.files_dir is None else Path(config.files_dir)
+        state_dir = StateDir(Path(config.state_dir), files_dir)
         journal = Journal(state_dir.journal)
         asyncio.run(_serve(config, state_dir, journal))
     except (StateDirInUseError, UnfitStateDirError) as error:

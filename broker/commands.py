@@ -8,6 +8,7 @@ from broker.protocol import (
     DeleteJob,
     DrainServer,
     FrontReply,
+    GroupDrained,
     GroupReport,
     JobView,
     KillGroup,
@@ -103,7 +104,7 @@ class ToLauncher(msgspec.Struct, frozen=True):
     """Send a message to the launcher of a group."""
 
     group: str
-    message: KillGroup
+    message: KillGroup | GroupDrained
 
 
 class StopLaunchers(msgspec.Struct, frozen=True):

@@ -11,10 +11,16 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The launcher passes it as JSON, the only argument of `python -m broker`."""
 
     state_dir: str
-    """Holds `jobs.sqlite3`, `inputs/`, `videos/` and `checkpoints/`."""
+    """Holds `jobs.sqlite3`, on a local disk."""
+    files_dir: str | None = None
+    """Holds `inputs/`, `videos/` and `checkpoints/`, where other machines share them; None is the
+    state directory."""
     addresses: Addresses
-    shape: GroupShape
-    """What every group can run, so that a job is refused before any group is ready."""
+    listen: Addresses | None = None
+    """Where the same four sockets can be reached from other machines, too."""
+    shape: GroupShape | None
+    """What every group can run, so that a job is refused before any group is ready; None means
+    that groups of other machines may join, tell what they can, and be lost with their machine."""
     groups: tuple[str, ...] | None = None
     """The groups that will run; a job that the journal has leased to any other is taken back at
     the start. None means that others may run elsewhere."""

@@ -7,22 +7,23 @@ it lets in; a peer's holds `peer.key_secret` and the broker's public key, `broke
 import asyncio
 import logging
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import zmq
 import zmq.asyncio
 import zmq.auth
-from zmq.auth.asyncio import AsyncioAuthenticator
+from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
 
 logger = logging.getLogger(__name__)
 
-_REFUSALS = (
-    zmq.Event.HANDSHAKE_FAILED_AUTH
-    | zmq.Event.HANDSHAKE_FAILED_PROTOCOL
-    | zmq.Event.HANDSHAKE_FAILED_NO_DETAIL
-)
+_ZAP_ADDRESS = "inproc://zeromq.zap.01"
+_ZAP_VERSION = b"1.0"
+_FAILURES = zmq.Event.HANDSHAKE_FAILED_PROTOCOL | zmq.Event.HANDSHAKE_FAILED_NO_DETAIL
+_SAME_AFTER_S = 3600.0
+_MAX_REFUSALS = 100
 
 
 class CurveError(ValueError):
@@ -58,6 +59,8 @@ def guard(socket: "zmq.Socket[Any]", folder: Path) -> None:
     socket.curve_publickey, socket.curve_secretkey = _pair(folder / "broker.key_secret")
     socket.curve_server = True
     socket.setsockopt(zmq.ZAP_DOMAIN, os.fsencode(folder))
+    # Without it, whoever comes while nobody is there to ask is let in with any key.
+    socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
 
 
 def unlock(socket: "zmq.Socket[Any]", folder: Path) -> None:
@@ -71,36 +74,72 @@ def unlock(socket: "zmq.Socket[Any]", folder: Path) -> None:
 
 
 class Gatekeeper:
-    """Checks the keys that peers show on guarded sockets, and logs those it turns away."""
+    """Checks the keys that peers show on guarded sockets, and logs those it turns away.
+
+    libzmq asks it about each by the ZeroMQ Authentication Protocol (ZAP, RFC 27).
+    """
 
     def __init__(self, context: zmq.asyncio.Context) -> None:
-        self._authenticator = AsyncioAuthenticator(context)
-        self._watches: list[asyncio.Task[None]] = []
+        self._asked = context.socket(zmq.REP)
+        self._keys: dict[bytes, frozenset[bytes]] = {}
+        self._refusals = _Refusals()
+        self._tasks: list[asyncio.Task[None]] = []
 
     def open(self, folder: Path) -> None:
-        """Let in who has a key in the folder's `peers`; everybody else stays out."""
-        if not self._watches:
-            self._authenticator.start()
-        self._authenticator.configure_curve(domain=str(folder), location=folder / "peers")
+        """Let in who has a key in the folder's `peers`; everybody else stays out.
+
+        Raises:
+            CurveError: If there is no key in it.
+        """
+        if not self._tasks:
+            self._asked.bind(_ZAP_ADDRESS)
+            self._tasks.append(asyncio.create_task(self._answer()))
+        self._keys[os.fsencode(folder)] = _peers(folder / "peers")
 
     def watch(self, socket: zmq.asyncio.Socket, address: str) -> None:
-        """Log who is turned away at a socket."""
-        monitor = socket.get_monitor_socket(_REFUSALS)
-        self._watches.append(asyncio.create_task(_log_refusals(monitor, address)))
+        """Log who fails at a socket before it shows a key."""
+        monitor = socket.get_monitor_socket(_FAILURES)
+        self._tasks.append(asyncio.create_task(self._hear(monitor, address)))
 
     def close(self) -> None:
         """Stop; whoever comes now is not let in."""
-        for watch in self._watches:
-            watch.cancel()
-        if self._watches:
-            self._authenticator.stop()
+        for task in self._tasks:
+            task.cancel()
+        self._asked.close(linger=0)
+
+    async def _answer(self) -> None:
+        while True:
+            question = await self._asked.recv_multipart()
+            _version, request, domain, address, _identity, mechanism, *shown = question
+            if mechanism == b"CURVE" and shown[0] in self._keys.get(domain, ()):
+                status, text = b"200", b"OK"
+            else:
+                status, text = b"400", b"unknown key"
+                key = z85.encode(shown[0]).decode() if shown else "none"
+                self._refusals.log(f"turned away {address.decode()}, which shows the key {key}")
+            await self._asked.send_multipart([_ZAP_VERSION, request, status, text, b"", b""])
+
+    async def _hear(self, monitor: zmq.asyncio.Socket, address: str) -> None:
+        while True:
+            event = parse_monitor_message(await monitor.recv_multipart())
+            reason = (zmq.Event(event["event"]).name or "unknown").lower()
+            self._refusals.log(f"turned away a peer at {address}: {reason}")
 
 
-async def _log_refusals(monitor: zmq.asyncio.Socket, address: str) -> None:
-    while True:
-        event = parse_monitor_message(await monitor.recv_multipart())
-        reason = zmq.Event(event["event"]).name or "unknown"
-        logger.warning("turned away a peer at %s: %s", address, reason.lower())
+class _Refusals:
+    """Logs each refusal once an hour: who is turned away comes again at once, and for ever."""
+
+    def __init__(self) -> None:
+        self._logged: dict[str, float] = {}
+
+    def log(self, text: str) -> None:
+        now_s = time.monotonic()
+        self._logged = {
+            known: at_s for known, at_s in self._logged.items() if now_s - at_s < _SAME_AFTER_S
+        }
+        if text not in self._logged and len(self._logged) < _MAX_REFUSALS:
+            self._logged[text] = now_s
+            logger.warning("%s", text)
 
 
 def _pair(path: Path) -> tuple[bytes, bytes]:
@@ -108,6 +147,13 @@ def _pair(path: Path) -> tuple[bytes, bytes]:
     if secret is None:
         raise CurveError(f"{path} holds no secret key; wan keys curve makes one")
     return public, secret
+
+
+def _peers(folder: Path) -> frozenset[bytes]:
+    known = frozenset(z85.decode(_load(path)[0]) for path in folder.glob("*.key"))
+    if not known:
+        raise CurveError(f"{folder} holds no peer's key; wan keys curve makes one")
+    return known
 
 
 def _load(path: Path) -> tuple[bytes, bytes | None]:

@@ -29,6 +29,7 @@ from broker.protocol import (
     DeleteJob,
     DrainBegun,
     DrainBroker,
+    DrainGroup,
     DrainServer,
     GroupGone,
     GroupReady,
@@ -61,7 +62,7 @@ class Dispatcher:
     is on disk. `now_s` is a time that never goes back.
 
     Args:
-        shape: What every group can run.
+        shape: What every group can run; None where groups of other machines may join and be lost.
         max_queue: Jobs that may wait.
         job_ttl_s: How long a finished job is kept.
         restored: What the journal holds, the earliest submission first.
@@ -72,7 +73,7 @@ class Dispatcher:
 
     def __init__(
         self,
-        shape: GroupShape,
+        shape: GroupShape | None,
         max_queue: int,
         job_ttl_s: float,
         restored: Iterable[Job] = (),
@@ -83,7 +84,7 @@ class Dispatcher:
         self._board = Board()
         self._intake = Intake(self._board, shape, max_queue, job_ttl_s)
         self._runs = Runs(self._board, retry_pauses_s)
-        self._lives = Lives(self._board, self._runs, shape.world_size, step_limit_s)
+        self._lives = Lives(self._board, self._runs, step_limit_s, shape is None)
         self._told_drained = False
         for job in restored:
             self._restore(job, now_s)
@@ -96,10 +97,11 @@ class Dispatcher:
                 self._intake.handle(event, now_s)
             case JobStored() | JobNotStored():
                 self._intake.handle(event, now_s)
-            case GroupStarted() | GroupReady() | GroupGone() | Beat():
+            case GroupStarted() | GroupGone() | DrainGroup() | Beat():
                 self._lives.handle(event, now_s)
-                if isinstance(event, GroupReady):
-                    self._intake.fail_impossible(now_s)
+            case GroupReady():
+                self._lives.handle(event, now_s)
+                self._intake.learn(event, now_s)
             case (
                 StepDone()
                 | JobStarted()
@@ -126,7 +128,7 @@ class Dispatcher:
     def tick(self, now_s: float) -> list[Command]:
         """Return what is to be done because time has passed."""
         self._board.awake.advance(now_s)
-        self._lives.judge()
+        self._lives.judge(now_s)
         self._intake.remove_expired(now_s)
         return self._settle(now_s)
 
@@ -174,6 +176,7 @@ class Dispatcher:
             for group in self._board.groups.values():
                 self._give_job(group, now_s)
         self._board.publish_positions(now_s)
+        self._lives.tell_drained()
         self._tell_drained()
         return self._board.take_commands()
 

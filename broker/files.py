@@ -16,6 +16,10 @@ logger = logging.getLogger(__name__)
 class StateDir:
     """The folders that the broker keeps in order, locked against a second broker.
 
+    Args:
+        path: Holds the journal.
+        files: Holds what other machines may share; None is the same folder.
+
     The lock comes before everything else: binding an `ipc://` address would silently take it away
     from a broker that runs.
 
@@ -24,12 +28,13 @@ class StateDir:
         UnfitStateDirError: If the directory lies on a network file system.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, files: Path | None = None) -> None:
         self.journal = path / "jobs.sqlite3"
-        self._inputs = path / "inputs"
-        self._videos = path / "videos"
+        files = files or path
+        self._inputs = files / "inputs"
+        self._videos = files / "videos"
         self._partial = self._videos / ".partial"
-        self._checkpoints = path / "checkpoints"
+        self._checkpoints = files / "checkpoints"
         for folder in (path, self._inputs, self._videos, self._partial, self._checkpoints):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         refuse_network(path)
@@ -48,6 +53,10 @@ class StateDir:
     def has_input(self, image: str) -> bool:
         """Whether an image is stored."""
         return (self._inputs / image).is_file()
+
+    def has_probe(self, name: str) -> bool:
+        """Whether a joining machine, where it writes videos, writes into this folder."""
+        return (self._partial / name).is_file()
 
     def remove_job(self, job_id: str) -> None:
         """Remove what belongs to a job alone."""

@@ -10,6 +10,8 @@ from broker.protocol import GroupView, Lease
 START_LIMIT_S = 5.0
 CANCEL_LIMIT_S = 30.0
 SAVE_LIMIT_S = 60.0
+LOST_S = 30.0
+"""How long nothing may be heard of a group, of its launcher as little as of its ranks."""
 
 
 @dataclass(slots=True)
@@ -69,6 +71,12 @@ class Group:
     """A peer has spoken for this life; until then it is only a name in the journal."""
     leaving: bool = False
     """It stops by itself and takes no further job."""
+    draining: bool = False
+    """Its launcher waits to hear that nothing runs on it."""
+    considered: bool = False
+    """Whether those jobs have been ended that wait and, as its shape tells, no group can run."""
+    heard_s: float = 0.0
+    """When anything of it, launcher or rank, was last heard."""
     gone: bool = False
     killed_at_s: float | None = None
     kill_reason: str = ""

@@ -16,6 +16,7 @@ from broker.commands import (
     SaveJob,
     ToGroup,
 )
+from broker.groups import LOST_S
 from broker.job import GroupShape, JobSpec, JobState, SpecError, choose_layout
 from broker.protocol import (
     CancelJob,
@@ -23,6 +24,7 @@ from broker.protocol import (
     DeleteJob,
     ErrorCode,
     ExpiredRemoved,
+    GroupReady,
     JobDeleted,
     JobFound,
     JobWelcome,
@@ -45,15 +47,24 @@ Candidate = OfferJob | SubmitJob
 
 
 class Intake:
-    """Takes jobs in and lets them go, on the dispatcher's board."""
+    """Takes jobs in and lets them go, on the dispatcher's board.
 
-    def __init__(self, board: Board, shape: GroupShape, max_queue: int, job_ttl_s: float) -> None:
+    Args:
+        board: The dispatcher's board.
+        shape: What a group can run that has not told; None where nothing is known of it.
+        max_queue: Jobs that may wait.
+        job_ttl_s: How long a finished job is kept.
+    """
+
+    def __init__(
+        self, board: Board, shape: GroupShape | None, max_queue: int, job_ttl_s: float
+    ) -> None:
         self._board = board
         self._shape = shape
+        self._told: dict[GroupShape, None] = {}
         self._max_queue = max_queue
         self._job_ttl_s = job_ttl_s
         self._arriving: dict[str, Job] = {}
-        self._checked_shapes: list[GroupShape] = []
 
     def handle(self, request: Request, now_s: float) -> None:
         """Carry out a request."""
@@ -96,12 +107,15 @@ class Intake:
         arriving = any(job.image == image for job in self._arriving.values())
         return arriving or self._board.jobs.uses_image(image)
 
-    def fail_impossible(self, now_s: float) -> None:
-        """End the waiting jobs that, now that the groups have told their limits, none can run."""
-        shapes = self._shapes()
-        if shapes == self._checked_shapes:  # a group says again and again that it is ready
-            return
-        self._checked_shapes = shapes
+    def learn(self, report: GroupReady, now_s: float) -> None:
+        """Take what a group can run; end the waiting jobs that, as is now known, none can."""
+        self._told[report.shape] = None
+        group = self._board.groups.get(report.group)
+        if group is not None and not group.considered and not self._is_gathering():
+            group.considered = True
+            self._fail_impossible(now_s)
+
+    def _fail_impossible(self, now_s: float) -> None:
         for job in list(self._board.jobs.waiting()):
             error = self._impossible(job.spec)
             if error is not None:
@@ -214,9 +228,11 @@ class Intake:
         return self._board.jobs.num_waiting_of(owner) + arriving
 
     def _impossible(self, spec: JobSpec) -> SpecError | None:
-        """Return why no group can run a job; a group that is still loading can, as far as known."""
+        """Return why no group that there ever was can run a job; one that loads might."""
         error = None
         for shape in self._shapes():
+            if shape is None:
+                return None
             try:
                 choose_layout(spec, shape)
             except SpecError as found:
@@ -225,9 +241,18 @@ class Intake:
                 return None
         return error
 
-    def _shapes(self) -> list[GroupShape]:
-        groups = self._board.groups.values()
-        return [group.shape or self._shape for group in groups] or [self._shape]
+    def _shapes(self) -> list[GroupShape | None]:
+        """Return what groups can run; None is a group of which nothing is known."""
+        if self._is_gathering():
+            return [None]
+        shapes: list[GroupShape | None] = [*self._told]
+        if not shapes or any(group.shape is None for group in self._board.groups.values()):
+            shapes.append(self._shape)
+        return shapes
+
+    def _is_gathering(self) -> bool:
+        """Whether groups that nobody knows of may be about to tell what they can run."""
+        return self._shape is None and self._board.awake.now_s < LOST_S
 
     def _retry_after_s(self, now_s: float) -> int:
         next_end_s = self._board.next_end_s(now_s)

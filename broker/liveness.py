@@ -48,8 +48,9 @@ class _Heard:
 class RankWatch:
     """The beats of one life of a group; all times are those of an `AwakeClock`."""
 
-    def __init__(self, world_size: int, since_s: float, step_limit_s: float = 60.0) -> None:
-        self._world_size = world_size
+    def __init__(self, since_s: float, step_limit_s: float = 60.0) -> None:
+        self.world_size = 0
+        """How many ranks have to beat; none before the group has told how many there are."""
         self._step_limit_s = step_limit_s
         self._since_s = since_s
         self._heard: dict[int, _Heard] = {}
@@ -57,7 +58,7 @@ class RankWatch:
 
     def hear(self, beat: Beat, awake_s: float) -> None:
         """Take a beat; a higher count or another stage is finished work."""
-        if not 0 <= beat.rank < self._world_size:
+        if not 0 <= beat.rank < self.world_size:
             return
         known = self._heard.get(beat.rank)
         same = (
@@ -72,13 +73,14 @@ class RankWatch:
         """Take the time of a denoising step, which decides how long the next ones may last."""
         self._step_times_s.append(step_s)
 
-    def expect_all(self, awake_s: float) -> None:
-        """From now on every rank has to beat, also those not heard so far."""
+    def expect_all(self, world_size: int, awake_s: float) -> None:
+        """From now on every one of these ranks has to beat, also those not heard so far."""
+        self.world_size = world_size
         self._since_s = awake_s
 
     def fault(self, loaded: bool, awake_s: float) -> str | None:
         """Return what is wrong with the group, for the log; None while it is well."""
-        for rank in range(self._world_size):
+        for rank in range(self.world_size):
             heard = self._heard.get(rank)
             if heard is None:
                 limit_s = BEAT_LIMIT_S if loaded else STAGE_LIMIT_S[Stage.LOAD]
@@ -97,7 +99,7 @@ class RankWatch:
         """Whether every rank has been heard a moment ago."""
         last_s = (
             self._heard[rank].at_s if rank in self._heard else self._since_s
-            for rank in range(self._world_size)
+            for rank in range(self.world_size)
         )
         return all(awake_s - at_s <= FRESH_S for at_s in last_s)
 

@@ -6,13 +6,15 @@ from typing import assert_never
 
 from broker.board import Board
 from broker.commands import ToGroup, ToLauncher
-from broker.groups import Group, Run
+from broker.groups import LOST_S, Group, Run
 from broker.job import Stage
 from broker.liveness import RankWatch
 from broker.progress import Mark
 from broker.protocol import (
     Beat,
     CancelRun,
+    DrainGroup,
+    GroupDrained,
     GroupGone,
     GroupReady,
     GroupStarted,
@@ -24,8 +26,9 @@ from broker.runs import Runs
 logger = logging.getLogger(__name__)
 
 KILL_AGAIN_S = 10.0
+FORGOTTEN_S = 600.0
 
-LifeReport = GroupStarted | GroupReady | GroupGone | Beat
+LifeReport = GroupStarted | GroupReady | GroupGone | DrainGroup | Beat
 
 
 class Lives:
@@ -34,15 +37,18 @@ class Lives:
     Args:
         board: The dispatcher's board.
         runs: Takes back the runs of a life that is over.
-        world_size: Ranks of every group.
         step_limit_s: How long a denoising step may always take.
+        may_lose_machines: Whether a group that is silent for long is given up. On one machine it
+            never is: its launcher tells when all of it is reaped, or ends together with the broker.
     """
 
-    def __init__(self, board: Board, runs: Runs, world_size: int, step_limit_s: float) -> None:
+    def __init__(
+        self, board: Board, runs: Runs, step_limit_s: float, may_lose_machines: bool
+    ) -> None:
         self._board = board
         self._runs = runs
-        self._world_size = world_size
         self._step_limit_s = step_limit_s
+        self._may_lose_machines = may_lose_machines
 
     def handle(self, report: LifeReport, now_s: float) -> None:
         """Take what a launcher, rank 0 or any rank says about a group."""
@@ -53,10 +59,13 @@ class Lives:
                 self._ready(report, now_s)
             case GroupGone():
                 self._gone(report, now_s)
+            case DrainGroup():
+                self._drain(report, now_s)
             case Beat():
                 group = self._board.groups.get(report.group)
                 if group is not None and group.epoch == report.epoch:
-                    group.watch.hear(report, self._board.awake.now_s)
+                    group.heard_s = self._board.awake.now_s
+                    group.watch.hear(report, group.heard_s)
             case _:
                 assert_never(report)
 
@@ -74,8 +83,10 @@ class Lives:
                 logger.warning("group %s is no more; taking its jobs back", group.name)
                 self._end_life(group, now_s)
 
-    def judge(self) -> None:
+    def judge(self, now_s: float) -> None:
         """Have every group killed that hangs, and those that should be dead killed again."""
+        if self._may_lose_machines:
+            self._give_up_silent(now_s)
         awake_s = self._board.awake.now_s
         for group in self._board.groups.values():
             if group.gone or not group.registered:
@@ -86,6 +97,28 @@ class Lives:
                     self._kill(group, awake_s)
             elif awake_s - group.killed_at_s > KILL_AGAIN_S:
                 self._kill(group, awake_s)
+
+    def tell_drained(self) -> None:
+        """Answer the launchers that wait for groups on which nothing runs any more."""
+        for group in self._board.groups.values():
+            if group.draining and not group.runs:
+                group.draining = False
+                told = GroupDrained(group=group.name, epoch=group.epoch)
+                self._board.emit(ToLauncher(group.name, told))
+
+    def _give_up_silent(self, now_s: float) -> None:
+        """Forget the groups whose machine is lost: neither a launcher nor a rank is heard.
+
+        Should one come back, with a run that was given to another group meanwhile, it is as any
+        that tells of a run without a lease: told to leave it, and welcome.
+        """
+        for group in list(self._board.groups.values()):
+            silent_s = self._board.awake.now_s - group.heard_s
+            if silent_s > (FORGOTTEN_S if group.gone else LOST_S):
+                if not group.gone:
+                    logger.error("group %s: no word for %g s; it is lost", group.name, LOST_S)
+                    self._end_life(group, now_s)
+                del self._board.groups[group.name]
 
     def _kill(self, group: Group, awake_s: float) -> None:
         group.killed_at_s = awake_s
@@ -98,7 +131,8 @@ class Lives:
         group = Group(
             name=name,
             epoch=epoch,
-            watch=RankWatch(self._world_size, self._board.awake.now_s, self._step_limit_s),
+            watch=RankWatch(self._board.awake.now_s, self._step_limit_s),
+            heard_s=self._board.awake.now_s,
             restarts=0 if known is None else known.restarts + 1,
         )
         self._board.groups[name] = group
@@ -114,9 +148,8 @@ class Lives:
             if group is not None:
                 self._end_life(group, now_s)
             group = self._add(name, epoch)
-        if not group.registered:
-            group.registered = True
-            group.watch.expect_all(self._board.awake.now_s)
+        group.registered = True
+        group.heard_s = self._board.awake.now_s
         return group
 
     def _launched(self, report: GroupStarted, now_s: float) -> None:
@@ -126,7 +159,9 @@ class Lives:
             # it starts a life only after the last one has been reaped.
             self._end_life(group, now_s)
             self._add(report.group, report.epoch)
-        self._meet(report.group, report.epoch, now_s)
+        group = self._meet(report.group, report.epoch, now_s)
+        if group is not None and not group.watch.world_size:
+            group.watch.expect_all(report.world_size, self._board.awake.now_s)
 
     def _ready(self, report: GroupReady, now_s: float) -> None:
         group = self._meet(report.group, report.epoch, now_s)
@@ -135,7 +170,7 @@ class Lives:
         awake_s = self._board.awake.now_s
         if group.shape is None:
             group.shape = report.shape
-            group.watch.expect_all(awake_s)
+            group.watch.expect_all(report.shape.world_size, awake_s)
             logger.info("group %s, epoch %d is ready", group.name, group.epoch)
         for lease in report.running:
             self._confirm(group, lease, now_s)
@@ -156,6 +191,11 @@ class Lives:
             run = group.runs[lease.job_id] = Run(lease, Mark(now_s, Stage.ENCODE), started=True)
             run.cancel(self._board.awake.now_s)
             self._board.emit(ToGroup(group.name, CancelRun(lease=lease)))
+
+    def _drain(self, report: DrainGroup, now_s: float) -> None:
+        group = self._meet(report.group, report.epoch, now_s)
+        if group is not None:
+            group.leaving = group.draining = True
 
     def _gone(self, report: GroupGone, now_s: float) -> None:
         group = self._meet(report.group, report.epoch, now_s)

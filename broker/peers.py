@@ -2,7 +2,14 @@
 
 import logging
 
-from broker.protocol import DrainBroker, GroupGone, GroupReady, GroupReport, GroupStarted
+from broker.protocol import (
+    DrainBroker,
+    DrainGroup,
+    GroupGone,
+    GroupReady,
+    GroupReport,
+    GroupStarted,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +54,7 @@ class Peers:
                 return _claim(self._launchers, identity, report.group, report.epoch)
             case GroupReady():
                 return _claim(self._ranks, identity, report.group, report.epoch)
-            case GroupGone():
+            case GroupGone() | DrainGroup():
                 return self.launcher(report.group) in (None, identity)
             case DrainBroker():
                 self._drainers.add(identity)

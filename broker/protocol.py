@@ -238,6 +238,15 @@ class EndCallback(_Struct, frozen=True, kw_only=True):
     job_id: str
 
 
+class FindProbe(_Struct, frozen=True, kw_only=True):
+    """Tell whether a file that a joining machine has just written is in this broker's folder, too.
+
+    It lies where videos are written; the name is the machine's choice.
+    """
+
+    name: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\.probe\Z")]
+
+
 class BackUp(_Struct, frozen=True, kw_only=True):
     """Write a consistent copy of the journal to a file that does not exist yet."""
 
@@ -258,6 +267,7 @@ FrontRequest = (
     | DrainServer
     | TakeCallback
     | EndCallback
+    | FindProbe
     | BackUp
 )
 
@@ -322,6 +332,12 @@ class CallbackEnded(_Struct, frozen=True, kw_only=True):
     """The answer to `EndCallback`."""
 
 
+class ProbeSought(_Struct, frozen=True, kw_only=True):
+    """The answer to `FindProbe`."""
+
+    found: bool
+
+
 class BackedUp(_Struct, frozen=True, kw_only=True):
     """The answer to `BackUp`: the copy is whole and on disk."""
 
@@ -348,6 +364,7 @@ FrontReply = (
     | DrainBegun
     | CallbackTaken
     | CallbackEnded
+    | ProbeSought
     | BackedUp
     | Refused
 )
@@ -365,6 +382,7 @@ class GroupStarted(_Struct, frozen=True, kw_only=True):
 
     group: str
     epoch: int
+    world_size: int
 
 
 class GroupGone(_Struct, frozen=True, kw_only=True):
@@ -421,6 +439,16 @@ class JobStopped(_Struct, frozen=True, kw_only=True):
     lease: Lease
 
 
+class DrainGroup(_Struct, frozen=True, kw_only=True):
+    """The launcher wants to stop one life of a group: give it nothing more, tell when it is idle.
+
+    Sent again every `REGISTER_EVERY_S` until the answer, `GroupDrained`, is there.
+    """
+
+    group: str
+    epoch: int
+
+
 class DrainBroker(_Struct, frozen=True, kw_only=True):
     """The launcher wants to stop: dispatch nothing more, and tell when nothing runs."""
 
@@ -434,6 +462,7 @@ GroupReport = (
     | JobFinished
     | JobFailed
     | JobStopped
+    | DrainGroup
     | DrainBroker
 )
 
@@ -464,6 +493,13 @@ class StopServer(_Struct, frozen=True, kw_only=True):
     """To the launcher: stop as on SIGTERM."""
 
 
+class GroupDrained(_Struct, frozen=True, kw_only=True):
+    """To the launcher: nothing runs on this life of the group any more."""
+
+    group: str
+    epoch: int
+
+
 class Drained(_Struct, frozen=True, kw_only=True):
     """To the launcher: nothing runs any more."""
 
@@ -476,7 +512,7 @@ class Reregister(_Struct, frozen=True, kw_only=True):
     """
 
 
-GroupCommand = RunJob | CancelRun | KillGroup | StopServer | Drained | Reregister
+GroupCommand = RunJob | CancelRun | KillGroup | StopServer | GroupDrained | Drained | Reregister
 
 
 # --- beats: every rank to broker -----------------------------------------------------------------

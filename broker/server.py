@@ -43,6 +43,7 @@ from broker.protocol import (
     DrainServer,
     EndCallback,
     ErrorCode,
+    FindProbe,
     FrontReply,
     GetHealth,
     GetJob,
@@ -53,6 +54,7 @@ from broker.protocol import (
     JobView,
     ListJobs,
     OfferJob,
+    ProbeSought,
     ProtocolError,
     Refused,
     RemoveExpired,
@@ -104,6 +106,7 @@ class Broker:
 
     def __init__(self, config: BrokerConfig, state_dir: StateDir, journal: Journal) -> None:
         self._config = config
+        self._state_dir = state_dir
         self._clock = SteadyClock()
         jobs = journal.load()
         state_dir.sweep(jobs)
@@ -150,21 +153,19 @@ class Broker:
         await self._worker.stop()
 
     def _bind(self) -> None:
-        addresses = self._config.addresses
-        self._guard(self._requests, addresses.requests)
-        self._guard(self._groups, addresses.groups)
-        self._guard(self._beats, addresses.beats)
-        self._guard(self._events, addresses.events)
-        bind_router(self._requests, addresses.requests)
-        bind_router(self._groups, addresses.groups)
-        bind_sub(self._beats, addresses.beats)
-        bind_xpub(self._events, addresses.events)
+        ends = [end for end in (self._config.addresses, self._config.listen) if end is not None]
+        bind_router(self._requests, *self._guarded(self._requests, [e.requests for e in ends]))
+        bind_router(self._groups, *self._guarded(self._groups, [e.groups for e in ends]))
+        bind_sub(self._beats, *self._guarded(self._beats, [e.beats for e in ends]))
+        bind_xpub(self._events, *self._guarded(self._events, [e.events for e in ends]))
 
-    def _guard(self, socket: zmq.asyncio.Socket, address: str) -> None:
-        place, folder = split_keys(address)
-        if folder is not None:
-            self._gatekeeper.open(folder)
-            self._gatekeeper.watch(socket, place)
+    def _guarded(self, socket: zmq.asyncio.Socket, addresses: list[str]) -> list[str]:
+        """Have the gatekeeper stand at those of a socket's addresses that need keys."""
+        for place, folder in map(split_keys, addresses):
+            if folder is not None:
+                self._gatekeeper.open(folder)
+                self._gatekeeper.watch(socket, place)
+        return addresses
 
     async def _serve(self) -> None:
         if self._config.groups is not None:
@@ -226,6 +227,9 @@ class Broker:
                 await self._answer(client, msgspec.structs.replace(page, jobs=jobs))
             case TakeCallback() | EndCallback() | BackUp():
                 await self._answer(client, await self._ask_journal(request))
+            case FindProbe():
+                found = await asyncio.to_thread(self._state_dir.has_probe, request.name)
+                await self._answer(client, ProbeSought(found=found))
             case GetHealth():
                 await self._answer(client, self._dispatcher.health())
             case _:

@@ -5,8 +5,9 @@ Settings act on later binds and connects only, so each function sets them first 
 
 import ipaddress
 import os
+import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,8 @@ MAX_MESSAGE_BYTES = 1 << 20
 MAX_TOPIC_BYTES = 512
 HIGH_WATER_MARK = 1000
 _MAX_IPC_PATH_BYTES = 107
+_MAX_PORT = 65535
+_TCP = re.compile(r"tcp://([^\s#/]+):([0-9]{1,5})")
 
 ZmqSocket = TypeVar("ZmqSocket", bound="zmq.Socket[Any]")
 
@@ -41,8 +44,7 @@ class Addresses(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         Raises:
             ValueError: If the folder's path is too long for a socket.
         """
-        names = ("requests", "groups", "beats", "events")
-        paths = {name: run_dir / f"{name}.sock" for name in names}
+        paths = {name: run_dir / f"{name}.sock" for name in cls.__struct_fields__}
         longest = max(len(os.fsencode(path)) for path in paths.values())
         if longest > _MAX_IPC_PATH_BYTES:
             raise ValueError(
@@ -50,6 +52,31 @@ class Addresses(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
                 f"{_MAX_IPC_PATH_BYTES}; choose a shorter --state-dir"
             )
         return cls(**{name: f"ipc://{path}" for name, path in paths.items()})
+
+    @classmethod
+    def on_tcp(cls, address: str, keys: Path | None) -> "Addresses":
+        """Return the addresses at a port and the three after it.
+
+        Args:
+            address: `tcp://HOST:PORT`.
+            keys: Folder of this end's CURVE keys; only loopback does without.
+
+        Raises:
+            ValueError: If this is no such address, or it needs keys.
+        """
+        match = _TCP.fullmatch(address)
+        first = int(match[2]) if match else 0
+        last = first + len(cls.__struct_fields__) - 1
+        if match is None or not 1 <= first <= last <= _MAX_PORT:
+            raise ValueError(
+                f"{address!r} is no tcp://HOST:PORT with a PORT up to {_MAX_PORT - 3}; "
+                "it and the next three are used"
+            )
+        mark = "" if keys is None else f"#{keys}"
+        if keys is None:
+            _require_keys(address)
+        ports = zip(cls.__struct_fields__, range(first, last + 1), strict=True)
+        return cls(**{name: f"tcp://{match[1]}:{port}{mark}" for name, port in ports})
 
 
 def split_keys(address: str) -> tuple[str, Path | None]:
@@ -70,13 +97,13 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def bind_router(socket: ZmqSocket, address: str) -> ZmqSocket:
+def bind_router(socket: ZmqSocket, *addresses: str) -> ZmqSocket:
     """Make a socket the broker's end of DEALERs: sends to unknown peers raise, none are stolen."""
     _harden(socket)
     _detect_dead_peers(socket)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
-    return _bind(socket, address)
+    return _bind(socket, addresses)
 
 
 def connect_dealer(socket: ZmqSocket, address: str, role: str) -> ZmqSocket:
@@ -89,20 +116,20 @@ def connect_dealer(socket: ZmqSocket, address: str, role: str) -> ZmqSocket:
     return _connect(socket, address)
 
 
-def bind_xpub(socket: ZmqSocket, address: str) -> ZmqSocket:
+def bind_xpub(socket: ZmqSocket, *addresses: str) -> ZmqSocket:
     """Make a socket the source of events; subscribers that lag lose some and see it by `seq`."""
     _harden(socket)
     # Only subscriptions come in, and each of their bytes costs a node in the tree of topics.
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_TOPIC_BYTES)
     socket.setsockopt(zmq.XPUB_VERBOSE, 1)
-    return _bind(socket, address)
+    return _bind(socket, addresses)
 
 
-def bind_sub(socket: ZmqSocket, address: str) -> ZmqSocket:
+def bind_sub(socket: ZmqSocket, *addresses: str) -> ZmqSocket:
     """Make a socket the broker's ear for the beats of every rank."""
     _harden(socket)
     socket.setsockopt(zmq.SUBSCRIBE, b"")
-    return _bind(socket, address)
+    return _bind(socket, addresses)
 
 
 def connect_sub(socket: ZmqSocket, address: str) -> ZmqSocket:
@@ -139,11 +166,13 @@ def _reconnect_soon(socket: "zmq.Socket[Any]") -> None:
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
 
 
-def _bind(socket: ZmqSocket, address: str) -> ZmqSocket:
+def _bind(socket: ZmqSocket, addresses: Iterable[str]) -> ZmqSocket:
     # The mode of an ipc socket follows the umask: only this user may connect.
     before = os.umask(0o177)
     try:
-        socket.bind(_secured(socket, address, curve.guard))
+        # Keys, once set, hold for every later bind: addresses without any come first.
+        for address in sorted(addresses, key=lambda address: split_keys(address)[1] is not None):
+            socket.bind(_secured(socket, address, curve.guard))
     finally:
         os.umask(before)
     return socket
@@ -165,9 +194,15 @@ def _secured(
     place, folder = split_keys(address)
     if folder is not None:
         secure(socket, folder)
-    elif not is_loopback(place.removeprefix("tcp://").rpartition(":")[0].strip("[]")):
-        raise ValueError(
-            f"{address} can be reached from other machines, so it needs CURVE keys: "
-            f"{address}#FOLDER, with keys that `wan keys curve` makes"
-        )
+    else:
+        _require_keys(place)
     return place
+
+
+def _require_keys(address: str) -> None:
+    """Refuse a TCP address without keys that other machines can reach."""
+    if not is_loopback(address.removeprefix("tcp://").rpartition(":")[0].strip("[]")):
+        raise ValueError(
+            f"{address} can be reached from other machines, so it needs CURVE keys; "
+            "`wan keys curve` makes some"
+        )

@@ -8,9 +8,12 @@ import zmq
 import zmq.asyncio
 
 from broker.protocol import (
+    REGISTER_EVERY_S,
     CancelRun,
     DrainBroker,
     Drained,
+    DrainGroup,
+    GroupDrained,
     GroupGone,
     GroupReport,
     GroupStarted,
@@ -26,6 +29,8 @@ from broker.sockets import Addresses, connect_dealer
 
 logger = logging.getLogger("launcher")
 
+_REACH_LIMIT_S = 5.0
+
 OnKill = Callable[[str, int, str], None]
 """Called with group, epoch and reason."""
 
@@ -37,15 +42,59 @@ class Agent:
         self.drained = asyncio.Event()
         self._on_kill = on_kill
         self._on_stop = on_stop
-        self._lives: dict[str, int] = {}
-        self._is_draining = False
+        self._lives: dict[str, GroupStarted] = {}
+        self._drains: dict[str | None, DrainBroker | DrainGroup] = {}
         self._context = zmq.asyncio.Context()
         self._socket = connect_dealer(
             self._context.socket(zmq.DEALER), addresses.groups, "launcher"
         )
 
-    async def listen(self) -> None:
-        """Carry out commands until the agent is closed."""
+    async def run(self) -> None:
+        """Carry out commands, and tell again and again what there is, until the agent is closed."""
+        await asyncio.gather(self._listen(), self._repeat())
+
+    async def tell_started(self, group: str, epoch: int, world_size: int) -> None:
+        """Tell that a life of a group begins."""
+        self._lives[group] = GroupStarted(group=group, epoch=epoch, world_size=world_size)
+        await self._send(self._lives[group])
+
+    async def tell_gone(self, group: str, epoch: int, reason: str) -> None:
+        """Tell that every process of a life of a group is reaped."""
+        self._lives.pop(group, None)
+        self._end_drain(group)
+        await self._send(GroupGone(group=group, epoch=epoch, reason=reason))
+
+    async def tell_all(self) -> None:
+        """Tell a broker that may know nothing which groups live, and what is drained."""
+        # Both change meanwhile.
+        for report in [*self._drains.values(), *self._lives.values()]:
+            await self._send(report)
+
+    async def drain(self) -> None:
+        """Return when nothing runs any more, on any machine; nothing is started meanwhile."""
+        self._drains[None] = DrainBroker()
+        await self._send(self._drains[None])
+        await self.drained.wait()
+
+    async def drain_groups(self) -> None:
+        """Return when nothing runs on the groups of this agent, while others go on."""
+        for life in self._lives.values():
+            self._drains[life.group] = DrainGroup(group=life.group, epoch=life.epoch)
+        if not self._drains:
+            return
+        try:
+            async with asyncio.timeout(_REACH_LIMIT_S):
+                await self.tell_all()
+        except TimeoutError:
+            logger.warning("the broker cannot be reached; not waiting for the running jobs")
+        else:
+            await self.drained.wait()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._context.destroy(linger=0)
+
+    async def _listen(self) -> None:
         while True:
             parts = await self._socket.recv_multipart()
             try:
@@ -58,43 +107,24 @@ class Agent:
                     self._on_kill(command.group, command.epoch, command.reason)
                 case StopServer():
                     self._on_stop()
+                case GroupDrained():
+                    self._end_drain(command.group)
                 case Drained():
-                    self.drained.set()
+                    self._end_drain(None)
                 case Reregister():
-                    await self.tell_all_started()
+                    await self.tell_all()
                 case RunJob() | CancelRun():
                     logger.warning("dropped %s: the launcher runs no jobs", command)
 
-    async def tell_started(self, group: str, epoch: int) -> None:
-        """Tell that a life of a group begins."""
-        self._lives[group] = epoch
-        await self._send(GroupStarted(group=group, epoch=epoch))
+    async def _repeat(self) -> None:
+        while True:
+            await asyncio.sleep(REGISTER_EVERY_S)
+            await self.tell_all()
 
-    async def tell_gone(self, group: str, epoch: int, reason: str) -> None:
-        """Tell that every process of a life of a group is reaped."""
-        self._lives.pop(group, None)
-        await self._send(GroupGone(group=group, epoch=epoch, reason=reason))
-
-    async def tell_all_started(self) -> None:
-        """Tell a broker that knows nothing which groups live."""
-        for group, epoch in list(self._lives.items()):  # lives begin and end meanwhile
-            await self._send(GroupStarted(group=group, epoch=epoch))
-
-    async def greet(self) -> None:
-        """Tell a broker that was just started what the last one knew."""
-        if self._is_draining:
-            await self._send(DrainBroker())
-        await self.tell_all_started()
-
-    async def drain(self) -> None:
-        """Return when nothing runs any more."""
-        self._is_draining = True
-        await self._send(DrainBroker())
-        await self.drained.wait()
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._context.destroy(linger=0)
+    def _end_drain(self, group: str | None) -> None:
+        """Note that nothing runs any more on a group; None is all of them."""
+        if self._drains.pop(group, None) is not None and not self._drains:
+            self.drained.set()
 
     async def _send(self, report: GroupReport) -> None:
         await self._socket.send_multipart(group_reports.encode(report))

@@ -138,7 +138,7 @@ class Supervisor:
         started = time.monotonic()
         self._reaper.start()
         self._listen_to_signals()
-        agent = asyncio.create_task(self._agent.listen())
+        agent = asyncio.create_task(self._agent.run())
         announcer = asyncio.create_task(self._announce(started))
         groups = [asyncio.create_task(self._keep_group(n)) for n in range(len(self._group_ready))]
         others = [
@@ -202,7 +202,7 @@ class Supervisor:
         if await broker.ready():
             logger.info("broker ready, pid %d", broker.pid)
             self._broker_ready.set()
-            await self._agent.greet()
+            await self._agent.tell_all()
 
     async def _live_front(self) -> str:
         await self._broker_ready.wait()
@@ -236,7 +236,7 @@ class Supervisor:
         life = GroupLife(self._reaper, config, self._plan.ranks_module)
         self._lives[config.group] = life
         logger.info("group %s: starting %d ranks", config.group, config.world_size)
-        await self._agent.tell_started(config.group, epoch)
+        await self._agent.tell_started(config.group, epoch, config.world_size)
         announcer = asyncio.create_task(self._announce_group(index, life))
         try:
             reason = await life.live(self._plan.options.startup_timeout)

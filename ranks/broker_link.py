@@ -20,6 +20,7 @@ from broker.protocol import (
     CancelRun,
     Drained,
     GroupCommand,
+    GroupDrained,
     GroupReady,
     JobDecoded,
     JobFailed,
@@ -260,7 +261,7 @@ class BrokerLink:
                 for report in self._last_reports:
                     _send(groups, group_reports.encode(report))
                 self._register(groups)
-            case KillGroup() | StopServer() | Drained():
+            case KillGroup() | StopServer() | GroupDrained() | Drained():
                 logger.warning("dropped a command that is for the launcher: %s", command)
             case _:
                 assert_never(command)

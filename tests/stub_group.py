@@ -169,7 +169,7 @@ class StubGroup:
         """Tell the broker who is there; also done every two seconds."""
         group = self.config.group
         if self.config.with_launcher:
-            started = GroupStarted(group=group, epoch=self.epoch)
+            started = GroupStarted(group=group, epoch=self.epoch, world_size=self.config.world_size)
             await self._launcher.send_multipart(group_reports.encode(started))
         shape = GroupShape(world_size=self.config.world_size, num_heads=self.config.num_heads)
         running = list(self.running.values())

@@ -30,7 +30,7 @@ class LongQueue:
         self._now_s = 0.0
         self._num_submitted = 0
         self._waiting: deque[str] = deque()
-        self._dispatcher.handle(GroupStarted(group="a", epoch=1), 0.0)
+        self._dispatcher.handle(GroupStarted(group="a", epoch=1, world_size=8), 0.0)
         self.repeat_ready()
         self._computing = self._taken(self.submit())
         self._saving = self._computing

@@ -50,7 +50,7 @@ class Scene:
     def __init__(
         self,
         restored: Iterable[Job] = (),
-        shape: GroupShape = SHAPE,
+        shape: GroupShape | None = SHAPE,
         max_queue: int = 100,
         job_ttl_s: float = 3600.0,
     ) -> None:
@@ -108,7 +108,7 @@ class Scene:
         running: Sequence[Lease] = (),
     ) -> list[Command]:  # fmt: skip
         """Start a group and have it ready."""
-        commands = self.handle(GroupStarted(group=name, epoch=epoch))
+        commands = self.handle(GroupStarted(group=name, epoch=epoch, world_size=shape.world_size))
         return commands + self.handle(
             GroupReady(group=name, epoch=epoch, shape=shape, device="test", running=list(running))
         )
@@ -207,4 +207,5 @@ def runs(commands: Iterable[Command]) -> list[RunJob]:
 
 def kills(commands: Iterable[Command]) -> list[KillGroup]:
     """Return the groups that shall be killed."""
-    return [command.message for command in find(commands, ToLauncher)]
+    sent = [command.message for command in find(commands, ToLauncher)]
+    return [message for message in sent if isinstance(message, KillGroup)]

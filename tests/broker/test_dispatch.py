@@ -174,7 +174,7 @@ def test_a_new_life_of_a_group_proves_that_the_last_one_is_over() -> None:
     scene.group()
     job_id = scene.job()
     scene.start(job_id)
-    scene.handle(GroupStarted(group="a", epoch=2))
+    scene.handle(GroupStarted(group="a", epoch=2, world_size=8))
     assert scene.view(job_id).state is JobState.IN_QUEUE
 
 

@@ -157,7 +157,7 @@ class Chaos:
         self._scene.now_s = now_s
         for name, leases in self._held.items():
             if name not in self._leaving and self._random.random() < 0.8:
-                self._scene.handle(GroupStarted(group=name, epoch=self._epochs[name]))
+                self._scene.handle(GroupStarted(group=name, epoch=self._epochs[name], world_size=8))
                 self._scene.handle(
                     GroupReady(
                         group=name, epoch=self._epochs[name], shape=SHAPE, device="test",

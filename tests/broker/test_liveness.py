@@ -34,7 +34,7 @@ def test_a_rank_that_was_never_heard_has_its_group_killed() -> None:
 
 def test_loading_may_take_half_an_hour() -> None:
     scene = Scene()
-    scene.handle(GroupStarted(group="a", epoch=1))
+    scene.handle(GroupStarted(group="a", epoch=1, world_size=8))
     beating(scene, 1800, Stage.LOAD, 0)
     scene.now_s += 1.0
     scene.beat("a", stage=Stage.LOAD)

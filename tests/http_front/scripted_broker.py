@@ -24,6 +24,7 @@ from broker.protocol import (
     EndCallback,
     ErrorCode,
     ExpiredRemoved,
+    FindProbe,
     FrontReply,
     FrontRequest,
     GetHealth,
@@ -37,6 +38,7 @@ from broker.protocol import (
     JobWelcome,
     ListJobs,
     OfferJob,
+    ProbeSought,
     Refused,
     RemoveExpired,
     SubmitJob,
@@ -51,6 +53,7 @@ from broker.sockets import Addresses, bind_router, bind_xpub
 _DONE: dict[type, FrontReply] = {
     EndCallback: CallbackEnded(),
     DrainServer: DrainBegun(running=0),
+    FindProbe: ProbeSought(found=True),
     BackUp: BackedUp(num_bytes=0),
 }
 
@@ -150,7 +153,7 @@ class ScriptedBroker:
                 return ExpiredRemoved(removed=len(self.history))
             case TakeCallback():
                 return CallbackTaken(callback=None)
-            case EndCallback() | DrainServer() | BackUp():
+            case EndCallback() | DrainServer() | FindProbe() | BackUp():
                 return _DONE[type(request)]
 
     def _answer_about(self, request: FrontRequest, views: list[JobView]) -> FrontReply:

@@ -19,9 +19,9 @@ async def test_lives_may_end_while_a_new_broker_is_told_of_them() -> None:
         agent = Agent(addresses, on_kill=lambda *_: None, on_stop=lambda: None)
         # Nobody is there to be told, so each of them waits with half of its work done.
         work = [
-            asyncio.create_task(agent.tell_started("g0", 1)),
-            asyncio.create_task(agent.tell_started("g1", 1)),
-            asyncio.create_task(agent.tell_all_started()),
+            asyncio.create_task(agent.tell_started("g0", 1, 8)),
+            asyncio.create_task(agent.tell_started("g1", 1, 8)),
+            asyncio.create_task(agent.tell_all()),
             asyncio.create_task(agent.tell_gone("g1", 1, "a rank has died")),
         ]
         with zmq.asyncio.Context() as context, context.socket(zmq.ROUTER) as broker:
@@ -31,8 +31,8 @@ async def test_lives_may_end_while_a_new_broker_is_told_of_them() -> None:
                 parts = [await broker.recv_multipart() for _ in range(5)]
         agent.close()
     told = [group_reports.decode(part[1:]) for part in parts]
-    assert told.count(GroupStarted(group="g0", epoch=1)) == 2
+    assert told.count(GroupStarted(group="g0", epoch=1, world_size=8)) == 2
     assert told[-1] in (
         GroupGone(group="g1", epoch=1, reason="a rank has died"),
-        GroupStarted(group="g1", epoch=1),
+        GroupStarted(group="g1", epoch=1, world_size=8),
     )

@@ -4,6 +4,7 @@ import signal
 import socket
 from pathlib import Path
 
+from broker.protocol import GroupStarted
 from launcher.options import Options
 from launcher.preflight import Folders, prepare_folders
 from launcher.spawn import Child
@@ -27,7 +28,8 @@ async def test_a_broker_that_dies_before_it_can_be_greeted_is_seen_to_die(tmp_pa
         supervisor = Supervisor(plan, listener)
         supervisor._reaper.start()
         supervisor._broker = Child(supervisor._reaper, "broker", "tests.launch.dying_broker")
-        supervisor._agent._lives["g0"] = 1  # one that the broker has to be told of
+        told = GroupStarted(group="g0", epoch=1, world_size=8)
+        supervisor._agent._lives["g0"] = told  # one that the broker has to be told of
         try:
             async with asyncio.timeout(LIMIT_S):
                 assert await supervisor._live_broker() == "ended with exit code 9"
