@@ -83,7 +83,12 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     prompt: Annotated[
         str,
-        Meta(min_length=10, max_length=500, description="What the video shows."),
+        Meta(
+            min_length=10,
+            max_length=500,
+            description="What the video shows.",
+            examples=["A small sailing boat drifts across a calm bay"],
+        ),
     ]
     image_size: Annotated[
         str,

@@ -4,22 +4,34 @@ import copy
 
 from http_front.files import CONTENT_TYPES
 from http_front.openai_api import VARIANTS
-from http_front.openai_schema import CreateVideo, OpenAIError, Video, VideoDeleted, VideoList
+from http_front.openai_schema import (
+    CLIENT_NAMES,
+    CreateVideo,
+    OpenAIError,
+    Video,
+    VideoDeleted,
+    VideoList,
+)
 from http_front.openapi_parts import (
+    SMALL_JOB,
     Schema,
     file_content,
     operation,
     page_parameters,
     query_parameter,
-    ref,
     response,
+    submit_content,
 )
+from http_front.schema import EXAMPLE_IMAGE
 
 TYPES = (CreateVideo, Video, VideoList, VideoDeleted, OpenAIError)
 
 _ABOUT = """For clients of OpenAI's Videos API, with its objects and errors. The same jobs are seen
 by both APIs. A cancelled job is `failed` with the code `cancelled`."""
 _URL = {"type": "string", "description": "Where the image is: an http, https or data URL."}
+_EXAMPLE = {CLIENT_NAMES[name]: value for name, value in SMALL_JOB.items()} | {
+    "reference_url": EXAMPLE_IMAGE
+}
 _ID = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
 
 
@@ -40,10 +52,7 @@ def add_forms(schemas: Schema) -> None:
 def paths(idempotency_key: Schema) -> Schema:
     """Return the paths."""
     created = {"200": response("The job is on disk and will run.", Video)}
-    bodies = {
-        "application/json": {"schema": ref("CreateVideoByUrl")},
-        "multipart/form-data": {"schema": ref("CreateVideoByFile")},
-    }
+    bodies = submit_content("CreateVideo", _EXAMPLE)
     listed = {"200": response("A page of them.", VideoList)}
     return {
         "/v1/videos": {

@@ -10,7 +10,7 @@ from broker.job import FRAMES_PER_SECOND, JobSpec
 from broker.protocol import ErrorCode
 from http_front.errors import FrontError
 from http_front.field_check import check, decode_json
-from http_front.openai_schema import OWN_NAMES, CreateVideo
+from http_front.openai_schema import CLIENT_NAMES, OWN_NAMES, CreateVideo
 from http_front.spool import Spool
 from http_front.submission import Submission, read_form, read_json_fields
 
@@ -18,7 +18,6 @@ FILE_PART = "input_reference"
 _URL_FIELDS = ("reference_url", "input_reference[image_url]")
 _OBJECT_FIELDS = ("input_reference", "image_reference")
 """What holds `{"image_url": …}`, in a form as JSON text."""
-_CLIENT_NAMES = {own: name for name, own in OWN_NAMES.items()}
 
 
 async def read_create(request: web.Request, spool: Spool) -> Submission:
@@ -82,7 +81,7 @@ def _job_spec(asked: dict[str, Any]) -> JobSpec:
     except FrontError as error:
         # Our names mean nothing to this client.
         own_name = error.field or ""
-        name = _CLIENT_NAMES.get(own_name, own_name)
+        name = CLIENT_NAMES.get(own_name, own_name)
         raise FrontError(error.code, error.message.replace(own_name, name), name) from error
 
 

@@ -23,6 +23,7 @@ OWN_NAMES = {
     "flow_shift": "sample_shift",
 }
 """Fields of a request, and those of `JobSpec` that they are."""
+CLIENT_NAMES = {own: name for name, own in OWN_NAMES.items()}
 
 _STATUS: dict[JobState, VideoStatus] = {
     JobState.IN_QUEUE: "queued",

@@ -11,6 +11,7 @@ from http_front.idempotency import HEADER
 from http_front.key_guard import OPEN_PATHS
 from http_front.openapi_parts import (
     REF,
+    SMALL_JOB,
     Schema,
     file_content,
     json_content,
@@ -18,8 +19,10 @@ from http_front.openapi_parts import (
     page_parameters,
     ref,
     response,
+    submit_content,
 )
 from http_front.schema import (
+    EXAMPLE_IMAGE,
     MAX_SEQ,
     Alive,
     Cancelled,
@@ -123,16 +126,13 @@ def _with_file(spec: Schema) -> Schema:
 
 
 def _paths() -> Schema:
-    job = json_content(JobRef)
+    job = {"application/json": {"schema": ref("JobRef"), "example": {"requestId": "5f0c" * 8}}}
     return {
         "/video/submit": {
             "post": operation(
                 "Submit a job",
                 {"202": response("The job is on disk and will run.", Submitted) | _LINKS},
-                body={
-                    "application/json": {"schema": ref("SubmitByUrl")},
-                    "multipart/form-data": {"schema": ref("SubmitByFile")},
-                },
+                body=submit_content("Submit", SMALL_JOB | {"image_url": EXAMPLE_IMAGE}),
                 parameters=[_IDEMPOTENCY_KEY],
             )
         },

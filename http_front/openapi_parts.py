@@ -10,6 +10,14 @@ Schema = dict[str, Any]
 
 REF = "#/components/schemas/{name}"
 
+SMALL_JOB = {
+    "prompt": "A small sailing boat drifts across a calm bay",
+    "image_size": "128*128",
+    "num_frames": 24,
+    "infer_steps": 20,
+}
+"""What the examples ask for: made in seconds on any machine."""
+
 
 def operation(
     summary: str,
@@ -40,6 +48,14 @@ def response(description: str, body: type[msgspec.Struct]) -> Schema:
 def json_content(body: type[msgspec.Struct]) -> Schema:
     """Return a body in JSON."""
     return {"application/json": {"schema": ref(body.__name__)}}
+
+
+def submit_content(prefix: str, example: Schema) -> Schema:
+    """Return the two forms of a submit request's body; `example` is one in JSON."""
+    return {
+        "application/json": {"schema": ref(f"{prefix}ByUrl"), "example": example},
+        "multipart/form-data": {"schema": ref(f"{prefix}ByFile")},
+    }
 
 
 def file_content(*content_types: str) -> Schema:

@@ -8,7 +8,7 @@ from msgspec import Meta
 from broker.job import JobSpec, JobState, Stage
 from broker.protocol import ErrorCode, GroupView, HealthTold, JobView, RankView
 
-_EXAMPLE = (  # 64 by 64 pixels of one colour
+EXAMPLE_IMAGE = (  # 64 by 64 pixels of one colour
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAEAAAABAAQAAAACCEkxzAAAAFElEQVR42m"
     "P8zwABTAyjjFEGyQwAzx8Bf7QK4E8AAAAASUVORK5CYII="
 )
@@ -54,7 +54,7 @@ class SubmitByUrl(SubmitByFile, frozen=True, kw_only=True, forbid_unknown_fields
             min_length=1,
             description="Where the image is: an http or https URL of at most 2048 characters, or "
             "a `data:` URL. JPEG, PNG or WebP; 64 to 8192 pixels a side.",
-            extra_json_schema={"pattern": "^(https?://|data:image/)", "examples": [_EXAMPLE]},
+            extra_json_schema={"pattern": "^(https?://|data:image/)", "examples": [EXAMPLE_IMAGE]},
         ),
     ]
 

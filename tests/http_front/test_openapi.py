@@ -1,4 +1,7 @@
 import re
+import tempfile
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -6,7 +9,8 @@ import pytest
 from broker.job import JobSpec
 from http_front.app import create_app
 from http_front.openapi import make_document
-from tests.http_front.serving import Served
+from tests.broker.driver import broker_config, running_broker
+from tests.http_front.serving import Served, serve
 
 PAGES = {"/", "/docs", "/openapi.json", "/static/{name}", "/static/page/{name}"}
 
@@ -45,6 +49,35 @@ def test_every_field_of_a_job_is_described_with_its_range(name: str) -> None:
     assert schema["properties"]["num_frames"]["maximum"] == 121
     assert schema["required"][0] == "prompt"
     assert schema["additionalProperties"] is False
+
+
+async def test_every_example_of_a_body_is_accepted() -> None:
+    bodies = json_bodies()
+    assert len(bodies) == 5
+    with tempfile.TemporaryDirectory(prefix="wan-") as state_dir:
+        config = broker_config(Path(state_dir))
+        async with running_broker(config), serve(Path(state_dir), config.addresses) as front:
+            for path, body, promised in bodies:
+                example = body["example"]
+                if "requestId" in example:
+                    example = {"requestId": await front.submit()}
+                    assert len(example["requestId"]) == len(body["example"]["requestId"])
+                status, answer = await front.post(path, example)
+                assert str(status) in promised, answer
+
+
+def json_bodies() -> list[tuple[str, Any, set[str]]]:
+    """Return each body in JSON with its path and the answers that are told of, but for refusals."""
+    return [
+        (
+            path,
+            operation["requestBody"]["content"]["application/json"],
+            operation["responses"].keys() - {"default"},
+        )
+        for path, operations in make_document()["paths"].items()
+        for operation in operations.values()
+        if "requestBody" in operation
+    ]
 
 
 async def test_the_pages_ask_no_other_server(front: Served) -> None:
