@@ -14,7 +14,7 @@ _ROW = re.compile(r"^\|(.+)\|$")
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block, with the last heading and the last line of text before it."""
+    """A fenced block, with the last heading and the last paragraph before it."""
 
     language: str
     text: str
@@ -28,7 +28,7 @@ def blocks(path: Path) -> list[Block]:
     for match in _FENCED.finditer(text):
         above = text[: match.start()]
         headings = _HEADING.findall(_FENCED.sub("", above))
-        before = above.rstrip().rpartition("\n")[2]
+        before = above.rstrip().rpartition("\n\n")[2]
         found.append(Block(match[1], match[2], headings[-1][1] if headings else "", before))
     return found
 
