@@ -21,6 +21,9 @@ WEB_PORTS = frozenset({80, 443})
 # Blanks, control characters, line separators, direction marks, backslash: parsers disagree on them.
 BAD_CHARS = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\\]")
 
+# Also an empty user, of which the parser says nothing.
+_USER = re.compile(r"[^/?#]*//[^/?#]*@")
+
 Guard = Callable[[str], bool]
 
 
@@ -65,7 +68,7 @@ class Outside:
             raise UrlError("is not a valid URL") from error
         if url.scheme not in ("http", "https") or not host:
             raise UrlError("must be an http or https URL with a host")
-        if url.user is not None or url.password is not None or "@" in url.authority:
+        if url.user is not None or url.password is not None or _USER.match(text):
             raise UrlError("must not hold a user name or a password")
         if self._ports is not None and port not in self._ports:
             raise UrlError(f"names port {port}; only 80 and 443 are allowed")

@@ -5,6 +5,7 @@ All else is the product, with shorter pauses before a restart.
 
 import asyncio
 import os
+import socket
 import sys
 
 import msgspec
@@ -15,6 +16,7 @@ from broker.log import configure_logging
 from launcher import restarts
 from launcher.options import parse_command
 from launcher.preflight import Folders, listen, lock_state, model_folder, prepare_folders
+from launcher.spawn import Child
 from launcher.supervisor import Plan, Supervisor
 from ranks.model_folder import num_attention_heads
 from tests.chaos.stub_settings import VARIABLE, StubSettings
@@ -29,6 +31,14 @@ class StubPlan(Plan, frozen=True, kw_only=True):
         """Return the broker's config."""
         config = super().broker(ready_fd, draining)
         return structs.replace(config, retry_pauses_s=self.settings.retry_pauses_s)
+
+
+class StubSupervisor(Supervisor):
+    """The product's, with the front that a test asks for."""
+
+    def __init__(self, plan: StubPlan, listener: socket.socket) -> None:
+        super().__init__(plan, listener)
+        self._front = Child(self._reaper, "front", plan.settings.front_module)
 
 
 def main() -> int:
@@ -57,7 +67,7 @@ def main() -> int:
         )
 
         async def supervise() -> int:
-            return await Supervisor(plan, listener).run()
+            return await StubSupervisor(plan, listener).run()
 
         exit_code = asyncio.run(supervise())
     os.close(lock)

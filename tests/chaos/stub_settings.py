@@ -20,6 +20,8 @@ class StubSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Where the ledger and the faults are."""
     ranks_module: str = "tests.chaos.stub_ranks"
     """`ranks` for real ones."""
+    front_module: str = "http_front"
+    """`tests.http_front.front_with_names` for one that looks names up where a test says."""
     num_steps: int = 6
     step_s: float = 0.02
     beat_every_s: float = 0.25

@@ -30,13 +30,14 @@ class ImageServer:
         self.closes = True
         """Whether the connection ends with the answer."""
         self.heads: list[bytes] = []
+        self.num_calls = 0
         self.port = 0
         self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     @asynccontextmanager
-    async def listen(self, address: str) -> AsyncIterator["ImageServer"]:
-        """Serve on a free port of an address."""
-        server = await asyncio.start_server(self._serve, address, 0)
+    async def listen(self, address: str, port: int = 0) -> AsyncIterator["ImageServer"]:
+        """Serve on a port of an address, a free one if none is named."""
+        server = await asyncio.start_server(self._serve, address, port)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
@@ -50,6 +51,7 @@ class ImageServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        self.num_calls += 1
         self._open[task] = writer
         task.add_done_callback(self._open.pop)
         try:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from broker.job import JobSpec
-from tests.http_front.conftest import Besieged
+from tests.http_front.besieged import Besieged
 from tests.http_front.serving import PROMPT, picture
 from tests.http_front.vectors import VALID_BODY, Case, cases, judge
 
@@ -33,7 +33,7 @@ async def test_a_bad_body_makes_no_job(besieged: Besieged, case: Case) -> None:
     status, answer = await submit_bytes(besieged, case.body)
     judge(case, status, answer)
     if status != 202:
-        besieged.assert_nothing_happened()
+        await besieged.assert_nothing_happened()
     assert (await submit_bytes(besieged, VALID_BODY.encode()))[0] == 202
 
 
@@ -108,7 +108,10 @@ async def test_every_default_is_that_of_the_job(besieged: Besieged) -> None:
     body = {"prompt": PROMPT, "image_url": "http://images.example.com/cat.png", "seed": 1}
     status, answer = await submit_bytes(besieged, msgspec.json.encode(body))
     assert status == 202
-    assert besieged.broker.specs[answer["requestId"]] == JobSpec(prompt=PROMPT, seed=1)
+    _, page = await besieged.front.get("/video/list?limit=1")
+    assert page["jobs"][0]["requestId"] == answer["requestId"]
+    settings = msgspec.convert(page["jobs"][0]["settings"], JobSpec)
+    assert settings == JobSpec(prompt=PROMPT, seed=1)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +130,7 @@ async def test_a_form_is_checked_like_json(
 ) -> None:
     found, answer = await besieged.front.upload(picture(), **fields)
     assert (found, answer["error"]["field"]) == (status, field)
-    besieged.assert_nothing_happened()
+    await besieged.assert_nothing_happened()
 
 
 async def test_a_form_may_name_a_url_instead_of_a_file(besieged: Besieged) -> None:
@@ -169,10 +172,10 @@ async def test_a_broken_form_is_refused(besieged: Besieged, body: bytes) -> None
     status, answer = await submit_bytes(besieged, body, headers)
     assert 400 <= status < 500, answer
     assert set(answer["error"]) == {"code", "message", "field"}
-    besieged.assert_nothing_happened()
+    await besieged.assert_nothing_happened()
 
 
 async def test_a_file_over_20_mib_is_413_and_leaves_nothing(besieged: Besieged) -> None:
     status, answer = await besieged.front.upload(bytes((20 << 20) + 1))
     assert (status, answer["error"]["code"]) == (413, "image_too_large")
-    besieged.assert_nothing_happened()
+    await besieged.assert_nothing_happened()

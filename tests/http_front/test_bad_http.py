@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.http_front.conftest import Besieged
+from tests.http_front.besieged import Besieged
 from tests.http_front.serving import PROMPT, send_raw
 from tests.http_front.vectors import VALID_BODY, Case, cases
 
@@ -17,6 +17,8 @@ RAW = [
     and case.id not in ("http-085", "http-087")  # never finished: see the test of slow clients
 ]
 
+KEYS = [case for case in cases("http", "http-raw") if case.id.startswith("http-104")]
+
 
 async def raw(
     besieged: Besieged, text: str, job_id: str = "0" * 32, *, head_only: bool = False
@@ -25,7 +27,8 @@ async def raw(
     text = (
         text.replace("{{SUBMIT}}", "/video/submit")
         .replace("{{HOST}}", f"127.0.0.1:{besieged.front.port}")
-        .replace("{{AUTH}}", "")
+        .replace("{{AUTH}}", f"Authorization: Bearer {besieged.key}\r\n")
+        .replace("{{KEY}}", besieged.key)
         .replace("{{WS}}", f"/video/progress?requestId={job_id}")
         .replace("{{VALIDLEN}}", str(len(VALID_BODY)))
         .replace("{{VALID}}", VALID_BODY)
@@ -54,7 +57,7 @@ async def test_bad_http_is_refused_and_the_connection_closed(
         assert "\r\nAllow: POST\r\n" in answer
     if "415" in case.expect:
         assert status in (400, 415)
-    besieged.assert_nothing_happened()
+    await besieged.assert_nothing_happened()
     assert await besieged.front.get("/live") == (200, {"status": "alive"})
 
 
@@ -65,13 +68,14 @@ async def test_a_compressed_body_is_not_unpacked(besieged: Besieged, case: Case)
         besieged.front.url + "/video/submit", data=case.body, headers=headers
     ) as response:
         assert response.status == 415
-    besieged.assert_nothing_happened()
+    await besieged.assert_nothing_happened()
 
 
 async def test_slow_heads_and_bodies_are_cut_off(besieged: Besieged) -> None:
     head = f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{besieged.front.port}\r\nX-A: b\r\n"
     half_body = (
         f"POST /video/submit HTTP/1.1\r\nHost: 127.0.0.1:{besieged.front.port}\r\n"
+        f"Authorization: Bearer {besieged.key}\r\n"
         'Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"prompt":'
     )
     async with asyncio.timeout(20):
@@ -82,7 +86,7 @@ async def test_slow_heads_and_bodies_are_cut_off(besieged: Besieged) -> None:
         assert (await besieged.front.get("/live"))[0] == 200
         answers = await waiting
     assert answers[-1].startswith(b"HTTP/1.1 408 ")
-    besieged.assert_nothing_happened()
+    await besieged.assert_nothing_happened()
 
 
 async def trickle(besieged: Besieged, text: str) -> bytes:
@@ -113,9 +117,8 @@ async def test_a_bad_video_name_opens_no_file(besieged: Besieged, case: Case) ->
     job_id = "d" * 32
     (Path(besieged.front.config.videos_dir) / f"{job_id}.mp4.tmp").write_bytes(b"half")
     name = case.text.replace("{{JOB}}", job_id)
-    status, answer = await raw(
-        besieged, f"GET /videos/{name} HTTP/1.1\r\nHost: {{{{HOST}}}}\r\nConnection: close\r\n\r\n"
-    )
+    head = f"GET /videos/{name} HTTP/1.1\r\nHost: {{{{HOST}}}}\r\n{{{{AUTH}}}}"
+    status, answer = await raw(besieged, head + "Connection: close\r\n\r\n")
     assert status in (400, 404, 414)
     assert "root:" not in answer
     assert "half" not in answer
@@ -157,3 +160,16 @@ async def test_a_form_of_another_site_makes_no_job(besieged: Besieged) -> None:
 async def test_an_unknown_address_is_404_in_the_shape_of_an_error(besieged: Besieged) -> None:
     status, answer = await besieged.front.get("/nothing/here")
     assert (status, answer["error"]["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize("case", KEYS, ids=lambda case: case.id)
+async def test_an_odd_authorization_header_is_a_wrong_one(besieged: Besieged, case: Case) -> None:
+    status, answer = await raw(besieged, case.text)
+    # With the right key the job is made.
+    expected = {"http-104-space": {202}, "http-104-10kb": {400, 401, 431}}
+    assert status in expected.get(case.id, {401})
+    for text in (answer, besieged.log):
+        assert "kkkkk" not in text
+        assert besieged.key not in text
+    if status != 202:
+        await besieged.assert_nothing_happened()

@@ -4,7 +4,7 @@ import time
 import pytest
 from PIL import Image
 
-from tests.http_front.conftest import Besieged
+from tests.http_front.besieged import Besieged
 from tests.http_front.image_server import http_answer
 from tests.http_front.serving import PROMPT
 from tests.http_front.vectors import IMAGE_URL, Case, cases, judge
@@ -46,7 +46,7 @@ async def test_a_bad_file_is_refused_quickly_and_leaves_nothing(
     if status != 202:
         assert answer["error"]["code"] == "image_invalid"
         assert answer["error"]["field"] == "image"
-        besieged.assert_nothing_happened()
+        await besieged.assert_nothing_happened()
     else:
         assert len(stored) == 1
     expected = re.search(r"upright it is (.*), (\d+)x(\d+) ", case.expect)
@@ -68,4 +68,4 @@ async def test_a_bad_file_from_a_url_is_refused_alike(besieged: Besieged, name: 
         {"prompt": PROMPT, "image_url": IMAGE_URL},
     )
     judge(case, status, answer)
-    besieged.assert_nothing_happened()
+    await besieged.assert_nothing_happened()

@@ -7,7 +7,6 @@ address; without `until_removed` among what ends a WebSocket.
 
 import asyncio
 import contextlib
-import re
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -24,8 +23,7 @@ from http_front.key_guard import STRANGERS_PER_MINUTE
 from http_front.keys import ApiKey, Limits, hash_key, make_key, write_keys
 from http_front.openapi import make_document
 from tests.broker.driver import broker_config, running_broker
-from tests.http_front.serving import Served, picture, send_raw, serve
-from tests.http_front.vectors import VALID_BODY, cases
+from tests.http_front.serving import Served, picture, serve
 from tests.stub_group import StubConfig, StubGroup
 
 LIMIT_S = 20.0
@@ -154,32 +152,6 @@ async def test_whoever_guesses_keys_is_slowed_down_and_locks_nobody_out(keyed: K
     assert (await keyed.call("GET", "/video/list", keyed.ann))[0] == 200
     async with calling_from(keyed, "127.0.0.9") as neighbour:
         assert (await neighbour.call("GET", "/video/list", make_key()))[0] == 401
-
-
-@pytest.mark.parametrize(
-    "case",
-    [c for c in cases("http", "http-raw") if c.id.startswith("http-104")],
-    ids=lambda c: c.id,
-)
-async def test_an_odd_authorization_header_is_a_wrong_one(
-    keyed: Keyed, caplog: pytest.LogCaptureFixture, case: Any
-) -> None:
-    body = VALID_BODY.replace("http://images.example.com/cat.png", "data:image/png;base64,AAAA")
-    text = (
-        case.text.replace("{{SUBMIT}}", "/video/submit")
-        .replace("{{HOST}}", f"127.0.0.1:{keyed.front.port}")
-        .replace("{{KEY}}", keyed.ann)
-        .replace("{{VALIDLEN}}", str(len(body)))
-        .replace("{{VALID}}", body)
-    )
-    answer = await send_raw(keyed.front.port, text.encode("latin-1"))
-    found = re.match(rb"HTTP/1\.[01] (\d{3})", answer)
-    assert found, answer
-    assert b"kkkkk" not in answer
-    assert "kkkkk" not in caplog.text
-    # The right key gets as far as the image, which is none.
-    expected = {"http-104-space": {422}, "http-104-10kb": {400, 401, 431}}
-    assert int(found[1]) in expected.get(case.id, {401})
 
 
 async def test_another_keys_job_is_answered_byte_for_byte_as_an_unknown_one(keyed: Keyed) -> None:

@@ -5,14 +5,16 @@ Seen to fail with `_check_origin` taken out of the gate, and with `hosts` ignore
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from http_front.errors import FrontError
 from http_front.image_source import ImageSource
 from http_front.spool import open_spool
-from tests.http_front.image_server import Names
+from tests.http_front.image_server import ImageServer, Names, http_answer
 from tests.http_front.scripted_broker import ScriptedBroker
 from tests.http_front.serving import Served, serve
+from tests.http_front.vectors import GOOD_PICTURE, VALID_BODY
 
 FRIEND = "https://friend.example"
 
@@ -64,3 +66,18 @@ async def test_images_come_from_the_named_hosts_only(
         await source.fetch(f"https://{host}/x.png", spool)
     # A named one is asked for, though it is no name that leads anywhere.
     assert ("names a host" in refused.value.message) != is_named
+
+
+async def test_an_operator_may_allow_private_addresses_and_every_port(
+    tmp_path: Path, broker: ScriptedBroker
+) -> None:
+    async with (
+        serve(tmp_path, broker.addresses, allow_private_images=True) as trusting,
+        ImageServer().listen("127.0.0.1") as images,
+    ):
+        images.answer = http_answer(GOOD_PICTURE)
+        url = f"http://127.0.0.1:{images.port}/cat.png"
+        body = msgspec.json.decode(VALID_BODY) | {"image_url": url}
+        assert (await trusting.post("/video/submit", body))[0] == 202
+        body["image_url"] = f"http://user@127.0.0.1:{images.port}/"
+        assert (await trusting.post("/video/submit", body))[0] == 422
