@@ -36,6 +36,7 @@ from broker.protocol import (
     GroupStarted,
     HealthTold,
     JobDecoded,
+    JobDelayed,
     JobFailed,
     JobFinished,
     JobStarted,
@@ -106,6 +107,7 @@ class Dispatcher:
                 StepDone()
                 | JobStarted()
                 | JobDecoded()
+                | JobDelayed()
                 | JobFinished()
                 | JobFailed()
                 | JobStopped()

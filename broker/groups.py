@@ -23,6 +23,8 @@ class Run:
     started: bool = False
     decoded: bool = False
     cancelled: bool = False
+    delayed: bool = False
+    """It waits for something outside of the group."""
     deadline_s: float | None = None
     overdue: str = ""
     """Why the group is killed once the deadline has passed."""
@@ -48,6 +50,15 @@ class Run:
         """The group is free for another job; only the file is being written."""
         self.started = self.decoded = True
         self.mark = Mark(now_s, Stage.SAVE)
+        self._expect_video(awake_s)
+
+    def delay(self, awake_s: float) -> None:
+        """The group says that it has not forgotten the run."""
+        self.delayed = True
+        if self.decoded:
+            self._expect_video(awake_s)
+
+    def _expect_video(self, awake_s: float) -> None:
         if not self.cancelled:
             self.expect("its video not written", SAVE_LIMIT_S, awake_s)
 
@@ -95,8 +106,8 @@ class Group:
 
     @property
     def is_free(self) -> bool:
-        """Whether the group can take a job now."""
-        return self.ready and self.computing is None
+        """Whether the group can take a job now; while runs are delayed it piles up no more."""
+        return self.ready and all(run.decoded and not run.delayed for run in self.runs.values())
 
     def fits(self, spec: JobSpec) -> bool:
         """Whether the group can split a job of these parameters."""

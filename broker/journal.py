@@ -1,5 +1,6 @@
 """The journal: the one durable state of the server, an SQLite file of jobs and their history."""
 
+import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -162,7 +163,9 @@ class Journal:
         except apsw.ConstraintError:
             # A broken rule of the schema is our own fault, not the disk's: let it show as it is.
             raise
-        except apsw.FullError as error:
+        except (apsw.FullError, apsw.IOError) as error:
+            if not self._is_full(error):
+                raise JournalError(f"{self._path}: {error}") from error
             raise JournalFullError(f"no room to write {self._path}") from error
         # The last two come of a row that no program of ours has written.
         except (apsw.CorruptError, apsw.NotADBError, msgspec.MsgspecError, ValueError) as error:
@@ -172,6 +175,14 @@ class Journal:
             ) from error
         except apsw.Error as error:
             raise JournalError(f"{self._path}: {error}") from error
+
+    def _is_full(self, error: apsw.Error) -> bool:
+        if isinstance(error, apsw.FullError):
+            return True
+        # SQLite takes a quota that is used up for a disk that fails. What could not be written has
+        # not happened; a sync that fails is not trusted, whatever the system says of it.
+        code = getattr(error, "extendedresult", None)
+        return code == apsw.SQLITE_IOERR_WRITE and self._connection.system_errno == errno.EDQUOT
 
 
 def _row_of(job: Job) -> tuple[Any, ...]:

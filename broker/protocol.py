@@ -417,6 +417,16 @@ class JobDecoded(_Struct, frozen=True, kw_only=True):
     lease: Lease
 
 
+class JobDelayed(_Struct, frozen=True, kw_only=True):
+    """A run waits for something outside of the group, and goes on by itself when it is there.
+
+    Said again, at least every 15 s, as long as that lasts.
+    """
+
+    lease: Lease
+    reason: str
+
+
 class JobFinished(_Struct, frozen=True, kw_only=True):
     """The whole video is in its place, on disk."""
 
@@ -459,6 +469,7 @@ GroupReport = (
     | GroupReady
     | JobStarted
     | JobDecoded
+    | JobDelayed
     | JobFinished
     | JobFailed
     | JobStopped

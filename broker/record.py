@@ -32,6 +32,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     seq: int = 1
     progress: float = 0.0
     reason: str | None = None
+    """Why it has failed; while it runs, what it waits for."""
     error_code: ErrorCode | None = None
     video: str | None = None
 
@@ -47,15 +48,17 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """From when on it may be given to a group; not in the journal, so that a restarted broker,
     which comes up after a pause of its own, lets nothing wait."""
 
-    def moved(self, state: JobState, now_s: float, **changes: Any) -> "Job":
-        """Return the job in another state.
+    def moved(
+        self, state: JobState, now_s: float, reason: str | None = None, **changes: Any
+    ) -> "Job":
+        """Return the job in another state, for which the reason is a new one.
 
         Raises:
             IllegalMoveError: If no such transition exists.
         """
         if state not in TRANSITIONS[self.state]:
             raise IllegalMoveError(f"job {self.job_id} cannot go from {self.state} to {state}")
-        return self.changed(now_s, state=state, **changes)
+        return self.changed(now_s, state=state, reason=reason, **changes)
 
     def leased(self, lease: Lease, now_s: float) -> "Job":
         """Return the job as one that a group runs."""

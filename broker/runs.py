@@ -12,6 +12,7 @@ from broker.progress import RUN_STAGES, fraction_done
 from broker.protocol import (
     ErrorCode,
     JobDecoded,
+    JobDelayed,
     JobFailed,
     JobFinished,
     JobStarted,
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 _MAX_REASON_CHARS = 500
 
 RunEnd = JobFinished | JobFailed | JobStopped
-RunReport = JobStarted | JobDecoded | StepDone | RunEnd
+RunReport = JobStarted | JobDecoded | JobDelayed | StepDone | RunEnd
 
 
 class Runs:
@@ -51,6 +52,8 @@ class Runs:
                 self._started(run, now_s)
             case JobDecoded():
                 self._decoded(run, now_s)
+            case JobDelayed():
+                self._delayed(run, report, now_s)
             case StepDone():
                 self._step_done(run, report, now_s)
             case JobFinished() | JobFailed() | JobStopped():
@@ -89,6 +92,12 @@ class Runs:
             run.decode(now_s, self._board.awake.now_s)
             saving = StepDone(lease=run.lease, stage=Stage.SAVE, step=0, num_steps=1)
             self._advance(run, saving, spent_s, now_s)
+
+    def _delayed(self, run: Run, report: JobDelayed, now_s: float) -> None:
+        run.delay(self._board.awake.now_s)
+        job, reason = self._job_of(run), report.reason[:_MAX_REASON_CHARS]
+        if job is not None and job.reason != reason:
+            self._board.publish(job.changed(now_s, reason=reason), now_s)
 
     def _step_done(self, run: Run, report: StepDone, now_s: float) -> None:
         # Steps come on another socket than reports: one may be overtaken by `JobDecoded`.

@@ -23,6 +23,7 @@ from broker.protocol import (
     GroupDrained,
     GroupReady,
     JobDecoded,
+    JobDelayed,
     JobFailed,
     JobFinished,
     JobPreview,
@@ -49,7 +50,7 @@ BEAT_EVERY_S = 1.0
 _FLUSH_LIMIT_S = 2.0
 _NUM_KEPT_REPORTS = 2
 
-RunReport = JobStarted | JobDecoded | JobFinished | JobFailed | JobStopped
+RunReport = JobStarted | JobDecoded | JobDelayed | JobFinished | JobFailed | JobStopped
 LAST_REPORTS = (JobFinished, JobFailed, JobStopped)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from broker.protocol import (
     JobDecoded,
+    JobDelayed,
     JobFailed,
     JobFinished,
     JobStarted,
@@ -25,11 +26,11 @@ from ranks.checkpoint import Checkpoint, State, is_state
 from ranks.config import RankConfig
 from ranks.control import ANNOUNCE_EVERY_S, Word
 from ranks.engine import Engine
-from ranks.errors import GroupStopping, JobError, RunCancelled, RunLeft
+from ranks.errors import GroupStopping, JobError, RunLeft
 from ranks.follower import LinkObserver, Order, Worker
 from ranks.latent_colours import fit_colours
 from ranks.previews import Previews
-from ranks.video import VideoWriter, as_job_error
+from ranks.video import NO_ROOM, VideoWriter, save_failure
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ class Leader(Worker):
         else:
             self._announce(Order(run=None))
         for writer in self._writers:
+            writer.stop_waiting()
             writer.wait(_SAVE_LIMIT_S)
 
     def _stop(self, signal_number: int, frame: FrameType | None) -> None:
@@ -142,18 +144,21 @@ class Leader(Worker):
             job.spec,
             Path(self._config.videos_dir),
             partial(self._link.is_cancelled, job.lease),
+            partial(self._link.report, JobDelayed(lease=job.lease, reason=NO_ROOM)),
             partial(self._saved, job.lease, checkpoint),
         )
 
     def _saved(self, lease: Lease, checkpoint: Checkpoint, failure: Exception | None) -> None:
         """Tell the broker how the saving ended; called by a writer's thread."""
-        checkpoint.discard()
+        if isinstance(failure, GroupStopping):
+            checkpoint.close()  # another life of the group goes on from it
+        else:
+            checkpoint.discard()
         if failure is None:
             self._link.report(JobFinished(lease=lease, video=f"{lease.job_id}.mp4"))
-        elif isinstance(failure, RunCancelled):
-            self._link.report(JobStopped(lease=lease))
         else:
-            self._link.report(_ending(lease, as_job_error(failure)))
+            outcome = failure if isinstance(failure, RunLeft) else save_failure()
+            self._link.report(_ending(lease, outcome))
 
 
 def _ending(lease: Lease, outcome: RunLeft | JobError) -> JobFailed | JobStopped:

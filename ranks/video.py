@@ -1,40 +1,43 @@
 """Frames to an MP4 file and its stills, in a thread that lets the group run its next job."""
 
-import json
+import errno
+import itertools
 import logging
 import os
 import queue
-import subprocess
-import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
-import imageio_ffmpeg
 import torch
 
-from broker.job import FRAMES_PER_SECOND, JobSpec
+from broker.job import JobSpec
 from broker.protocol import ErrorCode, Lease
 from ranks.checkpoint import sync_folder
-from ranks.errors import JobError, RunCancelled
+from ranks.encoder import encode
+from ranks.errors import GroupStopping, JobError, RunCancelled, RunLeft
 from ranks.stills import POSTER_SUFFIX, SPRITES_SUFFIX, Stills
 
 logger = logging.getLogger(__name__)
 
 PARTIAL_FOLDER = ".partial"
-_BT709 = "colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
+NO_ROOM = "the disk is full; the video is saved as soon as there is room"
+_PAUSES_S = (1, 2, 4, 8, 15)
 
 
 class VideoWriter:
     """One video on its way to its file. Its thread starts with the first frames.
+
+    The frames are kept until the file is in its place: on a full disk it is written again and again
+    until there is room.
 
     Args:
         lease: Whose video; the file is named after the job.
         spec: Size, length and what goes into the metadata.
         folder: Where finished videos are. Unfinished ones are in a folder in it that is not served.
         is_cancelled: Asked now and then by the writer's thread; a cancelled video leaves no file.
+        on_delay: Called in the writer's thread each time that there is no room for the files.
         on_end: Called in the writer's thread after `finish`, with None or what went wrong.
     """
 
@@ -44,18 +47,21 @@ class VideoWriter:
         spec: JobSpec,
         folder: Path,
         is_cancelled: Callable[[], bool],
+        on_delay: Callable[[], None],
         on_end: Callable[[Exception | None], None],
     ) -> None:
         self.path = folder / f"{lease.job_id}.mp4"
         self._partial = folder / PARTIAL_FOLDER / f"{lease.job_id}.{lease.attempt}.mp4"
         self._poster = self._partial.with_suffix(POSTER_SUFFIX)
         self._sprites = self._partial.with_suffix(SPRITES_SUFFIX)
-        self._stills = Stills(spec)
-        self._command = _ffmpeg_command(spec, self._partial)
+        self._spec = spec
         self._num_frames_left = spec.num_frames
         self._frames: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._kept: list[bytes] = []
         self._is_cancelled = is_cancelled
+        self._on_delay = on_delay
         self._on_end = on_end
+        self._may_not_wait = threading.Event()
         self._is_abandoned = False
         self._is_complete = False
         self._failure: Exception | None = None
@@ -70,10 +76,10 @@ class VideoWriter:
         Raises:
             JobError: If the file cannot be written; found out while the ranks still work.
         """
-        if isinstance(self._failure, RunCancelled):
-            return  # the run ends at its next boundary, and as a cancelled one
+        if isinstance(self._failure, RunLeft):
+            return  # the run ends at its next boundary, for the same reason
         if self._failure is not None:
-            raise as_job_error(self._failure)
+            raise save_failure()
         if not self._thread.ident:
             self._thread.start()
         kept = frames[0, :, : self._num_frames_left]
@@ -90,6 +96,10 @@ class VideoWriter:
         self._is_abandoned = True
         self._frames.put(None)
 
+    def stop_waiting(self) -> None:
+        """Write the files now or not at all: the group stops."""
+        self._may_not_wait.set()
+
     def wait(self, timeout_s: float) -> None:
         """Wait for the end of the writing."""
         self._thread.join(timeout_s)
@@ -101,44 +111,60 @@ class VideoWriter:
 
     def _run(self) -> None:
         try:
-            self._partial.parent.mkdir(parents=True, exist_ok=True)
-            self._write()
-            self._stills.save(self._poster, self._sprites)
-            self._publish()
+            self._save()
         except Exception as error:
-            if not isinstance(error, RunCancelled):
+            if not isinstance(error, RunLeft):
                 logger.exception("the video could not be saved")
             self._failure = error
-        for partial in (self._partial, self._poster, self._sprites):
-            with suppress(OSError):  # or the caller would never hear of the end
-                partial.unlink(missing_ok=True)
+        self._kept.clear()
         while self._next() is not None:
             pass  # the caller learns of the failure with its next frames, or at the end
         if not self._is_abandoned:
             self._on_end(self._failure)
 
-    def _write(self) -> None:
-        with tempfile.TemporaryFile() as complaints:
-            encoder = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=complaints
-            )
-            # An encoder that ends early breaks the pipe; its exit code and complaint say why.
-            with suppress(BrokenPipeError), encoder:
-                self._feed(encoder)
-            if encoder.returncode != 0:
-                raise OSError(_complaint(complaints, encoder.returncode))
+    def _save(self) -> None:
+        """Bring the files to their places, however often there is no room for them."""
+        for pause_s in itertools.chain(_PAUSES_S, itertools.repeat(_PAUSES_S[-1])):
+            try:
+                return self._save_once()
+            except OSError as error:
+                if not _is_full(error):
+                    raise
+                logger.warning("no room for the video, next try in %d s: %s", pause_s, error)
+            self._on_delay()
+            self._pause(pause_s)
 
-    def _feed(self, encoder: "subprocess.Popen[bytes]") -> None:
-        assert encoder.stdin is not None
+    def _save_once(self) -> None:
         try:
-            while (frames := self._next()) is not None:
-                self._leave_if_cancelled()
-                encoder.stdin.write(frames)
-                self._stills.add(frames)
+            self._partial.parent.mkdir(parents=True, exist_ok=True)
+            stills = Stills(self._spec)
+            encode(self._spec, self._partial, self._all_frames(stills))
+            stills.save(self._poster, self._sprites)
+            self._publish()
+        finally:
+            # At once: others need the room, and without the end of `_run` nobody would hear of it.
+            for partial in (self._partial, self._poster, self._sprites):
+                with suppress(OSError):
+                    partial.unlink(missing_ok=True)
+
+    def _pause(self, pause_s: int) -> None:
+        for _ in range(pause_s):
             self._leave_if_cancelled()
-        except RunCancelled:
-            encoder.kill()
-            raise
+            if self._may_not_wait.wait(1.0):
+                raise GroupStopping
+
+    def _all_frames(self, stills: Stills) -> Iterator[bytes]:
+        """Yield the frames from the first on, those that are still to come included."""
+        for frames in itertools.chain(list(self._kept), self._coming_frames()):
+            self._leave_if_cancelled()
+            yield frames
+            stills.add(frames)
+        self._leave_if_cancelled()
+
+    def _coming_frames(self) -> Iterator[bytes]:
+        while (frames := self._next()) is not None:
+            self._kept.append(frames)
+            yield frames
 
     def _next(self) -> bytes | None:
         """Return the next frames, None after the last."""
@@ -168,37 +194,13 @@ class VideoWriter:
         sync_folder(self.path.parent)
 
 
-def as_job_error(error: Exception) -> JobError:
+def save_failure() -> JobError:
     """Return what a client is told of a failed write."""
-    if "No space left" in str(error):
-        return JobError(ErrorCode.SAVE_FAILED, "the video could not be saved: the disk is full")
     return JobError(
         ErrorCode.SAVE_FAILED, "the video could not be saved; the server's log says why"
     )
 
 
-def _ffmpeg_command(spec: JobSpec, path: Path) -> list[str]:
-    metadata = {
-        name: value
-        for name, value in ((field, getattr(spec, field)) for field in spec.__struct_fields__)
-        if value is not None
-    }
-    return [
-        imageio_ffmpeg.get_ffmpeg_exe(),
-        *("-y", "-loglevel", "error", "-nostdin"),
-        *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{spec.width_px}x{spec.height_px}"),
-        *("-r", str(FRAMES_PER_SECOND), "-i", "pipe:0", "-an"),
-        *("-c:v", "libx264", "-preset", "fast", "-crf", "18", "-pix_fmt", "yuv420p"),
-        # Convert by BT.709 and say so: without the tags, players guess, and colours shift. The tags
-        # are set on the frames, whose own would overrule those given for the output.
-        *("-vf", f"scale=out_color_matrix=bt709:out_range=tv,setparams={_BT709}"),
-        *("-movflags", "+faststart+use_metadata_tags"),
-        *("-metadata", f"comment={json.dumps(metadata, ensure_ascii=False)}"),
-        str(path),
-    ]
-
-
-def _complaint(complaints: IO[bytes], exit_code: int) -> str:
-    complaints.seek(0)
-    text = complaints.read(2000).decode(errors="replace").strip()
-    return f"ffmpeg ended with {exit_code}: {text or 'no message'}"
+def _is_full(error: OSError) -> bool:
+    """Return whether disk or quota are used up; of ffmpeg's errors there are only words."""
+    return any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT))

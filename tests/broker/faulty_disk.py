@@ -1,6 +1,7 @@
 """A disk for SQLite, with the faults that disks have: it forgets, it fails, it is full."""
 
 import contextlib
+import errno
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,6 +9,14 @@ from pathlib import Path
 import apsw
 
 _REAL = "unix"
+
+
+class DiskError(apsw.IOError):
+    """What SQLite makes of a call that fails, by a code that tells which one it was."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__("disk I/O error")
+        self.extendedresult = code
 
 
 class PowerLossError(apsw.IOError):
@@ -55,6 +64,8 @@ class FaultyDisk(apsw.VFS):
 
     def __init__(self, before: Callable[[str], None]) -> None:
         self.before = before
+        self.errno = errno.EIO
+        """What the system says of the latest failure."""
         self.platters: dict[Path, _Platter] = {}
         super().__init__(self.NAME, _REAL, makedefault=True)
 
@@ -71,6 +82,9 @@ class FaultyDisk(apsw.VFS):
         self.before("delete")
         super().xDelete(filename, syncdir)
         self.platters.pop(Path(filename), None)
+
+    def xGetLastError(self) -> tuple[int, str]:
+        return self.errno, ""
 
     def survivors(self, folder: Path, chance: random.Random) -> None:
         """Write to a folder what a power loss now would leave."""
@@ -138,7 +152,13 @@ class FailAt:
 
 def io_error() -> apsw.IOError:
     """Return what SQLite makes of EIO."""
-    return apsw.IOError("disk I/O error")
+    return DiskError(apsw.SQLITE_IOERR)
+
+
+def refuse_writes(call: str) -> None:
+    """Do what SQLite makes of any error of a write but ENOSPC."""
+    if call == "write":
+        raise DiskError(apsw.SQLITE_IOERR_WRITE)
 
 
 def power_loss(after: int) -> FailAt:

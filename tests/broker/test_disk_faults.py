@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import random
 import shutil
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from tests.broker.driver import (
     new_job_id,
     running_broker,
 )
-from tests.broker.faulty_disk import FailAt, faulty_disk, io_error, power_loss
+from tests.broker.faulty_disk import FailAt, faulty_disk, io_error, power_loss, refuse_writes
 from tests.small_disk import fill, small_disk
 
 # Some errors come where SQLite passes over them, as when it closes a file; apsw mentions them.
@@ -175,6 +176,22 @@ def test_a_full_disk_changes_nothing_and_the_journal_goes_on(tmp_path: Path) -> 
             journal.close()
             assert clerk.num_lost(load(disk)) == 0
     assert num_refusals > 10
+
+
+def test_a_quota_that_is_used_up_is_a_full_disk(tmp_path: Path) -> None:
+    """Seen to fail with `FullError` alone taken for it: SQLite tells of an I/O error."""
+    clerk = Clerk(random.Random(1))
+    with faulty_disk() as disk:
+        journal = Journal(tmp_path / "jobs.sqlite3")
+        clerk.work(journal, 10)
+        disk.before, disk.errno = refuse_writes, errno.EDQUOT
+        with pytest.raises(JournalFullError, match="no room to write"):
+            clerk.work(journal, 1)
+        clerk.under_way = {}  # it has not happened
+        disk.before = lambda _call: None
+        clerk.work(journal, 10)
+        journal.close()
+    assert clerk.num_lost(load(tmp_path)) == 0
 
 
 @pytest.mark.parametrize("fault", [("write", "1"), ("write", "9"), ("sync", "1"), ("sync", "7")])

@@ -10,6 +10,7 @@ from broker.protocol import (
     ErrorCode,
     GroupStarted,
     JobDecoded,
+    JobDelayed,
     JobFailed,
     JobFinished,
     JobFound,
@@ -278,6 +279,41 @@ def test_a_run_that_may_be_tried_again_is_tried_three_times() -> None:
         scene.let_due()
     assert scene.view(job_id).state is JobState.FAILED
     assert scene.view(job_id).error_code is ErrorCode.SAVE_FAILED
+
+
+def test_a_video_that_waits_for_room_holds_up_the_next_job_and_costs_nothing() -> None:
+    """Seen to fail without the look at `delayed`: videos without room pile up in the memory."""
+    scene = Scene()
+    scene.group()
+    first, second, third = scene.job(), scene.job(), scene.job()
+    lease = scene.start(first)
+    scene.handle(JobDecoded(lease=lease))
+    scene.handle(JobDelayed(lease=lease, reason="the disk is full"))
+    scene.finish(scene.start(second))
+    for _ in range(10):
+        assert kills(scene.wait(30, beats_of="a")) == []
+        scene.handle(JobDelayed(lease=lease, reason="the disk is full"))
+    view = scene.view(first)
+    assert (view.state, view.stage, view.reason) == (
+        JobState.IN_PROGRESS, Stage.SAVE, "the disk is full",
+    )  # fmt: skip
+    assert scene.journal[third].state is JobState.IN_QUEUE
+    (run,) = runs(scene.handle(JobFinished(lease=lease, video=f"{first}.mp4")))
+    assert run.lease.job_id == third
+    view = scene.view(first)
+    assert (view.state, view.attempt, view.reason) == (JobState.SUCCEED, 1, None)
+
+
+def test_a_group_that_says_no_more_of_a_waiting_video_is_killed() -> None:
+    scene = Scene()
+    scene.group()
+    lease = scene.start(scene.job())
+    scene.handle(JobDecoded(lease=lease))
+    scene.wait(50, beats_of="a")
+    scene.handle(JobDelayed(lease=lease, reason="the disk is full"))
+    assert kills(scene.wait(60, beats_of="a")) == []
+    (kill,) = kills(scene.wait(1, beats_of="a"))
+    assert kill.reason.endswith("its video not written within 60 s")
 
 
 # --- cancel --------------------------------------------------------------------------------------

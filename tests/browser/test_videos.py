@@ -74,7 +74,7 @@ def write_video(folder: Path, job_id: str, spec: JobSpec) -> None:
         ended.set()
 
     lease = Lease(group="g0", epoch=1, job_id=job_id, attempt=1)
-    writer = VideoWriter(lease, spec, folder, lambda: False, note_end)
+    writer = VideoWriter(lease, spec, folder, lambda: False, lambda: None, note_end)
     writer.add(pixels[None, :, None].expand(1, 3, spec.num_frames, HEIGHT_PX, WIDTH_PX))
     writer.finish()
     assert ended.wait(30)

@@ -1,15 +1,19 @@
 """Videos and saved states on a disk that is really full."""
 
+import errno
+import os
 import queue
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import torch
 
 from broker.job import JobSpec
-from broker.protocol import ErrorCode, Lease
+from broker.protocol import Lease
 from ranks.checkpoint import Checkpoint, load_state
-from ranks.errors import JobError
-from ranks.video import VideoWriter, as_job_error
+from ranks.errors import GroupStopping, RunCancelled
+from ranks.video import VideoWriter, _is_full
 from tests.small_disk import fill, small_disk
 
 LEASE = Lease(group="group-0", epoch=1, job_id="0" * 32, attempt=1)
@@ -17,39 +21,76 @@ SPEC = JobSpec(prompt="snow on a screen", image_size="128*128", num_frames=24)
 LIMIT_S = 30.0
 
 
-def write_video(folder: Path) -> Exception | None:
-    """Write a video that hardly compresses; return what went wrong."""
-    ends: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
-    writer = VideoWriter(LEASE, SPEC, folder, lambda: False, ends.put)
-    noise = torch.rand(1, 3, 24, 128, 128, generator=torch.Generator().manual_seed(1))
-    try:
+class Writing:
+    """A video that hardly compresses, on its way to a disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self.is_cancelled = False
+        self.delays: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self.ends: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+        self.writer = VideoWriter(
+            LEASE,
+            SPEC,
+            folder,
+            lambda: self.is_cancelled,
+            lambda: self.delays.put(None),
+            self.ends.put,
+        )
+        noise = torch.rand(1, 3, 24, 128, 128, generator=torch.Generator().manual_seed(1))
         for frames in noise.mul(2.0).sub(1.0).split(4, dim=2):
-            writer.add(frames)
-    except JobError as error:
-        writer.abandon()
-        writer.wait(LIMIT_S)
-        return error
-    writer.finish()
-    return ends.get(timeout=LIMIT_S)
+            self.writer.add(frames)
+        self.writer.finish()
 
 
-def test_a_video_that_does_not_fit_is_told_and_leaves_nothing(tmp_path: Path) -> None:
-    """Without the look at the encoder's exit code a stump of a video succeeds."""
-    with small_disk(tmp_path / "disk", 256) as disk:
-        ballast = fill(disk)
-        failure = write_video(disk)
-        assert failure is not None
-        told = as_job_error(failure)
-        assert told.code is ErrorCode.SAVE_FAILED
-        assert told.reason == "the video could not be saved: the disk is full"
-        assert [path for path in disk.rglob("*") if path.is_file()] == [ballast]
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", 4096) as mounted:
+        yield mounted
 
 
-def test_a_video_fits_once_there_is_room_again(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", 4096) as disk:
-        fill(disk).unlink()
-        assert write_video(disk) is None
-        assert (disk / f"{LEASE.job_id}.mp4").stat().st_size > 0
+def files(disk: Path) -> list[str]:
+    return sorted(path.name for path in disk.rglob("*") if path.is_file())
+
+
+def test_a_video_that_finds_no_room_is_written_once_there_is(disk: Path) -> None:
+    """Seen to fail with any error of the encoder taken for the end."""
+    ballast = fill(disk)
+    writing = Writing(disk)
+    for _ in range(2):
+        writing.delays.get(timeout=LIMIT_S)
+        assert files(disk) == ["ballast"], "what was written takes the room that others need"
+    ballast.unlink()
+    assert writing.ends.get(timeout=LIMIT_S) is None
+    job_id = LEASE.job_id
+    assert files(disk) == [f"{job_id}.mp4", f"{job_id}.sprites.webp", f"{job_id}.webp"]
+    size = len((disk / f"{job_id}.mp4").read_bytes())
+    assert Writing(disk).ends.get(timeout=LIMIT_S) is None
+    assert len((disk / f"{job_id}.mp4").read_bytes()) == size, "frames were lost by the tries"
+
+
+def test_a_video_that_waits_for_room_can_be_cancelled(disk: Path) -> None:
+    fill(disk)
+    writing = Writing(disk)
+    writing.delays.get(timeout=LIMIT_S)
+    writing.is_cancelled = True
+    assert isinstance(writing.ends.get(timeout=LIMIT_S), RunCancelled)
+
+
+def test_a_group_that_stops_waits_for_no_room(disk: Path) -> None:
+    """Seen to fail without the look at `_may_not_wait`."""
+    fill(disk)
+    writing = Writing(disk)
+    writing.delays.get(timeout=LIMIT_S)
+    writing.writer.stop_waiting()
+    assert isinstance(writing.ends.get(timeout=LIMIT_S), GroupStopping)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_used_up_quota_is_a_full_disk(number: int, disk: Path) -> None:
+    """As ffmpeg tells it: on a disk with quotas it has been seen to use these very words."""
+    assert _is_full(OSError(number, os.strerror(number)))
+    assert _is_full(OSError(f"ffmpeg ended with 134: Error writing trailer: {os.strerror(number)}"))
+    assert not _is_full(OSError("ffmpeg ended with 1: Invalid argument"))
 
 
 def test_a_state_that_does_not_fit_leaves_the_last_one_whole(tmp_path: Path) -> None:

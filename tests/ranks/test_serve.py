@@ -15,6 +15,7 @@ from broker.protocol import (
     ErrorCode,
     GroupReady,
     JobDecoded,
+    JobDelayed,
     JobFailed,
     JobFinished,
     JobPreview,
@@ -28,6 +29,7 @@ from broker.protocol import (
 )
 from tests.ranks.conftest import draw_image
 from tests.ranks.group_life import GROUP, GroupLife, live
+from tests.small_disk import fill, small_disk
 
 WORLD_SIZE = 2
 SPEC = JobSpec(
@@ -53,6 +55,19 @@ def group(folder: Path, demo_folder: Path) -> Iterator[GroupLife]:
 def new_job(spec: JobSpec = SPEC, image: str = "sample.png", epoch: int = 1) -> RunJob:
     lease = Lease(group=GROUP, epoch=epoch, job_id=secrets.token_hex(16), attempt=1)
     return RunJob(lease=lease, spec=spec, image=image)
+
+
+def stop_while_a_video_waits(group: GroupLife, folder: Path) -> None:
+    """See that a group which stops waits for no room, and that another can go on."""
+    job = new_job(epoch=2)
+    with small_disk(folder / "videos", 1024) as disk:
+        fill(disk)
+        group.send(job)
+        group.expect(JobDecoded, job.lease)
+        group.expect(JobDelayed, job.lease)
+        assert group.stop() == [0] * WORLD_SIZE
+        group.expect(JobStopped, job.lease)
+    assert (folder / "checkpoints" / f"{job.lease.job_id}.safetensors").exists()
 
 
 def is_beat_of(rank: int, beat: RankNews) -> bool:
@@ -140,6 +155,18 @@ def test_the_next_job_starts_while_the_video_is_saved(group: GroupLife) -> None:
     assert seen == [JobStarted, JobDecoded, JobFinished]
 
 
+def test_a_video_waits_for_room_and_the_broker_is_told(group: GroupLife, folder: Path) -> None:
+    job = new_job()
+    with small_disk(folder / "videos", 1024) as disk:
+        ballast = fill(disk)
+        group.send(job)
+        group.expect(JobDecoded, job.lease)
+        assert "the disk is full" in group.expect(JobDelayed, job.lease).reason
+        ballast.unlink()
+        group.expect(JobFinished, job.lease)
+        assert (disk / f"{job.lease.job_id}.mp4").stat().st_size > 0
+
+
 def test_a_cancel_of_a_run_that_is_over_is_answered(group: GroupLife) -> None:
     lease = new_job().lease
     group.send(CancelRun(lease=lease))
@@ -183,7 +210,7 @@ def test_a_stopped_run_goes_on_in_the_next_life_to_the_same_bits(
         lease = msgspec.structs.replace(job.lease, epoch=2, attempt=2)
         revived.send(msgspec.structs.replace(job, lease=lease))
         revived.expect(JobFinished, lease)
-        assert revived.stop() == [0] * WORLD_SIZE
+        stop_while_a_video_waits(revived, folder)
     assert "goes on after step" in capfd.readouterr().err
     videos = [folder / "videos" / f"{each.lease.job_id}.mp4" for each in (whole, job)]
     assert videos[0].read_bytes() == videos[1].read_bytes()

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from broker.job import JobSpec
-from broker.protocol import ErrorCode, Lease
+from broker.protocol import Lease
 from ranks.errors import JobError, RunCancelled
 from ranks.stills import Stills
-from ranks.video import VideoWriter, as_job_error
+from ranks.video import VideoWriter
 
 LEASE = Lease(group="group-0", epoch=1, job_id="0" * 32, attempt=1)
 SPEC = JobSpec(prompt='A "quoted" prompt; 提示 = \\ #1', image_size="80*64", num_frames=24, seed=5)
@@ -38,7 +38,7 @@ def write(
 ) -> tuple[VideoWriter, Ends]:
     """Return a writer that has got frames, by default all and one more than is wanted."""
     ends: Ends = queue.SimpleQueue()
-    writer = VideoWriter(LEASE, SPEC, folder, lambda: is_cancelled, ends.put)
+    writer = VideoWriter(LEASE, SPEC, folder, lambda: is_cancelled, lambda: None, ends.put)
     for frames in stripes(num_frames).split(4, dim=2):
         writer.add(frames)
     return writer, ends
@@ -152,12 +152,6 @@ def test_an_encoder_that_fails_is_heard(tmp_path: Path) -> None:
     writer, ends = write(tmp_path, num_frames=1)
     writer.finish()
     assert "ffmpeg ended with" in str(ends.get(timeout=_LIMIT_S))
-
-
-def test_a_full_disk_is_named() -> None:
-    told = as_job_error(OSError(28, "No space left on device"))
-    assert told.code is ErrorCode.SAVE_FAILED
-    assert "disk is full" in told.reason
 
 
 def described(video: Path) -> list[str]:
