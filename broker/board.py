@@ -129,7 +129,7 @@ class Board:
             ahead_s = self.pace.run_s(work_of(ahead.spec)) or 0.0
             heapq.heapreplace(free_s, free_s[0] + ahead_s)
         if num_ahead <= _NUM_PLACED:
-            return free_s[0] + run_s
+            return max(free_s[0], job.due_at - now_s) + run_s
         average_s = (self.pace.run_s(self.jobs.waiting_work) or 0.0) / self.jobs.num_waiting
         between_s = (num_ahead - _NUM_PLACED) * average_s
         return (sum(free_s) + between_s) / len(free_s) + run_s

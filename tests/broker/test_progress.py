@@ -107,6 +107,17 @@ def test_a_waiting_job_waits_for_those_ahead() -> None:
     assert etas == [pytest.approx(58.0 * n) for n in (1, 2, 3)]
 
 
+def test_the_pause_after_a_lost_attempt_counts() -> None:
+    """Seen to fail with the free group alone asked."""
+    scene = Scene()
+    scene.group()
+    run_whole(scene, scene.job())
+    job_id = scene.job()
+    scene.gone()
+    scene.group(epoch=2)
+    assert scene.dispatcher.eta_s(job_id, scene.now_s + 1.0) == pytest.approx(5.0 - 1.0 + 58.0)
+
+
 def test_two_groups_halve_the_wait() -> None:
     scene = Scene()
     scene.group("a")
