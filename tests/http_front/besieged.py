@@ -50,6 +50,8 @@ class Besieged:
         self.images.talk = None
         self.images.closes = True
         self.images.heads.clear()
+        for server in self.private.values():
+            server.num_calls = 0
         self.lead({})
         self.newest = await self._newest_job()
         self.log_size = len(self.server.life.log())

@@ -93,15 +93,18 @@ def picture(width_px: int = 96, height_px: int = 64, kind: str = "PNG") -> bytes
     return file.getvalue()
 
 
-async def send_raw(port: int, data: bytes, *, head_only: bool = False) -> bytes:
+async def send_raw(port: int, data: bytes, *, head_only: bool = False, ends: bool = False) -> bytes:
     """Write bytes on a fresh connection; return what comes back until it is closed.
 
-    With `head_only` the connection is dropped as soon as the head of the answer is there.
+    With `head_only` the connection is dropped as soon as the head of the answer is there; with
+    `ends` the server is told that nothing follows.
     """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(data)
         await writer.drain()
+        if ends:
+            writer.write_eof()
         async with asyncio.timeout(20):
             return await (reader.readuntil(b"\r\n\r\n") if head_only else reader.read())
     finally:

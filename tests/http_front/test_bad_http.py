@@ -24,7 +24,17 @@ async def raw(
     besieged: Besieged, text: str, job_id: str = "0" * 32, *, head_only: bool = False
 ) -> tuple[int, str]:
     """Send the characters of a case; return status and the whole answer."""
-    text = (
+    text = fill(besieged, text, job_id)
+    data = await send_raw(besieged.front.port, text.encode("latin-1"), head_only=head_only)
+    answer = data.decode("latin-1")
+    found = re.match(r"HTTP/1\.[01] (\d{3})", answer)
+    assert found, answer
+    return int(found[1]), answer
+
+
+def fill(besieged: Besieged, text: str, job_id: str = "0" * 32) -> str:
+    """Put what they stand for into the places of a case."""
+    return (
         text.replace("{{SUBMIT}}", "/video/submit")
         .replace("{{HOST}}", f"127.0.0.1:{besieged.front.port}")
         .replace("{{AUTH}}", f"Authorization: Bearer {besieged.key}\r\n")
@@ -33,11 +43,6 @@ async def raw(
         .replace("{{VALIDLEN}}", str(len(VALID_BODY)))
         .replace("{{VALID}}", VALID_BODY)
     )
-    data = await send_raw(besieged.front.port, text.encode("latin-1"), head_only=head_only)
-    answer = data.decode("latin-1")
-    found = re.match(r"HTTP/1\.[01] (\d{3})", answer)
-    assert found, answer
-    return int(found[1]), answer
 
 
 @pytest.mark.parametrize("case", RAW, ids=lambda case: case.id)

@@ -1,3 +1,8 @@
+"""Addresses of images that must not be called, against the whole running server.
+
+Seen to fail with a guard that lets every address through, and with an empty user let through.
+"""
+
 import asyncio
 import base64
 from typing import Any
