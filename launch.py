@@ -10,6 +10,7 @@ import socket
 import sys
 
 from broker.log import configure_logging
+from launcher.doctor import report
 from launcher.options import Options, OptionsError, parse_command, to_toml
 from launcher.preflight import (
     Folders,
@@ -38,15 +39,17 @@ def main() -> int:
     if command.action == "print-config":
         sys.stdout.write(to_toml(options) + "\n")
         return 0
+    if command.action == "check":
+        return report(options)
     configure_logging("launcher", options.log_format)
     try:
-        return start(options, only_check=command.action == "check")
+        return start(options)
     except StartError as error:
         sys.stderr.write(f"launch.py: {error}\n")
         return 1
 
 
-def start(options: Options, only_check: bool = False) -> int:
+def start(options: Options) -> int:
     """Check everything that can be checked beforehand, then run the server until its stop.
 
     Raises:
@@ -59,9 +62,6 @@ def start(options: Options, only_check: bool = False) -> int:
     with listen(options) as listener:
         check_device(options)
         model = model_folder(options, folders)
-        if only_check:
-            sys.stdout.write("ready to start\n")
-            return 0
         plan = Plan(
             options=options,
             folders=folders,

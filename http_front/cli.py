@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 import sys
 
 from http_front import backup_command, job_commands, key_commands
@@ -12,10 +13,15 @@ from http_front.exit_codes import MEANINGS, ExitCode, LeftRunningError, UsageErr
 from http_front.keys import KeyFileError
 from http_front.output import Output
 
+DOCTOR = "launcher.doctor"
+"""A process of its own: what it knows of is the launcher's."""
+
 
 def main() -> int:
     """Run the command; return its exit code."""
     words = sys.argv[1:]
+    if words[:1] == ["doctor"]:
+        os.execv(sys.executable, [sys.executable, "-m", DOCTOR, *words[1:]])
     output = Output(as_json="--json" in words)
     try:
         return _run(make_parser().parse_args(words), output)
@@ -39,6 +45,7 @@ def make_parser() -> CommandParser:
     job_commands.add_parsers(commands)
     key_commands.add_parser(commands)
     backup_command.add_parser(commands)
+    commands.add_parser("doctor", help="say what keeps a server from starting on this machine")
     return parser
 
 

@@ -22,7 +22,7 @@ class ExitCode(IntEnum):
 
 MEANINGS = {
     ExitCode.DONE: "done",
-    ExitCode.FAILED: "the job failed",
+    ExitCode.FAILED: "the job failed; of doctor: something keeps the server from starting",
     ExitCode.REFUSED: "the command line is wrong, or the server or a file refuses it",
     ExitCode.UNREACHABLE: "no answer from the server, or one of 500 and above",
     ExitCode.CANCELLED: "the job was cancelled",

@@ -119,17 +119,20 @@ class Command(msgspec.Struct, frozen=True):
     action: Literal["run", "print-config", "check"]
 
 
-def parse_command(argv: list[str], environ: Mapping[str, str]) -> Command:
+def parse_command(
+    argv: list[str], environ: Mapping[str, str], program: str = "launch.py"
+) -> Command:
     """Return what is asked for.
 
     Args:
         argv: The command line without the program's name.
         environ: Where variables `WAN_…` are looked up.
+        program: What the help calls it.
 
     Raises:
         OptionsError: With the option, its value and what is allowed.
     """
-    flags = vars(_parser().parse_args(argv))
+    flags = vars(_parser(program).parse_args(argv))
     config_file, action = flags.pop("config"), flags.pop("action")
     merged: dict[str, Any] = {}
     if config_file is not None:
@@ -153,9 +156,9 @@ def to_toml(options: Options) -> str:
     return "\n".join(lines)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="launch.py",
+        prog=program,
         description="Start the video server: broker, HTTP front and ranks.",
         epilog="Each option is also a key of a TOML file (--config) and a variable WAN_OPTION.",
         allow_abbrev=False,

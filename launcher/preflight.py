@@ -31,6 +31,10 @@ class StartError(Exception):
     """Raised when the server cannot start; the message says why and what to do."""
 
 
+class PortTakenError(StartError):
+    """Raised when another process listens where the front should."""
+
+
 class Folders(msgspec.Struct, frozen=True, kw_only=True):
     """Where things are on disk; everything lies under the state directory."""
 
@@ -95,6 +99,18 @@ def lock_state(folders: Folders) -> int:
     return descriptor
 
 
+def state_owner(folders: Folders) -> int | None:
+    """Return the pid of the server that has claimed the state directory, None if none has."""
+    try:
+        with (folders.state / "launch.lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return int((folders.state / "launch.lock").read_text())
+    except OSError:
+        return None
+    return None
+
+
 def check_access(options: Options) -> None:
     """Refuse to serve other machines without API keys, unless that is what the operator wants.
 
@@ -122,13 +138,14 @@ def listen(options: Options) -> socket.socket:
     """Return the listening socket of the HTTP front, which outlives restarts of the front.
 
     Raises:
-        StartError: If the port is taken or the address is not this machine's.
+        PortTakenError: If another process listens there.
+        StartError: If the address is not this machine's.
     """
     try:
         return _bound_socket(options.host, options.port)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise StartError(
+            raise PortTakenError(
                 f"port {options.port} on {options.host} is taken by another process; "
                 "end it or name another port with --port"
             ) from error
@@ -209,7 +226,7 @@ def _make_demo_model(folder: Path) -> None:
 def _run_helper(command: list[str], limit_s: float, topic: str) -> None:
     """Run a command that needs torch, which the launcher never imports."""
     try:
-        subprocess.run(command, check=True, timeout=limit_s, stderr=subprocess.PIPE, text=True)
+        subprocess.run(command, check=True, timeout=limit_s, capture_output=True, text=True)
     except subprocess.TimeoutExpired as error:
         raise StartError(f"{topic}: no answer within {limit_s:.0f} s") from error
     except subprocess.CalledProcessError as error:

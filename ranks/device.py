@@ -256,7 +256,7 @@ def _time_on_cuda(work: Callable[[], None]) -> float:
 
 
 def main() -> int:
-    """Say whether the devices a server wants are there: `python -m ranks.device KIND COUNT`."""
+    """Say which devices a server would use: `python -m ranks.device WANTED COUNT`."""
     wanted, count = sys.argv[1], int(sys.argv[2])
     try:
         kind = find_kind(wanted)
@@ -265,7 +265,15 @@ def main() -> int:
     except DeviceError as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    sys.stdout.write(f"{kind}: {_describe(kind)}\n")
     return 0
+
+
+def _describe(kind: Kind) -> str:
+    num_gib = Device(kind=kind, index=0).capacity_bytes() >> 30
+    if kind == "cpu":
+        return f"{os.cpu_count()} cores, {num_gib} GiB of memory"
+    return f"{_runtime(kind).device_count()} devices, {num_gib} GiB of memory each"
 
 
 if __name__ == "__main__":

@@ -48,6 +48,21 @@ def check_model_folder(folder: Path) -> None:
         )
 
 
+def check_weights(folder: Path) -> None:
+    """Refuse weights that are shorter than their own header says, as after half a download.
+
+    Raises:
+        ModelFolderError: With the files to fetch again.
+    """
+    names = [name for part in WEIGHTED for name in _weight_files(folder, part)]
+    broken = [name for name in names if not _is_whole(folder / name)]
+    if broken:
+        raise ModelFolderError(
+            f"model folder {folder} has damaged weights: {', '.join(broken)}; remove these files "
+            "and download them again"
+        )
+
+
 def num_attention_heads(folder: Path) -> int:
     """Return the number of attention heads of the transformer.
 
@@ -84,6 +99,20 @@ def _weight_files(folder: Path, part: str) -> list[str]:
     if not isinstance(weight_map, dict):
         raise ModelFolderError(f"{index} has no weight_map; download it again")
     return [f"{part}/{name}" for name in sorted({str(name) for name in weight_map.values()})]
+
+
+def _is_whole(path: Path) -> bool:
+    """Return whether a safetensors file ends where its header says that the last tensor ends."""
+    try:
+        with path.open("rb") as file:
+            header_bytes = int.from_bytes(file.read(8), "little")
+            if header_bytes > path.stat().st_size:
+                return False
+            header = json.loads(file.read(header_bytes))
+        ends = [part["data_offsets"][1] for name, part in header.items() if name != "__metadata__"]
+        return path.stat().st_size == 8 + header_bytes + max(ends, default=0)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return False
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -162,6 +162,12 @@ async def test_the_help_tells_every_exit_code() -> None:
         assert f"\n  {exit_code:<4} {MEANINGS[exit_code]}\n" in out
 
 
+async def test_wan_doctor_takes_the_options_of_the_launcher() -> None:
+    code, out, err = await run_wan("doctor", "--nproc", "0")
+    assert (code, out) == (2, "")
+    assert err.startswith("wan doctor: --nproc is '0'")
+
+
 async def test_ctrl_c_without_a_terminal_leaves_the_job_running_and_says_so(stack: Stack) -> None:
     stack.group.hold.clear()
     job_id = await stack.submit()

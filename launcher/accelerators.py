@@ -1,0 +1,133 @@
+"""Whether this machine's accelerators, their driver, torch and torch_npu fit together."""
+
+import glob
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import msgspec
+
+from launcher.findings import Finding, error, ok, warning
+from launcher.options import Options
+
+_PROBE_LIMIT_S = 120.0
+_PIP = f"{sys.executable} -m pip"
+_SET_ENV = "source /usr/local/Ascend/ascend-toolkit/set_env.sh"
+
+
+class _Maker(msgspec.Struct, frozen=True, kw_only=True):
+    """How the accelerators of one maker show, whatever torch knows of them."""
+
+    name: str
+    kind: str
+    devices: str
+    driver: Path
+    tool: str
+
+
+_MAKERS = (
+    _Maker(
+        name="Ascend NPU",
+        kind="npu",
+        devices="/dev/davinci[0-9]*",
+        driver=Path("/usr/local/Ascend/driver/version.info"),
+        tool="npu-smi info",
+    ),
+    _Maker(
+        name="NVIDIA GPU",
+        kind="cuda",
+        devices="/dev/nvidia[0-9]*",
+        driver=Path("/proc/driver/nvidia/version"),
+        tool="nvidia-smi",
+    ),
+)
+
+
+def examine_accelerators(options: Options) -> Iterator[Finding]:
+    """Look at drivers, torch and torch_npu, and at the devices that torch sees."""
+    present = [maker for maker in _MAKERS if glob.glob(maker.devices)]
+    yield from map(_examine_driver, present)
+    match = _examine_torch(has_npu=any(maker.kind == "npu" for maker in present))
+    yield match
+    if match.level != "error":  # else torch cannot even be imported
+        yield _probe(options, present)
+
+
+def _examine_driver(maker: _Maker) -> Finding:
+    num_devices = len(glob.glob(maker.devices))
+    try:
+        driver = maker.driver.read_text().splitlines()[0]
+    except (OSError, IndexError):
+        message = f"{num_devices} {maker.name} in /dev, but no driver: {maker.driver} is missing"
+        return error("driver", message, maker.tool)
+    return ok("driver", f"{num_devices} {maker.name} in /dev; {driver}")
+
+
+def _examine_torch(has_npu: bool) -> Finding:
+    """Compare torch with torch_npu, which breaks `import torch` where the two do not match."""
+    torch, torch_npu = _version("torch"), _version("torch_npu")
+    if torch is None:
+        return error("torch", "torch is not installed", f"{_PIP} install -c constraints.txt .")
+    if torch_npu is None and has_npu:
+        return error(
+            "torch",
+            f"torch {torch} alone cannot use an Ascend NPU: torch_npu is not installed",
+            f"{_PIP} install -c constraints.txt '.[npu]'",
+        )
+    if torch_npu is None:
+        return ok("torch", f"torch {torch}")
+    if _release(torch_npu) != _release(torch):
+        return error(
+            "torch",
+            f"torch {torch} and torch_npu {torch_npu} do not match: both must be one release",
+            f"{_PIP} install 'torch_npu=={_release(torch)}.*'"
+            if has_npu
+            else f"{_PIP} uninstall torch_npu",
+        )
+    return ok("torch", f"torch {torch} and torch_npu {torch_npu}")
+
+
+def _probe(options: Options, present: list[_Maker]) -> Finding:
+    """Have a process of its own count the devices: the launcher never imports torch."""
+    wanted = f"--device {options.device}"
+    count = options.nproc * options.groups
+    command = [sys.executable, "-m", "ranks.device", options.device, str(count)]
+    try:
+        answer = subprocess.run(
+            command, check=False, timeout=_PROBE_LIMIT_S, capture_output=True, text=True
+        )
+    except subprocess.TimeoutExpired:
+        return error("device", f"{wanted}: torch does not answer within {_PROBE_LIMIT_S:.0f} s")
+    if answer.returncode != 0:
+        lines = answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"]
+        return error("device", f"{wanted}: {lines[-1]}", _mend(present))
+    found = answer.stdout.strip()
+    if present and options.device == "auto" and found.startswith("cpu"):
+        message = f"torch sees none of the {present[0].name} here: the ranks would use the {found}"
+        return warning("device", message, _mend(present))
+    return ok("device", found)
+
+
+def _mend(present: list[_Maker]) -> str:
+    """Return what most often helps when torch does not see the devices that there are."""
+    if not present:
+        return "python launch.py --device cpu"
+    if present[0].kind == "npu":
+        return f"{_SET_ENV} && {present[0].tool}"
+    if "+cpu" in (_version("torch") or ""):
+        return f"{_PIP} install --force-reinstall torch=={_release(_version('torch') or '')}"
+    return present[0].tool
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _release(version: str) -> str:
+    """Return the three numbers that a version begins with."""
+    return ".".join(version.partition("+")[0].split(".")[:3])

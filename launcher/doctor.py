@@ -1,0 +1,75 @@
+"""`wan doctor`: examines what a server would start with, and says what is wrong and what mends it.
+
+It takes the options of `launch.py`, starts nothing and changes nothing.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+
+import msgspec
+
+from launcher.accelerators import examine_accelerators
+from launcher.examinations import (
+    examine_access,
+    examine_ffmpeg,
+    examine_limits,
+    examine_model,
+    examine_port,
+    examine_processes,
+    examine_state,
+)
+from launcher.findings import Finding, to_text
+from launcher.options import Options, OptionsError, parse_command
+from launcher.preflight import Folders
+
+
+def main() -> int:
+    """Run the command; return its exit code: 0 unless something keeps a server from starting."""
+    words = [word for word in sys.argv[1:] if word != "--json"]
+    as_json = len(words) < len(sys.argv[1:])
+    try:
+        command = parse_command(words, os.environ, "wan doctor [--json]")
+    except OptionsError as fault:
+        sys.stderr.write(f"wan doctor: {fault}\n")
+        return 2
+    return report(command.options, as_json)
+
+
+def report(options: Options, as_json: bool = False) -> int:
+    """Write what is found; return the exit code."""
+    logging.disable()  # the findings say it all
+    findings = []
+    for finding in examine(options):
+        findings.append(finding)
+        if not as_json:
+            _write(to_text(finding))
+    num_errors = sum(finding.level == "error" for finding in findings)
+    if as_json:
+        _write(msgspec.json.encode({"findings": findings}).decode())
+    else:
+        _write(f"not ready to start; errors: {num_errors}" if num_errors else "ready to start")
+    return int(num_errors > 0)
+
+
+def examine(options: Options) -> Iterator[Finding]:
+    """Look at everything; what takes seconds comes last."""
+    folders = Folders.under(options.state_dir)
+    yield from examine_state(folders)
+    yield from examine_port(options, folders)
+    yield from examine_processes()
+    yield from examine_access(options)
+    yield from examine_limits()
+    yield from examine_model(options, folders)
+    yield from examine_ffmpeg()
+    yield from examine_accelerators(options)
+
+
+def _write(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
