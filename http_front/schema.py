@@ -106,6 +106,7 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     status: JobState
     reason: str | None
+    """Why it has failed; while it runs, what it waits for, as room on the disk."""
     results: Results | None
     queue_position: int | None
     progress: Annotated[float, Meta(ge=0.0, le=1.0)]

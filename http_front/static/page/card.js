@@ -93,7 +93,8 @@ export class Card {
 
   #describe() {
     const job = this.#job;
-    if (job.status === "Failed") return job.reason ?? "";
+    // Why it has failed, or what it waits for.
+    if (job.reason) return job.reason;
     if (this.isEnded) return "";
     const parts = [];
     if (job.status === "InQueue" && job.queue_position) {

@@ -1,0 +1,30 @@
+"""A whole server on a disk that fills up under a job: it waits, says so, and loses nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from ranks.video import NO_ROOM
+from tests.chaos.server import chaos_server
+from tests.running_server import calling
+from tests.small_disk import fill, small_disk
+
+DISK_KIB = 100 << 10
+
+
+@pytest.mark.full
+async def test_a_job_outlasts_a_full_disk(tmp_path: Path) -> None:
+    """Seen to fail with `JobDelayed` not told."""
+    with small_disk(tmp_path / "d", DISK_KIB) as disk:
+        async with (
+            chaos_server(disk, ranks_module="ranks") as server,
+            calling(server.life) as caller,
+        ):
+            job_id = await caller.submit()
+            await caller.wait_for(job_id, stage="denoise")
+            ballast = fill(disk)
+            await caller.wait_for(job_id, status="InProgress", stage="save", reason=NO_ROOM)
+            ballast.unlink()
+            done = await caller.wait_for(job_id, status="Succeed")
+            assert (done["attempt"], done["reason"]) == (1, None)
+            assert await server.life.stop() == 0
