@@ -4,6 +4,8 @@ import logging
 import re
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal
 
@@ -16,6 +18,17 @@ current_job: ContextVar[str | None] = ContextVar("current_job", default=None)
 
 current_stage: ContextVar[str | None] = ContextVar("current_stage", default=None)
 """What a rank is doing; it appears in each line for programs."""
+
+
+@contextmanager
+def about_job(job_id: str | None) -> Iterator[None]:
+    """Have the log lines of a block name a job."""
+    token = current_job.set(job_id)
+    try:
+        yield
+    finally:
+        current_job.reset(token)
+
 
 # Line and paragraph separators and direction marks can forge lines in viewers, too.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")

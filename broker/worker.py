@@ -23,7 +23,7 @@ from broker.dispatch import Dispatcher
 from broker.errors import BackupError, JournalFullError
 from broker.files import StateDir
 from broker.journal import Journal
-from broker.log import current_job
+from broker.log import about_job
 from broker.protocol import (
     BackedUp,
     CallbackEnded,
@@ -161,11 +161,8 @@ class Worker:
     def _decide(self, event: Event | None) -> list[Command]:
         if event is None:
             return self._dispatcher.tick(self._clock())
-        token = current_job.set(_job_id(event))
-        try:
+        with about_job(_job_id(event)):
             return self._dispatcher.handle(event, self._clock())
-        finally:
-            current_job.reset(token)
 
     async def _take_in(self, submits: Sequence[Envelope]) -> list[_Task]:
         """Write the new jobs on their own, so that a full disk refuses them and nothing else."""
@@ -184,6 +181,8 @@ class Worker:
         refused = await self._write_new(new)
         for job in new:
             event = (JobNotStored if job.job_id in refused else JobStored)(job.job_id)
+            if isinstance(event, JobStored):
+                _log_move(job)
             tasks += [(command, None) for command in self._decide(event)]
         for envelope, job_id in undecided:
             refusal = refused.get(job_id)
@@ -228,6 +227,7 @@ class Worker:
     async def _finish(self, command: Command, client: Client | None) -> None:
         match command:
             case SaveJob():
+                _log_move(command.job)
                 return
             case DropJob():
                 await self._in_thread(lambda: self._state_dir.remove_job(command.job_id))
@@ -245,6 +245,13 @@ class Worker:
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _log_move(job: Job) -> None:
+    """Tell of a job's state, which is on disk now."""
+    run = "" if job.lease is None else f", attempt {job.attempt} on group {job.lease.group}"
+    with about_job(job.job_id):
+        logger.info("%s%s", job.state.value, run)
 
 
 def _job_id(event: Event) -> str | None:

@@ -7,6 +7,7 @@ import msgspec
 from aiohttp import web
 
 from broker.job import JobSpec
+from broker.log import current_job
 from broker.protocol import ErrorCode, IdempotencyKey, JobFound, OfferJob, SubmitJob
 from http_front.errors import FrontError
 from http_front.idempotency import identify, read_key
@@ -47,9 +48,10 @@ async def accept(request: web.Request, submission: Submission, spool: Spool) -> 
     if submission.image_url is not None:
         await front.source.fetch(submission.image_url, spool)
     image = await front.decoder.store(spool.path)
+    current_job.set(job_id := secrets.token_hex(16))
     reply = await front.broker.ask(
         SubmitJob(
-            job_id=secrets.token_hex(16),
+            job_id=job_id,
             spec=_with_seed(submission.spec),
             image=image,
             idempotency_key=key,

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import aiohttp
 
+from broker.log import current_job
 from broker.protocol import Callback, CallbackTaken, EndCallback, TakeCallback
 from http_front import webhooks
 from http_front.broker_client import BrokerClient
@@ -64,14 +65,15 @@ class CallbackSender:
             call.add_done_callback(self._calls.discard)
 
     async def _call(self, callback: Callback) -> None:
+        current_job.set(callback.job_id)  # of this task alone
         try:
             async with asyncio.timeout(CALL_LIMIT_S):
                 status = await self._post(callback)
         except (aiohttp.ClientError, OSError, UrlError) as error:
-            logger.warning("callback of job %s: %s", callback.job_id, type(error).__name__)
+            logger.warning("callback: %s", type(error).__name__)
             return
         if not (200 <= status < 300 or status == _GONE):
-            logger.warning("callback of job %s: status %d", callback.job_id, status)
+            logger.warning("callback: status %d", status)
             return
         with suppress(FrontError):  # it is made once more, with the same id
             await self._broker.ask(EndCallback(job_id=callback.job_id))

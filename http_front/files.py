@@ -8,6 +8,7 @@ from aiohttp.typedefs import Handler
 
 from broker.protocol import ErrorCode, GetJob
 from http_front.errors import FrontError
+from http_front.handlers import subject
 from http_front.key_guard import owner
 from http_front.state import FRONT
 
@@ -28,7 +29,7 @@ def add_routes(app: web.Application) -> None:
 
 def _sender(ending: str) -> Handler:
     async def send(request: web.Request) -> web.StreamResponse:
-        return await send_file(request, request.match_info["requestId"], ending)
+        return await send_file(request, subject(request.match_info["requestId"]), ending)
 
     return send
 

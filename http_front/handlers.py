@@ -5,6 +5,7 @@ import re
 import msgspec
 from aiohttp import web
 
+from broker.log import current_job
 from broker.protocol import (
     CancelJob,
     DrainBegun,
@@ -48,7 +49,7 @@ async def submit(request: web.Request) -> web.Response:
 
 async def status(request: web.Request) -> web.Response:
     """Tell how a job is."""
-    job_id = checked_id((await read_json(request, JobRef)).requestId)
+    job_id = subject((await read_json(request, JobRef)).requestId)
     reply = await request.app[FRONT].broker.ask(GetJob(job_id=job_id, owner=owner(request)))
     assert isinstance(reply, JobFound)
     return answer(JobStatus.of(reply.job))
@@ -56,7 +57,7 @@ async def status(request: web.Request) -> web.Response:
 
 async def cancel(request: web.Request) -> web.Response:
     """End a job; whoever is answered 200 never sees it succeed."""
-    job_id = checked_id((await read_json(request, JobRef)).requestId)
+    job_id = subject((await read_json(request, JobRef)).requestId)
     reply = await request.app[FRONT].broker.ask(CancelJob(job_id=job_id, owner=owner(request)))
     assert isinstance(reply, JobFound)
     return answer(Cancelled(status=reply.job.state))
@@ -108,6 +109,17 @@ def answer(body: msgspec.Struct, status: int = 200) -> web.Response:
     return web.Response(
         body=msgspec.json.encode(body), status=status, content_type="application/json"
     )
+
+
+def subject(text: str, field: str = "requestId") -> str:
+    """Return the id of the job that a request is about; the request's log lines now name it.
+
+    Raises:
+        FrontError: If no job can have it.
+    """
+    job_id = checked_id(text, field)
+    current_job.set(job_id)  # aiohttp runs each request in a context of its own
+    return job_id
 
 
 def checked_id(text: str, field: str = "requestId") -> str:

@@ -4,7 +4,7 @@ from aiohttp import web
 
 from broker.protocol import DeleteJob, ErrorCode, JobsListed, ListJobs
 from http_front.errors import FrontError
-from http_front.handlers import answer, checked_id
+from http_front.handlers import answer, checked_id, subject
 from http_front.key_guard import owner
 from http_front.schema import MAX_LISTED, Deleted, JobEntry, JobList, JobRef
 from http_front.state import FRONT
@@ -22,7 +22,7 @@ async def list_jobs(request: web.Request) -> web.Response:
 
 async def delete(request: web.Request) -> web.Response:
     """Remove a job and its files; one that has not ended is cancelled first."""
-    job_id = checked_id((await read_json(request, JobRef)).requestId)
+    job_id = subject((await read_json(request, JobRef)).requestId)
     await request.app[FRONT].broker.ask(DeleteJob(job_id=job_id, owner=owner(request)))
     return answer(Deleted())
 

@@ -7,7 +7,7 @@ from http_front import files
 from http_front.acceptance import accept
 from http_front.errors import FrontError
 from http_front.files import send_file
-from http_front.handlers import answer, checked_id
+from http_front.handlers import answer, subject
 from http_front.key_guard import owner
 from http_front.listing import read_page
 from http_front.openai_request import read_create
@@ -94,4 +94,4 @@ async def _find(request: web.Request, job_id: str) -> JobFound:
 
 
 def _named_id(request: web.Request) -> str:
-    return checked_id(request.match_info["id"], "id")
+    return subject(request.match_info["id"], "id")

@@ -10,7 +10,7 @@ from aiohttp import WSCloseCode, web
 
 from broker.protocol import ErrorCode, GetJob, JobView
 from http_front.errors import FrontError
-from http_front.handlers import checked_id
+from http_front.handlers import subject
 from http_front.key_guard import PROTOCOL, caller, owner, until_removed
 from http_front.keys import ApiKey
 from http_front.schema import MAX_SEQ, ErrorBody, ErrorDetail, JobUpdate
@@ -178,7 +178,7 @@ def _check_protocol(request: web.Request) -> None:
 
 
 def _checked_query(request: web.Request) -> tuple[str, int, bool]:
-    job_id = checked_id(request.query.get("requestId", ""))
+    job_id = subject(request.query.get("requestId", ""))
     last_seq = request.query.get("last_seq", "0")
     # The length first: reading a very long number is slow, and Python refuses it.
     is_number = last_seq.isascii() and last_seq.isdigit() and len(last_seq) <= 16

@@ -8,7 +8,7 @@ import msgspec
 from torch import Tensor
 
 from broker.job import Stage
-from broker.log import current_job
+from broker.log import about_job
 from broker.protocol import ErrorCode, Lease, RunJob
 from ranks.broker_link import BrokerLink
 from ranks.checkpoint import State
@@ -86,22 +86,21 @@ class Worker:
         Raises:
             RuntimeError: If the ranks no longer agree; this process must end.
         """
-        token = current_job.set(job.lease.job_id)
-        try:
-            task = Task(
-                spec=job.spec,
-                image=Path(self._config.inputs_dir) / job.image,
-                resume_from=self.checkpoint_path(job.lease) if is_resumed else None,
-            )
-            outcome = self._run(task, observer, take)
-            if outcome is not None:
-                self._engine.prompts.forget()
-            # Here, where no traceback keeps the tensors of a failed run alive any more.
-            self._engine.device.free_memory()
-            return outcome
-        finally:
-            self._link.activity.enter(Stage.IDLE)
-            current_job.reset(token)
+        with about_job(job.lease.job_id):
+            try:
+                task = Task(
+                    spec=job.spec,
+                    image=Path(self._config.inputs_dir) / job.image,
+                    resume_from=self.checkpoint_path(job.lease) if is_resumed else None,
+                )
+                outcome = self._run(task, observer, take)
+                if outcome is not None:
+                    self._engine.prompts.forget()
+                # Here, where no traceback keeps the tensors of a failed run alive any more.
+                self._engine.device.free_memory()
+                return outcome
+            finally:
+                self._link.activity.enter(Stage.IDLE)
 
     def checkpoint_path(self, lease: Lease) -> Path:
         """Return where the state of a job is saved; every attempt shares it."""

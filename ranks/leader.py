@@ -11,6 +11,7 @@ from types import FrameType
 import msgspec
 from torch import Tensor
 
+from broker.log import about_job
 from broker.protocol import (
     JobDecoded,
     JobDelayed,
@@ -82,7 +83,8 @@ class Leader(Worker):
             if job is None:
                 self._engine.control.announce()
                 continue
-            outcome = self._lead(job)
+            with about_job(job.lease.job_id):
+                outcome = self._lead(job)
             if isinstance(outcome, GroupStopping):
                 break
         else:
@@ -113,6 +115,7 @@ class Leader(Worker):
 
     def _lead(self, job: RunJob) -> RunLeft | JobError | None:
         """Lead all ranks through a run and tell the broker how it ended."""
+        logger.info("attempt %d begins", job.lease.attempt)
         self._lease = job.lease
         self._link.report(JobStarted(lease=job.lease))
         is_resumed = is_state(self.checkpoint_path(job.lease))
@@ -124,11 +127,13 @@ class Leader(Worker):
         self.previews.end()
         self._lease = None
         if outcome is None:
+            logger.info("decoded")
             # In this order, so that the broker hears of the end last.
             self._link.report(JobDecoded(lease=job.lease))
             writer.finish()
             self._writers = [*(old for old in self._writers if old.is_writing), writer]
             return None
+        logger.info("left: %r", outcome)
         writer.abandon()
         # Before the report: once it is out, another attempt may use the file.
         if isinstance(outcome, GroupStopping):
@@ -155,6 +160,7 @@ class Leader(Worker):
         else:
             checkpoint.discard()
         if failure is None:
+            logger.info("saved")
             self._link.report(JobFinished(lease=lease, video=f"{lease.job_id}.mp4"))
         else:
             outcome = failure if isinstance(failure, RunLeft) else save_failure()

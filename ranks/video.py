@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from broker.job import JobSpec
+from broker.job import JobSpec, Stage
+from broker.log import current_job, current_stage
 from broker.protocol import ErrorCode, Lease
 from ranks.checkpoint import sync_folder
 from ranks.encoder import encode
@@ -51,6 +52,7 @@ class VideoWriter:
         on_end: Callable[[Exception | None], None],
     ) -> None:
         self.path = folder / f"{lease.job_id}.mp4"
+        self._job_id = lease.job_id
         self._partial = folder / PARTIAL_FOLDER / f"{lease.job_id}.{lease.attempt}.mp4"
         self._poster = self._partial.with_suffix(POSTER_SUFFIX)
         self._sprites = self._partial.with_suffix(SPRITES_SUFFIX)
@@ -110,6 +112,9 @@ class VideoWriter:
         return self._thread.is_alive()
 
     def _run(self) -> None:
+        # A thread begins with nothing of this.
+        current_job.set(self._job_id)
+        current_stage.set(Stage.SAVE.value)
         try:
             self._save()
         except Exception as error:
