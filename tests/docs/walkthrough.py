@@ -20,7 +20,7 @@ _PORT = 8088
 """That of the documents; another one is taken here."""
 _PARTS = ("broker", "docs", "http_front", "launcher", "ranks", "tests", "launch.py")
 _BUILD = ("Makefile", "pyproject.toml", "constraints.txt")
-STEP_LIMIT_S = 150.0
+STEP_LIMIT_S = 300.0
 
 
 class Reader:
@@ -61,6 +61,10 @@ class Reader:
                 shown = await self._shell.stdout.readuntil(mark.encode())
         except asyncio.IncompleteReadError as error:
             raise AssertionError(f"{commands}\nhas failed:\n{error.partial.decode()}") from error
+        except TimeoutError as error:
+            log = self._folder / "server.log"
+            said = log.read_text() if log.exists() else "nothing"
+            raise AssertionError(f"{commands}\ntakes too long; the server said:\n{said}") from error
         return shown.decode().removesuffix(mark)
 
 
