@@ -7,23 +7,19 @@ passes torch's dispatcher on rank 0, and prints both. Bytes are those that a ran
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import msgspec
 import torch
 import torch.distributed as dist
-from diffusers.hooks.context_parallel import apply_context_parallel
-from diffusers.models._modeling_parallel import ContextParallelConfig, ParallelConfig
 from diffusers.models.attention_dispatch import AttentionBackendName
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from ranks.layout import shard_sizes
 from ranks.transformer import ShardTransformer
 from ranks.ulysses import SequenceGroup, Shard
+from tests.bench.context_parallel import parallelise
+from tests.bench.traffic import Counter, Traffic
 from tests.ranks.world import run_ranks
 
 WORLD_SIZE = 8
@@ -32,56 +28,6 @@ SHAPE = (3, 16, 16)
 
 DEPTHS = (2, 4)
 """Layers of the two models that tell a layer's cost from that of the rest of a step."""
-
-
-class Traffic(msgspec.Struct, frozen=True, kw_only=True):
-    """What one rank does in collectives."""
-
-    num_collectives: int
-    num_bytes: int
-
-    def __sub__(self, other: "Traffic") -> "Traffic":
-        return Traffic(
-            num_collectives=self.num_collectives - other.num_collectives,
-            num_bytes=self.num_bytes - other.num_bytes,
-        )
-
-    def __floordiv__(self, divisor: int) -> "Traffic":
-        return Traffic(
-            num_collectives=self.num_collectives // divisor, num_bytes=self.num_bytes // divisor
-        )
-
-
-class Counter(TorchDispatchMode):
-    """Counts the collectives that are called while it is active, and what they send."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.num_collectives = 0
-        self.num_bytes = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        namespace, _, name = func.name().partition("::")
-        if namespace in ("c10d", "_c10d_functional") and not name.startswith(("wait", "_wrap")):
-            self._count(name, args)
-        return func(*args, **(kwargs or {}))
-
-    def _count(self, name: str, args: tuple[Any, ...]) -> None:
-        # `c10d` takes outputs before inputs, its functional form the input alone.
-        tensors = [tree_leaves(arg) for arg in args if tree_leaves(arg)]
-        inputs = [[t for t in leaves if isinstance(t, Tensor)] for leaves in tensors]
-        sent = [found for found in inputs if found][-1]
-        num_bytes = sum(tensor.nbytes for tensor in sent)
-        peers = WORLD_SIZE - 1
-        self.num_collectives += 1
-        if "gather" in name:
-            self.num_bytes += num_bytes * peers
-        elif "alltoall" in name or "all_to_all" in name:
-            self.num_bytes += num_bytes * peers // WORLD_SIZE
-        else:
-            raise ValueError(f"what does {name} send?")
 
 
 def make_model(num_layers: int) -> WanTransformer3DModel:
@@ -135,15 +81,7 @@ def step_of_ours(model: WanTransformer3DModel, rank: int) -> Tensor:
 
 def step_of_diffusers(model: WanTransformer3DModel, rank: int) -> Tensor:
     """Predict whole latents with diffusers' Ulysses."""
-    mesh = init_device_mesh("cpu", (1, WORLD_SIZE), mesh_dim_names=("ring", "ulysses"))
-    context = ContextParallelConfig(ulysses_degree=WORLD_SIZE)
-    config = ParallelConfig(context_parallel_config=context)
-    # `enable_parallelism` would do this, were it not for its check for an accelerator.
-    config.setup(rank, WORLD_SIZE, torch.device("cpu"), mesh=mesh)
-    for block in model.blocks:
-        block.attn1.processor._parallel_config = config
-        block.attn2.processor._parallel_config = config
-    apply_context_parallel(model, context, model._cp_plan)
+    parallelise(model)
     given = inputs()
     output: tuple[Tensor] = model(
         hidden_states=given["latents"],
@@ -171,9 +109,7 @@ def count(rank: int, world_size: int, path: Path) -> None:
             model = make_model(num_layers)
             with Counter() as counter:
                 predicted.append(step(model, rank))
-            found.setdefault(name, []).append(
-                Traffic(num_collectives=counter.num_collectives, num_bytes=counter.num_bytes)
-            )
+            found.setdefault(name, []).append(counter.traffic)
         torch.testing.assert_close(*predicted, atol=1e-4, rtol=0)
     if rank == 0:
         path.write_bytes(msgspec.json.encode(found))

@@ -1,0 +1,102 @@
+"""What a video costs, counted: floating-point operations, collectives, and the bytes they send."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+_CONFIG = Path(__file__).parents[1] / "data" / "wan14b" / "transformer.json"
+_TEXT_TOKENS = 512
+_IMAGE_TOKENS = 257
+_BYTES_OF_A_NUMBER = 2  # bfloat16
+
+VAE_ENCODE_FLOPS = 5.11e6
+VAE_DECODE_FLOPS = 8.56e6
+"""For a pixel of a frame; at 1280*720, since the attention in the middle grows with the frame."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """A video to make."""
+
+    width: int = 1280
+    height: int = 720
+    num_frames: int = 81
+    num_steps: int = 40
+    num_branches: int = 2
+    has_image: bool = True
+    """Whether the model attends to an image, too; the text-to-video model does not."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the sequence: a token is 16 by 16 pixels of four frames."""
+        return (self.num_frames // 4 + 1) * (self.height // 16) * (self.width // 16)
+
+    @property
+    def vae_flops(self) -> float:
+        """Of encoding, with its grey frames, and decoding."""
+        pixels = self.width * self.height * self.num_frames
+        encode = VAE_ENCODE_FLOPS if self.has_image else 0.0
+        return pixels * (encode + VAE_DECODE_FLOPS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flops:
+    """Operations of a forward pass; a multiplication with its addition counts as two."""
+
+    attention: float
+    linear: float
+
+    @property
+    def total(self) -> float:
+        """Of both kinds."""
+        return self.attention + self.linear
+
+
+def forward_flops(clip: Clip, *, is_reused: bool = False) -> Flops:
+    """Return what one forward pass of the transformer takes, for one guidance branch.
+
+    Without what is computed once a job: embeddings, keys and values of text and image.
+
+    Args:
+        clip: Gives the length of the sequence.
+        is_reused: Whether the attention cache stands in for the self-attention.
+    """
+    config = json.loads(_CONFIG.read_text())
+    layers, tokens = config["num_layers"], clip.num_tokens
+    width = config["num_attention_heads"] * config["attention_head_dim"]
+    patch_in = config["in_channels"] * 4
+    patch_out = config["out_channels"] * 4
+    context = _TEXT_TOKENS + (_IMAGE_TOKENS if clip.has_image else 0)
+    # Queries, keys, values and output of the self-attention, query and output of the other one.
+    projections = (2 if is_reused else 6) * 2 * tokens * width**2
+    keys = context if is_reused else tokens + context
+    feed_forward = 2 * 2 * tokens * width * config["ffn_dim"]
+    return Flops(
+        attention=layers * 4 * tokens * keys * width,
+        linear=layers * (projections + feed_forward) + 2 * tokens * width * (patch_in + patch_out),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traffic:
+    """What a rank sends in one forward pass."""
+
+    num_collectives: int
+    num_bytes: float
+
+
+def forward_traffic(clip: Clip, ulysses_size: int) -> Traffic:
+    """Return the exchanges of one forward pass: two in each layer, then one gather."""
+    if ulysses_size == 1:
+        return Traffic(num_collectives=0, num_bytes=0.0)
+    config = json.loads(_CONFIG.read_text())
+    width = config["num_attention_heads"] * config["attention_head_dim"]
+    shard = clip.num_tokens / ulysses_size * _BYTES_OF_A_NUMBER
+    others = (ulysses_size - 1) / ulysses_size
+    # Queries, keys and values on the way in, the output on the way out.
+    layer = 4 * shard * width * others
+    gather = shard * config["out_channels"] * 4 * (ulysses_size - 1)
+    return Traffic(
+        num_collectives=2 * config["num_layers"] + 1,
+        num_bytes=config["num_layers"] * layer + gather,
+    )

@@ -1,0 +1,108 @@
+"""The model on paper: its counts are those of the code, its layout is the server's."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.distributed as dist
+from diffusers.models.attention_dispatch import AttentionBackendName
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils.flop_counter import FlopCounterMode
+
+from broker.job import GroupShape, JobSpec, choose_layout
+from ranks.layout import shard_sizes
+from ranks.transformer import LatentShape, ShardTransformer
+from ranks.ulysses import Condition, SequenceGroup, Shard
+from ranks.vae import decode_chunks, encode_chunks
+from tests.bench.cost import (
+    VAE_DECODE_FLOPS,
+    VAE_ENCODE_FLOPS,
+    Clip,
+    forward_flops,
+    forward_traffic,
+)
+from tests.bench.machines import Machine
+from tests.bench.model import ASCEND, H100, H200, best, checks
+from tests.ranks.real_models import config_of
+
+WORLD_SIZE = 8
+HD: LatentShape = (21, 90, 160)
+
+
+@pytest.fixture
+def world() -> Iterator[None]:
+    """Rank 3 of 8 whose collectives only have shapes."""
+    dist.init_process_group("fake", rank=3, world_size=WORLD_SIZE, store=FakeStore())
+    yield
+    dist.destroy_process_group()
+
+
+def forward(sequence: SequenceGroup, num_passes: int) -> None:
+    """Run the 14B transformer on the meta device; passes after the first find their conditions."""
+    with torch.device("meta"), torch.inference_mode():
+        model = ShardTransformer(
+            WanTransformer3DModel.from_config(config_of("transformer")).to(torch.bfloat16),
+            AttentionBackendName.NATIVE,
+        )
+        text, image = (torch.empty(1, n, 5120, dtype=model.dtype) for n in (512, 257))
+        condition = Condition(text, image)
+        cos, sin = (sequence.take(table) for table in model.rope_tables(HD, torch.device("meta")))
+        shard = Shard(sequence=sequence, rope_cos=cos, rope_sin=sin, branch=0, step=0, cache=None)
+        for _ in range(num_passes):
+            patches = model(torch.empty(1, 36, *HD), torch.empty(1), condition, shard)
+            sequence.gather(patches)
+
+
+def test_a_step_takes_the_operations_that_torch_counts() -> None:
+    sequence = SequenceGroup(None, [75_600], 0)
+    counted = []
+    for num_passes in (1, 2):
+        with FlopCounterMode(display=False) as counter:
+            forward(sequence, num_passes)
+        counted.append(counter.get_total_flops())
+    flops = forward_flops(Clip())
+    assert counted[1] - counted[0] == pytest.approx(flops.total, rel=1e-4)
+    assert 2 * flops.total == pytest.approx(13.1e15, rel=0.005)
+
+
+@pytest.mark.usefixtures("world")
+@pytest.mark.parametrize("ulysses_size", [4, 8])
+def test_a_forward_pass_sends_what_the_model_says(ulysses_size: int) -> None:
+    group = dist.new_group(list(range(ulysses_size)))
+    sequence = SequenceGroup(group, shard_sizes(75_600, ulysses_size), 3)
+    forward(sequence, 1)
+    traffic = forward_traffic(Clip(), ulysses_size)
+    assert sequence.num_collectives == traffic.num_collectives
+    # The ranks count whole buffers, of which a part stays where it is; the gather sends copies.
+    sent = sequence.num_bytes_sent * (ulysses_size - 1) / ulysses_size
+    assert sent == pytest.approx(traffic.num_bytes, rel=0.02)
+
+
+@torch.inference_mode()
+def test_the_vae_takes_the_operations_that_torch_counts() -> None:
+    with torch.device("meta"):
+        vae = AutoencoderKLWan.from_config(config_of("vae"))
+        with FlopCounterMode(display=False) as decoding:
+            list(decode_chunks(vae, torch.empty(1, 16, *HD)))
+        with FlopCounterMode(display=False) as encoding:
+            list(encode_chunks(vae, torch.empty(1, 3, 720, 1280), 81))
+    pixels = 1280 * 720 * 81
+    assert decoding.get_total_flops() == pytest.approx(VAE_DECODE_FLOPS * pixels, rel=0.01)
+    assert encoding.get_total_flops() == pytest.approx(VAE_ENCODE_FLOPS * pixels, rel=0.01)
+
+
+def test_the_model_is_near_the_published_figures_that_it_has_not_seen() -> None:
+    assert all(abs(check.error) < 0.2 for check in checks())
+
+
+@pytest.mark.parametrize("machine", [ASCEND, H100, H200], ids=lambda machine: str(machine.name))
+@pytest.mark.parametrize(("guidance_scale", "num_branches"), [(5.0, 2), (1.0, 1)])
+def test_the_server_chooses_the_layout_that_the_model_finds_fastest(
+    machine: Machine, guidance_scale: float, num_branches: int
+) -> None:
+    spec = JobSpec(prompt="a boat on a lake", guidance_scale=guidance_scale)
+    chosen = choose_layout(spec, GroupShape(world_size=WORLD_SIZE, num_heads=40))
+    found = best(machine, num_branches)
+    assert (found.cfg_size, found.ulysses_size) == chosen
