@@ -1,16 +1,20 @@
 """The page in a real browser, before a real front whose broker does as each test says."""
 
 import io
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+import pytest_asyncio
 from PIL import Image, ImageOps
 from playwright.async_api import Browser, FilePayload, expect
 
-from broker.job import JobState, Stage
+from broker.job import JobSpec, JobState, Stage
 from broker.protocol import (
     ErrorCode,
     JobPreview,
+    JobView,
     Lease,
     Refused,
     SubmitJob,
@@ -18,8 +22,9 @@ from broker.protocol import (
     preview_topic,
 )
 from tests.browser.visit import PROMPT, Visit, as_png, open_visit, stripes
+from tests.http_front.image_server import ImageServer, http_answer
 from tests.http_front.scripted_broker import ScriptedBroker
-from tests.http_front.serving import Served
+from tests.http_front.serving import Served, serve
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
@@ -162,6 +167,91 @@ async def test_a_file_that_is_no_picture_is_not_taken(visit: Visit) -> None:
     await expect(visit.page.locator("#picture-note")).to_contain_text("no picture")
 
 
+@pytest_asyncio.fixture(loop_scope="session")
+async def fetching(tmp_path: Path, broker: ScriptedBroker) -> AsyncIterator[tuple[Served, str]]:
+    """A front that may fetch from this machine, and the address of a picture there."""
+    async with (
+        ImageServer().listen("127.0.0.1") as images,
+        serve(tmp_path, broker.addresses, allow_private_images=True) as front,
+    ):
+        images.answer = http_answer(as_png(stripes(160, 90)))
+        yield front, f"http://127.0.0.1:{images.port}/boat.png"
+
+
+@pytest.mark.parametrize(
+    ("locale", "label", "note"),
+    [
+        ("en-GB", "Or the address of a picture", "The server will fetch the picture"),
+        ("zh-CN", "或填写图片网址", "图片由服务器下载"),
+    ],
+)
+async def test_a_picture_is_given_by_its_address(
+    chromium: Browser,
+    broker: ScriptedBroker,
+    fetching: tuple[Served, str],
+    locale: str,
+    label: str,
+    note: str,
+) -> None:
+    front, address = fetching
+    async with open_visit(chromium, front.url, locale=locale) as visit:
+        await visit.drop(as_png(stripes(90, 160)))
+        await visit.page.get_by_label(label).fill(address)
+        await expect(visit.page.locator("#picture-note")).to_contain_text(note)
+        await expect(visit.page.locator("#picture-crop")).to_be_hidden()
+        await visit.page.fill("#prompt", PROMPT)
+        await visit.keep(f"address-{locale}")
+        await visit.page.click("#submit")
+        await visit.cards.first.wait_for()
+        assert broker.specs[latest(broker)].prompt == PROMPT
+        assert front.stored_images()
+        await visit.drop(as_png(stripes(160, 90)))
+        assert await visit.page.get_by_label(label).input_value() == ""
+
+
+async def test_an_address_that_is_none_or_may_not_be_fetched_is_said(
+    visit: Visit, broker: ScriptedBroker
+) -> None:
+    address = visit.page.get_by_label("Or the address of a picture")
+    alert = visit.page.get_by_role("alert")
+    await visit.page.fill("#prompt", PROMPT)
+    await address.fill("boat.png")
+    await visit.page.click("#submit")
+    await expect(alert).to_have_text("An address begins with https:// or http://")
+    await address.fill("http://127.0.0.1/boat.png")
+    await visit.page.click("#submit")
+    await expect(alert).to_contain_text("image_url")
+    await expect(address).to_be_focused()
+    assert not broker.specs
+
+
+async def test_all_jobs_can_be_shown_however_many_there_are(
+    visit: Visit, broker: ScriptedBroker
+) -> None:
+    spec = JobSpec(prompt=PROMPT)
+    for number in range(130):
+        job_id = f"{number:032x}"
+        broker.specs[job_id] = spec
+        broker.history[job_id] = [
+            JobView(
+                job_id=job_id,
+                seq=1,
+                state=JobState.CANCELLED,
+                progress=0.0,
+                created_at=1e9 + number,
+                updated_at=1e9 + number,
+            )
+        ]
+    await visit.reload()
+    older = visit.page.get_by_role("button", name="Show older ones")
+    for shown in (24, 48, 96):
+        await expect(visit.cards).to_have_count(shown)
+        await older.click()
+    await expect(visit.cards).to_have_count(130)
+    await expect(older).to_be_hidden()
+    assert await visit.cards.last.get_attribute("data-job") == f"{0:032x}"
+
+
 async def test_jobs_and_the_draft_survive_a_reload(visit: Visit, broker: ScriptedBroker) -> None:
     await visit.submit(image_size="480*832")
     await run(broker, latest(broker), 7)
@@ -203,7 +293,8 @@ async def test_everything_can_be_done_with_the_keyboard(
     page = visit.page
     await visit.drop(as_png(stripes(160, 90)))
     await page.focus("#picture-file")
-    await page.keyboard.press("Tab")
+    for _ in range(2):
+        await page.keyboard.press("Tab")
     await page.keyboard.type(PROMPT)
     await page.keyboard.press("Tab")
     await page.keyboard.press("ArrowLeft")  # among the presets
@@ -234,6 +325,8 @@ async def test_every_control_has_a_name(visit: Visit) -> None:
         if line.strip().lstrip("- ").rstrip(":") in ("button", "textbox", "combobox", "slider")
     ]
     assert not nameless, tree
+    labels = await visit.page.locator("label").all_inner_texts()
+    assert not [label for label in labels if "_" in label], "a field has no name for people"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

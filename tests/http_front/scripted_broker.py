@@ -145,8 +145,7 @@ class ScriptedBroker:
                     return Refused(code=ErrorCode.JOB_NOT_FOUND, message="there is no such job")
                 return self._answer_about(request, self.history[job_id])
             case ListJobs():
-                jobs = [self._with_spec(views[-1]) for views in reversed(self.history.values())]
-                return JobsListed(jobs=jobs[: request.limit], has_more=len(jobs) > request.limit)
+                return self._page(request)
             case GetHealth():
                 return self.health
             case RemoveExpired():
@@ -155,6 +154,12 @@ class ScriptedBroker:
                 return CallbackTaken(callback=None)
             case EndCallback() | DrainServer() | FindProbe() | BackUp():
                 return _DONE[type(request)]
+
+    def _page(self, request: ListJobs) -> JobsListed:
+        ids = list(self.history) if request.oldest_first else list(reversed(self.history))
+        ids = ids[ids.index(request.after) + 1 if request.after else 0 :]
+        jobs = [self._with_spec(self.history[job_id][-1]) for job_id in ids[: request.limit]]
+        return JobsListed(jobs=jobs, has_more=len(ids) > request.limit)
 
     def _answer_about(self, request: FrontRequest, views: list[JobView]) -> FrontReply:
         if isinstance(request, WatchJob):

@@ -25,9 +25,9 @@ async def test_jobs_are_listed_newest_first_with_their_settings(
 
 
 async def test_a_page_goes_on_after_the_last_one(front: Served, broker: ScriptedBroker) -> None:
-    job_id = await front.submit()
-    await front.submit()
+    job_id, second, _ = [await front.submit() for _ in range(3)]
     _, answer = await front.get(f"/video/list?limit=1&after={job_id}&order=asc")
+    assert [job["requestId"] for job in answer["jobs"]] == [second]
     assert answer["has_more"] is True
     assert broker.asked[-1] == ListJobs(limit=1, after=job_id, oldest_first=True)
 

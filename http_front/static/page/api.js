@@ -3,6 +3,9 @@
 import { key } from "./store.js";
 import { text, textOr } from "./texts.js";
 
+// The most that the server tells at once.
+const MAX_PAGE = 100;
+
 /** What the server refused, as a person should read it. */
 export class Refusal extends Error {
   constructor(status, body = {}) {
@@ -55,18 +58,25 @@ export async function health() {
   }
 }
 
-/** Submit a job; return its id. */
+/** Submit a job, with a picture or the address of one as text; return its id. */
 export async function submit(picture, settings) {
   const form = new FormData();
   for (const [name, value] of Object.entries(settings)) form.append(name, value);
-  form.append("image", picture);
+  form.append(typeof picture === "string" ? "image_url" : "image", picture);
   const response = await call("/video/submit", { method: "POST", body: form });
   return (await response.json()).requestId;
 }
 
 /** Return the latest jobs, newest first, and whether there are older ones. */
 export async function list(limit) {
-  return (await call(`/video/list?limit=${limit}`)).json();
+  const jobs = [];
+  for (;;) {
+    const query = new URLSearchParams({ limit: Math.min(limit - jobs.length, MAX_PAGE) });
+    if (jobs.length) query.set("after", jobs.at(-1).requestId);
+    const page = await (await call(`/video/list?${query}`)).json();
+    jobs.push(...page.jobs);
+    if (!page.has_more || jobs.length >= limit) return { jobs, hasMore: page.has_more };
+  }
 }
 
 export const cancel = (id) => post("/video/cancel", { requestId: id });

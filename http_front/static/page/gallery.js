@@ -8,13 +8,12 @@ import { text } from "./texts.js";
 
 // A server lets a key open a few WebSockets only; the other jobs wait in the queue anyway.
 const MAX_FEEDS = 4;
-const PAGE = 24;
-const MAX_LISTED = 96;
+const FIRST_LISTED = 24;
 
 export class Gallery {
   #list = document.getElementById("cards");
   #older = document.getElementById("older");
-  #limit = PAGE;
+  #limit = FIRST_LISTED;
   #cards = new Map();
   #feeds = new Map();
 
@@ -29,13 +28,15 @@ export class Gallery {
 
   /** Make the cards what the server says. */
   async refresh() {
-    const { jobs, has_more: hasMore } = await api.list(this.#limit);
+    const limit = this.#limit;
+    const { jobs, hasMore } = await api.list(limit);
+    if (limit < this.#limit) return; // meanwhile more are wanted, and on their way
     const listed = new Set(jobs.map((job) => job.requestId));
     for (const id of this.#cards.keys()) if (!listed.has(id)) this.#drop(id);
     for (const job of jobs) this.#show(job.requestId, job);
     this.#follow();
     document.getElementById("no-jobs").hidden = jobs.length > 0;
-    this.#older.hidden = !hasMore || this.#limit >= MAX_LISTED;
+    this.#older.hidden = !hasMore;
   }
 
   translate() {
@@ -43,7 +44,7 @@ export class Gallery {
   }
 
   #showOlder() {
-    this.#limit += PAGE;
+    this.#limit *= 2;
     this.refresh().catch(this.fail);
   }
 

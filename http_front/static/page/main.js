@@ -60,13 +60,15 @@ async function submit(event) {
   const wanted = { prompt: prompt.value, ...settings.values() };
   busy(true);
   try {
-    const id = await api.submit(picture.file, wanted);
-    store.thumbnails.keep(id, picture.thumbnail());
+    const id = await api.submit(picture.source, wanted);
+    const thumbnail = picture.thumbnail();
+    if (thumbnail) store.thumbnails.keep(id, thumbnail);
     await gallery.refresh();
     if (matchMedia("(max-width: 56rem)").matches) part("jobs").scrollIntoView();
   } catch (refusal) {
     fail(refusal);
-    settings.show(refusal.field);
+    if (refusal.field === "image_url") part("picture-url").focus();
+    else settings.show(refusal.field);
   } finally {
     busy(false);
   }
@@ -75,8 +77,8 @@ async function submit(event) {
 /** Show what keeps the form from being sent, and return whether there is anything. */
 function findProblem() {
   const least = fields.prompt.minLength;
-  if (!picture.file) {
-    show(text("pictureMissing"));
+  if (!picture.source) {
+    show(picture.problem || text("pictureMissing"));
     part("picture-file").focus();
     return true;
   }

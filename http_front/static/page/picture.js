@@ -10,21 +10,33 @@ export class Picture {
   #frame = this.#zone.querySelector(".frame");
   #crop = document.getElementById("picture-crop");
   #note = document.getElementById("picture-note");
+  #address = document.getElementById("picture-url");
   #size = [16, 9];
   #problem = "";
 
-  /** The file, null while there is none. */
-  file = null;
+  #file = null;
 
   constructor({ taken }) {
     this.taken = taken;
     const input = document.getElementById("picture-file");
     input.addEventListener("change", () => this.take(input.files[0]));
+    this.#address.addEventListener("input", () => this.#takeAddress());
     this.#acceptDrops();
     document.addEventListener("paste", (event) => {
       if (event.clipboardData.files.length) this.take(event.clipboardData.files[0]);
     });
     this.translate();
+  }
+
+  /** What the video is made from: a file, or the address of one as text; null while it is neither. */
+  get source() {
+    if (this.#file) return this.#file;
+    return this.#problem ? null : this.#address.value.trim() || null;
+  }
+
+  /** What is wrong with what was chosen, as a sentence; empty if nothing is. */
+  get problem() {
+    return this.#problem && text(this.#problem);
   }
 
   /** Show the picture as a video of this size will show it. */
@@ -44,7 +56,8 @@ export class Picture {
     await image.decode().catch(() => (this.#problem ||= "pictureBad"));
     if (!this.#problem) {
       URL.revokeObjectURL(this.#crop.src);
-      this.file = file;
+      this.#file = file;
+      this.#address.value = "";
       this.#crop.src = address;
       this.#crop.hidden = false;
       this.#zone.classList.add("filled");
@@ -54,8 +67,9 @@ export class Picture {
     this.translate();
   }
 
-  /** Return the cropped picture as a small data URL, to remember a job by. */
+  /** Return the cropped picture as a small data URL, to remember a job by; null if it is elsewhere. */
   thumbnail() {
+    if (!this.#file) return null;
     const [width, height] = this.#size;
     const scale = THUMBNAIL_PX / Math.max(width, height);
     const canvas = document.createElement("canvas");
@@ -78,17 +92,35 @@ export class Picture {
   }
 
   translate() {
-    this.#note.textContent = this.#problem ? text(this.#problem) : this.#describe();
+    this.#note.textContent = this.problem || this.#describe();
     this.#note.classList.toggle("bad", this.#problem !== "");
   }
 
   #describe() {
-    if (!this.file) return text("pictureNote");
+    if (!this.#file) return text(this.#address.value ? "pictureFetched" : "pictureNote");
     const [width, height] = this.#size;
     const shape = this.#crop.naturalWidth / this.#crop.naturalHeight;
     const kept = Math.min(shape / (width / height), width / height / shape);
     const share = Math.round((1 - kept) * 100);
-    return share ? text("pictureCut", this.file.name, share) : text("pictureFits", this.file.name);
+    return share ? text("pictureCut", this.#file.name, share) : text("pictureFits", this.#file.name);
+  }
+
+  /** Take an address in place of the file. The page may ask no other server, so it shows nothing. */
+  #takeAddress() {
+    const address = this.#address.value.trim();
+    const isAddress = /^https?:\/\/./i.test(address) && this.#address.checkValidity();
+    this.#problem = address && !isAddress ? "addressBad" : "";
+    if (address) this.#forgetFile();
+    this.translate();
+  }
+
+  #forgetFile() {
+    URL.revokeObjectURL(this.#crop.src);
+    this.#file = null;
+    this.#crop.removeAttribute("src");
+    this.#crop.hidden = true;
+    this.#zone.classList.remove("filled");
+    document.getElementById("picture-file").value = ""; // so that the same file can be taken again
   }
 
   #acceptDrops() {

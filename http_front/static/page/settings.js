@@ -5,6 +5,7 @@ import { text } from "./texts.js";
 
 const IN_SIGHT = ["num_frames"];
 const ELSEWHERE = ["prompt", "image", "image_url", "image_size"];
+const FOR_PROGRAMS = ["callback_url"];
 const SIZES = [
   ...["1280*720", "720*1280", "960*960", "832*480", "480*832", "640*640"],
   ...["256*256", "128*128"],
@@ -32,7 +33,8 @@ export class Settings {
     this.#size = makeSizeControl(fields.image_size.default);
     this.#controls.set("image_size", this.#size);
     for (const [name, schema] of Object.entries(fields)) {
-      if (!ELSEWHERE.includes(name)) this.#controls.set(name, makeControl(name, schema));
+      if ([...ELSEWHERE, ...FOR_PROGRAMS].includes(name)) continue;
+      this.#controls.set(name, makeControl(name, schema));
     }
     this.#place();
     makePresets(Object.keys(PRESETS), (name) => this.#usePreset(name));
