@@ -28,6 +28,7 @@ from broker.commands import (
 from broker.config import BrokerConfig
 from broker.curve import Gatekeeper
 from broker.dispatch import Dispatcher
+from broker.drops import Drops
 from broker.errors import JournalFullError
 from broker.files import StateDir
 from broker.history import History
@@ -342,12 +343,13 @@ async def _read(
     socket: zmq.asyncio.Socket, handle: Callable[[list[bytes]], Awaitable[None]]
 ) -> None:
     """Hand over each message of a socket; one that cannot be decoded ends nothing."""
+    drops = Drops()
     while True:
         parts = await socket.recv_multipart()
         try:
             await handle(parts)
         except ProtocolError as error:
-            logger.warning("dropped a message: %s", error)
+            drops.tell(error)
 
 
 async def _send(socket: zmq.asyncio.Socket, parts: list[bytes], message: object) -> None:

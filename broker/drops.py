@@ -1,0 +1,34 @@
+"""The log of messages that are dropped, which whoever sends rubbish must not fill."""
+
+import logging
+import time
+from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+MAX_LINES = 20
+PERIOD_S = 10.0
+
+
+class Drops:
+    """Logs a number of drops in each period in full, and of all others how many there were.
+
+    Args:
+        clock: Tells the time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since_s = clock()
+        self._num_drops = 0
+
+    def tell(self, error: Exception) -> None:
+        """Say why a message is dropped."""
+        now_s = self._clock()
+        if now_s - self._since_s >= PERIOD_S:
+            if self._num_drops > MAX_LINES:
+                logger.warning("dropped %d more messages like that", self._num_drops - MAX_LINES)
+            self._since_s, self._num_drops = now_s, 0
+        self._num_drops += 1
+        if self._num_drops <= MAX_LINES:
+            logger.warning("dropped a message: %s", error)
