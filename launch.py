@@ -1,31 +1,21 @@
 """Start the server: one broker, one HTTP front, and groups of ranks; watch, restart and stop them.
 
 `python launch.py --nproc 8 --model-path FOLDER` is the operators' command; `--demo` needs no model.
+`launch.py group --join …` and `launch.py front --join …` add groups and fronts on other machines.
 """
 
 import asyncio
-import logging
 import os
 import socket
 import sys
 
 from broker.log import configure_logging
 from launcher.doctor import report
-from launcher.options import Options, OptionsError, parse_command, to_toml
-from launcher.preflight import (
-    Folders,
-    StartError,
-    check_access,
-    check_device,
-    listen,
-    lock_state,
-    model_folder,
-    prepare_folders,
-)
-from launcher.supervisor import Plan, Supervisor
-from ranks.model_folder import num_attention_heads
-
-logger = logging.getLogger("launcher")
+from launcher.options import OptionsError, parse_command, to_toml
+from launcher.plan import Plan
+from launcher.preflight import StartError
+from launcher.preparation import prepared
+from launcher.supervisor import Supervisor
 
 
 def main() -> int:
@@ -40,42 +30,17 @@ def main() -> int:
         sys.stdout.write(to_toml(options) + "\n")
         return 0
     if command.action == "check":
-        return report(options)
+        return report(command)
     configure_logging("launcher", options.log_format)
     try:
-        return start(options)
+        with prepared(command) as (plan, listener):
+            return asyncio.run(_supervise(plan, listener))
     except StartError as error:
         sys.stderr.write(f"launch.py: {error}\n")
         return 1
 
 
-def start(options: Options) -> int:
-    """Check everything that can be checked beforehand, then run the server until its stop.
-
-    Raises:
-        StartError: If the server cannot start; nothing has been started then.
-    """
-    check_access(options)
-    folders = Folders.under(options.state_dir)
-    addresses = prepare_folders(folders)
-    lock = lock_state(folders)
-    with listen(options) as listener:
-        check_device(options)
-        model = model_folder(options, folders)
-        plan = Plan(
-            options=options,
-            folders=folders,
-            addresses=addresses,
-            model=model,
-            num_heads=num_attention_heads(model),
-            pid=os.getpid(),
-        )
-        exit_code = asyncio.run(_supervise(plan, listener))
-    os.close(lock)  # kept open until here: it is the claim on the state directory
-    return exit_code
-
-
-async def _supervise(plan: Plan, listener: socket.socket) -> int:
+async def _supervise(plan: Plan, listener: socket.socket | None) -> int:
     return await Supervisor(plan, listener).run()
 
 

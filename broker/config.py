@@ -34,6 +34,9 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     retry_pauses_s: tuple[float, ...] = (5.0, 30.0)
     """How long a job waits after each lost attempt, other jobs going on, until it may be run again;
     it fails with the attempt that has no pause after it. What was wrong may pass meanwhile."""
+    lost_s: float = 30.0
+    """How long nothing may be heard of a group that may be on another machine, of its launcher as
+    little as of its ranks, until its jobs are given to others."""
     draining: bool = False
     """Whether the server is about to stop: no run is begun, those that are on may end."""
     log_format: LogFormat = "text"

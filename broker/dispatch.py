@@ -70,6 +70,7 @@ class Dispatcher:
         now_s: The time of the start.
         step_limit_s: How long a denoising step may always take.
         retry_pauses_s: How long a job waits after each lost attempt but the last.
+        lost_s: After which silence a machine is given up that may be lost.
     """
 
     def __init__(
@@ -81,11 +82,13 @@ class Dispatcher:
         now_s: float = 0.0,
         step_limit_s: float = 60.0,
         retry_pauses_s: Sequence[float] = (5.0, 30.0),
+        lost_s: float = 30.0,
     ) -> None:
         self._board = Board()
-        self._intake = Intake(self._board, shape, max_queue, job_ttl_s)
+        self._intake = Intake(self._board, shape, max_queue, job_ttl_s, lost_s)
         self._runs = Runs(self._board, retry_pauses_s)
-        self._lives = Lives(self._board, self._runs, step_limit_s, shape is None)
+        silence_s = lost_s if shape is None else None
+        self._lives = Lives(self._board, self._runs, step_limit_s, silence_s)
         self._told_drained = False
         for job in restored:
             self._restore(job, now_s)

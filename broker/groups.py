@@ -10,8 +10,6 @@ from broker.protocol import GroupView, Lease
 START_LIMIT_S = 5.0
 CANCEL_LIMIT_S = 30.0
 SAVE_LIMIT_S = 60.0
-LOST_S = 30.0
-"""How long nothing may be heard of a group, of its launcher as little as of its ranks."""
 
 
 @dataclass(slots=True)

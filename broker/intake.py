@@ -16,7 +16,6 @@ from broker.commands import (
     SaveJob,
     ToGroup,
 )
-from broker.groups import LOST_S
 from broker.job import GroupShape, JobSpec, JobState, SpecError, choose_layout
 from broker.protocol import (
     CancelJob,
@@ -54,16 +53,24 @@ class Intake:
         shape: What a group can run that has not told; None where nothing is known of it.
         max_queue: Jobs that may wait.
         job_ttl_s: How long a finished job is kept.
+        gathering_s: How long after the start groups of which nothing is known may tell of
+            themselves.
     """
 
     def __init__(
-        self, board: Board, shape: GroupShape | None, max_queue: int, job_ttl_s: float
+        self,
+        board: Board,
+        shape: GroupShape | None,
+        max_queue: int,
+        job_ttl_s: float,
+        gathering_s: float,
     ) -> None:
         self._board = board
         self._shape = shape
         self._told: dict[GroupShape, None] = {}
         self._max_queue = max_queue
         self._job_ttl_s = job_ttl_s
+        self._gathering_s = gathering_s
         self._arriving: dict[str, Job] = {}
 
     def handle(self, request: Request, now_s: float) -> None:
@@ -252,7 +259,7 @@ class Intake:
 
     def _is_gathering(self) -> bool:
         """Whether groups that nobody knows of may be about to tell what they can run."""
-        return self._shape is None and self._board.awake.now_s < LOST_S
+        return self._shape is None and self._board.awake.now_s < self._gathering_s
 
     def _retry_after_s(self, now_s: float) -> int:
         next_end_s = self._board.next_end_s(now_s)

@@ -6,7 +6,7 @@ from typing import assert_never
 
 from broker.board import Board
 from broker.commands import ToGroup, ToLauncher
-from broker.groups import LOST_S, Group, Run
+from broker.groups import Group, Run
 from broker.job import Stage
 from broker.liveness import RankWatch
 from broker.progress import Mark
@@ -38,17 +38,15 @@ class Lives:
         board: The dispatcher's board.
         runs: Takes back the runs of a life that is over.
         step_limit_s: How long a denoising step may always take.
-        may_lose_machines: Whether a group that is silent for long is given up. On one machine it
-            never is: its launcher tells when all of it is reaped, or ends together with the broker.
+        lost_s: After which silence a group is given up; None is never, as on one machine, where
+            its launcher tells when all of it is reaped, or ends together with the broker.
     """
 
-    def __init__(
-        self, board: Board, runs: Runs, step_limit_s: float, may_lose_machines: bool
-    ) -> None:
+    def __init__(self, board: Board, runs: Runs, step_limit_s: float, lost_s: float | None) -> None:
         self._board = board
         self._runs = runs
         self._step_limit_s = step_limit_s
-        self._may_lose_machines = may_lose_machines
+        self._lost_s = lost_s
 
     def handle(self, report: LifeReport, now_s: float) -> None:
         """Take what a launcher, rank 0 or any rank says about a group."""
@@ -85,8 +83,8 @@ class Lives:
 
     def judge(self, now_s: float) -> None:
         """Have every group killed that hangs, and those that should be dead killed again."""
-        if self._may_lose_machines:
-            self._give_up_silent(now_s)
+        if self._lost_s is not None:
+            self._give_up_silent(self._lost_s, now_s)
         awake_s = self._board.awake.now_s
         for group in self._board.groups.values():
             if group.gone or not group.registered:
@@ -106,7 +104,7 @@ class Lives:
                 told = GroupDrained(group=group.name, epoch=group.epoch)
                 self._board.emit(ToLauncher(group.name, told))
 
-    def _give_up_silent(self, now_s: float) -> None:
+    def _give_up_silent(self, lost_s: float, now_s: float) -> None:
         """Forget the groups whose machine is lost: neither a launcher nor a rank is heard.
 
         Should one come back, with a run that was given to another group meanwhile, it is as any
@@ -114,9 +112,9 @@ class Lives:
         """
         for group in list(self._board.groups.values()):
             silent_s = self._board.awake.now_s - group.heard_s
-            if silent_s > (FORGOTTEN_S if group.gone else LOST_S):
+            if silent_s > (FORGOTTEN_S if group.gone else lost_s):
                 if not group.gone:
-                    logger.error("group %s: no word for %g s; it is lost", group.name, LOST_S)
+                    logger.error("group %s: no word for %g s; it is lost", group.name, lost_s)
                     self._end_life(group, now_s)
                 del self._board.groups[group.name]
 

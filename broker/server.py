@@ -122,6 +122,7 @@ class Broker:
             now_s,
             config.step_limit_s,
             config.retry_pauses_s,
+            config.lost_s,
         )
         self._history = History(self._dispatcher.views(now_s))
         self._peers = Peers()

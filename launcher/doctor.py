@@ -21,7 +21,8 @@ from launcher.examinations import (
     examine_state,
 )
 from launcher.findings import Finding, to_text
-from launcher.options import Options, OptionsError, parse_command
+from launcher.fleet import examine_fleet
+from launcher.options import Command, OptionsError, parse_command
 from launcher.preflight import Folders
 
 
@@ -34,14 +35,14 @@ def main() -> int:
     except OptionsError as fault:
         sys.stderr.write(f"wan doctor: {fault}\n")
         return 2
-    return report(command.options, as_json)
+    return report(command, as_json)
 
 
-def report(options: Options, as_json: bool = False) -> int:
+def report(command: Command, as_json: bool = False) -> int:
     """Write what is found; return the exit code."""
     logging.disable()  # the findings say it all
     findings = []
-    for finding in examine(options):
+    for finding in examine(command):
         findings.append(finding)
         if not as_json:
             _write(to_text(finding))
@@ -53,17 +54,21 @@ def report(options: Options, as_json: bool = False) -> int:
     return int(num_errors > 0)
 
 
-def examine(options: Options) -> Iterator[Finding]:
-    """Look at everything; what takes seconds comes last."""
-    folders = Folders.under(options.state_dir)
+def examine(command: Command) -> Iterator[Finding]:
+    """Look at everything that shall run here; what takes seconds comes last."""
+    options = command.options
+    folders = Folders.under(options.state_dir, options.files_dir)
     yield from examine_state(folders)
-    yield from examine_port(options, folders)
+    if command.has_front:
+        yield from examine_port(options, folders)
+        yield from examine_access(options)
     yield from examine_processes()
-    yield from examine_access(options)
     yield from examine_limits()
-    yield from examine_model(options, folders)
-    yield from examine_ffmpeg()
-    yield from examine_accelerators(options)
+    yield from examine_fleet(options, folders)
+    if command.has_groups:
+        yield from examine_model(options, folders)
+        yield from examine_ffmpeg()
+        yield from examine_accelerators(options)
 
 
 def _write(line: str) -> None:

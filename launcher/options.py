@@ -13,6 +13,9 @@ from msgspec import Meta
 
 from broker.log import LogFormat
 
+Role = Literal["server", "group", "front"]
+"""A server is broker, front and groups; the others join one that runs elsewhere."""
+
 _ORIGIN = re.compile(r"https?://[a-z0-9.:\[\]-]+")
 DEFAULT_MODEL = "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers"
 
@@ -26,7 +29,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     nproc: Annotated[int, Meta(ge=1, le=64, description="Ranks in a group, one a device.")] = 8
     groups: Annotated[
-        int, Meta(ge=1, le=64, description="Groups on this machine; each runs a job at a time.")
+        int, Meta(ge=0, le=64, description="Groups on this machine; each runs a job at a time.")
     ] = 1
     device: Annotated[
         Literal["auto", "npu", "cuda", "cpu"], Meta(description="What the ranks compute on.")
@@ -44,6 +47,45 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     state_dir: Annotated[
         str, Meta(min_length=1, description="Folder of everything that is kept on disk.")
     ] = "state"
+    files_dir: (
+        Annotated[
+            str,
+            Meta(
+                min_length=1,
+                description="Folder of images, videos and saved states, on a disk that all "
+                "machines share; left out, the state directory.",
+            ),
+        ]
+        | None
+    ) = None
+    listen: (
+        Annotated[
+            str,
+            Meta(
+                description="Where groups and fronts of other machines join this server: "
+                "tcp://HOST:PORT; the port and the next three are used."
+            ),
+        ]
+        | None
+    ) = None
+    join: (
+        Annotated[
+            str,
+            Meta(description="The server that groups or a front belong to: what it listens on."),
+        ]
+        | None
+    ) = None
+    curve_keys: (
+        Annotated[
+            str,
+            Meta(
+                min_length=1,
+                description="Folder of CURVE keys for --listen (broker/) or --join (peer/), "
+                "made by wan keys curve; only loopback does without.",
+            ),
+        ]
+        | None
+    ) = None
     cfg_size: (
         Annotated[int, Meta(ge=1, le=2, description="Default of a job's `cfg_size`.")] | None
     ) = None
@@ -104,6 +146,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def __post_init__(self) -> None:
         if self.demo and self.model_path != DEFAULT_MODEL:
             raise ValueError("demo and model_path exclude each other: --demo makes its own model")
+        if self.groups == 0 and self.listen is None:
+            raise ValueError("groups is 0, and without listen none can join from elsewhere")
         for origin in self.cors_origins:
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(
@@ -115,8 +159,27 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Command(msgspec.Struct, frozen=True):
     """What the command line asks for."""
 
+    role: Role
     options: Options
     action: Literal["run", "print-config", "check"]
+
+    def __post_init__(self) -> None:
+        if self.role == "server" and self.options.join is not None:
+            raise OptionsError("--join is for `launch.py group` and `launch.py front`")
+        if self.role != "server" and self.options.join is None:
+            raise OptionsError(f"launch.py {self.role} needs --join tcp://HOST:PORT")
+        if self.role != "server" and self.options.listen is not None:
+            raise OptionsError(f"--listen is for a server; launch.py {self.role} joins one")
+
+    @property
+    def has_front(self) -> bool:
+        """Whether an HTTP front runs here."""
+        return self.role != "group"
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether ranks run here."""
+        return self.role != "front" and self.options.groups > 0
 
 
 def parse_command(
@@ -133,7 +196,7 @@ def parse_command(
         OptionsError: With the option, its value and what is allowed.
     """
     flags = vars(_parser(program).parse_args(argv))
-    config_file, action = flags.pop("config"), flags.pop("action")
+    config_file, action, role = flags.pop("config"), flags.pop("action"), flags.pop("role")
     merged: dict[str, Any] = {}
     if config_file is not None:
         merged |= _from_file(Path(config_file))
@@ -144,7 +207,7 @@ def parse_command(
         options = msgspec.convert(_split_lists(merged), Options, strict=False)
     except msgspec.ValidationError as error:
         raise OptionsError(_explain(error, merged)) from error
-    return Command(options=options, action=action)
+    return Command(role=role, options=options, action=action)
 
 
 def to_toml(options: Options) -> str:
@@ -159,9 +222,17 @@ def to_toml(options: Options) -> str:
 def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program,
-        description="Start the video server: broker, HTTP front and ranks.",
+        description="Start the video server: broker, HTTP front and ranks. Or start groups of "
+        "ranks, or an HTTP front, of a server that runs elsewhere (--join).",
         epilog="Each option is also a key of a TOML file (--config) and a variable WAN_OPTION.",
         allow_abbrev=False,
+    )
+    parser.add_argument(
+        "role",
+        nargs="?",
+        choices=get_args(Role),
+        default="server",
+        help="what to start here (default: server)",
     )
     for field in msgspec.structs.fields(Options):
         _add_flag(parser, field)

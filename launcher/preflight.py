@@ -36,9 +36,10 @@ class PortTakenError(StartError):
 
 
 class Folders(msgspec.Struct, frozen=True, kw_only=True):
-    """Where things are on disk; everything lies under the state directory."""
+    """Where things are on disk: all of it under the state directory, unless files are shared."""
 
     state: Path
+    files: Path
     inputs: Path
     videos: Path
     checkpoints: Path
@@ -46,14 +47,16 @@ class Folders(msgspec.Struct, frozen=True, kw_only=True):
     demo_model: Path
 
     @classmethod
-    def under(cls, state_dir: str) -> "Folders":
+    def under(cls, state_dir: str, files_dir: str | None = None) -> "Folders":
         """Return the folders of a state directory, none of them made."""
         state = Path(state_dir).resolve()
+        files = Path(files_dir or state_dir).resolve()
         return cls(
             state=state,
-            inputs=state / "inputs",
-            videos=state / "videos",
-            checkpoints=state / "checkpoints",
+            files=files,
+            inputs=files / "inputs",
+            videos=files / "videos",
+            checkpoints=files / "checkpoints",
             run=state / "run",
             demo_model=state / f"demo-model-{demo_version()}",
         )
@@ -67,14 +70,28 @@ def prepare_folders(folders: Folders) -> Addresses:
     """
     try:
         addresses = Addresses.in_folder(folders.run)
-        for folder in (folders.inputs, folders.videos, folders.checkpoints, folders.run):
-            folder.mkdir(parents=True, exist_ok=True)
-        folders.run.chmod(0o700)
     except ValueError as error:
         raise StartError(str(error)) from error
+    prepare_run(folders)
+    try:
+        for folder in (folders.inputs, folders.videos, folders.checkpoints):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartError(f"--files-dir {folders.files}: {error.strerror}") from error
+    return addresses
+
+
+def prepare_run(folders: Folders) -> None:
+    """Make the folder of what only this launcher and its children use.
+
+    Raises:
+        StartError: If it cannot be made.
+    """
+    try:
+        folders.run.mkdir(parents=True, exist_ok=True)
+        folders.run.chmod(0o700)
     except OSError as error:
         raise StartError(f"--state-dir {folders.state}: {error.strerror}") from error
-    return addresses
 
 
 def lock_state(folders: Folders) -> int:

@@ -9,19 +9,11 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import msgspec
-
-from broker.config import BrokerConfig
-from broker.job import GroupShape
-from broker.sockets import Addresses
-from http_front.config import FrontConfig
 from launcher.agent import Agent
 from launcher.group_life import GroupLife
-from launcher.options import Options
-from launcher.preflight import Folders
+from launcher.plan import Plan
 from launcher.restarts import RestartPolicy
 from launcher.spawn import Child, Reaper, UnkillableError, describe_exit, end_process
-from ranks.config import RankConfig
 
 logger = logging.getLogger("launcher")
 
@@ -29,91 +21,15 @@ _GRACE_S = 30.0
 _FAREWELL_S = 5.0
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the start has found out, and the configs that follow from it."""
-
-    options: Options
-    folders: Folders
-    addresses: Addresses
-    model: Path
-    num_heads: int
-    pid: int
-    ranks_module: str = "ranks"
-    """What `python -m` runs as the ranks: a group without torch stands in where tests break it."""
-
-    def broker(self, ready_fd: int, draining: bool) -> BrokerConfig:
-        """Return the broker's config."""
-        options = self.options
-        return BrokerConfig(
-            state_dir=str(self.folders.state),
-            addresses=self.addresses,
-            groups=tuple(_group_name(index) for index in range(options.groups)),
-            shape=GroupShape(
-                world_size=options.nproc,
-                num_heads=self.num_heads,
-                cfg_size=options.cfg_size,
-                ulysses_size=options.ulysses_size,
-            ),
-            max_queue=options.max_queue,
-            job_ttl_s=options.job_ttl,
-            step_limit_s=options.step_timeout,
-            log_format=options.log_format,
-            parent_pid=self.pid,
-            ready_fd=ready_fd,
-            draining=draining,
-        )
-
-    def front(self, ready_fd: int, listen_fd: int) -> FrontConfig:
-        """Return the front's config."""
-        options = self.options
-        return FrontConfig(
-            addresses=self.addresses,
-            inputs_dir=str(self.folders.inputs),
-            videos_dir=str(self.folders.videos),
-            webhook_key=str(self.folders.state / "webhook.key"),
-            listen_fd=listen_fd,
-            host=options.host,
-            port=options.port,
-            allowed_hosts=options.allowed_hosts,
-            cors_origins=options.cors_origins,
-            api_keys=options.api_keys,
-            image_hosts=options.image_hosts,
-            allow_private_images=options.allow_private_images,
-            log_format=options.log_format,
-            parent_pid=self.pid,
-            ready_fd=ready_fd,
-        )
-
-    def group(self, index: int, epoch: int) -> RankConfig:
-        """Return the config of one life of a group."""
-        options = self.options
-        return RankConfig(
-            group=_group_name(index),
-            epoch=epoch,
-            world_size=options.nproc,
-            model_path=str(self.model),
-            device=options.device,
-            first_device=index * options.nproc,
-            addresses=self.addresses,
-            inputs_dir=str(self.folders.inputs),
-            videos_dir=str(self.folders.videos),
-            checkpoints_dir=str(self.folders.checkpoints),
-            checkpoint_steps=options.checkpoint_steps,
-            rendezvous=str(self.folders.run / f"g{index}-{epoch}.rendezvous"),
-            cfg_size=options.cfg_size,
-            ulysses_size=options.ulysses_size,
-            dit_fsdp=options.dit_fsdp,
-            t5_fsdp=options.t5_fsdp,
-            vae_parallel=options.vae_parallel,
-            log_format=options.log_format,
-            parent_pid=self.pid,
-        )
-
-
 class Supervisor:
-    """Runs the server of a plan until a signal stops it or a part cannot be kept alive."""
+    """Runs the parts of a plan until a signal stops them or one cannot be kept alive.
 
-    def __init__(self, plan: Plan, listener: socket.socket) -> None:
+    Args:
+        plan: Says which parts run here, and how.
+        listener: The socket of the front, None where no front runs here.
+    """
+
+    def __init__(self, plan: Plan, listener: socket.socket | None) -> None:
         self._plan = plan
         self._listener = listener
         self._reaper = Reaper()
@@ -127,7 +43,7 @@ class Supervisor:
         self._lives: dict[str, GroupLife] = {}
         self._broker_ready = asyncio.Event()
         self._front_ready = asyncio.Event()
-        self._group_ready = [asyncio.Event() for _ in range(plan.options.groups)]
+        self._group_ready = [asyncio.Event() for _ in range(plan.num_groups)]
         self._stop = asyncio.Event()
         self._groups_ended = asyncio.Event()
         self._stop_now = asyncio.Event()
@@ -141,11 +57,7 @@ class Supervisor:
         agent = asyncio.create_task(self._agent.run())
         announcer = asyncio.create_task(self._announce(started))
         groups = [asyncio.create_task(self._keep_group(n)) for n in range(len(self._group_ready))]
-        others = [
-            # What ends while the server drains has still to be written down, and told.
-            asyncio.create_task(self._keep("broker", self._live_broker, self._groups_ended)),
-            asyncio.create_task(self._keep("front", self._live_front, self._groups_ended)),
-        ]
+        others = self._keep_others()
         for task in (*groups, *others, agent):
             task.add_done_callback(self._on_end_of_task)
         await self._stop.wait()
@@ -185,6 +97,20 @@ class Supervisor:
             await asyncio.sleep(delay_s)
         return None
 
+    def _keep_others(self) -> "list[asyncio.Task[None]]":
+        """Keep broker and front alive, as far as they run here."""
+        parts = []
+        if self._plan.role == "server":
+            parts.append(("broker", self._live_broker))
+        else:
+            self._broker_ready.set()  # it is somebody else's, and comes and goes
+        if self._listener is not None:
+            parts.append(("front", self._live_front))
+        # What ends while the server drains has still to be written down, and told.
+        return [
+            asyncio.create_task(self._keep(name, live, self._groups_ended)) for name, live in parts
+        ]
+
     async def _live_broker(self) -> str:
         broker = self._broker
         draining = self._stop.is_set()
@@ -206,6 +132,7 @@ class Supervisor:
 
     async def _live_front(self) -> str:
         await self._broker_ready.wait()
+        assert self._listener is not None, "a front without a socket"
         front, fd = self._front, self._listener.fileno()
         await front.start(lambda ready_fd: self._plan.front(ready_fd, fd), keep_fds=[fd])
         try:
@@ -226,7 +153,7 @@ class Supervisor:
         async def live() -> str:
             return await self._live_group(index, next(epochs))
 
-        await self._keep(f"group g{index}", live, self._stop)
+        await self._keep(f"group {self._plan.group_name(index)}", live, self._stop)
 
     async def _live_group(self, index: int, epoch: int) -> str:
         await self._broker_ready.wait()
@@ -275,11 +202,14 @@ class Supervisor:
 
     async def _announce(self, started: float) -> None:
         """Say once that everything is up."""
-        for ready in (self._front_ready, *self._group_ready):
+        for ready in self._group_ready:
             await ready.wait()
-        host, port = self._listener.getsockname()[:2]
-        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        logger.info("ready after %.1f s: %s", time.monotonic() - started, url)
+        place = self._plan.options.join
+        if self._listener is not None:
+            await self._front_ready.wait()
+            host, port = self._listener.getsockname()[:2]
+            place = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        logger.info("ready after %.1f s: %s", time.monotonic() - started, place)
 
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -304,14 +234,17 @@ class Supervisor:
 
     async def _stop_all(self, group_keepers: "list[asyncio.Task[None]]") -> None:
         """Stop in the order in which nothing is lost: jobs, ranks, front, broker."""
-        await self._unless_now(self._agent.drain(), self._plan.options.drain_timeout)
+        agent = self._agent
+        drain = agent.drain if self._plan.role == "server" else agent.drain_groups
+        await self._unless_now(drain(), self._plan.options.drain_timeout)
         lives = list(self._lives.values())
         leaving = asyncio.gather(*(life.ask_to_leave() for life in lives))
         await self._unless_now(leaving, _GRACE_S)
         for life in lives:
             life.end("stopped")
-        # They tell the broker, if there is one, that their groups are gone.
-        await asyncio.wait(group_keepers, timeout=_FAREWELL_S)
+        if group_keepers:
+            # They tell the broker, if there is one, that their groups are gone.
+            await asyncio.wait(group_keepers, timeout=_FAREWELL_S)
         self._groups_ended.set()
         for child in (self._front, self._broker):
             await self._unless_now(end_process(child, _GRACE_S), 2 * _GRACE_S)
@@ -325,10 +258,6 @@ class Supervisor:
         for waiter in (task, now):
             waiter.cancel()
         await asyncio.gather(task, now, return_exceptions=True)
-
-
-def _group_name(index: int) -> str:
-    return f"g{index}"
 
 
 def _remove(path: str) -> None:

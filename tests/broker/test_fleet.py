@@ -3,7 +3,6 @@
 import msgspec
 
 from broker.commands import Command, ToGroup, ToLauncher
-from broker.groups import LOST_S
 from broker.job import GroupShape, JobState
 from broker.protocol import (
     CancelRun,
@@ -17,6 +16,7 @@ from broker.protocol import (
 from tests.broker.driver import SPEC
 from tests.broker.scene import Scene, find, kills, reply, runs
 
+LOST_S = 30.0
 SMALL = GroupShape(world_size=2, num_heads=8)
 LARGE = GroupShape(world_size=8, num_heads=8)
 FOR_LARGE = msgspec.structs.replace(SPEC, ulysses_size=8)

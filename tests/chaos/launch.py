@@ -15,10 +15,10 @@ from broker.config import BrokerConfig
 from broker.log import configure_logging
 from launcher import restarts
 from launcher.options import parse_command
-from launcher.preflight import Folders, listen, lock_state, model_folder, prepare_folders
+from launcher.plan import Plan
+from launcher.preparation import prepared
 from launcher.spawn import Child
-from launcher.supervisor import Plan, Supervisor
-from ranks.model_folder import num_attention_heads
+from launcher.supervisor import Supervisor
 from tests.chaos.stub_settings import VARIABLE, StubSettings
 
 
@@ -27,16 +27,23 @@ class StubPlan(Plan, frozen=True, kw_only=True):
 
     settings: StubSettings
 
+    @classmethod
+    def of(cls, plan: Plan, settings: StubSettings) -> "StubPlan":
+        """Return a plan with other ranks."""
+        told = structs.asdict(plan) | {"ranks_module": settings.ranks_module}
+        return cls(settings=settings, **told)
+
     def broker(self, ready_fd: int, draining: bool) -> BrokerConfig:
         """Return the broker's config."""
         config = super().broker(ready_fd, draining)
-        return structs.replace(config, retry_pauses_s=self.settings.retry_pauses_s)
+        told = self.settings
+        return structs.replace(config, retry_pauses_s=told.retry_pauses_s, lost_s=told.lost_s)
 
 
 class StubSupervisor(Supervisor):
     """The product's, with the front that a test asks for."""
 
-    def __init__(self, plan: StubPlan, listener: socket.socket) -> None:
+    def __init__(self, plan: StubPlan, listener: socket.socket | None) -> None:
         super().__init__(plan, listener)
         self._front = Child(self._reaper, "front", plan.settings.front_module)
 
@@ -49,29 +56,12 @@ def main() -> int:
     restarts.MAX_DELAY_S = 4 * settings.first_delay_s
     restarts.MAX_FAILURES = settings.max_failures
     configure_logging("launcher", "text")
-    options = parse_command(sys.argv[2:], {}).options
-    folders = Folders.under(options.state_dir)
-    addresses = prepare_folders(folders)
-    lock = lock_state(folders)
-    model = model_folder(options, folders)
-    with listen(options) as listener:
-        plan = StubPlan(
-            settings=settings,
-            options=options,
-            folders=folders,
-            addresses=addresses,
-            model=model,
-            num_heads=num_attention_heads(model),
-            pid=os.getpid(),
-            ranks_module=settings.ranks_module,
-        )
+    with prepared(parse_command(sys.argv[2:], {})) as (plan, listener):
+        return asyncio.run(supervise(StubPlan.of(plan, settings), listener))
 
-        async def supervise() -> int:
-            return await StubSupervisor(plan, listener).run()
 
-        exit_code = asyncio.run(supervise())
-    os.close(lock)
-    return exit_code
+async def supervise(plan: StubPlan, listener: socket.socket | None) -> int:
+    return await StubSupervisor(plan, listener).run()
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ class StubSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_failures: int = 1_000_000
     retry_pauses_s: tuple[float, float] = (0.05, 0.1)
     """Until a job whose run was lost may be run again."""
+    lost_s: float = 30.0
+    """Until a machine of which nothing is heard is given up."""
 
     @classmethod
     def inherited(cls) -> "StubSettings":

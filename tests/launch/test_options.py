@@ -31,6 +31,11 @@ def test_switches_can_be_turned_on_and_off() -> None:
         (["--config", "/nowhere.toml"], {}, "--config /nowhere.toml: No such file or directory"),
         (["--cors-origins", "https://e.example/x"], {}, "'https://e.example/x'; an origin is a"),
         (["--demo", "--model-path", "m"], {}, "demo and model_path exclude each other"),
+        (["--groups", "0"], {}, "groups is 0, and without listen none can join from elsewhere"),
+        (["group"], {}, "launch.py group needs --join tcp://HOST:PORT"),
+        (["front", "--groups", "1"], {}, "launch.py front needs --join tcp://HOST:PORT"),
+        (["--join", "tcp://a:1"], {}, "--join is for `launch.py group` and `launch.py front`"),
+        (["group", "--join", "tcp://a:1", "--listen", "tcp://b:1"], {}, "--listen is for a server"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_option(

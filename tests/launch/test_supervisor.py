@@ -6,9 +6,10 @@ from pathlib import Path
 
 from broker.protocol import GroupStarted
 from launcher.options import Options
+from launcher.plan import Plan
 from launcher.preflight import Folders, prepare_folders
 from launcher.spawn import Child
-from launcher.supervisor import Plan, Supervisor
+from launcher.supervisor import Supervisor
 
 LIMIT_S = 20.0
 

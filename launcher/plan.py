@@ -1,0 +1,116 @@
+"""What is to run on this machine: the configs of broker, front and groups."""
+
+from pathlib import Path
+
+import msgspec
+
+from broker.config import BrokerConfig
+from broker.job import GroupShape
+from broker.sockets import Addresses
+from http_front.config import FrontConfig
+from launcher.options import Options, Role
+from launcher.preflight import Folders
+from ranks.config import RankConfig
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the start has found out, and the configs that follow from it."""
+
+    role: Role = "server"
+    options: Options
+    folders: Folders
+    addresses: Addresses
+    """Where the parts on this machine reach the broker."""
+    listen: Addresses | None = None
+    """Where those on other machines do, if any may."""
+    machine: str = ""
+    """Begins the names of groups that join a server elsewhere."""
+    model: Path | None
+    num_heads: int | None
+    """None where no groups run here."""
+    pid: int
+    ranks_module: str = "ranks"
+    """What `python -m` runs as the ranks: a group without torch stands in where tests break it."""
+
+    def broker(self, ready_fd: int, draining: bool) -> BrokerConfig:
+        """Return the broker's config."""
+        options, is_open = self.options, self.listen is not None
+        return BrokerConfig(
+            state_dir=str(self.folders.state),
+            files_dir=str(self.folders.files),
+            addresses=self.addresses,
+            listen=self.listen,
+            groups=None if is_open else tuple(map(self.group_name, range(self.num_groups))),
+            shape=None if is_open else self._shape(),
+            max_queue=options.max_queue,
+            job_ttl_s=options.job_ttl,
+            step_limit_s=options.step_timeout,
+            log_format=options.log_format,
+            parent_pid=self.pid,
+            ready_fd=ready_fd,
+            draining=draining,
+        )
+
+    def front(self, ready_fd: int, listen_fd: int) -> FrontConfig:
+        """Return the front's config."""
+        options = self.options
+        return FrontConfig(
+            addresses=self.addresses,
+            inputs_dir=str(self.folders.inputs),
+            videos_dir=str(self.folders.videos),
+            webhook_key=str(self.folders.files / "webhook.key"),
+            listen_fd=listen_fd,
+            host=options.host,
+            port=options.port,
+            allowed_hosts=options.allowed_hosts,
+            cors_origins=options.cors_origins,
+            api_keys=options.api_keys,
+            image_hosts=options.image_hosts,
+            allow_private_images=options.allow_private_images,
+            log_format=options.log_format,
+            parent_pid=self.pid,
+            ready_fd=ready_fd,
+        )
+
+    def group(self, index: int, epoch: int) -> RankConfig:
+        """Return the config of one life of a group."""
+        options = self.options
+        return RankConfig(
+            group=self.group_name(index),
+            epoch=epoch,
+            world_size=options.nproc,
+            model_path=str(self.model),
+            device=options.device,
+            first_device=index * options.nproc,
+            addresses=self.addresses,
+            inputs_dir=str(self.folders.inputs),
+            videos_dir=str(self.folders.videos),
+            checkpoints_dir=str(self.folders.checkpoints),
+            checkpoint_steps=options.checkpoint_steps,
+            rendezvous=str(self.folders.run / f"g{index}-{epoch}.rendezvous"),
+            cfg_size=options.cfg_size,
+            ulysses_size=options.ulysses_size,
+            dit_fsdp=options.dit_fsdp,
+            t5_fsdp=options.t5_fsdp,
+            vae_parallel=options.vae_parallel,
+            log_format=options.log_format,
+            parent_pid=self.pid,
+        )
+
+    def group_name(self, index: int) -> str:
+        """Return the name of a group, which no other group of the server has."""
+        return f"{self.machine}-g{index}" if self.machine else f"g{index}"
+
+    @property
+    def num_groups(self) -> int:
+        """How many groups run here."""
+        return 0 if self.role == "front" else self.options.groups
+
+    def _shape(self) -> GroupShape:
+        assert self.num_heads is not None, "a server without groups has no shape"
+        return GroupShape(
+            world_size=self.options.nproc,
+            num_heads=self.num_heads,
+            cfg_size=self.options.cfg_size,
+            ulysses_size=self.options.ulysses_size,
+        )

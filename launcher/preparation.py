@@ -1,0 +1,64 @@
+"""From a command to a plan: everything is checked and claimed before any process is started."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from launcher.joining import check_files, machine_name, tcp_addresses, try_listening
+from launcher.options import Command
+from launcher.plan import Plan
+from launcher.preflight import (
+    Folders,
+    check_access,
+    check_device,
+    listen,
+    lock_state,
+    model_folder,
+    prepare_folders,
+    prepare_run,
+)
+from ranks.model_folder import num_attention_heads
+
+
+@contextmanager
+def prepared(command: Command) -> Iterator[tuple[Plan, socket.socket | None]]:
+    """Hold what a plan needs: the claim on the state directory, and the front's listening socket.
+
+    Raises:
+        StartError: If what the command asks for cannot be started.
+    """
+    options = command.options
+    if command.has_front:
+        check_access(options)
+    folders = Folders.under(options.state_dir, options.files_dir)
+    with ExitStack() as held:
+        if options.join is not None:
+            addresses = tcp_addresses("--join", options.join, options.curve_keys)
+            prepare_run(folders)
+        else:
+            addresses = prepare_folders(folders)
+        held.callback(os.close, lock_state(folders))
+        others = None
+        if options.join is not None:
+            check_files(addresses, folders)
+        elif options.listen is not None:
+            others = tcp_addresses("--listen", options.listen, options.curve_keys)
+            try_listening(others)
+        listener = held.enter_context(listen(options)) if command.has_front else None
+        model = None
+        if command.has_groups:
+            check_device(options)
+            model = model_folder(options, folders)
+        plan = Plan(
+            role=command.role,
+            options=options,
+            folders=folders,
+            addresses=addresses,
+            listen=others,
+            machine="" if options.join is None else machine_name(folders),
+            model=model,
+            num_heads=None if model is None else num_attention_heads(model),
+            pid=os.getpid(),
+        )
+        yield plan, listener
