@@ -33,11 +33,12 @@ from broker.protocol import (
     JobDecoded,
     JobFailed,
     JobFinished,
+    JobPreview,
     JobStarted,
     JobStopped,
     KillGroup,
     Lease,
-    RankBeat,
+    RankNews,
     Reregister,
     RunJob,
     StepDone,
@@ -194,6 +195,10 @@ class StubGroup:
                 )
             )
 
+    async def preview(self, lease: Lease, jpeg: bytes) -> None:
+        """Publish a small picture of a run, be it one of this group's or not."""
+        await self._publish(JobPreview(lease=lease, jpeg=jpeg))
+
     async def _register_again(self) -> None:
         if self._outbox.empty():
             await self.register()
@@ -282,8 +287,8 @@ class StubGroup:
         self._last_reports = [*self._last_reports, report][-2:]
         await self.say(report)
 
-    async def _publish(self, beat: RankBeat) -> None:
-        await self._pub.send_multipart(rank_beats.encode(beat))
+    async def _publish(self, news: RankNews) -> None:
+        await self._pub.send_multipart(rank_beats.encode(news))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.create_task(work))
