@@ -189,6 +189,7 @@ def _secured(
     """Give a TCP socket its keys; return the address as ZeroMQ knows it."""
     if not address.startswith("tcp://"):
         return address
+    _detect_dead_peers(socket)  # a line between machines can go dead without a word
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
     socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 30)
     place, folder = split_keys(address)

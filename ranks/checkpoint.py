@@ -3,6 +3,7 @@
 import logging
 import os
 import queue
+import secrets
 import threading
 from pathlib import Path
 
@@ -55,7 +56,8 @@ class Checkpoint:
 
 def save_state(state: State, path: Path) -> None:
     """Write a state so that the path holds a whole one at every moment, even after power loss."""
-    partial = path.with_suffix(".part")
+    # A machine that was given up may still be writing to the same disk.
+    partial = path.with_suffix(f".{secrets.token_hex(4)}.part")
     content = safetensors.torch.save({name: value.contiguous() for name, value in state.items()})
     try:
         with partial.open("wb") as file:

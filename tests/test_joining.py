@@ -11,9 +11,11 @@ from typing import Any
 import msgspec
 
 from broker.curve import make_keys
+from tests.cable import cable
 from tests.chaos.server import ChaosServer
 from tests.free_port import free_port
-from tests.running_server import DEMO, RunningServer, calling
+from tests.listening import listening
+from tests.running_server import DEMO, RunningServer, calling, until
 
 LOST_S = 4.0
 LOG_LIMIT_S = 60.0
@@ -25,18 +27,22 @@ class Site:
     Args:
         folder: Empty.
         groups: Groups on the server's own machine.
-        settings: Changes of `StubSettings`.
+        lost_s: Until a machine of which nothing is heard is given up.
+        settings: Further changes of `StubSettings`.
     """
 
-    def __init__(self, folder: Path, groups: int = 1, **settings: Any) -> None:
+    def __init__(
+        self, folder: Path, groups: int = 1, lost_s: float = LOST_S, **settings: Any
+    ) -> None:
         self.keys = folder / "keys"
         broker_keys, self.peer_keys = make_keys(self.keys)
-        self.place = f"tcp://127.0.0.1:{free_port()}"
+        self.port = free_port()
+        self.place = f"tcp://127.0.0.1:{self.port}"
         self.folder = folder
         self.server = ChaosServer(
             folder,
             groups=groups,
-            lost_s=LOST_S,
+            lost_s=lost_s,
             flags=["--listen", self.place, "--curve-keys", str(broker_keys)],
             **settings,
         )
@@ -160,6 +166,41 @@ async def test_all_come_back_to_a_broker_that_was_restarted(tmp_path: Path) -> N
         for job_id in (running, following):
             await caller.wait_for(job_id, status="Succeed", attempt=1)
     assert len(site.groups_of(running)) == 1
+
+
+async def test_a_line_that_goes_dead_is_noticed_and_no_group_is_lost(tmp_path: Path) -> None:
+    """Seen to fail without heartbeats on the sockets of beats: the ranks count as hung."""
+    first = free_port()
+    flags = ["--join", f"tcp://127.0.0.1:{first}"]
+    async with (
+        open_site(tmp_path, groups=0, lost_s=30.0) as site,
+        cable(first, site.port) as line,
+        joined(site, "group", "far", *flags) as far,
+        calling(site.server.life) as caller,
+    ):
+        connections = line.num_connections
+        line.go_dead()
+        # Every socket of the group: the beats of eight ranks, rank 0's reports, the launcher's.
+        await until(lambda: line.num_connections >= connections + 10, LOG_LIMIT_S)
+        await caller.wait_for(await caller.submit(), status="Succeed", attempt=1)
+        assert "ending it" not in far.log()
+
+
+async def test_a_server_that_others_join_listens_where_it_was_told(tmp_path: Path) -> None:
+    async with (
+        open_site(tmp_path) as site,
+        joined(site, "group", "far") as far,
+        joined(site, "front", "front") as front,
+    ):
+        run_dir = site.server.state_dir / "run"
+        sockets = ("requests", "groups", "beats", "events")
+        assert listening(site.server.life.pids()) == {
+            *(f"127.0.0.1:{site.port + offset}" for offset in range(4)),
+            *(str(run_dir / f"{name}.sock") for name in sockets),
+            site.server.life.url.removeprefix("http://"),
+        }
+        assert listening(far.pids()) == set()
+        assert listening(front.pids()) == {front.url.removeprefix("http://")}
 
 
 async def test_a_key_that_the_server_does_not_know_is_refused_on_both_sides(tmp_path: Path) -> None:

@@ -110,6 +110,21 @@ async def test_a_key_that_the_broker_does_not_know_is_turned_away(
     await knock(remote, lambda dealer: unlock(dealer, others), shown)
 
 
+async def test_a_peers_public_key_opens_nothing_without_its_secret(
+    remote: Remote, tmp_path: Path
+) -> None:
+    _, others = make_keys(tmp_path / "others")
+    known, _ = zmq.auth.load_certificate(remote.keys / "peer.key_secret")
+    server, _ = zmq.auth.load_certificate(remote.keys / "broker.key")
+    _, secret = zmq.auth.load_certificate(others / "peer.key_secret")
+
+    def pretend(dealer: "zmq.Socket[bytes]") -> None:
+        dealer.curve_serverkey, dealer.curve_publickey = server, known
+        dealer.curve_secretkey = secret
+
+    await knock(remote, pretend, "at tcp://127.0.0.1:")
+
+
 async def test_a_peer_of_another_broker_is_turned_away(remote: Remote, tmp_path: Path) -> None:
     _, others = make_keys(tmp_path / "others")
     await knock(remote, lambda dealer: unlock(dealer, others), "at tcp://127.0.0.1:")

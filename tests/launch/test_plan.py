@@ -1,0 +1,41 @@
+from pathlib import Path
+
+from msgspec import structs
+
+from launcher.options import Options
+from launcher.plan import Plan
+from launcher.preflight import Folders, prepare_folders
+
+
+def make_plan(folder: Path, options: Options, machine: str = "") -> Plan:
+    folders = Folders.under(str(folder))
+    return Plan(
+        options=options,
+        folders=folders,
+        addresses=prepare_folders(folders),
+        machine=machine,
+        model=folder,
+        num_heads=40,
+        pid=1,
+    )
+
+
+def test_the_groups_of_a_machine_have_devices_of_their_own(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, Options(groups=3, nproc=8))
+    configs = [plan.group(index, epoch=1) for index in range(plan.num_groups)]
+    assert [config.first_device for config in configs] == [0, 8, 16]
+    assert [config.group for config in configs] == ["g0", "g1", "g2"]
+    assert len({config.rendezvous for config in configs}) == 3
+
+
+def test_only_a_server_that_none_can_join_knows_all_its_groups(tmp_path: Path) -> None:
+    closed = make_plan(tmp_path, Options(groups=2))
+    config = closed.broker(ready_fd=0, draining=False)
+    assert config.groups == ("g0", "g1")
+    assert config.shape is not None
+    config = structs.replace(closed, listen=closed.addresses).broker(ready_fd=0, draining=False)
+    assert (config.groups, config.shape) == (None, None)
+
+
+def test_a_group_that_joins_is_named_after_its_machine(tmp_path: Path) -> None:
+    assert make_plan(tmp_path, Options(), "node7-3fa2").group(0, 1).group == "node7-3fa2-g0"
