@@ -120,11 +120,12 @@ def state_owner(folders: Folders) -> int | None:
     """Return the pid of the server that has claimed the state directory, None if none has."""
     try:
         with (folders.state / "launch.lock").open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return int((folders.state / "launch.lock").read_text())
-    except OSError:
-        return None
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(file.read())
+    except (OSError, ValueError):  # there is no claim, or one just begins
+        pass
     return None
 
 

@@ -52,7 +52,11 @@ def listeners(port: int) -> list[Process]:
 
 def left_behind() -> list[Process]:
     """Return the processes of a server whose launcher has ended without them."""
-    ours = {process.pid: process for process in processes() if _launcher_of(process) is not None}
+    ours = {
+        process.pid: process
+        for process in processes()
+        if _launcher_of(process) is not None and _shares_our_pids(process.pid)
+    }
     return [
         process
         for process in ours.values()
@@ -78,6 +82,14 @@ def _launcher_of(process: Process) -> int | None:
             with suppress(msgspec.DecodeError):
                 return msgspec.json.decode(config, type=_Config).parent_pid
     return None
+
+
+def _shares_our_pids(pid: int) -> bool:
+    """Return whether a process counts pids as we do: in a container, its launcher's is another."""
+    try:
+        return os.readlink(_PROC / str(pid) / "ns/pid") == os.readlink(_PROC / "self/ns/pid")
+    except OSError:  # it has ended, or is another user's
+        return False
 
 
 def _listening(table: str, port: int) -> Iterator[str]:

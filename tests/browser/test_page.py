@@ -220,7 +220,7 @@ async def test_an_address_that_is_none_or_may_not_be_fetched_is_said(
     await expect(alert).to_have_text("An address begins with https:// or http://")
     await address.fill("http://127.0.0.1/boat.png")
     await visit.page.click("#submit")
-    await expect(alert).to_contain_text("image_url")
+    await expect(alert).to_contain_text("The server may not fetch from this address. image_url")
     await expect(address).to_be_focused()
     assert not broker.specs
 
