@@ -142,6 +142,25 @@ async def test_a_bad_message_is_dropped_and_the_next_good_one_answered(
     assert told.ready
 
 
+NESTED = [b"\x91" * 200_000, b"\x81\xa1a" * 200_000, b"\x81\xa4type" * 100_000]
+PICKLE = b"\x80\x04\x95\x1a\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94\x8c\x06system\x94\x93\x94."
+BAD_TEXT = b"\x82\xa4type\xa6GetJob\xa6job_id\xa2\xff\xfe"
+
+
+@pytest.mark.parametrize("body", [*NESTED, PICKLE, BAD_TEXT, b"", b"\x81\xa4type\xa4None"])
+async def test_further_bodies_of_the_kind_are_dropped(target: Target, body: bytes) -> None:
+    await target.send(PROTOCOL_VERSION, body)
+    await target.send(b"c", PROTOCOL_VERSION, body)
+    assert isinstance(await target.ask(), HealthTold)
+
+
+@pytest.mark.parametrize("topic", [b"", b"\xff" * 200, b"\x00", b"\x91" * 5000])
+async def test_odd_subscriptions_are_ignored(target: Target, topic: bytes) -> None:
+    for sign in (b"\x01", b"\x00", b"\x02"):
+        await target.send_to("events", sign + topic)
+    assert isinstance(await target.ask(), HealthTold)
+
+
 async def test_ten_thousand_random_messages_fill_no_log(target: Target) -> None:
     """This is zmq-105-many."""
     noise, size = random.Random(1), len(target.server.life.log())

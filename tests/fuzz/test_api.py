@@ -4,6 +4,7 @@ Seen to fail with bodies whose bad JSON, or whose wrong fields, raise what nobod
 """
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -18,6 +19,11 @@ from tests.running_server import Caller
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 MAX_GROWTH_BYTES = 50 << 20
+DRAIN_LIMIT_S = 60.0
+FRONT = "tests.fuzz.front"
+PARTS = ("broker", FRONT)
+ADMIN_PATHS = ("/admin/cleanup", "/metrics")
+DRAIN_PATH = "/admin/drain"
 WIDE = Limits(
     submits_per_minute=10**9, requests_per_second=10**9, queue_share=10**9, websockets=10**9
 )
@@ -30,12 +36,13 @@ class Besieged:
     server: ChaosServer
     stranger: str
     friend: str
+    admin: str
 
     def processes(self) -> dict[str, int]:
         """Every process that must still be there afterwards, by its name."""
         ranks = self.server.life.pids("stub_ranks")
         found = {f"rank {number}": pid for number, pid in enumerate(sorted(ranks))}
-        for part in ("broker", "http_front"):
+        for part in PARTS:
             pid = self.server.pid_of(part)
             assert pid is not None
             found[part] = pid
@@ -44,24 +51,25 @@ class Besieged:
 
 @pytest_asyncio.fixture
 async def besieged(tmp_path: Path) -> AsyncIterator[Besieged]:
-    keys, stranger, friend = tmp_path / "keys", make_key(), make_key()
+    file, names = tmp_path / "keys", ("stranger", "friend", "admin")
+    keys = [make_key() for _ in names]
     write_keys(
-        keys,
+        file,
         [
-            ApiKey(name="stranger", sha256=hash_key(stranger), limits=WIDE),
-            ApiKey(name="friend", sha256=hash_key(friend), limits=WIDE),
+            ApiKey(name=name, sha256=hash_key(key), limits=WIDE, admin=name == "admin")
+            for name, key in zip(names, keys, strict=True)
         ],
     )
-    flags = ["--api-keys", str(keys), "--job-ttl", "5"]
-    async with chaos_server(tmp_path, flags=flags, step_s=0.001) as server:
-        yield Besieged(server, stranger, friend)
+    flags = ["--api-keys", str(file), "--job-ttl", "5"]
+    async with chaos_server(tmp_path, flags=flags, front_module=FRONT, step_s=0.001) as server:
+        yield Besieged(server, *keys)
 
 
 async def test_no_request_finds_a_fault(besieged: Besieged, num_examples: int) -> None:
     before = besieged.processes()
     await attack(besieged, 10)  # what is loaded on first use is no growth
-    memory = {part: memory_bytes(before[part]) for part in ("broker", "http_front")}
-    attacking = asyncio.create_task(attack(besieged, num_examples))
+    memory = {part: memory_bytes(before[part]) for part in PARTS}
+    attacking = asyncio.create_task(attack_as_all(besieged, num_examples))
     num_videos = await make_videos(besieged, attacking)
     await attacking
     assert num_videos >= 2
@@ -72,19 +80,33 @@ async def test_no_request_finds_a_fault(besieged: Besieged, num_examples: int) -
     log = besieged.server.life.log()
     assert "Traceback" not in log
     assert besieged.stranger not in log
+    assert await drain(besieged) == 0
 
 
-async def attack(besieged: Besieged, num_examples: int) -> None:
-    """Let schemathesis try every operation; it ends with 0 if it has found nothing."""
+async def attack_as_all(besieged: Besieged, num_examples: int) -> None:
+    """Attack as a stranger, and where only an administrator comes as one."""
+    await attack(besieged, num_examples)
+    chosen = [word for path in ADMIN_PATHS for word in ("--include-path", path)]
+    phases = ["--phases", "examples,coverage,fuzzing"]  # no links lead there
+    await attack(besieged, num_examples, besieged.admin, *chosen, *phases)
+
+
+async def attack(
+    besieged: Besieged, num_examples: int, key: str | None = None, *options: str
+) -> None:
+    """Let schemathesis try operations; it ends with 0 if it has found nothing."""
     command = [
         *("-m", "schemathesis.cli", "--config-file", str(CONFIG), "--no-color", "run"),
         f"{besieged.server.life.url}/openapi.json",
         *("--checks", "all", "--max-examples", str(num_examples), "--continue-on-failure"),
         *("--seed", "1", "--generation-database", "none"),
-        *("--header", f"Authorization: Bearer {besieged.stranger}"),
+        *("--header", f"Authorization: Bearer {key or besieged.stranger}", *options),
     ]
     process = await asyncio.create_subprocess_exec(
-        sys.executable, *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        *(sys.executable, *command),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env=os.environ | {"PYTHONHASHSEED": "0"},  # the seed alone leaves the order of sets open
     )
     try:
         told, _ = await process.communicate()
@@ -92,6 +114,29 @@ async def attack(besieged: Besieged, num_examples: int) -> None:
         if process.returncode is None:
             process.kill()
     assert process.returncode == 0, told.decode()
+
+
+async def drain(besieged: Besieged) -> int:
+    """Send all kinds of requests that shall not end the server, then the one that does.
+
+    Returns:
+        The server's exit code.
+    """
+    async with aiohttp.ClientSession(besieged.server.life.url) as session:
+        for key, method, status in (
+            (None, "POST", 401),
+            ("wan_", "POST", 401),
+            (besieged.stranger, "POST", 403),
+            (besieged.admin, "GET", 405),
+            (besieged.admin, "DELETE", 405),
+            (besieged.admin, "POST", 202),
+        ):
+            headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+            async with session.request(
+                method, DRAIN_PATH, headers=headers, data=b"{nothing that is read"
+            ) as response:
+                assert response.status == status
+    return await asyncio.to_thread(besieged.server.life.process.wait, DRAIN_LIMIT_S)
 
 
 async def make_videos(besieged: Besieged, attacking: asyncio.Task[None]) -> int:
