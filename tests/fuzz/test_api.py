@@ -60,7 +60,8 @@ async def besieged(tmp_path: Path) -> AsyncIterator[Besieged]:
             for name, key in zip(names, keys, strict=True)
         ],
     )
-    flags = ["--api-keys", str(file), "--job-ttl", "5"]
+    # Long enough for a job to be there when it is asked for a moment later, on a busy machine too.
+    flags = ["--api-keys", str(file), "--job-ttl", "60"]
     async with chaos_server(tmp_path, flags=flags, front_module=FRONT, step_s=0.001) as server:
         yield Besieged(server, *keys)
 
