@@ -6,7 +6,15 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskProgressColumn,
+    TextColumn,
+)
+from rich.text import Text
 
 from broker.job import JobState, Stage
 from http_front.schema import JobUpdate
@@ -33,10 +41,11 @@ class ProgressBar:
             BarColumn(_BAR_WIDTH),
             TaskProgressColumn(),
             TextColumn("{task.fields[detail]}"),
+            _TimeLeft(),
             console=console,
             disable=not console.is_terminal or console.quiet,
         )
-        self._task = self._progress.add_task("waiting", total=1.0, detail="")
+        self._task = self._progress.add_task("waiting", total=1.0, detail="", due_at=None)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -63,12 +72,31 @@ class ProgressBar:
         """Show a change."""
         phase = _phase(update)
         detail = _detail(update, self._pace.step_s(update))
+        left_s = None if update.status.is_terminal else update.eta_s
         self._progress.update(
-            self._task, completed=update.progress, description=phase, detail=detail
+            self._task,
+            completed=update.progress,
+            description=phase,
+            detail=detail,
+            due_at=None if left_s is None else self._progress.get_time() + left_s,
         )
         if not self._console.is_terminal and phase != self._last_phase:
-            self._console.print(f"{update.progress:4.0%} {phase} {detail}".rstrip())
+            left = [] if left_s is None else [f"{_clock(left_s)} left"]
+            rest = " · ".join(filter(None, [detail, *left]))
+            self._console.print(f"{update.progress:4.0%} {phase} {rest}".rstrip())
         self._last_phase = phase
+
+
+class _TimeLeft(ProgressColumn):
+    """The remaining time, which goes on counting while a long step tells nothing new."""
+
+    def render(self, task: Task) -> Text:
+        """Return what is shown now."""
+        due_at = task.fields["due_at"]
+        if due_at is None:
+            return Text()
+        mark = "· " if task.fields["detail"] else ""
+        return Text(f"{mark}{_clock(max(0.0, due_at - task.get_time()))} left")
 
 
 class _Pace:
@@ -103,8 +131,6 @@ def _detail(update: JobUpdate, step_s: float | None) -> str:
         parts.append(f"step {update.step}/{update.num_steps}")
     if step_s is not None:
         parts.append(f"{step_s:.2f} s/step")
-    if update.eta_s is not None and not update.status.is_terminal:
-        parts.append(f"{_clock(update.eta_s)} left")
     if update.attempt > 1:
         parts.append(f"attempt {update.attempt}")
     return " · ".join(parts)
