@@ -14,6 +14,7 @@ from http_front.image_source import ImageSource
 from tests.http_front import near_urls
 from tests.http_front.besieged import Besieged
 from tests.http_front.image_server import IMAGE_ADDRESS, http_answer
+from tests.http_front.test_address_guard import VECTORS
 from tests.http_front.vectors import GOOD_PICTURE, VALID_BODY, Case, cases, judge
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -66,6 +67,16 @@ async def test_a_name_that_leads_to_loopback_is_not_dialled(
     error = await assert_refused(besieged, "http://loopback.example/x.png")
     assert error["code"] == "image_url_forbidden"
     assert address not in error["message"]
+
+
+@pytest.mark.parametrize("address", VECTORS.refuse)
+async def test_an_address_that_is_not_public_is_not_dialled_by_its_name_either(
+    besieged: Besieged, address: str
+) -> None:
+    besieged.lead({"name.example": [(address, 80)]})
+    await assert_refused(besieged, "http://name.example/x.png")
+    await assert_refused(besieged, f"http://{f'[{address}]' if ':' in address else address}/x.png")
+    assert not besieged.dialled
 
 
 @pytest.mark.parametrize("private_first", [True, False])
