@@ -1,6 +1,5 @@
 """From a submit request, whatever its form, to a job on disk."""
 
-import asyncio
 import secrets
 
 import msgspec
@@ -11,6 +10,7 @@ from broker.log import current_job
 from broker.protocol import ErrorCode, IdempotencyKey, JobFound, OfferJob, SubmitJob
 from http_front.errors import FrontError
 from http_front.idempotency import identify, read_key
+from http_front.image_source import is_data_url
 from http_front.key_guard import owner, queue_share
 from http_front.outside import UrlError
 from http_front.spool import Spool
@@ -33,8 +33,26 @@ async def accept(request: web.Request, submission: Submission, spool: Spool) -> 
     """
     front = request.app[FRONT]
     _check_callback(front, submission.callback_url)
-    key = await _idempotency_key(read_key(request), submission, spool)
-    # Fetching and decoding is work, so it is done only for a job that can be accepted.
+    key = _idempotency_key(read_key(request), submission, spool)
+    if submission.image_url is not None and is_data_url(submission.image_url):
+        await front.source.fetch(submission.image_url, spool)
+    image = front.images.find(owner(request), spool.digest) if spool.num_bytes else None
+    if image is not None:
+        try:
+            return await _hand_over(request, submission, key, image)
+        except FrontError:
+            if front.images.find(owner(request), spool.digest) is not None:
+                raise
+            # The last job with this image has gone meanwhile, and the image with it.
+    return await _accept_new(request, submission, key, spool)
+
+
+async def _accept_new(
+    request: web.Request, submission: Submission, key: IdempotencyKey | None, spool: Spool
+) -> str:
+    """Accept a job whose image is still to be fetched, or to be decoded."""
+    front = request.app[FRONT]
+    # That is work, so it is done only for a job that can be accepted.
     reply = await front.broker.ask(
         OfferJob(
             spec=submission.spec,
@@ -45,11 +63,19 @@ async def accept(request: web.Request, submission: Submission, spool: Spool) -> 
     )
     if isinstance(reply, JobFound):
         return reply.job.job_id
-    if submission.image_url is not None:
+    if submission.image_url is not None and not spool.num_bytes:
         await front.source.fetch(submission.image_url, spool)
     image = await front.decoder.store(spool.path)
+    front.images.keep(owner(request), spool.digest, image)
+    return await _hand_over(request, submission, key, image)
+
+
+async def _hand_over(
+    request: web.Request, submission: Submission, key: IdempotencyKey | None, image: str
+) -> str:
+    """Have the broker accept a job whose image is stored."""
     current_job.set(job_id := secrets.token_hex(16))
-    reply = await front.broker.ask(
+    reply = await request.app[FRONT].broker.ask(
         SubmitJob(
             job_id=job_id,
             spec=_with_seed(submission.spec),
@@ -64,13 +90,13 @@ async def accept(request: web.Request, submission: Submission, spool: Spool) -> 
     return reply.job.job_id
 
 
-async def _idempotency_key(
+def _idempotency_key(
     name: str | None, submission: Submission, spool: Spool
 ) -> IdempotencyKey | None:
     if name is None:
         return None
-    image, callback_url = submission.image_url or spool.path, submission.callback_url
-    return await asyncio.to_thread(identify, name, submission.spec, image, callback_url)
+    image = submission.image_url or spool.digest.hex()
+    return identify(name, submission.spec, image, submission.callback_url)
 
 
 def _check_callback(front: Front, url: str | None) -> None:

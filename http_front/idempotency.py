@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from pathlib import Path
 
 import msgspec
 from aiohttp import web
@@ -32,7 +31,7 @@ def read_key(request: web.Request) -> str | None:
 
 
 def identify(
-    key: str, spec: JobSpec, image: str | Path, callback_url: str | None = None
+    key: str, spec: JobSpec, image: str, callback_url: str | None = None
 ) -> IdempotencyKey:
     """Return the key with the hash of its request.
 
@@ -42,7 +41,7 @@ def identify(
     Args:
         key: What the client calls its request.
         spec: The job as the client described it, before a seed is chosen for it.
-        image: The URL of the image as the client wrote it, or the file that was uploaded.
+        image: The URL of the image as the client wrote it, or the hash of the uploaded file.
         callback_url: Where the client wants to hear of the end.
     """
     fields = {
@@ -50,13 +49,8 @@ def identify(
         for field in msgspec.structs.fields(JobSpec)
         if getattr(spec, field.name) != field.default
     }
-    asked = {"spec": fields, "image": image if isinstance(image, str) else _digest(image)}
+    asked = {"spec": fields, "image": image}
     if callback_url is not None:
         asked["callback_url"] = callback_url
     request_hash = hashlib.sha256(msgspec.json.encode(asked, order="sorted")).hexdigest()
     return IdempotencyKey(key=key, request_hash=request_hash)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -59,7 +59,7 @@ class ImageSource:
         Raises:
             FrontError: If the URL is not allowed, or its server does not deliver in time and size.
         """
-        if _DATA_URL.match(text):
+        if is_data_url(text):
             spool.write(_decode_data_url(text))
             return
         url = self._check(text)
@@ -113,6 +113,11 @@ class ImageSource:
         if (url.scheme, target.scheme) == ("https", "http"):
             raise _forbidden("was redirected from https to http")
         return self._check(str(target))
+
+
+def is_data_url(text: str) -> bool:
+    """Whether a URL holds the image itself, so that nobody is asked for it."""
+    return _DATA_URL.match(text) is not None
 
 
 def make_source(allow_private: bool, hosts: Sequence[str]) -> ImageSource:

@@ -16,6 +16,7 @@ from http_front.config import FrontConfig
 from http_front.feed import EventFeed
 from http_front.image_decode import ImageDecoder
 from http_front.image_source import ImageSource
+from http_front.known_images import KnownImages
 from http_front.preview_feed import PreviewFeed
 from http_front.spool import prepare_folder
 from http_front.webhooks import load_key
@@ -31,6 +32,7 @@ class Front:
     previews: PreviewFeed
     source: ImageSource
     decoder: ImageDecoder
+    images: KnownImages
     partial_dir: Path
     """Where images lie that are not yet whole."""
     callbacks: CallbackSender | None
@@ -67,6 +69,7 @@ async def open_front(config: FrontConfig, source: ImageSource) -> AsyncIterator[
             previews=previews,
             source=source,
             decoder=decoder,
+            images=KnownImages(inputs_dir),
             partial_dir=partial_dir,
             callbacks=callbacks,
         )

@@ -102,10 +102,10 @@ async def front_process(config: BrokerConfig) -> AsyncIterator[tuple[int, str]]:
             await process.wait()
 
 
-async def submit(session: aiohttp.ClientSession) -> tuple[int, str | None]:
+async def submit(session: aiohttp.ClientSession, width_px: int = 96) -> tuple[int, str | None]:
     """Return the status, and when to come again."""
     form = aiohttp.FormData({"prompt": PROMPT})
-    form.add_field("image", picture(), filename="cat.png")
+    form.add_field("image", picture(width_px), filename="cat.png")
     async with session.post("/video/submit", data=form) as response:
         return response.status, response.headers.get("Retry-After")
 
@@ -116,7 +116,7 @@ async def test_a_front_without_file_descriptors_says_so_and_recovers(config: Bro
         async with aiohttp.ClientSession(url) as session, asyncio.timeout(LIMIT_S):
             assert (await submit(session))[0] == 202
             with no_more_files(pid):
-                assert await submit(session) == (503, "5")
+                assert await submit(session, width_px=112) == (503, "5")
                 async with session.get("/live") as response:
                     assert response.status == 200
             assert (await submit(session))[0] == 202
