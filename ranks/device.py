@@ -73,7 +73,12 @@ class Device:
     @property
     def attention_backend(self) -> AttentionBackendName:
         """The attention kernel, as diffusers names it."""
-        return _ATTENTION[self.kind][self.attention]
+        return self.attention_backends[self.attention]
+
+    @property
+    def attention_backends(self) -> tuple[AttentionBackendName, ...]:
+        """All attention kernels of the kind; a device may lack some of them."""
+        return _ATTENTION[self.kind]
 
     @property
     def name(self) -> str:
@@ -114,7 +119,7 @@ class Device:
 
     def fastest_attention(self) -> int:
         """Return which of the kind's attention kernels is the fastest here, by trying them."""
-        kernels = _ATTENTION[self.kind]
+        kernels = self.attention_backends
         if len(kernels) == 1:
             return 0
         times = [_attention_time_s(kernel, self.index) for kernel in kernels]

@@ -1,0 +1,106 @@
+"""Models with random weights, made where they are used: the real ones, or miniatures of them."""
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed, WanTransformer3DModel
+from torch import nn
+from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
+
+from ranks.transformer import LatentShape
+from tests.ranks.real_models import config_of, in_dtypes
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+_MINIATURE: dict[str, dict[str, Any]] = {
+    "transformer": {
+        "num_attention_heads": 4,
+        "attention_head_dim": 32,
+        "added_kv_proj_dim": 128,
+        "ffn_dim": 256,
+        "num_layers": 2,
+        "text_dim": 64,
+        "image_dim": 32,
+    },
+    "text_encoder": {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_heads": 4, "num_layers": 2},
+    "image_encoder": {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 3,
+    },
+    "vae": {"base_dim": 8, "num_res_blocks": 1},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """Which models, and which latents they work on."""
+
+    shape: LatentShape
+    is_miniature: bool
+
+    def config(self, part: str) -> dict[str, Any]:
+        """Return the configuration of a component."""
+        return config_of(part) | (_MINIATURE[part] if self.is_miniature else {})
+
+
+REAL = Size(shape=(21, 90, 160), is_miniature=False)
+MINIATURE = Size(shape=(3, 12, 16), is_miniature=True)
+
+
+def make_transformer(size: Size, device: torch.device, dtype: torch.dtype) -> WanTransformer3DModel:
+    """Return the transformer, in the dtypes that its loader gives it."""
+    config = size.config("transformer")
+    with torch.device("meta"):
+        model = WanTransformer3DModel.from_config(config)
+    _fill(in_dtypes(model, dtype), device)
+    model.rope = WanRotaryPosEmbed(
+        config["attention_head_dim"], config["patch_size"], config["rope_max_seq_len"]
+    ).to(device)
+    return model
+
+
+def make_stock(ours: WanTransformer3DModel, size: Size) -> WanTransformer3DModel:
+    """Return diffusers' transformer as it comes, on the weights of another one."""
+    with torch.device("meta"):
+        model = WanTransformer3DModel.from_config(size.config("transformer"))
+    model.load_state_dict(ours.state_dict(), assign=True)
+    model.rope = ours.rope
+    model.requires_grad_(requires_grad=False)
+    stock: WanTransformer3DModel = model.eval()
+    return stock
+
+
+def make_text_encoder(size: Size, device: torch.device, dtype: torch.dtype) -> UMT5EncoderModel:
+    """Return the text encoder."""
+    with torch.device("meta"):
+        model = UMT5EncoderModel(UMT5Config(**size.config("text_encoder")))
+    return _fill(nn.Module.to(model, dtype), device)
+
+
+def make_image_encoder(size: Size, device: torch.device) -> CLIPVisionModel:
+    """Return the image encoder, in float32 as it is served."""
+    model = CLIPVisionModel(CLIPVisionConfig(**size.config("image_encoder")))
+    return nn.Module.to(model.eval(), device)
+
+
+def make_vae(size: Size, device: torch.device) -> AutoencoderKLWan:
+    """Return the VAE, in float32."""
+    with torch.device("meta"):
+        model = AutoencoderKLWan.from_config(size.config("vae"))
+    return _fill(model, device)
+
+
+def _fill(model: ModelT, device: torch.device) -> ModelT:
+    """Give a model on the meta device small random weights; zeros would be too fast."""
+    nn.Module.to_empty(model, device=device)
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(False)
+        if weight.dim() > 1:
+            nn.init.normal_(weight, std=0.02)
+        else:
+            nn.init.constant_(weight, 0.0 if name.endswith("bias") else 1.0)
+    return model.eval()

@@ -1,0 +1,35 @@
+"""The parts of a long benchmark: what goes wrong in one is told, and the others go on."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.bench.budget import Parts
+
+
+def fail() -> None:
+    raise ValueError("no such kernel")
+
+
+def hang() -> None:
+    signal.pause()
+
+
+def test_a_part_that_fails_or_hangs_leaves_the_others_their_time(tmp_path: Path) -> None:
+    path = tmp_path / "found.json"
+    parts = Parts(path, budget_s=60)
+    assert parts.run("failing", 5, fail) is None
+    assert parts.run("hanging", 0.05, hang) is None
+    assert parts.run("working", 5, lambda: 7) == 7
+    found = json.loads(path.read_text())
+    assert found["failing"] == {"failed": "ValueError: no such kernel"}
+    assert found["hanging"] == {"failed": "TimeoutError: the part took too long"}
+    assert found["working"] == 7
+
+
+def test_nothing_is_begun_when_the_time_is_up(tmp_path: Path) -> None:
+    parts = Parts(tmp_path / "found.json", budget_s=0)
+    assert parts.run("late", 5, pytest.fail) is None
+    assert "no time was left" in parts.found["late"]["failed"]
