@@ -1,8 +1,6 @@
 """A dispatcher with as many waiting jobs as wanted, and each thing that can happen to them."""
 
-from collections import deque
-
-from broker.commands import Command, JobStored, ToGroup, WatchersChanged
+from broker.commands import Command, JobStored, ToGroup
 from broker.dispatch import Dispatcher
 from broker.job import Stage
 from broker.protocol import (
@@ -29,7 +27,9 @@ class LongQueue:
         self._dispatcher = Dispatcher(SHAPE, num_queued + 10, 3600.0)
         self._now_s = 0.0
         self._num_submitted = 0
-        self._waiting: deque[str] = deque()
+        self._next = 1
+        """No job with a smaller number waits."""
+        self._cancelled: set[int] = set()
         self._dispatcher.handle(GroupStarted(group="a", epoch=1, world_size=8), 0.0)
         self.repeat_ready()
         self._computing = self._taken(self.submit())
@@ -42,8 +42,7 @@ class LongQueue:
     def submit(self) -> list[Command]:
         """Submit a job, the last one to be run."""
         self._num_submitted += 1
-        job_id = f"{self._num_submitted:032x}"
-        self._waiting.append(job_id)
+        job_id = _job_id(self._num_submitted)
         self._dispatcher.handle(SubmitJob(job_id=job_id, spec=SPEC, image=IMAGE), self._now_s)
         return self._dispatcher.handle(JobStored(job_id), self._now_s)
 
@@ -63,7 +62,7 @@ class LongQueue:
     def cancel(self) -> list[Command]:
         """Cancel the job in the middle of the queue."""
         job_id = self._middle()
-        self._waiting.remove(job_id)
+        self._cancelled.add(int(job_id, 16))
         return self._dispatcher.handle(CancelJob(job_id=job_id), self._now_s)
 
     def ask(self) -> tuple[int | None, float | None]:
@@ -77,18 +76,16 @@ class LongQueue:
         ready = GroupReady(group="a", epoch=1, shape=SHAPE, device="test")
         return self._dispatcher.handle(ready, self._now_s)
 
-    def watch(self, num_watched: int) -> None:
-        """Have somebody listen to the last jobs of the queue."""
-        for job_id in list(self._waiting)[-num_watched:]:
-            self._dispatcher.handle(WatchersChanged(job_id, True), self._now_s)
-
     def _middle(self) -> str:
-        return self._waiting[len(self._waiting) // 2]
+        number = (self._next + self._num_submitted) // 2
+        while number in self._cancelled:
+            number += 1
+        return _job_id(number)
 
     def _taken(self, commands: list[Command]) -> Lease:
         (run,) = [command.message for command in commands if isinstance(command, ToGroup)]
         assert isinstance(run, RunJob)
-        assert self._waiting.popleft() == run.lease.job_id
+        self._next = int(run.lease.job_id, 16) + 1
         return run.lease
 
     def _learn(self) -> None:
@@ -98,3 +95,7 @@ class LongQueue:
                 lease=self._computing, stage=Stage.DENOISE, step=step, num_steps=NUM_STEPS
             )
             self._dispatcher.handle(report, self._now_s)
+
+
+def _job_id(number: int) -> str:
+    return f"{number:032x}"

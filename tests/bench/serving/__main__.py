@@ -1,0 +1,66 @@
+"""All figures of the serving path: `python -m tests.bench.serving --json FILE`.
+
+Rivals alternate with this server in each round. It needs the extra `bench` and Redis:
+`pip install -c constraints.txt '.[bench]'`, `apt-get install redis-server`.
+"""
+
+import argparse
+import asyncio
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.bench import dispatch
+from tests.bench.report import machine, write_report
+from tests.bench.serving.computing import Ranks
+from tests.bench.serving.events import measure_events
+from tests.bench.serving.figures import OURS, Figures
+from tests.bench.serving.memory import measure_memory
+from tests.bench.serving.submits import queues
+
+NUM_EVENTS = 300
+
+
+def main() -> None:
+    """Measure, print a table, write it as JSON where that is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="of each measurement")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    arguments = parser.parse_args()
+    # Ends as Ctrl-C does: with every process that was started ended, too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with tempfile.TemporaryDirectory(prefix="wan-bench-") as folder:
+        figures = asyncio.run(measure(Path(folder), arguments.rounds))
+    print(figures.table())
+    write_report(arguments.json, {"machine": machine(), **figures.as_json()})
+
+
+async def measure(folder: Path, num_rounds: int) -> Figures:
+    """Return all figures."""
+    figures = Figures()
+    async with queues(folder) as both:
+        for number in range(num_rounds):
+            say(f"submits, round {number + 1} of {num_rounds}")
+            await both.measure(figures)
+    ranks = Ranks(folder)
+    await ranks.prepare()
+    for number in range(num_rounds):
+        say(f"ranks, round {number + 1} of {num_rounds}")
+        await ranks.measure(figures)
+    say("events, memory, dispatch")
+    await measure_events(folder / "events", figures, num_rounds)
+    await measure_memory(folder / "memory", figures)
+    costs = dispatch.measure(NUM_EVENTS)
+    name = "dispatch at 100,000 against 100 waiting jobs"
+    figures.add(name, OURS, max(cost["ratio"] for cost in costs.values()))
+    return figures
+
+
+def say(line: str) -> None:
+    """Tell whoever waits how far it is."""
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
