@@ -35,6 +35,10 @@ async def choose_picture(visit: Visit, label: str) -> None:
     await visit.drop(SAMPLE.read_bytes(), "sample.jpg", "image/jpeg")
 
 
+async def see(visit: Visit, label: str) -> None:
+    await expect(visit.page.get_by_text(label)).to_be_visible()
+
+
 async def write(visit: Visit, label: str) -> None:
     prompt = re.search(r"\*(A small .+?)\*", DOCUMENT.read_text())
     assert prompt is not None
@@ -91,6 +95,7 @@ async def speak(visit: Visit, label: str) -> None:
 
 ACTS: dict[str, Callable[[Visit, str], Awaitable[None]]] = {
     "Drop a picture here, or choose one": choose_picture,
+    "Or the address of a picture": see,
     "Prompt": write,
     "Tiny": choose,
     "More settings": unfold,
