@@ -1,0 +1,133 @@
+"""One denoising step, in the ways that the benchmark of the engine compares."""
+
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ranks.control import Control
+from ranks.denoise import Denoiser, Guidance, Predictor
+from ranks.layout import Layout, shard_sizes
+from ranks.pipeline import draw_noise
+from ranks.process_group import World
+from ranks.solver import Solver, make_scheduler
+from ranks.transformer import LatentShape, ShardTransformer
+from ranks.ulysses import SequenceGroup
+from ranks.weights import fill_transformer, meta_transformer
+from tests.bench.context_parallel import parallelise
+
+CPU = torch.device("cpu")
+GUIDANCE_SCALE = 5.0
+NUM_STEPS = 100
+"""Of the schedule; no more are measured."""
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """What is denoised, and with which transformer."""
+
+    transformer: str
+    shape: LatentShape
+
+    def draw(self, num_channels: int, seed: int) -> Tensor:
+        """Return random latents, the same on every rank."""
+        return draw_noise(seed, (1, num_channels, *self.shape))
+
+    def texts(self, width: int) -> list[Tensor]:
+        """Return embedded prompts of both branches, conditional first."""
+        return [draw_noise(seed, (1, 512, width)) for seed in (3, 4)]
+
+    def image(self, width: int) -> Tensor:
+        """Return an embedded image."""
+        return draw_noise(5, (1, 257, width))
+
+
+class Stepper(Protocol):
+    """A job on its way."""
+
+    @property
+    def latents(self) -> Tensor:
+        """After the latest step."""
+
+    def step(self) -> None:
+        """Do the next step."""
+
+
+class Ours:
+    """The product's loop, with its meeting of all ranks after each step."""
+
+    def __init__(
+        self, job: Job, transformer: ShardTransformer, world: World, layout: Layout
+    ) -> None:
+        config = transformer.model.config
+        groups = world.groups(layout)
+        embeds = [(text, job.image(config.image_dim)) for text in job.texts(config.text_dim)]
+        branches = [0, 1] if layout.cfg_size == 1 else [layout.branch(world.rank)]
+        sizes = shard_sizes(transformer.num_tokens(job.shape), layout.ulysses_size)
+        self._predictor = Predictor(
+            transformer=transformer,
+            first_frame=job.draw(config.in_channels - config.out_channels, 1),
+            guidance=Guidance(
+                scale=GUIDANCE_SCALE,
+                conditions={branch: transformer.condition(*embeds[branch]) for branch in branches},
+                group=groups.cfg,
+            ),
+            sequence=SequenceGroup(groups.ulysses, sizes, layout.shard(world.rank)),
+            rope=transformer.rope_tables(job.shape, CPU),
+            cache=None,
+        )
+        self._control = Control(world.rank, world.control_group)
+        self._denoiser = Denoiser(Solver("unipc", NUM_STEPS, 5.0), job.draw(config.out_channels, 2))
+
+    @property
+    def latents(self) -> Tensor:
+        """After the latest step."""
+        return self._denoiser.latents
+
+    def step(self) -> None:
+        """Do the next step."""
+        self._denoiser.advance(self._predictor)
+        self._control.meet()
+
+
+class Stock:
+    """What diffusers' `WanImageToVideoPipeline` does in a step, on one rank or on all of them."""
+
+    def __init__(self, job: Job) -> None:
+        folder = Path(job.transformer)
+        self._model = meta_transformer(folder, torch.float32)
+        fill_transformer(self._model, folder, CPU)
+        if dist.get_world_size() > 1:
+            parallelise(self._model)
+        config = self._model.config
+        self._condition = job.draw(config.in_channels - config.out_channels, 1)
+        self._texts, self._image = job.texts(config.text_dim), job.image(config.image_dim)
+        self._scheduler = make_scheduler("unipc", NUM_STEPS, 5.0)
+        self._step = 0
+        self.latents = job.draw(config.out_channels, 2)
+
+    def step(self) -> None:
+        """Do the next step."""
+        timestep = self._scheduler.timesteps[self._step]
+        inputs = torch.cat([self.latents, self._condition], dim=1)
+        conditional, unconditional = (
+            self._model(
+                hidden_states=inputs,
+                timestep=timestep.expand(1),
+                encoder_hidden_states=text,
+                encoder_hidden_states_image=self._image,
+                return_dict=False,
+            )[0]
+            for text in self._texts
+        )
+        guided = unconditional + GUIDANCE_SCALE * (conditional - unconditional)
+        self.latents = self._scheduler.step(guided, timestep, self.latents, return_dict=False)[0]
+        self._step += 1
+
+
+def agree(steppers: list[Stepper]) -> None:
+    """Check that all have come to the same latents."""
+    for stepper in steppers[1:]:
+        torch.testing.assert_close(stepper.latents, steppers[0].latents, rtol=0, atol=1e-3)
