@@ -101,11 +101,10 @@ class Dispatcher:
                 self._intake.handle(event, now_s)
             case JobStored() | JobNotStored():
                 self._intake.handle(event, now_s)
-            case GroupStarted() | GroupGone() | DrainGroup() | Beat():
+            case GroupStarted() | GroupReady() | GroupGone() | DrainGroup() | Beat():
                 self._lives.handle(event, now_s)
-            case GroupReady():
-                self._lives.handle(event, now_s)
-                self._intake.learn(event, now_s)
+                if isinstance(event, GroupReady):
+                    self._intake.learn(event, now_s)
             case (
                 StepDone()
                 | JobStarted()

@@ -7,8 +7,9 @@ from broker.protocol import (
     DrainGroup,
     GroupGone,
     GroupReady,
-    GroupReport,
     GroupStarted,
+    LauncherHere,
+    PeerReport,
 )
 
 logger = logging.getLogger(__name__)
@@ -20,6 +21,7 @@ class Peers:
     def __init__(self) -> None:
         self._ranks: dict[str, tuple[int, bytes]] = {}
         self._launchers: dict[str, tuple[int, bytes]] = {}
+        self._idle: set[bytes] = set()
         self._drainers: set[bytes] = set()
 
     def rank(self, group: str) -> bytes | None:
@@ -32,7 +34,7 @@ class Peers:
 
     def launchers(self) -> list[bytes]:
         """Return the identities of all launchers."""
-        return sorted({identity for _, identity in self._launchers.values()})
+        return sorted({identity for _, identity in self._launchers.values()} | self._idle)
 
     def drainers(self) -> list[bytes]:
         """Return the identities of those who wait until nothing runs."""
@@ -41,15 +43,18 @@ class Peers:
     def knows(self, identity: bytes) -> bool:
         """Whether a peer has registered since the broker was started."""
         registered = [*self._ranks.values(), *self._launchers.values()]
-        return any(identity == known for _, known in registered)
+        return identity in self._idle or any(identity == known for _, known in registered)
 
-    def admit(self, identity: bytes, report: GroupReport) -> bool:
+    def admit(self, identity: bytes, report: PeerReport) -> bool:
         """Return whether a peer may say this; a registration makes it the one who may.
 
         A report of a peer that is not registered passes: the broker may be new, and the lease in
         the report tells more than the identity does.
         """
         match report:
+            case LauncherHere():
+                self._idle.add(identity)
+                return True
             case GroupStarted():
                 return _claim(self._launchers, identity, report.group, report.epoch)
             case GroupReady():

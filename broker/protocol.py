@@ -385,6 +385,10 @@ class GroupStarted(_Struct, frozen=True, kw_only=True):
     world_size: int
 
 
+class LauncherHere(_Struct, frozen=True, kw_only=True):
+    """A launcher runs no group now, but wants to hear of a stop."""
+
+
 class GroupGone(_Struct, frozen=True, kw_only=True):
     """The launcher has reaped every process of one life of a group."""
 
@@ -476,6 +480,7 @@ GroupReport = (
     | DrainGroup
     | DrainBroker
 )
+PeerReport = GroupReport | LauncherHere
 
 
 class RunJob(_Struct, frozen=True, kw_only=True):
@@ -597,7 +602,7 @@ class Codec(Generic[Message]):
 
 front_requests: Codec[FrontRequest] = Codec(FrontRequest)
 front_replies: Codec[FrontReply] = Codec(FrontReply)
-group_reports: Codec[GroupReport] = Codec(GroupReport)
+group_reports: Codec[PeerReport] = Codec(PeerReport)
 group_commands: Codec[GroupCommand] = Codec(GroupCommand)
 rank_beats: Codec[RankNews] = Codec(RankNews)
 job_events: Codec[JobView] = Codec(JobView)

@@ -53,6 +53,7 @@ from broker.protocol import (
     JobHistory,
     JobPreview,
     JobView,
+    LauncherHere,
     ListJobs,
     OfferJob,
     ProbeSought,
@@ -275,7 +276,8 @@ class Broker:
         if is_new:
             # Also of a peer that registers by this: the last broker may have died with its report.
             await self._command(identity, Reregister())
-        await self._worker.put(report)
+        if not isinstance(report, LauncherHere):
+            await self._worker.put(report)
 
     async def _on_beat(self, parts: list[bytes]) -> None:
         beat = rank_beats.decode(parts)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 
 import zmq
 import zmq.asyncio
@@ -15,9 +16,10 @@ from broker.protocol import (
     DrainGroup,
     GroupDrained,
     GroupGone,
-    GroupReport,
     GroupStarted,
     KillGroup,
+    LauncherHere,
+    PeerReport,
     ProtocolError,
     Reregister,
     RunJob,
@@ -29,7 +31,7 @@ from broker.sockets import Addresses, connect_dealer
 
 logger = logging.getLogger("launcher")
 
-_REACH_LIMIT_S = 5.0
+_REACH_LIMIT_S = 10.0
 
 OnKill = Callable[[str, int, str], None]
 """Called with group, epoch and reason."""
@@ -67,7 +69,8 @@ class Agent:
     async def tell_all(self) -> None:
         """Tell a broker that may know nothing which groups live, and what is drained."""
         # Both change meanwhile.
-        for report in [*self._drains.values(), *self._lives.values()]:
+        reports: list[PeerReport] = [*self._drains.values(), *self._lives.values()]
+        for report in reports or [LauncherHere()]:
             await self._send(report)
 
     async def drain(self) -> None:
@@ -77,18 +80,17 @@ class Agent:
         await self.drained.wait()
 
     async def drain_groups(self) -> None:
-        """Return when nothing runs on the groups of this agent, while others go on."""
+        """Return when nothing runs on the groups of this agent, or the broker cannot tell."""
         for life in self._lives.values():
             self._drains[life.group] = DrainGroup(group=life.group, epoch=life.epoch)
-        if not self._drains:
-            return
         try:
-            async with asyncio.timeout(_REACH_LIMIT_S):
-                await self.tell_all()
+            while self._drains:
+                async with asyncio.timeout(_REACH_LIMIT_S):
+                    await self.tell_all()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self.drained.wait(), REGISTER_EVERY_S)
         except TimeoutError:
             logger.warning("the broker cannot be reached; not waiting for the running jobs")
-        else:
-            await self.drained.wait()
 
     def close(self) -> None:
         """Close the connection."""
@@ -118,13 +120,13 @@ class Agent:
 
     async def _repeat(self) -> None:
         while True:
-            await asyncio.sleep(REGISTER_EVERY_S)
             await self.tell_all()
+            await asyncio.sleep(REGISTER_EVERY_S)
 
     def _end_drain(self, group: str | None) -> None:
         """Note that nothing runs any more on a group; None is all of them."""
         if self._drains.pop(group, None) is not None and not self._drains:
             self.drained.set()
 
-    async def _send(self, report: GroupReport) -> None:
+    async def _send(self, report: PeerReport) -> None:
         await self._socket.send_multipart(group_reports.encode(report))

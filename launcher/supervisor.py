@@ -54,11 +54,10 @@ class Supervisor:
         started = time.monotonic()
         self._reaper.start()
         self._listen_to_signals()
-        agent = asyncio.create_task(self._agent.run())
+        others = self._keep_others()
         announcer = asyncio.create_task(self._announce(started))
         groups = [asyncio.create_task(self._keep_group(n)) for n in range(len(self._group_ready))]
-        others = self._keep_others()
-        for task in (*groups, *others, agent):
+        for task in (*groups, *others):
             task.add_done_callback(self._on_end_of_task)
         await self._stop.wait()
         announcer.cancel()
@@ -66,9 +65,9 @@ class Supervisor:
             await self._stop_all(groups)
         except UnkillableError as error:
             self._last_error = str(error)
-        for task in (*groups, *others, agent):
+        for task in (*groups, *others):
             task.cancel()
-        await asyncio.gather(*groups, *others, agent, announcer, return_exceptions=True)
+        await asyncio.gather(*groups, *others, announcer, return_exceptions=True)
         self._agent.close()
         if self._last_error is not None:
             logger.error("stopped: %s", self._last_error)
@@ -98,7 +97,7 @@ class Supervisor:
         return None
 
     def _keep_others(self) -> "list[asyncio.Task[None]]":
-        """Keep broker and front alive, as far as they run here."""
+        """Keep broker and front alive, as far as they run here, and the broker's agent."""
         parts = []
         if self._plan.role == "server":
             parts.append(("broker", self._live_broker))
@@ -107,9 +106,10 @@ class Supervisor:
         if self._listener is not None:
             parts.append(("front", self._live_front))
         # What ends while the server drains has still to be written down, and told.
-        return [
-            asyncio.create_task(self._keep(name, live, self._groups_ended)) for name, live in parts
-        ]
+        lives = [self._keep(name, live, self._groups_ended) for name, live in parts]
+        if self._plan.role != "front":  # it outlasts a stop of the server
+            lives.append(self._agent.run())
+        return [asyncio.create_task(life) for life in lives]
 
     async def _live_broker(self) -> str:
         broker = self._broker

@@ -136,6 +136,32 @@ async def test_a_group_that_is_stopped_finishes_its_job_and_leaves(tmp_path: Pat
     assert "cannot be reached" not in far.log()
 
 
+async def test_a_group_whose_server_is_gone_can_still_be_stopped(tmp_path: Path) -> None:
+    """Seen to fail with a drain that waits for an answer only."""
+    async with open_site(tmp_path) as site, joined(site, "group", "far") as far:
+        await site.server.kill_launcher()
+        assert await far.stop() == 0
+        assert "the broker cannot be reached" in far.log()
+
+
+async def test_a_drain_of_the_server_stops_its_groups_everywhere(tmp_path: Path) -> None:
+    """Seen to fail without `LauncherHere`: a launcher without groups hears of no stop."""
+    async with (
+        open_site(tmp_path, groups=0, num_steps=50) as site,
+        joined(site, "group", "far") as far,
+        joined(site, "front", "front") as front,
+        calling(site.server.life) as caller,
+    ):
+        job_id = await caller.submit()
+        await caller.wait_for(job_id, stage="denoise")
+        async with caller.session.post("/admin/drain") as response:
+            assert response.status in (200, 202)
+        await caller.wait_for(job_id, status="Succeed", attempt=1)
+        for launcher in (far, site.server.life):
+            assert await asyncio.to_thread(launcher.process.wait, LOG_LIMIT_S) == 0
+        assert front.process.poll() is None
+
+
 async def test_a_client_submits_at_one_front_and_watches_at_another(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         site = await stack.enter_async_context(open_site(tmp_path))

@@ -18,8 +18,8 @@ import zmq
 from broker.protocol import (
     GroupCommand,
     GroupReady,
-    GroupReport,
     Lease,
+    PeerReport,
     RankNews,
     group_commands,
     group_reports,
@@ -45,7 +45,7 @@ class GroupLife:
 
     def __init__(self, groups: "zmq.Socket[bytes]", beats: "zmq.Socket[bytes]") -> None:
         self.pids: dict[int, int] = {}
-        self.reports: list[GroupReport] = []
+        self.reports: list[PeerReport] = []
         self.beats: list[RankNews] = []
         self.told = -1
         """Where the ranks write lines for the launcher."""
@@ -85,7 +85,7 @@ class GroupLife:
         self.pids.clear()
         return codes
 
-    def _next_report(self, deadline_s: float) -> GroupReport:
+    def _next_report(self, deadline_s: float) -> PeerReport:
         self._wait(self._groups, deadline_s)
         self._peer, *parts = self._groups.recv_multipart()
         report = group_reports.decode(parts)
