@@ -2,7 +2,7 @@
 
 Operations and bytes are counted from the architecture; rates are calibrated with published
 measurements, and the rows that the calibration did not use say how far off the model is. With
-`--measured FILE`, what `tests.bench.real_size` wrote, the rates of one H200 are our own.
+`--measured FILE`, which `tests.bench.real_size` wrote, eight of the device it ran on are added.
 """
 
 import argparse
@@ -27,6 +27,7 @@ HD = Clip()
 SD = Clip(width=832, height=480)
 SD_TEXT = Clip(width=832, height=480, num_steps=50, has_image=False)
 SD_TEXT_20 = Clip(width=832, height=480, num_steps=20, has_image=False)
+KERNEL_KINDS = ("attention", "linear", "rest")
 CACHE = CacheSchedule(start=12, interval=4, end=37, num_steps=HD.num_steps)
 
 LAYOUTS = (
@@ -97,6 +98,23 @@ def _ascend() -> Machine:
 
 
 H100, H200, ASCEND = _lightx2v("H100", 5.18), _h200(), _ascend()
+
+
+def measured(path: Path) -> Machine:
+    """Return the device on which `tests.bench.real_size` ran, with the product's own rates."""
+    found = msgspec.json.decode(path.read_bytes())
+    vae = found["vae"]["served, whole clip"]
+    flops, split = forward_flops(HD), found["split"]
+    attention_share = split["attention_s"] / sum(split[f"{k}_s"] for k in KERNEL_KINDS)
+    attention_s = found["fused"]["step_s"] * attention_share
+    linear_s = found["fused"]["step_s"] - attention_s
+    return Machine(
+        name=f"{found['machine']['device']}, measured",
+        attention_tflops=HD.num_branches * flops.attention / attention_s / TERA,
+        linear_tflops=HD.num_branches * flops.linear / linear_s / TERA,
+        vae_tflops=HD.vae_flops / (vae["encode_s"] + vae["decode_s"]) / TERA,
+        send_gb_s=NVLINK,
+    )
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
@@ -206,12 +224,16 @@ def main() -> None:
     """Print the tables and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the tables here")
+    parser.add_argument("--measured", type=Path, help="findings of tests.bench.real_size")
     arguments = parser.parse_args()
+    machines = [ASCEND, H100, H200]
+    if arguments.measured is not None:
+        machines.append(measured(arguments.measured))
     report = Report(
         checks=checks(),
         predictions=[
             predict(machine, num_branches, layout)
-            for machine in (ASCEND, H100, H200)
+            for machine in machines
             for num_branches in (2, 1)
             for layout in LAYOUTS
         ],
@@ -249,11 +271,11 @@ def print_predictions(rows: list[Prediction]) -> None:
     """Print eight devices in each layout."""
     print("\n1280*720, 81 frames, 40 steps, on eight devices, with the VAE split")
     titles = f"{'step':>8} {'video':>8} {'cache':>8} {'VAE whole':>10}"
-    print(f"{'':14}{'guidance':>9} {'layout':>18} {titles}")
+    print(f"{'':24}{'guidance':>9} {'layout':>18} {titles}")
     for row in rows:
         layout = f"CFG {row.cfg_size}, Ulysses {row.ulysses_size}"
         print(
-            f"{row.machine:14}{'on' if row.num_branches == 2 else 'off':>9} {layout:>18} "
+            f"{row.machine:24}{'on' if row.num_branches == 2 else 'off':>9} {layout:>18} "
             f"{row.step_s:6.2f} s {row.video_s:6.0f} s {row.cached_s:6.0f} s "
             f"{row.whole_vae_s:8.0f} s"
         )

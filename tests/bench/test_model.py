@@ -1,6 +1,8 @@
 """The model on paper: its counts are those of the code, its layout is the server's."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,8 +25,8 @@ from tests.bench.cost import (
     forward_flops,
     forward_traffic,
 )
-from tests.bench.machines import Machine
-from tests.bench.model import ASCEND, H100, H200, best, checks
+from tests.bench.machines import Layout, Machine, step_s, video_s
+from tests.bench.model import ASCEND, H100, H200, best, checks, measured
 from tests.ranks.real_models import config_of
 
 WORLD_SIZE = 8
@@ -106,3 +108,20 @@ def test_the_server_chooses_the_layout_that_the_model_finds_fastest(
     chosen = choose_layout(spec, GroupShape(world_size=WORLD_SIZE, num_heads=40))
     found = best(machine, num_branches)
     assert (found.cfg_size, found.ulysses_size) == chosen
+
+
+def test_what_was_measured_on_a_device_becomes_a_machine(tmp_path: Path) -> None:
+    path = tmp_path / "found.json"
+    path.write_text(
+        json.dumps(
+            {
+                "machine": {"device": "H200"},
+                "fused": {"step_s": 18.0},
+                "split": {"attention_s": 12.0, "linear_s": 5.0, "rest_s": 1.0},
+                "vae": {"served, whole clip": {"encode_s": 5.0, "decode_s": 7.0}},
+            }
+        )
+    )
+    alone = Layout()
+    assert step_s(measured(path), Clip(), alone) == pytest.approx(18.0)
+    assert video_s(measured(path), Clip(), alone) == pytest.approx(40 * 18.0 + 12.0)
