@@ -5,6 +5,7 @@ One of these it may fetch images from; the others listen on loopback and must ne
 
 import contextlib
 import os
+import resource
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -87,6 +88,11 @@ class Besieged:
         parts = [self.server.pid_of(part) for part in ("broker", FRONT_MODULE)]
         return [*parts, *sorted(self.server.life.pids("stub_ranks"))]
 
+    def memory_bytes(self) -> int:
+        """How much memory the front holds."""
+        statm = Path(f"/proc/{self.server.pid_of(FRONT_MODULE)}/statm").read_text()
+        return int(statm.split()[1]) * resource.getpagesize()
+
     async def _newest_job(self) -> str | None:
         _, page = await self.front.get("/video/list?limit=1")
         return page["jobs"][0]["requestId"] if page["jobs"] else None
@@ -98,12 +104,7 @@ async def besieged_server() -> AsyncIterator[Besieged]:
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wan-")))
         images = await stack.enter_async_context(ImageServer().listen(IMAGE_ADDRESS))
-        private = {}
-        for address in ("127.0.0.1", "::1"):
-            private[address] = await stack.enter_async_context(ImageServer().listen(address))
-            with contextlib.suppress(OSError):  # not everybody may, and it may be in use
-                listener = ImageServer().listen(address, WEB_PORT)
-                private[f"{address} {WEB_PORT}"] = await stack.enter_async_context(listener)
+        private = await _private_servers(stack)
         outside, key = Outside(folder), make_key()
         outside.lead({})
         write_keys(folder / "keys", [ApiKey(name="ann", sha256=hash_key(key), limits=WIDE)])
@@ -127,6 +128,16 @@ async def besieged_server() -> AsyncIterator[Besieged]:
         await besieged.reset()
         caller = Caller(session)
         await caller.wait_for(await caller.submit(), status="Succeed")
+
+
+async def _private_servers(stack: AsyncExitStack) -> dict[str, ImageServer]:
+    private = {}
+    for address in ("127.0.0.1", "::1"):
+        private[address] = await stack.enter_async_context(ImageServer().listen(address))
+        with contextlib.suppress(OSError):  # not everybody may, and it may be in use
+            listener = ImageServer().listen(address, WEB_PORT)
+            private[f"{address} {WEB_PORT}"] = await stack.enter_async_context(listener)
+    return private
 
 
 def _served(server: ChaosServer, session: aiohttp.ClientSession) -> Served:

@@ -206,7 +206,9 @@ async def test_an_endless_answer_is_cut_off_at_the_limit(besieged: Besieged) -> 
             num_sent += 1
 
     besieged.images.talk = pour
+    before = besieged.memory_bytes()
     error = await assert_refused(besieged)
+    assert besieged.memory_bytes() - before < 64 << 20
     assert error["code"] == "image_too_large"
     assert num_sent < 40
 
