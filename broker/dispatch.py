@@ -115,6 +115,7 @@ class Dispatcher:
                 | JobStopped()
             ):
                 self._runs.handle(event, now_s)
+                self._lives.tell_drained(event.lease.group)
             case GroupsNamed():
                 self._lives.bury_others(event.groups, now_s)
             case WatchersChanged():
@@ -176,11 +177,10 @@ class Dispatcher:
 
     def _settle(self, now_s: float) -> list[Command]:
         """Give free groups their next jobs, then return all that has come up."""
-        if not self._board.draining:
+        if not self._board.draining and self._board.jobs.num_waiting:
             for group in self._board.groups.values():
                 self._give_job(group, now_s)
         self._board.publish_positions(now_s)
-        self._lives.tell_drained()
         self._tell_drained()
         return self._board.take_commands()
 
@@ -201,8 +201,9 @@ class Dispatcher:
         self._board.emit(ToGroup(group.name, RunJob(lease=lease, spec=job.spec, image=job.image)))
 
     def _tell_drained(self) -> None:
-        busy = any(group.runs for group in self._board.groups.values())
-        if self._board.draining and not busy and not self._told_drained:
+        if not self._board.draining or self._told_drained:
+            return
+        if not any(group.runs for group in self._board.groups.values()):
             self._told_drained = True
             self._board.emit(TellDrained())
 

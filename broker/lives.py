@@ -96,13 +96,13 @@ class Lives:
             elif awake_s - group.killed_at_s > KILL_AGAIN_S:
                 self._kill(group, awake_s)
 
-    def tell_drained(self) -> None:
-        """Answer the launchers that wait for groups on which nothing runs any more."""
-        for group in self._board.groups.values():
-            if group.draining and not group.runs:
-                group.draining = False
-                told = GroupDrained(group=group.name, epoch=group.epoch)
-                self._board.emit(ToLauncher(group.name, told))
+    def tell_drained(self, name: str) -> None:
+        """Answer the launcher that waits for a group, if nothing runs on it any more."""
+        group = self._board.groups.get(name)
+        if group is not None and group.draining and not group.runs:
+            group.draining = False
+            told = GroupDrained(group=name, epoch=group.epoch)
+            self._board.emit(ToLauncher(name, told))
 
     def _give_up_silent(self, lost_s: float, now_s: float) -> None:
         """Forget the groups whose machine is lost: neither a launcher nor a rank is heard.
@@ -194,6 +194,7 @@ class Lives:
         group = self._meet(report.group, report.epoch, now_s)
         if group is not None:
             group.leaving = group.draining = True
+            self.tell_drained(group.name)
 
     def _gone(self, report: GroupGone, now_s: float) -> None:
         group = self._meet(report.group, report.epoch, now_s)

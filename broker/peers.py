@@ -22,6 +22,7 @@ class Peers:
         self._ranks: dict[str, tuple[int, bytes]] = {}
         self._launchers: dict[str, tuple[int, bytes]] = {}
         self._idle: set[bytes] = set()
+        self._known: set[bytes] = set()
         self._drainers: set[bytes] = set()
 
     def rank(self, group: str) -> bytes | None:
@@ -42,8 +43,7 @@ class Peers:
 
     def knows(self, identity: bytes) -> bool:
         """Whether a peer has registered since the broker was started."""
-        registered = [*self._ranks.values(), *self._launchers.values()]
-        return identity in self._idle or any(identity == known for _, known in registered)
+        return identity in self._known
 
     def admit(self, identity: bytes, report: PeerReport) -> bool:
         """Return whether a peer may say this; a registration makes it the one who may.
@@ -54,11 +54,12 @@ class Peers:
         match report:
             case LauncherHere():
                 self._idle.add(identity)
+                self._known.add(identity)
                 return True
             case GroupStarted():
-                return _claim(self._launchers, identity, report.group, report.epoch)
+                return self._claim(self._launchers, identity, report.group, report.epoch)
             case GroupReady():
-                return _claim(self._ranks, identity, report.group, report.epoch)
+                return self._claim(self._ranks, identity, report.group, report.epoch)
             case GroupGone() | DrainGroup():
                 return self.launcher(report.group) in (None, identity)
             case DrainBroker():
@@ -67,11 +68,13 @@ class Peers:
             case _:
                 return self.rank(report.lease.group) in (None, identity)
 
-
-def _claim(owners: dict[str, tuple[int, bytes]], identity: bytes, group: str, epoch: int) -> bool:
-    """Make a peer the owner of a group's life, unless another one is, or a later life began."""
-    owner_epoch, owner = owners.get(group, (epoch, identity))
-    if epoch < owner_epoch or (epoch == owner_epoch and owner != identity):
-        return False
-    owners[group] = (epoch, identity)
-    return True
+    def _claim(
+        self, owners: dict[str, tuple[int, bytes]], identity: bytes, group: str, epoch: int
+    ) -> bool:
+        """Make a peer the owner of a group's life, unless another is, or a later life began."""
+        owner_epoch, owner = owners.get(group, (epoch, identity))
+        if epoch < owner_epoch or (epoch == owner_epoch and owner != identity):
+            return False
+        owners[group] = (epoch, identity)
+        self._known.add(identity)
+        return True
