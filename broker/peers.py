@@ -42,7 +42,7 @@ class Peers:
         return sorted(self._drainers)
 
     def knows(self, identity: bytes) -> bool:
-        """Whether a peer has registered since the broker was started."""
+        """Whether a peer has registered, or asked for a drain, since the broker was started."""
         return identity in self._known
 
     def admit(self, identity: bytes, report: PeerReport) -> bool:
@@ -64,6 +64,7 @@ class Peers:
                 return self.launcher(report.group) in (None, identity)
             case DrainBroker():
                 self._drainers.add(identity)
+                self._known.add(identity)
                 return True
             case _:
                 return self.rank(report.lease.group) in (None, identity)

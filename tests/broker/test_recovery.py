@@ -8,6 +8,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import zmq
+import zmq.asyncio
 
 from broker.config import BrokerConfig
 from broker.errors import StateDirInUseError
@@ -16,15 +18,22 @@ from broker.job import JobState
 from broker.journal import Journal
 from broker.protocol import (
     CancelJob,
+    DrainBroker,
+    Drained,
     ErrorCode,
+    GroupCommand,
     JobFound,
     Lease,
     Refused,
+    Reregister,
     RunJob,
+    group_commands,
+    group_reports,
 )
 from broker.record import Job
 from broker.server import Broker
-from tests.broker.driver import SPEC, Front, broker_config, new_job_id, running_broker
+from broker.sockets import connect_dealer
+from tests.broker.driver import LIMIT_S, SPEC, Front, broker_config, new_job_id, running_broker
 from tests.stub_group import StubConfig, StubGroup
 
 
@@ -98,6 +107,27 @@ async def test_a_broker_that_is_started_during_a_drain_begins_nothing(
             health = await front.until_health(lambda told: any(g.ready for g in told.groups))
             assert (health.draining, health.ready, health.running) == (True, False, 0)
             assert (await front.get(job_id)).state is JobState.IN_QUEUE
+
+
+async def test_a_launcher_without_groups_is_asked_once_what_it_drains(
+    config: BrokerConfig,
+) -> None:
+    """Seen to fail with drains not counted as acquaintance: question and answer never end."""
+    async with running_broker(config), stub(config) as group, Front(config) as front:
+        group.hold.clear()
+        await front.submit_ok()
+        await group.heard(RunJob)
+        with zmq.asyncio.Context() as context, context.socket(zmq.DEALER) as launcher:
+            connect_dealer(launcher, config.addresses.groups, "launcher")
+            heard: list[GroupCommand] = []
+            for _ in range(2):
+                await launcher.send_multipart(group_reports.encode(DrainBroker()))
+                await front.until_health(lambda health: health.draining)
+            group.hold.set()
+            async with asyncio.timeout(LIMIT_S):
+                while Drained() not in heard:
+                    heard.append(group_commands.decode(await launcher.recv_multipart()))
+        assert heard == [Reregister(), Drained()]
 
 
 async def test_a_run_that_ended_while_the_broker_was_away_has_succeeded(
