@@ -32,6 +32,7 @@ async def test_a_jobs_life_is_followed_by_its_id_through_all_processes(folder: P
         job_id = await caller.submit()
         await caller.wait_for(job_id, status="Succeed")
         await caller.status(job_id)
+        await running.life.wait_until_logged("POST /video/status 200")  # after the answer
         lines = lines_about(job_id, running.life.log())
     told = [(line["process"], line["message"]) for line in lines]
     broker = [message for process, message in told if process == "broker"]
