@@ -59,8 +59,10 @@ def _explain(
         if name not in known:
             return _unknown(name, list(known))
         if not _fits(value, known[name].type, lax):
-            allowed = _allowed(inspect.type_info(known[name].type))
-            message = f"{name} is {_shown(value)}; it must be {allowed}"
+            info = inspect.type_info(known[name].type)
+            # In a form everything is text; 500 is meant as a number all the same.
+            shown = _short(one_line(str(value))) if lax and not _is_text(info) else _shown(value)
+            message = f"{name} is {shown}; it must be {_allowed(info)}"
             return FrontError(ErrorCode.INVALID_FIELD, message, name)
     missing = next(name for name, field in known.items() if field.required and name not in fields)
     allowed = _allowed(inspect.type_info(known[missing].type))
@@ -81,6 +83,16 @@ def _fits(value: object, field_type: Any, lax: bool) -> bool:
     except msgspec.ValidationError:
         return False
     return True
+
+
+def _is_text(info: inspect.Type) -> bool:
+    match info:
+        case inspect.Metadata(type=inner):
+            return _is_text(inner)
+        case inspect.UnionType(types=options):
+            return any(map(_is_text, options))
+        case _:
+            return isinstance(info, inspect.StrType)
 
 
 def _shown(value: object) -> str:

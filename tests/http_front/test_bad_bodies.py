@@ -133,6 +133,21 @@ async def test_a_form_is_checked_like_json(
     await besieged.assert_nothing_happened()
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("num_frames", "500", "num_frames is 500; it must be a whole number from 24 to 121"),
+        ("dit_fsdp", "perhaps", "dit_fsdp is perhaps; it must be true or false or null"),
+        ("prompt", "500", 'prompt is "500" (3 characters); it must be a text of 10 to 500'),
+    ],
+)
+async def test_what_a_form_means_as_a_number_is_shown_as_one(
+    besieged: Besieged, field: str, value: str, message: str
+) -> None:
+    _, answer = await besieged.front.upload(picture(), **{field: value})
+    assert answer["error"]["message"].startswith(message)
+
+
 async def test_a_form_may_name_a_url_instead_of_a_file(besieged: Besieged) -> None:
     form = {"prompt": PROMPT, "image_url": "http://images.example.com/cat.png"}
 
