@@ -226,7 +226,7 @@ class Broker:
             case ListJobs():
                 limit = min(max(request.limit, 0), _MAX_LISTED)
                 page = self._history.page(request, limit)
-                jobs = [self._detailed(view) for view in page.jobs]
+                jobs = [job for view in page.jobs if (job := self._detailed(view)) is not None]
                 await self._answer(client, msgspec.structs.replace(page, jobs=jobs))
             case TakeCallback() | EndCallback() | BackUp():
                 await self._answer(client, await self._ask_journal(request))
@@ -249,11 +249,14 @@ class Broker:
 
     def _job_found(self, request: GetJob) -> FrontReply:
         view = self._history.latest(request.job_id, request.owner)
-        return _UNKNOWN_JOB if view is None else JobFound(job=self._detailed(view))
+        found = None if view is None else self._detailed(view)
+        return _UNKNOWN_JOB if found is None else JobFound(job=found)
 
-    def _detailed(self, view: JobView) -> JobView:
-        """Return a view with what only those are told who ask."""
+    def _detailed(self, view: JobView) -> JobView | None:
+        """Return a view with what only those are told who ask; None while its job is removed."""
         job = self._dispatcher.job(view.job_id)
+        if job is None:
+            return None
         eta_s = expires_at = position = None
         if view.state.is_terminal:
             expires_at = view.updated_at + self._config.job_ttl_s
@@ -262,9 +265,8 @@ class Broker:
         if view.state is JobState.IN_QUEUE:
             # It may have left the queue, and only the journal does not know yet.
             position = self._dispatcher.queue_position(view.job_id) or view.queue_position
-        spec = None if job is None else job.spec
         return msgspec.structs.replace(
-            view, queue_position=position, eta_s=eta_s, expires_at=expires_at, spec=spec
+            view, queue_position=position, eta_s=eta_s, expires_at=expires_at, spec=job.spec
         )
 
     async def _on_report(self, parts: list[bytes]) -> None:

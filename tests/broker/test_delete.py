@@ -1,5 +1,6 @@
 """Jobs are deleted and listed, by those whose they are."""
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -122,3 +123,21 @@ async def page(front: Front, request: ListJobs) -> JobsListed:
     answer = await front.ask(request)
     assert isinstance(answer, JobsListed)
     return answer
+
+
+async def test_a_job_that_is_being_removed_is_told_whole_or_not_at_all(
+    config: BrokerConfig,
+) -> None:
+    """Seen to fail with such a job told without what was asked for."""
+    async with Front(config) as front, Front(config) as other:
+        for _ in range(20):
+            job_id = await front.submit_ok()
+            deleting = asyncio.create_task(other.ask(DeleteJob(job_id=job_id)))
+            while not deleting.done():
+                page = await front.ask(ListJobs(limit=100))
+                assert isinstance(page, JobsListed)
+                assert all(job.spec is not None for job in page.jobs)
+                found = await front.ask(GetJob(job_id=job_id))
+                if isinstance(found, JobFound):
+                    assert found.job.spec is not None
+            assert await deleting == JobDeleted()
