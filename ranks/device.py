@@ -30,6 +30,8 @@ _ATTENTION: dict[Kind, tuple[AttentionBackendName, ...]] = {
     "cpu": (AttentionBackendName.NATIVE,),
 }
 
+_NICE = 5
+
 _PORT_HELP = (
     "Another process holds HCCL's port (host ports from 60000, device port 16666), most often a "
     "rank of an earlier server. Find it in the process table of `npu-smi info`, end it, wait until "
@@ -139,6 +141,15 @@ class Device:
             logger.warning("kernels cannot be fused here, which costs speed", exc_info=True)
             return False
         return True
+
+    def give_way(self) -> None:
+        """Let the rest of the host go first where computing takes its cores.
+
+        Whoever asks for a status would otherwise wait for its turn among the ranks, at every hop.
+        It holds for this thread and those that it starts.
+        """
+        if self.kind == "cpu":
+            os.nice(_NICE)
 
     def free_memory(self) -> None:
         """Give memory that no tensor holds back to the device."""

@@ -41,6 +41,7 @@ def serve(config: RankConfig, rank: int) -> None:
         _report_failure(config, rank, error)
         raise
     with link, torch.inference_mode():
+        device.give_way()  # but not the link, whose thread is there by now
         try:
             engine = start_engine(config, rank, device)
         except Exception as error:

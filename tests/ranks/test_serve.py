@@ -1,5 +1,6 @@
 """Real groups of ranks on the broker's real sockets: jobs, cancels, failures, stops, resumption."""
 
+import os
 import secrets
 from collections.abc import Iterator
 from functools import partial
@@ -106,6 +107,14 @@ def test_every_rank_beats_with_its_own_pid(group: GroupLife) -> None:
         assert isinstance(beat, Beat)
         assert (beat.pid, beat.device) == (pid, "cpu")
         assert beat.memory_bytes > 0
+
+
+def test_ranks_on_processors_let_the_rest_of_the_host_go_first(group: GroupLife) -> None:
+    """Seen to fail without `give_way`."""
+    for rank, pid in group.pids.items():
+        group.expect_beat(partial(is_beat_of, rank))
+        usual = os.getpriority(os.PRIO_PROCESS, 0)
+        assert os.getpriority(os.PRIO_PROCESS, pid) == min(usual + 5, 19)
 
 
 def test_rank_0_shows_pictures_of_the_run(group: GroupLife) -> None:
