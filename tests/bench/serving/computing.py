@@ -49,9 +49,10 @@ class Ranks:
         begun = time.monotonic()
         async with running_server(self._state_dir) as server:
             figures.add("start to ready, s", OURS, time.monotonic() - begun)
-            async with calling(server) as caller, connection(server.url) as line:
+            async with calling(server) as caller:
                 figures.add("idle between two jobs, ms", OURS, await gap_ms(caller))
-                job_id = await _ask_while_computing(line, figures, OURS)
+                async with connection(server.url) as line:
+                    job_id = await _ask_while_computing(line, figures, OURS)
                 await caller.post("/video/cancel", job_id)
             await server.stop()
         async with self._rival() as (url, ready_s), connection(url) as line:

@@ -6,9 +6,10 @@ import io
 import json
 import statistics
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -68,23 +69,32 @@ def post(path: str, body: object) -> bytes:
     return head.encode() + content
 
 
-def small_image_url() -> str:
-    """Return a picture of 128*128 as a data URL of about one kilobyte."""
+def small_image_url(more: bytes = b"") -> str:
+    """Return a picture of 128*128 as a data URL of about one kilobyte.
+
+    Args:
+        more: Bytes behind the end of the picture, which make another file of it.
+    """
+    return "data:image/jpeg;base64," + base64.b64encode(_small_image() + more).decode()
+
+
+@cache
+def _small_image() -> bytes:
     ramp = Image.linear_gradient("L").resize((128, 128))
     file = io.BytesIO()
     Image.merge("RGB", (ramp, ramp.rotate(90), ramp.rotate(180))).save(file, "JPEG", quality=60)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    return file.getvalue()
 
 
-async def crowd(url: str, request: bytes, num_clients: int, seconds: float) -> Outcome:
-    """Let so many clients ask the same again and again for a while; every answer must be a 2xx."""
+async def crowd(url: str, requests: Iterator[bytes], num_clients: int, seconds: float) -> Outcome:
+    """Let so many clients ask one thing after the other for a while; each answer must be a 2xx."""
     latencies_s: list[float] = []
     begun = time.perf_counter()
 
     async def client() -> None:
         async with connection(url) as line:
             while (asked := time.perf_counter()) < begun + seconds:
-                status, body = await line.ask(request)
+                status, body = await line.ask(next(requests))
                 assert 200 <= status < 300, body
                 latencies_s.append(time.perf_counter() - asked)
 

@@ -1,8 +1,10 @@
 """Submits that are on disk when they are answered, beside rival 2; both only pretend to work."""
 
+import secrets
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from itertools import repeat
 from pathlib import Path
 
 from tests.bench.rivals.processes import fastapi_celery_redis
@@ -11,6 +13,7 @@ from tests.bench.serving.load import Outcome, crowd, post, small_image_url
 from tests.chaos.server import ChaosServer
 
 NUM_CLIENTS = (1, 16, 128)
+NUM_NEW = 16
 SECONDS = 2.5
 WORK_S = 3600.0
 JOB = {
@@ -32,8 +35,11 @@ class Queues:
         """Add a round: each number of clients, at this server and then at the rival."""
         for num_clients in NUM_CLIENTS:
             for side, url in self._urls.items():
-                outcome = await crowd(url, post("/video/submit", JOB), num_clients, SECONDS)
+                same = repeat(post("/video/submit", JOB))
+                outcome = await crowd(url, same, num_clients, SECONDS)
                 _add(figures, num_clients, side, outcome)
+        outcome = await crowd(self._urls[OURS], _new_pictures(), NUM_NEW, SECONDS)
+        figures.add(f"submits of new pictures a second, {NUM_NEW} clients", OURS, outcome.per_s)
 
 
 @asynccontextmanager
@@ -47,6 +53,12 @@ async def queues(folder: Path) -> AsyncIterator[Queues]:
                 yield Queues(ours.life.url, rival_url)
     finally:
         ours.end()
+
+
+def _new_pictures() -> Iterator[bytes]:
+    while True:
+        image_url = small_image_url(secrets.token_bytes(16))
+        yield post("/video/submit", JOB | {"image_url": image_url})
 
 
 def _add(figures: Figures, num_clients: int, side: str, outcome: Outcome) -> None:
