@@ -20,12 +20,12 @@ from tests.ranks.peak_memory import PeakMemory
 from tests.ranks.world import run_ranks
 
 NUM_ROUNDS = 5
-BASE_DIM = 24
-"""A quarter of the real width."""
+BASE_DIM = 16
+"""A sixth of the real width."""
 
 NUM_FRAMES = 9
-HEIGHT, WIDTH = 24, 40
-"""Of the latents; the proportions of 720p, a quarter of its sides."""
+HEIGHT, WIDTH = 16, 24
+"""Of the latents."""
 
 
 class VaeFigures(msgspec.Struct, frozen=True, kw_only=True):
