@@ -28,7 +28,8 @@ def make_gate(config: FrontConfig) -> Middleware:
     """
     names = None
     if config.allowed_hosts or is_loopback(config.host):
-        names = _LOOPBACK_NAMES | {config.host} | set(config.allowed_hosts)
+        own = (config.host, *config.allowed_hosts)
+        names = _LOOPBACK_NAMES | {name.lower() for name in own}
 
     @web.middleware
     async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -17,6 +17,7 @@ Role = Literal["server", "group", "front"]
 """A server is broker, front and groups; the others join one that runs elsewhere."""
 
 _ORIGIN = re.compile(r"https?://[a-z0-9.:\[\]-]+")
+_CENTURY_S = 3_155_760_000.0  # infinity cannot be told to the processes: JSON has none
 DEFAULT_MODEL = "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers"
 
 
@@ -100,7 +101,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ] = 5
     max_queue: Annotated[int, Meta(ge=1, description="Jobs that may wait.")] = 100
     job_ttl: Annotated[
-        float, Meta(ge=0, description="Seconds that a job and its files are kept after its end.")
+        float,
+        Meta(
+            ge=0,
+            le=_CENTURY_S,
+            description="Seconds that a job and its files are kept after its end.",
+        ),
     ] = 3600.0
     api_keys: (
         Annotated[
@@ -126,15 +132,22 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         bool, Meta(description="Fetch images from addresses that are not public, too.")
     ] = False
     drain_timeout: Annotated[
-        float, Meta(ge=0, description="Seconds that running jobs may take to end at a stop.")
+        float,
+        Meta(
+            ge=0,
+            le=_CENTURY_S,
+            description="Seconds that running jobs may take to end at a stop.",
+        ),
     ] = 600.0
     startup_timeout: Annotated[
-        float, Meta(gt=0, description="Seconds that the ranks may take to load.")
+        float,
+        Meta(gt=0, le=_CENTURY_S, description="Seconds that the ranks may take to load."),
     ] = 1800.0
     step_timeout: Annotated[
         float,
         Meta(
             gt=0,
+            le=_CENTURY_S,
             description="Seconds that a denoising step may take before the ranks count as hung; "
             "ten times the usual step is always allowed.",
         ),
@@ -283,7 +296,7 @@ def _from_file(path: Path) -> dict[str, Any]:
             return tomllib.load(file)
     except OSError as error:
         raise OptionsError(f"--config {path}: {os.strerror(error.errno or 0)}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise OptionsError(f"--config {path}: {error}") from error
 
 
@@ -296,9 +309,14 @@ def _split_lists(merged: dict[str, Any]) -> dict[str, Any]:
     """Return the values with `a,b` turned into a list where the option is one."""
     lists = {f.name for f in msgspec.structs.fields(Options) if isinstance(f.default, tuple)}
     return {
-        name: value.split(",") if name in lists and isinstance(value, str) else value
+        name: _parts(value) if name in lists and isinstance(value, str) else value
         for name, value in merged.items()
     }
+
+
+def _parts(text: str) -> list[str]:
+    """Return what `a, b` lists; nothing where a variable is set, yet empty."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _explain(error: msgspec.ValidationError, merged: dict[str, Any]) -> str:

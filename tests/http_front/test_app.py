@@ -36,6 +36,7 @@ async def test_every_answer_carries_the_headers_that_tame_browsers(front: Served
         ({"host": "0.0.0.0", "allowed_hosts": ("wan.example",)}, "wan.example:80", 200),
         ({"host": "0.0.0.0", "allowed_hosts": ("wan.example",)}, "any.example", 403),
         ({"allowed_hosts": ("wan.example",)}, "localhost", 200),
+        ({"allowed_hosts": ("Wan.Example",)}, "wan.example", 200),
     ],
 )
 async def test_the_names_of_the_server_depend_on_where_it_listens(

@@ -1,3 +1,4 @@
+import sys
 import tomllib
 from pathlib import Path
 
@@ -29,6 +30,8 @@ def test_switches_can_be_turned_on_and_off() -> None:
         (["--device", "tpu"], {}, "--device is 'tpu': invalid enum value 'tpu'"),
         ([], {"WAN_PORT": "x"}, "--port is 'x': expected `int`, got `str`"),
         (["--config", "/nowhere.toml"], {}, "--config /nowhere.toml: No such file or directory"),
+        (["--job-ttl", "inf"], {}, "--job-ttl is 'inf': expected `float` <= 3155760000.0"),
+        (["--config", sys.executable], {}, "can't decode byte"),
         (["--cors-origins", "https://e.example/x"], {}, "'https://e.example/x'; an origin is a"),
         (["--demo", "--model-path", "m"], {}, "demo and model_path exclude each other"),
         (["--groups", "0"], {}, "groups is 0, and without listen none can join from elsewhere"),
@@ -66,11 +69,15 @@ def test_printed_options_are_a_file_that_means_the_same() -> None:
 def test_a_list_is_separated_by_commas_or_a_list_in_the_file(tmp_path: Path) -> None:
     file = tmp_path / "wan.toml"
     file.write_text('allowed_hosts = ["a.example", "b.example"]\n')
-    flags = ["--config", str(file), "--image-hosts", "c.example,.d.example"]
+    flags = ["--config", str(file), "--image-hosts", "c.example, .d.example"]
     options = parse_command(flags, {"WAN_CORS_ORIGINS": "https://e.example"}).options
     assert options.allowed_hosts == ("a.example", "b.example")
     assert options.image_hosts == ("c.example", ".d.example")
     assert options.cors_origins == ("https://e.example",)
+
+
+def test_a_list_that_is_set_yet_empty_lists_nothing() -> None:
+    assert parse_command([], {"WAN_ALLOWED_HOSTS": ""}).options.allowed_hosts == ()
 
 
 def test_the_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
