@@ -63,7 +63,7 @@ class Folders(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def prepare_folders(folders: Folders) -> Addresses:
-    """Make the folders, private to this user, and return the sockets' addresses in them.
+    """Make the folders, new ones private to this user, and return the sockets' addresses in them.
 
     Raises:
         StartError: If a folder cannot be made or its path is too long for a socket.
@@ -74,6 +74,7 @@ def prepare_folders(folders: Folders) -> Addresses:
         raise StartError(str(error)) from error
     prepare_run(folders)
     try:
+        folders.files.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in (folders.inputs, folders.videos, folders.checkpoints):
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -88,7 +89,8 @@ def prepare_run(folders: Folders) -> None:
         StartError: If it cannot be made.
     """
     try:
-        folders.run.mkdir(parents=True, exist_ok=True)
+        folders.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folders.run.mkdir(exist_ok=True)
         folders.run.chmod(0o700)
     except OSError as error:
         raise StartError(f"--state-dir {folders.state}: {error.strerror}") from error
@@ -98,10 +100,13 @@ def lock_state(folders: Folders) -> int:
     """Claim the state directory for this process's life; return the lock's descriptor.
 
     Raises:
-        StartError: If another server has it.
+        StartError: If another server has it, or the folder is not this user's.
     """
     path = folders.state / "launch.lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise StartError(f"--state-dir {folders.state}: {path.name}: {error.strerror}") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -2,6 +2,7 @@ import json
 import logging
 import shutil
 import socket
+import stat
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,22 @@ def test_a_state_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StartError, match=r"--state-dir .*/file/state: Not a directory"):
         prepare_folders(Folders.under(str(tmp_path / "file" / "state")))
+
+
+def test_a_state_directory_that_cannot_be_claimed_is_named(folders: Folders) -> None:
+    (folders.state / "launch.lock").mkdir()
+    with pytest.raises(StartError, match=r"--state-dir .*: launch\.lock: Is a directory"):
+        lock_state(folders)
+
+
+def test_a_new_state_directory_is_private_and_an_old_one_left_as_it_is(tmp_path: Path) -> None:
+    """Seen to fail without the mode that the folders are made with."""
+    new, old = Folders.under(str(tmp_path / "new"), str(tmp_path / "files")), tmp_path / "old"
+    old.mkdir(mode=0o755)
+    prepare_folders(new)
+    prepare_folders(Folders.under(str(old)))
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (new.state, new.files, old)]
+    assert modes == [0o700, 0o700, 0o755]
 
 
 def test_a_device_that_is_not_there_is_named() -> None:
