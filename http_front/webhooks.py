@@ -5,6 +5,7 @@ import hmac
 import os
 import secrets
 from base64 import b64encode
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -16,17 +17,24 @@ _KEY_BYTES = 32
 
 
 def load_key(path: Path) -> bytes:
-    """Return the server's key, from which all secrets are made; the first start makes it."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
+    """Return the server's key, from which all secrets are made; the first start makes it.
+
+    The file appears only when it is whole: anybody could sign with an empty key.
+    """
+    with suppress(FileNotFoundError):
         return path.read_bytes()
-    key = secrets.token_bytes(_KEY_BYTES)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(key)
-        file.flush()
-        os.fsync(file.fileno())
-    return key
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(_KEY_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):  # another front may be as quick
+            path.hardlink_to(partial)
+    finally:
+        partial.unlink()
+    return path.read_bytes()
 
 
 def make_secret(key: bytes, owner: str | None) -> bytes:
