@@ -60,7 +60,7 @@ CreateVideo = msgspec.defstruct(
                     "it exactly.",
                 ),
             ]
-            | float
+            | Annotated[float, Meta(ge=0, le=999)]
             | None,
             None,
         ),

@@ -204,6 +204,13 @@ async def test_json_is_understood_and_tells_when_to_ask_again(stack: Stack) -> N
         assert (await response.json())["seconds"] == "4"
 
 
+async def test_a_number_of_seconds_beyond_all_bounds_is_refused(stack: Stack) -> None:
+    body = {"prompt": PROMPT, "seconds": 1e308, "reference_url": DATA_URL}
+    async with stack.front.session.post(f"{stack.front.url}/v1/videos", json=body) as response:
+        assert response.status == 422
+        assert "a number from 0 to 999" in (await response.json())["error"]["message"]
+
+
 async def test_an_api_key_is_the_bearer_and_sees_its_own_videos_only(tmp_path: Path) -> None:
     keys, ann, bob = tmp_path / "keys", make_key(), make_key()
     write_keys(keys, [ApiKey(name=n, sha256=hash_key(k)) for n, k in (("ann", ann), ("bob", bob))])
