@@ -23,6 +23,7 @@ from http_front.schema import (
 )
 
 ANSWER_LIMIT_S = 60.0
+"""How long an answer may take; of a video, each next part of it."""
 RECONNECT_LIMIT_S = 60.0
 """How long `watch` goes on trying when the server is away."""
 _RECONNECT_EVERY_S = 0.5
@@ -137,14 +138,16 @@ class WanClient:
     async def download(self, job_id: str, place: Path) -> None:
         """Write the video of a finished job to a file, which appears only when it is whole."""
         partial = place.with_name(f"{place.name}.part")
+        limit = aiohttp.ClientTimeout(connect=ANSWER_LIMIT_S, sock_read=ANSWER_LIMIT_S)
+        url = f"{self._server}/videos/{job_id}.mp4"
         try:
-            async with self._session.get(f"{self._server}/videos/{job_id}.mp4") as response:
+            async with self._session.get(url, timeout=limit) as response:
                 await _raise_if_refused(response)
                 with partial.open("wb") as file:
                     async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
                         file.write(chunk)
             partial.rename(place)
-        except aiohttp.ClientError as error:
+        except (aiohttp.ClientError, TimeoutError) as error:
             raise self._unreachable(error) from error
         finally:
             partial.unlink(missing_ok=True)
@@ -179,7 +182,9 @@ class WanClient:
             raise self._unreachable(error) from error
 
     def _unreachable(self, error: Exception) -> UnreachableError:
-        return UnreachableError(f"no answer from {self._server} ({error or type(error).__name__})")
+        return UnreachableError(
+            f"no answer from {self._server} ({str(error) or type(error).__name__})"
+        )
 
 
 async def _raise_if_refused(response: aiohttp.ClientResponse) -> None:

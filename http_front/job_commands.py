@@ -16,7 +16,7 @@ from broker.job import JobSpec, JobState
 from broker.log import one_line
 from http_front.client import WanClient
 from http_front.command_parser import Commands
-from http_front.exit_codes import ExitCode
+from http_front.exit_codes import ExitCode, UsageError
 from http_front.field_check import check
 from http_front.output import Output
 from http_front.schema import JobEntry, JobStatus
@@ -76,9 +76,10 @@ async def run(options: argparse.Namespace, output: Output) -> ExitCode:
         ClientError: If the server does not answer, or refuses.
         FrontError: If a field of a job makes no sense.
         LeftRunningError: If Ctrl-C has ended a watch.
+        UsageError: If the key can be none.
     """
     # The key is no option: every user of the machine sees the command lines of all.
-    async with WanClient(options.server, os.environ.get("WAN_API_KEY")) as client:
+    async with WanClient(options.server, _api_key()) as client:
         match options.command:
             case "submit":
                 return await _submit(client, options, output)
@@ -168,9 +169,25 @@ def _show_status(status: JobStatus, output: Output) -> None:
 def _add_server(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--server",
-        default=os.environ.get("WAN_SERVER", DEFAULT_SERVER),
+        type=_server_url,
+        default=os.environ.get("WAN_SERVER") or DEFAULT_SERVER,
         help=f"URL of the server; default: WAN_SERVER, else {DEFAULT_SERVER}",
     )
+
+
+def _server_url(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no URL of a server, as {DEFAULT_SERVER} (nor may WAN_SERVER be another)"
+        )
+    return text
+
+
+def _api_key() -> str | None:
+    key = os.environ.get("WAN_API_KEY") or None
+    if key is not None and not key.isprintable():
+        raise UsageError("WAN_API_KEY holds a line break or another character that no key has")
+    return key
 
 
 def _count(text: str) -> int:

@@ -97,6 +97,23 @@ async def test_wan_without_a_server_ends_with_3() -> None:
     assert err.startswith("wan: no answer from http://127.0.0.1:9")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("WAN_SERVER", "127.0.0.1:9", "'127.0.0.1:9' is no URL of a server, as http://127"),
+        ("WAN_API_KEY", "wan_a\nwan_b", "WAN_API_KEY holds a line break"),
+    ],
+)
+async def test_wan_names_the_variable_that_makes_no_sense(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    code, _, err = await run_wan("status", "0" * 32)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+
+
 async def test_wan_lists_jobs_newest_first_and_says_how_to_see_the_older_ones(
     stack: Stack,
 ) -> None:
