@@ -2,10 +2,11 @@
 
 import * as api from "./api.js";
 import { parseSize } from "./settings.js";
-import { duration, text, translate } from "./texts.js";
+import { clock, duration, text, translate } from "./texts.js";
 
 const ENDED = ["Succeed", "Failed", "Cancelled"];
 const SURE_MS = 4000;
+const LONGEST_SAID = 60;
 
 export class Card {
   element = document.getElementById("card").content.firstElementChild.cloneNode(true);
@@ -19,7 +20,7 @@ export class Card {
     this.fail = fail;
     this.element.dataset.job = id;
     if (thumbnail) this.#part("img").src = thumbnail;
-    this.#on(".cancel", cancel);
+    this.#on(".cancel", () => this.#cancel(cancel));
     this.#on(".reuse", () => reuse(this.#settings));
     this.#on(".delete", () => this.#askOnce(remove));
     this.#on(".play", () => this.#play());
@@ -43,6 +44,11 @@ export class Card {
     return this.#settings?.prompt ?? this.id;
   }
 
+  /** The beginning of its name, to be read aloud. */
+  get shortName() {
+    return this.name.length > LONGEST_SAID ? `${this.name.slice(0, LONGEST_SAID)}…` : this.name;
+  }
+
   /** Show how the job is now; the list tells its settings, its feed does not. */
   update(job) {
     if (this.#job !== null && job.updated_at < this.#job.updated_at) return;
@@ -59,6 +65,7 @@ export class Card {
   /** Show the sentences anew: time has passed, or the language has changed. */
   refresh() {
     this.#part(".prompt").textContent = this.name;
+    this.#part(".prompt").title = this.name; // the card has room for its beginning only
     this.#part(".badge").textContent = text(`state.${this.state}`);
     this.#part(".status").textContent = this.#describe();
     this.#part(".details").textContent = this.#details();
@@ -74,6 +81,12 @@ export class Card {
   remove() {
     for (const kind of ["img", "video"]) this.#show(kind, "");
     this.element.remove();
+  }
+
+  /** The button goes, so the keyboard stays at what takes its place. */
+  async #cancel(act) {
+    await act();
+    this.#part(".reuse").focus({ preventScroll: true });
   }
 
   /** A second press within some seconds is a yes. */
@@ -104,7 +117,8 @@ export class Card {
     if (job.stage === "denoise" && job.step) parts.push(text("step", job.step, job.num_steps));
     if (job.eta_s !== null) {
       const left = job.eta_s - (performance.now() - this.#heardAt) / 1000;
-      parts.push(text(job.status === "InQueue" ? "doneIn" : "left", duration(left)));
+      const sentence = job.status === "InQueue" ? "doneIn" : "left";
+      if (left > 0) parts.push(text(sentence, duration(left))); // else it takes longer than thought
     }
     return parts.join(" · ");
   }
@@ -116,9 +130,7 @@ export class Card {
       const [width, height] = parseSize(settings.image_size);
       parts.push(`${width} × ${height}`, text("frames", settings.num_frames));
     }
-    const time = new Date(this.#job.created_at * 1000);
-    const format = { hour: "2-digit", minute: "2-digit" };
-    parts.push(time.toLocaleTimeString(document.documentElement.lang, format));
+    parts.push(clock(this.#job.created_at));
     return parts.join(" · ");
   }
 

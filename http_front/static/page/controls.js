@@ -19,11 +19,11 @@ export function makeControl(name, schema) {
   box.className = "field";
   const label = document.createElement("label");
   label.htmlFor = input.id;
-  const output = document.createElement("output");
-  output.htmlFor = input.id;
-  output.className = "count";
   const caption = document.createElement("span");
-  label.append(caption, output);
+  const shown = document.createElement("span");
+  shown.className = "count";
+  shown.ariaHidden = "true"; // it is read aloud as the slider's value
+  label.append(caption, shown);
   box.append(label, input);
 
   const control = {
@@ -37,7 +37,9 @@ export function makeControl(name, schema) {
       this.show();
     },
     show() {
-      output.value = SLIDERS[name]?.shown(input.value) ?? "";
+      if (!(name in SLIDERS)) return;
+      shown.textContent = SLIDERS[name].shown(input.value);
+      input.ariaValueText = shown.textContent;
     },
     translate() {
       caption.textContent = textOr(`label.${name}`, name);

@@ -56,7 +56,7 @@ export class Gallery {
     }
     const before = card.state;
     card.update(job);
-    if (before !== card.state) this.tell(`${text(`state.${card.state}`)}: ${card.name}`);
+    if (before !== card.state) this.tell(`${text(`state.${card.state}`)}: ${card.shortName}`);
     if (card.isEnded) this.#close(id);
   }
 
@@ -107,6 +107,7 @@ export class Gallery {
   async #remove(id) {
     await api.remove(id);
     await this.refresh();
+    document.getElementById("jobs").focus({ preventScroll: true }); // its button is gone
     this.tell(text("deleted"));
   }
 

@@ -10,13 +10,14 @@ import { language, preferredLanguage, speak, text } from "./texts.js";
 const REFRESH_MS = 4000;
 
 const part = (id) => document.getElementById(id);
+let hasAsked = false; // for a key: who has closed the dialog may look round, and finds its button
 const form = part("form");
 const prompt = part("prompt");
 
 speak(store.language.get() || preferredLanguage());
 showLanguageButton();
 const fields = await api.jobFields();
-const picture = new Picture({ taken: (width, height) => settings.turn(height > width) });
+const picture = new Picture({ taken: turn });
 const settings = new Settings(fields, { changed });
 const gallery = new Gallery({ reuse, tell, fail });
 
@@ -27,11 +28,12 @@ settings.fill(store.draft.get());
 form.addEventListener("submit", submit);
 form.addEventListener("input", keepDraft);
 form.addEventListener("change", keepDraft);
+form.addEventListener("input", hideProblem);
 prompt.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
 });
 part("language").addEventListener("click", switchLanguage);
-part("key-button").addEventListener("click", askForKey);
+part("key-button").addEventListener("click", () => askForKey());
 part("key-dialog").addEventListener("close", useKey);
 part("key-forget").addEventListener("click", () => part("key-dialog").close("forget"));
 part("key-button").hidden = !store.key.get();
@@ -40,6 +42,12 @@ document.addEventListener("visibilitychange", () => document.hidden || refresh()
 await refresh();
 document.body.classList.add("ready");
 setInterval(() => document.hidden || refresh(), REFRESH_MS);
+
+/** A picture has been taken. */
+function turn(width, height) {
+  hideProblem();
+  settings.turn(height > width);
+}
 
 function changed() {
   const size = settings.size();
@@ -54,7 +62,8 @@ function keepDraft() {
 
 async function submit(event) {
   event.preventDefault();
-  part("problem").hidden = true;
+  if (part("submit").ariaDisabled === "true") return;
+  hideProblem();
   const problem = findProblem();
   if (problem) return;
   const wanted = { prompt: prompt.value, ...settings.values() };
@@ -64,6 +73,7 @@ async function submit(event) {
     const thumbnail = picture.thumbnail();
     if (thumbnail) store.thumbnails.keep(id, thumbnail);
     await gallery.refresh();
+    tell(text("submitted"));
     if (matchMedia("(max-width: 56rem)").matches) part("jobs").scrollIntoView();
   } catch (refusal) {
     fail(refusal);
@@ -91,7 +101,7 @@ function findProblem() {
 }
 
 function busy(isBusy) {
-  part("submit").disabled = isBusy;
+  part("submit").ariaDisabled = isBusy; // not `disabled`, which would take the focus away
   part("submit").textContent = text(isBusy ? "submitting" : "submit");
 }
 
@@ -106,11 +116,12 @@ function reuse(used) {
 
 async function refresh() {
   try {
-    showServer(await api.health());
+    const health = await api.health();
     await gallery.refresh();
+    showServer(health);
   } catch (refusal) {
-    if (refusal.status === 401) askForKey();
-    else showServer(null);
+    showServer(refusal.status === 401 ? { status: "locked", ranks: [] } : null);
+    if (refusal.status === 401 && !hasAsked) askAgain();
   }
 }
 
@@ -143,27 +154,45 @@ function showLanguageButton() {
   button.lang = language() === "en" ? "zh-CN" : "en";
 }
 
-function askForKey() {
+function askForKey(note = "keyNote") {
   part("key-button").hidden = false;
-  if (!part("key-dialog").open) part("key-dialog").showModal();
+  part("key-note").dataset.text = note;
+  part("key-note").textContent = text(note);
+  if (part("key-dialog").open) return;
+  hasAsked = true;
+  part("key-dialog").returnValue = ""; // else Escape would repeat the last answer
+  part("key-dialog").showModal();
+}
+
+/** The server wants a key, or another one than it was shown. */
+function askAgain() {
+  askForKey(store.key.get() ? "keyWrong" : "keyNote");
 }
 
 function useKey() {
   const { returnValue } = part("key-dialog");
-  if (returnValue === "use") store.key.set(part("key").value.trim());
+  if (returnValue === "use") {
+    store.key.set(part("key").value.trim());
+    hasAsked = false;
+  }
   if (returnValue === "forget") store.key.set("");
   part("key").value = "";
   if (returnValue) refresh();
 }
 
 function fail(refusal) {
-  if (refusal.status === 401) askForKey();
+  if (refusal.status === 401) askAgain();
   show(refusal.message);
 }
 
 function show(problem) {
   part("problem").textContent = problem;
   part("problem").hidden = false;
+  part("problem").scrollIntoView({ block: "nearest" });
+}
+
+function hideProblem() {
+  part("problem").hidden = true;
 }
 
 function tell(sentence) {

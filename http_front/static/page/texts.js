@@ -30,6 +30,7 @@ const ENGLISH = {
   noJobs: "Your videos will appear here, and stay while the server keeps them.",
   keyTitle: "API key",
   keyNote: "This server asks for a key. It is kept in this browser only.",
+  keyWrong: "The server does not know this key.",
   useKey: "Use it",
   forget: "Forget it",
   cancel: "Cancel",
@@ -41,6 +42,7 @@ const ENGLISH = {
   deleteSure: "Delete for good?",
   reused: "The settings are in the form.",
   deleted: "The video has been deleted.",
+  submitted: "The video is in the queue.",
   frames: (number) => `${number} frames · ${(number / 16).toFixed(1)} s`,
   steps: (number) => `${number} steps`,
   isDefault: "automatic",
@@ -51,6 +53,7 @@ const ENGLISH = {
   "server.unhealthy": "Starting",
   "server.draining": "Stopping",
   "server.lost": "No connection, trying again",
+  "server.locked": "An API key is needed",
   "server.busy": (running, queued) => `${running} running, ${queued} waiting`,
   "state.InQueue": "Waiting",
   "state.InProgress": "In progress",
@@ -126,8 +129,9 @@ const CHINESE = {
   noJobs: "生成的视频会出现在这里，并在服务器保存期内一直可见。",
   keyTitle: "API 密钥",
   keyNote: "此服务器需要密钥。密钥只保存在这个浏览器里。",
+  keyWrong: "服务器不认识这个密钥。",
   useKey: "使用",
-  forget: "忘记",
+  forget: "清除",
   cancel: "取消",
   play: "播放",
   older: "显示更早的视频",
@@ -137,6 +141,7 @@ const CHINESE = {
   deleteSure: "确定删除？",
   reused: "设置已填入表单。",
   deleted: "视频已删除。",
+  submitted: "视频已加入队列。",
   frames: (number) => `${number} 帧 · ${(number / 16).toFixed(1)} 秒`,
   steps: (number) => `${number} 步`,
   isDefault: "自动",
@@ -147,24 +152,25 @@ const CHINESE = {
   "server.unhealthy": "启动中",
   "server.draining": "正在停止",
   "server.lost": "连接中断，正在重试",
-  "server.busy": (running, queued) => `运行 ${running}，排队 ${queued}`,
+  "server.locked": "需要 API 密钥",
+  "server.busy": (running, queued) => `运行中 ${running} 个，排队 ${queued} 个`,
   "state.InQueue": "排队中",
   "state.InProgress": "生成中",
   "state.Succeed": "已完成",
   "state.Failed": "失败",
   "state.Cancelled": "已取消",
-  "stage.encode": "理解提示词与图片",
+  "stage.encode": "读取提示词与图片",
   "stage.denoise": "生成画面",
   "stage.decode": "解码视频帧",
   "stage.save": "写入文件",
-  place: (place) => (place === 1 ? "下一个就是" : `排在第 ${place} 位`),
+  place: (place) => (place === 1 ? "下一个执行" : `排在第 ${place} 位`),
   step: (step, total) => `第 ${step} / ${total} 步`,
-  left: (time) => `约剩 ${time}`,
+  left: (time) => `还需约 ${time}`,
   doneIn: (time) => `约 ${time}后完成`,
   seconds: (number) => `${number} 秒`,
   minutes: (number) => `${number} 分钟`,
   hours: (number) => `${number} 小时`,
-  unreachable: "无法连接服务器。",
+  unreachable: "无法连接到服务器。",
   "error.image_url_forbidden": "服务器不允许从此网址下载。",
   "error.image_unavailable": "图片下载失败。",
   "error.image_too_large": "图片过大。",
@@ -235,6 +241,17 @@ export function translate(part) {
   for (const element of part.querySelectorAll("[data-placeholder]")) {
     element.placeholder = text(element.dataset.placeholder);
   }
+}
+
+/** Return a time as the browser's user writes it, with the day unless it is today. */
+export function clock(epochS) {
+  const time = new Date(epochS * 1000);
+  const format = { hour: "2-digit", minute: "2-digit" };
+  if (time.toDateString() !== new Date().toDateString()) {
+    Object.assign(format, { month: "short", day: "numeric" });
+  }
+  const own = navigator.languages.find((tag) => tag.toLowerCase().startsWith(current));
+  return time.toLocaleString(own ?? document.documentElement.lang, format);
 }
 
 /** Return a number of seconds as people say it. */
