@@ -1,6 +1,7 @@
 """The page in a real browser, before a real front whose broker does as each test says."""
 
 import io
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -307,12 +308,29 @@ async def test_everything_can_be_done_with_the_keyboard(
     await expect(page.locator("#submit")).to_be_focused()
     await page.keyboard.press("Enter")
     await visit.cards.first.wait_for()
+    await expect(page.locator("#submit")).to_be_focused()
     spec = broker.specs[latest(broker)]
     assert (spec.prompt, spec.num_frames, spec.image_size) == (PROMPT, 121, "832*480")
     cancel = visit.cards.first.get_by_role("button", name="Cancel")
     await cancel.focus()
     await page.keyboard.press("Enter")
     await visit.wait_for(visit.cards.first, "Cancelled")
+    await expect(visit.cards.first.get_by_role("button", name="Use settings")).to_be_focused()
+
+
+async def test_a_job_that_begins_to_run_moves_nothing(visit: Visit, broker: ScriptedBroker) -> None:
+    card = await visit.submit()
+    await broker.change(latest(broker), eta_s=90.0)
+    await expect(card.locator(".status")).to_contain_text("done in about")
+    before = await card.bounding_box()
+    await run(broker, latest(broker), 3)
+    await visit.wait_for(card, "InProgress")
+    assert await card.bounding_box() == before
+
+
+async def test_the_time_of_a_job_is_written_as_the_visitor_writes_times(visit: Visit) -> None:
+    card = await visit.submit()
+    await expect(card.locator(".details")).to_have_text(re.compile(r" · \d\d:\d\d$"))
 
 
 async def test_every_control_has_a_name(visit: Visit) -> None:

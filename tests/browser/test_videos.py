@@ -181,3 +181,33 @@ async def test_with_api_keys_the_page_asks_for_one_and_then_does_all_it_does(
         await expect(card.locator(".status")).to_contain_text("number 4")
         await visit.reload()
         await expect(visit.cards).to_have_count(2)
+
+
+async def test_who_has_no_key_is_asked_once_and_a_wrong_one_is_said_to_be_wrong(
+    chromium: Browser, broker: ScriptedBroker, tmp_path: Path
+) -> None:
+    text, keys = make_key(), tmp_path / "keys.json"
+    write_keys(keys, [ApiKey(name="alice", sha256=hash_key(text))])
+    async with (
+        serve(tmp_path, broker.addresses, api_keys=str(keys)) as front,
+        open_visit(chromium, front.url) as visit,
+    ):
+        page, dialog = visit.page, visit.page.get_by_role("dialog")
+        await page.keyboard.press("Escape")
+        await expect(dialog).to_be_hidden()
+        async with page.expect_response(lambda answer: "/video/list" in answer.url):
+            pass  # asked again by itself, and refused
+        await expect(page.locator("#server")).to_have_text("An API key is needed")
+        await expect(dialog).to_be_hidden()
+        await page.click("#key-button")
+        await page.fill("#key", "wan_wrong")
+        await page.keyboard.press("Enter")
+        await expect(dialog).to_contain_text("The server does not know this key.")
+        await page.fill("#key", text)
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#server")).to_have_text("Ready")
+        await page.click("#key-button")
+        await page.keyboard.press("Escape")
+        await visit.reload()
+        await expect(page.locator("#server")).to_have_text("Ready")
+        await expect(dialog).to_be_hidden()
