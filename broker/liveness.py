@@ -51,6 +51,8 @@ class RankWatch:
     def __init__(self, since_s: float, step_limit_s: float = 60.0) -> None:
         self.world_size = 0
         """How many ranks have to beat; none before the group has told how many there are."""
+        self.patience = 1.0
+        """How many times as long as on an accelerator their work may take."""
         self._step_limit_s = step_limit_s
         self._since_s = since_s
         self._heard: dict[int, _Heard] = {}
@@ -122,8 +124,8 @@ class RankWatch:
         if stage is Stage.IDLE:
             return float("inf")
         if stage is not Stage.DENOISE:
-            return STAGE_LIMIT_S[stage]
+            return self.patience * STAGE_LIMIT_S[stage]
+        limit_s = self.patience * self._step_limit_s
         if not self._step_times_s:
-            return self._step_limit_s
-        usual_s = statistics.median(self._step_times_s)
-        return max(self._step_limit_s, STEP_LIMIT_MEDIANS * usual_s)
+            return limit_s
+        return max(limit_s, STEP_LIMIT_MEDIANS * statistics.median(self._step_times_s))

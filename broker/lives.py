@@ -168,6 +168,7 @@ class Lives:
         awake_s = self._board.awake.now_s
         if group.shape is None:
             group.shape = report.shape
+            group.watch.patience = report.patience
             group.watch.expect_all(report.shape.world_size, awake_s)
             logger.info("group %s, epoch %d is ready", group.name, group.epoch)
         for lease in report.running:

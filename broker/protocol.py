@@ -404,6 +404,8 @@ class GroupReady(_Struct, frozen=True, kw_only=True):
     epoch: int
     shape: GroupShape
     device: str
+    patience: Annotated[float, msgspec.Meta(ge=1.0, le=100.0)] = 1.0
+    """How many times as long as on an accelerator its work may take before it counts as hung."""
     running: list[Lease] = []
     """The runs that are on, those whose file is being written included: what a restarted broker
     adopts, or cancels if the journal says so."""
@@ -439,12 +441,11 @@ class JobFinished(_Struct, frozen=True, kw_only=True):
 
 
 class JobFailed(_Struct, frozen=True, kw_only=True):
-    """The run ended without a video. The same job would fail again unless `retry` is set."""
+    """The run ended without a video, and the same job would fail again."""
 
     lease: Lease
     code: ErrorCode
     reason: str
-    retry: bool = False
 
 
 class JobStopped(_Struct, frozen=True, kw_only=True):

@@ -220,6 +220,7 @@ class BrokerLink:
             epoch=self._config.epoch,
             shape=self._shape,
             device=self._device.kind,
+            patience=self._device.patience,
             running=list(self._running),
         )
         return _send(groups, group_reports.encode(ready))

@@ -107,6 +107,11 @@ class Device:
         """Of the VAE; its 3-D convolutions are slow in float32 on an NPU."""
         return torch.bfloat16 if self.kind == "npu" else torch.float32
 
+    @property
+    def patience(self) -> float:
+        """How many times as long as on an accelerator work may take before it counts as hung."""
+        return 10.0 if self.kind == "cpu" else 1.0
+
     def memory_bytes(self) -> int:
         """Return the memory in use: of the device, or of this process on the CPU."""
         if self.kind == "cpu":

@@ -105,12 +105,19 @@ class Scene:
 
     def group(
         self, name: str = "a", epoch: int = 1, shape: GroupShape = SHAPE,
-        running: Sequence[Lease] = (),
+        running: Sequence[Lease] = (), patience: float = 1.0,
     ) -> list[Command]:  # fmt: skip
         """Start a group and have it ready."""
         commands = self.handle(GroupStarted(group=name, epoch=epoch, world_size=shape.world_size))
         return commands + self.handle(
-            GroupReady(group=name, epoch=epoch, shape=shape, device="test", running=list(running))
+            GroupReady(
+                group=name,
+                epoch=epoch,
+                shape=shape,
+                device="test",
+                patience=patience,
+                running=list(running),
+            )
         )
 
     def gone(self, name: str = "a", epoch: int = 1) -> list[Command]:

@@ -59,6 +59,18 @@ def test_a_stage_that_finishes_nothing_within_its_budget_is_a_hang(
     assert kill.reason == f"rank 0 has finished nothing in stage {stage.value} for {limit_s} s"
 
 
+def test_a_slow_device_has_as_many_times_the_budget_as_its_group_says() -> None:
+    scene = Scene()
+    scene.group(patience=10.0)
+    scene.start(scene.job())
+    beating(scene, 600, Stage.ENCODE, 0)
+    beating(scene, 601, Stage.DENOISE, 1)
+    scene.now_s += 1.0
+    scene.beat("a", stage=Stage.DENOISE, num_done=1)
+    (kill,) = kills(scene.dispatcher.tick(scene.now_s))
+    assert kill.reason == "rank 0 has finished nothing in stage denoise for 600 s"
+
+
 def test_finished_work_renews_the_budget() -> None:
     scene = Scene()
     scene.group()
