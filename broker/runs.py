@@ -69,7 +69,7 @@ class Runs:
         if self._board.draining:
             self._give_back(job, now_s)
         else:
-            self._retry(job, ErrorCode.GROUP_LOST, "the ranks died or hung during the run", now_s)
+            self._retry(job, now_s)
 
     def _drop(self, report: RunReport) -> None:
         level = logging.DEBUG if isinstance(report, StepDone) else logging.WARNING
@@ -150,24 +150,22 @@ class Runs:
                 changes = {"progress": 1.0, "video": report.video, "stage_s": stage_s}
                 self._board.save(job.ended(JobState.SUCCEED, now_s, **changes), now_s)
             case JobFailed():
-                reason = report.reason[:_MAX_REASON_CHARS]
-                if report.retry:
-                    self._retry(job, report.code, reason, now_s)
-                else:
-                    self._fail(job, report.code, reason, now_s)
+                self._fail(job, report.code, report.reason[:_MAX_REASON_CHARS], now_s)
             case JobStopped():
                 self._give_back(job, now_s)
             case _:
                 assert_never(report)
 
-    def _retry(self, job: Job, code: ErrorCode, reason: str, now_s: float) -> None:
+    def _retry(self, job: Job, now_s: float) -> None:
+        """Return a job to the queue whose attempt was lost, or fail it if that was the last."""
         if job.attempt > len(self._retry_pauses_s):
-            self._fail(job, code, f"{reason} ({job.attempt} attempts)", now_s)
+            reason = f"the ranks died or hung during the run ({job.attempt} attempts)"
+            self._fail(job, ErrorCode.GROUP_LOST, reason, now_s)
             return
         pause_s = self._retry_pauses_s[job.attempt - 1]
         logger.warning(
-            "job %s: attempt %d lost, the next one in %g s at the earliest: %s",
-            *(job.job_id, job.attempt, pause_s, reason),
+            "job %s: attempt %d lost, the next one in %g s at the earliest",
+            *(job.job_id, job.attempt, pause_s),
         )
         self._board.save(job.queued_again(now_s, job.attempt, pause_s), now_s)
 

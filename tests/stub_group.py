@@ -50,7 +50,7 @@ from broker.sockets import Addresses, connect_dealer, connect_pub
 
 FAKE_VIDEO = b"\x00\x00\x00\x18ftypmp42" + b"a stand-in for a video " * 100
 
-Behaviour = Literal["succeed", "fail", "retry", "die", "hang", "refuse", "never_stop"]
+Behaviour = Literal["succeed", "fail", "die", "hang", "refuse", "never_stop"]
 Command = TypeVar("Command", bound=GroupCommand)
 
 
@@ -69,8 +69,8 @@ class StubConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     save_s: float = 0.0
     """How long the file is written while the group is free for its next job."""
     behaviour: Behaviour = "succeed"
-    """`fail`, `retry`: JobFailed; `die`: the group is lost in the first step; `hang`: steps stop,
-    beats go on; `refuse`: RunJob is not answered; `never_stop`: CancelRun is not obeyed."""
+    """`fail`: JobFailed; `die`: the group is lost in the first step; `hang`: steps stop, beats go
+    on; `refuse`: RunJob is not answered; `never_stop`: CancelRun is not obeyed."""
     beat_every_s: float = 1.0
     with_launcher: bool = True
     """Whether it also plays the group's launcher: GroupStarted, and a new life on KillGroup."""
@@ -246,12 +246,9 @@ class StubGroup:
         self.running[lease.job_id] = lease
         await self.say(JobStarted(lease=lease))
         await self._work(lease, Stage.ENCODE, 1)
-        if self.behaviour in ("fail", "retry"):
-            retry = self.behaviour == "retry"
+        if self.behaviour == "fail":
             reason = "the stub was told to fail"
-            await self._end_run(
-                JobFailed(lease=lease, code=ErrorCode.RUN_FAILED, reason=reason, retry=retry)
-            )
+            await self._end_run(JobFailed(lease=lease, code=ErrorCode.RUN_FAILED, reason=reason))
             return
         await self._work(lease, Stage.DENOISE, self.config.num_steps or command.spec.infer_steps)
         await self._work(lease, Stage.DECODE, 2)

@@ -268,19 +268,6 @@ def test_a_failed_run_fails_the_job_and_frees_the_group() -> None:
     assert [run.lease.job_id for run in runs(commands)] == [second]
 
 
-def test_a_run_that_may_be_tried_again_is_tried_three_times() -> None:
-    scene = Scene()
-    scene.group()
-    job_id = scene.job()
-    for attempt in (1, 2, 3):
-        lease = scene.start(job_id)
-        assert lease.attempt == attempt
-        scene.handle(JobFailed(lease=lease, code=ErrorCode.SAVE_FAILED, reason="full", retry=True))
-        scene.let_due()
-    assert scene.view(job_id).state is JobState.FAILED
-    assert scene.view(job_id).error_code is ErrorCode.SAVE_FAILED
-
-
 def test_a_video_that_waits_for_room_holds_up_the_next_job_and_costs_nothing() -> None:
     """Seen to fail without the look at `delayed`: videos without room pile up in the memory."""
     scene = Scene()

@@ -125,10 +125,7 @@ class Chaos:
                 self._scene.handle(JobFinished(lease=lease, video="x.mp4"))
             case 4:
                 self._over(name, lease)
-                retry = self._random.random() < 0.5
-                self._scene.handle(
-                    JobFailed(lease=lease, code=ErrorCode.RUN_FAILED, reason="", retry=retry)
-                )
+                self._scene.handle(JobFailed(lease=lease, code=ErrorCode.RUN_FAILED, reason=""))
             case _:
                 self._over(name, lease)
                 self._leaving.add(name)

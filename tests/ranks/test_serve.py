@@ -149,7 +149,6 @@ def test_a_job_that_fails_is_told_and_the_next_one_works(group: GroupLife) -> No
     failed = group.expect(JobFailed, job.lease)
     assert failed.code is ErrorCode.IMAGE_INVALID
     assert "submit it again" in failed.reason
-    assert not failed.retry
     group.send(following)
     group.expect(JobFinished, following.lease)
 
