@@ -172,7 +172,8 @@ class Worker:
         for envelope in submits:
             for command in self._decide(envelope.event):
                 match command:
-                    case SaveJob():
+                    # Its arrival may be what has others saved, as one whose pause is over.
+                    case SaveJob() if command.job.job_id == _job_id(envelope.event):
                         new.append(command.job)
                     case AnswerAfter():
                         undecided.append((envelope, command.job_id))
@@ -254,7 +255,7 @@ def _log_move(job: Job) -> None:
         logger.info("%s%s", job.state.value, run)
 
 
-def _job_id(event: Event) -> str | None:
+def _job_id(event: Event | None) -> str | None:
     """Return the job that an event is about, for the log."""
     lease = getattr(event, "lease", None)
     job_id: str | None = getattr(event if lease is None else lease, "job_id", None)
