@@ -5,9 +5,12 @@
 """
 
 import asyncio
+import logging
 import os
+import signal
 import socket
 import sys
+from types import FrameType
 
 from broker.log import configure_logging
 from launcher.doctor import report
@@ -16,6 +19,12 @@ from launcher.plan import Plan
 from launcher.preflight import StartError
 from launcher.preparation import prepared
 from launcher.supervisor import Supervisor
+
+logger = logging.getLogger("launcher")
+
+
+class StoppedError(Exception):
+    """Raised when a signal ends the preparations."""
 
 
 def main() -> int:
@@ -32,12 +41,22 @@ def main() -> int:
     if command.action == "check":
         return report(command)
     configure_logging("launcher", options.log_format)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop_preparing)
     try:
         with prepared(command) as (plan, listener):
             return asyncio.run(_supervise(plan, listener))
     except StartError as error:
         sys.stderr.write(f"launch.py: {error}\n")
         return 1
+    except StoppedError as stop:
+        logger.info("%s: stopped before anything had been started", stop)
+        return 0
+
+
+def _stop_preparing(number: int, _frame: FrameType | None) -> None:
+    """End the preparations; the supervisor has a way of its own to stop what runs."""
+    raise StoppedError(signal.Signals(number).name)
 
 
 async def _supervise(plan: Plan, listener: socket.socket | None) -> int:

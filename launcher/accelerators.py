@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from launcher.findings import Finding, error, ok, warning
+from launcher.helper import run_helper
 from launcher.options import Options
 
 _PROBE_LIMIT_S = 120.0
@@ -93,11 +94,8 @@ def _probe(options: Options, present: list[_Maker]) -> Finding:
     """Have a process of its own count the devices: the launcher never imports torch."""
     wanted = f"--device {options.device}"
     count = options.nproc * options.groups
-    command = [sys.executable, "-m", "ranks.device", options.device, str(count)]
     try:
-        answer = subprocess.run(
-            command, check=False, timeout=_PROBE_LIMIT_S, capture_output=True, text=True
-        )
+        answer = run_helper("ranks.device", options.device, str(count), limit_s=_PROBE_LIMIT_S)
     except subprocess.TimeoutExpired:
         return error("device", f"{wanted}: torch does not answer within {_PROBE_LIMIT_S:.0f} s")
     if answer.returncode != 0:

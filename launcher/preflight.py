@@ -6,13 +6,13 @@ import logging
 import os
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
 
 from broker.sockets import Addresses, is_loopback
 from http_front.keys import KeyFileError, read_keys
+from launcher.helper import run_helper
 from launcher.options import Options
 from ranks.model_folder import (
     ModelFolderError,
@@ -218,10 +218,10 @@ def check_device(options: Options) -> None:
     if options.device == "cpu":
         return
     count = options.nproc * options.groups
-    _run_helper(
-        [sys.executable, "-m", "ranks.device", options.device, str(count)],
-        _PROBE_LIMIT_S,
-        f"--device {options.device}",
+    _run(
+        *("ranks.device", options.device, str(count)),
+        limit_s=_PROBE_LIMIT_S,
+        topic=f"--device {options.device}",
     )
 
 
@@ -241,17 +241,15 @@ def _bound_socket(host: str, port: int) -> socket.socket:
 
 
 def _make_demo_model(folder: Path) -> None:
-    _run_helper(
-        [sys.executable, "-m", "ranks.demo_model", str(folder)], _DEMO_LIMIT_S, "--demo: no model"
-    )
+    _run("ranks.demo_model", str(folder), limit_s=_DEMO_LIMIT_S, topic="--demo: no model")
 
 
-def _run_helper(command: list[str], limit_s: float, topic: str) -> None:
-    """Run a command that needs torch, which the launcher never imports."""
+def _run(module: str, *arguments: str, limit_s: float, topic: str) -> None:
+    """Run a helper that must succeed."""
     try:
-        subprocess.run(command, check=True, timeout=limit_s, capture_output=True, text=True)
+        answer = run_helper(module, *arguments, limit_s=limit_s)
     except subprocess.TimeoutExpired as error:
         raise StartError(f"{topic}: no answer within {limit_s:.0f} s") from error
-    except subprocess.CalledProcessError as error:
-        lines = error.stderr.strip().splitlines() or [f"exit code {error.returncode}"]
-        raise StartError(f"{topic}: {lines[-1]}") from error
+    if answer.returncode != 0:
+        lines = answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"]
+        raise StartError(f"{topic}: {lines[-1]}")
