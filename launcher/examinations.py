@@ -115,7 +115,7 @@ def examine_model(options: Options, folders: Folders) -> Iterator[Finding]:
     try:
         check_model_folder(folder)
         check_weights(folder)
-        check_split(options.nproc, num_attention_heads(folder))
+        check_split(options, num_attention_heads(folder))
     except ModelFolderError as fault:
         fetch = f"hf download {DEFAULT_MODEL} --local-dir {folder}"
         yield error("model", str(fault), f"rm -r {folder}" if options.demo else fetch)

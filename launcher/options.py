@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -161,6 +161,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ValueError("demo and model_path exclude each other: --demo makes its own model")
         if self.groups == 0 and self.listen is None:
             raise ValueError("groups is 0, and without listen none can join from elsewhere")
+        cfg_size, ulysses_size = self.cfg_size or 1, self.ulysses_size or 1
+        if self.nproc % (cfg_size * ulysses_size):
+            raise ValueError(
+                f"cfg_size {cfg_size} times ulysses_size {ulysses_size} does not divide "
+                f"nproc {self.nproc}"
+            )
         for origin in self.cors_origins:
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(
@@ -293,11 +299,15 @@ def _description(annotation: Any) -> str:
 def _from_file(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            return tomllib.load(file)
+            content = tomllib.load(file)
     except OSError as error:
         raise OptionsError(f"--config {path}: {os.strerror(error.errno or 0)}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise OptionsError(f"--config {path}: {error}") from error
+    for name in content:
+        if name not in Options.__struct_fields__:
+            raise OptionsError(f"--config {path}: {name} is no option")
+    return content
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -319,10 +329,19 @@ def _parts(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
+def _choices(name: str) -> tuple[str, ...]:
+    """Return the words that an option is one of; none where it is no such option."""
+    annotation = next(f.type for f in msgspec.structs.fields(Options) if f.name == name)
+    literals = [part for part in get_args(annotation) if get_origin(part) is Literal]
+    return get_args(literals[0]) if literals else ()
+
+
 def _explain(error: msgspec.ValidationError, merged: dict[str, Any]) -> str:
     """Return a message that names the option and the value beside what is allowed."""
     text, _, path = str(error).partition(" - at `$.")
     name = path.rstrip("`")
     if name not in merged:
         return text
+    if choices := _choices(name):
+        text = f"it must be one of {', '.join(choices)}"
     return f"--{name.replace('_', '-')} is {merged[name]!r}: {text[:1].lower()}{text[1:]}"

@@ -188,24 +188,30 @@ def model_folder(options: Options, folders: Folders) -> Path:
         _make_demo_model(folder)
     try:
         check_model_folder(folder)
-        check_split(options.nproc, num_attention_heads(folder))
+        check_split(options, num_attention_heads(folder))
     except ModelFolderError as error:
         raise StartError(str(error)) from error
     return folder
 
 
-def check_split(nproc: int, num_heads: int) -> None:
-    """Refuse a number of ranks that no layout uses fully.
+def check_split(options: Options, num_heads: int) -> None:
+    """Refuse a number of ranks that no layout uses fully, and a default that no job could have.
 
     Raises:
         StartError: With the numbers that are possible.
     """
+    nproc, ulysses_size = options.nproc, options.ulysses_size
     sizes = [n for n in range(1, num_heads + 1) if num_heads % n == 0]
     possible = sorted({*sizes, *(2 * size for size in sizes)})
     if nproc not in possible:
         raise StartError(
             f"--nproc is {nproc}: the model's {num_heads} attention heads cannot be split over "
             f"{nproc} ranks; possible: {', '.join(map(str, possible))}"
+        )
+    if ulysses_size is not None and ulysses_size not in sizes:
+        raise StartError(
+            f"--ulysses-size is {ulysses_size}: it must divide the model's {num_heads} attention "
+            f"heads; possible: {', '.join(map(str, sizes))}"
         )
 
 

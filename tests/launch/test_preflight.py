@@ -107,7 +107,14 @@ def test_ranks_that_the_heads_cannot_be_split_over_are_refused(
     message = r"--nproc is 3: the model's 40 attention heads .* possible: 1, 2, 4, 5, 8, 10"
     with pytest.raises(StartError, match=message):
         find_model(model, folders, nproc=3)
-    check_split(16, 40)  # CFG 2 times Ulysses 8
+    check_split(Options(nproc=16), 40)  # CFG 2 times Ulysses 8
+
+
+def test_a_default_share_that_the_heads_cannot_be_split_into_is_refused() -> None:
+    with pytest.raises(
+        StartError, match=r"--ulysses-size is 16: .* 40 .*; possible: 1, 2, 4, 5, 8"
+    ):
+        check_split(Options(nproc=16, ulysses_size=16), 40)
 
 
 def test_a_port_that_is_taken_is_named() -> None:
