@@ -38,7 +38,7 @@ def _translated(response: web.StreamResponse) -> web.Response:
         code=told.code.value,
     )
     translated = answer(OpenAIError(error=detail), status=response.status)
-    for name in ("WWW-Authenticate", "Retry-After", "Allow"):
+    for name in ("WWW-Authenticate", "Retry-After", "Allow", "Content-Range"):
         if name in response.headers:
             translated.headers[name] = response.headers[name]
     return translated

@@ -61,7 +61,10 @@ def _http_refusal(error: web.HTTPException) -> web.Response:
         message = "the body is too large; send the image as a file in multipart/form-data"
         return refusal(FrontError(ErrorCode.BODY_TOO_LARGE, message))
     message = f"the request was refused: {error.reason}"
-    return refusal(FrontError(ErrorCode.INVALID_BODY, message), status=error.status)
+    response = refusal(FrontError(ErrorCode.INVALID_BODY, message), status=error.status)
+    if "Content-Range" in error.headers:  # of a range that a file has not
+        response.headers["Content-Range"] = error.headers["Content-Range"]
+    return response
 
 
 def _os_refusal(error: OSError) -> web.Response:

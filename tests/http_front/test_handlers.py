@@ -141,6 +141,33 @@ async def test_a_video_can_be_had_in_ranges(front: Served) -> None:
         assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
+@pytest.mark.parametrize("wanted", ["bytes=999999-", "bytes=9-3", "bytes=-", "bytes=one"])
+async def test_a_range_that_a_video_has_not_is_refused_with_its_length(
+    front: Served, wanted: str
+) -> None:
+    name = f"{'a' * 32}.mp4"
+    (Path(front.config.videos_dir) / name).write_bytes(VIDEO)
+    url = f"{front.url}/videos/{name}"
+    async with front.session.get(url, headers={"Range": wanted}) as response:
+        assert (response.status, response.content_type) == (416, "application/json")
+        assert response.headers["Content-Range"] == f"bytes */{len(VIDEO)}"
+        error = (await response.json())["error"]
+    assert error["message"] == "the request was refused: Requested Range Not Satisfiable"
+
+
+@pytest.mark.parametrize("wanted", ["seconds=1-2", "bytes=0-1,4-5", "10-19"])
+async def test_a_range_that_is_not_understood_counts_for_nothing(
+    front: Served, wanted: str
+) -> None:
+    name = f"{'a' * 32}.mp4"
+    (Path(front.config.videos_dir) / name).write_bytes(VIDEO)
+    url = f"{front.url}/videos/{name}"
+    async with front.session.get(url, headers={"Range": wanted}) as response:
+        assert (response.status, await response.read()) == (200, VIDEO)
+    async with front.session.get(url) as response:  # the connection is still good
+        assert (response.status, await response.read()) == (200, VIDEO)
+
+
 async def test_a_link_in_the_videos_folder_is_no_video(front: Served, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("secret")
