@@ -1,6 +1,7 @@
 """aiohttp's server with our limits, our access log, and our answers to what is no HTTP."""
 
 import logging
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
@@ -10,6 +11,8 @@ from http_front.errors import FrontError
 from http_front.refusals import refusal
 
 _SHOWN_PATH_CHARS = 200
+
+_Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 def create_runner(app: web.Application) -> web.AppRunner:
@@ -81,4 +84,18 @@ class _Runner(web.AppRunner):
     # aiohttp has no public place for another handler; the tests of bad HTTP hold it to this one.
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
-        return _Server(made.request_handler, request_factory=made.request_factory, **made._kwargs)
+        handle = _refusing_expectations(made.request_handler)
+        return _Server(handle, request_factory=made.request_factory, **made._kwargs)
+
+
+def _refusing_expectations(handle: _Handle) -> _Handle:
+    """Answer in our shape where `Expect` is refused, which is before any middleware."""
+
+    async def handle_or_refuse(request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return await handle(request)
+        except web.HTTPExpectationFailed as error:
+            refused = FrontError(ErrorCode.INVALID_BODY, "of Expect only 100-continue can be met")
+            return refusal(refused, status=error.status)
+
+    return handle_or_refuse

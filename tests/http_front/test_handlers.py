@@ -141,6 +141,19 @@ async def test_a_video_can_be_had_in_ranges(front: Served) -> None:
         assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
+@pytest.mark.parametrize("path", ["/live", "/nowhere"])
+async def test_an_expectation_that_cannot_be_met_is_refused(front: Served, path: str) -> None:
+    headers = {"Expect": "banana"}
+    async with front.session.get(front.url + path, headers=headers) as response:
+        assert response.status == 417
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert (await response.json())["error"] == {
+            "code": "invalid_body",
+            "message": "of Expect only 100-continue can be met",
+            "field": None,
+        }
+
+
 @pytest.mark.parametrize("wanted", ["bytes=999999-", "bytes=9-3", "bytes=-", "bytes=one"])
 async def test_a_range_that_a_video_has_not_is_refused_with_its_length(
     front: Served, wanted: str

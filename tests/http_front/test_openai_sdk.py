@@ -64,6 +64,14 @@ async def test_a_video_is_made_polled_and_downloaded(stack: Stack) -> None:
     assert await content.aread() == FAKE_VIDEO
 
 
+async def test_a_range_that_a_video_has_not_is_refused_with_its_length(stack: Stack) -> None:
+    done = await stack.client.videos.poll((await stack.create()).id, poll_interval_ms=50)
+    with pytest.raises(openai.APIStatusError, match="Range Not Satisfiable") as raised:
+        await stack.client.videos.download_content(done.id, extra_headers={"Range": "bytes=9-1"})
+    assert raised.value.status_code == 416
+    assert raised.value.response.headers["Content-Range"] == f"bytes */{len(FAKE_VIDEO)}"
+
+
 async def test_stills_are_variants(stack: Stack) -> None:
     done = await stack.client.videos.poll((await stack.create()).id, poll_interval_ms=50)
     for variant, ending in (("thumbnail", ".webp"), ("spritesheet", ".sprites.webp")):
