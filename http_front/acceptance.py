@@ -105,8 +105,10 @@ def _check_callback(front: Front, url: str | None) -> None:
         return
     if front.callbacks is None:
         raise FrontError(ErrorCode.INVALID_FIELD, "this server makes no callbacks", "callback_url")
+    outside = front.source.outside
     try:
-        front.source.outside.check(url)
+        if outside.refuses(outside.check(url)):
+            raise UrlError("leads to an address that is not public")
     except UrlError as error:
         raise FrontError(
             ErrorCode.INVALID_FIELD, f"callback_url {error}", "callback_url"

@@ -4,6 +4,7 @@ Every rule is checked on what is really dialled: the socket factory sees each ad
 resolution, and literals, too, which never pass a resolver.
 """
 
+import ipaddress
 import re
 import socket
 from collections.abc import Callable, Sequence
@@ -76,6 +77,10 @@ class Outside:
             raise UrlError(f"names a host that is not one of {', '.join(hosts)}")
         return url
 
+    def refuses(self, url: URL) -> bool:
+        """Return whether a URL names an address that may not be dialled; of a name, time tells."""
+        return _is_address(url.host or "") and not self._guard(url.host or "")
+
     def dialler(self) -> "Dialler":
         """Return what dials for one session, and tells afterwards whether it refused to."""
         return Dialler(self._guard)
@@ -114,6 +119,14 @@ class Dialler:
             self.has_refused = True
             raise OSError("this address may not be dialled")
         return socket.socket(family, kind, protocol)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_at(host: str, allowed: str) -> bool:

@@ -150,6 +150,9 @@ async def test_what_was_heard_is_told_once(stack: Stack) -> None:
         ("ftp://example.com/", "must be an http or https URL with a host"),
         ("http://user:secret@example.com/", "must not hold a user name or a password"),
         ("http://example.com/a b", "holds a blank"),
+        ("http://127.0.0.1/hook", "leads to an address that is not public"),
+        ("http://[::ffff:10.0.0.1]/hook", "leads to an address that is not public"),
+        ("http://169.254.169.254/latest", "leads to an address that is not public"),
     ],
 )
 async def test_an_address_that_can_never_be_called_is_refused(
@@ -169,8 +172,9 @@ async def test_an_address_that_is_not_public_is_never_called(stack: Stack) -> No
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
-        url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
-        await stack.front.upload(picture(), callback_url=url)
+        url = f"http://localhost:{runner.addresses[0][1]}/hook"
+        status, _ = await stack.front.upload(picture(), callback_url=url)
+        assert status == 202, "a name is looked up only when it is dialled"
         await stack.submit()
         await stack.receiver.next()  # the second one's news: the first one's were due before
     finally:
