@@ -130,5 +130,5 @@ def _allowed_text(info: inspect.StrType) -> str:
     if info.pattern is not None:
         return f"a text of the form {info.pattern}"
     if info.max_length is None:
-        return f"a text of at least {info.min_length or 0} characters"
+        return f"a text of at least {info.min_length} characters" if info.min_length else "a text"
     return f"a text of {info.min_length or 0} to {info.max_length} characters"

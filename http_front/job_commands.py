@@ -48,7 +48,7 @@ def add_parsers(commands: Commands) -> None:
     for field in msgspec.structs.fields(JobSpec):
         _add_field(submit, field)
     submit.add_argument("--watch", action="store_true", help="show progress until the end")
-    submit.add_argument("--output", type=Path, help="with --watch: where the video goes")
+    submit.add_argument("--output", type=Path, help="with --watch: file or folder of the video")
     listing = commands.add_parser("list", help="list your jobs, the newest first")
     listing.add_argument(
         "--limit", type=_count, default=DEFAULT_LISTED, help=f"how many; default: {DEFAULT_LISTED}"
@@ -65,7 +65,7 @@ def add_parsers(commands: Commands) -> None:
         command = commands.add_parser(name, help=text)
         command.add_argument("id", metavar="ID", help="what submit printed")
         if name in ("watch", "download"):
-            command.add_argument("--output", type=Path, help="where the video goes")
+            command.add_argument("--output", type=Path, help="file or folder of the video")
         _add_server(command)
 
 
@@ -93,8 +93,7 @@ async def run(options: argparse.Namespace, output: Output) -> ExitCode:
                 await client.cancel(options.id)
                 output.result({"requestId": options.id, "status": "Cancelled"}, "cancelled")
             case _:  # argparse lets no other through
-                place = options.output or Path(f"{options.id}.mp4")
-                await _download(client, options.id, place, output)
+                await _download(client, options.id, options.output or Path(), output)
     return ExitCode.DONE
 
 
@@ -125,8 +124,14 @@ async def _watch(client: WanClient, job_id: str, place: Path | None, output: Out
 
 
 async def _download(client: WanClient, job_id: str, place: Path, output: Output) -> None:
-    await client.download(job_id, place)
-    output.result({"requestId": job_id, "video": str(place)}, str(place))
+    file = _video_file(place, job_id)
+    await client.download(job_id, file)
+    output.result({"requestId": job_id, "video": str(file)}, str(file))
+
+
+def _video_file(place: Path, job_id: str) -> Path:
+    """Return the file that a video goes to; in a folder it is named after its job."""
+    return place / f"{job_id}.mp4" if place.is_dir() else place
 
 
 async def _list(client: WanClient, options: argparse.Namespace, output: Output) -> ExitCode:

@@ -141,6 +141,12 @@ async def test_a_video_can_be_had_in_ranges(front: Served) -> None:
         assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
+async def test_a_missing_id_is_told_as_missing(front: Served) -> None:
+    status, answer = await front.post("/video/status", {})
+    assert (status, answer["error"]["field"]) == (422, "requestId")
+    assert answer["error"]["message"] == "requestId is missing; it must be a text"
+
+
 @pytest.mark.parametrize("path", ["/live", "/nowhere"])
 async def test_an_expectation_that_cannot_be_met_is_refused(front: Served, path: str) -> None:
     headers = {"Expect": "banana"}

@@ -32,6 +32,17 @@ async def test_wan_submit_watches_and_downloads(stack: Stack, tmp_path: Path) ->
     assert (command.spec.num_frames, command.spec.vae_parallel) == (24, False)
 
 
+async def test_wan_puts_a_video_into_a_folder_under_the_jobs_id(
+    stack: Stack, tmp_path: Path
+) -> None:
+    job_id = await stack.submit()
+    await stack.end_of(job_id)
+    code, out, err = await stack.wan("download", job_id, "--output", str(tmp_path))
+    place = tmp_path / f"{job_id}.mp4"
+    assert (code, out, err) == (0, f"{place}\n", "")
+    assert place.read_bytes() == FAKE_VIDEO
+
+
 async def test_wan_watch_prints_every_change_as_json(stack: Stack) -> None:
     job_id = await stack.submit()
     code, out, err = await stack.wan("watch", job_id, "--json")
