@@ -24,6 +24,8 @@ from http_front.schema import (
 
 ANSWER_LIMIT_S = 60.0
 """How long an answer may take; of a video, each next part of it."""
+UPLOAD_LIMIT_S = 120.0
+"""How long the upload of an image may take, as long as the server waits for it."""
 RECONNECT_LIMIT_S = 60.0
 """How long `watch` goes on trying when the server is away."""
 _RECONNECT_EVERY_S = 0.5
@@ -91,7 +93,9 @@ class WanClient:
         with image.open("rb") as file:
             form = aiohttp.FormData({name: _as_text(value) for name, value in fields.items()})
             form.add_field("image", file, filename=image.name)
-            return (await self._post("/video/submit", Submitted, data=form)).requestId
+            return (
+                await self._post("/video/submit", Submitted, UPLOAD_LIMIT_S, data=form)
+            ).requestId
 
     async def status(self, job_id: str) -> JobStatus:
         """Return how a job is."""
@@ -167,12 +171,24 @@ class WanClient:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._unreachable(error) from error
 
-    async def _post(self, path: str, answer: type[Answer], **body: Any) -> Answer:
-        return await self._ask("POST", path, answer, **body)
+    async def _post(
+        self, path: str, answer: type[Answer], upload_s: float = 0.0, **body: Any
+    ) -> Answer:
+        return await self._ask("POST", path, answer, upload_s, **body)
 
-    async def _ask(self, method: str, path: str, answer: type[Answer], **more: Any) -> Answer:
-        """Return the answer to a request; `more` is what aiohttp takes for it."""
-        limit = aiohttp.ClientTimeout(total=ANSWER_LIMIT_S)
+    async def _ask(
+        self, method: str, path: str, answer: type[Answer], upload_s: float = 0.0, **more: Any
+    ) -> Answer:
+        """Return the answer to a request.
+
+        Args:
+            method: Of HTTP.
+            path: Of the route.
+            answer: What the server answers with.
+            upload_s: How long sending the body may take, besides.
+            more: What aiohttp takes for the request.
+        """
+        limit = aiohttp.ClientTimeout(total=ANSWER_LIMIT_S + upload_s)
         url = self._server + path
         try:
             async with self._session.request(method, url, timeout=limit, **more) as response:
