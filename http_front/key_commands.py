@@ -16,6 +16,7 @@ from http_front.keys import (
     hash_key,
     make_key,
     read_keys,
+    sole_writer,
     write_keys,
 )
 from http_front.output import Output
@@ -55,11 +56,13 @@ def run(options: argparse.Namespace, output: Output) -> None:
     """
     match options.action:
         case "add":
-            _add(options, output)
+            with sole_writer(options.file):
+                _add(options, output)
         case "curve":
             _make_curve_keys(options.folder, output)
         case "remove":
-            _remove(options.file, options.name, output)
+            with sole_writer(options.file):
+                _remove(options.file, options.name, output)
         case _:  # argparse lets no other through
             _list(options.file, output)
 

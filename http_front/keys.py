@@ -1,10 +1,13 @@
 """The API keys: who may use the server and how much of it, and the file that says so."""
 
+import fcntl
 import hashlib
 import hmac
 import logging
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -114,6 +117,25 @@ def read_keys(path: Path) -> list[ApiKey]:
         raise KeyFileError(f"{path}: {error.strerror}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise KeyFileError(f"{path} is no file of API keys: {error}") from error
+
+
+@contextmanager
+def sole_writer(path: Path) -> Iterator[None]:
+    """Keep other writers of a file of keys waiting: each writes what it has read, and one more.
+
+    Raises:
+        KeyFileError: If there is no such folder, or it is not this user's.
+    """
+    lock = path.with_name(f"{path.name}.lock")  # the file itself is another after each change
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise KeyFileError(f"{lock}: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_keys(path: Path, keys: list[ApiKey]) -> None:

@@ -1,5 +1,7 @@
 """`wan keys`, as an operator types it."""
 
+import asyncio
+import contextlib
 import json
 import stat
 import subprocess
@@ -9,7 +11,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from http_front.keys import KeyRing, Limits
+from http_front.keys import ApiKey, KeyRing, Limits, read_keys, sole_writer, write_keys
+from tests.running_server import until
 
 
 def wan_keys(*words: str, file: Path) -> subprocess.CompletedProcess[str]:
@@ -32,7 +35,26 @@ def test_a_key_is_shown_once_and_only_its_hash_is_kept(file: Path) -> None:
     key = KeyRing(file).find(text)
     assert key is not None
     assert (key.name, key.admin, key.limits) == ("ann", True, Limits(queue_share=3))
-    assert [path.name for path in file.parent.iterdir()] == ["keys.json"]
+    assert {path.name for path in file.parent.iterdir()} == {"keys.json", "keys.json.lock"}
+
+
+async def test_of_two_keys_that_are_added_at_once_none_is_lost(file: Path) -> None:
+    """Seen to fail without the lock."""
+    command = [sys.executable, "-m", "http_front.cli", "keys", "add", "ann", "--file", str(file)]
+    with sole_writer(file):
+        adding = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL)
+        lock = str(file.with_name("keys.json.lock"))
+        await until(lambda: adding.returncode is not None or lock in open_files(adding.pid), 60)
+        write_keys(file, [ApiKey(name="bob", sha256="0" * 64)])
+    assert await asyncio.wait_for(adding.wait(), 60) == 0
+    assert [key.name for key in read_keys(file)] == ["bob", "ann"]
+
+
+def open_files(pid: int) -> list[str]:
+    found = []
+    with contextlib.suppress(OSError):  # it may end while we look
+        found += [str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()]
+    return found
 
 
 def test_keys_are_listed_without_their_hashes_and_removed_by_name(file: Path) -> None:
