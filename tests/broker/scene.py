@@ -7,6 +7,7 @@ import msgspec
 
 from broker.commands import (
     Command,
+    DropJob,
     Event,
     JobNotStored,
     JobStored,
@@ -53,14 +54,15 @@ class Scene:
         shape: GroupShape | None = SHAPE,
         max_queue: int = 100,
         job_ttl_s: float = 3600.0,
+        now_s: float = START_S,
     ) -> None:
-        self.now_s = START_S
+        self.now_s = now_s
         self.dispatcher = Dispatcher(
             shape, max_queue, job_ttl_s, restored, self.now_s, retry_pauses_s=RETRY_PAUSES_S
         )
         self.journal: dict[str, Job] = {job.job_id: job for job in restored}
         self.views: dict[str, list[JobView]] = {}
-        self._num_submitted = len(self.journal)
+        self.num_submitted = len(self.journal)
         self._due_at: dict[str, float] = {}
         """Until when a job has to wait since an attempt of it was lost."""
 
@@ -76,16 +78,21 @@ class Scene:
             self.now_s += 1.0
             for group in beats_of:
                 self.beat(group, epoch)
-            commands += self._done(self.dispatcher.tick(self.now_s))
+            commands += self.tick()
         return commands
+
+    def tick(self) -> list[Command]:
+        return self._done(self.dispatcher.tick(self.now_s))
 
     def submit(self, spec: JobSpec = SPEC, room: bool = True) -> tuple[str, list[Command]]:
         """Submit a job as the server does: the journal first, if it has room."""
-        self._num_submitted += 1
-        job_id = f"{self._num_submitted:032x}"
+        self.num_submitted += 1
+        job_id = f"{self.num_submitted:032x}"
         message = SubmitJob(job_id=job_id, spec=spec, image=IMAGE)
-        commands = self.handle(message)
-        if find(commands, SaveJob):
+        commands = self.dispatcher.handle(message, self.now_s)
+        arrivals = [save for save in find(commands, SaveJob) if save.job.job_id == job_id]
+        commands = self._done([each for each in commands if room or each not in arrivals])
+        if arrivals:
             commands += self.handle(JobStored(job_id) if room else JobNotStored(job_id))
         return job_id, commands
 
@@ -98,7 +105,7 @@ class Scene:
     def let_due(self) -> list[Command]:
         """Let the longest pause after a lost attempt pass, in one tick: no group is missed."""
         self.now_s += max(RETRY_PAUSES_S)
-        return self._done(self.dispatcher.tick(self.now_s))
+        return self.tick()
 
     def cancel(self, job_id: str) -> list[Command]:
         return self.handle(CancelJob(job_id=job_id))
@@ -170,6 +177,8 @@ class Scene:
             match command:
                 case SaveJob():
                     self._save(command.job)
+                case DropJob():
+                    del self.journal[command.job_id]
                 case Publish():
                     self._publish(command.view)
                 case ToGroup(message=RunJob() as run):
