@@ -62,7 +62,7 @@ def create_app(config: FrontConfig, source: ImageSource | None = None) -> web.Ap
     async def front(app: web.Application) -> AsyncIterator[None]:
         async with (
             open_front(config, source or _source(config)) as app[FRONT],
-            listening(config.addresses.events, app[METRICS]),
+            listening(config.addresses.events, app[METRICS].hear, app[FRONT].news.hear),
         ):
             yield
 

@@ -50,16 +50,23 @@ async def submit(request: web.Request) -> web.Response:
 async def status(request: web.Request) -> web.Response:
     """Tell how a job is."""
     job_id = subject((await read_json(request, JobRef)).requestId)
-    reply = await request.app[FRONT].broker.ask(GetJob(job_id=job_id, owner=owner(request)))
-    assert isinstance(reply, JobFound)
-    return answer(JobStatus.of(reply.job))
+    front = request.app[FRONT]
+    job = front.news.find(job_id, owner(request))
+    if job is None:
+        reply = await front.broker.ask(GetJob(job_id=job_id, owner=owner(request)))
+        assert isinstance(reply, JobFound)
+        job = reply.job
+        front.news.hear(job)
+    return answer(JobStatus.of(job))
 
 
 async def cancel(request: web.Request) -> web.Response:
     """End a job; whoever is answered 200 never sees it succeed."""
     job_id = subject((await read_json(request, JobRef)).requestId)
-    reply = await request.app[FRONT].broker.ask(CancelJob(job_id=job_id, owner=owner(request)))
+    front = request.app[FRONT]
+    reply = await front.broker.ask(CancelJob(job_id=job_id, owner=owner(request)))
     assert isinstance(reply, JobFound)
+    front.news.hear(reply.job)
     return answer(Cancelled(status=reply.job.state))
 
 

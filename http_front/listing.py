@@ -23,8 +23,15 @@ async def list_jobs(request: web.Request) -> web.Response:
 async def delete(request: web.Request) -> web.Response:
     """Remove a job and its files; one that has not ended is cancelled first."""
     job_id = subject((await read_json(request, JobRef)).requestId)
-    await request.app[FRONT].broker.ask(DeleteJob(job_id=job_id, owner=owner(request)))
+    await remove(request, job_id)
     return answer(Deleted())
+
+
+async def remove(request: web.Request, job_id: str) -> None:
+    """Have a job removed."""
+    front = request.app[FRONT]
+    await front.broker.ask(DeleteJob(job_id=job_id, owner=owner(request)))
+    front.news.forget(job_id)
 
 
 async def read_page(request: web.Request) -> JobsListed:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import zmq
@@ -11,7 +11,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from broker.protocol import GetHealth, HealthTold, ProtocolError, job_events
+from broker.protocol import GetHealth, HealthTold, JobView, ProtocolError, job_events
 from broker.sockets import connect_sub
 from http_front.errors import FrontError
 from http_front.handlers import HEALTH_LIMIT_S
@@ -46,13 +46,13 @@ async def count_requests(request: web.Request, handler: Handler) -> web.StreamRe
 
 
 @asynccontextmanager
-async def listening(address: str, metrics: Metrics) -> AsyncIterator[None]:
-    """Let the metrics hear every change of every job."""
+async def listening(address: str, *hearers: Callable[[JobView], None]) -> AsyncIterator[None]:
+    """Have every change of every job heard."""
     context = zmq.asyncio.Context()
     socket = connect_sub(context.socket(zmq.SUB), address)
     for digit in _HEX_DIGITS:  # with what a job's id begins: previews have other topics
         socket.subscribe(bytes([digit]))
-    reader = asyncio.create_task(_read(socket, metrics), name="metrics")
+    reader = asyncio.create_task(_read(socket, hearers), name="metrics")
     try:
         yield
     finally:
@@ -61,10 +61,12 @@ async def listening(address: str, metrics: Metrics) -> AsyncIterator[None]:
         context.destroy(linger=0)
 
 
-async def _read(socket: zmq.asyncio.Socket, metrics: Metrics) -> None:
+async def _read(socket: zmq.asyncio.Socket, hearers: Sequence[Callable[[JobView], None]]) -> None:
     while True:
         _, *parts = await socket.recv_multipart()
         try:
-            metrics.hear(job_events.decode(parts))
+            view = job_events.decode(parts)
+            for hear in hearers:
+                hear(view)
         except ProtocolError as error:
             logger.warning("dropped an event of the broker: %s", error)

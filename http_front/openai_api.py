@@ -2,14 +2,14 @@
 
 from aiohttp import web
 
-from broker.protocol import DeleteJob, ErrorCode, GetJob, JobFound
+from broker.protocol import ErrorCode, GetJob, JobFound
 from http_front import files
 from http_front.acceptance import accept
 from http_front.errors import FrontError
 from http_front.files import send_file
 from http_front.handlers import answer, subject
 from http_front.key_guard import owner
-from http_front.listing import read_page
+from http_front.listing import read_page, remove
 from http_front.openai_request import read_create
 from http_front.openai_schema import Video, VideoDeleted, VideoList
 from http_front.spool import open_spool
@@ -62,7 +62,7 @@ async def list_videos(request: web.Request) -> web.Response:
 async def delete(request: web.Request) -> web.Response:
     """Remove a job and its files; one that has not ended is cancelled first."""
     job_id = _named_id(request)
-    await request.app[FRONT].broker.ask(DeleteJob(job_id=job_id, owner=owner(request)))
+    await remove(request, job_id)
     return answer(VideoDeleted(id=job_id))
 
 

@@ -1,6 +1,7 @@
 """What the handlers share."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ from http_front.feed import EventFeed
 from http_front.image_decode import ImageDecoder
 from http_front.image_source import ImageSource
 from http_front.known_images import KnownImages
+from http_front.latest import LatestNews
 from http_front.preview_feed import PreviewFeed
 from http_front.spool import prepare_folder
 from http_front.webhooks import load_key
@@ -33,6 +35,8 @@ class Front:
     source: ImageSource
     decoder: ImageDecoder
     images: KnownImages
+    news: LatestNews
+    """How running jobs are, by the broker's events."""
     partial_dir: Path
     """Where images lie that are not yet whole."""
     callbacks: CallbackSender | None
@@ -70,6 +74,7 @@ async def open_front(config: FrontConfig, source: ImageSource) -> AsyncIterator[
             source=source,
             decoder=decoder,
             images=KnownImages(inputs_dir),
+            news=LatestNews(time.monotonic),
             partial_dir=partial_dir,
             callbacks=callbacks,
         )

@@ -5,6 +5,7 @@ import pytest
 
 from broker.job import JobState, Stage
 from broker.protocol import ErrorCode, GroupView, HealthTold, RankView, Refused
+from http_front.latest import FRESH_S
 from tests.http_front.scripted_broker import ScriptedBroker
 from tests.http_front.serving import PROMPT, Served, picture
 
@@ -67,7 +68,7 @@ async def test_status_has_the_documented_shape(front: Served, broker: ScriptedBr
         "stage": "denoise",
         "step": 3,
         "num_steps": 30,
-        "eta_s": 20.0,
+        "eta_s": pytest.approx(20.0, abs=FRESH_S),
         "attempt": 1,
         "stage_s": {"queue": 1.5, "encode": 0.5},
     }
