@@ -14,6 +14,7 @@ from types import FrameType
 
 from broker.log import configure_logging
 from launcher.doctor import report
+from launcher.notify import ServiceManager
 from launcher.options import OptionsError, parse_command, to_toml
 from launcher.plan import Plan
 from launcher.preflight import StartError
@@ -60,7 +61,7 @@ def _stop_preparing(number: int, _frame: FrameType | None) -> None:
 
 
 async def _supervise(plan: Plan, listener: socket.socket | None) -> int:
-    return await Supervisor(plan, listener).run()
+    return await Supervisor(plan, listener, ServiceManager(os.environ)).run()
 
 
 if __name__ == "__main__":

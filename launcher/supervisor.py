@@ -11,6 +11,7 @@ from pathlib import Path
 
 from launcher.agent import Agent
 from launcher.group_life import GroupLife
+from launcher.notify import ServiceManager
 from launcher.plan import Plan
 from launcher.restarts import RestartPolicy
 from launcher.spawn import Child, Reaper, UnkillableError, describe_exit, end_process
@@ -27,11 +28,15 @@ class Supervisor:
     Args:
         plan: Says which parts run here, and how.
         listener: The socket of the front, None where no front runs here.
+        manager: Is told how it goes; None for nobody.
     """
 
-    def __init__(self, plan: Plan, listener: socket.socket | None) -> None:
+    def __init__(
+        self, plan: Plan, listener: socket.socket | None, manager: ServiceManager | None = None
+    ) -> None:
         self._plan = plan
         self._listener = listener
+        self._manager = manager or ServiceManager({})
         self._reaper = Reaper()
         self._agent = Agent(
             plan.addresses,
@@ -61,6 +66,7 @@ class Supervisor:
             task.add_done_callback(self._on_end_of_task)
         await self._stop.wait()
         announcer.cancel()
+        self._manager.tell("STOPPING=1", "STATUS=stopping; what runs may finish")
         try:
             await self._stop_all(groups)
         except UnkillableError as error:
@@ -107,6 +113,7 @@ class Supervisor:
             parts.append(("front", self._live_front))
         # What ends while the server drains has still to be written down, and told.
         lives = [self._keep(name, live, self._groups_ended) for name, live in parts]
+        lives.append(self._manager.pacify_watchdog())
         if self._plan.role != "front":  # it outlasts a stop of the server
             lives.append(self._agent.run())
         return [asyncio.create_task(life) for life in lives]
@@ -201,15 +208,20 @@ class Supervisor:
         self._group_ready[index].set()
 
     async def _announce(self, started: float) -> None:
-        """Say once that everything is up."""
-        for ready in self._group_ready:
-            await ready.wait()
+        """Say once that jobs are taken, and once that everything is up."""
+        await self._broker_ready.wait()
         place = self._plan.options.join
         if self._listener is not None:
             await self._front_ready.wait()
             host, port = self._listener.getsockname()[:2]
             place = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        logger.info("ready after %.1f s: %s", time.monotonic() - started, place)
+        # Models take minutes to load. Jobs wait meanwhile; what else the machine starts need not.
+        self._manager.tell("READY=1", f"STATUS=up, ranks are loading: {place}")
+        for ready in self._group_ready:
+            await ready.wait()
+        news = f"ready after {time.monotonic() - started:.1f} s: {place}"
+        logger.info("%s", news)
+        self._manager.tell(f"STATUS={news}")
 
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()

@@ -14,6 +14,7 @@ from msgspec import structs
 from broker.config import BrokerConfig
 from broker.log import configure_logging
 from launcher import restarts
+from launcher.notify import ServiceManager
 from launcher.options import parse_command
 from launcher.plan import Plan
 from launcher.preparation import prepared
@@ -44,7 +45,7 @@ class StubSupervisor(Supervisor):
     """The product's, with the front that a test asks for."""
 
     def __init__(self, plan: StubPlan, listener: socket.socket | None) -> None:
-        super().__init__(plan, listener)
+        super().__init__(plan, listener, ServiceManager(os.environ))
         self._front = Child(self._reaper, "front", plan.settings.front_module)
 
 
