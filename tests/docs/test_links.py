@@ -8,9 +8,9 @@ import pytest
 from tests.docs.markdown import DOCS, headings
 from tests.running_server import ROOT
 
-PAGES = [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
+PAGES = [*ROOT.glob("*.md"), ROOT / "deploy" / "README.md", *DOCS.rglob("*.md")]
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
-_CODE = re.compile(r"`((?:broker|docs|http_front|launcher|ranks|tests)/[\w./-]*)`")
+_CODE = re.compile(r"`((?:broker|deploy|docs|http_front|launcher|ranks|tests)/[\w./-]*)`")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

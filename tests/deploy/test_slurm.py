@@ -1,0 +1,98 @@
+"""The batch script of `deploy/slurm/`, run with a stand-in for Python and for SLURM's commands."""
+
+import asyncio
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.files import DEPLOY, STOP_LIMIT_S, launched, shown_commands
+from tests.running_server import until
+
+SCRIPT = DEPLOY / "slurm" / "wan-ranks-group.sbatch"
+TOLD = {
+    "WAN_JOIN": "tcp://server:5570",
+    "WAN_CURVE_KEYS": "keys/peer",
+    "WAN_FILES_DIR": "files",
+}
+LIMIT_S = 20.0
+
+# It takes a moment to end, as a launcher that lets its job finish.
+LAUNCHER = """#!/usr/bin/env bash
+trap 'sleep 0.3; echo drained >> calls; exit 0' TERM
+echo "$@" >> calls
+[[ -d $WAN_STATE_DIR ]] && echo "$WAN_STATE_DIR" > state
+while :; do sleep 0.05; done
+"""
+SCONTROL = """#!/usr/bin/env bash
+echo scontrol "$@" >> calls
+"""
+
+
+def test_the_script_has_no_fault_that_a_checker_finds() -> None:
+    checker = Path(sys.executable).with_name("shellcheck")
+    for words in (["bash", "-n"], [str(checker)]):
+        subprocess.run([*words, str(SCRIPT)], check=True)
+
+
+def test_the_signal_comes_early_enough_for_the_job_that_runs() -> None:
+    (early,) = re.findall(r"^#SBATCH --signal=B:TERM@(\d+)$", SCRIPT.read_text(), re.M)
+    assert float(early) > STOP_LIMIT_S
+
+
+def test_the_page_names_what_the_script_needs() -> None:
+    (line,) = [line for line in shown_commands(DEPLOY / "README.md") if line.startswith("sbatch")]
+    _, export, script = shlex.split(line)
+    told = dict(pair.split("=", 1) for pair in export.split("=", 1)[1].split(",")[1:])
+    assert (DEPLOY.parent / script) == SCRIPT
+    assert set(re.findall(r"\$\{(\w+):\?", SCRIPT.read_text())) <= set(told)
+    assert launched(["launch.py", "group"], told).options.join == TOLD["WAN_JOIN"]
+
+
+@contextmanager
+def submitted(folder: Path, **told: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run the script as SLURM does, in a project's folder."""
+    for name, text in ((".venv/bin/python", LAUNCHER), ("bin/scontrol", SCONTROL)):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    path = f"{folder / 'bin'}:{os.environ['PATH']}"
+    environ = {"PATH": path, "SLURM_JOB_ID": "17", "TMPDIR": str(folder), **told}
+    script = subprocess.Popen(["bash", str(SCRIPT)], cwd=folder, env=environ)
+    try:
+        yield script
+    finally:
+        script.kill()
+        script.wait()
+
+
+@pytest.mark.parametrize(
+    ("number", "last"), [(signal.SIGTERM, "scontrol requeue 17"), (signal.SIGINT, "drained")]
+)
+async def test_when_time_is_up_it_waits_for_the_job_and_is_queued_anew(
+    tmp_path: Path, number: signal.Signals, last: str
+) -> None:
+    """Seen to fail with a single `wait`, which a signal ends before the launcher."""
+    with submitted(tmp_path, **TOLD) as script:
+        await until((tmp_path / "state").exists, LIMIT_S)
+        script.send_signal(number)
+        assert await asyncio.to_thread(script.wait, LIMIT_S) == 0
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert calls[1] == "drained"
+    assert calls[-1] == last
+    command = launched(calls[0].split(), TOLD)
+    assert (command.role, command.options.nproc) == ("group", 8)
+    assert not [name for name in os.listdir(tmp_path) if name.startswith("tmp.")]
+
+
+async def test_without_a_server_to_join_it_says_so(tmp_path: Path) -> None:
+    with submitted(tmp_path) as script:
+        assert await asyncio.to_thread(script.wait, LIMIT_S) == 1
+    assert not (tmp_path / "calls").exists()

@@ -1,0 +1,88 @@
+"""The units of `deploy/systemd/`, as far as they can be tried without systemd as process 1."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launcher.options import Command
+from tests.deploy.files import DEPLOY, STOP_LIMIT_S, assignments, launched
+
+UNITS = {
+    "server": DEPLOY / "systemd" / "wan-ranks.service",
+    "group": DEPLOY / "systemd" / "wan-ranks-group.service",
+    "front": DEPLOY / "systemd" / "wan-ranks-front.service",
+}
+PYTHON = "/opt/wan-ranks/.venv/bin/python"
+ETC = "/etc/wan-ranks/"
+
+
+@pytest.fixture(params=UNITS)
+def role(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def unit(role: str) -> dict[str, list[str]]:
+    settings: dict[str, list[str]] = {}
+    for line in UNITS[role].read_text().splitlines():
+        if "=" in line and not line.startswith("#"):
+            name, _, value = line.partition("=")
+            settings.setdefault(name, []).append(value)
+    return settings
+
+
+def test_systemd_finds_no_fault(role: str, tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    # It looks for the program, which is elsewhere here.
+    copy = tmp_path / UNITS[role].name
+    copy.write_text(UNITS[role].read_text().replace(PYTHON, sys.executable))
+    checked = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(copy)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_a_unit_starts_its_part_with_options_that_there_are(
+    role: str, unit: dict[str, list[str]]
+) -> None:
+    command = started_by(unit)
+    assert command.role == role
+    assert unit["StateDirectory"] == [Path(command.options.state_dir).name]
+
+
+def test_what_a_unit_shall_write_to_it_may_write_to(role: str, unit: dict[str, list[str]]) -> None:
+    files_dir = started_by(unit).options.files_dir
+    assert files_dir is None if role == "server" else files_dir in unit["ReadWritePaths"]
+    assert unit["ProtectSystem"] == ["strict"]
+
+
+def test_a_stop_may_take_as_long_as_the_launcher_needs(
+    role: str, unit: dict[str, list[str]]
+) -> None:
+    drain_s = started_by(unit).options.drain_timeout
+    needed_s = STOP_LIMIT_S - (drain_s if role == "front" else 0)  # a front waits for no job
+    assert float(unit["TimeoutStopSec"][0]) > needed_s
+    assert unit["KillMode"] == ["mixed"]
+
+
+def test_units_with_ranks_see_the_devices(role: str, unit: dict[str, list[str]]) -> None:
+    hides = {"PrivateDevices", "DevicePolicy", "MemoryDenyWriteExecute", "ProtectKernelTunables"}
+    assert bool(hides & set(unit)) == (role == "front")
+
+
+def started_by(unit: dict[str, list[str]]) -> Command:
+    """Return the command of a unit, with the variables that its own file sets."""
+    environ = dict(pair.split("=", 1) for pair in unit["Environment"][0].split())
+    for place in unit["EnvironmentFile"]:
+        if not place.startswith("-"):
+            environ |= assignments(DEPLOY / "systemd" / place.removeprefix(ETC))
+    (line,) = unit["ExecStart"]
+    assert line.startswith(PYTHON)
+    return launched(line.split(), environ)
