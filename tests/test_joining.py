@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,17 @@ class Site:
         folder: Empty.
         groups: Groups on the server's own machine.
         lost_s: Until a machine of which nothing is heard is given up.
+        flags: Further options of the server.
         settings: Further changes of `StubSettings`.
     """
 
     def __init__(
-        self, folder: Path, groups: int = 1, lost_s: float = LOST_S, **settings: Any
+        self,
+        folder: Path,
+        groups: int = 1,
+        lost_s: float = LOST_S,
+        flags: Sequence[str] = (),
+        **settings: Any,
     ) -> None:
         self.keys = folder / "keys"
         broker_keys, self.peer_keys = make_keys(self.keys)
@@ -43,7 +49,7 @@ class Site:
             folder,
             groups=groups,
             lost_s=lost_s,
-            flags=["--listen", self.place, "--curve-keys", str(broker_keys)],
+            flags=["--listen", self.place, "--curve-keys", str(broker_keys), *flags],
             **settings,
         )
 
@@ -191,6 +197,24 @@ async def test_all_come_back_to_a_broker_that_was_restarted(tmp_path: Path) -> N
         following = await caller.submit()
         for job_id in (running, following):
             await caller.wait_for(job_id, status="Succeed", attempt=1)
+    assert len(site.groups_of(running)) == 1
+
+
+async def test_a_server_that_does_not_drain_leaves_the_runs_of_others_alone(tmp_path: Path) -> None:
+    """Seen to fail with the default of `--drain-timeout`: the server waits for the run."""
+    flags = ["--drain-timeout", "0"]
+    async with (
+        open_site(tmp_path, groups=0, flags=flags, num_steps=500) as site,
+        joined(site, "group", "far"),
+        calling(site.server.life) as caller,
+    ):
+        running = await caller.submit()
+        await caller.wait_for(running, stage="denoise")
+        assert await site.server.life.stop() == 0
+        assert not [e for e in site.server.ledger.read() if e.what == "ended"]
+        await site.server.start()
+        async with calling(site.server.life) as again:
+            await again.wait_for(running, status="Succeed", attempt=1)
     assert len(site.groups_of(running)) == 1
 
 
