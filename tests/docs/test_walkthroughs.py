@@ -7,14 +7,14 @@ import pytest
 from tests.docs.walkthrough import WALKTHROUGHS, check_shown, free_port, reading
 
 
-@pytest.mark.parametrize("name", ["first-video", "api", "operating"])
+@pytest.mark.parametrize("name", ["first-video", "api", "operating", "moving"])
 async def test_a_walkthrough_can_be_walked(name: str, tmp_path: Path) -> None:
     async with reading(tmp_path, free_port()) as reader:
         await reader.follow(WALKTHROUGHS / f"{name}.md")
 
 
 def test_every_walkthrough_is_tried() -> None:
-    tried = {"first-video", "api", "operating", "browser"}
+    tried = {"first-video", "api", "operating", "moving", "browser"}
     assert {path.stem for path in WALKTHROUGHS.glob("*.md")} == tried
 
 
