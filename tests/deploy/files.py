@@ -5,20 +5,24 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from launcher import supervisor
-from launcher.options import Command, Options, parse_command
+from launcher.options import Command, parse_command
 from tests.running_server import ROOT
 
 DEPLOY = ROOT / "deploy"
 OF_WAN = {"WAN_SERVER", "WAN_API_KEY", "WAN_API_KEYS", "WAN_STATE_DIR"}
 """Variables of the `wan` command; the launcher's are its options."""
-STOP_LIMIT_S = Options().drain_timeout + 5 * supervisor._GRACE_S + supervisor._FAREWELL_S
-"""A stop that keeps to the default: jobs, then ranks, front and broker at their slowest."""
 
 
 def launched(words: list[str], environ: Mapping[str, str]) -> Command:
     """Return what a command line that a file holds would start, by the launcher's own parser."""
     start = next(at for at, word in enumerate(words) if re.fullmatch(r"launch(\.py)?", word))
     return parse_command(words[start + 1 :], environ)
+
+
+def stop_limit_s(command: Command) -> float:
+    """Return how long a stop takes at most: jobs, then ranks, front and broker at their slowest."""
+    drain_s = 0.0 if command.role == "front" else command.options.drain_timeout
+    return drain_s + 5 * supervisor._GRACE_S + supervisor._FAREWELL_S
 
 
 def assignments(path: Path) -> dict[str, str]:

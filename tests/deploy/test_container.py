@@ -18,7 +18,7 @@ import pytest
 
 from launcher.options import parse_command
 from tests.deploy.containerfile import Instruction, instructions, of, variables
-from tests.deploy.files import DEPLOY, STOP_LIMIT_S, launched, shown_commands
+from tests.deploy.files import DEPLOY, launched, shown_commands, stop_limit_s
 from tests.running_server import ROOT, until
 
 FILES = sorted((DEPLOY / "container").glob("Containerfile.*"))
@@ -95,14 +95,15 @@ def shown(request: pytest.FixtureRequest) -> tuple[list[str], list[str]]:
 def test_what_is_shown_can_be_run(shown: tuple[list[str], list[str]]) -> None:
     engine, launcher = shown
     image = instructions(FILES[0])
-    options = launched(["launch.py", *launcher], variables(image)).options
+    command = launched(["launch.py", *launcher], variables(image))
+    options = command.options
     volumes = [value.split(":")[1] for flag, value in pairwise(engine) if flag == "--volume"]
     assert options.state_dir in volumes
     for place in (options.model_path, options.api_keys):
         assert place is not None
         assert str(Path(place).parent) in volumes
     assert f"{options.port}:{options.port}" in engine
-    assert float(engine[engine.index("--stop-timeout") + 1]) > STOP_LIMIT_S
+    assert float(engine[engine.index("--stop-timeout") + 1]) > stop_limit_s(command)
     if "--gpus" not in engine:
         devices = [value for flag, value in pairwise(engine) if flag == "--device"]
         assert devices[: options.nproc] == [f"/dev/davinci{n}" for n in range(options.nproc)]
@@ -128,7 +129,7 @@ async def test_as_process_1_the_launcher_reaps_restarts_and_stops(content: Path)
         await until(lambda: "launcher ready after" in log.read_text(), LIMIT_S)
         (launcher,) = children(outer.pid)
         assert status(launcher, "NSpid")[-1] == "1"
-        (rank,) = [pid for pid in children(launcher) if "ranks" in command(pid)]
+        (rank,) = [pid for pid in children(launcher) if "ranks" in command_line(pid)]
         os.kill(rank, signal.SIGKILL)
         await until(lambda: log.read_text().count("group g0 ready") == 2, LIMIT_S)
         assert not [pid for pid in children(launcher) if status(pid, "State")[0] == "Z"]
@@ -163,7 +164,7 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def command(pid: int) -> str:
+def command_line(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_text()
 
 

@@ -14,9 +14,8 @@ from broker.curve import make_keys
 from broker.sockets import Addresses
 from http_front.key_guard import OPEN_PATHS
 from launcher.options import Command
-from launcher.options import Options as LauncherOptions
 from tests.deploy.containerfile import instructions, of, variables
-from tests.deploy.files import DEPLOY, STOP_LIMIT_S, launched
+from tests.deploy.files import DEPLOY, launched, stop_limit_s
 
 FOLDER = DEPLOY / "kubernetes"
 README = DEPLOY / "README.md"
@@ -147,10 +146,7 @@ def test_probes_ask_what_needs_no_key(pod: Manifest) -> None:
 
 def test_a_pod_that_is_stopped_has_the_time_it_needs(pod: Manifest) -> None:
     """Seen to fail with the 30 seconds that are Kubernetes' default."""
-    command = command_of(pod)
-    drain_s = command.options.drain_timeout if command.role != "front" else 0
-    needed_s = STOP_LIMIT_S - LauncherOptions().drain_timeout + drain_s
-    assert pod["terminationGracePeriodSeconds"] > needed_s
+    assert pod["terminationGracePeriodSeconds"] > stop_limit_s(command_of(pod))
 
 
 def test_everything_that_is_mounted_is_there(pod: Manifest) -> None:

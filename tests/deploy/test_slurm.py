@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.files import DEPLOY, STOP_LIMIT_S, launched, shown_commands
+from tests.deploy.files import DEPLOY, launched, shown_commands, stop_limit_s
 from tests.running_server import until
 
 SCRIPT = DEPLOY / "slurm" / "wan-ranks-group.sbatch"
@@ -44,7 +44,7 @@ def test_the_script_has_no_fault_that_a_checker_finds() -> None:
 
 def test_the_signal_comes_early_enough_for_the_job_that_runs() -> None:
     (early,) = re.findall(r"^#SBATCH --signal=B:TERM@(\d+)$", SCRIPT.read_text(), re.M)
-    assert float(early) > STOP_LIMIT_S
+    assert float(early) > stop_limit_s(launched(["launch.py", "group"], TOLD))
 
 
 def test_the_page_names_what_the_script_needs() -> None:
