@@ -4,6 +4,7 @@ import heapq
 from itertools import islice
 
 from broker.commands import Command, Publish, SaveJob
+from broker.fleet import Fleet
 from broker.groups import Group, Run
 from broker.job import JobState
 from broker.jobs import JobTable
@@ -15,6 +16,9 @@ from broker.record import Job
 # So many of the jobs ahead are placed one by one to tell a waiting job's time; those between them
 # and the job count by the average, so that telling it costs the same at any place.
 _NUM_PLACED = 16
+# So many groups are asked how long they will be busy; where there are more, those stand for all,
+# with their share of the queue, so that telling it costs the same in any fleet.
+_NUM_ASKED = 16
 
 
 class Board:
@@ -22,7 +26,7 @@ class Board:
 
     def __init__(self) -> None:
         self.jobs = JobTable()
-        self.groups: dict[str, Group] = {}
+        self.groups = Fleet()
         self.pace = Pace()
         self.awake = AwakeClock()
         self.draining = False
@@ -69,8 +73,8 @@ class Board:
 
         Nobody hears of the others, so that a move costs the same however many jobs wait.
         """
-        if self.jobs.num_moves != self._num_moves_told:
-            self._num_moves_told = self.jobs.num_moves
+        if self.jobs.queue.num_moves != self._num_moves_told:
+            self._num_moves_told = self.jobs.queue.num_moves
             for job_id in list(self._watched):
                 self._publish_position(job_id, now_s)
 
@@ -101,12 +105,12 @@ class Board:
 
     def health(self) -> HealthTold:
         """Return how groups and queue are."""
-        groups = [group.view(self.awake.now_s) for group in self.groups.values()]
+        groups = [group.view(self.awake.now_s) for group in self.groups.look()]
         return HealthTold(
             ready=not self.draining and any(group.ready for group in groups),
             draining=self.draining,
-            queued=self.jobs.num_waiting,
-            running=sum(len(group.runs) for group in self.groups.values()),
+            queued=len(self.jobs.queue),
+            running=sum(len(group.runs) for group in self.groups.look()),
             groups=groups,
         )
 
@@ -124,18 +128,20 @@ class Board:
         if run_s is None or not free_s:
             return None
         heapq.heapify(free_s)
-        num_ahead = (self.jobs.position(job) or 1) - 1
-        for ahead in islice(self.jobs.waiting(), min(num_ahead, _NUM_PLACED)):
+        num_ahead = (self.jobs.queue.position(job) - 1) * len(free_s) // self.groups.num_ready
+        for ahead in islice(self.jobs.queue, min(num_ahead, _NUM_PLACED)):
             ahead_s = self.pace.run_s(work_of(ahead.spec)) or 0.0
             heapq.heapreplace(free_s, free_s[0] + ahead_s)
         if num_ahead <= _NUM_PLACED:
             return max(free_s[0], job.due_at - now_s) + run_s
-        average_s = (self.pace.run_s(self.jobs.waiting_work) or 0.0) / self.jobs.num_waiting
+        average_s = (self.pace.run_s(self.jobs.queue.work) or 0.0) / len(self.jobs.queue)
         between_s = (num_ahead - _NUM_PLACED) * average_s
         return (sum(free_s) + between_s) / len(free_s) + run_s
 
     def _busy_s(self, now_s: float) -> list[float]:
-        return [self._group_busy_s(group, now_s) for group in self.groups.values() if group.ready]
+        """Return when the groups that are asked will be free; they stand for all of them."""
+        asked = self.groups.some_ready(_NUM_ASKED)
+        return [self._group_busy_s(group, now_s) for group in asked]
 
     def _group_busy_s(self, group: Group, now_s: float) -> float:
         run = group.computing

@@ -143,7 +143,11 @@ class Dispatcher:
 
     def groups(self) -> Iterable[Group]:
         """Return every group that was ever heard of, in its latest life."""
-        return self._board.groups.values()
+        return self._board.groups.look()
+
+    def free_groups(self) -> set[str]:
+        """Return the names of the groups that can take a job now."""
+        return self._board.groups.names_free()
 
     def views(self, now_s: float) -> list[JobView]:
         """Return how every job is, the earliest submission first."""
@@ -177,21 +181,23 @@ class Dispatcher:
 
     def _settle(self, now_s: float) -> list[Command]:
         """Give free groups their next jobs, then return all that has come up."""
-        if not self._board.draining and self._board.jobs.num_waiting:
-            for group in self._board.groups.values():
-                self._give_job(group, now_s)
+        if not self._board.draining:
+            self._give_jobs(now_s)
         self._board.publish_positions(now_s)
         self._tell_drained()
         return self._board.take_commands()
 
-    def _give_job(self, group: Group, now_s: float) -> None:
-        if not group.is_free:
-            return
-        job = self._board.jobs.first_waiting(
-            lambda job: job.due_at <= now_s and group.fits(job.spec)
-        )
-        if job is None:
-            return
+    def _give_jobs(self, now_s: float) -> None:
+        queue = self._board.jobs.queue
+        queue.wake(now_s)
+        while len(queue):
+            pairs = ((queue.first_for(shape), group) for shape, group in self._board.groups.free())
+            found = [(job, group) for job, group in pairs if job is not None]
+            if not found:
+                return
+            self._give_job(*min(found, key=lambda pair: pair[0].number), now_s)
+
+    def _give_job(self, job: Job, group: Group, now_s: float) -> None:
         lease = Lease(
             group=group.name, epoch=group.epoch, job_id=job.job_id, attempt=job.attempt + 1
         )
@@ -203,7 +209,7 @@ class Dispatcher:
     def _tell_drained(self) -> None:
         if not self._board.draining or self._told_drained:
             return
-        if not any(group.runs for group in self._board.groups.values()):
+        if self._board.groups.runs_nothing:
             self._told_drained = True
             self._board.emit(TellDrained())
 

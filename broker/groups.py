@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from broker.job import GroupShape, JobSpec, SpecError, Stage, choose_layout
+from broker.job import GroupShape, JobSpec, Stage, can_run
 from broker.liveness import RankWatch
 from broker.progress import Mark
 from broker.protocol import GroupView, Lease
@@ -109,13 +109,7 @@ class Group:
 
     def fits(self, spec: JobSpec) -> bool:
         """Whether the group can split a job of these parameters."""
-        if self.shape is None:
-            return False
-        try:
-            choose_layout(spec, self.shape)
-        except SpecError:
-            return False
-        return True
+        return self.shape is not None and can_run(spec, self.shape)
 
     def find(self, lease: Lease) -> Run | None:
         """Return the run of a lease; None if the lease is not, or no longer, in force."""

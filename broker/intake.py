@@ -67,7 +67,6 @@ class Intake:
     ) -> None:
         self._board = board
         self._shape = shape
-        self._told: dict[GroupShape, None] = {}
         self._max_queue = max_queue
         self._job_ttl_s = job_ttl_s
         self._gathering_s = gathering_s
@@ -116,14 +115,14 @@ class Intake:
 
     def learn(self, report: GroupReady, now_s: float) -> None:
         """Take what a group can run; end the waiting jobs that, as is now known, none can."""
-        self._told[report.shape] = None
+        self._board.jobs.queue.learn(report.shape)
         group = self._board.groups.get(report.group)
         if group is not None and not group.considered and not self._is_gathering():
             group.considered = True
             self._fail_impossible(now_s)
 
     def _fail_impossible(self, now_s: float) -> None:
-        for job in list(self._board.jobs.waiting()):
+        for job in self._board.jobs.queue.unfit():
             error = self._impossible(job.spec)
             if error is not None:
                 code = ErrorCode.UNSUPPORTED_LAYOUT
@@ -218,7 +217,7 @@ class Intake:
         return self._queue_refusal(message, now_s)
 
     def _queue_refusal(self, message: Candidate, now_s: float) -> Refused | None:
-        num_waiting = self._board.jobs.num_waiting + len(self._arriving)
+        num_waiting = len(self._board.jobs.queue) + len(self._arriving)
         share = message.queue_share
         if num_waiting >= self._max_queue:
             found = f"{num_waiting} jobs wait already; at most {self._max_queue} may"
@@ -232,7 +231,7 @@ class Intake:
 
     def _num_waiting_of(self, owner: str | None) -> int:
         arriving = sum(job.owner == owner for job in self._arriving.values())
-        return self._board.jobs.num_waiting_of(owner) + arriving
+        return self._board.jobs.queue.num_of(owner) + arriving
 
     def _impossible(self, spec: JobSpec) -> SpecError | None:
         """Return why no group that there ever was can run a job; one that loads might."""
@@ -252,8 +251,8 @@ class Intake:
         """Return what groups can run; None is a group of which nothing is known."""
         if self._is_gathering():
             return [None]
-        shapes: list[GroupShape | None] = [*self._told]
-        if not shapes or any(group.shape is None for group in self._board.groups.values()):
+        shapes: list[GroupShape | None] = [*self._board.jobs.queue.shapes]
+        if not shapes or self._board.groups.has_unknown:
             shapes.append(self._shape)
         return shapes
 

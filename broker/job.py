@@ -282,6 +282,15 @@ def choose_layout(spec: JobSpec, shape: GroupShape) -> tuple[int, int]:
     return cfg_size, ulysses_size
 
 
+def can_run(spec: JobSpec, shape: GroupShape) -> bool:
+    """Whether a group of this shape can split a job of these parameters."""
+    try:
+        choose_layout(spec, shape)
+    except SpecError:
+        return False
+    return True
+
+
 def job_bytes(spec: JobSpec, memory: GroupMemory, cfg_size: int, ulysses_size: int) -> int:
     """Return what a job takes of each rank's memory, weights included, at its worst moment."""
     return needed_bytes(memory, _demand(spec, memory, cfg_size, ulysses_size))

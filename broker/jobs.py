@@ -1,33 +1,24 @@
-"""Every job the broker holds, the order in which they wait, and when they expire."""
+"""Every job the broker holds, those that wait among them, and when they expire."""
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterator
-from operator import add, sub
+from collections.abc import Iterator
 
 from broker.job import JobState
-from broker.progress import NO_WORK, Work, work_of
+from broker.queue import Queue
 from broker.record import Job
-from broker.waiting import WaitingLine
 
 
 class JobTable:
-    """The jobs by id, with the waiting ones in the order of their submission.
-
-    A job that comes back to the queue was submitted before all that were never started, so the
-    order of submission alone puts it in front.
-    """
+    """The jobs by id, and the queue of the waiting ones, which every new version of one keeps."""
 
     def __init__(self) -> None:
         self._jobs: dict[str, Job] = {}
-        self._line = WaitingLine()
-        self._waiting_of: Counter[str | None] = Counter()
+        self.queue = Queue(self._jobs)
         self._ended: list[tuple[float, int, str]] = []
         self._images: Counter[str] = Counter()
         self._keys: dict[tuple[str | None, str], str] = {}
         self._last_number = 0
-        self.waiting_work = NO_WORK
-        """What all waiting jobs together have to do."""
 
     def __contains__(self, job_id: str) -> bool:
         return job_id in self._jobs
@@ -68,33 +59,9 @@ class JobTable:
             self._leave(before)
             self._enter(job, job.updated_at if ended_s is None else ended_s)
 
-    def waiting(self) -> Iterator[Job]:
-        """Yield the waiting jobs, the next one first."""
-        return (self._jobs[job_id] for job_id in self._line)
-
-    @property
-    def num_waiting(self) -> int:
-        """How many jobs wait."""
-        return len(self._line)
-
-    @property
-    def num_moves(self) -> int:
-        """Rises whenever jobs that wait may have come to other places."""
-        return self._line.num_moves
-
-    def num_waiting_of(self, owner: str | None) -> int:
-        """Return how many jobs of an owner wait."""
-        return self._waiting_of[owner]
-
-    def first_waiting(self, fits: Callable[[Job], bool]) -> Job | None:
-        """Return the job that has waited longest, of those that fit."""
-        return next((job for job in self.waiting() if fits(job)), None)
-
     def position(self, job: Job) -> int | None:
         """Return the place in the queue, 1 for the next job; None if the job does not wait."""
-        if job.state is not JobState.IN_QUEUE:
-            return None
-        return self._line.num_before(job.number, job.job_id) + 1
+        return self.queue.position(job) if job.state is JobState.IN_QUEUE else None
 
     def pop_expired(self, ended_before_s: float) -> Iterator[Job]:
         """Remove and yield the jobs that ended before a moment."""
@@ -119,14 +86,10 @@ class JobTable:
 
     def _leave(self, job: Job | None) -> None:
         if job is not None and job.state is JobState.IN_QUEUE:
-            self._line.remove(job.number, job.job_id)
-            self._waiting_of[job.owner] -= 1
-            self.waiting_work = Work(*map(sub, self.waiting_work, work_of(job.spec)))
+            self.queue.remove(job)
 
     def _enter(self, job: Job, ended_s: float) -> None:
         if job.state is JobState.IN_QUEUE:
-            self._line.add(job.number, job.job_id)
-            self._waiting_of[job.owner] += 1
-            self.waiting_work = Work(*map(add, self.waiting_work, work_of(job.spec)))
+            self.queue.add(job, job.updated_at)
         elif job.state.is_terminal:
             heapq.heappush(self._ended, (ended_s, job.number, job.job_id))

@@ -1,9 +1,10 @@
 """How far a job is, and how long it will still take: learned from the steps of earlier runs."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
-from broker.job import JobSpec, Stage
+from broker.job import JobSpec, Stage, parse_size
 from broker.protocol import StepDone
 
 RUN_STAGES = (Stage.ENCODE, Stage.DENOISE, Stage.DECODE, Stage.SAVE)
@@ -44,9 +45,15 @@ def work_of(spec: JobSpec) -> Work:
     Jobs of all sizes teach one pace, hence the unit: pixels of the whole clip, times the guidance
     branches and steps where they count.
     """
-    clip_px = spec.width_px * spec.height_px * spec.num_model_frames
     num_branches = 2 if spec.guidance_scale > 1.0 else 1
-    return Work(1, clip_px * spec.infer_steps * num_branches, clip_px, clip_px)
+    return _work(spec.image_size, spec.num_model_frames, spec.infer_steps * num_branches)
+
+
+@lru_cache(maxsize=4096)
+def _work(image_size: str, num_frames: int, num_passes: int) -> Work:
+    width_px, height_px = parse_size(image_size)
+    clip_px = width_px * height_px * num_frames
+    return Work(1, clip_px * num_passes, clip_px, clip_px)
 
 
 class Pace:

@@ -29,6 +29,10 @@ class WaitingLine:
         """Yield the ids, the next one first."""
         return (job_id for _, job_id in chain.from_iterable(self._chunks))
 
+    def first(self) -> str | None:
+        """Return the id of the next job; None if no job waits."""
+        return self._chunks[0][0][1] if self._chunks else None
+
     def add(self, number: int, job_id: str) -> None:
         """Let a job wait, behind all with smaller numbers."""
         entry = (number, job_id)

@@ -18,6 +18,9 @@ NUM_TEXT_TOKENS = 512
 _USABLE = 0.9
 """Share of a device that weights and jobs may take; communicators and gaps have the rest."""
 
+_CAPACITY_GRAIN = 1 << 26
+"""Bytes below which devices are told alike: the broker keeps a line for each kind of group."""
+
 _TOKEN_VECTORS = 18
 """Vectors of the transformer's width and dtype that are alive at once for a token: hidden state,
 its norm, queries, keys and values, and their copies before and after the exchange."""
@@ -63,7 +66,7 @@ def measure(
     vector = _vector_bytes(transformer)
     num_condition_tokens = NUM_TEXT_TOKENS + _num_image_tokens(image_encoder)
     return GroupMemory(
-        capacity_bytes=int(capacity_bytes * _USABLE),
+        capacity_bytes=int(capacity_bytes * _USABLE) // _CAPACITY_GRAIN * _CAPACITY_GRAIN,
         weights_bytes=whole + -(-(dit_blocks + t5) // world_size),
         dit_gathered_bytes=dit_blocks if is_sharded else 0,
         dit_blocks_bytes=_num_bytes(blocks[:_GATHERED_BLOCKS]) if is_sharded else 0,

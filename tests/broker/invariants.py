@@ -28,6 +28,7 @@ def check(dispatcher: Dispatcher, now_s: float) -> None:
     waiting = [job for job in jobs.values() if job.state is JobState.IN_QUEUE]
     assert health.queued == len(waiting)
     free = [group for group in dispatcher.groups() if group.is_free]
+    assert dispatcher.free_groups() == {group.name for group in free}, "not known to be free"
     if free and not health.draining:
         due = [job for job in waiting if job.due_at <= now_s]
         assert not any(group.fits(job.spec) for group in free for job in due), "idle hands"

@@ -1,10 +1,12 @@
-"""A dispatcher with as many waiting jobs as wanted, and each thing that can happen to them."""
+"""A dispatcher with as many waiting jobs and groups as wanted, and all that can happen to them."""
 
 from broker.commands import Command, JobStored, ToGroup
 from broker.dispatch import Dispatcher
 from broker.job import Stage
 from broker.protocol import (
+    Beat,
     CancelJob,
+    GroupGone,
     GroupReady,
     GroupStarted,
     JobDecoded,
@@ -21,19 +23,25 @@ NUM_STEPS = 20
 
 
 class LongQueue:
-    """One group runs a job, the others wait, and a first run has taught how long runs take."""
+    """Every group runs a job, the others wait, and a first run has taught how long runs take.
 
-    def __init__(self, num_queued: int) -> None:
+    All that happens does so in one of the groups, whose name is `a`.
+    """
+
+    def __init__(self, num_queued: int, num_groups: int = 1) -> None:
         self._dispatcher = Dispatcher(SHAPE, num_queued + 10, 3600.0)
         self._now_s = 0.0
         self._num_submitted = 0
+        self._epoch = 0
         self._next = 1
         """No job with a smaller number waits."""
         self._cancelled: set[int] = set()
-        self._dispatcher.handle(GroupStarted(group="a", epoch=1, world_size=8), 0.0)
-        self.repeat_ready()
+        for number in range(1, num_groups):
+            self._start(f"g{number}", 1)
+            self._taken(self.submit())
+        self._live()
         self._computing = self._taken(self.submit())
-        self._saving = self._computing
+        self._saving = self._lost = self._computing
         self._learn()
         for _ in range(num_queued + 1):
             self.submit()
@@ -73,7 +81,40 @@ class LongQueue:
 
     def repeat_ready(self) -> list[Command]:
         """Have the group say that it is ready, as it does every other second."""
-        ready = GroupReady(group="a", epoch=1, shape=SHAPE, device="test")
+        return self._ready("a", self._epoch)
+
+    def beat(self) -> list[Command]:
+        """Have a rank of the group beat, as each does every second."""
+        beat = Beat(
+            group="a", epoch=self._epoch, rank=0, pid=1, device="test", stage=Stage.DENOISE, step=1,
+            num_done=1, memory_bytes=0,
+        )  # fmt: skip
+        return self._dispatcher.handle(beat, self._now_s)
+
+    def lose(self) -> list[Command]:
+        """Lose the group with its job, and have it come back and take another one."""
+        gone = GroupGone(group="a", epoch=self._epoch, reason="tested")
+        self._dispatcher.handle(gone, self._now_s)
+        self._lost = self._computing
+        commands = self._live()
+        self._computing = self._taken(commands)
+        return commands
+
+    def cancel_lost(self) -> list[Command]:
+        """Cancel the job that was lost, so that the queue is as long as before."""
+        return self._dispatcher.handle(CancelJob(job_id=self._lost.job_id), self._now_s)
+
+    def _live(self) -> list[Command]:
+        self._epoch += 1
+        return self._start("a", self._epoch)
+
+    def _start(self, name: str, epoch: int) -> list[Command]:
+        started = GroupStarted(group=name, epoch=epoch, world_size=8)
+        self._dispatcher.handle(started, self._now_s)
+        return self._ready(name, epoch)
+
+    def _ready(self, name: str, epoch: int) -> list[Command]:
+        ready = GroupReady(group=name, epoch=epoch, shape=SHAPE, device="test")
         return self._dispatcher.handle(ready, self._now_s)
 
     def _middle(self) -> str:

@@ -39,6 +39,16 @@ def test_each_group_gets_the_jobs_that_it_can_run() -> None:
     assert scene.lease(wide).group == "large"
 
 
+def test_a_job_goes_to_the_group_that_has_been_free_for_longest() -> None:
+    scene = gathered()
+    scene.group("a", shape=SMALL)
+    scene.group("b", shape=SMALL)
+    first = scene.start(scene.job())
+    scene.finish(first)
+    second, third = scene.job(), scene.job()
+    assert [first.group, scene.lease(second).group, scene.lease(third).group] == ["a", "b", "a"]
+
+
 def test_a_job_for_a_group_that_is_away_waits_while_others_go_on() -> None:
     scene = gathered()
     scene.group("large", shape=LARGE)

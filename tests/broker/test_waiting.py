@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.commands import Publish, WatchersChanged
-from broker.job import Stage
-from broker.protocol import CancelJob, JobHistory, WatchJob
+from broker.commands import Command, Publish, WatchersChanged
+from broker.job import GroupShape, Stage
+from broker.protocol import CancelJob, JobDecoded, JobHistory, WatchJob
 from broker.waiting import WaitingLine
 from tests.broker.driver import SPEC, Front, broker_config, running_broker
 from tests.broker.long_queue import LongQueue
-from tests.broker.scene import Scene, find
+from tests.broker.scene import Scene, find, runs
 
 
 @given(st.lists(st.integers(0, 3000), unique=True, max_size=3000), st.data())
@@ -132,11 +132,11 @@ def num_calls(work: Callable[[], object]) -> int:
     return count
 
 
-def costs(num_queued: int) -> dict[str, int]:
-    """Return how many calls each event costs while so many jobs wait."""
-    queue = LongQueue(num_queued)
+def costs(num_queued: int, num_groups: int) -> dict[str, int]:
+    """Return how many calls each event costs with so many jobs that wait, and groups."""
+    queue = LongQueue(num_queued, num_groups)
     events: list[Callable[[], object]] = [queue.submit, queue.dispatch, queue.finish]
-    events += [queue.cancel, queue.ask, queue.repeat_ready]
+    events += [queue.cancel, queue.ask, queue.repeat_ready, queue.beat, queue.lose]
     return {event.__name__: num_calls(event) for event in events}
 
 
@@ -144,8 +144,40 @@ def test_no_event_costs_more_in_a_queue_of_two_thousand_than_in_one_of_a_hundred
     """Seen to fail with every waiting job told of its place, with every job ahead placed one by one
     to tell the time, and with the queue checked whenever a group repeats that it is ready.
     """
-    short, long = costs(100), costs(2_000)
+    short, long = costs(100, 1), costs(2_000, 1)
     assert all(long[event] <= 1.5 * short[event] for event in short), (short, long)
+
+
+def test_no_event_costs_more_in_a_fleet_of_a_thousand_groups_than_in_one_of_fifty() -> None:
+    """Seen to fail with every group asked whether it is free, with every group asked how long it
+    will be busy, and with every group asked whether it has told its shape.
+    """
+    few, many = costs(200, 50), costs(200, 1_000)
+    assert all(many[event] <= 1.5 * few[event] for event in few), (few, many)
+
+
+def test_a_free_group_passes_over_no_job_that_it_cannot_take_or_that_rests() -> None:
+    """Seen to fail with the line searched for the first job that fits and is due."""
+
+    def cost(num_ahead: int) -> int:
+        scene = Scene(max_queue=1000)
+        scene.group("large")
+        for epoch in range(1, num_ahead + 1):
+            scene.start(scene.job())
+            scene.gone("large", epoch)
+            scene.group("large", epoch + 1)
+        scene.gone("large", num_ahead + 1)
+        for _ in range(num_ahead):
+            scene.job(msgspec.structs.replace(SPEC, ulysses_size=8))
+        scene.group("small", shape=GroupShape(world_size=2, num_heads=8))
+        decoded = JobDecoded(lease=scene.start(scene.job()))
+        next_job = scene.job()
+        commands: list[Command] = []
+        calls = num_calls(lambda: commands.extend(scene.dispatcher.handle(decoded, scene.now_s)))
+        assert [run.lease.job_id for run in runs(commands)] == [next_job]
+        return calls
+
+    assert cost(200) <= 1.5 * cost(20)
 
 
 async def test_a_watcher_sees_its_place_move_and_whoever_asks_is_told_the_same(

@@ -1,0 +1,122 @@
+"""The jobs that wait: the place of each, and which one is next for a kind of group."""
+
+import heapq
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from operator import add, sub
+
+from broker.job import GroupShape, can_run
+from broker.progress import NO_WORK, Work, work_of
+from broker.record import Job
+from broker.waiting import WaitingLine
+
+
+class Queue:
+    """One line of all that wait, and one for each shape of group, of those it can run now.
+
+    The order is that of submission: a job that comes back was submitted before all that were never
+    started, so that alone puts it in front. There are as many lines as there are kinds of machines,
+    however many kinds of jobs clients think of.
+
+    Args:
+        jobs: The latest version of every job, by id.
+    """
+
+    def __init__(self, jobs: Mapping[str, Job]) -> None:
+        self._jobs = jobs
+        self._line = WaitingLine()
+        self._lines: dict[GroupShape, WaitingLine] = {}
+        self._lines_of: dict[str, list[WaitingLine]] = {}
+        """The lines of the shapes that can run a job, be it due or not."""
+        self._unfit: dict[str, None] = {}
+        self._resting: dict[str, float] = {}
+        self._due: list[tuple[float, str]] = []
+        self._num_of: Counter[str | None] = Counter()
+        self.work = NO_WORK
+        """What all of them together have to do."""
+
+    def __len__(self) -> int:
+        return len(self._line)
+
+    def __iter__(self) -> Iterator[Job]:
+        """Yield the jobs, the next one first."""
+        return (self._jobs[job_id] for job_id in self._line)
+
+    @property
+    def num_moves(self) -> int:
+        """Rises whenever jobs may have come to other places."""
+        return self._line.num_moves
+
+    @property
+    def shapes(self) -> Collection[GroupShape]:
+        """What the groups can run that there were so far."""
+        return self._lines.keys()
+
+    def num_of(self, owner: str | None) -> int:
+        """Return how many jobs of an owner wait."""
+        return self._num_of[owner]
+
+    def position(self, job: Job) -> int:
+        """Return the place of a job that waits, 1 for the next one."""
+        return self._line.num_before(job.number, job.job_id) + 1
+
+    def first_for(self, shape: GroupShape) -> Job | None:
+        """Return the next job for a group of this shape; None if it can run none that is due."""
+        line = self._lines.get(shape)
+        job_id = None if line is None else line.first()
+        return None if job_id is None else self._jobs[job_id]
+
+    def unfit(self) -> list[Job]:
+        """Return the jobs that no group can run that has told its shape."""
+        return [self._jobs[job_id] for job_id in self._unfit]
+
+    def learn(self, shape: GroupShape) -> None:
+        """Keep a line for groups of this shape from now on."""
+        if shape in self._lines:
+            return
+        line = self._lines[shape] = WaitingLine()
+        for job in self:
+            if can_run(job.spec, shape):
+                self._lines_of[job.job_id].append(line)
+                self._unfit.pop(job.job_id, None)
+                if job.job_id not in self._resting:
+                    line.add(job.number, job.job_id)
+
+    def add(self, job: Job, now_s: float) -> None:
+        """Let a job wait, before its time comes only for its place."""
+        self._line.add(job.number, job.job_id)
+        self._num_of[job.owner] += 1
+        self.work = Work(*map(add, self.work, work_of(job.spec)))
+        lines = [line for shape, line in self._lines.items() if can_run(job.spec, shape)]
+        self._lines_of[job.job_id] = lines
+        if not lines:
+            self._unfit[job.job_id] = None
+        if job.due_at > now_s:
+            self._resting[job.job_id] = job.due_at
+            heapq.heappush(self._due, (job.due_at, job.job_id))
+        else:
+            self._offer(job)
+
+    def remove(self, job: Job) -> None:
+        """Take a job out of all lines."""
+        self._line.remove(job.number, job.job_id)
+        self._num_of[job.owner] -= 1
+        self.work = Work(*map(sub, self.work, work_of(job.spec)))
+        self._unfit.pop(job.job_id, None)
+        lines = self._lines_of.pop(job.job_id)
+        if self._resting.pop(job.job_id, None) is None:
+            for line in lines:
+                line.remove(job.number, job.job_id)
+
+    def wake(self, now_s: float) -> None:
+        """Offer the jobs to groups whose time has come."""
+        while self._due and self._due[0][0] <= now_s:
+            due_at, job_id = heapq.heappop(self._due)
+            # One that was cancelled has left its entry, and its id may be in use again.
+            if self._resting.get(job_id) == due_at:
+                del self._resting[job_id]
+                self._offer(self._jobs[job_id])
+
+    def _offer(self, job: Job) -> None:
+        for line in self._lines_of[job.job_id]:
+            line.add(job.number, job.job_id)
