@@ -6,10 +6,10 @@ from itertools import islice
 from broker.commands import Command, Publish, SaveJob
 from broker.fleet import Fleet
 from broker.groups import Group, Run
-from broker.job import JobState
+from broker.job import JobState, Stage
 from broker.jobs import JobTable
 from broker.liveness import AwakeClock
-from broker.progress import Pace, work_of
+from broker.progress import Mark, Pace, work_of
 from broker.protocol import HealthTold, JobView, Lease
 from broker.record import Job
 
@@ -22,10 +22,14 @@ _NUM_ASKED = 16
 
 
 class Board:
-    """What is known now; every change of a job goes through it, so that none goes untold."""
+    """What is known now; every change of a job goes through it, so that none goes untold.
 
-    def __init__(self) -> None:
-        self.jobs = JobTable()
+    Args:
+        priority_step_s: How much waiting a level of priority is worth.
+    """
+
+    def __init__(self, priority_step_s: float) -> None:
+        self.jobs = JobTable(priority_step_s)
         self.groups = Fleet()
         self.pace = Pace()
         self.awake = AwakeClock()
@@ -93,6 +97,12 @@ class Board:
             return self._wait_s(job, now_s)
         run = None if job.lease is None else self.find_run(job.lease)
         return None if run is None else self.pace.remaining_s(job.spec, run.mark, now_s)
+
+    def new_run(self, job: Job, lease: Lease, now_s: float) -> Run:
+        """Return a run of a job, which the group is still to be told of or still to tell of."""
+        mark = Mark(now_s, Stage.ENCODE)
+        place = self.jobs.queue.place(job)
+        return Run(lease, mark, priority=job.priority, place=place)
 
     def find_run(self, lease: Lease) -> Run | None:
         """Return the run of a lease; None if the lease is not, or no longer, in force."""

@@ -13,6 +13,7 @@ from broker.protocol import (
     JobView,
     KillGroup,
     OfferJob,
+    PreemptRun,
     RankBeat,
     RemoveExpired,
     RunJob,
@@ -97,7 +98,7 @@ class ToGroup(msgspec.Struct, frozen=True):
     """Send a message to rank 0 of a group."""
 
     group: str
-    message: RunJob | CancelRun
+    message: RunJob | CancelRun | PreemptRun
 
 
 class ToLauncher(msgspec.Struct, frozen=True):

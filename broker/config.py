@@ -37,6 +37,8 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     lost_s: float = 30.0
     """How long nothing may be heard of a group that may be on another machine, of its launcher as
     little as of its ranks, until its jobs are given to others."""
+    priority_step_s: float = 3600.0
+    """How much waiting a level of priority is worth."""
     draining: bool = False
     """Whether the server is about to stop: no run is begun, those that are on may end."""
     log_format: LogFormat = "text"
@@ -50,3 +52,5 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ValueError(f"max_queue is {self.max_queue}; it must be at least 1")
         if self.job_ttl_s < 0:
             raise ValueError(f"job_ttl_s is {self.job_ttl_s}; it must not be negative")
+        if self.priority_step_s <= 0:
+            raise ValueError(f"priority_step_s is {self.priority_step_s}; it must be above 0")

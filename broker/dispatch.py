@@ -18,11 +18,11 @@ from broker.commands import (
     ToGroup,
     WatchersChanged,
 )
-from broker.groups import Group, Run
+from broker.groups import Group
 from broker.intake import Intake
-from broker.job import GroupShape, Stage
+from broker.job import GroupShape
 from broker.lives import Lives
-from broker.progress import Mark
+from broker.preemption import Preemption
 from broker.protocol import (
     Beat,
     CancelJob,
@@ -51,6 +51,7 @@ from broker.protocol import (
 )
 from broker.record import Job
 from broker.runs import Runs
+from broker.waiting import Place
 
 # A restarted broker numbers on from far above all that the last one may have published.
 _RESTART_SEQ_GAP = 1_000_000
@@ -71,6 +72,7 @@ class Dispatcher:
         step_limit_s: How long a denoising step may always take.
         retry_pauses_s: How long a job waits after each lost attempt but the last.
         lost_s: After which silence a machine is given up that may be lost.
+        priority_step_s: How much waiting a level of priority is worth.
     """
 
     def __init__(
@@ -83,13 +85,16 @@ class Dispatcher:
         step_limit_s: float = 60.0,
         retry_pauses_s: Sequence[float] = (5.0, 30.0),
         lost_s: float = 30.0,
+        priority_step_s: float = 3600.0,
     ) -> None:
-        self._board = Board()
+        self._board = Board(priority_step_s)
         self._intake = Intake(self._board, shape, max_queue, job_ttl_s, lost_s)
         self._runs = Runs(self._board, retry_pauses_s)
         silence_s = lost_s if shape is None else None
         self._lives = Lives(self._board, self._runs, step_limit_s, silence_s)
+        self._preemption = Preemption(self._board)
         self._told_drained = False
+        self._latest_s = 0.0
         for job in restored:
             self._restore(job, now_s)
 
@@ -166,6 +171,10 @@ class Dispatcher:
         """Return the place of a job in the queue; None if it does not wait."""
         return self._board.position(job_id)
 
+    def place(self, job: Job) -> Place:
+        """Return what the order of the queue goes by."""
+        return self._board.jobs.queue.place(job)
+
     def is_running(self, lease: Lease) -> bool:
         """Whether a lease is in force, and its job has not been cancelled meanwhile."""
         job = self._board.jobs.get(lease.job_id)
@@ -183,6 +192,7 @@ class Dispatcher:
         """Give free groups their next jobs, then return all that has come up."""
         if not self._board.draining:
             self._give_jobs(now_s)
+            self._preemption.preempt()
         self._board.publish_positions(now_s)
         self._tell_drained()
         return self._board.take_commands()
@@ -195,14 +205,15 @@ class Dispatcher:
             found = [(job, group) for job, group in pairs if job is not None]
             if not found:
                 return
-            self._give_job(*min(found, key=lambda pair: pair[0].number), now_s)
+            self._give_job(*min(found, key=lambda pair: queue.place(pair[0])), now_s)
 
     def _give_job(self, job: Job, group: Group, now_s: float) -> None:
         lease = Lease(
             group=group.name, epoch=group.epoch, job_id=job.job_id, attempt=job.attempt + 1
         )
-        run = group.runs[job.job_id] = Run(lease, Mark(now_s, Stage.ENCODE))
+        run = self._board.new_run(job, lease, now_s)
         run.expect_start(self._board.awake.now_s)
+        group.runs[job.job_id] = run
         self._board.save(job.leased(lease, now_s), now_s)
         self._board.emit(ToGroup(group.name, RunJob(lease=lease, spec=job.spec, image=job.image)))
 
@@ -221,6 +232,11 @@ class Dispatcher:
         if job.state.is_terminal:
             self._intake.restore_ended(job, now_s)
             return
-        self._board.jobs.put(msgspec.structs.replace(job, seq=job.seq + _RESTART_SEQ_GAP))
+        # Nor is a job older than one that was submitted before it: the order goes by that.
+        self._latest_s = max(self._latest_s, job.created_at)
+        job = msgspec.structs.replace(
+            job, created_at=self._latest_s, seq=job.seq + _RESTART_SEQ_GAP
+        )
+        self._board.jobs.put(job)
         if job.lease is not None:
-            self._lives.adopt(job.lease, now_s)
+            self._lives.adopt(job, job.lease, now_s)

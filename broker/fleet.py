@@ -6,6 +6,7 @@ from itertools import islice
 
 from broker.groups import Group
 from broker.job import GroupShape
+from broker.leavers import Leavers
 
 
 class Fleet(MutableMapping[str, Group]):
@@ -24,6 +25,7 @@ class Fleet(MutableMapping[str, Group]):
         self._ready: OrderedDict[str, Group] = OrderedDict()
         self._busy: set[str] = set()
         self._unknown: set[str] = set()
+        self._leavers = Leavers()
 
     def __getitem__(self, name: str) -> Group:
         group = self._groups[name]
@@ -61,6 +63,12 @@ class Fleet(MutableMapping[str, Group]):
         return bool(self._unknown)
 
     @property
+    def leavers(self) -> Leavers:
+        """The groups whose run may leave for a more urgent job."""
+        self._review()
+        return self._leavers
+
+    @property
     def num_ready(self) -> int:
         """How many groups serve jobs, be they busy or not."""
         self._review()
@@ -86,6 +94,7 @@ class Fleet(MutableMapping[str, Group]):
             name = self._taken.pop()
             group = self._groups.get(name)
             self._sort_free(name, group)
+            self._leavers.sort(name, group)
             _keep(self._busy, name, group is not None and bool(group.runs))
             _keep(self._unknown, name, group is not None and group.shape is None)
             if group is None or not group.ready:

@@ -6,6 +6,7 @@ from broker.job import GroupShape, JobSpec, Stage, can_run
 from broker.liveness import RankWatch
 from broker.progress import Mark
 from broker.protocol import GroupView, Lease
+from broker.waiting import Place
 
 START_LIMIT_S = 5.0
 CANCEL_LIMIT_S = 30.0
@@ -23,9 +24,25 @@ class Run:
     cancelled: bool = False
     delayed: bool = False
     """It waits for something outside of the group."""
+    preempted: bool = False
+    """It has to leave for a more urgent job."""
+    priority: int = 0
+    place: Place = (0.0, 0)
+    """Those of its job, should it wait again."""
     deadline_s: float | None = None
     overdue: str = ""
     """Why the group is killed once the deadline has passed."""
+
+    @property
+    def has_to_leave(self) -> bool:
+        """Whether the group has been told to leave the run."""
+        return self.preempted or self.cancelled
+
+    @property
+    def can_leave(self) -> bool:
+        """Whether the run may be sent away: there is something left of it to save."""
+        has_far_to_go = self.mark.stage in (Stage.ENCODE, Stage.DENOISE)
+        return self.started and has_far_to_go and not self.has_to_leave
 
     def expect(self, what: str, limit_s: float, awake_s: float) -> None:
         """Set the deadline for the group's next report."""
@@ -101,6 +118,13 @@ class Group:
     def computing(self) -> Run | None:
         """The run that occupies the ranks."""
         return next((run for run in self.runs.values() if not run.decoded), None)
+
+    @property
+    def sole_run(self) -> Run | None:
+        """The run without which the group could take a job now."""
+        runs = [run for run in self.runs.values() if not run.decoded]
+        is_delayed = any(run.delayed for run in self.runs.values())
+        return runs[0] if self.ready and len(runs) == 1 and not is_delayed else None
 
     @property
     def is_free(self) -> bool:

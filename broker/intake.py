@@ -180,6 +180,7 @@ class Intake:
             idempotency_key=message.idempotency_key,
             owner=message.owner,
             callback_url=message.callback_url,
+            priority=message.priority,
         )
         self._arriving[job.job_id] = job
         self._board.emit(SaveJob(job))

@@ -69,6 +69,14 @@ class Stage(Enum):
     SAVE = "save"
 
 
+Priority = Annotated[
+    int,
+    Meta(
+        ge=-10,
+        le=10,
+        description="How urgent it is: higher ones come first, and take the place of what runs.",
+    ),
+]
 Solver = Literal["unipc", "dpm++", "dpmpp"]
 
 

@@ -10,11 +10,15 @@ from broker.record import Job
 
 
 class JobTable:
-    """The jobs by id, and the queue of the waiting ones, which every new version of one keeps."""
+    """The jobs by id, and the queue of those that wait.
 
-    def __init__(self) -> None:
+    Args:
+        priority_step_s: How much waiting a level of priority is worth.
+    """
+
+    def __init__(self, priority_step_s: float) -> None:
         self._jobs: dict[str, Job] = {}
-        self.queue = Queue(self._jobs)
+        self.queue = Queue(self._jobs, priority_step_s)
         self._ended: list[tuple[float, int, str]] = []
         self._images: Counter[str] = Counter()
         self._keys: dict[tuple[str | None, str], str] = {}

@@ -22,16 +22,17 @@ _HISTORY_KEPT_S = 7 * 86_400.0
 _COLUMNS = (
     "number, job_id, spec, image, state, attempt, group_name, epoch, seq, progress, reason, "
     "error_code, video, created_at, updated_at, idempotency_key, request_hash, owner, "
-    "stage_s, callback_url"
+    "stage_s, callback_url, priority, num_lost"
 )
 _SAVE = f"""
     INSERT INTO jobs ({_COLUMNS})
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    VALUES ({", ".join("?" * (_COLUMNS.count(",") + 1))})
     ON CONFLICT (job_id) DO UPDATE SET
         state = excluded.state, attempt = excluded.attempt, group_name = excluded.group_name,
         epoch = excluded.epoch, seq = excluded.seq, progress = excluded.progress,
         reason = excluded.reason, error_code = excluded.error_code, video = excluded.video,
-        updated_at = excluded.updated_at, stage_s = excluded.stage_s
+        updated_at = excluded.updated_at, stage_s = excluded.stage_s,
+        num_lost = excluded.num_lost
 """
 
 
@@ -207,6 +208,8 @@ def _row_of(job: Job) -> tuple[Any, ...]:
         job.owner,
         msgspec.json.encode(job.stage_s).decode(),
         job.callback_url,
+        job.priority,
+        job.num_lost,
     )
 
 
@@ -214,7 +217,7 @@ def _job_of(row: Iterable[Any]) -> Job:
     (
         number, job_id, spec, image, state, attempt, group, epoch, seq, progress, reason,
         error_code, video, created_at, updated_at, key, request_hash, owner,
-        stage_s, callback_url,
+        stage_s, callback_url, priority, num_lost,
     ) = row  # fmt: skip
     lease = None
     if group is not None:
@@ -241,4 +244,6 @@ def _job_of(row: Iterable[Any]) -> Job:
         owner=owner,
         stage_s=msgspec.json.decode(stage_s, type=dict[str, float]),
         callback_url=callback_url,
+        priority=priority,
+        num_lost=num_lost,
     )

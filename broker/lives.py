@@ -20,7 +20,9 @@ from broker.protocol import (
     GroupStarted,
     KillGroup,
     Lease,
+    PreemptRun,
 )
+from broker.record import Job
 from broker.runs import Runs
 
 logger = logging.getLogger(__name__)
@@ -67,12 +69,12 @@ class Lives:
             case _:
                 assert_never(report)
 
-    def adopt(self, lease: Lease, now_s: float) -> None:
-        """Take a lease from the journal: its group may still be running the job."""
+    def adopt(self, job: Job, lease: Lease, now_s: float) -> None:
+        """Take a job's lease from the journal: its group may still be running it."""
         group = self._board.groups.get(lease.group)
         if group is None:
             group = self._add(lease.group, lease.epoch)
-        group.runs[lease.job_id] = Run(lease, Mark(now_s, Stage.ENCODE))
+        group.runs[lease.job_id] = self._board.new_run(job, lease, now_s)
 
     def bury_others(self, names: Collection[str], now_s: float) -> None:
         """Take back the leases of groups that will not come back, as after a start with fewer."""
@@ -184,6 +186,9 @@ class Lives:
             # A run with a deadline has been sent a moment ago: only `JobStarted` meets it.
             if run.deadline_s is None:
                 run.start(now_s)
+            if run.preempted:
+                # It may not have heard.
+                self._board.emit(ToGroup(group.name, PreemptRun(lease=lease)))
         elif (lease.group, lease.epoch) == (group.name, group.epoch):
             # It was cancelled, or given up, while the broker was away.
             logger.warning("group %s still runs job %s; stopping it", group.name, lease.job_id)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
-from broker.job import GroupShape, JobSpec, JobState, Stage
+from broker.job import GroupShape, JobSpec, JobState, Priority, Stage
 
 PROTOCOL_VERSION = b"1"
 REGISTER_EVERY_S = 2.0
@@ -65,6 +65,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     epoch: int
     job_id: str
     attempt: int
+    """Rises with every lease of the job, so that none is ever in force twice."""
 
 
 class JobView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -86,6 +87,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     error_code: ErrorCode | None = None
     video: str | None = None
     """File name in the videos folder, once the state is `Succeed`."""
+    priority: int = 0
     owner: str | None = None
     """Name of the API key that submitted it; for the fronts, not for clients."""
     stage_s: dict[str, float] = {}
@@ -175,6 +177,7 @@ class SubmitJob(_Struct, frozen=True, kw_only=True):
     """How many jobs of this owner may wait."""
     callback_url: str | None = None
     """Where to tell of the job's end."""
+    priority: Priority = 0
 
 
 class GetJob(_Struct, frozen=True, kw_only=True):
@@ -449,9 +452,11 @@ class JobFailed(_Struct, frozen=True, kw_only=True):
 
 
 class JobStopped(_Struct, frozen=True, kw_only=True):
-    """Every rank has left the run, because of `CancelRun` or because the group stops."""
+    """Every rank has left the run: it was cancelled or preempted, or the group stops."""
 
     lease: Lease
+    preempted: bool = False
+    """It has left for a more urgent job: what it had done is saved, and the group goes on."""
 
 
 class DrainGroup(_Struct, frozen=True, kw_only=True):
@@ -498,6 +503,15 @@ class CancelRun(_Struct, frozen=True, kw_only=True):
     lease: Lease
 
 
+class PreemptRun(_Struct, frozen=True, kw_only=True):
+    """Save the run of this lease at the next boundary and leave it, for a more urgent job.
+
+    The run that is about to end, or has ended, takes no notice.
+    """
+
+    lease: Lease
+
+
 class KillGroup(_Struct, frozen=True, kw_only=True):
     """To the launcher: end this life of the group and start the next."""
 
@@ -529,7 +543,9 @@ class Reregister(_Struct, frozen=True, kw_only=True):
     """
 
 
-GroupCommand = RunJob | CancelRun | KillGroup | StopServer | GroupDrained | Drained | Reregister
+GroupCommand = (
+    RunJob | CancelRun | PreemptRun | KillGroup | StopServer | GroupDrained | Drained | Reregister
+)
 
 
 # --- beats: every rank to broker -----------------------------------------------------------------

@@ -8,22 +8,25 @@ from operator import add, sub
 from broker.job import GroupShape, can_run
 from broker.progress import NO_WORK, Work, work_of
 from broker.record import Job
-from broker.waiting import WaitingLine
+from broker.waiting import Place, WaitingLine
 
 
 class Queue:
     """One line of all that wait, and one for each shape of group, of those it can run now.
 
-    The order is that of submission: a job that comes back was submitted before all that were never
-    started, so that alone puts it in front. There are as many lines as there are kinds of machines,
+    The order is that of submission, as if a job had been submitted earlier by so much a level of
+    its priority. It never changes, so a job of any priority comes to the front in the end, and one
+    that comes back has its old place. There are as many lines as there are kinds of machines,
     however many kinds of jobs clients think of.
 
     Args:
         jobs: The latest version of every job, by id.
+        priority_step_s: How much waiting a level of priority is worth.
     """
 
-    def __init__(self, jobs: Mapping[str, Job]) -> None:
+    def __init__(self, jobs: Mapping[str, Job], priority_step_s: float) -> None:
         self._jobs = jobs
+        self._priority_step_s = priority_step_s
         self._line = WaitingLine()
         self._lines: dict[GroupShape, WaitingLine] = {}
         self._lines_of: dict[str, list[WaitingLine]] = {}
@@ -32,6 +35,7 @@ class Queue:
         self._resting: dict[str, float] = {}
         self._due: list[tuple[float, str]] = []
         self._num_of: Counter[str | None] = Counter()
+        self._num_at: Counter[int] = Counter()
         self.work = NO_WORK
         """What all of them together have to do."""
 
@@ -52,18 +56,30 @@ class Queue:
         """What the groups can run that there were so far."""
         return self._lines.keys()
 
+    @property
+    def highest_priority(self) -> int | None:
+        """The priority of the most urgent job; None if there is none."""
+        return max((priority for priority, num in self._num_at.items() if num), default=None)
+
     def num_of(self, owner: str | None) -> int:
         """Return how many jobs of an owner wait."""
         return self._num_of[owner]
 
     def position(self, job: Job) -> int:
         """Return the place of a job that waits, 1 for the next one."""
-        return self._line.num_before(job.number, job.job_id) + 1
+        return self._line.num_before(self.place(job), job.job_id) + 1
 
-    def first_for(self, shape: GroupShape) -> Job | None:
+    def place(self, job: Job) -> Place:
+        """Return what the order goes by, be it of a job that waits or of one that runs."""
+        return job.created_at - job.priority * self._priority_step_s, job.number
+
+    def line(self, shape: GroupShape) -> Iterator[str]:
+        """Yield the ids of the jobs that are due for groups of this shape, the next one first."""
+        return iter(self._lines.get(shape, ()))
+
+    def first_for(self, shape: GroupShape, besides: Collection[str] = ()) -> Job | None:
         """Return the next job for a group of this shape; None if it can run none that is due."""
-        line = self._lines.get(shape)
-        job_id = None if line is None else line.first()
+        job_id = next((job_id for job_id in self.line(shape) if job_id not in besides), None)
         return None if job_id is None else self._jobs[job_id]
 
     def unfit(self) -> list[Job]:
@@ -80,12 +96,13 @@ class Queue:
                 self._lines_of[job.job_id].append(line)
                 self._unfit.pop(job.job_id, None)
                 if job.job_id not in self._resting:
-                    line.add(job.number, job.job_id)
+                    line.add(self.place(job), job.job_id)
 
     def add(self, job: Job, now_s: float) -> None:
         """Let a job wait, before its time comes only for its place."""
-        self._line.add(job.number, job.job_id)
+        self._line.add(self.place(job), job.job_id)
         self._num_of[job.owner] += 1
+        self._num_at[job.priority] += 1
         self.work = Work(*map(add, self.work, work_of(job.spec)))
         lines = [line for shape, line in self._lines.items() if can_run(job.spec, shape)]
         self._lines_of[job.job_id] = lines
@@ -99,14 +116,15 @@ class Queue:
 
     def remove(self, job: Job) -> None:
         """Take a job out of all lines."""
-        self._line.remove(job.number, job.job_id)
+        self._line.remove(self.place(job), job.job_id)
         self._num_of[job.owner] -= 1
+        self._num_at[job.priority] -= 1
         self.work = Work(*map(sub, self.work, work_of(job.spec)))
         self._unfit.pop(job.job_id, None)
         lines = self._lines_of.pop(job.job_id)
         if self._resting.pop(job.job_id, None) is None:
             for line in lines:
-                line.remove(job.number, job.job_id)
+                line.remove(self.place(job), job.job_id)
 
     def wake(self, now_s: float) -> None:
         """Offer the jobs to groups whose time has come."""
@@ -119,4 +137,4 @@ class Queue:
 
     def _offer(self, job: Job) -> None:
         for line in self._lines_of[job.job_id]:
-            line.add(job.number, job.job_id)
+            line.add(self.place(job), job.job_id)

@@ -13,7 +13,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One job at one moment; every change makes a new one with a higher `seq`."""
 
     number: int
-    """Rises with each submission: the order of the queue, also for a job that comes back."""
+    """Rises with each submission."""
     job_id: str
     spec: JobSpec
     image: str
@@ -24,9 +24,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Name of the API key that submitted it; None where no keys were in use."""
     callback_url: str | None = None
     """Where to tell of its end."""
+    priority: int = 0
     state: JobState = JobState.IN_QUEUE
     attempt: int = 0
-    """Number of the latest attempt; a planned stop takes it back."""
+    """Number of the latest attempt."""
+    num_lost: int = 0
+    """How many of them were lost; those that were left as planned are not."""
     lease: Lease | None = None
     """Who runs it, exactly while the state is `InProgress`."""
     seq: int = 1
@@ -75,13 +78,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         before = self.stage_s.get(stage.value, 0.0)
         return self.stage_s | {stage.value: round(before + seconds, 3)}
 
-    def queued_again(self, now_s: float, attempt: int, pause_s: float = 0.0) -> "Job":
-        """Return the job as one that waits, with the attempts that count, after a pause."""
+    def queued_again(self, now_s: float, num_lost: int, pause_s: float = 0.0) -> "Job":
+        """Return the job as one that waits, after a pause; so many attempts were lost by now."""
         return self.moved(
             JobState.IN_QUEUE,
             now_s,
             lease=None,
-            attempt=attempt,
+            num_lost=num_lost,
             stage=None,
             step=0,
             num_steps=0,
@@ -114,6 +117,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             reason=self.reason,
             error_code=self.error_code,
             video=self.video,
+            priority=self.priority,
             owner=self.owner,
             stage_s=self.stage_s,
         )

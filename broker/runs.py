@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from typing import assert_never
+from typing import Any, assert_never
 
 from broker.board import Board
 from broker.commands import DropVideo
@@ -133,7 +133,7 @@ class Runs:
     def _ended(self, run: Run, report: RunEnd, now_s: float) -> None:
         group = self._board.groups[run.lease.group]
         del group.runs[run.lease.job_id]
-        if isinstance(report, JobStopped) and not run.cancelled:
+        if isinstance(report, JobStopped) and not (run.cancelled or report.preempted):
             group.leaving = True
         job = self._job_of(run)
         if job is not None:
@@ -158,25 +158,26 @@ class Runs:
 
     def _retry(self, job: Job, now_s: float) -> None:
         """Return a job to the queue whose attempt was lost, or fail it if that was the last."""
-        if job.attempt > len(self._retry_pauses_s):
-            reason = f"the ranks died or hung during the run ({job.attempt} attempts)"
-            self._fail(job, ErrorCode.GROUP_LOST, reason, now_s)
+        num_lost = job.num_lost + 1
+        if num_lost > len(self._retry_pauses_s):
+            reason = f"the ranks died or hung during the run ({num_lost} attempts)"
+            self._fail(job, ErrorCode.GROUP_LOST, reason, now_s, num_lost=num_lost)
             return
-        pause_s = self._retry_pauses_s[job.attempt - 1]
+        pause_s = self._retry_pauses_s[num_lost - 1]
         logger.warning(
             "job %s: attempt %d lost, the next one in %g s at the earliest",
             *(job.job_id, job.attempt, pause_s),
         )
-        self._board.save(job.queued_again(now_s, job.attempt, pause_s), now_s)
+        self._board.save(job.queued_again(now_s, num_lost, pause_s), now_s)
 
-    def _fail(self, job: Job, code: ErrorCode, reason: str, now_s: float) -> None:
+    def _fail(self, job: Job, code: ErrorCode, reason: str, now_s: float, **changes: Any) -> None:
         logger.error("job %s failed: %s", job.job_id, reason)
-        failed = job.ended(JobState.FAILED, now_s, error_code=code, reason=reason)
+        failed = job.ended(JobState.FAILED, now_s, error_code=code, reason=reason, **changes)
         self._board.save(failed, now_s)
 
     def _give_back(self, job: Job, now_s: float) -> None:
-        """Return a job to the queue as if the attempt, ended as planned, had not been."""
-        self._board.save(job.queued_again(now_s, job.attempt - 1), now_s)
+        """Return a job to the queue whose attempt was left as planned: no chance is lost."""
+        self._board.save(job.queued_again(now_s, job.num_lost), now_s)
 
     def _job_of(self, run: Run) -> Job | None:
         """Return the job of a run; None if it has been cancelled, whatever the run does now."""

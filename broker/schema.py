@@ -98,6 +98,14 @@ _MIGRATIONS = (
             (NEW.job_id, NEW.callback_url, NEW.owner, NEW.state, NEW.updated_at, NEW.updated_at);
     END;
     """,
+    # Until then, an attempt that was left as planned gave its number back.
+    """
+    ALTER TABLE jobs ADD COLUMN priority INTEGER NOT NULL DEFAULT 0
+        CHECK (priority BETWEEN -10 AND 10);
+    ALTER TABLE jobs ADD COLUMN num_lost INTEGER NOT NULL DEFAULT 0 CHECK (num_lost >= 0);
+    UPDATE jobs SET num_lost = attempt - (state = 'InProgress')
+        WHERE state IN ('InQueue', 'InProgress');
+    """,
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
 

@@ -124,6 +124,7 @@ class Broker:
             config.step_limit_s,
             config.retry_pauses_s,
             config.lost_s,
+            config.priority_step_s,
         )
         self._history = History(self._dispatcher.views(now_s))
         self._peers = Peers()

@@ -6,11 +6,13 @@ from itertools import chain
 
 _CHUNK_SIZE = 512
 
-Entry = tuple[int, str]
+Place = tuple[float, int]
+"""Where a job stands: a moment, and among equal moments a number."""
+Entry = tuple[Place, str]
 
 
 class WaitingLine:
-    """Job ids by their numbers, the smallest first.
+    """Names by their places, the smallest first; as a rule those of jobs.
 
     One sorted list, cut into short ones: a change moves the entries of one of them only, and a
     place is counted by the lengths of those before it.
@@ -26,16 +28,16 @@ class WaitingLine:
         return self._length
 
     def __iter__(self) -> Iterator[str]:
-        """Yield the ids, the next one first."""
-        return (job_id for _, job_id in chain.from_iterable(self._chunks))
+        """Yield the names, the next one first."""
+        return (name for _, name in chain.from_iterable(self._chunks))
 
-    def first(self) -> str | None:
-        """Return the id of the next job; None if no job waits."""
-        return self._chunks[0][0][1] if self._chunks else None
+    def last(self) -> Entry | None:
+        """Return who stands behind all others; None if nobody waits."""
+        return self._chunks[-1][-1] if self._chunks else None
 
-    def add(self, number: int, job_id: str) -> None:
-        """Let a job wait, behind all with smaller numbers."""
-        entry = (number, job_id)
+    def add(self, place: Place, name: str) -> None:
+        """Let somebody wait, behind all with smaller places."""
+        entry = (place, name)
         self._length += 1
         if not self._chunks:
             self._chunks.append([entry])
@@ -48,9 +50,9 @@ class WaitingLine:
         if len(chunk) > 2 * _CHUNK_SIZE:
             self._chunks[index : index + 1] = [chunk[:_CHUNK_SIZE], chunk[_CHUNK_SIZE:]]
 
-    def remove(self, number: int, job_id: str) -> None:
-        """Take a job out of the line."""
-        entry = (number, job_id)
+    def remove(self, place: Place, name: str) -> None:
+        """Take somebody out of the line."""
+        entry = (place, name)
         index = self._chunk_of(entry)
         chunk = self._chunks[index]
         del chunk[bisect.bisect_left(chunk, entry)]
@@ -59,9 +61,9 @@ class WaitingLine:
         self._length -= 1
         self.num_moves += 1
 
-    def num_before(self, number: int, job_id: str) -> int:
-        """Return how many come before a job."""
-        entry = (number, job_id)
+    def num_before(self, place: Place, name: str) -> int:
+        """Return how many come before somebody."""
+        entry = (place, name)
         index = self._chunk_of(entry)
         before = sum(map(len, self._chunks[:index]))
         return before + bisect.bisect_left(self._chunks[index], entry)

@@ -11,7 +11,7 @@ from broker.protocol import ErrorCode, IdempotencyKey, JobFound, OfferJob, Submi
 from http_front.errors import FrontError
 from http_front.idempotency import identify, read_key
 from http_front.image_source import is_data_url
-from http_front.key_guard import owner, queue_share
+from http_front.key_guard import caller, owner, queue_share
 from http_front.outside import UrlError
 from http_front.spool import Spool
 from http_front.state import FRONT, Front
@@ -32,6 +32,7 @@ async def accept(request: web.Request, submission: Submission, spool: Spool) -> 
         FrontError: If the job cannot be accepted.
     """
     front = request.app[FRONT]
+    _check_priority(request, submission.priority)
     _check_callback(front, submission.callback_url)
     key = _idempotency_key(read_key(request), submission, spool)
     if submission.image_url is not None and is_data_url(submission.image_url):
@@ -84,6 +85,7 @@ async def _hand_over(
             owner=owner(request),
             queue_share=queue_share(request),
             callback_url=submission.callback_url,
+            priority=submission.priority,
         )
     )
     assert isinstance(reply, JobFound)
@@ -96,7 +98,15 @@ def _idempotency_key(
     if name is None:
         return None
     image = submission.image_url or spool.digest.hex()
-    return identify(name, submission.spec, image, submission.callback_url)
+    return identify(name, submission.spec, image, submission.callback_url, submission.priority)
+
+
+def _check_priority(request: web.Request, priority: int) -> None:
+    """Let administrators alone put a job before those of others."""
+    key = caller(request)
+    if priority > 0 and key is not None and not key.admin:
+        message = f"priority is {priority}; more than 0 needs the key of an administrator"
+        raise FrontError(ErrorCode.FORBIDDEN, message, "priority")
 
 
 def _check_callback(front: Front, url: str | None) -> None:

@@ -85,7 +85,7 @@ class WanClient:
 
         Args:
             image: A file, or the URL that the server shall fetch.
-            fields: Fields of `JobSpec`, at least the prompt.
+            fields: Those of `JobSpec`, at least the prompt, and `priority`.
         """
         if isinstance(image, str):
             body = {**fields, "image_url": image}

@@ -31,7 +31,7 @@ def read_key(request: web.Request) -> str | None:
 
 
 def identify(
-    key: str, spec: JobSpec, image: str, callback_url: str | None = None
+    key: str, spec: JobSpec, image: str, callback_url: str | None = None, priority: int = 0
 ) -> IdempotencyKey:
     """Return the key with the hash of its request.
 
@@ -43,14 +43,17 @@ def identify(
         spec: The job as the client described it, before a seed is chosen for it.
         image: The URL of the image as the client wrote it, or the hash of the uploaded file.
         callback_url: Where the client wants to hear of the end.
+        priority: How urgent it is.
     """
     fields = {
         field.name: getattr(spec, field.name)
         for field in msgspec.structs.fields(JobSpec)
         if getattr(spec, field.name) != field.default
     }
-    asked = {"spec": fields, "image": image}
+    asked: dict[str, object] = {"spec": fields, "image": image}
     if callback_url is not None:
         asked["callback_url"] = callback_url
+    if priority:
+        asked["priority"] = priority
     request_hash = hashlib.sha256(msgspec.json.encode(asked, order="sorted")).hexdigest()
     return IdempotencyKey(key=key, request_hash=request_hash)

@@ -19,7 +19,7 @@ from http_front.command_parser import Commands
 from http_front.exit_codes import ExitCode, UsageError
 from http_front.field_check import check
 from http_front.output import Output
-from http_front.schema import JobEntry, JobStatus
+from http_front.schema import JobEntry, JobStatus, SubmitByFile
 from http_front.watching import Watch
 
 DEFAULT_SERVER = "http://127.0.0.1:8088"
@@ -34,6 +34,7 @@ _SHORT_NAMES = {
     "sample_solver": "--solver",
     "sample_shift": "--shift",
 }
+_SUBMIT_FIELDS = (*JobSpec.__struct_fields__, "priority")
 _EXIT_OF = {
     JobState.SUCCEED: ExitCode.DONE,
     JobState.FAILED: ExitCode.FAILED,
@@ -42,11 +43,12 @@ _EXIT_OF = {
 
 
 def add_parsers(commands: Commands) -> None:
-    """Add the commands; the options of `submit` are the fields of `JobSpec`."""
+    """Add the commands; the options of `submit` are the fields of a request."""
     submit = commands.add_parser("submit", help="submit a job")
     submit.add_argument("image", metavar="IMAGE", help="a file, or an http(s) URL")
-    for field in msgspec.structs.fields(JobSpec):
-        _add_field(submit, field)
+    for field in msgspec.structs.fields(SubmitByFile):
+        if field.name in _SUBMIT_FIELDS:
+            _add_field(submit, field)
     submit.add_argument("--watch", action="store_true", help="show progress until the end")
     submit.add_argument("--output", type=Path, help="with --watch: file or folder of the video")
     listing = commands.add_parser("list", help="list your jobs, the newest first")
@@ -98,10 +100,10 @@ async def run(options: argparse.Namespace, output: Output) -> ExitCode:
 
 
 async def _submit(client: WanClient, options: argparse.Namespace, output: Output) -> ExitCode:
-    names = JobSpec.__struct_fields__
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    spec = check(given, JobSpec, lax=True)
-    fields: dict[str, object] = {name: getattr(spec, name) for name in given}
+    asked = {name: getattr(options, name) for name in _SUBMIT_FIELDS}
+    given = {name: value for name, value in asked.items() if value is not None}
+    body = check(given, SubmitByFile, lax=True)
+    fields: dict[str, object] = {name: getattr(body, name) for name in given}
     is_url = options.image.startswith(("http://", "https://", "data:"))
     image = options.image if is_url else Path(options.image)
     job_id = await client.submit(image, fields)

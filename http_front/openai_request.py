@@ -39,7 +39,7 @@ async def read_create(request: web.Request, spool: Spool) -> Submission:
         )
     asked = msgspec.structs.asdict(check(fields, CreateVideo, lax=True))
     url = urls[0] if urls else None
-    return Submission(_job_spec(asked), url, asked["callback_url"])
+    return Submission(_job_spec(asked), url, asked["callback_url"], asked["priority"])
 
 
 def _take_urls(fields: dict[str, object]) -> Iterator[str]:

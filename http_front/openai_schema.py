@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from broker.job import FRAMES_PER_SECOND, JobSpec, JobState, Stage
+from broker.job import FRAMES_PER_SECOND, JobSpec, JobState, Priority, Stage
 from broker.protocol import JobView
 from http_front.schema import CallbackUrl
 
@@ -70,6 +70,7 @@ CreateVideo = msgspec.defstruct(
             None,
         ),
         ("callback_url", CallbackUrl, None),
+        ("priority", Priority, 0),
         (
             "model",
             Annotated[str, Meta(max_length=200, description=f"Whatever it says: {MODEL} is used.")]
@@ -110,6 +111,7 @@ class Video(msgspec.Struct, frozen=True, kw_only=True):
     queue_position: int | None
     eta_s: float | None
     stage: Stage | None
+    priority: int
 
     @classmethod
     def of(cls, job: JobView) -> "Video":
@@ -130,6 +132,7 @@ class Video(msgspec.Struct, frozen=True, kw_only=True):
             queue_position=job.queue_position,
             eta_s=job.eta_s,
             stage=job.stage,
+            priority=job.priority,
         )
 
 

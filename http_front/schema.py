@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from broker.job import JobSpec, JobState, Stage
+from broker.job import JobSpec, JobState, Priority, Stage
 from broker.protocol import ErrorCode, GroupView, HealthTold, JobView, RankView
 
 EXAMPLE_IMAGE = (  # 64 by 64 pixels of one colour
@@ -37,6 +37,7 @@ class SubmitByFile(JobSpec, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """A video to make from an uploaded image."""
 
     callback_url: CallbackUrl = None
+    priority: Priority = 0
 
     @property
     def spec(self) -> JobSpec:
@@ -119,6 +120,7 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     stage_s: dict[str, float]
     """Seconds that the latest attempt has spent in each stage, and before it in the queue."""
+    priority: int
 
     @classmethod
     def of(cls, job: JobView) -> "JobStatus":
@@ -274,4 +276,5 @@ def _told(job: JobView) -> dict[str, Any]:
         "eta_s": job.eta_s,
         "attempt": job.attempt,
         "stage_s": job.stage_s,
+        "priority": job.priority,
     }

@@ -31,6 +31,7 @@ class Submission(NamedTuple):
     """Where the image is; None if it has been uploaded."""
     callback_url: str | None = None
     """Where to tell of the job's end."""
+    priority: int = 0
 
 
 async def read_json(request: web.Request, body_type: type[Body]) -> Body:
@@ -67,7 +68,7 @@ async def read_submission(request: web.Request, spool: Spool) -> Submission:
     if request.content_type != "application/json":
         raise _unsupported("application/json or multipart/form-data", request)
     body = await read_json(request, SubmitByUrl)
-    return Submission(body.spec, body.image_url, body.callback_url)
+    return Submission(body.spec, body.image_url, body.callback_url, body.priority)
 
 
 async def _read_form(request: web.Request, spool: Spool) -> Submission:
@@ -78,9 +79,9 @@ async def _read_form(request: web.Request, spool: Spool) -> Submission:
                 ErrorCode.INVALID_FIELD, "give either image or image_url, not both", "image_url"
             )
         upload = check(fields, SubmitByFile, lax=True)
-        return Submission(upload.spec, None, upload.callback_url)
+        return Submission(upload.spec, None, upload.callback_url, upload.priority)
     body = check(fields, SubmitByUrl, lax=True)
-    return Submission(body.spec, body.image_url, body.callback_url)
+    return Submission(body.spec, body.image_url, body.callback_url, body.priority)
 
 
 async def read_form(

@@ -20,6 +20,7 @@ from broker.protocol import (
     KillGroup,
     LauncherHere,
     PeerReport,
+    PreemptRun,
     ProtocolError,
     Reregister,
     RunJob,
@@ -115,7 +116,7 @@ class Agent:
                     self._end_drain(None)
                 case Reregister():
                     await self.tell_all()
-                case RunJob() | CancelRun():
+                case RunJob() | CancelRun() | PreemptRun():
                     logger.warning("dropped %s: the launcher runs no jobs", command)
 
     async def _repeat(self) -> None:

@@ -45,6 +45,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             max_queue=options.max_queue,
             job_ttl_s=options.job_ttl,
             step_limit_s=options.step_timeout,
+            priority_step_s=options.priority_step,
             log_format=options.log_format,
             parent_pid=self.pid,
             ready_fd=ready_fd,

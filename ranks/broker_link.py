@@ -31,6 +31,7 @@ from broker.protocol import (
     JobStopped,
     KillGroup,
     Lease,
+    PreemptRun,
     ProtocolError,
     Reregister,
     RunJob,
@@ -98,6 +99,7 @@ class BrokerLink:
         self._previews: deque[JobPreview] = deque(maxlen=1)
         self._running: list[Lease] = []
         self._cancelled: set[Lease] = set()
+        self._preempted: set[Lease] = set()
         self._last_reports: deque[RunReport] = deque(maxlen=_NUM_KEPT_REPORTS)
         self._is_closing = False
         self._wake_reader, self._wake_writer = os.pipe()
@@ -145,6 +147,10 @@ class BrokerLink:
     def is_cancelled(self, lease: Lease) -> bool:
         """Return whether the broker wants a run to end."""
         return lease in self._cancelled
+
+    def is_preempted(self, lease: Lease) -> bool:
+        """Return whether the broker needs the group for a more urgent job than a run's."""
+        return lease in self._preempted
 
     def _wake(self) -> None:
         # A full pipe wakes the thread as well.
@@ -237,6 +243,7 @@ class BrokerLink:
         if isinstance(report, LAST_REPORTS):
             self._last_reports.append(report)
             self._cancelled.discard(report.lease)
+            self._preempted.discard(report.lease)
             self._running = [lease for lease in self._running if lease != report.lease]
 
     def _receive(self, groups: "zmq.Socket[bytes]") -> None:
@@ -259,6 +266,9 @@ class BrokerLink:
             case CancelRun(lease=lease):
                 # Over, or never begun here: in any case no rank works for it.
                 self.report(JobStopped(lease=lease))
+            case PreemptRun(lease=lease):
+                if lease in self._running:
+                    self._preempted.add(lease)
             case Reregister():
                 for report in self._last_reports:
                     _send(groups, group_reports.encode(report))

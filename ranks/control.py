@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from broker.protocol import ErrorCode
-from ranks.errors import GroupStopping, PeerFailed, RunCancelled
+from ranks.errors import GroupStopping, PeerFailed, RunCancelled, RunPreempted
 
 ANNOUNCE_EVERY_S = 5.0
 """Idle ranks hear something this often, since a broadcast must not outlast the group's timeout."""
@@ -25,14 +25,16 @@ class Word(IntEnum):
     """What is decided at a boundary; of several, the greatest holds."""
 
     GO_ON = 0
-    CANCEL = 1
-    STOP = 2
-    SAVE_FAILED = 3
-    IMAGE_INVALID = 4
-    OUT_OF_MEMORY = 5
-    RUN_FAILED = 6
+    PREEMPT = 1
+    CANCEL = 2
+    STOP = 3
+    SAVE_FAILED = 4
+    IMAGE_INVALID = 5
+    OUT_OF_MEMORY = 6
+    RUN_FAILED = 7
 
 
+_LEFT = {Word.PREEMPT: RunPreempted, Word.CANCEL: RunCancelled, Word.STOP: GroupStopping}
 FAILURES = {
     ErrorCode.SAVE_FAILED: Word.SAVE_FAILED,
     ErrorCode.IMAGE_INVALID: Word.IMAGE_INVALID,
@@ -79,10 +81,8 @@ class Control:
             RunLeft: On every rank alike, if the run is over.
         """
         word = self._agree(self.decide())
-        if word is Word.CANCEL:
-            raise RunCancelled
-        if word is Word.STOP:
-            raise GroupStopping
+        if word in _LEFT:
+            raise _LEFT[word]
         if word is not Word.GO_ON:
             raise PeerFailed(_CODES[word])
 

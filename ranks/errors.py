@@ -33,6 +33,10 @@ class RunCancelled(RunLeft):
     """Raised when the client has cancelled the job."""
 
 
+class RunPreempted(RunLeft):
+    """Raised when a more urgent job needs the group; the run goes on later."""
+
+
 class GroupStopping(RunLeft):
     """Raised when the group has been asked to stop."""
 

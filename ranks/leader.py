@@ -11,6 +11,7 @@ from types import FrameType
 import msgspec
 from torch import Tensor
 
+from broker.job import Stage
 from broker.log import about_job
 from broker.protocol import (
     JobDecoded,
@@ -27,7 +28,7 @@ from ranks.checkpoint import Checkpoint, State, is_state
 from ranks.config import RankConfig
 from ranks.control import ANNOUNCE_EVERY_S, Word
 from ranks.engine import Engine
-from ranks.errors import GroupStopping, JobError, RunLeft
+from ranks.errors import GroupStopping, JobError, RunLeft, RunPreempted
 from ranks.follower import LinkObserver, Order, Worker
 from ranks.latent_colours import fit_colours
 from ranks.previews import Previews
@@ -39,7 +40,7 @@ _SAVE_LIMIT_S = 60.0
 
 
 class _SavingObserver(LinkObserver):
-    """Shows previews and saves states: now and then, and the last one before the group stops."""
+    """Shows previews and saves states: now and then, and the last one of a run that will go on."""
 
     def __init__(
         self, link: BrokerLink, lease: Lease, checkpoint: Checkpoint, leader: "Leader"
@@ -47,15 +48,24 @@ class _SavingObserver(LinkObserver):
         super().__init__(link, lease)
         self._checkpoint = checkpoint
         self._leader = leader
+        self._unsaved: State | None = None
 
     def show(self, latents: Tensor) -> None:
         """Hand the latents to those who make pictures of them."""
         self._leader.previews.show(self._lease, latents)
 
     def keep(self, step: int, state: Callable[[], State]) -> None:
-        """Save the state if it is time for it."""
-        if step % self._leader.checkpoint_steps == 0 or self._leader.is_stopping:
-            self._checkpoint.keep(state())
+        """Save the state if it is time for it, and else have it at hand."""
+        # Now, since not every later step is one from which a run can go on.
+        self._unsaved = state()
+        if step % self._leader.checkpoint_steps == 0:
+            self.save_latest()
+
+    def save_latest(self) -> None:
+        """Save the latest state unless that has been done."""
+        if self._unsaved is not None:
+            self._checkpoint.keep(self._unsaved)
+            self._unsaved = None
 
 
 class Leader(Worker):
@@ -111,6 +121,10 @@ class Leader(Worker):
             return Word.STOP
         if self._lease is not None and self._link.is_cancelled(self._lease):
             return Word.CANCEL
+        if self._lease is not None and self._link.is_preempted(self._lease):
+            # What is left of a run that decodes takes less time than it would to begin again.
+            has_far_to_go = self._link.activity.stage in (Stage.ENCODE, Stage.DENOISE)
+            return Word.PREEMPT if has_far_to_go else Word.GO_ON
         return Word.GO_ON
 
     def _lead(self, job: RunJob) -> RunLeft | JobError | None:
@@ -136,7 +150,8 @@ class Leader(Worker):
         logger.info("left: %r", outcome)
         writer.abandon()
         # Before the report: once it is out, another attempt may use the file.
-        if isinstance(outcome, GroupStopping):
+        if isinstance(outcome, GroupStopping | RunPreempted):
+            observer.save_latest()
             checkpoint.close()
         else:
             checkpoint.discard()
@@ -170,4 +185,4 @@ class Leader(Worker):
 def _ending(lease: Lease, outcome: RunLeft | JobError) -> JobFailed | JobStopped:
     if isinstance(outcome, JobError):
         return JobFailed(lease=lease, code=outcome.code, reason=outcome.reason)
-    return JobStopped(lease=lease)
+    return JobStopped(lease=lease, preempted=isinstance(outcome, RunPreempted))

@@ -38,6 +38,7 @@ from broker.protocol import (
     JobStopped,
     KillGroup,
     Lease,
+    PreemptRun,
     RankNews,
     Reregister,
     RunJob,
@@ -91,6 +92,8 @@ class StubGroup:
         self.epoch = config.epoch
         self.received: list[GroupCommand] = []
         self.running: dict[str, Lease] = {}
+        self._leavable: Lease | None = None
+        """The run that is left for a more urgent one, should the broker want that."""
         self.hold = asyncio.Event()
         self.hold.set()
         self._outbox: asyncio.Queue[GroupReport] = asyncio.Queue()
@@ -223,6 +226,8 @@ class StubGroup:
             case RunJob() if self.behaviour != "refuse":
                 run = asyncio.create_task(self._run(command))
                 self._runs[command.lease.job_id] = run
+            case PreemptRun() if command.lease == self._leavable:
+                await self._leave(command.lease, preempted=True)
             case CancelRun() if self.behaviour != "never_stop":
                 await self._leave(command.lease)
             case KillGroup() if command.epoch == self.epoch:
@@ -234,16 +239,16 @@ class StubGroup:
             case _:
                 pass
 
-    async def _leave(self, lease: Lease) -> None:
+    async def _leave(self, lease: Lease, preempted: bool = False) -> None:
         if self.running.get(lease.job_id) == lease:
             await _end([self._runs[lease.job_id]])
-            await self._end_run(JobStopped(lease=lease))
+            await self._end_run(JobStopped(lease=lease, preempted=preempted))
 
     # --- a run -----------------------------------------------------------------------------------
 
     async def _run(self, command: RunJob) -> None:
         lease = command.lease
-        self.running[lease.job_id] = lease
+        self.running[lease.job_id] = self._leavable = lease
         await self.say(JobStarted(lease=lease))
         await self._work(lease, Stage.ENCODE, 1)
         if self.behaviour == "fail":
@@ -251,6 +256,7 @@ class StubGroup:
             await self._end_run(JobFailed(lease=lease, code=ErrorCode.RUN_FAILED, reason=reason))
             return
         await self._work(lease, Stage.DENOISE, self.config.num_steps or command.spec.infer_steps)
+        self._leavable = None
         await self._work(lease, Stage.DECODE, 2)
         self._stage = Stage.IDLE
         await self.say(JobDecoded(lease=lease))

@@ -32,6 +32,7 @@ from broker.protocol import (
     JobView,
     KillGroup,
     Lease,
+    PreemptRun,
     RunJob,
     StepDone,
     SubmitJob,
@@ -43,6 +44,7 @@ from tests.broker.driver import IMAGE, SHAPE, SPEC
 Kind = TypeVar("Kind")
 START_S = 1_000.0
 RETRY_PAUSES_S = (5.0, 30.0)
+PRIORITY_STEP_S = 60.0
 
 
 class Scene:
@@ -55,11 +57,13 @@ class Scene:
         max_queue: int = 100,
         job_ttl_s: float = 3600.0,
         now_s: float = START_S,
+        priority_step_s: float = PRIORITY_STEP_S,
     ) -> None:
         self.now_s = now_s
         self.dispatcher = Dispatcher(
-            shape, max_queue, job_ttl_s, restored, self.now_s, retry_pauses_s=RETRY_PAUSES_S
-        )
+            shape, max_queue, job_ttl_s, restored, self.now_s,
+            retry_pauses_s=RETRY_PAUSES_S, priority_step_s=priority_step_s,
+        )  # fmt: skip
         self.journal: dict[str, Job] = {job.job_id: job for job in restored}
         self.views: dict[str, list[JobView]] = {}
         self.num_submitted = len(self.journal)
@@ -84,11 +88,13 @@ class Scene:
     def tick(self) -> list[Command]:
         return self._done(self.dispatcher.tick(self.now_s))
 
-    def submit(self, spec: JobSpec = SPEC, room: bool = True) -> tuple[str, list[Command]]:
+    def submit(
+        self, spec: JobSpec = SPEC, room: bool = True, priority: int = 0
+    ) -> tuple[str, list[Command]]:
         """Submit a job as the server does: the journal first, if it has room."""
         self.num_submitted += 1
         job_id = f"{self.num_submitted:032x}"
-        message = SubmitJob(job_id=job_id, spec=spec, image=IMAGE)
+        message = SubmitJob(job_id=job_id, spec=spec, image=IMAGE, priority=priority)
         commands = self.dispatcher.handle(message, self.now_s)
         arrivals = [save for save in find(commands, SaveJob) if save.job.job_id == job_id]
         commands = self._done([each for each in commands if room or each not in arrivals])
@@ -96,9 +102,9 @@ class Scene:
             commands += self.handle(JobStored(job_id) if room else JobNotStored(job_id))
         return job_id, commands
 
-    def job(self, spec: JobSpec = SPEC) -> str:
+    def job(self, spec: JobSpec = SPEC, priority: int = 0) -> str:
         """Submit a job that is accepted."""
-        job_id, _ = self.submit(spec)
+        job_id, _ = self.submit(spec, priority=priority)
         assert job_id in self.journal
         return job_id
 
@@ -192,8 +198,8 @@ class Scene:
     def _save(self, job: Job) -> None:
         before = self.journal.get(job.job_id)
         assert before is None or not before.state.is_terminal, "left a terminal state"
-        if before is not None and job.state is JobState.IN_QUEUE and job.attempt == before.attempt:
-            self._due_at[job.job_id] = self.now_s + RETRY_PAUSES_S[job.attempt - 1]
+        if before is not None and job.state is JobState.IN_QUEUE and job.num_lost > before.num_lost:
+            self._due_at[job.job_id] = self.now_s + RETRY_PAUSES_S[job.num_lost - 1]
         self.journal[job.job_id] = msgspec.structs.replace(job, due_at=0.0)  # it is not written
 
     def _publish(self, view: JobView) -> None:
@@ -219,6 +225,12 @@ def runs(commands: Iterable[Command]) -> list[RunJob]:
     """Return the runs that are given to groups."""
     sent = [command.message for command in find(commands, ToGroup)]
     return [message for message in sent if isinstance(message, RunJob)]
+
+
+def preempted(commands: Iterable[Command]) -> list[str]:
+    """Return the jobs whose groups are told to leave them for others."""
+    sent = [command.message for command in find(commands, ToGroup)]
+    return [message.lease.job_id for message in sent if isinstance(message, PreemptRun)]
 
 
 def kills(commands: Iterable[Command]) -> list[KillGroup]:

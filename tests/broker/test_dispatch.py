@@ -447,16 +447,23 @@ def test_a_name_that_could_leave_its_folder_is_refused(job_id: str, image: str) 
 # --- planned stops -------------------------------------------------------------------------------
 
 
-def test_a_planned_stop_gives_the_job_back_and_costs_no_attempt() -> None:
+def test_a_planned_stop_gives_the_job_back_and_costs_no_chance() -> None:
     scene = Scene()
     scene.group()
     job_id = scene.job()
     commands = scene.handle(JobStopped(lease=scene.start(job_id)))
     assert runs(commands) == []
-    assert (scene.view(job_id).state, scene.view(job_id).attempt) == (JobState.IN_QUEUE, 0)
+    assert (scene.view(job_id).state, scene.journal[job_id].num_lost) == (JobState.IN_QUEUE, 0)
     scene.gone()
     (run,) = runs(scene.group(epoch=2))
-    assert run.lease.attempt == 1
+    assert (run.lease.job_id, run.lease.attempt) == (job_id, 2)
+    for epoch in range(2, 5):
+        assert scene.view(job_id).state is JobState.IN_PROGRESS
+        scene.gone(epoch=epoch)
+        scene.let_due()
+        scene.group(epoch=epoch + 1)
+    assert scene.view(job_id).error_code is ErrorCode.GROUP_LOST
+    assert scene.view(job_id).reason == "the ranks died or hung during the run (3 attempts)"
 
 
 def test_a_draining_broker_starts_and_accepts_nothing_and_tells_when_nothing_runs() -> None:
@@ -479,14 +486,14 @@ def test_an_idle_broker_is_drained_at_once() -> None:
     assert Scene().handle(DrainBroker()) == [TellDrained()]
 
 
-def test_a_group_that_is_killed_while_draining_costs_no_attempt() -> None:
+def test_a_group_that_is_killed_while_draining_costs_no_chance() -> None:
     scene = Scene()
     scene.group()
     job_id = scene.job()
     scene.start(job_id)
     scene.handle(DrainBroker())
     scene.gone()
-    assert (scene.view(job_id).state, scene.view(job_id).attempt) == (JobState.IN_QUEUE, 0)
+    assert (scene.view(job_id).state, scene.journal[job_id].num_lost) == (JobState.IN_QUEUE, 0)
 
 
 # --- expiry --------------------------------------------------------------------------------------

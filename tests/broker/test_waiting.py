@@ -23,28 +23,30 @@ from tests.broker.scene import Scene, find, runs
 def test_the_line_is_a_sorted_list(numbers: list[int], data: st.DataObject) -> None:
     line = WaitingLine()
     for number in numbers:
-        line.add(number, str(number))
+        line.add((0.0, number), str(number))
     leaving = data.draw(st.sets(st.sampled_from(numbers))) if numbers else set()
     for number in leaving:
-        line.remove(number, str(number))
+        line.remove((0.0, number), str(number))
     expected = sorted(set(numbers) - leaving)
     assert list(line) == list(map(str, expected))
     assert len(line) == len(expected)
-    assert [line.num_before(number, str(number)) for number in expected] == [*range(len(expected))]
+    assert [line.num_before((0.0, number), str(number)) for number in expected] == [
+        *range(len(expected))
+    ]
 
 
 def test_a_line_of_thousands_stays_in_order_while_it_empties_at_both_ends_and_inside() -> None:
     line = WaitingLine()
     left = list(range(5000))
     for number in left:
-        line.add(number, str(number))
+        line.add((0.0, number), str(number))
     while left:
         for number in {left[0], left[len(left) // 2], left[-1]}:
-            line.remove(number, str(number))
+            line.remove((0.0, number), str(number))
             left.remove(number)
         assert len(line) == len(left)
-    line.add(7, "7")
-    assert (list(line), line.num_before(7, "7")) == (["7"], 0)
+    line.add((0.0, 7), "7")
+    assert (list(line), line.num_before((0.0, 7), "7")) == (["7"], 0)
 
 
 def positions_told(scene: Scene, job_id: str) -> list[int | None]:

@@ -108,7 +108,7 @@ class Leader(StubGroup):
     async def _run(self, command: RunJob) -> None:
         lease = command.lease
         run = {"job_id": lease.job_id, "attempt": lease.attempt}
-        self.running[lease.job_id] = lease
+        self.running[lease.job_id] = self._leavable = lease
         self._step_s = self._settings.step_s
         self._ledger.write("started", **run, survivors=self._ledger.survivors(lease.job_id))
         await self.say(JobStarted(lease=lease))
@@ -125,6 +125,7 @@ class Leader(StubGroup):
         try:
             await self._work(lease, Stage.ENCODE, 1)
             await self._work(lease, Stage.DENOISE, self._settings.num_steps)
+            self._leavable = None
             await self._work(lease, Stage.DECODE, 2)
         finally:
             self.show(Stage.IDLE)

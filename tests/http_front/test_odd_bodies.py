@@ -43,6 +43,7 @@ OUTSIDE: dict[str, list[Any]] = {
         *("\u2003\u00a0" * 10, {}),
     ],
     "negative_prompt": ["a" * 501, "\0", "\udfff", 1, []],
+    "priority": [-11, 11, 0.5, "1", None, True, []],
     "callback_url": ["", "x", "http://user@a/", "ftp://a/", 1, []],
     "image_url": [None, 1, [], {}, "", ["http://images.example.com/"]],
 }

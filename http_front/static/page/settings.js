@@ -5,7 +5,7 @@ import { text } from "./texts.js";
 
 const IN_SIGHT = ["num_frames"];
 const ELSEWHERE = ["prompt", "image", "image_url", "image_size"];
-const FOR_PROGRAMS = ["callback_url"];
+const FOR_PROGRAMS = ["callback_url", "priority"];
 const SIZES = [
   ...["1280*720", "720*1280", "960*960", "832*480", "480*832", "640*640"],
   ...["256*256", "128*128"],
