@@ -7,9 +7,9 @@ import msgspec
 from broker.commands import Command, DropJob, SaveJob
 from broker.job import GroupShape
 from broker.journal import Journal
-from broker.protocol import RunJob
+from broker.protocol import Lease, RunJob
 from broker.record import Job
-from tests.broker.scene import START_S, Scene, find, runs
+from tests.broker.scene import START_S, Scene, find, preempted, runs
 
 SMALL = GroupShape(world_size=2, num_heads=8)
 JOB_TTL_S = 500.0
@@ -19,13 +19,15 @@ class DurableScene(Scene):
     """One life of a broker: what it decides is on disk before anybody hears of it.
 
     `Scene.journal` is what was decided, the file is what the next life will know. `sent` collects
-    the runs that groups were given; whoever hands them over empties it.
+    the runs that groups were given, and `told_to_leave` those that they shall leave for others;
+    whoever hands them over empties both.
     """
 
     def __init__(self, path: Path, now_s: float = START_S, num_submitted: int = 0) -> None:
         self._path = path
         self._file = Journal(path)
         self.sent: list[RunJob] = []
+        self.told_to_leave: list[Lease] = []
         super().__init__(self._file.load(), SMALL, job_ttl_s=JOB_TTL_S, now_s=now_s)
         self.num_submitted = num_submitted
 
@@ -56,6 +58,7 @@ class DurableScene(Scene):
         if saved or dropped:
             self._file.write(saved, dropped)
         self.sent += runs(commands)
+        self.told_to_leave += preempted(commands)
         return super()._done(commands)
 
 

@@ -227,10 +227,10 @@ def runs(commands: Iterable[Command]) -> list[RunJob]:
     return [message for message in sent if isinstance(message, RunJob)]
 
 
-def preempted(commands: Iterable[Command]) -> list[str]:
-    """Return the jobs whose groups are told to leave them for others."""
+def preempted(commands: Iterable[Command]) -> list[Lease]:
+    """Return the runs that groups are told to leave for others."""
     sent = [command.message for command in find(commands, ToGroup)]
-    return [message.lease.job_id for message in sent if isinstance(message, PreemptRun)]
+    return [message.lease for message in sent if isinstance(message, PreemptRun)]
 
 
 def kills(commands: Iterable[Command]) -> list[KillGroup]:

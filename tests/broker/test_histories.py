@@ -2,7 +2,9 @@
 
 Seen to fail with reports taken whose lease is not in force ("a lie was believed"), with finished
 jobs that can be cancelled (refused by the journal's own trigger), and with the jobs of a group that
-hangs given on before it is reaped ("two attempts at once").
+hangs given on before it is reaped ("two attempts at once"), with an attempt's number given anew
+after a run was left as planned ("a lie was believed"), and with runs not sent away ("an urgent job
+waits for a run that could leave").
 """
 
 import logging
@@ -48,6 +50,7 @@ NUM_STEPS = 50
 # Every commit is a sync, which costs nothing in memory.
 FAST_DIR = Path("/dev/shm")
 RARELY_NOT = st.sampled_from((True, True, True, True, False))
+PRIORITIES = st.sampled_from((0, 0, 0, 1, 2, -1))
 MOSTLY_ALL = st.sampled_from(("ab", "ab", "ab", "a", "b", ""))
 
 
@@ -76,6 +79,8 @@ class Histories(RuleBasedStateMachine):
         self.held: list[Lease] = []
         self.past: list[Lease] = []
         self.serve: set[str] = set()
+        self.leaving: list[Lease] = []
+        """Those of `held` that have been told to leave for more urgent jobs."""
         self._epochs = {"a": 0, "b": 0}
         self._ends: dict[str, JobState] = {}
 
@@ -116,6 +121,9 @@ class Histories(RuleBasedStateMachine):
             assert lease.job_id not in {held.job_id for held in self.held}, "two attempts at once"
             self.held.append(lease)
         self.scene.sent.clear()
+        self.leaving += self.scene.told_to_leave
+        self.leaving = [lease for lease in self.leaving if lease in self.held]
+        self.scene.told_to_leave.clear()
 
     # --- clients, and time -----------------------------------------------------------------------
 
@@ -128,10 +136,10 @@ class Histories(RuleBasedStateMachine):
     def have_jobs(self) -> MultipleResults[str]:
         return multiple(*(self.scene.job() for _ in range(5)))
 
-    @rule(target=jobs, rooms=st.lists(RARELY_NOT, min_size=1, max_size=3))
-    def submit(self, rooms: list[bool]) -> MultipleResults[str]:
+    @rule(target=jobs, rooms=st.lists(RARELY_NOT, min_size=1, max_size=3), priority=PRIORITIES)
+    def submit(self, rooms: list[bool], priority: int) -> MultipleResults[str]:
         """Submit jobs, some of them while the disk is full."""
-        return multiple(*(self.scene.submit(room=room)[0] for room in rooms))
+        return multiple(*(self.scene.submit(room=room, priority=priority)[0] for room in rooms))
 
     @rule(job_id=jobs)
     def cancel(self, job_id: str) -> None:
@@ -218,6 +226,11 @@ class Histories(RuleBasedStateMachine):
             self.serve.discard(lease.group)
         self.scene.handle(JobStopped(lease=self._leave(lease)))
 
+    @precondition(lambda self: self.leaving)
+    @rule(lease=one_of("leaving"))
+    def leave_a_run_for_another(self, lease: Lease) -> None:
+        self.scene.handle(JobStopped(lease=self._leave(lease), preempted=True))
+
     @precondition(lambda self: self.past)
     @rule(lease=one_of("past"))
     def lie(self, lease: Lease) -> None:
@@ -228,6 +241,7 @@ class Histories(RuleBasedStateMachine):
             JobFinished(lease=lease, video="forged.mp4"),
             JobFailed(lease=lease, code=ErrorCode.RUN_FAILED, reason="forged"),
             JobStopped(lease=lease),
+            JobStopped(lease=lease, preempted=True),
             GroupGone(group=lease.group, epoch=lease.epoch - 1, reason="forged"),
         )
         for told in lies:
@@ -254,6 +268,7 @@ class Histories(RuleBasedStateMachine):
 
     def _leave(self, lease: Lease) -> Lease:
         self.held.remove(lease)
+        self.leaving = [other for other in self.leaving if other != lease]
         self.past.append(lease)
         return lease
 

@@ -98,12 +98,18 @@ def test_the_latest_of_the_less_urgent_runs_leaves_and_comes_back_to_its_place()
     scene, (_, second) = busy(0, 0)
     behind = scene.job()
     urgent, commands = scene.submit(priority=1)
-    assert preempted(commands) == [second.job_id]
+    assert preempted(commands) == [second]
     assert leave(scene, second) == [urgent]
     assert scene.positions(second.job_id, behind) == [1, 2]
     job = scene.journal[second.job_id]
     assert (job.num_lost, job.due_at, scene.view(job.job_id).state) == (0, 0.0, JobState.IN_QUEUE)
     assert scene.dispatcher.health().ready
+
+
+def test_of_runs_of_several_priorities_the_one_that_is_furthest_back_leaves() -> None:
+    """Seen to fail with the least far of each priority's last ones."""
+    scene, (lowest, _) = busy(-1, 0)
+    assert preempted(scene.submit(priority=1)[1]) == [lowest]
 
 
 def test_a_run_that_went_on_has_a_lease_that_was_never_in_force_before() -> None:
@@ -131,18 +137,18 @@ def test_a_run_whose_job_has_waited_for_long_is_not_sent_away() -> None:
     scene, (old,) = busy(0)
     scene.wait(2 * PRIORITY_STEP_S, beats_of="a")
     assert preempted(scene.submit(priority=1)[1]) == []
-    assert preempted(scene.submit(priority=3)[1]) == [old.job_id]
+    assert preempted(scene.submit(priority=3)[1]) == [old]
 
 
 def test_one_run_leaves_for_each_urgent_job_and_none_for_those_that_a_free_group_takes() -> None:
     """Seen to fail without those counted that are about to leave."""
     scene, (first, second, third) = busy(0, 0, 0)
-    assert preempted(scene.submit(priority=1)[1]) == [third.job_id]
+    assert preempted(scene.submit(priority=1)[1]) == [third]
     assert scene.tick() == []
-    assert preempted(scene.submit(priority=1)[1]) == [second.job_id]
+    assert preempted(scene.submit(priority=1)[1]) == [second]
     scene.group("d")  # takes the first of them
     assert preempted(scene.submit(priority=1)[1]) == []
-    assert preempted(scene.submit(priority=1)[1]) == [first.job_id]
+    assert preempted(scene.submit(priority=1)[1]) == [first]
 
 
 def test_a_group_that_is_left_anyway_is_waited_for() -> None:
@@ -179,8 +185,8 @@ def test_only_a_group_that_can_run_the_job_is_taken() -> None:
     scene.group("small", shape=SMALL)
     small = scene.start(scene.job())
     _, commands = scene.submit(FOR_LARGE, priority=1)
-    assert preempted(commands) == [large.job_id]
-    assert preempted(scene.submit(priority=1)[1]) == [small.job_id]
+    assert preempted(commands) == [large]
+    assert preempted(scene.submit(priority=1)[1]) == [small]
 
 
 def test_a_draining_broker_sends_nobody_away_and_a_leaving_group_is_not_asked() -> None:
@@ -230,7 +236,7 @@ def test_who_was_not_heard_is_told_again() -> None:
     """Seen to fail without the repetition: the urgent job then waits for the run's own end."""
     scene, (first,) = busy(0)
     scene.job(priority=1)
-    assert preempted(scene.group(running=[first])) == [first.job_id]
+    assert preempted(scene.group(running=[first])) == [first]
 
 
 def test_a_broker_that_was_restarted_meanwhile_gives_the_job_back_all_the_same() -> None:
