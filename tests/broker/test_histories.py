@@ -3,8 +3,8 @@
 Seen to fail with reports taken whose lease is not in force ("a lie was believed"), with finished
 jobs that can be cancelled (refused by the journal's own trigger), and with the jobs of a group that
 hangs given on before it is reaped ("two attempts at once"), with an attempt's number given anew
-after a run was left as planned ("a lie was believed"), and with runs not sent away ("an urgent job
-waits for a run that could leave").
+after a run was left as planned ("a lease that was in force before"), and with runs not sent away
+("an urgent job waits for a run that could leave").
 """
 
 import logging
@@ -119,6 +119,7 @@ class Histories(RuleBasedStateMachine):
             assert lease.group in self.serve, "a run for a group that is not there"
             assert lease.epoch == self._epochs[lease.group], "a run for a life that is over"
             assert lease.job_id not in {held.job_id for held in self.held}, "two attempts at once"
+            assert lease not in self.past, "a lease that was in force before"
             self.held.append(lease)
         self.scene.sent.clear()
         self.leaving += self.scene.told_to_leave

@@ -17,7 +17,7 @@ from tests.chaos.client import Witness
 from tests.chaos.ledger import Entry
 from tests.chaos.stub_leader import video_of
 
-MAX_ATTEMPTS = 3
+MAX_LOST = 3
 _TERMINAL = {state.value for state in JobState if state.is_terminal}
 
 
@@ -35,6 +35,8 @@ class Evidence(NamedTuple):
 
     states: dict[str, str]
     """The journal's jobs."""
+    num_lost: dict[str, int]
+    """How many attempts at each were lost."""
     moves: dict[str, list[Move]]
     """The journal's history of each job."""
     ledger: list[Entry]
@@ -48,13 +50,14 @@ class Evidence(NamedTuple):
         moves: dict[str, list[Move]] = defaultdict(list)
         with closing(sqlite3.connect(state_dir / "jobs.sqlite3")) as journal:
             states = dict(journal.execute("SELECT job_id, state FROM jobs"))
+            num_lost = dict(journal.execute("SELECT job_id, num_lost FROM jobs"))
             for job_id, *move in journal.execute(
                 "SELECT job_id, state, attempt, group_name, epoch FROM history ORDER BY entry"
             ):
                 moves[job_id].append(Move(*move))
         folder = state_dir / "videos"
         videos = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-        return cls(states, moves, ledger, witness, videos)
+        return cls(states, num_lost, moves, ledger, witness, videos)
 
 
 def violations(evidence: Evidence) -> list[str]:
@@ -89,10 +92,10 @@ def _ends(evidence: Evidence) -> Iterator[str]:
 def _attempts(evidence: Evidence) -> Iterator[str]:
     for job_id, moves in evidence.moves.items():
         runs = [move for move in moves if move.state == JobState.IN_PROGRESS.value]
-        if any(move.attempt > MAX_ATTEMPTS for move in runs):
-            yield f"{job_id} was tried more than {MAX_ATTEMPTS} times"
-        if len(set(runs)) != len(runs):
-            yield f"{job_id} was given out twice under one lease"
+        if evidence.num_lost.get(job_id, 0) > MAX_LOST:
+            yield f"{job_id} was tried again after {MAX_LOST} lost attempts"
+        if any(later.attempt <= earlier.attempt for earlier, later in pairwise(runs)):
+            yield f"{job_id} was given out twice under one number"
 
 
 def _overlaps(evidence: Evidence) -> Iterator[str]:

@@ -35,7 +35,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def run(self) -> tuple[str, int, int]:
-        """Which run of the job this is; a number is given anew after a planned stop."""
+        """Which run of the job this is."""
         return self.group, self.epoch, self.attempt
 
 

@@ -84,10 +84,8 @@ async def test_broker_and_front_that_die_during_a_drain_come_back_to_see_the_end
 
 
 @pytest.mark.parametrize("way", ["SIGTERM", "HTTP"])
-async def test_a_job_that_does_not_finish_in_time_loses_no_attempt(
-    tmp_path: Path, way: str
-) -> None:
-    """Without `JobStopped` giving the attempt back, the job has used up one."""
+async def test_a_job_that_does_not_finish_in_time_loses_no_chance(tmp_path: Path, way: str) -> None:
+    """Without `JobStopped` giving the job back, its attempt counts as lost."""
     server = ChaosServer(tmp_path, **LONG)
     server._flags += ["--drain-timeout", "0.5"]
     try:
@@ -101,7 +99,7 @@ async def test_a_job_that_does_not_finish_in_time_loses_no_attempt(
             server.life.process.send_signal(signal.SIGTERM)
         assert await exit_code(server) == 0
         (job,) = journal_of(server)
-        assert (job.job_id, job.state, job.attempt) == (job_id, JobState.IN_QUEUE, 0)
+        assert (job.job_id, job.state, job.num_lost) == (job_id, JobState.IN_QUEUE, 0)
     finally:
         server.end()
 

@@ -113,6 +113,6 @@ async def test_a_second_sigterm_ends_at_once_and_costs_no_attempt(tmp_path: Path
             await exit_code(server)
         await server.life.wait_until_gone(END_LIMIT_S)
         (job,) = journal_of(server)
-        assert (job.job_id, job.state, job.attempt) == (job_id, JobState.IN_QUEUE, 0)
+        assert (job.job_id, job.state, job.num_lost) == (job_id, JobState.IN_QUEUE, 0)
     finally:
         server.end()
