@@ -25,6 +25,7 @@ from broker.protocol import (
     JobsListed,
     KillGroup,
     ListJobs,
+    PreemptRun,
     Refused,
     RemoveExpired,
     RunJob,
@@ -174,6 +175,25 @@ async def test_a_running_job_is_cancelled_and_the_group_takes_the_next(
         assert (await front.until(second, JobState.SUCCEED)).attempt == 1
         assert (await front.get(first)).state is JobState.CANCELLED
         assert not video(config, first).exists()
+
+
+async def test_an_urgent_job_takes_the_place_of_a_run_that_goes_on_later(
+    config: BrokerConfig,
+) -> None:
+    async with running_broker(config), stub(config) as group, Front(config) as front:
+        group.hold.clear()
+        first = await front.submit_ok()
+        waiting = await front.submit_ok()
+        await group.heard(RunJob)
+        reply = await front.submit(priority=1)
+        assert isinstance(reply, JobFound)
+        urgent = reply.job.job_id
+        await group.heard(PreemptRun)
+        group.hold.set()
+        views = [await front.until(job, JobState.SUCCEED) for job in (urgent, first, waiting)]
+        assert [(view.attempt, view.priority) for view in views] == [(1, 1), (2, 0), (1, 0)]
+        given = [c.lease.job_id for c in group.received if isinstance(c, RunJob)]
+        assert given == [first, urgent, first, waiting]
 
 
 async def test_a_group_that_dies_costs_its_job_an_attempt(config: BrokerConfig) -> None:

@@ -71,6 +71,7 @@ async def test_status_has_the_documented_shape(front: Served, broker: ScriptedBr
         "eta_s": pytest.approx(20.0, abs=FRESH_S),
         "attempt": 1,
         "stage_s": {"queue": 1.5, "encode": 0.5},
+        "priority": 0,
     }
 
 

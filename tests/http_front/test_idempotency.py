@@ -80,6 +80,7 @@ async def test_the_same_request_under_the_same_key_is_one_job(desk: Desk) -> Non
     first = await desk.submit("a", num_frames=81)
     # Another order of fields, a default left out: still the same request.
     assert await desk.submit("a") == first
+    assert await desk.submit("a", priority=0) == first
     assert first[0] == 202
     assert await desk.num_jobs() == 1
 
@@ -96,6 +97,7 @@ async def test_another_request_under_the_same_key_is_refused(desk: Desk) -> None
     for status, answer in (
         await desk.submit("a", num_frames=24),
         await desk.submit("a", seed=7),
+        await desk.submit("a", priority=1),
         await desk.upload("a", picture()),
         await desk.upload("a", picture(128, 64)),
     ):

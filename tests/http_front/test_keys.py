@@ -7,6 +7,7 @@ address; without `until_removed` among what ends a WebSocket.
 
 import asyncio
 import contextlib
+import json
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -66,15 +67,18 @@ class Keyed:
         return job_id
 
     async def try_submit(self, key: str) -> tuple[int, str]:
-        form = aiohttp.FormData({"prompt": "A cat walks slowly over a wooden bridge"})
+        status, answer = await self.ask_for(key)
+        return status, answer.get("requestId", "")
+
+    async def ask_for(self, key: str, **fields: str) -> tuple[int, Any]:
+        form = aiohttp.FormData({"prompt": "A cat walks slowly over a wooden bridge"} | fields)
         form.add_field("image", picture(), filename="cat.png")
         async with self.front.session.post(
             self.front.url + "/video/submit",
             data=form,
             headers={"Authorization": f"Bearer {key}"},
         ) as response:
-            answer = await response.json()
-            return response.status, answer.get("requestId", "")
+            return response.status, await response.json()
 
 
 @pytest_asyncio.fixture
@@ -127,6 +131,22 @@ async def test_without_a_key_no_route_tells_anything(keyed: Keyed) -> None:
             for wrong in ("", "wrong", keyed.ann + "x", keyed.ann[:-1]):
                 status, _, answer = await stranger.call(method, path, wrong, **body)
                 assert (status, b"unauthorized" in answer) == (401, True), (path, wrong)
+
+
+async def test_administrators_alone_put_a_job_before_those_of_others(keyed: Keyed) -> None:
+    """Seen to fail without `_check_priority`."""
+    for key, priority in ((keyed.ann, "0"), (keyed.ann, "-10"), (keyed.root, "10")):
+        status, answer = await keyed.ask_for(key, priority=priority)
+        assert (status, "requestId" in answer) == (202, True), answer
+        body = {"requestId": answer["requestId"]}
+        _, _, told = await keyed.call("POST", "/video/status", key, json=body)
+        assert json.loads(told)["priority"] == int(priority)
+    status, answer = await keyed.ask_for(keyed.ann, priority="1")
+    assert (status, answer["error"]["code"], answer["error"]["field"]) == (
+        *(403, "forbidden"),
+        "priority",
+    )
+    assert "priority is 1; more than 0 needs the key of an administrator" in str(answer)
 
 
 async def test_health_without_a_key_is_one_word(keyed: Keyed) -> None:

@@ -112,8 +112,10 @@ async def test_the_settings_of_other_servers_are_understood(stack: Stack) -> Non
         "negative_prompt": "blur",
         "flow_shift": 3.0,
         "fps": 16,
+        "priority": 2,
     }
     created = await stack.create(extra_body=extra)
+    assert created.to_dict()["priority"] == 2
     assert created.seconds == "5.0625"
     spec = (await stack.group.heard(RunJob)).spec
     assert (spec.num_frames, spec.infer_steps, spec.guidance_scale) == (81, 25, 5.0)

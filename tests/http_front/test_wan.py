@@ -21,7 +21,7 @@ async def test_wan_submit_watches_and_downloads(stack: Stack, tmp_path: Path) ->
     place = tmp_path / "out.mp4"
     code, out, err = await stack.wan(
         *("submit", str(stack.image), "--prompt", PROMPT, "--frames", "24", "--steps", "20"),
-        *("--no-vae-parallel", "--watch", "--output", str(place)),
+        *("--no-vae-parallel", "--priority", "3", "--watch", "--output", str(place)),
     )
     assert code == 0, err
     job_id, shown = out.split()
@@ -30,6 +30,8 @@ async def test_wan_submit_watches_and_downloads(stack: Stack, tmp_path: Path) ->
     assert "denoising" in err
     command = await stack.group.heard(RunJob)
     assert (command.spec.num_frames, command.spec.vae_parallel) == (24, False)
+    _, out, _ = await stack.wan("status", job_id, "--json")
+    assert json.loads(out)["priority"] == 3
 
 
 async def test_wan_puts_a_video_into_a_folder_under_the_jobs_id(
