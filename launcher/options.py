@@ -102,7 +102,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     max_queue: Annotated[int, Meta(ge=1, description="Jobs that may wait.")] = 100
     priority_step: Annotated[
         float,
-        Meta(gt=0, le=_CENTURY_S, description="Seconds of waiting that a level of priority is."),
+        Meta(gt=0, le=_CENTURY_S, description="Seconds of waiting a level of priority is worth."),
     ] = 3600.0
     job_ttl: Annotated[
         float,
