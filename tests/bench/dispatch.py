@@ -2,7 +2,8 @@
 
 The dispatcher alone, without sockets, journal or clock: microseconds for a submit, for giving a
 group the next job, for its end, for telling the place and the remaining time of a job in the middle
-of the queue, for a cancel there, for a rank's beat, and for a group that is lost and comes back.
+of the queue, for a cancel there, for a rank's beat, for an urgent job that takes a run's place, and
+for a group that is lost and comes back.
 """
 
 import argparse
@@ -76,6 +77,8 @@ def costs_us(length: int, num_groups: int, num_rounds: int) -> dict[str, float]:
         clock("cancel", queue.cancel)
         queue.submit()
         clock("beat", queue.beat)
+        clock("preempt", queue.preempt)
+        queue.cancel_urgent()
         clock("lose", queue.lose)
         queue.cancel_lost()
         queue.submit()

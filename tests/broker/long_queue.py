@@ -1,6 +1,6 @@
 """A dispatcher with as many waiting jobs and groups as wanted, and all that can happen to them."""
 
-from broker.commands import Command, JobStored, ToGroup
+from broker.commands import Command, JobStored
 from broker.dispatch import Dispatcher
 from broker.job import Stage
 from broker.protocol import (
@@ -12,12 +12,13 @@ from broker.protocol import (
     JobDecoded,
     JobFinished,
     JobStarted,
+    JobStopped,
     Lease,
-    RunJob,
     StepDone,
     SubmitJob,
 )
 from tests.broker.driver import IMAGE, SHAPE, SPEC
+from tests.broker.scene import preempted, runs
 
 NUM_STEPS = 20
 
@@ -38,10 +39,12 @@ class LongQueue:
         self._cancelled: set[int] = set()
         for number in range(1, num_groups):
             self._start(f"g{number}", 1)
-            self._taken(self.submit())
+            lease = self._taken(self.submit())
+            self._dispatcher.handle(JobStarted(lease=lease), self._now_s)
         self._live()
         self._computing = self._taken(self.submit())
-        self._saving = self._lost = self._computing
+        self._saving = self._lost = self._urgent = self._computing
+        self._dispatcher.handle(JobStarted(lease=self._computing), self._now_s)
         self._learn()
         for _ in range(num_queued + 1):
             self.submit()
@@ -49,9 +52,13 @@ class LongQueue:
 
     def submit(self) -> list[Command]:
         """Submit a job, the last one to be run."""
+        return self._submit()
+
+    def _submit(self, priority: int = 0) -> list[Command]:
         self._num_submitted += 1
         job_id = _job_id(self._num_submitted)
-        self._dispatcher.handle(SubmitJob(job_id=job_id, spec=SPEC, image=IMAGE), self._now_s)
+        message = SubmitJob(job_id=job_id, spec=SPEC, image=IMAGE, priority=priority)
+        self._dispatcher.handle(message, self._now_s)
         return self._dispatcher.handle(JobStored(job_id), self._now_s)
 
     def dispatch(self) -> list[Command]:
@@ -98,6 +105,26 @@ class LongQueue:
         self._lost = self._computing
         commands = self._live()
         self._computing = self._taken(commands)
+        self._dispatcher.handle(JobStarted(lease=self._computing), self._now_s)
+        return commands
+
+    def preempt(self) -> list[Command]:
+        """Submit an urgent job, and have a run leave for it."""
+        (left,) = preempted(self._submit(priority=1))
+        self._cancelled.add(self._num_submitted)  # it will be
+        commands = self._dispatcher.handle(JobStopped(lease=left, preempted=True), self._now_s)
+        self._urgent = self._lease(commands)
+        self._dispatcher.handle(JobStarted(lease=self._urgent), self._now_s)
+        return commands
+
+    def cancel_urgent(self) -> list[Command]:
+        """Cancel the urgent job, so that the run that has left for it goes on."""
+        self._dispatcher.handle(CancelJob(job_id=self._urgent.job_id), self._now_s)
+        commands = self._dispatcher.handle(JobStopped(lease=self._urgent), self._now_s)
+        lease = self._lease(commands)
+        self._dispatcher.handle(JobStarted(lease=lease), self._now_s)
+        if lease.group == "a":
+            self._computing = lease
         return commands
 
     def cancel_lost(self) -> list[Command]:
@@ -124,9 +151,12 @@ class LongQueue:
         return _job_id(number)
 
     def _taken(self, commands: list[Command]) -> Lease:
-        (run,) = [command.message for command in commands if isinstance(command, ToGroup)]
-        assert isinstance(run, RunJob)
-        self._next = int(run.lease.job_id, 16) + 1
+        lease = self._lease(commands)
+        self._next = int(lease.job_id, 16) + 1
+        return lease
+
+    def _lease(self, commands: list[Command]) -> Lease:
+        (run,) = runs(commands)
         return run.lease
 
     def _learn(self) -> None:

@@ -138,7 +138,7 @@ def costs(num_queued: int, num_groups: int) -> dict[str, int]:
     """Return how many calls each event costs with so many jobs that wait, and groups."""
     queue = LongQueue(num_queued, num_groups)
     events: list[Callable[[], object]] = [queue.submit, queue.dispatch, queue.finish]
-    events += [queue.cancel, queue.ask, queue.repeat_ready, queue.beat, queue.lose]
+    events += [queue.cancel, queue.ask, queue.repeat_ready, queue.beat, queue.preempt, queue.lose]
     return {event.__name__: num_calls(event) for event in events}
 
 
