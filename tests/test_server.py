@@ -110,6 +110,23 @@ async def test_a_cancelled_run_ends_and_the_group_takes_the_next_job(caller: Cal
         assert response.status == 404
 
 
+async def test_an_urgent_job_has_a_run_make_way_which_goes_on_to_the_same_video(
+    caller: Caller,
+) -> None:
+    settings = {"infer_steps": "60", "seed": "3"}
+    undisturbed, job_id = await caller.submit(**settings), await caller.submit(**settings)
+    await caller.wait_for(job_id, 2 * JOB_LIMIT_S, stage="denoise")
+    urgent = await caller.submit(priority="1")
+    await caller.wait_for(urgent, JOB_LIMIT_S, status="Succeed")
+    done = await caller.wait_for(job_id, JOB_LIMIT_S, status="Succeed")
+    assert done["attempt"] == 2
+    first, second = [
+        await (await caller.session.get(f"/videos/{name}.mp4")).read()
+        for name in (undisturbed, job_id)
+    ]
+    assert first == second
+
+
 async def test_a_lost_rank_costs_an_attempt_and_nothing_else(
     server: RunningServer, caller: Caller
 ) -> None:

@@ -38,7 +38,7 @@ class KillMatrix:
 
     async def cycle(self, target: str) -> None:
         """Kill something while jobs arrive, run and are cancelled; wait until all is up again."""
-        work = [asyncio.create_task(self._client.submit()) for _ in range(3)]
+        work = [asyncio.create_task(self._submit()) for _ in range(3)]
         if self.witness.accepted:
             job_id = self._random.choice(self.witness.accepted[-6:])
             work.append(asyncio.create_task(self._cancel(job_id)))
@@ -48,6 +48,10 @@ class KillMatrix:
         async with asyncio.timeout(LIMIT_S):
             await asyncio.gather(*work)
             await self._server.until_healthy()
+
+    async def _submit(self) -> str | None:
+        # Some take the place of a run.
+        return await self._client.submit(priority=self._random.choice("001"))
 
     async def _cancel(self, job_id: str) -> None:
         await self._client.cancel(job_id)
