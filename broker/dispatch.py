@@ -51,7 +51,6 @@ from broker.protocol import (
 )
 from broker.record import Job
 from broker.runs import Runs
-from broker.waiting import Place
 
 # A restarted broker numbers on from far above all that the last one may have published.
 _RESTART_SEQ_GAP = 1_000_000
@@ -150,10 +149,6 @@ class Dispatcher:
         """Return every group that was ever heard of, in its latest life."""
         return self._board.groups.look()
 
-    def free_groups(self) -> set[str]:
-        """Return the names of the groups that can take a job now."""
-        return self._board.groups.names_free()
-
     def views(self, now_s: float) -> list[JobView]:
         """Return how every job is, the earliest submission first."""
         return [self._board.view(job, now_s) for job in self._board.jobs]
@@ -170,10 +165,6 @@ class Dispatcher:
     def queue_position(self, job_id: str) -> int | None:
         """Return the place of a job in the queue; None if it does not wait."""
         return self._board.position(job_id)
-
-    def place(self, job: Job) -> Place:
-        """Return what the order of the queue goes by."""
-        return self._board.jobs.queue.place(job)
 
     def is_running(self, lease: Lease) -> bool:
         """Whether a lease is in force, and its job has not been cancelled meanwhile."""

@@ -84,11 +84,6 @@ class Fleet(MutableMapping[str, Group]):
         self._review()
         return [(shape, self[next(iter(alike))]) for shape, alike in self._free.items()]
 
-    def names_free(self) -> set[str]:
-        """Return which groups are free."""
-        self._review()
-        return set(self._shape_of)
-
     def _review(self) -> None:
         while self._taken:
             name = self._taken.pop()

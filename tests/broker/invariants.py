@@ -31,7 +31,9 @@ def check(dispatcher: Dispatcher, now_s: float) -> None:
     assert health.queued == len(waiting)
     _check_preemption(dispatcher, waiting, now_s)
     free = [group for group in dispatcher.groups() if group.is_free]
-    assert dispatcher.free_groups() == {group.name for group in free}, "not known to be free"
+    fleet = dispatcher._board.groups
+    fleet.free()  # so that it has looked at those that were changed
+    assert fleet._shape_of.keys() == {group.name for group in free}, "not known to be free"
     if free and not health.draining:
         due = [job for job in waiting if job.due_at <= now_s]
         assert not any(group.fits(job.spec) for group in free for job in due), "idle hands"
@@ -43,7 +45,7 @@ def _check_preemption(dispatcher: Dispatcher, waiting: list[Job], now_s: float) 
         return
     groups = [(group, group.sole_run) for group in dispatcher.groups()]
     yielding = [group for group, run in groups if run is not None and run.has_to_leave]
-    place = dispatcher.place
+    place = dispatcher._board.jobs.queue.place
     line = sorted((job for job in waiting if job.due_at <= now_s), key=place)
     for group, run in groups:
         if run is None or not run.can_leave:
