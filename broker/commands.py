@@ -14,9 +14,9 @@ from broker.protocol import (
     KillGroup,
     OfferJob,
     PreemptRun,
-    RankBeat,
     RemoveExpired,
     RunJob,
+    StepDone,
     SubmitJob,
 )
 from broker.record import Job
@@ -49,7 +49,7 @@ class WatchersChanged(msgspec.Struct, frozen=True):
 
 FrontEvent = OfferJob | SubmitJob | CancelJob | DeleteJob | RemoveExpired
 BrokerEvent = JobStored | JobNotStored | GroupsNamed | WatchersChanged
-Event = FrontEvent | DrainServer | BrokerEvent | GroupReport | RankBeat
+Event = FrontEvent | DrainServer | BrokerEvent | GroupReport | StepDone
 
 
 class SaveJob(msgspec.Struct, frozen=True):

@@ -105,7 +105,7 @@ class Dispatcher:
                 self._intake.handle(event, now_s)
             case JobStored() | JobNotStored():
                 self._intake.handle(event, now_s)
-            case GroupStarted() | GroupReady() | GroupGone() | DrainGroup() | Beat():
+            case GroupStarted() | GroupReady() | GroupGone() | DrainGroup():
                 self._lives.handle(event, now_s)
                 if isinstance(event, GroupReady):
                     self._intake.learn(event, now_s)
@@ -133,6 +133,10 @@ class Dispatcher:
             case _:
                 assert_never(event)
         return self._settle(now_s)
+
+    def hear(self, beat: Beat, now_s: float) -> None:
+        """Take a beat: nothing is to be done about it before the next `tick`."""
+        self._lives.hear(beat, now_s)
 
     def tick(self, now_s: float) -> list[Command]:
         """Return what is to be done because time has passed."""

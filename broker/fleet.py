@@ -50,6 +50,10 @@ class Fleet(MutableMapping[str, Group]):
         """Return every group, for somebody who changes none."""
         return self._groups.values()
 
+    def look_at(self, name: str) -> Group | None:
+        """Return a group, for somebody who does not make it free or busy."""
+        return self._groups.get(name)
+
     @property
     def runs_nothing(self) -> bool:
         """Whether no group holds a run."""

@@ -1,7 +1,7 @@
 """What has been told of each job, for those who ask or missed something."""
 
-from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from itertools import dropwhile, islice
 
 from broker.protocol import JobsListed, JobView, ListJobs
@@ -14,14 +14,18 @@ class History:
     """The views of every job that have left the broker: never one that is not yet on disk."""
 
     def __init__(self, views: Iterable[JobView]) -> None:
-        self._told: dict[str, deque[JobView]] = {}
+        # Lists, since most jobs wait and have one view: an empty deque takes more than all of it.
+        self._told: dict[str, list[JobView]] = {}
         self._finished: OrderedDict[str, None] = OrderedDict()
         for view in views:
             self.add(view)
 
     def add(self, view: JobView) -> None:
         """Take a view that is about to be told."""
-        self._told.setdefault(view.job_id, deque(maxlen=_CHANGES_KEPT)).append(view)
+        told = self._told.setdefault(view.job_id, [])
+        told.append(view)
+        if len(told) > _CHANGES_KEPT:
+            del told[0]
         if view.state.is_terminal:
             self._finished[view.job_id] = None
             self._shorten_oldest()
@@ -46,8 +50,8 @@ class History:
     def page(self, request: ListJobs, limit: int) -> JobsListed:
         """Return how the jobs of an owner are, or of all for None."""
         told = self._told.values()
-        views = [kept[-1] for kept in (told if request.oldest_first else reversed(told))]
-        own = iter([view for view in views if request.owner in (None, view.owner)])
+        views = (kept[-1] for kept in (told if request.oldest_first else reversed(told)))
+        own: Iterator[JobView] = (view for view in views if request.owner in (None, view.owner))
         if request.after is not None:
             own = islice(dropwhile(lambda view: view.job_id != request.after, own), 1, None)
         jobs = list(islice(own, limit + 1))
@@ -57,6 +61,4 @@ class History:
         # All changes of every finished job would fill the memory within a busy hour.
         if len(self._finished) > _FINISHED_KEPT_WHOLE:
             told = self._told[self._finished.popitem(last=False)[0]]
-            last = told[-1]
-            told.clear()
-            told.append(last)
+            del told[:-1]

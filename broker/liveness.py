@@ -2,7 +2,9 @@
 
 import statistics
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from broker.job import Stage
 from broker.protocol import Beat, RankView
@@ -16,6 +18,7 @@ STAGE_LIMIT_S = {
     Stage.DECODE: 180.0,
     Stage.SAVE: 60.0,
 }
+_IDLED_IN = {stage: f"has finished nothing in stage {stage.value} for" for stage in Stage}
 _LONGEST_SLEEP_S = 2.0
 
 
@@ -30,12 +33,15 @@ class AwakeClock:
         self.now_s = 0.0
         self._seen_s: float | None = None
 
-    def advance(self, now_s: float) -> float:
-        """Return the awake time at a moment of the ordinary clock."""
-        if self._seen_s is not None:
-            self.now_s += min(max(now_s - self._seen_s, 0.0), _LONGEST_SLEEP_S)
-        self._seen_s = now_s
-        return self.now_s
+    def advance(self, now_s: float) -> None:
+        """Look at the ordinary clock."""
+        self.now_s, self._seen_s = self.at(now_s), now_s
+
+    def at(self, now_s: float) -> float:
+        """Return the awake time at a moment of the ordinary clock, as a look then would find it."""
+        if self._seen_s is None:
+            return self.now_s
+        return self.now_s + min(max(now_s - self._seen_s, 0.0), _LONGEST_SLEEP_S)
 
 
 @dataclass(slots=True)
@@ -43,6 +49,14 @@ class _Heard:
     beat: Beat
     at_s: float
     worked_at_s: float
+
+
+class _Limit(NamedTuple):
+    """Until when a rank may go on as it does."""
+
+    until_s: float
+    length_s: float
+    fault: str
 
 
 class RankWatch:
@@ -57,44 +71,49 @@ class RankWatch:
         self._since_s = since_s
         self._heard: dict[int, _Heard] = {}
         self._step_times_s: deque[float] = deque(maxlen=64)
+        self._usual_limit_s = 0.0
+        """What a step may take as the latest ones tell."""
+        self._sound_until_s = 0.0
+        """No rank can be at fault before: most looks at a group of a large fleet end here."""
 
     def hear(self, beat: Beat, awake_s: float) -> None:
         """Take a beat; a higher count or another stage is finished work."""
         if not 0 <= beat.rank < self.world_size:
             return
         known = self._heard.get(beat.rank)
-        same = (
-            known is not None
-            and known.beat.num_done == beat.num_done
-            and known.beat.stage is beat.stage
-        )
-        worked_at_s = known.worked_at_s if known is not None and same else awake_s
-        self._heard[beat.rank] = _Heard(beat, awake_s, worked_at_s)
+        if known is None or known.beat.stage is not beat.stage:
+            self._heard[beat.rank] = _Heard(beat, awake_s, awake_s)
+            self._sound_until_s = 0.0
+            return
+        if known.beat.num_done != beat.num_done:
+            known.worked_at_s = awake_s
+        known.beat, known.at_s = beat, awake_s
 
     def learn_step(self, step_s: float) -> None:
         """Take the time of a denoising step, which decides how long the next ones may last."""
+        before_s = self._work_limit_s(Stage.DENOISE)
         self._step_times_s.append(step_s)
+        self._usual_limit_s = STEP_LIMIT_MEDIANS * statistics.median(self._step_times_s)
+        if self._work_limit_s(Stage.DENOISE) < before_s:
+            self._sound_until_s = 0.0
 
     def expect_all(self, world_size: int, awake_s: float) -> None:
         """From now on every one of these ranks has to beat, also those not heard so far."""
         self.world_size = world_size
         self._since_s = awake_s
+        self._sound_until_s = 0.0
 
     def fault(self, loaded: bool, awake_s: float) -> str | None:
         """Return what is wrong with the group, for the log; None while it is well."""
+        if awake_s <= self._sound_until_s:
+            return None
+        self._sound_until_s = float("inf")
         for rank in range(self.world_size):
-            heard = self._heard.get(rank)
-            if heard is None:
-                limit_s = BEAT_LIMIT_S if loaded else STAGE_LIMIT_S[Stage.LOAD]
-                if awake_s - self._since_s > limit_s:
-                    return f"rank {rank} has sent no beat in {limit_s:g} s"
-                continue
-            if awake_s - heard.at_s > BEAT_LIMIT_S:
-                return f"rank {rank} has sent no beat for {BEAT_LIMIT_S:g} s"
-            limit_s = self._work_limit_s(heard.beat.stage)
-            if awake_s - heard.worked_at_s > limit_s:
-                stage = heard.beat.stage.value
-                return f"rank {rank} has finished nothing in stage {stage} for {limit_s:g} s"
+            for limit in self._limits(rank, loaded):
+                if awake_s > limit.until_s:
+                    self._sound_until_s = 0.0
+                    return f"rank {rank} {limit.fault} {limit.length_s:g} s"
+                self._sound_until_s = min(self._sound_until_s, limit.until_s)
         return None
 
     def is_fresh(self, awake_s: float) -> bool:
@@ -120,12 +139,20 @@ class RankWatch:
             for rank, heard in sorted(self._heard.items())
         ]
 
+    def _limits(self, rank: int, loaded: bool) -> Iterator[_Limit]:
+        heard = self._heard.get(rank)
+        if heard is None:
+            length_s = BEAT_LIMIT_S if loaded else STAGE_LIMIT_S[Stage.LOAD]
+            yield _Limit(self._since_s + length_s, length_s, "has sent no beat in")
+            return
+        yield _Limit(heard.at_s + BEAT_LIMIT_S, BEAT_LIMIT_S, "has sent no beat for")
+        stage = heard.beat.stage
+        length_s = self._work_limit_s(stage)
+        yield _Limit(heard.worked_at_s + length_s, length_s, _IDLED_IN[stage])
+
     def _work_limit_s(self, stage: Stage) -> float:
         if stage is Stage.IDLE:
             return float("inf")
         if stage is not Stage.DENOISE:
             return self.patience * STAGE_LIMIT_S[stage]
-        limit_s = self.patience * self._step_limit_s
-        if not self._step_times_s:
-            return limit_s
-        return max(limit_s, STEP_LIMIT_MEDIANS * statistics.median(self._step_times_s))
+        return max(self.patience * self._step_limit_s, self._usual_limit_s)

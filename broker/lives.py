@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 KILL_AGAIN_S = 10.0
 FORGOTTEN_S = 600.0
 
-LifeReport = GroupStarted | GroupReady | GroupGone | DrainGroup | Beat
+LifeReport = GroupStarted | GroupReady | GroupGone | DrainGroup
 
 
 class Lives:
@@ -51,7 +51,7 @@ class Lives:
         self._lost_s = lost_s
 
     def handle(self, report: LifeReport, now_s: float) -> None:
-        """Take what a launcher, rank 0 or any rank says about a group."""
+        """Take what a launcher or rank 0 says about a group."""
         match report:
             case GroupStarted():
                 self._launched(report, now_s)
@@ -61,13 +61,15 @@ class Lives:
                 self._gone(report, now_s)
             case DrainGroup():
                 self._drain(report, now_s)
-            case Beat():
-                group = self._board.groups.get(report.group)
-                if group is not None and group.epoch == report.epoch:
-                    group.heard_s = self._board.awake.now_s
-                    group.watch.hear(report, group.heard_s)
             case _:
                 assert_never(report)
+
+    def hear(self, beat: Beat, now_s: float) -> None:
+        """Take a beat of a rank, unless it is of another life."""
+        group = self._board.groups.look_at(beat.group)
+        if group is not None and group.epoch == beat.epoch:
+            group.heard_s = self._board.awake.at(now_s)
+            group.watch.hear(beat, group.heard_s)
 
     def adopt(self, job: Job, lease: Lease, now_s: float) -> None:
         """Take a job's lease from the journal: its group may still be running it."""
@@ -88,15 +90,15 @@ class Lives:
         if self._lost_s is not None:
             self._give_up_silent(self._lost_s, now_s)
         awake_s = self._board.awake.now_s
-        for group in self._board.groups.values():
+        for group in self._board.groups.look():
             if group.gone or not group.registered:
                 continue
             if group.killed_at_s is None:
-                group.kill_reason = group.fault(awake_s) or ""
-                if group.kill_reason:
-                    self._kill(group, awake_s)
+                reason = group.fault(awake_s)
+                if reason is not None:
+                    self._kill(group.name, reason)
             elif awake_s - group.killed_at_s > KILL_AGAIN_S:
-                self._kill(group, awake_s)
+                self._kill(group.name, group.kill_reason)
 
     def tell_drained(self, name: str) -> None:
         """Answer the launcher that waits for a group, if nothing runs on it any more."""
@@ -112,16 +114,21 @@ class Lives:
         Should one come back, with a run that was given to another group meanwhile, it is as any
         that tells of a run without a lease: told to leave it, and welcome.
         """
-        for group in list(self._board.groups.values()):
-            silent_s = self._board.awake.now_s - group.heard_s
-            if silent_s > (FORGOTTEN_S if group.gone else lost_s):
-                if not group.gone:
-                    logger.error("group %s: no word for %g s; it is lost", group.name, lost_s)
-                    self._end_life(group, now_s)
-                del self._board.groups[group.name]
+        awake_s = self._board.awake.now_s
+        silent = [
+            group
+            for group in self._board.groups.look()
+            if awake_s - group.heard_s > (FORGOTTEN_S if group.gone else lost_s)
+        ]
+        for group in silent:
+            if not group.gone:
+                logger.error("group %s: no word for %g s; it is lost", group.name, lost_s)
+                self._end_life(group, now_s)
+            del self._board.groups[group.name]
 
-    def _kill(self, group: Group, awake_s: float) -> None:
-        group.killed_at_s = awake_s
+    def _kill(self, name: str, reason: str) -> None:
+        group = self._board.groups[name]
+        group.killed_at_s, group.kill_reason = self._board.awake.now_s, reason
         logger.error("group %s, epoch %d: %s", group.name, group.epoch, group.kill_reason)
         message = KillGroup(group=group.name, epoch=group.epoch, reason=group.kill_reason)
         self._board.emit(ToLauncher(group.name, message))

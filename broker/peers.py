@@ -76,6 +76,8 @@ class Peers:
         owner_epoch, owner = owners.get(group, (epoch, identity))
         if epoch < owner_epoch or (epoch == owner_epoch and owner != identity):
             return False
+        if owner != identity:
+            self._known.discard(owner)  # no other process ever has its identity
         owners[group] = (epoch, identity)
         self._known.add(identity)
         return True

@@ -584,8 +584,7 @@ class JobPreview(_Struct, frozen=True, kw_only=True):
     jpeg: Annotated[bytes, msgspec.Meta(max_length=MAX_PREVIEW_BYTES)]
 
 
-RankBeat = Beat | StepDone
-RankNews = RankBeat | JobPreview
+RankNews = Beat | StepDone | JobPreview
 
 
 class Codec(Generic[Message]):

@@ -37,6 +37,7 @@ from broker.journal import Journal
 from broker.peers import Peers
 from broker.protocol import (
     BackUp,
+    Beat,
     CancelJob,
     DeleteJob,
     DrainBroker,
@@ -61,6 +62,7 @@ from broker.protocol import (
     Refused,
     RemoveExpired,
     Reregister,
+    StepDone,
     StopServer,
     SubmitJob,
     TakeCallback,
@@ -80,10 +82,15 @@ from broker.worker import STORAGE_FULL, Client, Worker
 logger = logging.getLogger(__name__)
 
 TICK_S = 1.0
+HEAR_EVERY_S = 0.005
+_MAX_HEARD = 200
 _MAX_LISTED = 1000
 _UNKNOWN_JOB = Refused(
     code=ErrorCode.JOB_NOT_FOUND, message="no job has this id; it may have expired"
 )
+
+Handle = Callable[[list[bytes]], Awaitable[None]]
+"""Takes the parts of a message."""
 
 
 class SteadyClock:
@@ -182,7 +189,7 @@ class Broker:
             asyncio.create_task(self._tick()),
             asyncio.create_task(_read(self._requests, self._on_request)),
             asyncio.create_task(_read(self._groups, self._on_report)),
-            asyncio.create_task(_read(self._beats, self._on_beat)),
+            asyncio.create_task(_hear(zmq.Socket(self._beats), self._on_beat)),
             asyncio.create_task(_read(self._events, self._on_subscription)),
         ]
         try:
@@ -283,13 +290,18 @@ class Broker:
             await self._worker.put(report)
 
     async def _on_beat(self, parts: list[bytes]) -> None:
-        beat = rank_beats.decode(parts)
-        if isinstance(beat, JobPreview):
-            await self._relay(beat)
-            return
-        # Nothing can be decided while the disk is full, and beats are soon stale.
-        if not self._worker.is_full:
-            await self._worker.put(beat)
+        news = rank_beats.decode(parts)
+        match news:
+            case Beat():
+                self._dispatcher.hear(news, self._clock())
+            case StepDone() if self._worker.is_full:
+                pass  # nothing can be decided now, and steps are soon stale
+            case StepDone():
+                await self._worker.put(news)
+            case JobPreview():
+                await self._relay(news)
+            case _:
+                assert_never(news)
 
     async def _on_subscription(self, parts: list[bytes]) -> None:
         # Whoever subscribes is told at once how the job is: a change between a front's question
@@ -345,17 +357,53 @@ class Broker:
         await _send(self._groups, [identity, *group_commands.encode(command)], command)
 
 
-async def _read(
-    socket: zmq.asyncio.Socket, handle: Callable[[list[bytes]], Awaitable[None]]
-) -> None:
+async def _read(socket: zmq.asyncio.Socket, handle: Handle) -> None:
     """Hand over each message of a socket; one that cannot be decoded ends nothing."""
     drops = Drops()
     while True:
-        parts = await socket.recv_multipart()
-        try:
-            await handle(parts)
-        except ProtocolError as error:
-            drops.tell(error)
+        await _hand_over(await socket.recv_multipart(), handle, drops)
+
+
+async def _hear(socket: "zmq.Socket[bytes]", handle: Handle) -> None:
+    """Hand over each message of a socket that thousands of peers speak on, many at a time.
+
+    To be woken by a message costs several times what it costs to handle it.
+    """
+    drops = Drops()
+    while True:
+        while arrived := _take(socket):
+            for parts in arrived:
+                await _hand_over(parts, handle, drops)
+            # Who has more to hear than it takes at a time goes on as soon as others had their turn.
+            await asyncio.sleep(HEAR_EVERY_S if len(arrived) < _MAX_HEARD else 0.0)
+        # Only now: as long as anything is left, ZeroMQ may give no further sign.
+        await _readable(socket.FD)
+
+
+async def _hand_over(parts: list[bytes], handle: Handle, drops: Drops) -> None:
+    try:
+        await handle(parts)
+    except ProtocolError as error:
+        drops.tell(error)
+
+
+def _take(socket: "zmq.Socket[bytes]") -> list[list[bytes]]:
+    """Return what has arrived, up to a number; nothing only if nothing is left."""
+    arrived: list[list[bytes]] = []
+    with suppress(zmq.Again):
+        while len(arrived) < _MAX_HEARD:
+            arrived.append(socket.recv_multipart(zmq.NOBLOCK))
+    return arrived
+
+
+async def _readable(fd: int) -> None:
+    """Wait until a descriptor can be read."""
+    loop, readable = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(fd, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(fd)
 
 
 async def _send(socket: zmq.asyncio.Socket, parts: list[bytes], message: object) -> None:

@@ -100,7 +100,6 @@ def is_loopback(host: str) -> bool:
 def bind_router(socket: ZmqSocket, *addresses: str) -> ZmqSocket:
     """Make a socket the broker's end of DEALERs: sends to unknown peers raise, none are stolen."""
     _harden(socket)
-    _detect_dead_peers(socket)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
     return _bind(socket, addresses)
@@ -156,6 +155,11 @@ def _harden(socket: "zmq.Socket[Any]") -> None:
 
 
 def _detect_dead_peers(socket: "zmq.Socket[Any]") -> None:
+    """Have a peer ping the broker.
+
+    Each ping also tells the broker after which silence the peer is gone, so that the broker, which
+    may have thousands of them, need not ping any.
+    """
     socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3000)
     socket.setsockopt(zmq.HEARTBEAT_TTL, 5000)
@@ -179,6 +183,8 @@ def _bind(socket: ZmqSocket, addresses: Iterable[str]) -> ZmqSocket:
 
 
 def _connect(socket: ZmqSocket, address: str) -> ZmqSocket:
+    if address.startswith("tcp://"):
+        _detect_dead_peers(socket)  # a line between machines can go dead without a word
     socket.connect(_secured(socket, address, curve.unlock))
     return socket
 
@@ -189,7 +195,6 @@ def _secured(
     """Give a TCP socket its keys; return the address as ZeroMQ knows it."""
     if not address.startswith("tcp://"):
         return address
-    _detect_dead_peers(socket)  # a line between machines can go dead without a word
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
     socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 30)
     place, folder = split_keys(address)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from broker.config import BrokerConfig
 from broker.job import GroupShape
@@ -75,7 +76,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     def group(self, index: int, epoch: int) -> RankConfig:
         """Return the config of one life of a group."""
-        options = self.options
+        options, ear = self.options, self.ear
         return RankConfig(
             group=self.group_name(index),
             epoch=epoch,
@@ -83,7 +84,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             model_path=str(self.model),
             device=options.device,
             first_device=index * options.nproc,
-            addresses=self.addresses,
+            addresses=self.addresses if ear is None else replace(self.addresses, beats=ear),
             inputs_dir=str(self.folders.inputs),
             videos_dir=str(self.folders.videos),
             checkpoints_dir=str(self.folders.checkpoints),
@@ -97,6 +98,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             log_format=options.log_format,
             parent_pid=self.pid,
         )
+
+    @property
+    def ear(self) -> str | None:
+        """Where the launcher takes the beats of its ranks, to pass them on to another machine."""
+        return Addresses.in_folder(self.folders.run).beats if self.role == "group" else None
 
     def group_name(self, index: int) -> str:
         """Return the name of a group, which no other group of the server has."""

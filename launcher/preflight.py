@@ -68,11 +68,7 @@ def prepare_folders(folders: Folders) -> Addresses:
     Raises:
         StartError: If a folder cannot be made or its path is too long for a socket.
     """
-    try:
-        addresses = Addresses.in_folder(folders.run)
-    except ValueError as error:
-        raise StartError(str(error)) from error
-    prepare_run(folders)
+    addresses = prepare_run(folders)
     try:
         folders.files.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in (folders.inputs, folders.videos, folders.checkpoints):
@@ -82,18 +78,23 @@ def prepare_folders(folders: Folders) -> Addresses:
     return addresses
 
 
-def prepare_run(folders: Folders) -> None:
-    """Make the folder of what only this launcher and its children use.
+def prepare_run(folders: Folders) -> Addresses:
+    """Make the folder of what only this launcher and its children use; return its sockets.
 
     Raises:
-        StartError: If it cannot be made.
+        StartError: If it cannot be made or its path is too long for a socket.
     """
+    try:
+        addresses = Addresses.in_folder(folders.run)
+    except ValueError as error:
+        raise StartError(str(error)) from error
     try:
         folders.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         folders.run.mkdir(exist_ok=True)
         folders.run.chmod(0o700)
     except OSError as error:
         raise StartError(f"--state-dir {folders.state}: {error.strerror}") from error
+    return addresses
 
 
 def lock_state(folders: Folders) -> int:

@@ -13,6 +13,7 @@ from launcher.agent import Agent
 from launcher.group_life import GroupLife
 from launcher.notify import ServiceManager
 from launcher.plan import Plan
+from launcher.relay import Relay
 from launcher.restarts import RestartPolicy
 from launcher.spawn import Child, Reaper, UnkillableError, describe_exit, end_process
 
@@ -43,6 +44,7 @@ class Supervisor:
             on_kill=self._kill_group,
             on_stop=self._on_drain_order,
         )
+        self._relay = None if plan.ear is None else Relay(plan.ear, plan.addresses.beats)
         self._broker = Child(self._reaper, "broker", "broker")
         self._front = Child(self._reaper, "front", "http_front")
         self._lives: dict[str, GroupLife] = {}
@@ -75,6 +77,8 @@ class Supervisor:
             task.cancel()
         await asyncio.gather(*groups, *others, announcer, return_exceptions=True)
         self._agent.close()
+        if self._relay is not None:
+            self._relay.close()
         if self._last_error is not None:
             logger.error("stopped: %s", self._last_error)
             return 1
@@ -116,6 +120,8 @@ class Supervisor:
         lives.append(self._manager.pacify_watchdog())
         if self._plan.role != "front":  # it outlasts a stop of the server
             lives.append(self._agent.run())
+        if self._relay is not None:
+            lives.append(self._relay.run())
         return [asyncio.create_task(life) for life in lives]
 
     async def _live_broker(self) -> str:

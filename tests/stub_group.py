@@ -181,8 +181,8 @@ class StubGroup:
             GroupReady(group=group, epoch=self.epoch, shape=shape, device="stub", running=running)
         )
 
-    async def beat(self) -> None:
-        """Send one beat of every rank; also done every second."""
+    async def beat(self, step: int | None = None) -> None:
+        """Send one beat of every rank; also done every second. They may name any step."""
         for rank in range(self.config.world_size):
             await self._publish(
                 Beat(
@@ -192,7 +192,7 @@ class StubGroup:
                     pid=os.getpid(),
                     device="stub",
                     stage=self._stage,
-                    step=self._step,
+                    step=self._step if step is None else step,
                     num_done=self._num_done,
                     memory_bytes=0,
                 )

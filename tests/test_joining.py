@@ -219,7 +219,7 @@ async def test_a_server_that_does_not_drain_leaves_the_runs_of_others_alone(tmp_
 
 
 async def test_a_line_that_goes_dead_is_noticed_and_no_group_is_lost(tmp_path: Path) -> None:
-    """Seen to fail without heartbeats on the sockets of beats: the ranks count as hung."""
+    """Seen to fail without heartbeats on the socket of beats: the ranks count as hung."""
     first = free_port()
     flags = ["--join", f"tcp://127.0.0.1:{first}"]
     async with (
@@ -230,8 +230,8 @@ async def test_a_line_that_goes_dead_is_noticed_and_no_group_is_lost(tmp_path: P
     ):
         connections = line.num_connections
         line.go_dead()
-        # Every socket of the group: the beats of eight ranks, rank 0's reports, the launcher's.
-        await until(lambda: line.num_connections >= connections + 10, LOG_LIMIT_S)
+        # Every socket of the group: the beats of its ranks, rank 0's reports, the launcher's.
+        await until(lambda: line.num_connections >= connections + 3, LOG_LIMIT_S)
         await caller.wait_for(await caller.submit(), status="Succeed", attempt=1)
         assert "ending it" not in far.log()
 
@@ -249,7 +249,7 @@ async def test_a_server_that_others_join_listens_where_it_was_told(tmp_path: Pat
             *(str(run_dir / f"{name}.sock") for name in sockets),
             site.server.life.url.removeprefix("http://"),
         }
-        assert listening(far.pids()) == set()
+        assert listening(far.pids()) == {str(tmp_path / "far" / "run" / "beats.sock")}
         assert listening(front.pids()) == {front.url.removeprefix("http://")}
 
 

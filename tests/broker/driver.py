@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import msgspec
 import zmq
@@ -63,6 +63,8 @@ class BrokerProcess:
         self._module = module
         self._arguments = arguments
         self._process: asyncio.subprocess.Process | None = None
+        self.log: IO[bytes] | None = None
+        """Where it logs from its next start on; None is where the test does."""
 
     @property
     def process(self) -> asyncio.subprocess.Process:
@@ -90,7 +92,7 @@ class BrokerProcess:
             msgspec.json.encode(config).decode(),
             *self._arguments,
             pass_fds=() if ready_fd is None else (ready_fd,),
-            stderr=asyncio.subprocess.PIPE if ready_fd is None else None,
+            stderr=asyncio.subprocess.PIPE if ready_fd is None else self.log,
         )
 
     async def kill(self) -> None:
@@ -106,9 +108,12 @@ class BrokerProcess:
 
 
 @asynccontextmanager
-async def running_broker(config: BrokerConfig) -> AsyncIterator[BrokerProcess]:
+async def running_broker(
+    config: BrokerConfig, log: IO[bytes] | None = None
+) -> AsyncIterator[BrokerProcess]:
     """Run a broker as a process for the length of a test."""
     broker = BrokerProcess(config)
+    broker.log = log
     await broker.start()
     try:
         yield broker
@@ -210,7 +215,9 @@ class Front:
             if view.job_id == job_id:
                 return view
 
-    async def until_health(self, holds: Callable[[HealthTold], bool]) -> HealthTold:
+    async def until_health(
+        self, holds: Callable[[HealthTold], bool], every_s: float = 0.02
+    ) -> HealthTold:
         """Ask for the health until something holds of it."""
         async with asyncio.timeout(LIMIT_S):
             while True:
@@ -218,7 +225,7 @@ class Front:
                 assert isinstance(health, HealthTold)
                 if holds(health):
                     return health
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(every_s)
 
     async def event(self) -> JobView:
         """Return the next event of the jobs that are watched."""

@@ -90,13 +90,13 @@ class LongQueue:
         """Have the group say that it is ready, as it does every other second."""
         return self._ready("a", self._epoch)
 
-    def beat(self) -> list[Command]:
+    def beat(self) -> None:
         """Have a rank of the group beat, as each does every second."""
         beat = Beat(
             group="a", epoch=self._epoch, rank=0, pid=1, device="test", stage=Stage.DENOISE, step=1,
             num_done=1, memory_bytes=0,
         )  # fmt: skip
-        return self._dispatcher.handle(beat, self._now_s)
+        self._dispatcher.hear(beat, self._now_s)
 
     def lose(self) -> list[Command]:
         """Lose the group with its job, and have it come back and take another one."""

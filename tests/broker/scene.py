@@ -141,12 +141,11 @@ class Scene:
         ranks: Iterable[int] = range(8),
     ) -> None:  # fmt: skip
         for rank in ranks:
-            self.handle(
-                Beat(
-                    group=group, epoch=epoch, rank=rank, pid=1, device="test", stage=stage,
-                    step=0, num_done=num_done, memory_bytes=0,
-                )
+            beat = Beat(
+                group=group, epoch=epoch, rank=rank, pid=1, device="test", stage=stage,
+                step=0, num_done=num_done, memory_bytes=0,
             )  # fmt: skip
+            self.dispatcher.hear(beat, self.now_s)
 
     def start(self, job_id: str) -> Lease:
         """Have the group take the job that it was given."""

@@ -3,7 +3,8 @@
 import pytest
 
 from broker.job import Stage
-from broker.protocol import GroupStarted, JobStarted
+from broker.liveness import RankWatch
+from broker.protocol import Beat, GroupStarted, JobStarted
 from tests.broker.scene import Scene, kills
 
 
@@ -13,6 +14,13 @@ def beating(scene: Scene, seconds: int, stage: Stage, num_done: int, last_rank: 
         scene.now_s += 1.0
         scene.beat("a", stage=stage, num_done=num_done, ranks=range(last_rank + 1))
         assert not kills(scene.dispatcher.tick(scene.now_s))
+
+
+def beat(stage: Stage) -> Beat:
+    return Beat(
+        group="a", epoch=1, rank=0, pid=1, device="test", stage=stage, step=0, num_done=0,
+        memory_bytes=0,
+    )  # fmt: skip
 
 
 def test_a_rank_that_sends_no_beat_for_ten_seconds_has_its_group_killed() -> None:
@@ -69,6 +77,33 @@ def test_a_slow_device_has_as_many_times_the_budget_as_its_group_says() -> None:
     scene.beat("a", stage=Stage.DENOISE, num_done=1)
     (kill,) = kills(scene.dispatcher.tick(scene.now_s))
     assert kill.reason == "rank 0 has finished nothing in stage denoise for 600 s"
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_short_budget_holds_from_the_first_beat_of_its_stage_on(is_known: bool) -> None:
+    """Seen to fail with a group taken for sound until its beats would be missed, whatever they say.
+
+    So is one whose ranks are heard for the first time, after a look at a group that loads.
+    """
+    watch = RankWatch(0.0, step_limit_s=2.0)
+    watch.expect_all(1, 0.0)
+    if is_known:
+        watch.hear(beat(Stage.IDLE), 1.0)
+    assert watch.fault(False, 1.0) is None
+    watch.hear(beat(Stage.DENOISE), 2.0)
+    assert watch.fault(True, 4.0) is None
+    assert watch.fault(True, 4.5) == "rank 0 has finished nothing in stage denoise for 2 s"
+
+
+def test_a_beat_that_is_heard_during_a_long_wait_for_the_disk_is_no_old_one_afterwards() -> None:
+    scene = Scene()
+    scene.group()
+    scene.wait(5, beats_of=["a"])
+    scene.now_s += 60.0
+    scene.beat("a")
+    scene.tick()
+    scene.wait(10)
+    assert kills(scene.wait(1))
 
 
 def test_finished_work_renews_the_budget() -> None:

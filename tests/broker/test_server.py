@@ -44,6 +44,8 @@ from tests.broker.driver import (
 )
 from tests.stub_group import FAKE_VIDEO, StubConfig, StubGroup
 
+NUM_BEATS = 100
+
 
 @pytest.fixture
 def config(tmp_path: Path) -> BrokerConfig:
@@ -270,6 +272,18 @@ async def test_health_has_a_row_for_every_rank(config: BrokerConfig) -> None:
                 lambda health: health.ready and len(health.groups[0].ranks) == 8
             )
             assert [row.pid for row in health.groups[0].ranks] == [os.getpid()] * 8
+
+
+async def test_a_burst_of_beats_is_heard_to_its_last(config: BrokerConfig) -> None:
+    """Fails if the broker waits for a sign of further beats before it has taken all there are."""
+    quiet = stub(config, beat_every_s=3600.0)
+    async with running_broker(config), Front(config) as front, quiet as group:
+        await front.until_health(lambda health: health.ready)
+        for step in range(1, NUM_BEATS + 1):
+            await group.beat(step)
+        await front.until_health(
+            lambda health: [row.step for row in health.groups[0].ranks] == [NUM_BEATS] * 8
+        )
 
 
 async def test_an_expired_job_leaves_nothing(config: BrokerConfig) -> None:

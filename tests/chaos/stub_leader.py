@@ -84,7 +84,7 @@ class Leader(StubGroup):
         self._faults = Faults(Path(settings.folder))
         self._step_s = settings.step_s
 
-    async def beat(self) -> None:
+    async def beat(self, step: int | None = None) -> None:
         """Send the beat of rank 0."""
         await self._publish(self._activity.beat(self._rank_config, 0))
 
