@@ -1,0 +1,103 @@
+"""What a process of thousands of sockets runs on: calls at their times, and what arrives."""
+
+import heapq
+import selectors
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+
+import zmq
+
+Act = Callable[[], object]
+
+
+class Loop:
+    """One thread, one heap of calls, one epoll; a poll of ZeroMQ walks over all its sockets."""
+
+    def __init__(self) -> None:
+        self.context = zmq.Context()
+        self.context.set(zmq.MAX_SOCKETS, self.context.get(zmq.SOCKET_LIMIT))
+        self._due: list[tuple[float, int, Act]] = []
+        self._order = count()
+        self._selector = selectors.EpollSelector()
+        self._stopping = False
+
+    def after(self, delay_s: float, act: Act) -> None:
+        """Have something done in a while."""
+        self._at(time.monotonic() + delay_s, act)
+
+    def every(self, period_s: float, act: Act, first_s: float) -> None:
+        """Have something done again and again, first after `first_s`, until it raises `Over`."""
+        self._repeat_at(time.monotonic() + first_s, period_s, act)
+
+    def watch(self, fd: int, act: Act) -> None:
+        """Have something done whenever a descriptor can be read."""
+        self._selector.register(fd, selectors.EVENT_READ, act)
+
+    def unwatch(self, fd: int) -> None:
+        """Leave a descriptor alone."""
+        self._selector.unregister(fd)
+
+    def stop(self) -> None:
+        """Have `run` return soon."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Go on until told to stop."""
+        while not self._stopping:
+            while self._due and self._due[0][0] <= time.monotonic():
+                heapq.heappop(self._due)[2]()
+            wait_s = max(0.0, self._due[0][0] - time.monotonic()) if self._due else 0.1
+            for key, _ in self._selector.select(min(wait_s, 0.1)):
+                key.data()
+
+    def _repeat(self, due_s: float, period_s: float, act: Act) -> None:
+        try:
+            act()
+        except Over:
+            return
+        self._repeat_at(due_s + period_s, period_s, act)
+
+    def _repeat_at(self, due_s: float, period_s: float, act: Act) -> None:
+        self._at(due_s, partial(self._repeat, due_s, period_s, act))
+
+    def _at(self, due_s: float, act: Act) -> None:
+        heapq.heappush(self._due, (due_s, next(self._order), act))
+
+
+class Over(Exception):
+    """Raised by what shall not be repeated any more."""
+
+
+class Line:
+    """A DEALER of which everything is read that comes."""
+
+    def __init__(
+        self, loop: Loop, socket: "zmq.Socket[bytes]", take: Callable[[list[bytes]], None]
+    ) -> None:
+        self._loop = loop
+        self._socket = socket
+        self._take = take
+        self._fd = int(socket.get(zmq.FD))
+        loop.watch(self._fd, self.read)
+
+    def send(self, parts: list[bytes]) -> bool:
+        """Return whether a message could be sent; it cannot before the broker is there."""
+        try:
+            self._socket.send_multipart(parts, zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        # Sending may take the sign that something has come.
+        self.read()
+        return True
+
+    def read(self) -> None:
+        """Take all that has come."""
+        while not self._socket.closed and int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
+            self._take(self._socket.recv_multipart(zmq.NOBLOCK))
+
+    def close(self) -> None:
+        """Leave."""
+        self._loop.unwatch(self._fd)
+        self._socket.close(linger=0)

@@ -1,0 +1,188 @@
+"""What an event costs the dispatcher as the fleet grows: it alone, without sockets or clock.
+
+Every group does in each second what a real one does, and time is moved on by hand.
+"""
+
+import gc
+import logging
+import random
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+from broker.commands import Command, Event, JobStored, ToGroup
+from broker.dispatch import Dispatcher
+from broker.job import Stage
+from broker.protocol import (
+    Beat,
+    GroupGone,
+    GroupReady,
+    GroupStarted,
+    JobDecoded,
+    JobFinished,
+    JobStarted,
+    Lease,
+    RunJob,
+    StepDone,
+    SubmitJob,
+)
+from tests.bench.fleet.stub import SHAPE, WORLD_SIZE
+from tests.broker.driver import IMAGE, SPEC
+
+NUM_JOBS = 100_000
+FLEETS = (100, 1_000, 10_000)
+RUN_S = 50
+LOST_EVERY_S = 20 * 60
+"""How long a group lives on average: 5 % of the groups are lost in a minute."""
+NUM_GROUP_SECONDS = 40_000
+"""How long is simulated, times the number of groups."""
+
+Result = TypeVar("Result")
+
+
+def measure() -> dict[str, dict[str, float]]:
+    """Return microseconds by kind of event and number of groups, and how the ends compare.
+
+    Of processor time, so that other processes on the machine do not count.
+    """
+    logging.getLogger("broker").setLevel(logging.CRITICAL)  # of lost groups, which are many
+    by_size = {size: Simulation(size).costs_us(NUM_GROUP_SECONDS // size) for size in FLEETS}
+    figures = {
+        kind: {str(size): costs[kind] for size, costs in by_size.items()}
+        for kind in by_size[FLEETS[0]]
+    }
+    for costs in figures.values():
+        costs["ratio"] = round(costs[str(FLEETS[-1])] / costs[str(FLEETS[0])], 2)
+    return figures
+
+
+class Simulation:
+    """A fleet of groups that all run jobs, while 100,000 wait.
+
+    Args:
+        num_groups: Size of the fleet.
+    """
+
+    def __init__(self, num_groups: int) -> None:
+        self._dispatcher = Dispatcher(None, NUM_JOBS + num_groups + 1000, 3600.0)
+        self._now_s = 0.0
+        self._random = random.Random(num_groups)
+        self._num_submitted = 0
+        self._epochs = dict.fromkeys((f"g{index}" for index in range(num_groups)), 0)
+        self._runs: dict[str, Lease] = {}
+        self._spent_s: defaultdict[str, float] = defaultdict(float)
+        self._counts: Counter[str] = Counter()
+        for _ in range(NUM_JOBS + num_groups):
+            self._submit()
+        for group in self._epochs:
+            self._start(group)
+        self._spent_s.clear()
+        self._counts.clear()
+
+    def costs_us(self, num_seconds: int) -> dict[str, float]:
+        """Return the mean cost of each kind of event, and of an event with its part of a tick."""
+        # A collection walks over all jobs there are; that is the interpreter's cost, and rare.
+        gc.collect()
+        gc.freeze()
+        for _ in range(max(1, num_seconds)):
+            self._second()
+        gc.unfreeze()
+        costs = {kind: self._spent_s[kind] / count for kind, count in self._counts.items()}
+        num_events = self._counts.total() - self._counts["tick"]
+        costs["event, with its part of the tick"] = sum(self._spent_s.values()) / num_events
+        return {kind: round(cost * 1e6, 2) for kind, cost in costs.items()}
+
+    def _second(self) -> None:
+        groups = list(self._epochs)
+        for number, group in enumerate(groups):
+            self._now_s += 1.0 / len(groups)
+            self._live(group, (int(self._now_s) + number) % RUN_S)
+        self._clock("tick", self._dispatcher.tick)
+
+    def _live(self, group: str, second: int) -> None:
+        """Have a group do what it does in a second of its run."""
+        lease = self._runs[group]
+        for rank in range(WORLD_SIZE):
+            self._clock("beat", partial(self._dispatcher.hear, _beat(lease, rank, second)))
+        if second == 0:
+            self._finish(lease)
+        elif second % 2:
+            self._register(lease)
+        else:
+            step = StepDone(
+                lease=lease, stage=Stage.DENOISE, step=second // 2, num_steps=RUN_S // 2
+            )
+            self._handle("step", step)
+        if self._random.random() < 1.0 / LOST_EVERY_S:
+            gone = GroupGone(group=group, epoch=self._epochs[group], reason="simulated")
+            self._handle("lost", gone)
+            self._start(group)
+
+    def _finish(self, lease: Lease) -> None:
+        self._take(self._handle("decoded, and dispatch", JobDecoded(lease=lease)))
+        self._handle("finished", JobFinished(lease=lease, video=f"{lease.job_id}.mp4"))
+        self._submit()
+
+    def _start(self, group: str) -> None:
+        """Begin a life, which gets a job at once."""
+        self._epochs[group] += 1
+        epoch = self._epochs[group]
+        self._handle("started", GroupStarted(group=group, epoch=epoch, world_size=WORLD_SIZE))
+        ready = GroupReady(group=group, epoch=epoch, shape=SHAPE, device="simulated")
+        self._take(self._handle("ready, and dispatch", ready))
+
+    def _register(self, lease: Lease) -> None:
+        """Say again what the broker knows."""
+        group, epoch = lease.group, lease.epoch
+        self._handle("register", GroupStarted(group=group, epoch=epoch, world_size=WORLD_SIZE))
+        ready = GroupReady(
+            group=group, epoch=epoch, shape=SHAPE, device="simulated", running=[lease]
+        )
+        self._handle("register", ready)
+
+    def _take(self, commands: list[Command]) -> None:
+        (run,) = [command.message for command in commands if isinstance(command, ToGroup)]
+        assert isinstance(run, RunJob), run
+        self._runs[run.lease.group] = run.lease
+        self._handle("taken", JobStarted(lease=run.lease))
+
+    def _submit(self) -> None:
+        self._num_submitted += 1
+        job_id = f"{self._num_submitted:032x}"
+        self._handle("submit", SubmitJob(job_id=job_id, spec=SPEC, image=IMAGE))
+        self._handle("stored", JobStored(job_id))
+
+    def _handle(self, kind: str, event: Event) -> list[Command]:
+        return self._clock(kind, partial(self._dispatcher.handle, event))
+
+    def _clock(self, kind: str, act: Callable[[float], Result]) -> Result:
+        begun = time.process_time()
+        result = act(self._now_s)
+        self._spent_s[kind] += time.process_time() - begun
+        self._counts[kind] += 1
+        return result
+
+
+def _beat(lease: Lease, rank: int, second: int) -> Beat:
+    return Beat(
+        group=lease.group,
+        epoch=lease.epoch,
+        rank=rank,
+        pid=rank,
+        device="simulated",
+        stage=Stage.DENOISE,
+        step=second // 2,
+        num_done=second // 2,
+        memory_bytes=0,
+    )
+
+
+def table(figures: dict[str, dict[str, float]]) -> str:
+    """Return the figures as lines of text."""
+    lines = [f"{'microseconds at':36}" + "".join(f"{size:>10,}" for size in FLEETS) + "  ratio"]
+    for kind, costs in figures.items():
+        cells = "".join(f"{costs[str(size)]:10.1f}" for size in FLEETS)
+        lines.append(f"{kind:36}{cells}{costs['ratio']:7.2f}")
+    return "\n".join(lines)
