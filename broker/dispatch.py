@@ -32,6 +32,7 @@ from broker.protocol import (
     DrainGroup,
     DrainServer,
     GroupGone,
+    GroupLost,
     GroupReady,
     GroupStarted,
     HealthTold,
@@ -105,7 +106,7 @@ class Dispatcher:
                 self._intake.handle(event, now_s)
             case JobStored() | JobNotStored():
                 self._intake.handle(event, now_s)
-            case GroupStarted() | GroupReady() | GroupGone() | DrainGroup():
+            case GroupStarted() | GroupReady() | GroupGone() | GroupLost() | DrainGroup():
                 self._lives.handle(event, now_s)
                 if isinstance(event, GroupReady):
                     self._intake.learn(event, now_s)

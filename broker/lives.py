@@ -16,6 +16,7 @@ from broker.protocol import (
     DrainGroup,
     GroupDrained,
     GroupGone,
+    GroupLost,
     GroupReady,
     GroupStarted,
     KillGroup,
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 KILL_AGAIN_S = 10.0
 FORGOTTEN_S = 600.0
 
-LifeReport = GroupStarted | GroupReady | GroupGone | DrainGroup
+LifeReport = GroupStarted | GroupReady | GroupGone | GroupLost | DrainGroup
 
 
 class Lives:
@@ -59,6 +60,9 @@ class Lives:
                 self._ready(report, now_s)
             case GroupGone():
                 self._gone(report, now_s)
+            case GroupLost():
+                if (group := self._board.groups.get(report.group)) is not None:
+                    self._lose(group, "its machine is lost", now_s)
             case DrainGroup():
                 self._drain(report, now_s)
             case _:
@@ -109,11 +113,7 @@ class Lives:
             self._board.emit(ToLauncher(name, told))
 
     def _give_up_silent(self, lost_s: float, now_s: float) -> None:
-        """Forget the groups whose machine is lost: neither a launcher nor a rank is heard.
-
-        Should one come back, with a run that was given to another group meanwhile, it is as any
-        that tells of a run without a lease: told to leave it, and welcome.
-        """
+        """Forget the groups whose machine is lost: neither a launcher nor a rank is heard."""
         awake_s = self._board.awake.now_s
         silent = [
             group
@@ -121,10 +121,18 @@ class Lives:
             if awake_s - group.heard_s > (FORGOTTEN_S if group.gone else lost_s)
         ]
         for group in silent:
-            if not group.gone:
-                logger.error("group %s: no word for %g s; it is lost", group.name, lost_s)
-                self._end_life(group, now_s)
-            del self._board.groups[group.name]
+            self._lose(group, f"no word for {lost_s:g} s; it is lost", now_s)
+
+    def _lose(self, group: Group, reason: str, now_s: float) -> None:
+        """Forget a group whose machine is lost.
+
+        Should it come back, with a run that was given to another group meanwhile, it is as any
+        that tells of a run without a lease: told to leave it, and welcome.
+        """
+        if not group.gone:
+            logger.error("group %s: %s", group.name, reason)
+            self._end_life(group, now_s)
+        del self._board.groups[group.name]
 
     def _kill(self, name: str, reason: str) -> None:
         group = self._board.groups[name]

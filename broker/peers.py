@@ -6,6 +6,7 @@ from broker.protocol import (
     DrainBroker,
     DrainGroup,
     GroupGone,
+    GroupLost,
     GroupReady,
     GroupStarted,
     LauncherHere,
@@ -62,6 +63,11 @@ class Peers:
                 return self._claim(self._ranks, identity, report.group, report.epoch)
             case GroupGone() | DrainGroup():
                 return self.launcher(report.group) in (None, identity)
+            case GroupLost():
+                # Another machine may begin the next life of it, and have a clock that is behind.
+                self._launchers.pop(report.group, None)
+                self._ranks.pop(report.group, None)
+                return True
             case DrainBroker():
                 self._drainers.add(identity)
                 self._known.add(identity)

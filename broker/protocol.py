@@ -400,6 +400,12 @@ class GroupGone(_Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class GroupLost(_Struct, frozen=True, kw_only=True):
+    """Who has placed a group knows that its machine is lost: sooner than by the group's silence."""
+
+    group: str
+
+
 class GroupReady(_Struct, frozen=True, kw_only=True):
     """Every rank has loaded; the group takes jobs. Sent again every `REGISTER_EVERY_S`."""
 
@@ -476,6 +482,7 @@ class DrainBroker(_Struct, frozen=True, kw_only=True):
 GroupReport = (
     GroupStarted
     | GroupGone
+    | GroupLost
     | GroupReady
     | JobStarted
     | JobDecoded

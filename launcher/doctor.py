@@ -24,6 +24,7 @@ from launcher.findings import Finding, to_text
 from launcher.fleet import examine_fleet
 from launcher.options import Command, OptionsError, parse_command
 from launcher.preflight import Folders
+from launcher.ray_check import examine_cluster
 
 
 def main() -> int:
@@ -65,6 +66,8 @@ def examine(command: Command) -> Iterator[Finding]:
     yield from examine_processes()
     yield from examine_limits()
     yield from examine_fleet(options, folders)
+    if command.has_fleet:
+        yield from examine_cluster(options, folders)
     if command.has_groups:
         yield from examine_model(options, folders)
         yield from examine_ffmpeg()

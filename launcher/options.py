@@ -30,8 +30,23 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     nproc: Annotated[int, Meta(ge=1, le=64, description="Ranks in a group, one a device.")] = 8
     groups: Annotated[
-        int, Meta(ge=0, le=64, description="Groups on this machine; each runs a job at a time.")
+        int, Meta(ge=0, le=1024, description="Groups to start; each runs a job at a time.")
     ] = 1
+    engine: Annotated[
+        Literal["local", "ray"],
+        Meta(
+            description="Who starts the groups: this machine, or Ray, each on a node that has "
+            "the devices."
+        ),
+    ] = "local"
+    ray_address: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="The Ray cluster, HOST:PORT; auto: what RAY_ADDRESS says, or else the one "
+            "that this machine belongs to.",
+        ),
+    ] = "auto"
     device: Annotated[
         Literal["auto", "npu", "cuda", "cpu"], Meta(description="What the ranks compute on.")
     ] = "auto"
@@ -73,6 +88,17 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Annotated[
             str,
             Meta(description="The server that groups or a front belong to: what it listens on."),
+        ]
+        | None
+    ) = None
+    name: (
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
+                description="What groups that join are called, before -g0; left out, this "
+                "machine's name and a mark of the state directory.",
+            ),
         ]
         | None
     ) = None
@@ -165,6 +191,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ValueError("demo and model_path exclude each other: --demo makes its own model")
         if self.groups == 0 and self.listen is None:
             raise ValueError("groups is 0, and without listen none can join from elsewhere")
+        self._check_engine()
         cfg_size, ulysses_size = self.cfg_size or 1, self.ulysses_size or 1
         if self.nproc % (cfg_size * ulysses_size):
             raise ValueError(
@@ -177,6 +204,15 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                     f"cors_origins has {origin!r}; an origin is a scheme and a host, "
                     "as https://example.com, without a path"
                 )
+
+    def _check_engine(self) -> None:
+        if self.engine == "ray" and self.listen is None:
+            raise ValueError("engine is ray, and without listen its groups cannot join this server")
+        if self.ray_address.startswith("ray://"):
+            raise ValueError(
+                f"ray_address is {self.ray_address!r}: give HOST:PORT of the cluster; "
+                "this machine must be a node of it"
+            )
 
 
 class Command(msgspec.Struct, frozen=True):
@@ -193,6 +229,8 @@ class Command(msgspec.Struct, frozen=True):
             raise OptionsError(f"launch.py {self.role} needs --join tcp://HOST:PORT")
         if self.role != "server" and self.options.listen is not None:
             raise OptionsError(f"--listen is for a server; launch.py {self.role} joins one")
+        if self.role != "server" and self.options.engine != "local":
+            raise OptionsError(f"--engine is for a server; launch.py {self.role} joins one")
 
     @property
     def has_front(self) -> bool:
@@ -201,8 +239,13 @@ class Command(msgspec.Struct, frozen=True):
 
     @property
     def has_groups(self) -> bool:
-        """Whether ranks run here."""
-        return self.role != "front" and self.options.groups > 0
+        """Whether this machine runs ranks of its own."""
+        return self.role != "front" and self.options.groups > 0 and not self.has_fleet
+
+    @property
+    def has_fleet(self) -> bool:
+        """Whether Ray runs the groups, somewhere in its cluster."""
+        return self.options.engine == "ray"
 
 
 def parse_command(

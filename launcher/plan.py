@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import msgspec
-from msgspec.structs import replace
+from msgspec import structs
 
 from broker.config import BrokerConfig
 from broker.job import GroupShape
@@ -11,6 +11,7 @@ from broker.sockets import Addresses
 from http_front.config import FrontConfig
 from launcher.options import Options, Role
 from launcher.preflight import Folders
+from launcher.ray_config import FleetConfig
 from ranks.config import RankConfig
 
 
@@ -26,6 +27,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Where those on other machines do, if any may."""
     machine: str = ""
     """Begins the names of groups that join a server elsewhere."""
+    fleet_name: str | None = None
+    """Marks the groups of this server in a Ray cluster; None where Ray starts none."""
+    peer_keys: Path | None = None
+    """Folder of the CURVE keys that those groups join with."""
     model: Path | None
     num_heads: int | None
     """None where no groups run here."""
@@ -84,7 +89,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             model_path=str(self.model),
             device=options.device,
             first_device=index * options.nproc,
-            addresses=self.addresses if ear is None else replace(self.addresses, beats=ear),
+            addresses=self.addresses if ear is None else structs.replace(self.addresses, beats=ear),
             inputs_dir=str(self.folders.inputs),
             videos_dir=str(self.folders.videos),
             checkpoints_dir=str(self.folders.checkpoints),
@@ -99,6 +104,33 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             parent_pid=self.pid,
         )
 
+    def fleet(self, ready_fd: int) -> FleetConfig:
+        """Return the config of the process that has Ray place the groups."""
+        options, is_demo = self.options, self.options.demo
+        assert self.fleet_name is not None, "Ray starts no groups of this server"
+        return FleetConfig(
+            server=self.fleet_name,
+            num_groups=options.groups,
+            group=structs.replace(
+                options,
+                engine="local",
+                groups=1,
+                listen=None,
+                join=options.listen,
+                curve_keys=None,
+                api_keys=None,
+                # On every node these are where they are here.
+                files_dir=str(self.folders.files),
+                model_path=options.model_path
+                if is_demo
+                else str(Path(options.model_path).resolve()),
+            ),
+            peer_keys=None if self.peer_keys is None else str(self.peer_keys),
+            groups_address=self.addresses.groups,
+            parent_pid=self.pid,
+            ready_fd=ready_fd,
+        )
+
     @property
     def ear(self) -> str | None:
         """Where the launcher takes the beats of its ranks, to pass them on to another machine."""
@@ -111,7 +143,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def num_groups(self) -> int:
         """How many groups run here."""
-        return 0 if self.role == "front" else self.options.groups
+        return 0 if self.role == "front" or self.fleet_name else self.options.groups
 
     def _shape(self) -> GroupShape:
         assert self.num_heads is not None, "a server without groups has no shape"

@@ -18,6 +18,7 @@ from launcher.preflight import (
     prepare_folders,
     prepare_run,
 )
+from launcher.ray_check import check_cluster, peer_keys
 from ranks.model_folder import num_attention_heads
 
 
@@ -45,6 +46,8 @@ def prepared(command: Command) -> Iterator[tuple[Plan, socket.socket | None]]:
         elif options.listen is not None:
             others = tcp_addresses("--listen", options.listen, options.curve_keys)
             try_listening(others)
+        if command.has_fleet:
+            check_cluster(options, folders)
         listener = held.enter_context(listen(options)) if command.has_front else None
         model = None
         if command.has_groups:
@@ -56,7 +59,9 @@ def prepared(command: Command) -> Iterator[tuple[Plan, socket.socket | None]]:
             folders=folders,
             addresses=addresses,
             listen=others,
-            machine="" if options.join is None else machine_name(folders),
+            machine="" if options.join is None else options.name or machine_name(folders),
+            fleet_name=machine_name(folders) if command.has_fleet else None,
+            peer_keys=peer_keys(options) if command.has_fleet else None,
             model=model,
             num_heads=None if model is None else num_attention_heads(model),
             pid=os.getpid(),

@@ -11,7 +11,7 @@ import msgspec
 _PROC = Path("/proc")
 _LISTENING = "0A"
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
-_MODULES = ("broker", "http_front", "ranks")
+_MODULES = ("broker", "http_front", "ranks", "launcher.ray_fleet")
 """What the launcher starts: `python -m MODULE CONFIG`."""
 
 

@@ -47,6 +47,7 @@ class Supervisor:
         self._relay = None if plan.ear is None else Relay(plan.ear, plan.addresses.beats)
         self._broker = Child(self._reaper, "broker", "broker")
         self._front = Child(self._reaper, "front", "http_front")
+        self._fleet = Child(self._reaper, "fleet", "launcher.ray_fleet")
         self._lives: dict[str, GroupLife] = {}
         self._broker_ready = asyncio.Event()
         self._front_ready = asyncio.Event()
@@ -54,6 +55,7 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._groups_ended = asyncio.Event()
         self._stop_now = asyncio.Event()
+        self._is_signalled = False
         self._last_error: str | None = None
 
     async def run(self) -> int:
@@ -118,6 +120,8 @@ class Supervisor:
         # What ends while the server drains has still to be written down, and told.
         lives = [self._keep(name, live, self._groups_ended) for name, live in parts]
         lives.append(self._manager.pacify_watchdog())
+        if self._plan.fleet_name is not None:
+            lives.append(self._keep("fleet", self._live_fleet, self._stop))
         if self._plan.role != "front":  # it outlasts a stop of the server
             lives.append(self._agent.run())
         if self._relay is not None:
@@ -158,6 +162,19 @@ class Supervisor:
         finally:
             self._front_ready.clear()
             front.close()
+
+    async def _live_fleet(self) -> str:
+        await self._broker_ready.wait()
+        if self._stop.is_set():
+            return "stopped"
+        fleet = self._fleet
+        await fleet.start(self._plan.fleet)
+        try:
+            if await fleet.ready():
+                logger.info("fleet ready, pid %d", fleet.pid)
+            return describe_exit(await fleet.exited)
+        finally:
+            fleet.close()
 
     async def _keep_group(self, index: int) -> None:
         # Epochs rise over restarts of the launcher, too.
@@ -232,29 +249,35 @@ class Supervisor:
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_stop_order, number.name)
+            loop.add_signal_handler(number, self._on_signal, number.name)
         loop.add_signal_handler(
             signal.SIGHUP, logger.warning, "SIGHUP ignored; SIGTERM stops the server"
         )
 
-    def _on_stop_order(self, by: str) -> None:
-        if self._stop.is_set():
+    def _on_signal(self, by: str) -> None:
+        if self._is_signalled:
             logger.warning("%s again: ending everything at once", by)
             self._stop_now.set()
-        else:
-            logger.info("%s: stopping; once more ends everything at once", by)
-            self._stop.set()
+        self._is_signalled = True
+        self._begin_stop(by)
 
     def _on_drain_order(self) -> None:
-        # It may come twice, and must not count as impatience.
+        self._begin_stop("drain")
+
+    def _begin_stop(self, by: str) -> None:
+        # A drain and the signal of a service manager that follows it are no impatience.
         if not self._stop.is_set():
-            self._on_stop_order("drain")
+            logger.info("%s: stopping; a second signal ends everything at once", by)
+            self._stop.set()
 
     async def _stop_all(self, group_keepers: "list[asyncio.Task[None]]") -> None:
         """Stop in the order in which nothing is lost: jobs, ranks, front, broker."""
         agent = self._agent
         drain = agent.drain if self._plan.role == "server" else agent.drain_groups
-        await self._unless_now(drain(), self._plan.options.drain_timeout)
+        drain_s = self._plan.options.drain_timeout
+        # Its groups drain as any that have joined: each has these seconds for itself, from now on.
+        fleet = asyncio.create_task(end_process(self._fleet, drain_s + 2 * _GRACE_S))
+        await self._unless_now(drain(), drain_s)
         lives = list(self._lives.values())
         leaving = asyncio.gather(*(life.ask_to_leave() for life in lives))
         await self._unless_now(leaving, _GRACE_S)
@@ -263,6 +286,8 @@ class Supervisor:
         if group_keepers:
             # They tell the broker, if there is one, that their groups are gone.
             await asyncio.wait(group_keepers, timeout=_FAREWELL_S)
+        await self._unless_now(fleet, 2 * _GRACE_S)
+        await end_process(self._fleet, 0)
         self._groups_ended.set()
         for child in (self._front, self._broker):
             await self._unless_now(end_process(child, _GRACE_S), 2 * _GRACE_S)

@@ -1,0 +1,173 @@
+"""A server whose groups are placed by Ray: real nodes, real ranks on processors."""
+
+import asyncio
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from launcher.findings import Finding
+from launcher.options import Options
+from launcher.preflight import Folders
+from launcher.ray_check import check_cluster
+from tests.free_port import free_port
+from tests.ray_engine.cluster import NPROC, RayCluster
+from tests.running_server import ROOT, Caller, RunningServer, calling, until
+
+pytestmark = pytest.mark.ray
+
+PLACE_LIMIT_S = 60.0
+LOAD_LIMIT_S = 180.0
+GONE_LIMIT_S = 20.0
+NUM_STEPS, LOST_AT, CHECKPOINT_STEPS = 40, 9, 2
+
+
+class Fleet:
+    """The options of a server with groups in a cluster."""
+
+    def __init__(self, cluster: RayCluster, model: Path, state_dir: Path, groups: int) -> None:
+        self.state_dir = state_dir
+        self.address = cluster.address
+        self.flags = [
+            *("--engine", "ray", "--ray-address", cluster.address),
+            *("--listen", f"tcp://127.0.0.1:{free_port()}"),
+            *("--groups", str(groups), "--nproc", str(NPROC), "--device", "cpu"),
+            *(
+                "--model-path",
+                str(model),
+                "--port",
+                "0",
+                "--checkpoint-steps",
+                str(CHECKPOINT_STEPS),
+            ),
+        ]
+
+    def start(self) -> RunningServer:
+        """Start the server, and wait for nothing."""
+        return RunningServer(self.state_dir, *self.flags, command=["launch.py"])
+
+    async def nodes_of_groups(self) -> dict[str, str]:
+        """Return the name of the node that each group is on."""
+        options = Options(ray_address=self.address)
+        folders = Folders.under(str(self.state_dir))
+        cluster = await asyncio.to_thread(check_cluster, options, folders)
+        return {place.group: place.node.name for place in cluster.placements if place.node}
+
+    async def examine(self, *flags: str) -> list[Finding]:
+        """Return what the doctor finds."""
+        command = [sys.executable, "-m", "http_front.cli", "doctor", "--json", *self.flags, *flags]
+        command += ["--state-dir", str(self.state_dir)]
+        answer = await asyncio.to_thread(
+            subprocess.run, command, cwd=ROOT, capture_output=True, check=False
+        )
+        return msgspec.json.decode(answer.stdout, type=dict[str, list[Finding]])["findings"]
+
+
+@asynccontextmanager
+async def running(fleet: Fleet) -> AsyncIterator[RunningServer]:
+    """Start a server; leave nothing of it behind."""
+    server = fleet.start()
+    try:
+        await server.wait_until_ready()
+        yield server
+    finally:
+        server.end()
+
+
+async def health(caller: Caller) -> dict[str, Any]:
+    async with caller.session.get("/health") as response:
+        told: dict[str, Any] = await response.json()
+        return told
+
+
+async def until_healthy(caller: Caller, ready_groups: int, running: int = 0) -> None:
+    """Return when so many groups are ready, and so many jobs run."""
+    async with asyncio.timeout(LOAD_LIMIT_S):
+        while True:
+            told = await health(caller)
+            if (told.get("ready_groups"), told.get("running")) == (ready_groups, running):
+                return
+            await asyncio.sleep(0.05)
+
+
+async def submit(caller: Caller, seed: int) -> str:
+    return await caller.submit(seed=str(seed), infer_steps=str(NUM_STEPS))
+
+
+async def video(caller: Caller, job_id: str) -> bytes:
+    """Return the video of a job that has succeeded."""
+    async with caller.session.get(f"/videos/{job_id}.mp4") as response:
+        assert response.status == 200
+        return await response.read()
+
+
+async def run_two(caller: Caller, *seeds: int) -> list[str]:
+    """Have both groups run a job at the same time; return the jobs."""
+    jobs = [await submit(caller, seed) for seed in seeds]
+    await until_healthy(caller, ready_groups=2, running=2)
+    for job_id in jobs:
+        await caller.wait_for(job_id, LOAD_LIMIT_S, status="Succeed", attempt=1)
+    return jobs
+
+
+async def test_the_job_of_a_lost_node_goes_on_elsewhere_and_the_node_is_used_when_it_returns(
+    cluster: RayCluster, model: Path, tmp_path: Path
+) -> None:
+    fleet = Fleet(cluster, model, tmp_path / "state", groups=2)
+    async with running(fleet) as server, calling(server) as caller:
+        await until_healthy(caller, ready_groups=2)
+        undisturbed, _ = await run_two(caller, 7, 8)
+
+        nodes = await fleet.nodes_of_groups()
+        disturbed = await submit(caller, 7)
+        await caller.wait_for(disturbed, LOAD_LIMIT_S, stage="denoise", step=LOST_AT)
+        begun = await server.wait_until_logged(f"[{disturbed}] InProgress, attempt 1 on group ")
+        lost = begun.split()[-1]
+        cluster.lose_node(nodes[lost])
+        await caller.wait_for(disturbed, LOAD_LIMIT_S, status="Succeed", attempt=2)
+        assert await video(caller, disturbed) == await video(caller, undisturbed)
+        assert re.findall(r"goes on after step (\d+)", cluster.log())
+        await server.wait_until_logged(f"group {lost} waits for a node with {NPROC} CPU")
+
+        cluster.return_node()
+        await until_healthy(caller, ready_groups=2)
+        await run_two(caller, 9, 10)
+        assert await server.stop() == 0
+    assert cluster.pids_of_groups() == []
+
+
+async def test_a_launcher_that_is_killed_leaves_nothing_on_any_node(
+    cluster: RayCluster, model: Path, tmp_path: Path
+) -> None:
+    """The doctor sees, before, which groups have a place, and which wait for one."""
+    fleet = Fleet(cluster, model, tmp_path / "state", groups=3)
+    async with running(fleet) as server:
+        await until(lambda: len(cluster.pids_of_groups()) >= 2 * NPROC, PLACE_LIMIT_S)
+        line = await server.wait_until_logged(f" waits for a node with {NPROC} CPU")
+        found = [one for one in await fleet.examine() if one.topic in ("ray", "placement")]
+        server.process.kill()
+        await server.wait_until_gone(GONE_LIMIT_S)
+        await until(lambda: not cluster.pids_of_groups(), GONE_LIMIT_S)
+    waiting = line.split(" group ")[1].split()[0]
+    told = sorted((one.level, one.message.partition(" on node ")[0]) for one in found)
+    others = sorted({"ray0-g0", "ray1-g0", "ray2-g0"} - {waiting})
+    assert told == [
+        *(("ok", f"group {group} is") for group in others),
+        ("warning", "3 nodes hold 2 groups of 4 CPU; 1 will wait"),
+        ("warning", f"group {waiting} waits for a node with 4 CPU"),
+    ]
+
+
+async def test_nodes_that_are_too_small_are_told(
+    cluster: RayCluster, model: Path, tmp_path: Path
+) -> None:
+    found = await Fleet(cluster, model, tmp_path / "state", groups=1).examine("--nproc", "8")
+    (told,) = (one for one in found if one.topic == "ray")
+    assert told.level == "error"
+    assert told.message == "none of 3 nodes can hold groups of 8 CPU; the largest has 4"
