@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo serve test test-all test-browser chaos fuzz audit check format clean
+.PHONY: install demo serve test test-all test-browser test-ray chaos fuzz audit check format clean
 
 install: $(INSTALLED)
 
@@ -24,10 +24,14 @@ serve: install
 	$(BIN)/python launch.py --demo --nproc 8 --state-dir demo-state
 
 test: install
-	$(BIN)/python -m pytest -m "not full and not accelerator and not browser"
+	$(BIN)/python -m pytest -m "not full and not accelerator and not browser and not ray"
 
 test-all: install
-	$(BIN)/python -m pytest -m "not accelerator and not browser"
+	$(BIN)/python -m pytest -m "not accelerator and not browser and not ray"
+
+test-ray: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[ray]'
+	$(BIN)/python -m pytest -m ray tests/ray_engine
 
 test-browser: install
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[browser]'

@@ -229,8 +229,6 @@ class Command(msgspec.Struct, frozen=True):
             raise OptionsError(f"launch.py {self.role} needs --join tcp://HOST:PORT")
         if self.role != "server" and self.options.listen is not None:
             raise OptionsError(f"--listen is for a server; launch.py {self.role} joins one")
-        if self.role != "server" and self.options.engine != "local":
-            raise OptionsError(f"--engine is for a server; launch.py {self.role} joins one")
 
     @property
     def has_front(self) -> bool:

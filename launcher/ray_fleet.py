@@ -22,7 +22,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util import get_node_ip_address, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from broker import child
+from broker.child import begin, report
 from broker.protocol import GroupLost, group_reports
 from broker.sockets import connect_dealer
 from launcher.ray_cluster import ClusterError, connected, look, placement_name
@@ -203,13 +203,13 @@ def _in_short(error: RayError) -> str:
 def main() -> int:
     """Return 0 after a stop; as long as the cluster does not answer, ask it again."""
     config = msgspec.json.decode(sys.argv[1], type=FleetConfig)
-    child.begin("fleet", config.parent_pid, config.group.log_format)
+    begin("fleet", config.parent_pid, config.group.log_format)
     with zmq.Context() as context, context.socket(zmq.DEALER) as broker:
         connect_dealer(broker, config.groups_address, "fleet")
         while True:
             try:
                 with connected(config.group.ray_address):
-                    child.report(config.ready_fd, "ready")
+                    report(config.ready_fd, "ready")
                     asyncio.run(Fleet(config, look(config.server), broker).run())
                     return 0
             except ClusterError as error:

@@ -86,6 +86,16 @@ def test_only_the_device_file_names_devices() -> None:
         assert not words & {"npu", "cuda", "torch_npu", "hccl", "nccl"}, path
 
 
+def test_only_processes_of_their_own_import_ray() -> None:
+    """Ray has threads and signal handlers that the launcher could not live with."""
+    users = {p.name for p in product_files() if "ray" in imported(ast.parse(p.read_text()))}
+    assert users == {"ray_cluster.py", "ray_fleet.py"}
+    for path in product_files():
+        if path.name != "ray_fleet.py":
+            names = set(imported(ast.parse(path.read_text())))
+            assert not names & {"launcher.ray_cluster", "launcher.ray_fleet"}, path
+
+
 def test_packages_import_nothing_by_themselves() -> None:
     for folder in FORBIDDEN:
         tree = ast.parse((ROOT / folder / "__init__.py").read_text())

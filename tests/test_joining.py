@@ -168,6 +168,23 @@ async def test_a_drain_of_the_server_stops_its_groups_everywhere(tmp_path: Path)
         assert front.process.poll() is None
 
 
+async def test_a_signal_that_follows_a_drain_is_no_impatience(tmp_path: Path) -> None:
+    """Seen to fail where any second order to stop counts as one: the job is run twice."""
+    async with (
+        open_site(tmp_path, groups=0, num_steps=50) as site,
+        joined(site, "group", "far") as far,
+        calling(site.server.life) as caller,
+    ):
+        job_id = await caller.submit()
+        await caller.wait_for(job_id, stage="denoise")
+        async with caller.session.post("/admin/drain"):
+            await far.wait_until_logged("drain: stopping")
+        far.process.send_signal(signal.SIGTERM)
+        await caller.wait_for(job_id, status="Succeed", attempt=1)
+        assert await asyncio.to_thread(far.process.wait, LOG_LIMIT_S) == 0
+    assert "ending everything" not in far.log()
+
+
 async def test_a_client_submits_at_one_front_and_watches_at_another(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         site = await stack.enter_async_context(open_site(tmp_path))

@@ -4,11 +4,13 @@ import msgspec
 
 from broker.commands import Command, ToGroup, ToLauncher
 from broker.job import GroupShape, JobState
+from broker.peers import Peers
 from broker.protocol import (
     CancelRun,
     DrainGroup,
     ErrorCode,
     GroupDrained,
+    GroupLost,
     GroupStarted,
     JobStopped,
     Refused,
@@ -116,6 +118,32 @@ def test_the_job_of_a_lost_machine_goes_on_elsewhere() -> None:
     scene.finish(scene.lease(first))
     scene.wait(10, beats_of=["near"])
     assert scene.lease(second).group == "near"
+
+
+def test_the_job_of_a_machine_that_is_known_to_be_lost_does_not_wait_for_its_silence() -> None:
+    """Seen to fail without `GroupLost` in `Lives`."""
+    scene = gathered()
+    scene.group("near")
+    scene.group("far")
+    jobs = [scene.job(), scene.job()]
+    leases = {scene.start(job_id).group: job_id for job_id in jobs}
+    scene.handle(GroupLost(group="far"))
+    assert scene.view(leases["far"]).state is JobState.IN_QUEUE
+    assert scene.view(leases["near"]).state is JobState.IN_PROGRESS
+    scene.handle(GroupLost(group="far"))
+    scene.finish(scene.lease(leases["near"]))
+    scene.wait(10, beats_of=["near"])
+    assert scene.lease(leases["far"]).group == "near"
+
+
+def test_a_lost_group_may_begin_again_on_a_machine_whose_clock_is_behind() -> None:
+    """Seen to fail with the peers of a lost group remembered."""
+    peers = Peers()
+    later, earlier = (GroupStarted(group="a", epoch=epoch, world_size=8) for epoch in (2, 1))
+    assert peers.admit(b"lost", later)
+    assert not peers.admit(b"new", earlier)
+    assert peers.admit(b"fleet", GroupLost(group="a"))
+    assert peers.admit(b"new", earlier)
 
 
 def test_a_lost_machine_that_comes_back_leaves_its_old_run_and_serves_again() -> None:

@@ -41,6 +41,10 @@ def test_switches_can_be_turned_on_and_off() -> None:
         (["group"], {}, "launch.py group needs --join tcp://HOST:PORT"),
         (["front", "--groups", "1"], {}, "launch.py front needs --join tcp://HOST:PORT"),
         (["--join", "tcp://a:1"], {}, "--join is for `launch.py group` and `launch.py front`"),
+        (["--engine", "ray"], {}, "engine is ray, and without listen its groups cannot join"),
+        (["--ray-address", "ray://a:1"], {}, "give HOST:PORT of the cluster"),
+        (["--name", "a/b"], {}, "--name is 'a/b': expected `str` matching regex"),
+        (["group", "--join", "tcp://a:1", "--engine", "ray"], {}, "engine is ray, and without"),
         (["group", "--join", "tcp://a:1", "--listen", "tcp://b:1"], {}, "--listen is for a server"),
     ],
 )

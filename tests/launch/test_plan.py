@@ -39,3 +39,25 @@ def test_only_a_server_that_none_can_join_knows_all_its_groups(tmp_path: Path) -
 
 def test_a_group_that_joins_is_named_after_its_machine(tmp_path: Path) -> None:
     assert make_plan(tmp_path, Options(), "node7-3fa2").group(0, 1).group == "node7-3fa2-g0"
+
+
+def test_a_group_that_ray_places_is_told_all_but_what_only_its_node_knows(tmp_path: Path) -> None:
+    told = Options(
+        engine="ray",
+        groups=3,
+        nproc=4,
+        listen="tcp://127.0.0.1:5570",
+        model_path="model",
+        checkpoint_steps=2,
+        api_keys="keys.json",
+    )
+    plan = structs.replace(make_plan(tmp_path, told), fleet_name="here-1")
+    assert plan.num_groups == 0
+    config = plan.fleet(ready_fd=0)
+    assert (config.server, config.num_groups, config.peer_keys) == ("here-1", 3, None)
+    group = config.group
+    assert (group.engine, group.groups, group.nproc, group.checkpoint_steps) == ("local", 1, 4, 2)
+    assert (group.join, group.listen, group.api_keys) == (told.listen, None, None)
+    assert (group.files_dir, group.model_path) == (str(tmp_path), str(Path("model").resolve()))
+    demo = structs.replace(plan, options=Options(engine="ray", listen=told.listen, demo=True))
+    assert demo.fleet(ready_fd=0).group.demo
