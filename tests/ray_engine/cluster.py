@@ -41,9 +41,10 @@ class RayCluster:
         """Have a node join, as when the machine is started again."""
         self._nodes.append(self._cluster.add_node(num_cpus=NPROC))
 
-    def pids_of_groups(self) -> list[int]:
-        """Return the launchers and ranks that run on the nodes."""
-        return [pid for pid, words in self._processes() if b"launch" in words or b"ranks" in words]
+    def pids_of_groups(self, *parts: str) -> list[int]:
+        """Return what runs on the nodes of `launch`, the groups' launchers, and of `ranks`."""
+        wanted = {part.encode() for part in parts or ("launch", "ranks")}
+        return [pid for pid, words in self._processes() if wanted.intersection(words)]
 
     def log(self) -> str:
         """Return all that groups have logged on the nodes."""

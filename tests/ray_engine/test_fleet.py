@@ -1,7 +1,9 @@
 """A server whose groups are placed by Ray: real nodes, real ranks on processors."""
 
 import asyncio
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -137,18 +139,25 @@ async def test_the_job_of_a_lost_node_goes_on_elsewhere_and_the_node_is_used_whe
         cluster.return_node()
         await until_healthy(caller, ready_groups=2)
         await run_two(caller, 9, 10)
-        assert await server.stop() == 0
+
+        last = await submit(caller, 11)
+        await caller.wait_for(last, LOAD_LIMIT_S, stage="denoise")
+        assert await server.stop(LOAD_LIMIT_S) == 0
+    assert f"[{last}] Succeed" in server.log()
     assert cluster.pids_of_groups() == []
 
 
 async def test_a_launcher_that_is_killed_leaves_nothing_on_any_node(
     cluster: RayCluster, model: Path, tmp_path: Path
 ) -> None:
-    """The doctor sees, before, which groups have a place, and which wait for one."""
+    """Before, one group is killed alone, and the doctor asked which have a place."""
     fleet = Fleet(cluster, model, tmp_path / "state", groups=3)
     async with running(fleet) as server:
         await until(lambda: len(cluster.pids_of_groups()) >= 2 * NPROC, LOAD_LIMIT_S)
         line = await server.wait_until_logged(f" waits for a node with {NPROC} CPU")
+        os.kill(cluster.pids_of_groups("launch")[0], signal.SIGKILL)
+        await server.wait_until_logged(" was ended by SIGKILL: ")
+        await until(lambda: server.log().count(" is on node ") == 3, LOAD_LIMIT_S)
         found = [one for one in await fleet.examine() if one.topic in ("ray", "placement")]
         server.process.kill()
         await server.wait_until_gone(GONE_LIMIT_S)
