@@ -88,7 +88,7 @@ class Fleet:
         """Have a group placed and run, and after a pause again whenever it has ended."""
         policy = RestartPolicy()
         order = msgspec.json.encode(self._orders[group])
-        while True:
+        while not self._stop.is_set():
             with self._placed(group) as actor:
                 reason = await _run(actor, order)
             if self._stop.is_set():
@@ -135,11 +135,12 @@ class Fleet:
 
     def _note(self, before: Placement | None, now: Placement) -> None:
         self._placements[now.group] = now
-        if before is not None and before.node is not None and before.node != now.node:
-            logger.error("group %s: node %s is lost", now.group, before.node.address)
-            self._tell_lost(now.group)
-        if before == now:
+        was, now_on = (None if one is None else one.node for one in (before, now))
+        if before is not None and was == now_on:
             return
+        if was is not None:
+            logger.error("group %s: node %s is lost", now.group, was.address)
+            self._tell_lost(now.group)
         if now.node is None:
             logger.warning("group %s waits for a node with %s", now.group, now.needs)
         else:
@@ -180,12 +181,12 @@ def _orders(config: FleetConfig, resource: str) -> Iterator[tuple[str, GroupOrde
     for index in range(config.num_groups):
         name = f"ray{index}"
         options = structs.replace(
-            config.group, name=name, device=device, join=_from_elsewhere(str(config.group.join))
+            config.group, name=name, device=device, join=join_address(str(config.group.join))
         )
         yield f"{name}-g0", GroupOrder(server=config.server, options=options, keys=keys)
 
 
-def _from_elsewhere(listen: str) -> str:
+def join_address(listen: str) -> str:
     """Return where the server is found that listens there: every address is none to connect to."""
     scheme, _, place = listen.partition("://")
     host, _, port = place.rpartition(":")

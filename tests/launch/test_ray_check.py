@@ -16,6 +16,7 @@ OPTIONS = Options(engine="ray", listen="tcp://127.0.0.1:5570")
 
 def test_without_the_extra_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [])  # a Python with nothing installed
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
     folders = Folders.under(str(tmp_path))
     with pytest.raises(StartError, match=r"^--engine ray: Ray is not installed; "):
         check_cluster(OPTIONS, folders)

@@ -7,7 +7,6 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ray.cluster_utils import Cluster
@@ -73,15 +72,12 @@ def ray_cluster() -> Iterator[RayCluster]:
     """Start a cluster; leave nothing of it behind."""
     folder = Path(tempfile.mkdtemp(prefix="wr"))
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in _variables(folder).items():
-            patch.setenv(name, value)
+        for name in ("TMPDIR", "RAY_TMPDIR"):
+            patch.setenv(name, str(folder))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         cluster = RayCluster(folder)
-    try:
-        yield cluster
-    finally:
-        cluster.end()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _variables(folder: Path) -> dict[str, Any]:
-    return {"TMPDIR": str(folder), "RAY_TMPDIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0"}
+        try:
+            yield cluster
+        finally:
+            cluster.end()
+            shutil.rmtree(folder, ignore_errors=True)

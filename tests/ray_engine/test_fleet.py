@@ -13,11 +13,14 @@ from typing import Any
 
 import msgspec
 import pytest
+from ray.util import get_node_ip_address
 
+from broker.curve import make_keys
 from launcher.findings import Finding
 from launcher.options import Options
 from launcher.preflight import Folders
 from launcher.ray_check import check_cluster
+from launcher.ray_fleet import join_address
 from tests.free_port import free_port
 from tests.ray_engine.cluster import NPROC, RayCluster
 from tests.running_server import ROOT, Caller, RunningServer, calling, until
@@ -35,9 +38,10 @@ class Fleet:
     def __init__(self, cluster: RayCluster, model: Path, state_dir: Path, groups: int) -> None:
         self.state_dir = state_dir
         self.address = cluster.address
+        keys, _ = make_keys(state_dir.parent / "keys")
         self.flags = [
             *("--engine", "ray", "--ray-address", cluster.address),
-            *("--listen", f"tcp://127.0.0.1:{free_port()}"),
+            *("--listen", f"tcp://127.0.0.1:{free_port()}", "--curve-keys", str(keys)),
             *("--groups", str(groups), "--nproc", str(NPROC), "--device", "cpu"),
             *(
                 "--model-path",
@@ -123,6 +127,7 @@ async def test_the_job_of_a_lost_node_goes_on_elsewhere_and_the_node_is_used_whe
     fleet = Fleet(cluster, model, tmp_path / "state", groups=2)
     async with running(fleet) as server, calling(server) as caller:
         await until_healthy(caller, ready_groups=2)
+        assert len(cluster.pids_of_groups("ranks")) >= 2 * NPROC
         undisturbed, _ = await run_two(caller, 7, 8)
 
         nodes = await fleet.nodes_of_groups()
@@ -179,3 +184,10 @@ async def test_nodes_that_are_too_small_are_told(
     (told,) = (one for one in found if one.topic == "ray")
     assert told.level == "error"
     assert told.message == "none of 3 nodes can hold groups of 8 CPU; the largest has 4"
+
+
+def test_groups_join_a_server_that_listens_everywhere_at_the_address_of_its_node() -> None:
+    assert join_address("tcp://127.0.0.1:5570") == "tcp://127.0.0.1:5570"
+    for everywhere in ("0.0.0.0", "*"):
+        expected = f"tcp://{get_node_ip_address()}:5570"
+        assert join_address(f"tcp://{everywhere}:5570") == expected
