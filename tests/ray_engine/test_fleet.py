@@ -155,15 +155,15 @@ async def test_the_job_of_a_lost_node_goes_on_elsewhere_and_the_node_is_used_whe
 async def test_a_launcher_that_is_killed_leaves_nothing_on_any_node(
     cluster: RayCluster, model: Path, tmp_path: Path
 ) -> None:
-    """Before, one group is killed alone, and the doctor asked which have a place."""
+    """Before, the doctor is asked which groups have a place, and one of them is killed alone."""
     fleet = Fleet(cluster, model, tmp_path / "state", groups=3)
     async with running(fleet) as server:
         await until(lambda: len(cluster.pids_of_groups()) >= 2 * NPROC, LOAD_LIMIT_S)
         line = await server.wait_until_logged(f" waits for a node with {NPROC} CPU")
+        found = [one for one in await fleet.examine() if one.topic in ("ray", "placement")]
         os.kill(cluster.pids_of_groups("launch")[0], signal.SIGKILL)
         await server.wait_until_logged(" was ended by SIGKILL: ")
         await until(lambda: server.log().count(" is on node ") == 3, LOAD_LIMIT_S)
-        found = [one for one in await fleet.examine() if one.topic in ("ray", "placement")]
         server.process.kill()
         await server.wait_until_gone(GONE_LIMIT_S)
         await until(lambda: not cluster.pids_of_groups(), GONE_LIMIT_S)
