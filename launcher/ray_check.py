@@ -69,6 +69,10 @@ def examine_cluster(options: Options, folders: Folders) -> Iterator[Finding]:
     """Look at the cluster: has it room for the groups, and where are they if the server runs."""
     try:
         peer_keys(options)
+    except StartError as fault:
+        yield error("ray", str(fault), "wan keys curve keys")
+        return
+    try:
         cluster = check_cluster(options, folders)
     except RayMissingError as fault:
         yield error("ray", str(fault), _INSTALL)
@@ -89,13 +93,12 @@ def _examine_room(options: Options, cluster: Cluster) -> Finding:
     room = sum(int(count // options.nproc) for count in counts)
     needs = f"groups of {options.nproc} {resource}"
     if room == 0:
-        most = max(counts, default=0)
-        message = f"none of {len(counts)} nodes can hold {needs}; the largest has {most:g}"
+        message = f"no node can hold {needs}; the largest has {max(counts, default=0):g}"
         return error("ray", message, "ray status")
+    found = f"room for {min(room, options.groups)} of {options.groups} {needs}"
     if room < options.groups:
-        message = f"{len(counts)} nodes hold {room} {needs}; {options.groups - room} will wait"
-        return warning("ray", message, "ray status")
-    return ok("ray", f"{len(counts)} nodes hold {room} {needs}; {options.groups} are wanted")
+        return warning("ray", f"{found}; the others will wait", "ray status")
+    return ok("ray", found)
 
 
 def _examine_reach(options: Options, cluster: Cluster) -> Iterator[Finding]:

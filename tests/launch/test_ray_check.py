@@ -33,6 +33,8 @@ def test_groups_get_the_keys_that_lie_beside_those_of_the_server(tmp_path: Path)
     (peer / "broker.key").unlink()
     with pytest.raises(StartError, match=rf"keys in {peer}, and there is no broker\.key"):
         peer_keys(options)
+    (found,) = examine_cluster(options, Folders.under(str(tmp_path)))
+    assert (found.level, found.mend) == ("error", "wan keys curve keys")
 
 
 def test_auto_is_the_first_kind_of_device_that_a_node_has() -> None:

@@ -172,7 +172,7 @@ async def test_a_launcher_that_is_killed_leaves_nothing_on_any_node(
     others = sorted({"ray0-g0", "ray1-g0", "ray2-g0"} - {waiting})
     assert told == [
         *(("ok", f"group {group} is") for group in others),
-        ("warning", "3 nodes hold 2 groups of 4 CPU; 1 will wait"),
+        ("warning", "room for 2 of 3 groups of 4 CPU; the others will wait"),
         ("warning", f"group {waiting} waits for a node with 4 CPU"),
     ]
 
@@ -183,7 +183,7 @@ async def test_nodes_that_are_too_small_are_told(
     found = await Fleet(cluster, model, tmp_path / "state", groups=1).examine("--nproc", "8")
     (told,) = (one for one in found if one.topic == "ray")
     assert told.level == "error"
-    assert told.message == "none of 3 nodes can hold groups of 8 CPU; the largest has 4"
+    assert told.message == "no node can hold groups of 8 CPU; the largest has 4"
 
 
 def test_groups_join_a_server_that_listens_everywhere_at_the_address_of_its_node() -> None:
