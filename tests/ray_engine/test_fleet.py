@@ -172,8 +172,8 @@ async def test_a_launcher_that_is_killed_leaves_nothing_on_any_node(
     others = sorted({"ray0-g0", "ray1-g0", "ray2-g0"} - {waiting})
     assert told == [
         *(("ok", f"group {group} is") for group in others),
-        ("warning", "room for 2 of 3 groups of 4 CPU; the others will wait"),
         ("warning", f"group {waiting} waits for a node with 4 CPU"),
+        ("warning", "room for 2 of 3 groups of 4 CPU; the others will wait"),
     ]
 
 
