@@ -193,6 +193,30 @@ def test_a_journal_of_an_earlier_version_is_brought_to_this_one(path: Path, vers
     assert journal._connection.pragma("user_version") == SCHEMA_VERSION
 
 
+def test_attempts_that_were_lost_before_they_were_counted_are_counted_now(path: Path) -> None:
+    """Seen to fail without the update: a job that ends its group is tried five times."""
+    old = apsw.Connection(str(path))
+    for migration in schema._MIGRATIONS[:5]:
+        old.execute(migration)
+    old.pragma("user_version", 5)
+    for number, state, group in ((1, "InQueue", None), (2, "InProgress", "a"), (3, "Failed", None)):
+        old.execute(
+            "INSERT INTO jobs (number, job_id, spec, image, state, attempt, group_name, epoch, seq,"
+            " progress, created_at, updated_at) VALUES (?, ?, ?, ?, ?, 2, ?, ?, 1, 0.0, 1.0, 1.0)",
+            (
+                number,
+                str(number),
+                msgspec.json.encode(SPEC).decode(),
+                IMAGE,
+                state,
+                group,
+                group and 1,
+            ),
+        )
+    old.close()
+    assert [found.num_lost for found in Journal(path).load()] == [2, 1, 0]
+
+
 def test_a_migration_that_fails_leaves_the_journal_as_it_was(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
