@@ -97,6 +97,7 @@ def test_the_latest_of_the_less_urgent_runs_leaves_and_comes_back_to_its_place()
     """Seen to fail with the earliest sent away, and with its place lost."""
     scene, (_, second) = busy(0, 0)
     behind = scene.job()
+    scene.now_s += 1.0
     urgent, commands = scene.submit(priority=1)
     assert preempted(commands) == [second]
     assert leave(scene, second) == [urgent]
