@@ -16,9 +16,9 @@ from broker.errors import (
     StateDirInUseError,
     UnfitStateDirError,
 )
-from broker.files import StateDir
 from broker.journal import Journal
 from broker.server import Broker
+from broker.state_dir import StateDir
 
 EXIT_STATE_DIR = 75
 EXIT_JOURNAL = 70
@@ -32,10 +32,9 @@ def main() -> int:
     child.begin("broker", config.parent_pid, config.log_format)
     child.allow_many_files()
     try:
-        files_dir = None if config.files_dir is None else Path(config.files_dir)
-        state_dir = StateDir(Path(config.state_dir), files_dir)
+        state_dir = StateDir(Path(config.state_dir))
         journal = Journal(state_dir.journal)
-        asyncio.run(_serve(config, state_dir, journal))
+        asyncio.run(_serve(config, journal))
     except (StateDirInUseError, UnfitStateDirError) as error:
         logger.error("%s", error)
         return EXIT_STATE_DIR
@@ -46,8 +45,8 @@ def main() -> int:
     return 0
 
 
-async def _serve(config: BrokerConfig, state_dir: StateDir, journal: Journal) -> None:
-    broker = Broker(config, state_dir, journal)
+async def _serve(config: BrokerConfig, journal: Journal) -> None:
+    broker = Broker(config, journal)
     loop = asyncio.get_running_loop()
     stopping: list[asyncio.Task[None]] = []
     for number in (signal.SIGTERM, signal.SIGINT):

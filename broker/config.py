@@ -12,8 +12,8 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     state_dir: str
     """Holds `jobs.sqlite3`, on a local disk."""
-    files_dir: str | None = None
-    """Holds `inputs/`, `videos/` and `checkpoints/`, where other machines share them; None is the
+    store: str | None = None
+    """Holds `inputs/`, `videos/` and `checkpoints/`: a folder or `s3://BUCKET/PREFIX`; None is the
     state directory."""
     addresses: Addresses
     listen: Addresses | None = None

@@ -120,8 +120,10 @@ class Runs:
         if job is None:
             return
         done = fraction_done(report.stage, report.step, report.num_steps)
+        run.delayed = False  # whatever it waited for is there
         changed = job.changed(
             now_s,
+            reason=None,
             stage=report.stage,
             step=report.step,
             num_steps=report.num_steps,

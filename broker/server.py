@@ -30,10 +30,10 @@ from broker.curve import Gatekeeper
 from broker.dispatch import Dispatcher
 from broker.drops import Drops
 from broker.errors import JournalFullError
-from broker.files import StateDir
 from broker.history import History
 from broker.job import JobState
 from broker.journal import Journal
+from broker.keeper import Keeper
 from broker.peers import Peers
 from broker.protocol import (
     BackUp,
@@ -77,6 +77,7 @@ from broker.protocol import (
     rank_beats,
 )
 from broker.sockets import bind_router, bind_sub, bind_xpub, split_keys
+from broker.store import open_store
 from broker.worker import STORAGE_FULL, Client, Worker
 
 logger = logging.getLogger(__name__)
@@ -109,16 +110,13 @@ class Broker:
 
     Args:
         config: Addresses and limits.
-        state_dir: The locked state directory.
-        journal: The open journal in it.
+        journal: The open journal in the locked state directory.
     """
 
-    def __init__(self, config: BrokerConfig, state_dir: StateDir, journal: Journal) -> None:
+    def __init__(self, config: BrokerConfig, journal: Journal) -> None:
         self._config = config
-        self._state_dir = state_dir
         self._clock = SteadyClock()
         jobs = journal.load()
-        state_dir.sweep(jobs)
         now_s = self._clock()
         with suppress(JournalFullError):
             journal.forget_history(now_s)
@@ -135,7 +133,9 @@ class Broker:
         )
         self._history = History(self._dispatcher.views(now_s))
         self._peers = Peers()
-        self._worker = Worker(self._dispatcher, journal, state_dir, self._carry_out, self._clock)
+        self._keeper = Keeper(open_store(config.store or config.state_dir), self._dispatcher)
+        self._keeper.begin()
+        self._worker = Worker(self._dispatcher, journal, self._keeper, self._carry_out, self._clock)
         self._context = zmq.asyncio.Context()
         self._gatekeeper = Gatekeeper(self._context)
         self._requests = self._context.socket(zmq.ROUTER)
@@ -155,6 +155,7 @@ class Broker:
             logger.info("ready")
             await self._serve()
         finally:
+            self._keeper.close()
             self._gatekeeper.close()
             # What was sent last gets a moment to leave.
             self._context.destroy(linger=1000)
@@ -186,6 +187,7 @@ class Broker:
         # No receive is ever cancelled while its message matters: that would lose messages.
         tasks = [
             asyncio.create_task(self._worker.run()),
+            asyncio.create_task(self._keeper.run()),
             asyncio.create_task(self._tick()),
             asyncio.create_task(_read(self._requests, self._on_request)),
             asyncio.create_task(_read(self._groups, self._on_report)),
@@ -239,7 +241,7 @@ class Broker:
             case TakeCallback() | EndCallback() | BackUp():
                 await self._answer(client, await self._ask_journal(request))
             case FindProbe():
-                found = await asyncio.to_thread(self._state_dir.has_probe, request.name)
+                found = await self._keeper.has_probe(request.name)
                 await self._answer(client, ProbeSought(found=found))
             case GetHealth():
                 await self._answer(client, self._dispatcher.health())

@@ -21,8 +21,8 @@ from broker.commands import (
 )
 from broker.dispatch import Dispatcher
 from broker.errors import BackupError, JournalFullError
-from broker.files import StateDir
 from broker.journal import Journal
+from broker.keeper import Keeper
 from broker.log import about_job
 from broker.protocol import (
     BackedUp,
@@ -43,11 +43,6 @@ STORAGE_FULL = Refused(
     message="the server's disk is full; nothing was accepted",
     retry_after_s=30,
 )
-_NO_INPUT = Refused(
-    code=ErrorCode.UNAVAILABLE,
-    message="the image has been removed meanwhile; send it again",
-    retry_after_s=1,
-)
 _INBOX_SIZE = 1000
 
 Result = TypeVar("Result")
@@ -60,11 +55,26 @@ class Client(NamedTuple):
     correlation: bytes
 
 
+class ImagesChecked(NamedTuple):
+    """It is known of new jobs whether their images are there."""
+
+    job_ids: Sequence[str]
+    refused: dict[str, Refused]
+    """Those that cannot be accepted for it."""
+
+
 class Envelope(NamedTuple):
     """An event on its way to the dispatcher; no event is a tick of the clock."""
 
     event: Event | None
     client: Client | None = None
+
+
+class _Arrival(NamedTuple):
+    """A new job that is not in the journal yet, and who waits for what becomes of it."""
+
+    job: Job
+    waiting: list[Envelope]
 
 
 _Task = tuple[Command, Client | None]
@@ -76,7 +86,7 @@ class Worker:
     Args:
         dispatcher: Decides.
         journal: Remembers; used by a thread of its own.
-        state_dir: Holds the files of jobs.
+        keeper: Of the files of jobs.
         carry_out: Sends what the dispatcher wants sent, once all before it is on disk; a reply
             to the client that it is given.
         clock: A time that never goes back.
@@ -86,16 +96,18 @@ class Worker:
         self,
         dispatcher: Dispatcher,
         journal: Journal,
-        state_dir: StateDir,
+        keeper: Keeper,
         carry_out: Callable[[Command, Client | None], Awaitable[None]],
         clock: Callable[[], float],
     ) -> None:
         self._dispatcher = dispatcher
         self._journal = journal
-        self._state_dir = state_dir
+        self._keeper = keeper
         self._carry_out = carry_out
         self._clock = clock
-        self._inbox: asyncio.Queue[Envelope | None] = asyncio.Queue(_INBOX_SIZE)
+        self._inbox: asyncio.Queue[Envelope | ImagesChecked | None] = asyncio.Queue(_INBOX_SIZE)
+        self._arrivals: dict[str, _Arrival] = {}
+        self._checks: set[asyncio.Task[None]] = set()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._stopping = False
         self.is_full = False
@@ -139,19 +151,27 @@ class Worker:
         Raises:
             JournalError: If the journal cannot be trusted any more.
         """
+        is_last = False
         with self._thread:
-            while True:
+            while not (is_last and not self._arrivals):
                 batch = [await self._inbox.get()]
                 while not self._inbox.empty():
                     batch.append(self._inbox.get_nowait())
-                await self._work([envelope for envelope in batch if envelope is not None])
-                if None in batch:
-                    return
+                await self._work(batch)
+                is_last = is_last or None in batch
 
-    async def _work(self, batch: Sequence[Envelope]) -> None:
-        submits = [item for item in batch if isinstance(item.event, SubmitJob)]
-        others = [item for item in batch if not isinstance(item.event, SubmitJob)]
-        tasks = await self._take_in(submits)
+    async def _work(self, batch: Sequence[Envelope | ImagesChecked | None]) -> None:
+        envelopes = [item for item in batch if isinstance(item, Envelope)]
+        submits = [item for item in envelopes if isinstance(item.event, SubmitJob)]
+        others = [item for item in envelopes if not isinstance(item.event, SubmitJob)]
+        tasks, new = self._meet(submits)
+        checked = [item for item in batch if isinstance(item, ImagesChecked)]
+        if new and self._keeper.is_local:
+            checked.append(await self._check(new))
+        elif new:
+            self._check_meanwhile(new)
+        for check in checked:
+            tasks += await self._take_in(check)
         for envelope in others:
             tasks += [(command, envelope.client) for command in self._decide(envelope.event)]
         await self._store([command for command, _ in tasks])
@@ -164,46 +184,65 @@ class Worker:
         with about_job(_job_id(event)):
             return self._dispatcher.handle(event, self._clock())
 
-    async def _take_in(self, submits: Sequence[Envelope]) -> list[_Task]:
-        """Write the new jobs on their own, so that a full disk refuses them and nothing else."""
+    def _meet(self, submits: Sequence[Envelope]) -> tuple[list[_Task], list[Job]]:
+        """Return what follows at once from submissions, and the new jobs, still to be checked."""
         tasks: list[_Task] = []
         new: list[Job] = []
-        undecided: list[tuple[Envelope, str]] = []
         for envelope in submits:
             for command in self._decide(envelope.event):
                 match command:
                     # Its arrival may be what has others saved, as one whose pause is over.
                     case SaveJob() if command.job.job_id == _job_id(envelope.event):
+                        self._arrivals[command.job.job_id] = _Arrival(command.job, [])
                         new.append(command.job)
                     case AnswerAfter():
-                        undecided.append((envelope, command.job_id))
+                        self._arrivals[command.job_id].waiting.append(envelope)
                     case _:
                         tasks.append((command, envelope.client))
-        refused = await self._write_new(new)
-        for job in new:
+        return tasks, new
+
+    def _check_meanwhile(self, jobs: Sequence[Job]) -> None:
+        """Look for images in a store that may be slow, and handle other events until it answers."""
+
+        async def check() -> None:
+            await self._inbox.put(await self._check(jobs))
+
+        task = asyncio.create_task(check())
+        self._checks.add(task)
+        task.add_done_callback(self._checks.discard)
+
+    async def _check(self, jobs: Sequence[Job]) -> ImagesChecked:
+        refused = await self._keeper.refusals(jobs)
+        return ImagesChecked([job.job_id for job in jobs], refused)
+
+    async def _take_in(self, check: ImagesChecked) -> list[_Task]:
+        """Write the new jobs on their own, so that a full disk refuses them and nothing else."""
+        arrivals = [self._arrivals.pop(job_id) for job_id in check.job_ids]
+        refused = check.refused | await self._write_new(
+            [arrival.job for arrival in arrivals if arrival.job.job_id not in check.refused]
+        )
+        tasks: list[_Task] = []
+        for job, _ in arrivals:
             event = (JobNotStored if job.job_id in refused else JobStored)(job.job_id)
             if isinstance(event, JobStored):
                 _log_move(job)
             tasks += [(command, None) for command in self._decide(event)]
-        for envelope, job_id in undecided:
-            refusal = refused.get(job_id)
-            answers = [Reply(refusal)] if refusal else self._decide(envelope.event)
-            tasks += [(command, envelope.client) for command in answers]
+        for job, waiting in arrivals:
+            for envelope in waiting:
+                refusal = refused.get(job.job_id)
+                answers = [Reply(refusal)] if refusal else self._decide(envelope.event)
+                tasks += [(command, envelope.client) for command in answers]
         return tasks
 
     async def _write_new(self, jobs: Sequence[Job]) -> dict[str, Refused]:
-        """Write new jobs; return those that are not in the journal now, with the reason."""
-        refused = {
-            job.job_id: _NO_INPUT for job in jobs if not self._state_dir.has_input(job.image)
-        }
-        stored = [job for job in jobs if job.job_id not in refused]
+        """Write new jobs; return those for which the disk has no room."""
         try:
-            if stored:
-                await self._in_thread(lambda: self._journal.write(stored))
+            if jobs:
+                await self._in_thread(lambda: self._journal.write(jobs))
         except JournalFullError as error:
-            logger.error("refused %d jobs: %s", len(stored), error)
-            refused |= {job.job_id: STORAGE_FULL for job in stored}
-        return refused
+            logger.error("refused %d jobs: %s", len(jobs), error)
+            return {job.job_id: STORAGE_FULL for job in jobs}
+        return {}
 
     async def _store(self, commands: Sequence[Command]) -> None:
         """Write what has been decided; on a full disk try until there is room."""
@@ -231,14 +270,14 @@ class Worker:
                 _log_move(command.job)
                 return
             case DropJob():
-                await self._in_thread(lambda: self._state_dir.remove_job(command.job_id))
+                await self._keeper.remove_job(command.job_id)
             case DropInput():
                 # The front may have submitted the same picture again since.
                 if not self._dispatcher.uses_image(command.image):
-                    await self._in_thread(lambda: self._state_dir.remove_input(command.image))
+                    await self._keeper.remove_input(command.image)
                 return
             case DropVideo():
-                await self._in_thread(lambda: self._state_dir.remove_video(command.job_id))
+                await self._keeper.remove_video(command.job_id)
                 return
             case _:
                 pass

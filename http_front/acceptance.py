@@ -37,12 +37,12 @@ async def accept(request: web.Request, submission: Submission, spool: Spool) -> 
     key = _idempotency_key(read_key(request), submission, spool)
     if submission.image_url is not None and is_data_url(submission.image_url):
         await front.source.fetch(submission.image_url, spool)
-    image = front.images.find(owner(request), spool.digest) if spool.num_bytes else None
+    image = await front.images.find(owner(request), spool.digest) if spool.num_bytes else None
     if image is not None:
         try:
             return await _hand_over(request, submission, key, image)
         except FrontError:
-            if front.images.find(owner(request), spool.digest) is not None:
+            if await front.images.find(owner(request), spool.digest) is not None:
                 raise
             # The last job with this image has gone meanwhile, and the image with it.
     return await _accept_new(request, submission, key, spool)

@@ -31,16 +31,20 @@ class CallbackSender:
         key: Of the server, for the signatures.
     """
 
-    def __init__(self, broker: BrokerClient, outside: Outside, key: bytes) -> None:
+    def __init__(self, broker: BrokerClient, outside: Outside, key: webhooks.WebhookKey) -> None:
         self._broker = broker
         self._outside = outside
         self._key = key
         self._calls: set[asyncio.Task[None]] = set()
         self._asker = asyncio.create_task(self._ask(), name="callbacks")
 
-    def secret(self, owner: str | None) -> str:
-        """Return what an owner's receivers check signatures with."""
-        return webhooks.show_secret(webhooks.make_secret(self._key, owner))
+    async def secret(self, owner: str | None) -> str:
+        """Return what an owner's receivers check signatures with.
+
+        Raises:
+            FrontError: If the store that has the key cannot be reached.
+        """
+        return webhooks.show_secret(webhooks.make_secret(await self._key.get(), owner))
 
     async def close(self) -> None:
         """End all calls; those not answered yet are made again by whoever asks next."""
@@ -69,7 +73,7 @@ class CallbackSender:
         try:
             async with asyncio.timeout(CALL_LIMIT_S):
                 status = await self._post(callback)
-        except (aiohttp.ClientError, OSError, UrlError) as error:
+        except (aiohttp.ClientError, OSError, UrlError, FrontError) as error:
             logger.warning("callback: %s", type(error).__name__)
             return
         if not (200 <= status < 300 or status == _GONE):
@@ -81,7 +85,7 @@ class CallbackSender:
     async def _post(self, callback: Callback) -> int:
         url = self._outside.check(callback.url)
         body = webhooks.make_body(callback)
-        secret = webhooks.make_secret(self._key, callback.owner)
+        secret = webhooks.make_secret(await self._key.get(), callback.owner)
         headers = webhooks.sign(secret, webhooks.event_id(callback), body, time.time())
         async with (
             self._outside.session(self._outside.dialler()) as session,

@@ -1,19 +1,25 @@
 """What the HTTP front is told at its start."""
 
+from typing import Literal
+
 import msgspec
 
 from broker.log import LogFormat
 from broker.sockets import Addresses
+
+Downloads = Literal["relay", "redirect"]
 
 
 class FrontConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The launcher passes it as JSON, the only argument of `python -m http_front`."""
 
     addresses: Addresses
-    inputs_dir: str
-    """Where accepted images go, named by the hash of their content."""
-    videos_dir: str
-    """Where finished videos are; nothing else is ever in it."""
+    store: str
+    """Of accepted images and finished videos: a folder or `s3://BUCKET/PREFIX`."""
+    work_dir: str | None = None
+    """A local folder of this front alone for images on their way to an object store."""
+    store_downloads: Downloads = "relay"
+    """Whether videos in an object store pass through here, or clients fetch them there."""
     listen_fd: int | None = None
     """A listening socket that the launcher has bound and keeps across restarts of the front."""
     host: str = "127.0.0.1"
@@ -26,8 +32,8 @@ class FrontConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Other sites whose pages may use the server, as `https://example.com`."""
     api_keys: str | None = None
     """File of the API keys; None where everybody who reaches the server may use it."""
-    webhook_key: str | None = None
-    """File of the key that signs callbacks, made where there is none; None makes no callbacks."""
+    makes_callbacks: bool = False
+    """Whether clients may be called back; the key that signs this is in the store."""
     image_hosts: tuple[str, ...] = ()
     """The hosts that images may come from, `.example.com` for all below it; empty is any."""
     allow_private_images: bool = False

@@ -8,10 +8,13 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.typedefs import Handler
 
+from broker.object_store import ObjectStore
 from broker.protocol import ErrorCode, GetJob
+from broker.store import VIDEOS, FolderStore
 from http_front.errors import FrontError
 from http_front.handlers import subject
 from http_front.key_guard import owner
+from http_front.relay import Relay, no_such_range
 from http_front.state import FRONT
 
 VIDEO = ".mp4"
@@ -38,27 +41,56 @@ def _sender(ending: str) -> Handler:
     return send
 
 
-async def send_file(request: web.Request, job_id: str, ending: str) -> web.FileResponse:
-    """Return a file of a finished job, or the range of it that is asked for.
+async def send_file(request: web.Request, job_id: str, ending: str) -> web.StreamResponse:
+    """Return a file of a finished job, or the range of it that is asked for, or where it is.
 
     Raises:
-        FrontError: If there is none, or it is another owner's.
+        FrontError: If there is none, or it is another owner's; or the store cannot be reached.
         HTTPRequestRangeNotSatisfiable: If it has no such range.
     """
     front = request.app[FRONT]
     if owner(request) is not None:
         await front.broker.ask(GetJob(job_id=job_id, owner=owner(request)))
-    path = Path(front.config.videos_dir) / f"{job_id}{ending}"
+    name = f"{VIDEOS}/{job_id}{ending}"
+    headers = {"Content-Security-Policy": _POLICY, "Content-Type": CONTENT_TYPES[ending]}
+    store = front.files.store
+    if isinstance(store, FolderStore):
+        return _send_from_folder(request, store.local(name), headers)
+    assert isinstance(store, ObjectStore), store
+    return await _send_object(request, store, name, headers)
+
+
+def _send_from_folder(
+    request: web.Request, path: Path, headers: dict[str, str]
+) -> web.FileResponse:
     try:
         found = path.lstat()
     except FileNotFoundError:
-        found = None
-    if found is None or not stat.S_ISREG(found.st_mode):  # a link could lead anywhere
-        raise FrontError(ErrorCode.NOT_FOUND, "there is no such video")
-    if _asks_for_range(request) and request.if_range is None:  # else the date decides, in aiohttp
-        _check_range(request, found.st_size)
-    headers = {"Content-Security-Policy": _POLICY, "Content-Type": CONTENT_TYPES[ending]}
+        raise _no_video() from None
+    if not stat.S_ISREG(found.st_mode):  # a link could lead anywhere
+        raise _no_video()
+    _check_range(request, found.st_size)
     return _Sent(path, headers=headers)
+
+
+async def _send_object(
+    request: web.Request, store: ObjectStore, name: str, headers: dict[str, str]
+) -> web.StreamResponse:
+    front = request.app[FRONT]
+    found = await front.files.call(lambda: store.find(name))
+    if found is None:
+        raise _no_video()
+    # A signed link is good for one method only; who asks for the head gets it from here.
+    if front.config.store_downloads == "redirect" and request.method == "GET":
+        link = await front.files.call(lambda: store.sign(name))
+        return web.Response(status=307, headers={"Location": link, "Cache-Control": "no-store"})
+    _check_range(request, found.num_bytes)
+    relay = Relay(front.files, store, name, found)
+    return await relay.send(request, headers, ranged=_asks_for_range(request))
+
+
+def _no_video() -> FrontError:
+    return FrontError(ErrorCode.NOT_FOUND, "there is no such video")
 
 
 class _Sent(web.FileResponse):
@@ -77,9 +109,11 @@ def _asks_for_range(request: web.BaseRequest) -> bool:
 
 def _check_range(request: web.Request, num_bytes: int) -> None:
     """Refuse a range that a file has not; aiohttp would do so with an empty body."""
+    if not _asks_for_range(request) or request.if_range is not None:
+        return  # with a condition, the date decides later
     try:
         is_there = (request.http_range.start or 0) < num_bytes
     except ValueError:
         is_there = False
     if not is_there:
-        raise web.HTTPRequestRangeNotSatisfiable(headers={"Content-Range": f"bytes */{num_bytes}"})
+        raise no_such_range(num_bytes)

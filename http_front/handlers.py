@@ -94,7 +94,7 @@ async def webhook_secret(request: web.Request) -> web.Response:
     callbacks = request.app[FRONT].callbacks
     if callbacks is None:
         raise FrontError(ErrorCode.NOT_FOUND, "this server makes no callbacks")
-    return answer(WebhookSecret(secret=callbacks.secret(owner(request))))
+    return answer(WebhookSecret(secret=await callbacks.secret(owner(request))))
 
 
 async def cleanup(request: web.Request) -> web.Response:

@@ -11,7 +11,9 @@ from pathlib import Path
 import msgspec
 
 from broker.protocol import ErrorCode
+from broker.store import INPUTS, Move
 from http_front.errors import FrontError
+from http_front.stored_files import StoredFiles
 
 logger = logging.getLogger(__name__)
 
@@ -49,16 +51,13 @@ class ImageDecoder:
     """Turns images of strangers into files of pixels (PPM) named by their content.
 
     Args:
-        partial_dir: Where unfinished files lie; on the same file system as `inputs_dir`.
-        inputs_dir: Where the finished ones go.
+        files: Where the finished ones go.
         wall_limit_s: How long one image may take.
     """
 
-    def __init__(
-        self, partial_dir: Path, inputs_dir: Path, *, wall_limit_s: float = WALL_LIMIT_S
-    ) -> None:
-        self._partial_dir = partial_dir
-        self._inputs_dir = inputs_dir
+    def __init__(self, files: StoredFiles, *, wall_limit_s: float = WALL_LIMIT_S) -> None:
+        self._files = files
+        self._partial_dir = files.store.partial(INPUTS)
         self._idle: asyncio.LifoQueue[_Child] = asyncio.LifoQueue()
         for _ in range(NUM_CHILDREN):
             self._idle.put_nowait(_Child(wall_limit_s))
@@ -67,7 +66,8 @@ class ImageDecoder:
         """Return the name of the file that the image in a file has become.
 
         Raises:
-            FrontError: If it is no image that can be used, or the disk is full.
+            FrontError: If it is no image that can be used, the disk is full, or the store cannot
+                be reached.
         """
         target = self._partial_dir / f"{secrets.token_hex(16)}.ppm"
         try:
@@ -75,7 +75,8 @@ class ImageDecoder:
             match outcome:
                 case ImageDecoded(sha256=sha256):
                     name = f"{sha256}.ppm"
-                    await asyncio.to_thread(_publish, target, self._inputs_dir / name)
+                    moves = [Move(target, f"{INPUTS}/{name}")]
+                    await self._files.call(lambda: self._files.store.put(moves))
                     return name
                 case ImageRefused(reason=reason):
                     raise FrontError(ErrorCode.IMAGE_INVALID, reason, "image")
@@ -143,12 +144,3 @@ class _Child:
         self._process.stdin.write(line)
         await self._process.stdin.drain()
         return await self._process.stdout.readline()
-
-
-def _publish(target: Path, place: Path) -> None:
-    target.rename(place)
-    folder = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

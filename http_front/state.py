@@ -11,6 +11,7 @@ from pathlib import Path
 import zmq.asyncio
 from aiohttp import web
 
+from broker.store import INPUTS, open_store
 from http_front.broker_client import BrokerClient
 from http_front.callbacks import CallbackSender
 from http_front.config import FrontConfig
@@ -21,7 +22,8 @@ from http_front.known_images import KnownImages
 from http_front.latest import LatestNews
 from http_front.preview_feed import PreviewFeed
 from http_front.spool import prepare_folder
-from http_front.webhooks import load_key
+from http_front.stored_files import StoredFiles
+from http_front.webhooks import WebhookKey
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,7 @@ class Front:
     images: KnownImages
     news: LatestNews
     """How running jobs are, by the broker's events."""
+    files: StoredFiles
     partial_dir: Path
     """Where images lie that are not yet whole."""
     callbacks: CallbackSender | None
@@ -53,18 +56,19 @@ FRONT = web.AppKey("front", Front)
 @asynccontextmanager
 async def open_front(config: FrontConfig, source: ImageSource) -> AsyncIterator[Front]:
     """Open the parts, and close them in the opposite order."""
-    inputs_dir = Path(config.inputs_dir)
-    partial_dir = inputs_dir / ".partial"
+    store = open_store(config.store, config.work_dir)
+    await asyncio.to_thread(store.prepare)
+    partial_dir = store.partial(INPUTS)
     await asyncio.to_thread(prepare_folder, partial_dir)
+    files = StoredFiles(store)
     context = zmq.asyncio.Context()
     broker = BrokerClient(context, config.addresses.requests)
     feed = EventFeed(context, config.addresses.events, broker)
     previews = PreviewFeed(context, config.addresses.events)
-    decoder = ImageDecoder(partial_dir, inputs_dir)
+    decoder = ImageDecoder(files)
     callbacks = None
-    if config.webhook_key is not None:
-        key = await asyncio.to_thread(load_key, Path(config.webhook_key))
-        callbacks = CallbackSender(broker, source.outside, key)
+    if config.makes_callbacks:
+        callbacks = CallbackSender(broker, source.outside, WebhookKey(files))
     try:
         yield Front(
             config=config,
@@ -73,7 +77,8 @@ async def open_front(config: FrontConfig, source: ImageSource) -> AsyncIterator[
             previews=previews,
             source=source,
             decoder=decoder,
-            images=KnownImages(inputs_dir),
+            images=KnownImages(files),
+            files=files,
             news=LatestNews(time.monotonic),
             partial_dir=partial_dir,
             callbacks=callbacks,
@@ -85,4 +90,5 @@ async def open_front(config: FrontConfig, source: ImageSource) -> AsyncIterator[
         await previews.close()
         await broker.close()
         await decoder.close()
+        files.close()
         context.term()

@@ -2,39 +2,39 @@
 
 import hashlib
 import hmac
-import os
 import secrets
 from base64 import b64encode
-from contextlib import suppress
-from pathlib import Path
 
 import msgspec
 
 from broker.job import JobState
 from broker.protocol import Callback
+from http_front.stored_files import StoredFiles
 
 _KEY_BYTES = 32
+_KEY_NAME = "webhook.key"
 
 
-def load_key(path: Path) -> bytes:
-    """Return the server's key, from which all secrets are made; the first start makes it.
+class WebhookKey:
+    """The server's key, from which all secrets are made; the first front to need it makes it.
 
-    The file appears only when it is whole: anybody could sign with an empty key.
+    It is in the store, so that all fronts sign alike. It may be out of reach when they start.
     """
-    with suppress(FileNotFoundError):
-        return path.read_bytes()
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(_KEY_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        with suppress(FileExistsError):  # another front may be as quick
-            path.hardlink_to(partial)
-    finally:
-        partial.unlink()
-    return path.read_bytes()
+
+    def __init__(self, files: StoredFiles) -> None:
+        self._files = files
+        self._key: bytes | None = None
+
+    async def get(self) -> bytes:
+        """Return the key.
+
+        Raises:
+            FrontError: If the store cannot be reached.
+        """
+        if self._key is None:
+            fresh = secrets.token_bytes(_KEY_BYTES)
+            self._key = await self._files.call(lambda: self._files.store.secret(_KEY_NAME, fresh))
+        return self._key
 
 
 def make_secret(key: bytes, owner: str | None) -> bytes:

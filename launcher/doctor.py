@@ -58,7 +58,7 @@ def report(command: Command, as_json: bool = False) -> int:
 def examine(command: Command) -> Iterator[Finding]:
     """Look at everything that shall run here; what takes seconds comes last."""
     options = command.options
-    folders = Folders.under(options.state_dir, options.files_dir)
+    folders = Folders.under(options.state_dir, options.store)
     yield from examine_state(folders)
     if command.has_front:
         yield from examine_port(options, folders)

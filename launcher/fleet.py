@@ -2,18 +2,32 @@
 
 from collections.abc import Iterator
 
+from broker.store import PARTIAL, is_object_place
 from launcher.findings import Finding, error, ok
-from launcher.joining import check_files, tcp_addresses, try_listening
+from launcher.joining import check_files, check_store, tcp_addresses, try_listening
 from launcher.options import Options
 from launcher.preflight import Folders, StartError, state_owner
 
 
 def examine_fleet(options: Options, folders: Folders) -> Iterator[Finding]:
-    """Look whether others could join, or whether the server that is to be joined can be."""
+    """Look whether others could join, or whether the server that is to be joined can be.
+
+    And whether the store can be used, if it is an object store: a small file is put there for it.
+    """
+    if is_object_place(folders.store) and options.join is None:
+        yield _examine_store(folders)
     if options.listen is not None:
         yield _examine_listening(options, options.listen, folders)
     if options.join is not None:
         yield _examine_joining(options, options.join, folders)
+
+
+def _examine_store(folders: Folders) -> Finding:
+    try:
+        check_store(folders)
+    except StartError as fault:
+        return error("store", str(fault), "env | grep ^AWS_ | cut -d= -f1")
+    return ok("store", f"files can be written to {folders.store}, read and removed")
 
 
 def _examine_listening(options: Options, place: str, folders: Folders) -> Finding:
@@ -31,6 +45,8 @@ def _examine_joining(options: Options, place: str, folders: Folders) -> Finding:
     try:
         check_files(tcp_addresses("--join", place, options.curve_keys), folders)
     except StartError as fault:
-        mend = f"ls -ld {folders.videos}/.partial {options.curve_keys or ''}"
-        return error("join", str(fault), mend.rstrip())
-    return ok("join", f"{place} answers, and its files are in {folders.files}")
+        store = "" if is_object_place(folders.store) else f"{folders.store}/{PARTIAL}"
+        return error(
+            "join", str(fault), " ".join(["ls -ld", store, options.curve_keys or ""]).rstrip()
+        )
+    return ok("join", f"{place} answers, and its files are in {folders.store}")

@@ -11,7 +11,9 @@ import zmq
 
 from broker.protocol import FindProbe, ProbeSought, front_replies, front_requests
 from broker.sockets import Addresses, bind_router, connect_dealer
+from broker.store import is_object_place
 from launcher.preflight import Folders, StartError
+from launcher.probe import probing
 
 logger = logging.getLogger("launcher")
 
@@ -58,27 +60,29 @@ def machine_name(folders: Folders) -> str:
 
 
 def check_files(addresses: Addresses, folders: Folders) -> None:
-    """Make sure that this machine's folder of files is the broker's.
+    """Make sure that this machine's store of files is the broker's.
 
     Raises:
         StartError: If it is not, or the broker cannot be asked.
     """
-    probe = folders.videos / ".partial" / f"{secrets.token_hex(16)}.probe"
-    try:
-        probe.touch(0o600, exist_ok=False)
-    except OSError as error:
-        raise StartError(
-            f"--files-dir {folders.files}: {probe.parent}: {error.strerror}; name the path at "
-            "which this machine sees the folder of files of the server that it joins"
-        ) from error
-    try:
-        if not _is_seen(addresses, probe.name):
+    name = f"{secrets.token_hex(16)}.probe"
+    with probing(folders.store, name):
+        if not _is_seen(addresses, name):
             raise StartError(
-                f"--files-dir {folders.files} is not the folder of files of the server that this "
+                f"--store {folders.store} is not the store of files of the server that this "
                 "machine joins: what is written here cannot be seen there"
             )
-    finally:
-        probe.unlink(missing_ok=True)
+
+
+def check_store(folders: Folders) -> None:
+    """Make sure that an object store can be used; a folder has shown it when it was made.
+
+    Raises:
+        StartError: If it cannot.
+    """
+    if is_object_place(folders.store):
+        with probing(folders.store, f"{secrets.token_hex(16)}.probe"):
+            pass
 
 
 def _is_seen(addresses: Addresses, probe: str) -> bool:

@@ -12,6 +12,8 @@ import msgspec
 from msgspec import Meta
 
 from broker.log import LogFormat
+from broker.store import is_object_place
+from http_front.config import Downloads
 
 Role = Literal["server", "group", "front"]
 """A server is broker, front and groups; the others join one that runs elsewhere."""
@@ -63,17 +65,24 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     state_dir: Annotated[
         str, Meta(min_length=1, description="Folder of everything that is kept on disk.")
     ] = "state"
-    files_dir: (
+    store: (
         Annotated[
             str,
             Meta(
                 min_length=1,
-                description="Folder of images, videos and saved states, on a disk that all "
-                "machines share; left out, the state directory.",
+                description="Where images, videos and saved states are: a folder on a disk that "
+                "all machines share, or s3://BUCKET/PREFIX; left out, the state directory.",
             ),
         ]
         | None
     ) = None
+    store_downloads: Annotated[
+        Downloads,
+        Meta(
+            description="Videos in s3:// pass through the front (relay), or clients are sent to "
+            "the bucket by a link for ten minutes (redirect)."
+        ),
+    ] = "relay"
     listen: (
         Annotated[
             str,
@@ -198,6 +207,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 f"cfg_size {cfg_size} times ulysses_size {ulysses_size} does not divide "
                 f"nproc {self.nproc}"
             )
+        if "://" in (self.store or "") and not is_object_place(self.store or ""):
+            raise ValueError(f"store is {self.store}; it must be a folder or s3://BUCKET/PREFIX")
+        if self.store_downloads == "redirect" and not is_object_place(self.store or ""):
+            raise ValueError("store_downloads is redirect, which needs a store that is s3://…")
         for origin in self.cors_origins:
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(

@@ -43,7 +43,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         options, is_open = self.options, self.listen is not None
         return BrokerConfig(
             state_dir=str(self.folders.state),
-            files_dir=str(self.folders.files),
+            store=self.folders.store,
             addresses=self.addresses,
             listen=self.listen,
             groups=None if is_open else tuple(map(self.group_name, range(self.num_groups))),
@@ -63,9 +63,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         options = self.options
         return FrontConfig(
             addresses=self.addresses,
-            inputs_dir=str(self.folders.inputs),
-            videos_dir=str(self.folders.videos),
-            webhook_key=str(self.folders.files / "webhook.key"),
+            store=self.folders.store,
+            work_dir=str(self.folders.work / "front"),
+            store_downloads=options.store_downloads,
+            makes_callbacks=True,
             listen_fd=listen_fd,
             host=options.host,
             port=options.port,
@@ -90,9 +91,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             device=options.device,
             first_device=index * options.nproc,
             addresses=self.addresses if ear is None else structs.replace(self.addresses, beats=ear),
-            inputs_dir=str(self.folders.inputs),
-            videos_dir=str(self.folders.videos),
-            checkpoints_dir=str(self.folders.checkpoints),
+            store=self.folders.store,
+            work_dir=str(self.folders.work / f"g{index}"),
             checkpoint_steps=options.checkpoint_steps,
             rendezvous=str(self.folders.run / f"g{index}-{epoch}.rendezvous"),
             cfg_size=options.cfg_size,
@@ -120,7 +120,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
                 curve_keys=None,
                 api_keys=None,
                 # On every node these are where they are here.
-                files_dir=str(self.folders.files),
+                store=self.folders.store,
                 model_path=options.model_path
                 if is_demo
                 else str(Path(options.model_path).resolve()),

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from broker.sockets import Addresses, is_loopback
+from broker.store import Store, StoreSetupError, is_object_place, open_store
 from http_front.keys import KeyFileError, read_keys
 from launcher.helper import run_helper
 from launcher.options import Options
@@ -36,30 +37,40 @@ class PortTakenError(StartError):
 
 
 class Folders(msgspec.Struct, frozen=True, kw_only=True):
-    """Where things are on disk: all of it under the state directory, unless files are shared."""
+    """Where things are: all of it under the state directory, unless files are shared."""
 
     state: Path
-    files: Path
-    inputs: Path
-    videos: Path
-    checkpoints: Path
+    store: str
+    """A folder, or a place in an object store."""
     run: Path
+    work: Path
+    """Has a folder for each process that moves files from or to an object store."""
     demo_model: Path
 
     @classmethod
-    def under(cls, state_dir: str, files_dir: str | None = None) -> "Folders":
+    def under(cls, state_dir: str, store: str | None = None) -> "Folders":
         """Return the folders of a state directory, none of them made."""
         state = Path(state_dir).resolve()
-        files = Path(files_dir or state_dir).resolve()
+        place = store or state_dir
         return cls(
             state=state,
-            files=files,
-            inputs=files / "inputs",
-            videos=files / "videos",
-            checkpoints=files / "checkpoints",
+            store=place if is_object_place(place) else str(Path(place).resolve()),
             run=state / "run",
+            work=state / "run" / "store",
             demo_model=state / f"demo-model-{demo_version()}",
         )
+
+
+def store_at(place: str, work_dir: str | None = None) -> Store:
+    """Return the store that an operator has named.
+
+    Raises:
+        StartError: If it is none, or what it needs is not installed.
+    """
+    try:
+        return open_store(place, work_dir)
+    except StoreSetupError as error:
+        raise StartError(f"--store {error}") from error
 
 
 def prepare_folders(folders: Folders) -> Addresses:
@@ -69,12 +80,12 @@ def prepare_folders(folders: Folders) -> Addresses:
         StartError: If a folder cannot be made or its path is too long for a socket.
     """
     addresses = prepare_run(folders)
+    store = store_at(folders.store)
     try:
-        folders.files.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for folder in (folders.inputs, folders.videos, folders.checkpoints):
-            folder.mkdir(parents=True, exist_ok=True)
+        if store.is_local:
+            store.prepare()
     except OSError as error:
-        raise StartError(f"--files-dir {folders.files}: {error.strerror}") from error
+        raise StartError(f"--store {folders.store}: {error.strerror}") from error
     return addresses
 
 

@@ -1,11 +1,12 @@
 """From a command to a plan: everything is checked and claimed before any process is started."""
 
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from launcher.joining import check_files, machine_name, tcp_addresses, try_listening
+from launcher.joining import check_files, check_store, machine_name, tcp_addresses, try_listening
 from launcher.options import Command
 from launcher.plan import Plan
 from launcher.preflight import (
@@ -32,7 +33,7 @@ def prepared(command: Command) -> Iterator[tuple[Plan, socket.socket | None]]:
     options = command.options
     if command.has_front:
         check_access(options)
-    folders = Folders.under(options.state_dir, options.files_dir)
+    folders = Folders.under(options.state_dir, options.store)
     with ExitStack() as held:
         if options.join is not None:
             addresses = tcp_addresses("--join", options.join, options.curve_keys)
@@ -40,10 +41,14 @@ def prepared(command: Command) -> Iterator[tuple[Plan, socket.socket | None]]:
         else:
             addresses = prepare_folders(folders)
         held.callback(os.close, lock_state(folders))
+        # What earlier processes have left there is of no use.
+        shutil.rmtree(folders.work, ignore_errors=True)
         others = None
         if options.join is not None:
             check_files(addresses, folders)
-        elif options.listen is not None:
+        else:
+            check_store(folders)
+        if options.listen is not None:
             others = tcp_addresses("--listen", options.listen, options.curve_keys)
             try_listening(others)
         if command.has_fleet:

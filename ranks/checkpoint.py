@@ -1,7 +1,6 @@
 """Saved states of a denoising loop: a run that was lost goes on from the latest one."""
 
 import logging
-import os
 import queue
 import secrets
 import threading
@@ -11,20 +10,24 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from broker.store import CHECKPOINTS, Move, Store
+
 logger = logging.getLogger(__name__)
 
 State = dict[str, Tensor]
 
 
 class Checkpoint:
-    """The saved state of one job on its way to disk, in a thread that the steps do not wait for.
+    """The saved state of one job on its way to the store, in a thread that no step waits for.
 
     Args:
-        path: Of the job; it holds a whole state at every moment, or does not exist.
+        store: Where it goes.
+        name: Of the job's state; it is a whole one at every moment, or there is none.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, store: Store, name: str) -> None:
+        self._store = store
+        self._name = name
         self._states: queue.SimpleQueue[State | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
 
@@ -43,31 +46,42 @@ class Checkpoint:
     def discard(self) -> None:
         """Remove what was saved: the job will not go on."""
         self.close()
-        self._path.unlink(missing_ok=True)
+        try:
+            self._store.delete([self._name])
+        except OSError as error:
+            # It goes with the job.
+            logger.warning("a checkpoint stays for now: %s", error)
 
     def _run(self) -> None:
-        while (state := self._states.get()) is not None:
-            try:
-                save_state(state, self._path)
-            except OSError as error:
-                # The run does not need it; only a lost run would have.
-                logger.warning("no checkpoint could be saved: %s", error)
+        is_last = False
+        while not is_last:
+            states = [self._states.get()]
+            while not self._states.empty():
+                states.append(self._states.get())
+            is_last = None in states
+            self._save([state for state in states if state is not None])
+
+    def _save(self, states: list[State]) -> None:
+        """Save the last of the states that have come up meanwhile."""
+        try:
+            if states:
+                save_state(states[-1], self._store, self._name)
+        except OSError as error:
+            # The run does not need it; only a lost run would have.
+            logger.warning("no checkpoint could be saved: %s", error)
 
 
-def save_state(state: State, path: Path) -> None:
-    """Write a state so that the path holds a whole one at every moment, even after power loss."""
+def save_state(state: State, store: Store, name: str) -> None:
+    """Write a state so that the name is a whole one at every moment, even after power loss."""
     # A machine that was given up may still be writing to the same disk.
-    partial = path.with_suffix(f".{secrets.token_hex(4)}.part")
+    job = Path(name).stem
+    partial = store.partial(CHECKPOINTS) / f"{job}.{secrets.token_hex(4)}.part"
     content = safetensors.torch.save({name: value.contiguous() for name, value in state.items()})
     try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(path)
+        partial.write_bytes(content)
+        store.put([Move(partial, name)])
     finally:
         partial.unlink(missing_ok=True)
-    sync_folder(path.parent)
 
 
 def load_state(path: Path) -> State:
@@ -87,12 +101,3 @@ def is_state(path: Path) -> bool:
         path.unlink(missing_ok=True)
         return False
     return True
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder last."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

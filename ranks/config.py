@@ -21,9 +21,10 @@ class RankConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     first_device: int = 0
     """Index of the device of rank 0; rank n has the n-th after it."""
     addresses: Addresses
-    inputs_dir: str
-    videos_dir: str
-    checkpoints_dir: str
+    store: str
+    """Of images, videos and saved states: a folder or `s3://BUCKET/PREFIX`."""
+    work_dir: str | None = None
+    """A local folder of this group alone for files from and to an object store."""
     rendezvous: str
     """A file that does not exist yet; the ranks find each other through it."""
     cfg_size: int | None = None

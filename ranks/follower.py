@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 from torch import Tensor
@@ -10,6 +9,7 @@ from torch import Tensor
 from broker.job import Stage
 from broker.log import about_job
 from broker.protocol import ErrorCode, Lease, RunJob
+from broker.store import INPUTS, checkpoint_name, open_store
 from ranks.broker_link import BrokerLink
 from ranks.checkpoint import State
 from ranks.config import RankConfig
@@ -20,7 +20,7 @@ from ranks.run import Observer, Run, Task
 
 logger = logging.getLogger(__name__)
 
-_REASONS = {
+REASONS = {
     ErrorCode.IMAGE_INVALID: "the stored image cannot be read any more; submit it again",
     ErrorCode.OUT_OF_MEMORY: "the ranks ran out of memory; ask for a smaller or shorter video",
     ErrorCode.RUN_FAILED: "the video could not be computed; the server's log says why",
@@ -71,6 +71,7 @@ class Worker:
         self._config = config
         self._engine = engine
         self._link = link
+        self._store = open_store(config.store, config.work_dir)
 
     def attempt(
         self, job: RunJob, is_resumed: bool, observer: Observer, take: Callable[[Tensor], None]
@@ -87,11 +88,12 @@ class Worker:
             RuntimeError: If the ranks no longer agree; this process must end.
         """
         with about_job(job.lease.job_id):
+            state = checkpoint_name(job.lease.job_id)
             try:
                 task = Task(
                     spec=job.spec,
-                    image=Path(self._config.inputs_dir) / job.image,
-                    resume_from=self.checkpoint_path(job.lease) if is_resumed else None,
+                    image=self._store.local(f"{INPUTS}/{job.image}"),
+                    resume_from=self._store.local(state) if is_resumed else None,
                 )
                 outcome = self._run(task, observer, take)
                 if outcome is not None:
@@ -102,10 +104,6 @@ class Worker:
             finally:
                 self._link.activity.enter(Stage.IDLE)
 
-    def checkpoint_path(self, lease: Lease) -> Path:
-        """Return where the state of a job is saved; every attempt shares it."""
-        return Path(self._config.checkpoints_dir) / f"{lease.job_id}.safetensors"
-
     def _run(
         self, task: Task, observer: Observer, take: Callable[[Tensor], None]
     ) -> RunLeft | JobError | None:
@@ -113,7 +111,7 @@ class Worker:
             for frames in Run(self._engine, task, observer).frames():
                 take(frames)
         except PeerFailed as failed:
-            return JobError(failed.code, _REASONS[failed.code])
+            return JobError(failed.code, REASONS[failed.code])
         except RunLeft as left:
             return left.with_traceback(None)
         except Exception as error:
@@ -148,7 +146,7 @@ def as_job_error(error: Exception) -> JobError:
     if isinstance(error, JobError):
         return JobError(error.code, error.reason)
     code = ErrorCode.OUT_OF_MEMORY if is_out_of_memory(error) else ErrorCode.RUN_FAILED
-    return JobError(code, _REASONS[code])
+    return JobError(code, REASONS[code])
 
 
 def _drop(frames: Tensor) -> None:

@@ -4,8 +4,8 @@ import logging
 import queue
 import signal
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from functools import partial
-from pathlib import Path
 from types import FrameType
 
 import msgspec
@@ -23,16 +23,18 @@ from broker.protocol import (
     Lease,
     RunJob,
 )
+from broker.store import checkpoint_name
 from ranks.broker_link import BrokerLink
-from ranks.checkpoint import Checkpoint, State, is_state
+from ranks.checkpoint import Checkpoint, State
 from ranks.config import RankConfig
 from ranks.control import ANNOUNCE_EVERY_S, Word
 from ranks.engine import Engine
-from ranks.errors import GroupStopping, JobError, RunLeft, RunPreempted
+from ranks.errors import GroupStopping, JobError, RunCancelled, RunLeft, RunPreempted
 from ranks.follower import LinkObserver, Order, Worker
 from ranks.latent_colours import fit_colours
 from ranks.previews import Previews
-from ranks.video import NO_ROOM, VideoWriter, save_failure
+from ranks.supplies import Supplies
+from ranks.video import VideoWriter, save_failure
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +75,7 @@ class Leader(Worker):
 
     def __init__(self, config: RankConfig, engine: Engine, link: BrokerLink) -> None:
         super().__init__(config, engine, link)
+        self._store.prepare()
         self.is_stopping = False
         self._lease: Lease | None = None
         self._writers: list[VideoWriter] = []
@@ -132,12 +135,24 @@ class Leader(Worker):
         logger.info("attempt %d begins", job.lease.attempt)
         self._lease = job.lease
         self._link.report(JobStarted(lease=job.lease))
-        is_resumed = is_state(self.checkpoint_path(job.lease))
+        supplies = Supplies(
+            self._store, job, partial(self._leave_early, job.lease), self._delayed(job.lease)
+        )
+        try:
+            is_resumed = self._await(supplies.begin())
+        except (RunLeft, JobError) as early:
+            # The other ranks have not heard of the run.
+            self._lease = None
+            logger.info("left before it began: %r", early)
+            supplies.release()
+            self._link.report(_ending(job.lease, early))
+            return None
         self._announce(Order(run=job, is_resumed=is_resumed))
-        checkpoint = Checkpoint(self.checkpoint_path(job.lease))
+        checkpoint = Checkpoint(self._store, checkpoint_name(job.lease.job_id))
         observer = _SavingObserver(self._link, job.lease, checkpoint, self)
         writer = self._writer(job, checkpoint)
         outcome = self.attempt(job, is_resumed, observer, writer.add)
+        supplies.release()
         self.previews.end()
         self._lease = None
         if outcome is None:
@@ -158,13 +173,29 @@ class Leader(Worker):
         self._link.report(_ending(job.lease, outcome))
         return outcome
 
+    def _await(self, bringing: "Future[bool]") -> bool:
+        """Return what a thread has found out; the other ranks, idle, hear something meanwhile."""
+        while not wait([bringing], ANNOUNCE_EVERY_S).done:
+            self._engine.control.announce()
+        return bringing.result()
+
+    def _leave_early(self, lease: Lease) -> None:
+        if self.is_stopping:
+            raise GroupStopping
+        if self._link.is_cancelled(lease):
+            raise RunCancelled
+
+    def _delayed(self, lease: Lease) -> Callable[[str], None]:
+        """Return what tells the broker that a run waits for something outside of the group."""
+        return lambda reason: self._link.report(JobDelayed(lease=lease, reason=reason))
+
     def _writer(self, job: RunJob, checkpoint: Checkpoint) -> VideoWriter:
         return VideoWriter(
             job.lease,
             job.spec,
-            Path(self._config.videos_dir),
+            self._store,
             partial(self._link.is_cancelled, job.lease),
-            partial(self._link.report, JobDelayed(lease=job.lease, reason=NO_ROOM)),
+            self._delayed(job.lease),
             partial(self._saved, job.lease, checkpoint),
         )
 

@@ -6,39 +6,42 @@ import logging
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import torch
 
 from broker.job import JobSpec, Stage
 from broker.log import current_job, current_stage
 from broker.protocol import ErrorCode, Lease
-from ranks.checkpoint import sync_folder
+from broker.store import VIDEOS, Move, Store, StoreError
 from ranks.encoder import encode
 from ranks.errors import GroupStopping, JobError, RunCancelled, RunLeft
 from ranks.stills import POSTER_SUFFIX, SPRITES_SUFFIX, Stills
 
 logger = logging.getLogger(__name__)
 
-PARTIAL_FOLDER = ".partial"
 NO_ROOM = "the disk is full; the video is saved as soon as there is room"
+NO_STORE = "the store cannot be reached; the video is saved as soon as it can"
+SLOW_STORE = "the store is slow; the video is on its way there"
+TELL_EVERY_S = 15.0
+"""While a slow store takes a video: without a word the group would count as hung."""
 _PAUSES_S = (1, 2, 4, 8, 15)
 
 
 class VideoWriter:
-    """One video on its way to its file. Its thread starts with the first frames.
+    """One video on its way to the store. Its thread starts with the first frames.
 
     The frames are kept until the file is in its place: on a full disk it is written again and again
-    until there is room.
+    until there is room; and for a store that cannot be reached the files are kept until it can.
 
     Args:
         lease: Whose video; the file is named after the job.
         spec: Size, length and what goes into the metadata.
-        folder: Where finished videos are. Unfinished ones are in a folder in it that is not served.
+        store: Where finished videos go.
         is_cancelled: Asked now and then by the writer's thread; a cancelled video leaves no file.
-        on_delay: Called in the writer's thread each time that there is no room for the files.
+        on_delay: Called in the writer's thread with what is waited for, again and again.
         on_end: Called in the writer's thread after `finish`, with None or what went wrong.
     """
 
@@ -46,14 +49,14 @@ class VideoWriter:
         self,
         lease: Lease,
         spec: JobSpec,
-        folder: Path,
+        store: Store,
         is_cancelled: Callable[[], bool],
-        on_delay: Callable[[], None],
+        on_delay: Callable[[str], None],
         on_end: Callable[[Exception | None], None],
     ) -> None:
-        self.path = folder / f"{lease.job_id}.mp4"
+        self._store = store
         self._job_id = lease.job_id
-        self._partial = folder / PARTIAL_FOLDER / f"{lease.job_id}.{lease.attempt}.mp4"
+        self._partial = store.partial(VIDEOS) / f"{lease.job_id}.{lease.attempt}.mp4"
         self._poster = self._partial.with_suffix(POSTER_SUFFIX)
         self._sprites = self._partial.with_suffix(SPRITES_SUFFIX)
         self._spec = spec
@@ -129,14 +132,14 @@ class VideoWriter:
 
     def _save(self) -> None:
         """Bring the files to their places, however often there is no room for them."""
-        for pause_s in itertools.chain(_PAUSES_S, itertools.repeat(_PAUSES_S[-1])):
+        for pause_s in pauses():
             try:
                 return self._save_once()
             except OSError as error:
                 if not _is_full(error):
                     raise
                 logger.warning("no room for the video, next try in %d s: %s", pause_s, error)
-            self._on_delay()
+            self._on_delay(NO_ROOM)
             self._pause(pause_s)
 
     def _save_once(self) -> None:
@@ -184,19 +187,42 @@ class VideoWriter:
             raise RunCancelled
 
     def _publish(self) -> None:
-        """Move the whole files to their places, in the order that survives a power loss."""
+        """Bring the whole files into the store, however often it cannot be reached."""
+        place = f"{VIDEOS}/{self._job_id}"
         moves = [
-            (self._poster, self.path.with_suffix(POSTER_SUFFIX)),
-            (self._sprites, self.path.with_suffix(SPRITES_SUFFIX)),
-            (self._partial, self.path),  # the last: whoever sees the video finds its stills
+            Move(self._poster, f"{place}{POSTER_SUFFIX}"),
+            Move(self._sprites, f"{place}{SPRITES_SUFFIX}"),
+            Move(self._partial, f"{place}.mp4"),  # the last: whoever sees it finds its stills
         ]
-        for partial, _ in moves:
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
-        self._leave_if_cancelled()
-        for partial, place in moves:
-            partial.rename(place)
-        sync_folder(self.path.parent)
+        for pause_s in pauses():
+            try:
+                return self._store.put(moves, _Patience(self._leave_if_cancelled, self._on_delay))
+            except StoreError as error:
+                logger.warning(
+                    "the video is not in the store, next try in %d s: %s", pause_s, error
+                )
+            self._on_delay(NO_STORE)
+            self._pause(pause_s)
+
+
+class _Patience:
+    """Looks, during a transfer, whether it is still wanted; tells now and then that it goes on."""
+
+    def __init__(self, leave: Callable[[], None], on_delay: Callable[[str], None]) -> None:
+        self._leave = leave
+        self._on_delay = on_delay
+        self._told_s = time.monotonic()
+
+    def __call__(self) -> None:
+        self._leave()
+        if time.monotonic() - self._told_s > TELL_EVERY_S:
+            self._told_s = time.monotonic()
+            self._on_delay(SLOW_STORE)
+
+
+def pauses() -> Iterator[int]:
+    """Yield the seconds to wait after each failed try, without end."""
+    return itertools.chain(_PAUSES_S, itertools.repeat(_PAUSES_S[-1]))
 
 
 def save_failure() -> JobError:

@@ -8,7 +8,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-_NAMES = ("protocol", "job", "memory", "sockets", "curve", "log", "child")
+_NAMES = (
+    *("protocol", "job", "memory", "sockets", "curve", "log", "child"),
+    *("store", "object_store"),
+)
 SHARED = {f"broker.{name}" for name in _NAMES}
 """What every process may take of the broker's folder."""
 

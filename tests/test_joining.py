@@ -57,7 +57,7 @@ class Site:
         """Start a launcher that joins, as on a machine of its own."""
         settings = msgspec.json.encode(self.server.settings).decode()
         told = ["--join", self.place, "--curve-keys", str(keys or self.peer_keys)]
-        told += ["--files-dir", str(self.server.state_dir), "--device", "cpu", "--port", "0"]
+        told += ["--store", str(self.server.state_dir), "--device", "cpu", "--port", "0"]
         told += ["--model-path", str(self.folder / "model"), *flags]
         return RunningServer(
             self.folder / name, *told, command=["-m", "tests.chaos.launch", settings, role]
@@ -289,10 +289,10 @@ async def test_another_folder_of_files_is_refused(tmp_path: Path) -> None:
         elsewhere = tmp_path / "elsewhere"
         (elsewhere / "videos" / ".partial").mkdir(parents=True)
         for folder, message in (
-            (elsewhere, "is not the folder of files of the server"),
+            (elsewhere, "is not the store of files of the server"),
             (tmp_path / "nowhere", "No such file or directory; name the path"),
         ):
-            machine = site.join("group", "far", "--files-dir", str(folder))
+            machine = site.join("group", "far", "--store", str(folder))
             try:
                 assert await asyncio.to_thread(machine.process.wait, LOG_LIMIT_S) == 1
                 assert message in machine.log()
@@ -307,7 +307,7 @@ async def test_real_ranks_on_another_machine_make_a_video(tmp_path: Path) -> Non
     try:
         await site.server.life.wait_until_ready()
         flags = ["--join", site.place, "--curve-keys", str(site.peer_keys), "--nproc", "2"]
-        flags += ["--files-dir", str(site.server.state_dir)]
+        flags += ["--store", str(site.server.state_dir)]
         far = RunningServer(tmp_path / "far", *flags, command=[DEMO[0], "group", *DEMO[1:]])
         await far.wait_until_ready()
         async with calling(site.server.life) as caller:

@@ -13,8 +13,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from broker.store import INPUTS, FolderStore
 from http_front.image_decode import ImageDecoder
 from http_front.spool import MAX_IMAGE_BYTES, open_spool
+from http_front.stored_files import StoredFiles
 
 NUM_RUNS = 20
 SAMPLE = Path(__file__).parents[2] / "docs" / "sample.jpg"
@@ -52,7 +54,8 @@ async def store(decoder: ImageDecoder, folder: Path, body: bytes) -> float:
 
 async def measure(folder: Path) -> dict[str, list[float]]:
     """Return the seconds of each run."""
-    decoder = ImageDecoder(folder, folder)
+    (folder / INPUTS / ".partial").mkdir(parents=True)
+    decoder = ImageDecoder(StoredFiles(FolderStore(folder)))
     found = {}
     try:
         for name, (kind, width_px, height_px) in PICTURES.items():

@@ -58,9 +58,7 @@ def config(folder: Path, model: Path, name: str) -> RankConfig:
         model_path=str(model),
         device="cpu",
         addresses=Addresses.in_folder(folder),
-        inputs_dir=str(folder),
-        videos_dir=str(folder),
-        checkpoints_dir=str(folder),
+        store=str(folder),
         rendezvous=str(folder / name),
         parent_pid=os.getpid(),
     )

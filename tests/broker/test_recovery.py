@@ -12,10 +12,11 @@ import zmq
 import zmq.asyncio
 
 from broker.config import BrokerConfig
+from broker.dispatch import Dispatcher
 from broker.errors import StateDirInUseError
-from broker.files import StateDir
 from broker.job import JobState
 from broker.journal import Journal
+from broker.keeper import Keeper
 from broker.protocol import (
     CancelJob,
     DrainBroker,
@@ -33,7 +34,17 @@ from broker.protocol import (
 from broker.record import Job
 from broker.server import Broker
 from broker.sockets import connect_dealer
-from tests.broker.driver import LIMIT_S, SPEC, Front, broker_config, new_job_id, running_broker
+from broker.state_dir import StateDir
+from broker.store import FolderStore
+from tests.broker.driver import (
+    LIMIT_S,
+    SHAPE,
+    SPEC,
+    Front,
+    broker_config,
+    new_job_id,
+    running_broker,
+)
 from tests.stub_group import StubConfig, StubGroup
 
 
@@ -183,7 +194,7 @@ async def broker_with_journal(config: BrokerConfig) -> AsyncIterator[Journal]:
     """Run a broker in this process, so that the test can fill its disk."""
     state_dir = StateDir(Path(config.state_dir))
     journal = Journal(state_dir.journal)
-    broker = Broker(config, state_dir, journal)
+    broker = Broker(config, journal)
     task = asyncio.create_task(broker.run())
     try:
         yield journal
@@ -251,7 +262,8 @@ def running(waiting: Job) -> Job:
 
 
 def test_files_that_belong_to_no_job_are_swept_and_all_others_stay(tmp_path: Path) -> None:
-    state_dir = StateDir(tmp_path)
+    store = FolderStore(tmp_path)
+    store.prepare()
     waiting, busy = job(1), running(job(2))
     done = running(job(3)).ended(JobState.SUCCEED, 3.0, video="x.mp4")
     cancelled = running(job(4)).ended(JobState.CANCELLED, 3.0)
@@ -275,8 +287,8 @@ def test_files_that_belong_to_no_job_are_swept_and_all_others_stay(tmp_path: Pat
     }
     for name in stays | goes:
         (tmp_path / name).write_bytes(b"x")
-    state_dir.sweep([waiting, busy, done, cancelled])
-    state_dir.close()
+    jobs = [waiting, busy, done, cancelled]
+    Keeper(store, Dispatcher(SHAPE, 10, 3600.0, jobs)).begin()
     folders = ("inputs", "videos", "checkpoints")
     found = [path for folder in folders for path in (tmp_path / folder).rglob("*")]
     assert {str(path.relative_to(tmp_path)) for path in found if path.is_file()} == stays

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from broker.commands import Command, Event, Reply, ToGroup
 from broker.dispatch import Dispatcher
-from broker.files import StateDir
 from broker.job import JobState
 from broker.journal import Journal
+from broker.keeper import Keeper
 from broker.protocol import (
     GroupGone,
     GroupReady,
@@ -18,6 +18,8 @@ from broker.protocol import (
     OfferJob,
     SubmitJob,
 )
+from broker.state_dir import StateDir
+from broker.store import FolderStore
 from broker.worker import Client, Worker
 from tests.broker.driver import IMAGE, LIMIT_S, SHAPE, SPEC
 from tests.broker.scene import find, runs
@@ -33,13 +35,13 @@ class Desk:
     def __init__(self, path: Path) -> None:
         self.now_s = 0.0
         self.state_dir = state_dir = StateDir(path)
-        (path / "inputs" / IMAGE).write_bytes(b"an image")
         self.journal = Journal(state_dir.journal)
         self._done = asyncio.Queue[Command]()
         dispatcher = Dispatcher(SHAPE, 10, 3600.0, retry_pauses_s=(PAUSE_S, PAUSE_S))
-        self.worker = Worker(
-            dispatcher, self.journal, state_dir, self._carry_out, lambda: self.now_s
-        )
+        keeper = Keeper(FolderStore(path), dispatcher)
+        keeper.begin()
+        (path / "inputs" / IMAGE).write_bytes(b"an image")
+        self.worker = Worker(dispatcher, self.journal, keeper, self._carry_out, lambda: self.now_s)
 
     def close(self) -> None:
         self.journal.close()

@@ -13,6 +13,7 @@ from playwright.async_api import Browser, Locator, expect
 
 from broker.job import JobSpec, JobState
 from broker.protocol import JobView, Lease
+from broker.store import FolderStore, Store
 from http_front.keys import ApiKey, hash_key, make_key, write_keys
 from ranks.video import VideoWriter
 from tests.browser.visit import PROMPT, Visit, open_visit
@@ -63,7 +64,7 @@ def draw_chart() -> Image.Image:
     return chart
 
 
-def write_video(folder: Path, job_id: str, spec: JobSpec) -> None:
+def write_video(store: Store, job_id: str, spec: JobSpec) -> None:
     """Write a video of the chart exactly as rank 0 does."""
     pixels = torch.from_numpy(np.array(draw_chart())).permute(2, 0, 1) / 127.5 - 1.0
     ended = threading.Event()
@@ -74,18 +75,18 @@ def write_video(folder: Path, job_id: str, spec: JobSpec) -> None:
         ended.set()
 
     lease = Lease(group="g0", epoch=1, job_id=job_id, attempt=1)
-    writer = VideoWriter(lease, spec, folder, lambda: False, lambda: None, note_end)
+    writer = VideoWriter(lease, spec, store, lambda: False, lambda _: None, note_end)
     writer.add(pixels[None, :, None].expand(1, 3, spec.num_frames, HEIGHT_PX, WIDTH_PX))
     writer.finish()
     assert ended.wait(30)
     assert not failures
 
 
-def finish_job(broker: ScriptedBroker, videos_dir: str) -> str:
+def finish_job(broker: ScriptedBroker, front: Served) -> str:
     """Let a job have succeeded; return its id."""
     job_id = secrets.token_hex(16)
     spec = JobSpec(prompt=PROMPT, image_size=f"{WIDTH_PX}*{HEIGHT_PX}", num_frames=24, seed=7)
-    write_video(Path(videos_dir), job_id, spec)
+    write_video(FolderStore(Path(front.config.store)), job_id, spec)
     view = JobView(
         job_id=job_id,
         seq=1,
@@ -119,7 +120,7 @@ async def colour_difference(card: Locator) -> tuple[int, str]:
 async def test_a_played_video_has_the_colours_that_were_made(
     visit: Visit, front: Served, broker: ScriptedBroker
 ) -> None:
-    finish_job(broker, front.config.videos_dir)
+    finish_job(broker, front)
     await visit.reload()
     card = visit.cards.first
     await visit.play(card)
@@ -131,7 +132,7 @@ async def test_a_played_video_has_the_colours_that_were_made(
 async def test_a_finished_job_shows_its_poster_and_is_downloaded(
     visit: Visit, front: Served, broker: ScriptedBroker, tmp_path: Path
 ) -> None:
-    job_id = finish_job(broker, front.config.videos_dir)
+    job_id = finish_job(broker, front)
     await visit.reload()
     card = visit.cards.first
     await expect(card.locator("img")).to_have_attribute("src", f"/videos/{job_id}.webp")
@@ -140,14 +141,14 @@ async def test_a_finished_job_shows_its_poster_and_is_downloaded(
     download = await started.value
     assert download.suggested_filename == f"{job_id}.mp4"
     await download.save_as(tmp_path / "saved.mp4")
-    original = Path(front.config.videos_dir) / f"{job_id}.mp4"
+    original = front.videos / f"{job_id}.mp4"
     assert (tmp_path / "saved.mp4").read_bytes() == original.read_bytes()
 
 
 async def test_a_video_is_deleted_at_the_second_press(
     visit: Visit, front: Served, broker: ScriptedBroker
 ) -> None:
-    job_id = finish_job(broker, front.config.videos_dir)
+    job_id = finish_job(broker, front)
     await visit.reload()
     card = visit.cards.first
     await card.get_by_role("button", name="Delete").click()
@@ -167,7 +168,7 @@ async def test_with_api_keys_the_page_asks_for_one_and_then_does_all_it_does(
         serve(tmp_path, broker.addresses, api_keys=str(keys)) as front,
         open_visit(chromium, front.url) as visit,
     ):
-        finish_job(broker, front.config.videos_dir)
+        finish_job(broker, front)
         dialog = visit.page.get_by_role("dialog")
         await dialog.get_by_label("API key").last.fill(text)
         await visit.keep("api-key")

@@ -15,9 +15,10 @@ from typing import Any, NoReturn
 
 import torch
 
+from broker import store
 from broker.job import JobSpec
 from broker.protocol import Lease
-from ranks import video
+from broker.store import PARTIAL, VIDEOS, FolderStore
 from ranks.video import VideoWriter
 
 KILLED = 137
@@ -29,11 +30,12 @@ POINTS = ("write", "fsync", "rename", "fsync-folder", "report")
 def main(folder: Path, count: int) -> None:
     """Let each point be the last of `count` writers."""
     partial_videos = 0
-    whole = folder / f"{lease(0, 1).job_id}.mp4"
+    FolderStore(folder).prepare()
+    whole = folder / VIDEOS / f"{lease(0, 1).job_id}.mp4"
     assert attempt(folder, lease(0, 1), None) == 0
     expected = whole.read_bytes()
     for number in range(1, count * len(POINTS) + 1):
-        path = folder / f"{lease(number, 1).job_id}.mp4"
+        path = folder / VIDEOS / f"{lease(number, 1).job_id}.mp4"
         point = POINTS[number % len(POINTS)]
         assert attempt(folder, lease(number, 1), point) == KILLED, point
         assert path.exists() is (point in ("fsync-folder", "report")), point
@@ -61,14 +63,14 @@ def write(folder: Path, lease: Lease, point: str | None) -> NoReturn:
     on_end: Callable[[Exception | None], None] = ends.put
     if point == "report":
         on_end = die
-    writer = VideoWriter(lease, SPEC, folder, lambda: False, lambda: None, on_end)
+    writer = VideoWriter(lease, SPEC, FolderStore(folder), lambda: False, lambda _: None, on_end)
     if point is not None:
         set_trap(point)
     frames = torch.linspace(-1, 1, 24 * 64 * 64 * 3).reshape(1, 3, 24, 64, 64)
     for part in frames.split(4, dim=2):
         writer.add(part)
     if point == "write":
-        die_once_there_is(folder / ".partial" / f"{lease.job_id}.{lease.attempt}.mp4")
+        die_once_there_is(folder / PARTIAL / f"{lease.job_id}.{lease.attempt}.mp4")
     writer.finish()
     os._exit(0 if ends.get(timeout=LIMIT_S) is None else 1)
 
@@ -85,7 +87,7 @@ def set_trap(point: str) -> None:
     traps = {
         "fsync": (os, "fsync"),
         "rename": (os, "rename"),
-        "fsync-folder": (video, "sync_folder"),
+        "fsync-folder": (store, "sync_folder"),
     }
     if point in traps:
         setattr(*traps[point], die)

@@ -69,7 +69,7 @@ class Leader(StubGroup):
         super().__init__(
             StubConfig(
                 addresses=config.addresses,
-                videos_dir=config.videos_dir,
+                videos_dir=f"{config.store}/videos",
                 group=config.group,
                 epoch=config.epoch,
                 world_size=config.world_size,

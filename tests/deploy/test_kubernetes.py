@@ -154,7 +154,7 @@ def test_everything_that_is_mounted_is_there(pod: Manifest) -> None:
     claimed = {"state"} if command_of(pod).role == "server" else set()
     assert set(mounts.values()) == {volume["name"] for volume in pod["volumes"]} | claimed
     options = command_of(pod).options
-    for path in (options.state_dir, options.files_dir, options.curve_keys, options.api_keys):
+    for path in (options.state_dir, options.store, options.curve_keys, options.api_keys):
         assert path is None or any(Path(path).is_relative_to(mount) for mount in mounts)
     if command_of(pod).has_groups:
         assert Path(options.model_path).parent in map(Path, mounts)

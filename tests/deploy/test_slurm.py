@@ -20,7 +20,7 @@ SCRIPT = DEPLOY / "slurm" / "wan-ranks-group.sbatch"
 TOLD = {
     "WAN_JOIN": "tcp://server:5570",
     "WAN_CURVE_KEYS": "keys/peer",
-    "WAN_FILES_DIR": "files",
+    "WAN_STORE": "files",
 }
 LIMIT_S = 20.0
 

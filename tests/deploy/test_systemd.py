@@ -58,8 +58,8 @@ def test_a_unit_starts_its_part_with_options_that_there_are(
 
 
 def test_what_a_unit_shall_write_to_it_may_write_to(role: str, unit: dict[str, list[str]]) -> None:
-    files_dir = started_by(unit).options.files_dir
-    assert files_dir is None if role == "server" else files_dir in unit["ReadWritePaths"]
+    store = started_by(unit).options.store
+    assert store is None if role == "server" else store in unit["ReadWritePaths"]
     assert unit["ProtectSystem"] == ["strict"]
 
 

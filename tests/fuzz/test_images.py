@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from broker.store import FolderStore
 from http_front.errors import FrontError
 from http_front.image_decode import ImageDecoder
+from http_front.stored_files import StoredFiles
 from tests.http_front.test_image_decode import children
 
 FILE_LIMIT_S = 5.0
@@ -36,13 +38,12 @@ def pictures() -> list[bytes]:
 
 def test_a_damaged_picture_ends_no_decoder(tmp_path: Path, num_examples: int) -> None:
     inputs = tmp_path / "inputs"
-    (tmp_path / "partial").mkdir()
-    inputs.mkdir()
+    (inputs / ".partial").mkdir(parents=True)
     good, refusals = pictures(), set[int]()
     with asyncio.Runner() as runner:
 
         async def start() -> ImageDecoder:
-            return ImageDecoder(tmp_path / "partial", inputs, wall_limit_s=FILE_LIMIT_S)
+            return ImageDecoder(StoredFiles(FolderStore(tmp_path)), wall_limit_s=FILE_LIMIT_S)
 
         decoder = runner.run(start())
 

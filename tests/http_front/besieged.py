@@ -144,8 +144,7 @@ def _served(server: ChaosServer, session: aiohttp.ClientSession) -> Served:
     url, state_dir = server.life.url, server.state_dir
     config = FrontConfig(
         addresses=Addresses.in_folder(state_dir / "run"),
-        inputs_dir=str(state_dir / "inputs"),
-        videos_dir=str(state_dir / "videos"),
+        store=str(state_dir),
         parent_pid=os.getpid(),
     )
     return Served(url, int(url.rpartition(":")[2]), config, session)

@@ -14,6 +14,7 @@ from aiohttp import web
 from PIL import Image
 
 from broker.sockets import Addresses
+from broker.store import INPUTS, VIDEOS
 from http_front.app import create_app
 from http_front.config import FrontConfig
 from http_front.http_server import create_runner
@@ -54,9 +55,14 @@ class Served:
         assert status == 202, answer
         return str(answer["requestId"])
 
+    @property
+    def videos(self) -> Path:
+        """The folder that finished videos are served from."""
+        return Path(self.config.store) / VIDEOS
+
     def stored_images(self) -> list[Path]:
         """The files that accepted images have left, and any others."""
-        inputs = Path(self.config.inputs_dir)
+        inputs = Path(self.config.store) / INPUTS
         return [path for path in inputs.rglob("*") if path.is_file()]
 
 
@@ -65,15 +71,8 @@ async def serve(
     folder: Path, addresses: Addresses, source: ImageSource | None = None, **settings: Any
 ) -> AsyncIterator[Served]:
     """Run a front."""
-    for name in ("inputs", "videos"):
-        (folder / name).mkdir(exist_ok=True)
-    config = FrontConfig(
-        addresses=addresses,
-        inputs_dir=str(folder / "inputs"),
-        videos_dir=str(folder / "videos"),
-        parent_pid=os.getppid(),
-        **settings,
-    )
+    settings = {"store": str(folder), **settings}
+    config = FrontConfig(addresses=addresses, parent_pid=os.getppid(), **settings)
     runner = create_runner(create_app(config, source))
     await runner.setup()
     try:

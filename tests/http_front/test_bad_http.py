@@ -1,6 +1,5 @@
 import asyncio
 import re
-from pathlib import Path
 
 import pytest
 
@@ -120,7 +119,7 @@ async def test_two_hundred_headers_are_too_many(besieged: Besieged) -> None:
 @pytest.mark.parametrize("case", cases("http", "video-name"), ids=lambda case: case.id)
 async def test_a_bad_video_name_opens_no_file(besieged: Besieged, case: Case) -> None:
     job_id = "d" * 32
-    (Path(besieged.front.config.videos_dir) / f"{job_id}.mp4.tmp").write_bytes(b"half")
+    (besieged.front.videos / f"{job_id}.mp4.tmp").write_bytes(b"half")
     name = case.text.replace("{{JOB}}", job_id)
     head = f"GET /videos/{name} HTTP/1.1\r\nHost: {{{{HOST}}}}\r\n{{{{AUTH}}}}"
     status, answer = await raw(besieged, head + "Connection: close\r\n\r\n")

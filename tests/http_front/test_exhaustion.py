@@ -82,8 +82,7 @@ async def front_process(config: BrokerConfig) -> AsyncIterator[tuple[int, str]]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         front = FrontConfig(
             addresses=config.addresses,
-            inputs_dir=str(state_dir / "inputs"),
-            videos_dir=str(state_dir / "videos"),
+            store=str(state_dir),
             listen_fd=listener.fileno(),
             parent_pid=os.getpid(),
             ready_fd=ready_fd,

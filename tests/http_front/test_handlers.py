@@ -131,7 +131,7 @@ async def test_a_full_queue_is_429_with_retry_after(front: Served, broker: Scrip
 
 async def test_a_video_can_be_had_in_ranges(front: Served) -> None:
     name = f"{'a' * 32}.mp4"
-    (Path(front.config.videos_dir) / name).write_bytes(VIDEO)
+    (front.videos / name).write_bytes(VIDEO)
     url = f"{front.url}/videos/{name}"
     async with front.session.get(url, headers={"Range": "bytes=10-19"}) as response:
         assert response.status == 206
@@ -167,7 +167,7 @@ async def test_a_range_that_a_video_has_not_is_refused_with_its_length(
     front: Served, wanted: str
 ) -> None:
     name = f"{'a' * 32}.mp4"
-    (Path(front.config.videos_dir) / name).write_bytes(VIDEO)
+    (front.videos / name).write_bytes(VIDEO)
     url = f"{front.url}/videos/{name}"
     async with front.session.get(url, headers={"Range": wanted}) as response:
         assert (response.status, response.content_type) == (416, "application/json")
@@ -181,7 +181,7 @@ async def test_a_range_that_is_not_understood_counts_for_nothing(
     front: Served, wanted: str
 ) -> None:
     name = f"{'a' * 32}.mp4"
-    (Path(front.config.videos_dir) / name).write_bytes(VIDEO)
+    (front.videos / name).write_bytes(VIDEO)
     url = f"{front.url}/videos/{name}"
     async with front.session.get(url, headers={"Range": wanted}) as response:
         assert (response.status, await response.read()) == (200, VIDEO)
@@ -192,7 +192,7 @@ async def test_a_range_that_is_not_understood_counts_for_nothing(
 async def test_a_link_in_the_videos_folder_is_no_video(front: Served, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("secret")
-    (Path(front.config.videos_dir) / f"{'b' * 32}.mp4").symlink_to(secret)
+    (front.videos / f"{'b' * 32}.mp4").symlink_to(secret)
     status, answer = await front.get(f"/videos/{'b' * 32}.mp4")
     assert (status, answer["error"]["code"]) == (404, "not_found")
 
@@ -247,7 +247,7 @@ async def test_cleanup_tells_how_many_jobs_were_removed(front: Served) -> None:
 
 async def test_a_browser_may_play_a_video_in_a_page_of_its_own(front: Served) -> None:
     name = f"{'c' * 32}.mp4"
-    (Path(front.config.videos_dir) / name).write_bytes(VIDEO)
+    (front.videos / name).write_bytes(VIDEO)
     async with front.session.get(f"{front.url}/videos/{name}") as response:
         policy = response.headers["Content-Security-Policy"]
     assert "media-src 'self'" in policy

@@ -13,17 +13,20 @@ import pytest
 import pytest_asyncio
 from PIL import Image, ImageCms
 
+from broker.store import FolderStore
 from http_front import image_worker
 from http_front.errors import FrontError
 from http_front.image_decode import ImageDecoder
+from http_front.stored_files import StoredFiles
 from tests.http_front.serving import picture
 
 
 @pytest_asyncio.fixture
 async def decoder(tmp_path: Path) -> AsyncIterator[ImageDecoder]:
-    (tmp_path / "inputs").mkdir()
-    (tmp_path / "partial").mkdir()
-    decoder = ImageDecoder(tmp_path / "partial", tmp_path / "inputs")
+    store = FolderStore(tmp_path)
+    store.prepare()
+    (tmp_path / "inputs" / ".partial").mkdir()
+    decoder = ImageDecoder(StoredFiles(store))
     yield decoder
     await decoder.close()
 
@@ -174,7 +177,7 @@ async def test_a_decoder_stays_warm_and_is_replaced_when_it_dies(
 
 
 async def test_a_decoder_that_hangs_is_given_up(tmp_path: Path, decoder: ImageDecoder) -> None:
-    decoder = ImageDecoder(tmp_path / "partial", tmp_path / "inputs", wall_limit_s=5.0)
+    decoder = ImageDecoder(StoredFiles(FolderStore(tmp_path)), wall_limit_s=5.0)
     await store(decoder, tmp_path, picture())
     os.kill(children()[0], signal.SIGSTOP)
     with pytest.raises(FrontError, match="cannot be decoded"):

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from broker.protocol import ErrorCode, FrontReply, FrontRequest, OfferJob, Refused, SubmitJob
+from broker.store import INPUTS, FolderStore
 from http_front import known_images
 from http_front.known_images import KnownImages
 from http_front.spool import open_spool
+from http_front.stored_files import StoredFiles
 from tests.http_front.scripted_broker import ScriptedBroker
 from tests.http_front.serving import Served, picture
 
@@ -64,27 +66,33 @@ async def test_a_refusal_of_a_known_picture_is_told(front: Served, broker: Scrip
     assert (status, answer["error"]["message"]) == (429, full.message)
 
 
-def test_owners_share_no_pictures(tmp_path: Path) -> None:
+def known(folder: Path) -> KnownImages:
+    """Return a memory of pictures, and a store that has the one of this name."""
+    store = FolderStore(folder)
+    store.prepare()
+    store.local(f"{INPUTS}/{NAME}").touch()
+    return KnownImages(StoredFiles(store))
+
+
+async def test_owners_share_no_pictures(tmp_path: Path) -> None:
     """Seen to fail with the owner left out."""
-    (tmp_path / NAME).touch()
-    images = KnownImages(tmp_path)
+    images = known(tmp_path)
     images.keep("ann", b"digest", NAME)
-    assert images.find("ann", b"digest") == NAME
-    assert images.find("bob", b"digest") is None
-    assert images.find(None, b"digest") is None
+    assert await images.find("ann", b"digest") == NAME
+    assert await images.find("bob", b"digest") is None
+    assert await images.find(None, b"digest") is None
 
 
-def test_the_picture_not_used_for_longest_is_forgotten_first(
+async def test_the_picture_not_used_for_longest_is_forgotten_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(known_images, "MAX_KNOWN", 2)
-    (tmp_path / NAME).touch()
-    images = KnownImages(tmp_path)
+    images = known(tmp_path)
     for digest in (b"1", b"2"):
         images.keep(None, digest, NAME)
-    images.find(None, b"1")
+    await images.find(None, b"1")
     images.keep(None, b"3", NAME)
-    found = [images.find(None, digest) for digest in (b"1", b"2", b"3")]
+    found = [await images.find(None, digest) for digest in (b"1", b"2", b"3")]
     assert found == [NAME, None, NAME]
 
 

@@ -1,7 +1,5 @@
 """The list of jobs, the removal of one, and the stills from its video."""
 
-from pathlib import Path
-
 import pytest
 
 from broker.job import JobState
@@ -65,7 +63,7 @@ async def test_stills_are_served_once_there_are_any(
     await broker.change(job_id, state=JobState.SUCCEED, video=f"{job_id}.mp4")
     status, _ = await front.get(f"/videos/{job_id}{ending}")
     assert status == 404
-    (Path(front.config.videos_dir) / f"{job_id}{ending}").write_bytes(b"RIFF")
+    (front.videos / f"{job_id}{ending}").write_bytes(b"RIFF")
     async with front.session.get(f"{front.url}/videos/{job_id}{ending}") as response:
         assert response.content_type == "image/webp"
         assert await response.read() == b"RIFF"

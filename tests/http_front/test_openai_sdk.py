@@ -75,7 +75,7 @@ async def test_a_range_that_a_video_has_not_is_refused_with_its_length(stack: St
 async def test_stills_are_variants(stack: Stack) -> None:
     done = await stack.client.videos.poll((await stack.create()).id, poll_interval_ms=50)
     for variant, ending in (("thumbnail", ".webp"), ("spritesheet", ".sprites.webp")):
-        (Path(stack.front.config.videos_dir) / f"{done.id}{ending}").write_bytes(ending.encode())
+        (stack.front.videos / f"{done.id}{ending}").write_bytes(ending.encode())
         found = await stack.client.videos.download_content(done.id, variant=variant)  # type: ignore[arg-type]
         assert await found.aread() == ending.encode()
         assert found.response.headers["Content-Type"] == "image/webp"

@@ -14,9 +14,9 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
+from broker.store import FolderStore
 from http_front.address_guard import is_allowed
 from http_front.image_source import ImageSource
-from http_front.webhooks import load_key
 from tests.broker.driver import BrokerProcess, broker_config, running_broker
 from tests.http_front.image_server import IMAGE_ADDRESS
 from tests.http_front.serving import Served, picture, serve
@@ -86,21 +86,24 @@ async def stack(receiver: Receiver) -> AsyncIterator[Stack]:
 def serving(folder: Path, broker: BrokerProcess) -> AbstractAsyncContextManager[Served]:
     """A front that takes one address of this machine for a public one."""
     source = ImageSource(guard=lambda a: a == IMAGE_ADDRESS or is_allowed(a), ports=None)
-    key = str(folder / "webhook.key")
-    return serve(folder, broker.config.addresses, source, webhook_key=key)
+    return serve(folder, broker.config.addresses, source, makes_callbacks=True)
+
+
+FRESH = b"k" * 32
 
 
 def test_a_key_that_cannot_be_written_whole_is_made_by_the_next_start(tmp_path: Path) -> None:
     """Seen to fail where the file has its name before its content: anybody knows an empty key."""
+    store = FolderStore(tmp_path)
     path, limits = tmp_path / "webhook.key", resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
-            load_key(path)
+            store.secret(path.name, FRESH)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    key = load_key(path)
-    assert (len(key), load_key(path)) == (32, key)
+    key = store.secret(path.name, FRESH)
+    assert (key, store.secret(path.name, b"another")) == (FRESH, FRESH)
     assert [(file.name, file.stat().st_mode & 0o777) for file in tmp_path.iterdir()] == [
         ("webhook.key", 0o600)
     ]

@@ -50,7 +50,7 @@ def live(config: RankConfig, rank: int, nursery_pid: int) -> None:
 def leave_slowly(config: RankConfig, rank: int) -> None:
     if rank == 0:
         time.sleep(1)
-        Path(config.videos_dir, "saved").touch()
+        Path(config.store, "saved").touch()
     os._exit(0)
 
 

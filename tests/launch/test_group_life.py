@@ -30,9 +30,7 @@ def make_life(reaper: Reaper, folder: Path, behaviour: str) -> GroupLife:
         world_size=WORLD_SIZE,
         model_path=behaviour,
         addresses=Addresses.in_folder(folder),
-        inputs_dir="",
-        videos_dir=str(folder),
-        checkpoints_dir="",
+        store=str(folder),
         rendezvous="",
         parent_pid=os.getpid(),
     )

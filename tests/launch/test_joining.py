@@ -7,6 +7,7 @@ import pytest
 
 from broker.curve import make_keys
 from broker.sockets import Addresses
+from broker.store import PARTIAL
 from launcher import joining
 from launcher.findings import Finding
 from launcher.fleet import examine_fleet
@@ -64,11 +65,11 @@ def test_a_server_that_does_not_answer_is_named(
 ) -> None:
     monkeypatch.setattr(joining, "JOIN_LIMIT_S", 1.5)
     folders = Folders.under(str(tmp_path))
-    (folders.videos / ".partial").mkdir(parents=True)
+    (Path(folders.store) / PARTIAL).mkdir(parents=True)
     place = f"tcp://127.0.0.1:{free_port()}"
     with pytest.raises(StartError, match=f"--join {place}: no answer within 1.5 s"):
         check_files(tcp_addresses("--join", place, None), folders)
-    assert not list((folders.videos / ".partial").iterdir())
+    assert not list((Path(folders.store) / PARTIAL).iterdir())
 
 
 def test_two_launchers_of_one_machine_have_names_of_their_own(tmp_path: Path) -> None:
@@ -80,7 +81,7 @@ def test_two_launchers_of_one_machine_have_names_of_their_own(tmp_path: Path) ->
 def examined(folder: Path, *flags: str) -> list[Finding]:
     """Return what the doctor finds about the way to other machines."""
     options = parse_command([*flags, "--state-dir", str(folder)], {}).options
-    return list(examine_fleet(options, Folders.under(options.state_dir, options.files_dir)))
+    return list(examine_fleet(options, Folders.under(options.state_dir, options.store)))
 
 
 def test_the_doctor_says_whether_others_can_join(tmp_path: Path) -> None:

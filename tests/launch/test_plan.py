@@ -58,6 +58,6 @@ def test_a_group_that_ray_places_is_told_all_but_what_only_its_node_knows(tmp_pa
     group = config.group
     assert (group.engine, group.groups, group.nproc, group.checkpoint_steps) == ("local", 1, 4, 2)
     assert (group.join, group.listen, group.api_keys) == (told.listen, None, None)
-    assert (group.files_dir, group.model_path) == (str(tmp_path), str(Path("model").resolve()))
+    assert (group.store, group.model_path) == (str(tmp_path), str(Path("model").resolve()))
     demo = structs.replace(plan, options=Options(engine="ray", listen=told.listen, demo=True))
     assert demo.fleet(ready_fd=0).group.demo

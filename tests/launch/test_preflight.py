@@ -158,7 +158,7 @@ def test_a_new_state_directory_is_private_and_an_old_one_left_as_it_is(tmp_path:
     old.mkdir(mode=0o755)
     prepare_folders(new)
     prepare_folders(Folders.under(str(old)))
-    modes = [stat.S_IMODE(path.stat().st_mode) for path in (new.state, new.files, old)]
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (new.state, Path(new.store), old)]
     assert modes == [0o700, 0o700, 0o755]
 
 

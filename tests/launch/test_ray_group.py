@@ -67,7 +67,7 @@ async def test_a_group_ends_with_the_process_of_its_actor(tmp_path: Path) -> Non
     """Seen to fail without the helper, which ends with its parent."""
     place = f"tcp://127.0.0.1:{free_port()}"  # nobody answers for half a minute
     (tmp_path / "videos" / ".partial").mkdir(parents=True)
-    options = Options(name="ray3", join=place, files_dir=str(tmp_path), device="cpu")
+    options = Options(name="ray3", join=place, store=str(tmp_path), device="cpu")
     told = msgspec.json.encode(GroupOrder(server="here-1", options=options)).decode()
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     actor = await asyncio.create_subprocess_exec(

@@ -133,9 +133,7 @@ def _config(
         model_path=str(model),
         device="cpu",
         addresses=addresses,
-        inputs_dir=str(folder / "inputs"),
-        videos_dir=str(folder / "videos"),
-        checkpoints_dir=str(folder / "checkpoints"),
+        store=str(folder),
         rendezvous=str(folder / f"rendezvous-{epoch}"),
         parent_pid=os.getpid(),
     )

@@ -86,9 +86,7 @@ class RankGroup:
             model_path=str(model),
             device="cpu",
             addresses=Addresses.in_folder(folder),
-            inputs_dir=str(self.inputs_dir),
-            videos_dir=str(folder / "videos"),
-            checkpoints_dir=str(folder / "checkpoints"),
+            store=str(folder),
             rendezvous=str(folder / "rendezvous"),
             parent_pid=os.getpid(),
         )

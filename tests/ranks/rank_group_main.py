@@ -14,6 +14,7 @@ from torch import Tensor
 
 from broker.job import Stage
 from broker.log import configure_logging
+from broker.store import CHECKPOINTS, INPUTS, FolderStore
 from ranks.checkpoint import State, save_state
 from ranks.config import RankConfig
 from ranks.control import ANNOUNCE_EVERY_S, Word
@@ -75,13 +76,16 @@ def _hear(engine: Engine) -> GroupTask | None:
     return msgspec.json.decode(payload, type=GroupTask | None)
 
 
+_STATE = f"{CHECKPOINTS}/state.safetensors"
+
+
 class _TaskRun:
     """One task on one rank, and its observer."""
 
     def __init__(self, config: RankConfig, engine: Engine, task: GroupTask) -> None:
         self._config, self._engine, self._task = config, engine, task
-        self._state_path = Path(config.checkpoints_dir) / "state.safetensors"
-        self._results = Path(config.checkpoints_dir).parent / "results"
+        self._store = FolderStore(Path(config.store))
+        self._results = Path(config.store) / "results"
         self._stage = Stage.IDLE
         self._step = self._meetings = 0
 
@@ -91,8 +95,8 @@ class _TaskRun:
         outcome, frames = "done", list[Tensor]()
         task = Task(
             spec=self._task.job.spec,
-            image=Path(self._config.inputs_dir) / self._task.job.image,
-            resume_from=self._state_path if self._task.is_resumed else None,
+            image=self._store.local(f"{INPUTS}/{self._task.job.image}"),
+            resume_from=self._store.local(_STATE) if self._task.is_resumed else None,
         )
         try:
             frames += Run(self._engine, task, self).frames()
@@ -124,7 +128,7 @@ class _TaskRun:
     def keep(self, step: int, state: Callable[[], State]) -> None:
         """Save the state if told to."""
         if self._engine.world.rank == 0 and step == self._task.keep_step:
-            save_state(state(), self._state_path)
+            save_state(state(), self._store, _STATE)
 
     def _tell(self, outcome: str) -> None:
         rank = self._engine.world.rank

@@ -5,26 +5,32 @@ from pathlib import Path
 import pytest
 import torch
 
+from broker.store import CHECKPOINTS, FolderStore, checkpoint_name
 from ranks.checkpoint import Checkpoint, is_state, load_state, save_state
 from ranks.denoise import Denoiser
 from ranks.pipeline import draw_noise
 from ranks.solver import Solver
 
+NAME = checkpoint_name("job")
 STATE = {"step": torch.tensor(3), "latents": torch.arange(6.0).view(2, 3).T}
 
 
 def test_a_state_comes_back_to_the_bit(tmp_path: Path) -> None:
-    path = tmp_path / "job.safetensors"
-    save_state(STATE, path)
+    store = FolderStore(tmp_path)
+    store.prepare()
+    path = store.local(NAME)
+    save_state(STATE, store, NAME)
     loaded = load_state(path)
     assert loaded.keys() == STATE.keys()
     assert all(torch.equal(loaded[name], value) for name, value in STATE.items())
-    assert [entry.name for entry in tmp_path.iterdir()] == ["job.safetensors"]
+    assert [entry.name for entry in path.parent.iterdir()] == ["job.safetensors"]
 
 
 def test_the_thread_saves_the_latest_state(tmp_path: Path) -> None:
-    path = tmp_path / "job.safetensors"
-    checkpoint = Checkpoint(path)
+    store = FolderStore(tmp_path)
+    store.prepare()
+    path = store.local(NAME)
+    checkpoint = Checkpoint(store, NAME)
     for step in range(1, 4):
         checkpoint.keep({"step": torch.tensor(step)})
     checkpoint.close()
@@ -32,25 +38,29 @@ def test_the_thread_saves_the_latest_state(tmp_path: Path) -> None:
 
 
 def test_a_discarded_checkpoint_leaves_no_file(tmp_path: Path) -> None:
-    checkpoint = Checkpoint(tmp_path / "job.safetensors")
+    store = FolderStore(tmp_path)
+    store.prepare()
+    checkpoint = Checkpoint(store, NAME)
     checkpoint.keep(STATE)
     checkpoint.discard()
-    assert not list(tmp_path.iterdir())
+    assert not list((tmp_path / CHECKPOINTS).iterdir())
 
 
 def test_a_checkpoint_that_cannot_be_saved_does_not_end_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    checkpoint = Checkpoint(tmp_path / "missing" / "job.safetensors")
+    checkpoint = Checkpoint(FolderStore(tmp_path / "missing"), NAME)
     checkpoint.keep(STATE)
     checkpoint.close()
     assert "no checkpoint could be saved" in caplog.text
 
 
 def test_a_damaged_checkpoint_is_dropped(tmp_path: Path) -> None:
-    path = tmp_path / "job.safetensors"
+    store = FolderStore(tmp_path)
+    store.prepare()
+    path = store.local(NAME)
     assert not is_state(path)
-    save_state(STATE, path)
+    save_state(STATE, store, NAME)
     assert is_state(path)
     path.write_bytes(path.read_bytes()[:40])
     assert not is_state(path)

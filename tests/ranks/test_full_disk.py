@@ -11,9 +11,10 @@ import torch
 
 from broker.job import JobSpec
 from broker.protocol import Lease
+from broker.store import VIDEOS, FolderStore, checkpoint_name
 from ranks.checkpoint import Checkpoint, load_state
 from ranks.errors import GroupStopping, RunCancelled
-from ranks.video import VideoWriter, _is_full
+from ranks.video import NO_ROOM, VideoWriter, _is_full
 from tests.small_disk import fill, small_disk
 
 LEASE = Lease(group="group-0", epoch=1, job_id="0" * 32, attempt=1)
@@ -26,14 +27,14 @@ class Writing:
 
     def __init__(self, folder: Path) -> None:
         self.is_cancelled = False
-        self.delays: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self.delays: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.ends: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
         self.writer = VideoWriter(
             LEASE,
             SPEC,
-            folder,
+            FolderStore(folder),
             lambda: self.is_cancelled,
-            lambda: self.delays.put(None),
+            self.delays.put,
             self.ends.put,
         )
         noise = torch.rand(1, 3, 24, 128, 128, generator=torch.Generator().manual_seed(1))
@@ -45,6 +46,7 @@ class Writing:
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     with small_disk(tmp_path / "disk", 4096) as mounted:
+        FolderStore(mounted).prepare()
         yield mounted
 
 
@@ -57,15 +59,17 @@ def test_a_video_that_finds_no_room_is_written_once_there_is(disk: Path) -> None
     ballast = fill(disk)
     writing = Writing(disk)
     for _ in range(2):
-        writing.delays.get(timeout=LIMIT_S)
+        assert writing.delays.get(timeout=LIMIT_S) == NO_ROOM
         assert files(disk) == ["ballast"], "what was written takes the room that others need"
     ballast.unlink()
     assert writing.ends.get(timeout=LIMIT_S) is None
     job_id = LEASE.job_id
     assert files(disk) == [f"{job_id}.mp4", f"{job_id}.sprites.webp", f"{job_id}.webp"]
-    size = len((disk / f"{job_id}.mp4").read_bytes())
+    size = len((disk / VIDEOS / f"{job_id}.mp4").read_bytes())
     assert Writing(disk).ends.get(timeout=LIMIT_S) is None
-    assert len((disk / f"{job_id}.mp4").read_bytes()) == size, "frames were lost by the tries"
+    assert len((disk / VIDEOS / f"{job_id}.mp4").read_bytes()) == size, (
+        "frames were lost by the tries"
+    )
 
 
 def test_a_video_that_waits_for_room_can_be_cancelled(disk: Path) -> None:
@@ -96,10 +100,12 @@ def test_a_used_up_quota_is_a_full_disk(number: int, disk: Path) -> None:
 def test_a_state_that_does_not_fit_leaves_the_last_one_whole(tmp_path: Path) -> None:
     """Written in place instead of beside it, the last state is a stump."""
     with small_disk(tmp_path / "disk", 256) as disk:
-        path = disk / f"{LEASE.job_id}.safetensors"
-        checkpoint = Checkpoint(path)
+        store = FolderStore(disk)
+        store.prepare()
+        path = store.local(checkpoint_name(LEASE.job_id))
+        checkpoint = Checkpoint(store, checkpoint_name(LEASE.job_id))
         checkpoint.keep({"latents": torch.ones(16, 1024)})
         checkpoint.keep({"latents": torch.zeros(64, 1024)})
         checkpoint.close()
         assert load_state(path)["latents"].sum() == 16 * 1024
-        assert [each.name for each in disk.iterdir()] == [path.name]
+        assert [each.name for each in path.parent.iterdir()] == [path.name]

@@ -14,6 +14,7 @@ from PIL import Image
 
 from broker.job import JobSpec
 from broker.protocol import Lease
+from broker.store import PARTIAL, VIDEOS, FolderStore
 from ranks.errors import JobError, RunCancelled
 from ranks.stills import Stills
 from ranks.video import VideoWriter
@@ -37,8 +38,9 @@ def write(
     folder: Path, num_frames: int = 25, is_cancelled: bool = False
 ) -> tuple[VideoWriter, Ends]:
     """Return a writer that has got frames, by default all and one more than is wanted."""
+    store = FolderStore(folder)
     ends: Ends = queue.SimpleQueue()
-    writer = VideoWriter(LEASE, SPEC, folder, lambda: is_cancelled, lambda: None, ends.put)
+    writer = VideoWriter(LEASE, SPEC, store, lambda: is_cancelled, lambda _: None, ends.put)
     for frames in stripes(num_frames).split(4, dim=2):
         writer.add(frames)
     return writer, ends
@@ -51,10 +53,11 @@ def ffmpeg(*arguments: str) -> "subprocess.CompletedProcess[bytes]":
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    writer, ends = write(tmp_path_factory.mktemp("videos"))
+    folder = tmp_path_factory.mktemp("store")
+    writer, ends = write(folder)
     writer.finish()
     assert ends.get(timeout=_LIMIT_S) is None
-    return writer.path
+    return folder / VIDEOS / f"{LEASE.job_id}.mp4"
 
 
 def test_the_video_has_exactly_the_frames_and_the_size_asked_for(video: Path) -> None:
@@ -138,7 +141,8 @@ def test_an_abandoned_video_leaves_no_file_and_tells_nobody(tmp_path: Path) -> N
 
 
 def test_a_folder_that_cannot_be_written_fails_the_saving(tmp_path: Path) -> None:
-    (tmp_path / ".partial").write_text("a file where a folder should be")
+    (tmp_path / VIDEOS).mkdir()
+    (tmp_path / PARTIAL).write_text("a file where a folder should be")
     writer, ends = write(tmp_path, num_frames=1)
     writer.finish()
     failure = ends.get(timeout=_LIMIT_S)
@@ -148,7 +152,7 @@ def test_a_folder_that_cannot_be_written_fails_the_saving(tmp_path: Path) -> Non
 
 
 def test_an_encoder_that_fails_is_heard(tmp_path: Path) -> None:
-    (tmp_path / ".partial" / f"{'0' * 32}.1.mp4").mkdir(parents=True)
+    (tmp_path / PARTIAL / f"{'0' * 32}.1.mp4").mkdir(parents=True)
     writer, ends = write(tmp_path, num_frames=1)
     writer.finish()
     assert "ffmpeg ended with" in str(ends.get(timeout=_LIMIT_S))

@@ -28,6 +28,7 @@ from broker.job import JobSpec, Stage
 from broker.progress import fraction_done
 from broker.protocol import Lease
 from broker.sockets import Addresses
+from broker.store import VIDEOS, FolderStore
 from ranks.config import RankConfig
 from ranks.control import ANNOUNCE_EVERY_S
 from ranks.device import open_device
@@ -148,8 +149,9 @@ class Service:
         self._engine.control.announce(msgspec.msgpack.encode(job.order))
         lease = Lease(group="rival", epoch=1, job_id=job.job_id, attempt=1)
         failures: list[Exception | None] = []
+        store = FolderStore(self._folder)
         writer = VideoWriter(
-            lease, job.order.spec, self._folder, lambda: False, lambda: None, failures.append
+            lease, job.order.spec, store, lambda: False, lambda _: None, failures.append
         )
         with torch.inference_mode():
             for frames in Run(self._engine, _task(job.order), job).frames():
@@ -157,7 +159,7 @@ class Service:
         writer.finish()
         writer.wait(SAVE_LIMIT_S)
         job.status = "Succeed" if failures == [None] else "Failed"
-        job.video_path = str(writer.path)
+        job.video_path = str(store.local(f"{VIDEOS}/{job.job_id}.mp4"))
 
 
 class Silent:
@@ -223,9 +225,7 @@ def _rank_config(model_path: str, folder: Path, world_size: int) -> RankConfig:
         model_path=model_path,
         device="cpu",
         addresses=Addresses.in_folder(folder),
-        inputs_dir=str(folder),
-        videos_dir=str(folder),
-        checkpoints_dir=str(folder),
+        store=str(folder),
         rendezvous=str(folder / "rendezvous"),
         parent_pid=os.getppid(),
     )

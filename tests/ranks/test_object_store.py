@@ -1,0 +1,271 @@
+"""Videos, images and saved states of the ranks in an object store that may fail."""
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import TimeoutError as NotYetError
+from pathlib import Path
+
+import pytest
+import torch
+
+from broker.object_store import ObjectStore, StoredObject
+from broker.protocol import ErrorCode, RunJob
+from broker.store import INPUTS, VIDEOS, Move, checkpoint_name, go_on, open_store
+from ranks import video
+from ranks.checkpoint import Checkpoint, load_state
+from ranks.errors import GroupStopping, JobError, RunCancelled
+from ranks.supplies import NO_STORE as NOT_HERE
+from ranks.supplies import Supplies
+from ranks.video import NO_STORE, SLOW_STORE, VideoWriter
+from tests.object_store import Fault, Site
+from tests.ranks.test_video import LEASE, SPEC, stripes
+
+LIMIT_S = 60.0
+IMAGE = f"{7:064x}.ppm"
+JOB = RunJob(lease=LEASE, spec=SPEC, image=IMAGE)
+NAMES = [f"{VIDEOS}/{LEASE.job_id}{end}" for end in (".mp4", ".sprites.webp", ".webp")]
+OUTAGES: list[Fault] = ["refuses", "unavailable", "silent", "cut"]
+
+
+@pytest.fixture
+def store(site: Site, tmp_path: Path) -> ObjectStore:
+    store = open_store(site.place, str(tmp_path / "work"))
+    assert isinstance(store, ObjectStore)
+    store.prepare()
+    return store
+
+
+def like(store: ObjectStore, kind: type[ObjectStore]) -> ObjectStore:
+    """Return a store of another class at the same place."""
+    return kind(store.place, store.partial("made").parent.parent)
+
+
+class Writing:
+    """A video on its way to a store."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self.is_cancelled = False
+        self.delays: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.ends: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+        self.writer = VideoWriter(
+            LEASE, SPEC, store, lambda: self.is_cancelled, self.delays.put, self.ends.put
+        )
+        for frames in stripes(24).split(4, dim=2):
+            self.writer.add(frames)
+        self.writer.finish()
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.object_store.REQUEST_LIMIT_S", 1)
+
+
+def test_a_video_and_its_stills_are_in_the_store_and_nothing_stays_here(
+    site: Site, store: ObjectStore, tmp_path: Path
+) -> None:
+    writing = Writing(store)
+    assert writing.ends.get(timeout=LIMIT_S) is None
+    assert site.names() == NAMES
+    assert store.fetch(NAMES[0]).read_bytes()[4:8] == b"ftyp"
+    store.release(NAMES[0])
+    assert files(tmp_path) == []
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("fault", OUTAGES)
+def test_a_video_waits_for_a_store_that_fails_and_is_never_seen_in_part(
+    fault: Fault, site: Site, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen to fail with an error of the store taken for the end of the job."""
+    if fault == "cut":  # the video is small: it has to be cut earlier
+        monkeypatch.setattr("tests.object_store.CUT_BYTES", 600)
+    site.line.fail(fault)
+    writing = Writing(store)
+    for _ in range(2):
+        assert writing.delays.get(timeout=LIMIT_S) == NO_STORE
+        assert NAMES[0] not in site.names()
+        assert writing.ends.empty()
+    site.line.mend()
+    assert writing.ends.get(timeout=LIMIT_S) is None
+    assert site.names() == NAMES
+    assert site.num_uploads() == 0
+
+
+def test_stills_come_first_and_the_video_last(store: ObjectStore) -> None:
+    """Seen to fail with the moves turned round."""
+    seen: list[str] = []
+
+    class Noting(ObjectStore):
+        def find(self, name: str) -> StoredObject | None:
+            seen.append(name)  # it is looked for right after it was uploaded
+            return super().find(name)
+
+    assert Writing(like(store, Noting)).ends.get(timeout=LIMIT_S) is None
+    assert seen == [NAMES[2], NAMES[1], NAMES[0]]
+
+
+def test_an_upload_that_the_store_does_not_show_is_no_success(
+    site: Site, store: ObjectStore
+) -> None:
+    """Seen to fail without the look at what has become of an upload."""
+    lies = [True, True]
+
+    class Forgetful(ObjectStore):
+        def find(self, name: str) -> StoredObject | None:
+            return None if lies and lies.pop() else super().find(name)
+
+    writing = Writing(like(store, Forgetful))
+    assert writing.delays.get(timeout=LIMIT_S) == NO_STORE
+    assert writing.ends.get(timeout=LIMIT_S) is None
+    assert site.names() == NAMES
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_video_that_waits_for_the_store_can_be_cancelled(site: Site, store: ObjectStore) -> None:
+    site.line.fail("silent")
+    writing = Writing(store)
+    writing.delays.get(timeout=LIMIT_S)
+    writing.is_cancelled = True
+    assert isinstance(writing.ends.get(timeout=LIMIT_S), RunCancelled)
+    site.line.mend()
+    assert site.names() == []
+
+
+def test_a_group_that_stops_does_not_wait_for_the_store(site: Site, store: ObjectStore) -> None:
+    site.line.fail("refuses")
+    writing = Writing(store)
+    writing.delays.get(timeout=LIMIT_S)
+    writing.writer.stop_waiting()
+    assert isinstance(writing.ends.get(timeout=LIMIT_S), GroupStopping)
+
+
+def test_a_slow_upload_tells_that_it_goes_on(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a word for a minute the broker would have the group killed."""
+    monkeypatch.setattr(video, "TELL_EVERY_S", 0.0)
+    writing = Writing(store)
+    assert writing.ends.get(timeout=LIMIT_S) is None
+    assert writing.delays.get(timeout=LIMIT_S) == SLOW_STORE
+
+
+# --- saved states --------------------------------------------------------------------------------
+
+
+def test_a_saved_state_comes_back_from_the_store(store: ObjectStore, tmp_path: Path) -> None:
+    name = checkpoint_name(LEASE.job_id)
+    checkpoint = Checkpoint(store, name)
+    for step in range(1, 4):
+        checkpoint.keep({"step": torch.tensor(step)})
+    checkpoint.close()
+    assert files(tmp_path) == []
+    assert load_state(store.fetch(name))["step"].item() == 3
+
+
+def test_of_the_states_that_wait_for_a_slow_store_the_latest_is_saved(
+    store: ObjectStore,
+) -> None:
+    """Seen to fail with every state saved in its turn."""
+    begun, goes_on, saved = threading.Event(), threading.Event(), list[float]()
+
+    class Slow(ObjectStore):
+        def put(self, moves: Sequence[Move], check: Callable[[], None] = go_on) -> None:
+            saved.append(load_state(moves[0].file)["step"].item())
+            begun.set()
+            assert goes_on.wait(LIMIT_S)
+            super().put(moves, check)
+
+    checkpoint = Checkpoint(like(store, Slow), checkpoint_name(LEASE.job_id))
+    checkpoint.keep({"step": torch.tensor(1)})
+    assert begun.wait(LIMIT_S)
+    for step in (2, 3, 4):
+        checkpoint.keep({"step": torch.tensor(step)})
+    goes_on.set()
+    checkpoint.close()
+    assert saved == [1, 4]
+
+
+def test_a_state_that_cannot_be_saved_ends_nothing(
+    site: Site, store: ObjectStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.line.fail("refuses")
+    checkpoint = Checkpoint(store, checkpoint_name(LEASE.job_id))
+    checkpoint.keep({"step": torch.tensor(1)})
+    checkpoint.discard()
+    assert "no checkpoint could be saved" in caplog.text
+    assert "a checkpoint stays for now" in caplog.text
+
+
+# --- what a run starts from ----------------------------------------------------------------------
+
+
+def stored(store: ObjectStore, name: str, content: bytes) -> None:
+    made = store.partial(INPUTS) / "made"
+    made.write_bytes(content)
+    store.put([Move(made, name)])
+    made.unlink(missing_ok=True)
+
+
+def supplies(
+    store: ObjectStore, delays: "queue.SimpleQueue[str] | None" = None, **check: Exception
+) -> Supplies:
+    def look() -> None:
+        for error in check.values():
+            raise error
+
+    return Supplies(store, JOB, look, (delays or queue.SimpleQueue()).put)
+
+
+def test_image_and_state_are_brought_here_and_forgotten_after_the_run(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    stored(store, f"{INPUTS}/{IMAGE}", b"pixels")
+    bringing = supplies(store)
+    assert bringing.begin().result(LIMIT_S) is False
+    assert store.local(f"{INPUTS}/{IMAGE}").read_bytes() == b"pixels"
+    checkpoint = Checkpoint(store, checkpoint_name(LEASE.job_id))
+    checkpoint.keep({"step": torch.tensor(3)})
+    checkpoint.close()
+    assert bringing.begin().result(LIMIT_S) is True
+    assert load_state(store.local(checkpoint_name(LEASE.job_id)))["step"].item() == 3
+    bringing.release()
+    assert files(tmp_path) == []
+
+
+def test_a_damaged_state_is_not_gone_on_from(store: ObjectStore) -> None:
+    stored(store, f"{INPUTS}/{IMAGE}", b"pixels")
+    stored(store, checkpoint_name(LEASE.job_id), b"no state")
+    assert supplies(store).begin().result(LIMIT_S) is False
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("fault", ["refuses", "unavailable", "silent"])
+def test_a_run_waits_for_its_image(fault: Fault, site: Site, store: ObjectStore) -> None:
+    """Seen to fail with an error of the store taken for a missing image."""
+    stored(store, f"{INPUTS}/{IMAGE}", b"pixels")
+    site.line.fail(fault)
+    delays: queue.SimpleQueue[str] = queue.SimpleQueue()
+    bringing = supplies(store, delays).begin()
+    for _ in range(2):
+        assert delays.get(timeout=LIMIT_S) == NOT_HERE
+    with pytest.raises(NotYetError):
+        bringing.result(0)
+    site.line.mend()
+    assert bringing.result(LIMIT_S) is False
+
+
+def test_an_image_that_is_gone_fails_the_job(store: ObjectStore) -> None:
+    with pytest.raises(JobError) as failure:
+        supplies(store).begin().result(LIMIT_S)
+    assert failure.value.code is ErrorCode.IMAGE_INVALID
+
+
+def test_a_run_that_waits_for_its_image_can_be_cancelled(site: Site, store: ObjectStore) -> None:
+    site.line.fail("refuses")
+    with pytest.raises(RunCancelled):
+        supplies(store, cancelled=RunCancelled()).begin().result(LIMIT_S)
