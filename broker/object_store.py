@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig, S3Store
 
 CONNECT_LIMIT_S = 3
-REQUEST_LIMIT_S = 20
+REQUEST_LIMIT_S = 14
+"""Two of them pass before a cancelled run has to be left, which the broker gives 30 s for."""
 CHUNK_BYTES = 5 << 20
 """Of one request, and the least that S3 allows: so much must pass within `REQUEST_LIMIT_S`."""
 LINK_LASTS = timedelta(minutes=10)

@@ -15,7 +15,7 @@ from http_front.openai_schema import (
 from http_front.openapi_parts import (
     SMALL_JOB,
     Schema,
-    file_content,
+    file_responses,
     operation,
     page_parameters,
     query_parameter,
@@ -74,12 +74,8 @@ def paths(idempotency_key: Schema) -> Schema:
 
 
 def _content() -> Schema:
-    file = file_content(*sorted(set(CONTENT_TYPES.values())))
     variant = query_parameter("variant", "Which.", {"enum": list(VARIANTS), "default": "video"})
-    responses = {
-        "200": {"description": "The whole file.", "content": file},
-        "206": {"description": "The range that was asked for.", "content": file},
-    }
+    responses = file_responses(*sorted(set(CONTENT_TYPES.values())))
     return _operation("Fetch a video, or stills from it", responses, parameters=[_ID, variant])
 
 

@@ -13,7 +13,7 @@ from http_front.openapi_parts import (
     REF,
     SMALL_JOB,
     Schema,
-    file_content,
+    file_responses,
     json_content,
     operation,
     page_parameters,
@@ -235,11 +235,7 @@ def _progress() -> Schema:
 
 
 def _file(ending: str) -> Schema:
-    content = file_content(CONTENT_TYPES[ending])
-    responses = {
-        "200": {"description": "The whole file.", "content": content},
-        "206": {"description": "The range that was asked for.", "content": content},
-    }
+    responses = file_responses(CONTENT_TYPES[ending])
     return operation(f"Fetch {_FILES[ending]}", responses, parameters=[_id_parameter("path")])
 
 

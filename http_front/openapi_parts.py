@@ -58,10 +58,15 @@ def submit_content(prefix: str, example: Schema) -> Schema:
     }
 
 
-def file_content(*content_types: str) -> Schema:
-    """Return a body that is a file."""
+def file_responses(*content_types: str) -> Schema:
+    """Return the answers of a route that sends a file."""
     schema = {"schema": {"type": "string", "format": "binary"}}
-    return {content_type: schema for content_type in content_types}
+    content = {content_type: schema for content_type in content_types}
+    return {
+        "200": {"description": "The whole file.", "content": content},
+        "206": {"description": "The range that was asked for.", "content": content},
+        "307": {"description": "The file is there for ten minutes, if the operator wants it so."},
+    }
 
 
 def query_parameter(name: str, about: str, schema: Schema) -> Schema:

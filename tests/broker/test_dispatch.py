@@ -291,6 +291,22 @@ def test_a_video_that_waits_for_room_holds_up_the_next_job_and_costs_nothing() -
     assert (view.state, view.attempt, view.reason) == (JobState.SUCCEED, 1, None)
 
 
+def test_a_run_that_waits_for_its_image_is_no_hung_one_and_goes_on_like_any_other() -> None:
+    """Seen to fail with a reason, or a delay, that outlives what was waited for."""
+    scene = Scene()
+    scene.group()
+    first, second = scene.job(), scene.job()
+    lease = scene.start(first)
+    for _ in range(10):
+        assert kills(scene.wait(30, beats_of="a")) == []
+        scene.handle(JobDelayed(lease=lease, reason="the store cannot be reached"))
+    assert scene.view(first).reason == "the store cannot be reached"
+    scene.step(lease, Stage.ENCODE, 1, 8)
+    assert scene.view(first).reason is None
+    (run,) = runs(scene.handle(JobDecoded(lease=lease)))
+    assert run.lease.job_id == second
+
+
 def test_a_group_that_says_no_more_of_a_waiting_video_is_killed() -> None:
     scene = Scene()
     scene.group()

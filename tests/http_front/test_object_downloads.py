@@ -14,6 +14,7 @@ import pytest
 
 from broker.protocol import ErrorCode, FrontReply, FrontRequest, GetJob, Refused
 from broker.store import INPUTS, VIDEOS, Move, Store, open_store
+from http_front.client import WanClient
 from http_front.keys import ApiKey, hash_key, write_keys
 from tests.http_front.scripted_broker import ScriptedBroker
 from tests.http_front.serving import Served, picture, serve
@@ -185,6 +186,9 @@ async def test_a_plain_client_follows_the_link(
         assert re.search("X-Amz-Expires=600&", link)
         async with aiohttp.ClientSession() as stranger, stranger.get(link) as response:
             assert await response.read() == CONTENT
+        async with WanClient(it.front.url, "a-key") as client:
+            await client.download(NAME.removesuffix(".mp4"), tmp_path / "video.mp4")
+        assert (tmp_path / "video.mp4").read_bytes() == CONTENT
         ranged = {"Range": "bytes=10-19"}
         async with it.front.session.get(it.url, headers=ranged) as response:
             assert (response.status, await response.read()) == (206, CONTENT[10:20])

@@ -1,6 +1,7 @@
 """What is wrong with an address or its keys is found before anything is started."""
 
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from launcher import joining
 from launcher.findings import Finding
 from launcher.fleet import examine_fleet
 from launcher.joining import check_files, machine_name, tcp_addresses, try_listening
-from launcher.options import parse_command
-from launcher.preflight import Folders, StartError
+from launcher.options import OptionsError, parse_command
+from launcher.preflight import Folders, StartError, prepare_folders
 from tests.free_port import free_port
+from tests.object_store import SECRET, Site
 
 
 def test_four_ports_in_a_row_are_used(tmp_path: Path) -> None:
@@ -100,3 +102,36 @@ def test_the_doctor_says_whether_a_server_can_be_joined(tmp_path: Path) -> None:
     assert (found.level, found.topic) == ("error", "join")
     assert "name the path at which this machine sees the folder" in found.message
     assert found.mend == f"ls -ld {tmp_path}/videos/.partial"
+
+
+def test_the_doctor_says_whether_an_object_store_can_be_used(tmp_path: Path, site: Site) -> None:
+    (found,) = examined(tmp_path, "--store", site.place)
+    assert (found.level, found.topic) == ("ok", "store")
+    assert site.names() == []
+    assert list(tmp_path.iterdir()) == []
+    (found,) = examined(tmp_path, "--store", "s3://nobodys/wan")
+    assert (found.level, found.topic) == ("error", "store")
+    assert found.message.startswith("--store s3://nobodys/wan: ")
+    assert "NoSuchBucket; see AWS_ENDPOINT_URL" in found.message
+    site.line.fail("refuses")
+    (found,) = examined(tmp_path, "--store", site.place)
+    assert (found.level, found.topic) == ("error", "store")
+    assert SECRET not in found.message
+
+
+def test_a_missing_library_for_the_store_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(StartError, match=r"--store s3://videos/wan needs .*pip install '\.\[s3\]'"):
+        prepare_folders(Folders.under(str(tmp_path), "s3://videos/wan"))
+
+
+def test_a_store_that_cannot_be_is_refused_with_the_options() -> None:
+    for flags, message in (
+        (["--store", "gs://videos"], "it must be a folder or s3://BUCKET/PREFIX"),
+        (["--store", "videos", "--store-downloads", "redirect"], "needs a store that is s3://"),
+        (["--store-downloads", "sometimes"], "relay"),
+    ):
+        with pytest.raises(OptionsError, match=message):
+            parse_command(flags, {})
