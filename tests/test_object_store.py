@@ -4,6 +4,7 @@ from pathlib import Path
 
 import aiohttp
 
+from ranks.supplies import NO_STORE as NO_IMAGE
 from ranks.video import NO_STORE
 from tests.chaos.server import ChaosServer
 from tests.free_port import free_port
@@ -30,6 +31,7 @@ async def test_a_video_is_made_and_fetched_and_removed_though_the_store_goes_awa
         far = RunningServer(tmp_path / "far", *flags, command=[DEMO[0], "group", *DEMO[1:]])
         await far.wait_until_ready()
         async with calling(server.life) as caller:
+            await wait_in_vain(caller, site)
             job_id = await make(caller, site)
             async with caller.session.get(f"/videos/{job_id}.mp4") as response:
                 assert (await response.read())[4:8] == b"ftyp"
@@ -39,10 +41,24 @@ async def test_a_video_is_made_and_fetched_and_removed_though_the_store_goes_awa
         assert await server.life.stop() == 0
         assert leftovers(tmp_path) == []
         assert SECRET not in server.life.log() + far.log()
+        assert "ending it" not in far.log()  # the same life of the group has done it all
     finally:
         server.end()
         if far is not None:
             far.end()
+
+
+async def wait_in_vain(caller: Caller, site: Site) -> None:
+    """Cancel a job that has been given to the group, and waits there for its image."""
+    first, second = await caller.submit(infer_steps="100"), await caller.submit()
+    await caller.wait_for(first, stage="denoise")
+    site.line.fail("refuses")
+    await caller.post("/video/cancel", first)
+    await caller.wait_for(second, reason=NO_IMAGE)
+    await caller.post("/video/cancel", second)
+    site.line.mend()
+    for job_id in (first, second):
+        await caller.post("/video/delete", job_id)
 
 
 async def make(caller: Caller, site: Site) -> str:

@@ -172,7 +172,7 @@ async def test_expiry_removes_what_is_in_the_store(
 
 
 async def test_what_cannot_be_removed_is_removed_later(
-    config: BrokerConfig, store: Store, site: Site
+    config: BrokerConfig, store: Store, site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Seen to fail with a removal that is tried once."""
     put(store, f"{INPUTS}/{IMAGE}")
@@ -182,6 +182,7 @@ async def test_what_cannot_be_removed_is_removed_later(
         site.line.fail("refuses")
         async with asyncio.timeout(1.0):
             assert isinstance(await front.ask(DeleteJob(job_id=job_id)), JobDeleted)
+        await until(lambda: "files are removed later" in caplog.text, LIMIT_S)
         assert len(site.names()) == 1 + len(files_of(job_id))
         site.line.mend()
         await until_names(site, [])
