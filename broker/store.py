@@ -33,6 +33,8 @@ class Move(NamedTuple):
 
     file: Path
     name: str
+    is_synced: bool = False
+    """Whether a power loss would leave its content."""
 
 
 def go_on() -> None:
@@ -133,8 +135,9 @@ class FolderStore:
     def put(self, moves: Sequence[Move], check: Callable[[], None] = go_on) -> None:
         """Move whole files to their places, in the order that survives a power loss."""
         for move in moves:
-            with move.file.open("rb") as file:
-                os.fsync(file.fileno())
+            if not move.is_synced:
+                with move.file.open("rb") as file:
+                    os.fsync(file.fileno())
         check()
         for move in moves:
             move.file.rename(self.root / move.name)

@@ -75,7 +75,7 @@ class ImageDecoder:
             match outcome:
                 case ImageDecoded(sha256=sha256):
                     name = f"{sha256}.ppm"
-                    moves = [Move(target, f"{INPUTS}/{name}")]
+                    moves = [Move(target, f"{INPUTS}/{name}", is_synced=True)]
                     await self._files.call(lambda: self._files.store.put(moves))
                     return name
                 case ImageRefused(reason=reason):
