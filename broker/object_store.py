@@ -9,15 +9,16 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple
 
 from broker.store import OBJECT_SCHEME, Move, StoreError, StoreSetupError, go_on
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig, S3Store
+    from obstore.store import ClientConfig, RetryConfig, S3Store
 
 CONNECT_LIMIT_S = 3
 REQUEST_LIMIT_S = 14
@@ -128,12 +129,11 @@ class ObjectStore:
         """
         import obstore
 
-        try:
-            found = obstore.head(self._client, name)
-        except FileNotFoundError:
-            return None
-        except Exception as error:  # noqa: BLE001 (of obstore, whose errors have no common base)
-            _fail(error)
+        with _translated():
+            try:
+                found = obstore.head(self._client, name)
+            except FileNotFoundError:
+                return None
         return StoredObject(
             found["size"], (found["e_tag"] or "").strip('"'), found["last_modified"].timestamp()
         )
@@ -146,34 +146,26 @@ class ObjectStore:
         """
         import obstore
 
-        try:
-            wanted: obstore.GetOptions = {"range": (start, stop), "if_match": f'"{etag}"'}
+        wanted: obstore.GetOptions = {"range": (start, stop), "if_match": f'"{etag}"'}
+        with _translated():
             return bytes(obstore.get(self._client, name, options=wanted).bytes())
-        except Exception as error:  # noqa: BLE001
-            _fail(error)
 
     def names(self, folder: str) -> list[str]:
         """Return the names of the objects under a prefix, those under a longer one left out."""
         import obstore
 
-        try:
+        with _translated():
             pages = obstore.list(self._client, folder, chunk_size=1000)
             found = [meta["path"] for page in pages for meta in page]
-        except Exception as error:  # noqa: BLE001
-            _fail(error)
         return [name for name in found if name.rpartition("/")[0] == folder]
 
     def delete(self, names: Iterable[str]) -> None:
         """Remove objects, up to a thousand with one request."""
         import obstore
 
-        try:
-            if doomed := list(names):
+        if doomed := list(names):
+            with _translated(), suppress(FileNotFoundError):
                 obstore.delete(self._client, doomed)
-        except FileNotFoundError:
-            pass
-        except Exception as error:  # noqa: BLE001
-            _fail(error)
 
     def secret(self, name: str, fresh: bytes) -> bytes:
         """Return the content of an object that is written once."""
@@ -182,12 +174,8 @@ class ObjectStore:
 
         found = self.find(name)
         if found is None:
-            try:
+            with _translated(), suppress(AlreadyExistsError):  # another process may be as quick
                 obstore.put(self._client, name, fresh, mode="create")
-            except AlreadyExistsError:
-                pass  # another process was as quick
-            except Exception as error:  # noqa: BLE001
-                _fail(error)
             found = self.find(name)
         if found is None:
             raise StoreError(f"{name} was taken, but is not there")
@@ -201,18 +189,14 @@ class ObjectStore:
         """
         import obstore
 
-        try:
+        with _translated():
             return obstore.sign(self._client, "GET", name, LINK_LASTS)
-        except Exception as error:  # noqa: BLE001
-            _fail(error)
 
     def _put(self, name: str, content: "bytes | Iterator[bytes]") -> None:
         import obstore
 
-        try:
+        with _translated():
             obstore.put(self._client, name, content, chunk_size=CHUNK_BYTES, max_concurrency=2)
-        except Exception as error:  # noqa: BLE001
-            _fail(error)
 
     @property
     def _folder(self) -> Path:
@@ -230,18 +214,16 @@ class ObjectStore:
             # Who names an endpoint without TLS wants it: a server of his own network.
             "allow_http": os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"),
         }
-        try:
-            return S3Store(
-                self._bucket,
-                prefix=self._prefix or None,
-                client_options=options,
-                retry_config={
-                    "max_retries": 1,
-                    "retry_timeout": timedelta(seconds=CONNECT_LIMIT_S),
-                },
-            )
-        except Exception as error:  # noqa: BLE001
-            _fail(error)
+        retries: RetryConfig = {
+            "max_retries": 1,
+            "retry_timeout": timedelta(seconds=CONNECT_LIMIT_S),
+        }
+        return S3Store(
+            self._bucket,
+            prefix=self._prefix or None,
+            client_options=options,
+            retry_config=retries,
+        )
 
 
 def _chunks(path: Path, check: Callable[[], None]) -> Iterator[bytes]:
@@ -251,12 +233,16 @@ def _chunks(path: Path, check: Callable[[], None]) -> Iterator[bytes]:
             yield chunk
 
 
-def _fail(error: Exception) -> NoReturn:
-    """Raise what went wrong in one line, without the answer's body, which may name credentials."""
-    is_its_own = type(error).__module__.startswith("obstore")
-    if not (is_its_own or isinstance(error, FileNotFoundError)):
-        raise error  # of a check, or a fault of ours
-    told = str(error)
-    line = told.partition("\n")[0].partition("<")[0].strip(" :")
-    code = _CODE.search(told)
-    raise StoreError(line if code is None else f"{line}: {code[1]}") from None
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Raise errors of obstore as ours: in one line, without the answer, which may name a key."""
+    try:
+        yield
+    except Exception as error:
+        is_its_own = type(error).__module__.startswith("obstore")
+        if not (is_its_own or isinstance(error, FileNotFoundError)):
+            raise  # of a check, or a fault of ours
+        told = str(error)
+        line = told.partition("\n")[0].partition("<")[0].strip(" :")
+        code = _CODE.search(told)
+        raise StoreError(line if code is None else f"{line}: {code[1]}") from None
