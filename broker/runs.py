@@ -140,8 +140,15 @@ class Runs:
         job = self._job_of(run)
         if job is not None:
             self._settle(job, run, report, now_s)
-        elif isinstance(report, JobFinished):
-            self._board.emit(DropVideo(run.lease.job_id))
+        elif not isinstance(report, JobFailed):
+            # Of one that was left, the stills may be in the store already.
+            self._drop_unwanted(run.lease.job_id)
+
+    def _drop_unwanted(self, job_id: str) -> None:
+        """Drop what a run has saved, unless the job is, or will be, another attempt's success."""
+        job = self._board.jobs.get(job_id)
+        if job is None or job.state in (JobState.CANCELLED, JobState.FAILED):
+            self._board.emit(DropVideo(job_id))
 
     def _settle(self, job: Job, run: Run, report: RunEnd, now_s: float) -> None:
         match report:

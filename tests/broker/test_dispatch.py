@@ -654,3 +654,13 @@ def test_a_clock_that_was_set_forward_does_not_remove_a_job_that_has_just_ended(
     scene = Scene(restored=[ended])
     assert find(scene.wait(590), DropJob) == []
     assert find(scene.wait(20), DropJob) == [DropJob(ended.job_id)]
+
+
+def test_what_a_cancelled_run_has_saved_before_it_was_left_is_dropped() -> None:
+    """Seen to fail with the files of finished runs dropped only: stills go into a store first."""
+    scene = Scene()
+    scene.group()
+    lease = scene.start(scene.job())
+    scene.handle(JobDecoded(lease=lease))
+    scene.cancel(lease.job_id)
+    assert find(scene.handle(JobStopped(lease=lease)), DropVideo) == [DropVideo(lease.job_id)]

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from broker.commands import Command, ToGroup, ToLauncher
+from broker.commands import Command, DropVideo, ToGroup, ToLauncher
 from broker.job import GroupShape, JobState
 from broker.peers import Peers
 from broker.protocol import (
@@ -12,6 +12,7 @@ from broker.protocol import (
     GroupDrained,
     GroupLost,
     GroupStarted,
+    JobFinished,
     JobStopped,
     Refused,
 )
@@ -204,3 +205,22 @@ def test_groups_that_have_left_are_forgotten_in_time() -> None:
 def drained(commands: list[Command]) -> list[GroupDrained]:
     sent = [command.message for command in find(commands, ToLauncher)]
     return [message for message in sent if isinstance(message, GroupDrained)]
+
+
+def test_the_late_end_of_a_given_up_run_takes_no_video_from_the_attempt_that_succeeded() -> None:
+    """Seen to fail with the video dropped of whichever job such a run was for."""
+    scene = gathered()
+    scene.group("near")
+    scene.group("far")
+    first, second = scene.job(), scene.job()
+    scene.start(first)
+    lost = scene.start(second)
+    assert lost.group == "far"
+    scene.finish(scene.lease(first))
+    scene.wait(LOST_S + 1, beats_of=["near"])
+    scene.let_due()
+    scene.finish(scene.start(second))
+    assert scene.view(second).state is JobState.SUCCEED
+    scene.group("far", running=[lost])
+    commands = scene.handle(JobFinished(lease=lost, video=f"{second}.mp4"))
+    assert find(commands, DropVideo) == []
