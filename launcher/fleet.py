@@ -8,6 +8,9 @@ from launcher.joining import check_files, check_store, tcp_addresses, try_listen
 from launcher.options import Options
 from launcher.preflight import Folders, StartError, state_owner
 
+_SHOW_AWS = "env | grep ^AWS_ | cut -d= -f1"
+"""Names alone: some of the values are secrets."""
+
 
 def examine_fleet(options: Options, folders: Folders) -> Iterator[Finding]:
     """Look whether others could join, or whether the server that is to be joined can be.
@@ -26,7 +29,7 @@ def _examine_store(folders: Folders) -> Finding:
     try:
         check_store(folders)
     except StartError as fault:
-        return error("store", str(fault), "env | grep ^AWS_ | cut -d= -f1")
+        return error("store", str(fault), _SHOW_AWS)
     return ok("store", f"files can be written to {folders.store}, read and removed")
 
 
@@ -45,8 +48,6 @@ def _examine_joining(options: Options, place: str, folders: Folders) -> Finding:
     try:
         check_files(tcp_addresses("--join", place, options.curve_keys), folders)
     except StartError as fault:
-        store = "" if is_object_place(folders.store) else f"{folders.store}/{PARTIAL}"
-        return error(
-            "join", str(fault), " ".join(["ls -ld", store, options.curve_keys or ""]).rstrip()
-        )
+        mend = f"ls -ld {folders.store}/{PARTIAL} {options.curve_keys or ''}".rstrip()
+        return error("join", str(fault), _SHOW_AWS if is_object_place(folders.store) else mend)
     return ok("join", f"{place} answers, and its files are in {folders.store}")

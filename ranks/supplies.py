@@ -15,6 +15,7 @@ from ranks.video import pauses
 logger = logging.getLogger(__name__)
 
 NO_STORE = "the store cannot be reached; the job goes on as soon as it can"
+NO_ROOM = "the disk is full; the job goes on as soon as there is room"
 _LOOK_EVERY_S = 1.0
 
 
@@ -61,9 +62,10 @@ class Supplies:
         for pause_s in pauses():
             try:
                 return self._bring_once()
-            except StoreError as error:
+            except OSError as error:
                 logger.warning("the image is not here, next try in %d s: %s", pause_s, error)
-            self._on_delay(NO_STORE)
+                reason = NO_STORE if isinstance(error, StoreError) else NO_ROOM
+            self._on_delay(reason)
             self._pause(pause_s)
         raise AssertionError("pauses have no end")
 

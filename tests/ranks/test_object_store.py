@@ -1,5 +1,6 @@
 """Videos, images and saved states of the ranks in an object store that may fail."""
 
+import os
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -15,11 +16,12 @@ from broker.store import INPUTS, VIDEOS, Move, checkpoint_name, go_on, open_stor
 from ranks import video
 from ranks.checkpoint import Checkpoint, load_state
 from ranks.errors import GroupStopping, JobError, RunCancelled
+from ranks.supplies import NO_ROOM, Supplies
 from ranks.supplies import NO_STORE as NOT_HERE
-from ranks.supplies import Supplies
 from ranks.video import NO_STORE, SLOW_STORE, VideoWriter
 from tests.object_store import Fault, Site
 from tests.ranks.test_video import LEASE, SPEC, stripes
+from tests.small_disk import fill, small_disk
 
 LIMIT_S = 60.0
 IMAGE = f"{7:064x}.ppm"
@@ -257,6 +259,19 @@ def test_a_run_waits_for_its_image(fault: Fault, site: Site, store: ObjectStore)
         bringing.result(0)
     site.line.mend()
     assert bringing.result(LIMIT_S) is False
+
+
+def test_a_run_waits_for_room_for_its_image(site: Site, store: ObjectStore, tmp_path: Path) -> None:
+    """Seen to fail with a full disk taken for the end of the rank."""
+    stored(store, f"{INPUTS}/{IMAGE}", os.urandom(1 << 20))
+    delays: queue.SimpleQueue[str] = queue.SimpleQueue()
+    with small_disk(tmp_path / "disk", 4096) as disk:
+        ballast = fill(disk)
+        small = ObjectStore(site.place, disk)
+        bringing = supplies(small, delays).begin()
+        assert delays.get(timeout=LIMIT_S) == NO_ROOM
+        ballast.unlink()
+        assert bringing.result(LIMIT_S) is False
 
 
 def test_an_image_that_is_gone_fails_the_job(store: ObjectStore) -> None:
