@@ -1,6 +1,7 @@
 """`python -m broker JSON`: run the broker until SIGTERM or SIGINT."""
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -31,6 +32,7 @@ def main() -> int:
     config = msgspec.json.decode(sys.argv[1], type=BrokerConfig)
     child.begin("broker", config.parent_pid, config.log_format)
     child.allow_many_files()
+    gc.callbacks.append(_let_the_old_rest)
     try:
         state_dir = StateDir(Path(config.state_dir))
         journal = Journal(state_dir.journal)
@@ -52,6 +54,16 @@ async def _serve(config: BrokerConfig, journal: Journal) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lambda: stopping.append(loop.create_task(broker.stop())))
     await broker.run()
+
+
+def _let_the_old_rest(phase: str, info: dict[str, int]) -> None:
+    """Keep the collector of cycles away from what it has seen to live.
+
+    With 100,000 jobs it would stop the broker for a quarter of a second each time. Jobs are in no
+    cycle: they go when the last reference to them does.
+    """
+    if phase == "stop" and info["generation"] == 2:
+        gc.freeze()
 
 
 if __name__ == "__main__":

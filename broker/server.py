@@ -83,8 +83,8 @@ from broker.worker import STORAGE_FULL, Client, Worker
 logger = logging.getLogger(__name__)
 
 TICK_S = 1.0
-HEAR_EVERY_S = 0.005
-_MAX_HEARD = 200
+GATHER_S = 0.005
+_MAX_TAKEN = 200
 _MAX_LISTED = 1000
 _UNKNOWN_JOB = Refused(
     code=ErrorCode.JOB_NOT_FOUND, message="no job has this id; it may have expired"
@@ -190,7 +190,7 @@ class Broker:
             asyncio.create_task(self._keeper.run()),
             asyncio.create_task(self._tick()),
             asyncio.create_task(_read(self._requests, self._on_request)),
-            asyncio.create_task(_read(self._groups, self._on_report)),
+            asyncio.create_task(_read(self._groups, self._on_report, GATHER_S)),
             asyncio.create_task(_hear(zmq.Socket(self._beats), self._on_beat)),
             asyncio.create_task(_read(self._events, self._on_subscription)),
         ]
@@ -359,26 +359,38 @@ class Broker:
         await _send(self._groups, [identity, *group_commands.encode(command)], command)
 
 
-async def _read(socket: zmq.asyncio.Socket, handle: Handle) -> None:
-    """Hand over each message of a socket; one that cannot be decoded ends nothing."""
-    drops = Drops()
+async def _read(socket: zmq.asyncio.Socket, handle: Handle, pause_s: float = 0.0) -> None:
+    """Hand over each message of a socket; one that cannot be decoded ends nothing.
+
+    Args:
+        socket: Read by nobody else.
+        handle: Takes the messages in their order.
+        pause_s: How long to let messages gather once they come thick: to be woken by one costs
+            several times what it costs to handle it.
+    """
+    drops, at_once = Drops(), zmq.Socket(socket)
     while True:
-        await _hand_over(await socket.recv_multipart(), handle, drops)
+        arrived = [await socket.recv_multipart(), *_take(at_once)]
+        for parts in arrived:
+            await _hand_over(parts, handle, drops)
+        if len(arrived) > 1:
+            # Who has more to hear than it takes at a time goes on as soon as others had their turn.
+            await asyncio.sleep(pause_s if len(arrived) <= _MAX_TAKEN else 0.0)
 
 
 async def _hear(socket: "zmq.Socket[bytes]", handle: Handle) -> None:
-    """Hand over each message of a socket that thousands of peers speak on, many at a time.
+    """Hand over each message of a socket that thousands of peers speak on, and only they.
 
-    To be woken by a message costs several times what it costs to handle it.
+    While messages gather, nothing wakes the process.
     """
     drops = Drops()
     while True:
         while arrived := _take(socket):
             for parts in arrived:
                 await _hand_over(parts, handle, drops)
-            # Who has more to hear than it takes at a time goes on as soon as others had their turn.
-            await asyncio.sleep(HEAR_EVERY_S if len(arrived) < _MAX_HEARD else 0.0)
-        # Only now: as long as anything is left, ZeroMQ may give no further sign.
+            await asyncio.sleep(GATHER_S if len(arrived) < _MAX_TAKEN else 0.0)
+        # Only now: as long as anything is left, ZeroMQ may give no further sign. That nothing is
+        # ever sent on the socket matters, too: a send can swallow the sign.
         await _readable(socket.FD)
 
 
@@ -390,10 +402,10 @@ async def _hand_over(parts: list[bytes], handle: Handle, drops: Drops) -> None:
 
 
 def _take(socket: "zmq.Socket[bytes]") -> list[list[bytes]]:
-    """Return what has arrived, up to a number; nothing only if nothing is left."""
+    """Return what has arrived already, up to a number."""
     arrived: list[list[bytes]] = []
     with suppress(zmq.Again):
-        while len(arrived) < _MAX_HEARD:
+        while len(arrived) < _MAX_TAKEN:
             arrived.append(socket.recv_multipart(zmq.NOBLOCK))
     return arrived
 

@@ -270,7 +270,8 @@ class StubGroup:
         self._life: Life | None = None
         self._launcher: Line | None = None
         self._beats: zmq.Socket[bytes] | None = None
-        loop.every(REGISTER_EVERY_S, self._register, REGISTER_EVERY_S)
+        # Machines were not started in one moment, and do not speak in one.
+        loop.every(REGISTER_EVERY_S, self._register, REGISTER_EVERY_S * (1.0 + begun_share))
 
     @property
     def is_alive(self) -> bool:
