@@ -77,7 +77,7 @@ from broker.protocol import (
     rank_beats,
 )
 from broker.sockets import bind_router, bind_sub, bind_xpub, split_keys
-from broker.store import open_store
+from broker.stores import open_store
 from broker.worker import STORAGE_FULL, Client, Worker
 
 logger = logging.getLogger(__name__)

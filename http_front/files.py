@@ -8,9 +8,10 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.typedefs import Handler
 
+from broker.folder_store import FolderStore
 from broker.object_store import ObjectStore
 from broker.protocol import ErrorCode, GetJob
-from broker.store import VIDEOS, FolderStore
+from broker.store import VIDEOS
 from http_front.errors import FrontError
 from http_front.handlers import subject
 from http_front.key_guard import owner

@@ -11,7 +11,8 @@ from pathlib import Path
 import zmq.asyncio
 from aiohttp import web
 
-from broker.store import INPUTS, open_store
+from broker.store import INPUTS
+from broker.stores import open_store
 from http_front.broker_client import BrokerClient
 from http_front.callbacks import CallbackSender
 from http_front.config import FrontConfig

@@ -11,7 +11,8 @@ from pathlib import Path
 import msgspec
 
 from broker.sockets import Addresses, is_loopback
-from broker.store import Store, StoreSetupError, is_object_place, open_store
+from broker.store import Store, StoreSetupError, is_object_place
+from broker.stores import open_store
 from http_front.keys import KeyFileError, read_keys
 from launcher.helper import run_helper
 from launcher.options import Options

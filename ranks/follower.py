@@ -9,7 +9,8 @@ from torch import Tensor
 from broker.job import Stage
 from broker.log import about_job
 from broker.protocol import ErrorCode, Lease, RunJob
-from broker.store import INPUTS, checkpoint_name, open_store
+from broker.store import INPUTS, checkpoint_name
+from broker.stores import open_store
 from ranks.broker_link import BrokerLink
 from ranks.checkpoint import State
 from ranks.config import RankConfig

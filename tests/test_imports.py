@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 _NAMES = (
     *("protocol", "job", "memory", "sockets", "curve", "log", "child"),
-    *("store", "object_store"),
+    *("store", "folder_store", "object_store", "stores"),
 )
 SHARED = {f"broker.{name}" for name in _NAMES}
 """What every process may take of the broker's folder."""

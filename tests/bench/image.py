@@ -13,7 +13,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from broker.store import INPUTS, FolderStore
+from broker.folder_store import FolderStore
+from broker.store import INPUTS
 from http_front.image_decode import ImageDecoder
 from http_front.spool import MAX_IMAGE_BYTES, open_spool
 from http_front.stored_files import StoredFiles

@@ -27,7 +27,8 @@ from broker.protocol import (
 )
 from broker.server import Broker
 from broker.state_dir import StateDir
-from broker.store import CHECKPOINTS, INPUTS, PARTIAL, VIDEOS, Move, Store, open_store
+from broker.store import CHECKPOINTS, INPUTS, PARTIAL, VIDEOS, Move, Store
+from broker.stores import open_store
 from tests.broker.driver import IMAGE, LIMIT_S, SPEC, Front, broker_config, new_job_id
 from tests.object_store import Fault, Site
 from tests.running_server import until

@@ -14,6 +14,7 @@ import zmq.asyncio
 from broker.config import BrokerConfig
 from broker.dispatch import Dispatcher
 from broker.errors import StateDirInUseError
+from broker.folder_store import FolderStore
 from broker.job import JobState
 from broker.journal import Journal
 from broker.keeper import Keeper
@@ -35,7 +36,6 @@ from broker.record import Job
 from broker.server import Broker
 from broker.sockets import connect_dealer
 from broker.state_dir import StateDir
-from broker.store import FolderStore
 from tests.broker.driver import (
     LIMIT_S,
     SHAPE,

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from broker.folder_store import FolderStore
 from broker.object_store import CHUNK_BYTES, ObjectStore
 from broker.store import (
     CHECKPOINTS,
     INPUTS,
     PARTIAL,
     VIDEOS,
-    FolderStore,
     Move,
     Store,
     StoreError,
     StoreSetupError,
-    open_store,
 )
+from broker.stores import open_store
 from tests.object_store import SECRET, Fault, Site
 
 VIDEO = f"{VIDEOS}/a.mp4"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from broker.commands import Command, Event, Reply, ToGroup
 from broker.dispatch import Dispatcher
+from broker.folder_store import FolderStore
 from broker.job import JobState
 from broker.journal import Journal
 from broker.keeper import Keeper
@@ -19,7 +20,6 @@ from broker.protocol import (
     SubmitJob,
 )
 from broker.state_dir import StateDir
-from broker.store import FolderStore
 from broker.worker import Client, Worker
 from tests.broker.driver import IMAGE, LIMIT_S, SHAPE, SPEC
 from tests.broker.scene import find, runs

@@ -11,9 +11,10 @@ import torch
 from PIL import Image, ImageDraw
 from playwright.async_api import Browser, Locator, expect
 
+from broker.folder_store import FolderStore
 from broker.job import JobSpec, JobState
 from broker.protocol import JobView, Lease
-from broker.store import FolderStore, Store
+from broker.store import Store
 from http_front.keys import ApiKey, hash_key, make_key, write_keys
 from ranks.video import VideoWriter
 from tests.browser.visit import PROMPT, Visit, open_visit

@@ -16,9 +16,10 @@ from typing import Any, NoReturn
 import torch
 
 from broker import store
+from broker.folder_store import FolderStore
 from broker.job import JobSpec
 from broker.protocol import Lease
-from broker.store import PARTIAL, VIDEOS, FolderStore
+from broker.store import PARTIAL, VIDEOS
 from ranks.video import VideoWriter
 
 KILLED = 137

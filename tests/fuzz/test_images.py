@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from broker.store import FolderStore
+from broker.folder_store import FolderStore
 from http_front.errors import FrontError
 from http_front.image_decode import ImageDecoder
 from http_front.stored_files import StoredFiles

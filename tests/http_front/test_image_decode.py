@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from PIL import Image, ImageCms
 
-from broker.store import FolderStore
+from broker.folder_store import FolderStore
 from http_front import image_worker
 from http_front.errors import FrontError
 from http_front.image_decode import ImageDecoder

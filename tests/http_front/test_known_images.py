@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from broker.folder_store import FolderStore
 from broker.protocol import ErrorCode, FrontReply, FrontRequest, OfferJob, Refused, SubmitJob
-from broker.store import INPUTS, FolderStore
+from broker.store import INPUTS
 from http_front import known_images
 from http_front.known_images import KnownImages
 from http_front.spool import open_spool

@@ -13,7 +13,8 @@ import aiohttp
 import pytest
 
 from broker.protocol import ErrorCode, FrontReply, FrontRequest, GetJob, Refused
-from broker.store import INPUTS, VIDEOS, Move, Store, open_store
+from broker.store import INPUTS, VIDEOS, Move, Store
+from broker.stores import open_store
 from http_front.client import WanClient
 from http_front.keys import ApiKey, hash_key, write_keys
 from tests.http_front.scripted_broker import ScriptedBroker

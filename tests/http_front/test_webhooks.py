@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from broker.store import FolderStore
+from broker.folder_store import FolderStore
 from http_front.address_guard import is_allowed
 from http_front.image_source import ImageSource
 from tests.broker.driver import BrokerProcess, broker_config, running_broker

@@ -12,9 +12,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from broker.folder_store import FolderStore
 from broker.job import Stage
 from broker.log import configure_logging
-from broker.store import CHECKPOINTS, INPUTS, FolderStore
+from broker.store import CHECKPOINTS, INPUTS
 from ranks.checkpoint import State, save_state
 from ranks.config import RankConfig
 from ranks.control import ANNOUNCE_EVERY_S, Word

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from broker.store import CHECKPOINTS, FolderStore, checkpoint_name
+from broker.folder_store import FolderStore
+from broker.store import CHECKPOINTS, checkpoint_name
 from ranks.checkpoint import Checkpoint, is_state, load_state, save_state
 from ranks.denoise import Denoiser
 from ranks.pipeline import draw_noise

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from broker.folder_store import FolderStore
 from broker.job import JobSpec
 from broker.protocol import Lease
-from broker.store import VIDEOS, FolderStore, checkpoint_name
+from broker.store import VIDEOS, checkpoint_name
 from ranks.checkpoint import Checkpoint, load_state
 from ranks.errors import GroupStopping, RunCancelled
 from ranks.video import NO_ROOM, VideoWriter, _is_full

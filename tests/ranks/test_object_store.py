@@ -12,7 +12,8 @@ import torch
 
 from broker.object_store import ObjectStore, StoredObject
 from broker.protocol import ErrorCode, RunJob
-from broker.store import INPUTS, VIDEOS, Move, checkpoint_name, go_on, open_store
+from broker.store import INPUTS, VIDEOS, Move, checkpoint_name, go_on
+from broker.stores import open_store
 from ranks import video
 from ranks.checkpoint import Checkpoint, load_state
 from ranks.errors import GroupStopping, JobError, RunCancelled

@@ -12,9 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from broker.folder_store import FolderStore
 from broker.job import JobSpec
 from broker.protocol import Lease
-from broker.store import PARTIAL, VIDEOS, FolderStore
+from broker.store import PARTIAL, VIDEOS
 from ranks.errors import JobError, RunCancelled
 from ranks.stills import Stills
 from ranks.video import VideoWriter

@@ -24,11 +24,12 @@ from fastapi import FastAPI, HTTPException
 from PIL import Image
 from torch import Tensor
 
+from broker.folder_store import FolderStore
 from broker.job import JobSpec, Stage
 from broker.progress import fraction_done
 from broker.protocol import Lease
 from broker.sockets import Addresses
-from broker.store import VIDEOS, FolderStore
+from broker.store import VIDEOS
 from ranks.config import RankConfig
 from ranks.control import ANNOUNCE_EVERY_S
 from ranks.device import open_device
