@@ -44,7 +44,7 @@ Result = TypeVar("Result")
 
 
 class Keeper:
-    """The broker's hand on the store, in a thread of its own: one act after the other.
+    """The broker's hand on the store, in a thread of its own: one change after the other.
 
     So an image that is found is not removed by what was decided before. What an object store does
     not do is tried again, and nobody waits for it; a folder does all at once.
@@ -140,7 +140,8 @@ class Keeper:
             await self._insist(self._clear)
 
     async def _sweep(self) -> None:
-        orphans = self._orphans(await self._in_thread(lambda: _all_names(self._store)))
+        # A look takes long where there is much, and changes nothing: nobody has to wait for it.
+        orphans = self._orphans(await asyncio.to_thread(_all_names, self._store))
         # Fronts were serving before the broker was: what they have stored for a job comes to have
         # one within this time.
         await asyncio.sleep(SETTLE_S)
