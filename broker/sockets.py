@@ -9,7 +9,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import zmq
@@ -23,6 +23,23 @@ HIGH_WATER_MARK = 1000
 _MAX_IPC_PATH_BYTES = 107
 _MAX_PORT = 65535
 _TCP = re.compile(r"tcp://([^\s#/]+):([0-9]{1,5})")
+
+
+class _Pings(NamedTuple):
+    """How often one end of a connection pings the other, and how long it waits for the answer."""
+
+    every_ms: int
+    limit_ms: int
+
+
+# A line between machines can go dead without a word. The broker's end has to notice that first: as
+# long as it takes the old connection for alive, it ignores the new one, of the same identity. That
+# pings can tell the other end how long to wait does not help: libzmq forgets it with the next
+# message.
+_BROKERS_PINGS = _Pings(every_ms=2000, limit_ms=3000)  # noticed within 5 s
+_PEERS_PINGS = _Pings(every_ms=2000, limit_ms=6000)  # noticed after 6 s to 8 s
+# What is published has no identity, and beats must come again before they are missed.
+_PUBLISHED_PINGS = _Pings(every_ms=1000, limit_ms=3000)
 
 ZmqSocket = TypeVar("ZmqSocket", bound="zmq.Socket[Any]")
 
@@ -100,6 +117,7 @@ def is_loopback(host: str) -> bool:
 def bind_router(socket: ZmqSocket, *addresses: str) -> ZmqSocket:
     """Make a socket the broker's end of DEALERs: sends to unknown peers raise, none are stolen."""
     _harden(socket)
+    _ping(socket, _BROKERS_PINGS)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
     return _bind(socket, addresses)
@@ -108,7 +126,7 @@ def bind_router(socket: ZmqSocket, *addresses: str) -> ZmqSocket:
 def connect_dealer(socket: ZmqSocket, address: str, role: str) -> ZmqSocket:
     """Make a socket a peer of the broker under an identity that no other process ever has."""
     _harden(socket)
-    _detect_dead_peers(socket)
+    _ping(socket, _PEERS_PINGS)
     socket.setsockopt(zmq.ROUTING_ID, f"{role}-{secrets.token_hex(8)}".encode())
     socket.setsockopt(zmq.IMMEDIATE, 1)  # queue nothing for a broker that is not there
     _reconnect_soon(socket)
@@ -134,6 +152,7 @@ def bind_sub(socket: ZmqSocket, *addresses: str) -> ZmqSocket:
 def connect_sub(socket: ZmqSocket, address: str) -> ZmqSocket:
     """Make a socket a front's ear for events; the front subscribes per job."""
     _harden(socket)
+    _ping_far(socket, address)
     _reconnect_soon(socket)
     return _connect(socket, address)
 
@@ -141,6 +160,7 @@ def connect_sub(socket: ZmqSocket, address: str) -> ZmqSocket:
 def connect_pub(socket: ZmqSocket, address: str) -> ZmqSocket:
     """Make a socket the mouth of a rank; beats that cannot be sent at once are dropped."""
     _harden(socket)
+    _ping_far(socket, address)
     _reconnect_soon(socket)
     return _connect(socket, address)
 
@@ -154,15 +174,14 @@ def _harden(socket: "zmq.Socket[Any]") -> None:
     socket.setsockopt(zmq.RCVHWM, HIGH_WATER_MARK)
 
 
-def _detect_dead_peers(socket: "zmq.Socket[Any]") -> None:
-    """Have a peer ping the broker.
+def _ping_far(socket: "zmq.Socket[Any]", address: str) -> None:
+    if address.startswith("tcp://"):
+        _ping(socket, _PUBLISHED_PINGS)
 
-    Each ping also tells the broker after which silence the peer is gone, so that the broker, which
-    may have thousands of them, need not ping any.
-    """
-    socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3000)
-    socket.setsockopt(zmq.HEARTBEAT_TTL, 5000)
+
+def _ping(socket: "zmq.Socket[Any]", pings: _Pings) -> None:
+    socket.setsockopt(zmq.HEARTBEAT_IVL, pings.every_ms)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, pings.limit_ms)
 
 
 def _reconnect_soon(socket: "zmq.Socket[Any]") -> None:
@@ -183,8 +202,6 @@ def _bind(socket: ZmqSocket, addresses: Iterable[str]) -> ZmqSocket:
 
 
 def _connect(socket: ZmqSocket, address: str) -> ZmqSocket:
-    if address.startswith("tcp://"):
-        _detect_dead_peers(socket)  # a line between machines can go dead without a word
     socket.connect(_secured(socket, address, curve.unlock))
     return socket
 

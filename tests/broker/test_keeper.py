@@ -83,8 +83,9 @@ async def submit(front: Front, image: str = IMAGE) -> str:
 async def test_a_job_is_accepted_when_its_image_is_in_the_store(
     config: BrokerConfig, store: Store
 ) -> None:
+    never_stored = f"{'1' * 64}.ppm"  # whose removal, after the refusal, is on its way
     async with running(config) as front:
-        refused = await front.ask(SubmitJob(job_id=new_job_id(), spec=SPEC, image=IMAGE))
+        refused = await front.ask(SubmitJob(job_id=new_job_id(), spec=SPEC, image=never_stored))
         assert isinstance(refused, Refused)
         assert "the image has been removed meanwhile" in refused.message
         put(store, f"{INPUTS}/{IMAGE}")

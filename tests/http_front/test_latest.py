@@ -91,7 +91,7 @@ async def test_a_running_job_that_is_asked_for_often_costs_the_broker_nothing(
         while (await status(front, job_id))["step"] != 2:
             pass
     asked = [request for request in broker.asked if isinstance(request, GetJob)]
-    assert len(asked) == 1
+    assert len(asked) <= 1  # none if the first event was as quick as the first question
 
 
 async def test_who_cancels_sees_the_job_cancelled_whatever_events_are_still_on_the_way(
