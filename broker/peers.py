@@ -10,6 +10,7 @@ from broker.protocol import (
     GroupReady,
     GroupStarted,
     LauncherHere,
+    Lease,
     PeerReport,
 )
 
@@ -29,6 +30,14 @@ class Peers:
     def rank(self, group: str) -> bytes | None:
         """Return the identity of a group's rank 0."""
         return self._ranks.get(group, (0, None))[1]
+
+    def holder(self, lease: Lease) -> bytes | None:
+        """Return the identity of rank 0 in the life of a group that a lease was given to.
+
+        None if the next life has registered: what was decided before is not for that one.
+        """
+        epoch, identity = self._ranks.get(lease.group, (lease.epoch, None))
+        return identity if epoch == lease.epoch else None
 
     def launcher(self, group: str) -> bytes | None:
         """Return the identity of a group's launcher."""

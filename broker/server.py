@@ -329,7 +329,7 @@ class Broker:
             case DropJob():
                 self._history.drop(command.job_id)
             case ToGroup():
-                await self._command(self._peers.rank(command.group), command.message)
+                await self._command(self._peers.holder(command.message.lease), command.message)
             case ToLauncher():
                 await self._command(self._peers.launcher(command.group), command.message)
             case StopLaunchers():

@@ -11,9 +11,11 @@ from broker.protocol import (
     ErrorCode,
     GroupDrained,
     GroupLost,
+    GroupReady,
     GroupStarted,
     JobFinished,
     JobStopped,
+    Lease,
     Refused,
 )
 from tests.broker.driver import SPEC
@@ -145,6 +147,19 @@ def test_a_lost_group_may_begin_again_on_a_machine_whose_clock_is_behind() -> No
     assert not peers.admit(b"new", earlier)
     assert peers.admit(b"fleet", GroupLost(group="a"))
     assert peers.admit(b"new", earlier)
+
+
+def test_what_was_decided_for_a_life_that_is_over_is_not_handed_to_the_next() -> None:
+    """Seen to fail with a group's rank 0 found by the name of the group alone."""
+    peers = Peers()
+    first, second = (
+        GroupReady(group="a", epoch=epoch, shape=LARGE, device="stub") for epoch in (1, 2)
+    )
+    lease = Lease(group="a", epoch=1, job_id="b" * 32, attempt=1)
+    assert peers.admit(b"first", first)
+    assert peers.holder(lease) == b"first"
+    assert peers.admit(b"second", second)
+    assert peers.holder(lease) is None
 
 
 def test_a_lost_machine_that_comes_back_leaves_its_old_run_and_serves_again() -> None:

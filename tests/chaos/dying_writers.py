@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from broker import store
+from broker import folder_store
 from broker.folder_store import FolderStore
 from broker.job import JobSpec
 from broker.protocol import Lease
@@ -88,7 +88,7 @@ def set_trap(point: str) -> None:
     traps = {
         "fsync": (os, "fsync"),
         "rename": (os, "rename"),
-        "fsync-folder": (store, "sync_folder"),
+        "fsync-folder": (folder_store, "sync_folder"),
     }
     if point in traps:
         setattr(*traps[point], die)
