@@ -7,6 +7,7 @@ it lets in; a peer's holds `peer.key_secret` and the broker's public key, `broke
 import asyncio
 import logging
 import os
+import secrets
 import time
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,7 @@ class Gatekeeper:
     """
 
     def __init__(self, context: zmq.asyncio.Context) -> None:
+        self._context = context
         self._asked = context.socket(zmq.REP)
         self._keys: dict[bytes, frozenset[bytes]] = {}
         self._refusals = _Refusals()
@@ -96,9 +98,12 @@ class Gatekeeper:
             self._tasks.append(asyncio.create_task(self._answer()))
         self._keys[os.fsencode(folder)] = _peers(folder / "peers")
 
-    def watch(self, socket: zmq.asyncio.Socket, address: str) -> None:
+    def watch(self, socket: "zmq.Socket[bytes]", address: str) -> None:
         """Log who fails at a socket before it shows a key."""
-        monitor = socket.get_monitor_socket(_FAILURES)
+        place = f"inproc://failures-{secrets.token_hex(8)}"
+        socket.monitor(place, _FAILURES)
+        monitor = self._context.socket(zmq.PAIR)
+        monitor.connect(place)
         self._tasks.append(asyncio.create_task(self._hear(monitor, address)))
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import assert_never
@@ -28,12 +28,12 @@ from broker.commands import (
 from broker.config import BrokerConfig
 from broker.curve import Gatekeeper
 from broker.dispatch import Dispatcher
-from broker.drops import Drops
 from broker.errors import JournalFullError
 from broker.history import History
 from broker.job import JobState
 from broker.journal import Journal
 from broker.keeper import Keeper
+from broker.line import GATHER_S, Line
 from broker.peers import Peers
 from broker.protocol import (
     BackUp,
@@ -83,15 +83,10 @@ from broker.worker import STORAGE_FULL, Client, Worker
 logger = logging.getLogger(__name__)
 
 TICK_S = 1.0
-GATHER_S = 0.005
-_MAX_TAKEN = 200
 _MAX_LISTED = 1000
 _UNKNOWN_JOB = Refused(
     code=ErrorCode.JOB_NOT_FOUND, message="no job has this id; it may have expired"
 )
-
-Handle = Callable[[list[bytes]], Awaitable[None]]
-"""Takes the parts of a message."""
 
 
 class SteadyClock:
@@ -138,10 +133,7 @@ class Broker:
         self._worker = Worker(self._dispatcher, journal, self._keeper, self._carry_out, self._clock)
         self._context = zmq.asyncio.Context()
         self._gatekeeper = Gatekeeper(self._context)
-        self._requests = self._context.socket(zmq.ROUTER)
-        self._groups = self._context.socket(zmq.ROUTER)
-        self._beats = self._context.socket(zmq.SUB)
-        self._events = self._context.socket(zmq.XPUB)
+        self._lines: list[Line] = []
 
     async def run(self) -> None:
         """Serve until `stop` is called.
@@ -157,8 +149,9 @@ class Broker:
         finally:
             self._keeper.close()
             self._gatekeeper.close()
-            # What was sent last gets a moment to leave.
-            self._context.destroy(linger=1000)
+            for line in self._lines:
+                line.close()
+            self._context.destroy()
 
     async def stop(self) -> None:
         """Have `run` return once all that has arrived is done."""
@@ -166,18 +159,21 @@ class Broker:
 
     def _bind(self) -> None:
         ends = [end for end in (self._config.addresses, self._config.listen) if end is not None]
-        bind_router(self._requests, *self._guarded(self._requests, [e.requests for e in ends]))
-        bind_router(self._groups, *self._guarded(self._groups, [e.groups for e in ends]))
-        bind_sub(self._beats, *self._guarded(self._beats, [e.beats for e in ends]))
-        bind_xpub(self._events, *self._guarded(self._events, [e.events for e in ends]))
+        self._requests = self._line(zmq.ROUTER, bind_router, [end.requests for end in ends])
+        self._groups = self._line(zmq.ROUTER, bind_router, [end.groups for end in ends])
+        self._beats = self._line(zmq.SUB, bind_sub, [end.beats for end in ends])
+        self._events = self._line(zmq.XPUB, bind_xpub, [end.events for end in ends])
 
-    def _guarded(self, socket: zmq.asyncio.Socket, addresses: list[str]) -> list[str]:
-        """Have the gatekeeper stand at those of a socket's addresses that need keys."""
+    def _line(self, kind: int, bind: Callable[..., object], addresses: list[str]) -> Line:
+        """Bind a socket, with the gatekeeper at those of its addresses that need keys."""
+        socket: zmq.Socket[bytes] = zmq.Socket(self._context, kind)
         for place, folder in map(split_keys, addresses):
             if folder is not None:
                 self._gatekeeper.open(folder)
                 self._gatekeeper.watch(socket, place)
-        return addresses
+        bind(socket, *addresses)
+        self._lines.append(Line(socket))
+        return self._lines[-1]
 
     async def _serve(self) -> None:
         if self._config.groups is not None:
@@ -189,10 +185,10 @@ class Broker:
             asyncio.create_task(self._worker.run()),
             asyncio.create_task(self._keeper.run()),
             asyncio.create_task(self._tick()),
-            asyncio.create_task(_read(self._requests, self._on_request)),
-            asyncio.create_task(_read(self._groups, self._on_report, GATHER_S)),
-            asyncio.create_task(_hear(zmq.Socket(self._beats), self._on_beat)),
-            asyncio.create_task(_read(self._events, self._on_subscription)),
+            asyncio.create_task(self._requests.read(self._on_request)),
+            asyncio.create_task(self._groups.read(self._on_report, GATHER_S)),
+            asyncio.create_task(self._beats.read(self._on_beat, GATHER_S)),
+            asyncio.create_task(self._events.read(self._on_subscription)),
         ]
         try:
             ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -218,7 +214,7 @@ class Broker:
         request = front_requests.decode(parts[2:])
         match request:
             case OfferJob() | SubmitJob() if self._worker.is_full:
-                await self._answer(client, STORAGE_FULL)
+                self._answer(client, STORAGE_FULL)
             case (
                 OfferJob()
                 | SubmitJob()
@@ -229,22 +225,22 @@ class Broker:
             ):
                 await self._worker.put(request, client)
             case GetJob():
-                await self._answer(client, self._job_found(request))
+                self._answer(client, self._job_found(request))
             case WatchJob():
                 jobs = self._history.after(request.job_id, request.after_seq, request.owner)
-                await self._answer(client, JobHistory(jobs=jobs) if jobs else _UNKNOWN_JOB)
+                self._answer(client, JobHistory(jobs=jobs) if jobs else _UNKNOWN_JOB)
             case ListJobs():
                 limit = min(max(request.limit, 0), _MAX_LISTED)
                 page = self._history.page(request, limit)
                 jobs = [job for view in page.jobs if (job := self._detailed(view)) is not None]
-                await self._answer(client, msgspec.structs.replace(page, jobs=jobs))
+                self._answer(client, msgspec.structs.replace(page, jobs=jobs))
             case TakeCallback() | EndCallback() | BackUp():
-                await self._answer(client, await self._ask_journal(request))
+                self._answer(client, await self._ask_journal(request))
             case FindProbe():
                 found = await self._keeper.has_probe(request.name)
-                await self._answer(client, ProbeSought(found=found))
+                self._answer(client, ProbeSought(found=found))
             case GetHealth():
-                await self._answer(client, self._dispatcher.health())
+                self._answer(client, self._dispatcher.health())
             case _:
                 assert_never(request)
 
@@ -287,7 +283,7 @@ class Broker:
             return
         if is_new:
             # Also of a peer that registers by this: the last broker may have died with its report.
-            await self._command(identity, Reregister())
+            self._command(identity, Reregister())
         if not isinstance(report, LauncherHere):
             await self._worker.put(report)
 
@@ -301,7 +297,7 @@ class Broker:
             case StepDone():
                 await self._worker.put(news)
             case JobPreview():
-                await self._relay(news)
+                self._relay(news)
             case _:
                 assert_never(news)
 
@@ -313,7 +309,7 @@ class Broker:
         if view is None:
             return
         if is_start:
-            await self._publish(view)
+            self._publish(view)
         await self._worker.put(WatchersChanged(job_id, is_start))
 
     # --- what goes out ---------------------------------------------------------------------------
@@ -322,107 +318,38 @@ class Broker:
         match command:
             case Reply():
                 assert client is not None, "a reply to nobody"
-                await self._answer(client, command.message)
+                self._answer(client, command.message)
             case Publish():
                 self._history.add(command.view)
-                await self._publish(command.view)
+                self._publish(command.view)
             case DropJob():
                 self._history.drop(command.job_id)
             case ToGroup():
-                await self._command(self._peers.holder(command.message.lease), command.message)
+                self._command(self._peers.holder(command.message.lease), command.message)
             case ToLauncher():
-                await self._command(self._peers.launcher(command.group), command.message)
+                self._command(self._peers.launcher(command.group), command.message)
             case StopLaunchers():
                 for identity in self._peers.launchers():
-                    await self._command(identity, StopServer())
+                    self._command(identity, StopServer())
             case TellDrained():
                 for identity in self._peers.drainers():
-                    await self._command(identity, Drained())
+                    self._command(identity, Drained())
             case _:
                 raise AssertionError(f"not to be sent: {command}")
 
-    async def _publish(self, view: JobView) -> None:
-        await self._events.send_multipart([view.job_id.encode(), *job_events.encode(view)])
+    def _publish(self, view: JobView) -> None:
+        self._events.send([view.job_id.encode(), *job_events.encode(view)], view)
 
-    async def _relay(self, preview: JobPreview) -> None:
+    def _relay(self, preview: JobPreview) -> None:
         if self._dispatcher.is_running(preview.lease):
             topic = preview_topic(preview.lease.job_id)
-            await self._events.send_multipart([topic, *job_previews.encode(preview)])
+            self._events.send([topic, *job_previews.encode(preview)], preview)
 
-    async def _answer(self, client: Client, reply: FrontReply) -> None:
-        await _send(self._requests, [*client, *front_replies.encode(reply)], reply)
+    def _answer(self, client: Client, reply: FrontReply) -> None:
+        self._requests.send([*client, *front_replies.encode(reply)], reply)
 
-    async def _command(self, identity: bytes | None, command: GroupCommand) -> None:
+    def _command(self, identity: bytes | None, command: GroupCommand) -> None:
         if identity is None:
             logger.warning("nobody is there for %s", type(command).__name__)
             return
-        await _send(self._groups, [identity, *group_commands.encode(command)], command)
-
-
-async def _read(socket: zmq.asyncio.Socket, handle: Handle, pause_s: float = 0.0) -> None:
-    """Hand over each message of a socket; one that cannot be decoded ends nothing.
-
-    Args:
-        socket: Read by nobody else.
-        handle: Takes the messages in their order.
-        pause_s: How long to let messages gather once they come thick: to be woken by one costs
-            several times what it costs to handle it.
-    """
-    drops, at_once = Drops(), zmq.Socket(socket)
-    while True:
-        arrived = [await socket.recv_multipart(), *_take(at_once)]
-        for parts in arrived:
-            await _hand_over(parts, handle, drops)
-        if len(arrived) > 1:
-            # Who has more to hear than it takes at a time goes on as soon as others had their turn.
-            await asyncio.sleep(pause_s if len(arrived) <= _MAX_TAKEN else 0.0)
-
-
-async def _hear(socket: "zmq.Socket[bytes]", handle: Handle) -> None:
-    """Hand over each message of a socket that thousands of peers speak on, and only they.
-
-    While messages gather, nothing wakes the process.
-    """
-    drops = Drops()
-    while True:
-        while arrived := _take(socket):
-            for parts in arrived:
-                await _hand_over(parts, handle, drops)
-            await asyncio.sleep(GATHER_S if len(arrived) < _MAX_TAKEN else 0.0)
-        # Only now: as long as anything is left, ZeroMQ may give no further sign. That nothing is
-        # ever sent on the socket matters, too: a send can swallow the sign.
-        await _readable(socket.FD)
-
-
-async def _hand_over(parts: list[bytes], handle: Handle, drops: Drops) -> None:
-    try:
-        await handle(parts)
-    except ProtocolError as error:
-        drops.tell(error)
-
-
-def _take(socket: "zmq.Socket[bytes]") -> list[list[bytes]]:
-    """Return what has arrived already, up to a number."""
-    arrived: list[list[bytes]] = []
-    with suppress(zmq.Again):
-        while len(arrived) < _MAX_TAKEN:
-            arrived.append(socket.recv_multipart(zmq.NOBLOCK))
-    return arrived
-
-
-async def _readable(fd: int) -> None:
-    """Wait until a descriptor can be read."""
-    loop, readable = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_reader(fd, readable.set)
-    try:
-        await readable.wait()
-    finally:
-        loop.remove_reader(fd)
-
-
-async def _send(socket: zmq.asyncio.Socket, parts: list[bytes], message: object) -> None:
-    """Send to one peer at once or not at all: a peer that is gone must not hold up the rest."""
-    try:
-        await socket.send_multipart(parts, flags=zmq.NOBLOCK)
-    except zmq.ZMQError as error:
-        logger.warning("could not send %s: %s", type(message).__name__, error)
+        self._groups.send([identity, *group_commands.encode(command)], command)

@@ -1,0 +1,89 @@
+"""A socket of the broker, on which thousands of peers may speak: read many messages at a time."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+
+import zmq
+
+from broker.drops import Drops
+from broker.protocol import ProtocolError
+
+logger = logging.getLogger(__name__)
+
+GATHER_S = 0.005
+_MAX_TAKEN = 200
+_FAREWELL_MS = 1000
+
+Handle = Callable[[list[bytes]], Awaitable[None]]
+"""Takes the parts of a message."""
+
+
+class Line:
+    """A bound socket in the running event loop; it belongs to the line from here on.
+
+    An asyncio socket of pyzmq is woken by each message, which costs several times what it takes to
+    handle one. ZeroMQ gives a sign, on a descriptor, when messages come where there were none, and
+    whatever is done on the socket may take the sign away. So the line waits for it only when
+    nothing is left, and looks again after each send.
+    """
+
+    def __init__(self, socket: "zmq.Socket[bytes]") -> None:
+        self._socket = socket
+        self._sign = asyncio.Event()
+
+    async def read(self, handle: Handle, pause_s: float = 0.0) -> None:
+        """Hand over each message, for ever; one that cannot be decoded ends nothing.
+
+        Args:
+            handle: Takes the messages in their order.
+            pause_s: How long to let messages gather, undisturbed, once they come thick.
+        """
+        drops = Drops()
+        while True:
+            self._sign.clear()
+            arrived = self._take()
+            for parts in arrived:
+                try:
+                    await handle(parts)
+                except ProtocolError as error:
+                    drops.tell(error)
+            if not arrived:
+                await self._wait()
+            elif len(arrived) > 1:
+                # Who has more to hear than it takes at a time goes on once others had their turn.
+                await asyncio.sleep(pause_s if len(arrived) < _MAX_TAKEN else 0.0)
+
+    def send(self, parts: Sequence[bytes], message: object) -> None:
+        """Send at once or not at all: a peer that is gone must not hold up the rest.
+
+        Args:
+            parts: To be sent.
+            message: What they are, for the log.
+        """
+        try:
+            self._socket.send_multipart(parts, zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            logger.warning("could not send %s: %s", type(message).__name__, error)
+        self._sign.set()
+
+    def close(self) -> None:
+        """Close the socket; what was sent last gets a moment to leave."""
+        self._socket.close(_FAREWELL_MS)
+
+    def _take(self) -> list[list[bytes]]:
+        """Return what has arrived, up to a number; nothing only if nothing is left."""
+        arrived: list[list[bytes]] = []
+        with suppress(zmq.Again):
+            while len(arrived) < _MAX_TAKEN:
+                arrived.append(self._socket.recv_multipart(zmq.NOBLOCK))
+        return arrived
+
+    async def _wait(self) -> None:
+        loop, descriptor = asyncio.get_running_loop(), self._socket.FD
+        loop.add_reader(descriptor, self._sign.set)
+        try:
+            await self._sign.wait()
+        finally:
+            loop.remove_reader(descriptor)
