@@ -12,6 +12,7 @@ from broker.protocol import (
     GroupReport,
     JobView,
     KillGroup,
+    Lease,
     OfferJob,
     PreemptRun,
     RemoveExpired,
@@ -101,6 +102,12 @@ class ToGroup(msgspec.Struct, frozen=True):
     message: RunJob | CancelRun | PreemptRun
 
 
+class AskHowItEnded(msgspec.Struct, frozen=True):
+    """Have rank 0 repeat how its latest runs ended: it says that it does not run this one."""
+
+    lease: Lease
+
+
 class ToLauncher(msgspec.Struct, frozen=True):
     """Send a message to the launcher of a group."""
 
@@ -125,6 +132,7 @@ Command = (
     | Publish
     | Reply
     | ToGroup
+    | AskHowItEnded
     | ToLauncher
     | StopLaunchers
     | TellDrained

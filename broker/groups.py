@@ -29,6 +29,8 @@ class Run:
     priority: int = 0
     place: Place = (0.0, 0)
     """Those of its job, should it wait again."""
+    num_missed: int = 0
+    """How often in a row the group has told of its runs, and not of this one."""
     deadline_s: float | None = None
     overdue: str = ""
     """Why the group is killed once the deadline has passed."""

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from typing import assert_never
 
 from broker.board import Board
-from broker.commands import ToGroup, ToLauncher
+from broker.commands import AskHowItEnded, ToGroup, ToLauncher
 from broker.groups import Group, Run
 from broker.job import Stage
 from broker.liveness import RankWatch
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 KILL_AGAIN_S = 10.0
 FORGOTTEN_S = 600.0
+NUM_ASKED = 2
 
 LifeReport = GroupStarted | GroupReady | GroupGone | GroupLost | DrainGroup
 
@@ -190,6 +191,9 @@ class Lives:
             logger.info("group %s, epoch %d is ready", group.name, group.epoch)
         for lease in report.running:
             self._confirm(group, lease, now_s)
+        for run in list(group.runs.values()):
+            if run.started and run.lease not in report.running:
+                self._miss(group, run, now_s)
         for run in group.runs.values():
             if not run.started and run.deadline_s is None:
                 # The group does not know of a run that the journal has given it.
@@ -198,6 +202,7 @@ class Lives:
     def _confirm(self, group: Group, lease: Lease, now_s: float) -> None:
         run = group.find(lease)
         if run is not None:
+            run.num_missed = 0
             # A run with a deadline has been sent a moment ago: only `JobStarted` meets it.
             if run.deadline_s is None:
                 run.start(now_s)
@@ -210,6 +215,16 @@ class Lives:
             run = group.runs[lease.job_id] = Run(lease, Mark(now_s, Stage.ENCODE), started=True)
             run.cancel(self._board.awake.now_s)
             self._board.emit(ToGroup(group.name, CancelRun(lease=lease)))
+
+    def _miss(self, group: Group, run: Run, now_s: float) -> None:
+        """Ask for the end of a run that its group has left: the report went with a dead line."""
+        run.num_missed += 1
+        if run.num_missed <= NUM_ASKED:
+            self._board.emit(AskHowItEnded(run.lease))
+            return
+        logger.error("group %s cannot tell how job %s ended", group.name, run.lease.job_id)
+        del group.runs[run.lease.job_id]
+        self._runs.lose(run, now_s)
 
     def _drain(self, report: DrainGroup, now_s: float) -> None:
         group = self._meet(report.group, report.epoch, now_s)

@@ -14,6 +14,7 @@ import zmq.asyncio
 
 from broker import child
 from broker.commands import (
+    AskHowItEnded,
     Command,
     DropJob,
     GroupsNamed,
@@ -324,8 +325,15 @@ class Broker:
                 self._publish(command.view)
             case DropJob():
                 self._history.drop(command.job_id)
+            case _:
+                self._tell_peers(command)
+
+    def _tell_peers(self, command: Command) -> None:
+        match command:
             case ToGroup():
                 self._command(self._peers.holder(command.message.lease), command.message)
+            case AskHowItEnded():
+                self._command(self._peers.holder(command.lease), Reregister())
             case ToLauncher():
                 self._command(self._peers.launcher(command.group), command.message)
             case StopLaunchers():
