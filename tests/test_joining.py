@@ -253,6 +253,21 @@ async def test_a_line_that_goes_dead_is_noticed_and_no_group_is_lost(tmp_path: P
         assert "ending it" not in far.log()
 
 
+async def test_a_job_that_ends_while_the_line_is_dead_has_ended(tmp_path: Path) -> None:
+    """Seen to fail where only a restarted broker asks for ends: the job runs for ever."""
+    first = free_port()
+    async with (
+        open_site(tmp_path, groups=0, lost_s=30.0, step_s=0.5) as site,
+        cable(first, site.port) as line,
+        joined(site, "group", "far", "--join", f"tcp://127.0.0.1:{first}"),
+        calling(site.server.life) as caller,
+    ):
+        job_id = await caller.submit()
+        await caller.wait_for(job_id, stage="decode")
+        line.go_dead()
+        await caller.wait_for(job_id, status="Succeed", attempt=1)
+
+
 async def test_a_server_that_others_join_listens_where_it_was_told(tmp_path: Path) -> None:
     async with (
         open_site(tmp_path) as site,

@@ -2,8 +2,9 @@
 
 import msgspec
 
-from broker.commands import Command, DropVideo, ToGroup, ToLauncher
+from broker.commands import AskHowItEnded, Command, DropVideo, ToGroup, ToLauncher
 from broker.job import GroupShape, JobState
+from broker.lives import NUM_ASKED
 from broker.peers import Peers
 from broker.protocol import (
     CancelRun,
@@ -173,6 +174,33 @@ def test_a_lost_machine_that_comes_back_leaves_its_old_run_and_serves_again() ->
     assert CancelRun(lease=old) in [command.message for command in find(commands, ToGroup)]
     scene.wait(10, beats_of=["near"])
     assert runs(scene.handle(JobStopped(lease=old)))
+
+
+def test_a_group_is_asked_how_a_run_ended_that_it_no_longer_tells_of() -> None:
+    """Seen to fail where only a restarted broker asks: the job would run for ever."""
+    scene = gathered()
+    scene.group("near")
+    job_id = scene.job()
+    lease = scene.start(job_id)
+    assert not find(scene.group("near", running=[lease]), AskHowItEnded)
+    (asked,) = find(scene.group("near"), AskHowItEnded)
+    assert asked.lease == lease
+    scene.handle(JobFinished(lease=lease, video=f"{job_id}.mp4"))
+    assert scene.view(job_id).state is JobState.SUCCEED
+    assert not find(scene.group("near"), AskHowItEnded)
+
+
+def test_a_run_of_which_its_group_can_tell_nothing_is_lost() -> None:
+    scene = gathered()
+    scene.group("near")
+    job_id = scene.job()
+    scene.start(job_id)
+    for _ in range(NUM_ASKED):
+        assert find(scene.group("near"), AskHowItEnded)
+    assert not find(scene.group("near"), AskHowItEnded)
+    assert scene.view(job_id).state is JobState.IN_QUEUE
+    scene.wait(10, beats_of=["near"])
+    assert scene.lease(job_id).attempt == 2
 
 
 def test_a_lease_from_the_journal_whose_machine_never_comes_back_is_given_up() -> None:
