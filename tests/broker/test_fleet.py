@@ -36,6 +36,18 @@ def gathered() -> Scene:
     return scene
 
 
+def near_and_far() -> tuple[Scene, str, Lease]:
+    """Return a scene in which two machines run a job each: that of `near`, the lease of `far`."""
+    scene = gathered()
+    scene.group("near")
+    scene.group("far")
+    first, second = scene.job(), scene.job()
+    scene.start(first)
+    lease = scene.start(second)
+    assert lease.group == "far"
+    return scene, first, lease
+
+
 def test_each_group_gets_the_jobs_that_it_can_run() -> None:
     scene = gathered()
     scene.group("small", shape=SMALL)
@@ -108,13 +120,8 @@ def test_a_group_of_two_is_not_expected_to_beat_with_eight() -> None:
 
 def test_the_job_of_a_lost_machine_goes_on_elsewhere() -> None:
     """Seen to fail without `_give_up_silent`."""
-    scene = gathered()
-    scene.group("near")
-    scene.group("far")
-    first, second = scene.job(), scene.job()
-    scene.start(first)
-    lost = scene.start(second)
-    assert lost.group == "far"
+    scene, first, lost = near_and_far()
+    second = lost.job_id
     scene.wait(LOST_S, beats_of=["near"])
     assert scene.view(second).state is JobState.IN_PROGRESS
     scene.wait(1, beats_of=["near"])
@@ -252,13 +259,8 @@ def drained(commands: list[Command]) -> list[GroupDrained]:
 
 def test_the_late_end_of_a_given_up_run_takes_no_video_from_the_attempt_that_succeeded() -> None:
     """Seen to fail with the video dropped of whichever job such a run was for."""
-    scene = gathered()
-    scene.group("near")
-    scene.group("far")
-    first, second = scene.job(), scene.job()
-    scene.start(first)
-    lost = scene.start(second)
-    assert lost.group == "far"
+    scene, first, lost = near_and_far()
+    second = lost.job_id
     scene.finish(scene.lease(first))
     scene.wait(LOST_S + 1, beats_of=["near"])
     scene.let_due()
