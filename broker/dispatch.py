@@ -139,6 +139,10 @@ class Dispatcher:
         """Take a beat: nothing is to be done about it before the next `tick`."""
         self._lives.hear(beat, now_s)
 
+    def hear_again(self, report: GroupStarted, now_s: float) -> bool:
+        """Take what a launcher repeats, as a beat; False if it is news that has to be handled."""
+        return self._lives.hear_again(report, now_s)
+
     def tick(self, now_s: float) -> list[Command]:
         """Return what is to be done because time has passed."""
         self._board.awake.advance(now_s)

@@ -76,6 +76,16 @@ class Lives:
             group.heard_s = self._board.awake.at(now_s)
             group.watch.hear(beat, group.heard_s)
 
+    def hear_again(self, report: GroupStarted, now_s: float) -> bool:
+        """Take what a launcher repeats every other second; False if it is news, for `handle`."""
+        group = self._board.groups.look_at(report.group)
+        if group is None or group.epoch != report.epoch or group.gone:
+            return False
+        if not (group.registered and group.watch.world_size):
+            return False
+        group.heard_s = self._board.awake.at(now_s)
+        return True
+
     def adopt(self, job: Job, lease: Lease, now_s: float) -> None:
         """Take a job's lease from the journal: its group may still be running it."""
         group = self._board.groups.get(lease.group)

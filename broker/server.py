@@ -51,6 +51,7 @@ from broker.protocol import (
     GetHealth,
     GetJob,
     GroupCommand,
+    GroupStarted,
     JobFound,
     JobHistory,
     JobPreview,
@@ -285,8 +286,13 @@ class Broker:
         if is_new:
             # Also of a peer that registers by this: the last broker may have died with its report.
             self._command(identity, Reregister())
-        if not isinstance(report, LauncherHere):
-            await self._worker.put(report)
+        match report:
+            case LauncherHere():
+                pass
+            case GroupStarted() if self._dispatcher.hear_again(report, self._clock()):
+                pass  # half of all that thousands of groups say
+            case _:
+                await self._worker.put(report)
 
     async def _on_beat(self, parts: list[bytes]) -> None:
         news = rank_beats.decode(parts)

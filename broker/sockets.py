@@ -36,8 +36,8 @@ class _Pings(NamedTuple):
 # long as it takes the old connection for alive, it ignores the new one, of the same identity. That
 # pings can tell the other end how long to wait does not help: libzmq forgets it with the next
 # message.
-_BROKERS_PINGS = _Pings(every_ms=2000, limit_ms=3000)  # noticed within 5 s
-_PEERS_PINGS = _Pings(every_ms=2000, limit_ms=6000)  # noticed after 6 s to 8 s
+_BROKERS_PINGS = _Pings(every_ms=3000, limit_ms=3000)  # noticed within 6 s
+_PEERS_PINGS = _Pings(every_ms=3000, limit_ms=7000)  # noticed after 7 s to 10 s
 # What is published has no identity, and beats must come again before they are missed.
 _PUBLISHED_PINGS = _Pings(every_ms=1000, limit_ms=3000)
 

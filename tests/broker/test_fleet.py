@@ -11,6 +11,7 @@ from broker.protocol import (
     DrainGroup,
     ErrorCode,
     GroupDrained,
+    GroupGone,
     GroupLost,
     GroupReady,
     GroupStarted,
@@ -168,6 +169,23 @@ def test_what_was_decided_for_a_life_that_is_over_is_not_handed_to_the_next() ->
     assert peers.holder(lease) == b"first"
     assert peers.admit(b"second", second)
     assert peers.holder(lease) is None
+
+
+def test_what_a_launcher_repeats_keeps_its_group_alive_and_news_is_handled() -> None:
+    """Seen to fail with the group not noted as heard: it is given up."""
+    scene = gathered()
+    life = GroupStarted(group="far", epoch=2, world_size=8)
+    assert not scene.dispatcher.hear_again(life, scene.now_s)
+    scene.handle(life)
+    for _ in range(3):
+        scene.wait(LOST_S / 2)
+        assert scene.dispatcher.hear_again(life, scene.now_s)
+    assert scene.dispatcher.health().groups
+    for other in (1, 3):
+        news = msgspec.structs.replace(life, epoch=other)
+        assert not scene.dispatcher.hear_again(news, scene.now_s)
+    scene.handle(GroupGone(group="far", epoch=2, reason="a test"))
+    assert not scene.dispatcher.hear_again(life, scene.now_s)
 
 
 def test_a_lost_machine_that_comes_back_leaves_its_old_run_and_serves_again() -> None:
