@@ -8,6 +8,7 @@ from aiohttp import web
 from broker.job import JobSpec
 from broker.log import current_job
 from broker.protocol import ErrorCode, IdempotencyKey, JobFound, OfferJob, SubmitJob
+from broker.store import INPUTS
 from http_front.errors import FrontError
 from http_front.idempotency import identify, read_key
 from http_front.image_source import is_data_url
@@ -37,12 +38,12 @@ async def accept(request: web.Request, submission: Submission, spool: Spool) -> 
     key = _idempotency_key(read_key(request), submission, spool)
     if submission.image_url is not None and is_data_url(submission.image_url):
         await front.source.fetch(submission.image_url, spool)
-    image = await front.images.find(owner(request), spool.digest) if spool.num_bytes else None
+    image = front.images.find(owner(request), spool.digest) if spool.num_bytes else None
     if image is not None:
         try:
             return await _hand_over(request, submission, key, image)
         except FrontError:
-            if await front.images.find(owner(request), spool.digest) is not None:
+            if await _is_stored(front, image):
                 raise
             # The last job with this image has gone meanwhile, and the image with it.
     return await _accept_new(request, submission, key, spool)
@@ -90,6 +91,10 @@ async def _hand_over(
     )
     assert isinstance(reply, JobFound)
     return reply.job.job_id
+
+
+async def _is_stored(front: Front, image: str) -> bool:
+    return await front.files.call(lambda: front.files.store.has(f"{INPUTS}/{image}"))
 
 
 def _idempotency_key(

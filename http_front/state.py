@@ -78,7 +78,7 @@ async def open_front(config: FrontConfig, source: ImageSource) -> AsyncIterator[
             previews=previews,
             source=source,
             decoder=decoder,
-            images=KnownImages(files),
+            images=KnownImages(),
             files=files,
             news=LatestNews(time.monotonic),
             partial_dir=partial_dir,

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from broker.folder_store import FolderStore
+from broker.job import JobState
 from broker.protocol import ErrorCode, FrontReply, FrontRequest, OfferJob, Refused, SubmitJob
-from broker.store import INPUTS
 from http_front import known_images
 from http_front.known_images import KnownImages
 from http_front.spool import open_spool
-from http_front.stored_files import StoredFiles
+from tests.http_front.full_stack import open_stack
 from tests.http_front.scripted_broker import ScriptedBroker
 from tests.http_front.serving import Served, picture
 
@@ -27,16 +26,15 @@ async def test_a_picture_that_is_stored_is_not_decoded_again(
     assert [type(request) for request in broker.asked] == [OfferJob, SubmitJob, SubmitJob]
 
 
-async def test_a_picture_that_has_been_removed_is_decoded_again(
-    front: Served, broker: ScriptedBroker
-) -> None:
-    """Seen to fail without the look whether the file is there."""
-    first = await front.submit()
-    (stored,) = front.stored_images()
-    await asyncio.to_thread(stored.unlink)
-    second = await front.submit()
-    assert front.stored_images() == [stored]
-    assert broker.images[first] == broker.images[second]
+async def test_a_picture_that_has_been_removed_is_decoded_again(tmp_path: Path) -> None:
+    """Seen to fail with the broker's refusal passed on, and with a broker that does not look."""
+    async with open_stack(tmp_path) as stack:
+        await stack.submit()
+        (stored,) = stack.front.stored_images()
+        await asyncio.to_thread(stored.unlink)
+        job_id = await stack.submit()
+        assert stack.front.stored_images() == [stored]
+        assert (await stack.end_of(job_id)).status is JobState.SUCCEED
 
 
 async def test_a_picture_that_goes_while_the_job_is_handed_over_is_decoded_again(
@@ -67,33 +65,25 @@ async def test_a_refusal_of_a_known_picture_is_told(front: Served, broker: Scrip
     assert (status, answer["error"]["message"]) == (429, full.message)
 
 
-def known(folder: Path) -> KnownImages:
-    """Return a memory of pictures, and a store that has the one of this name."""
-    store = FolderStore(folder)
-    store.prepare()
-    store.local(f"{INPUTS}/{NAME}").touch()
-    return KnownImages(StoredFiles(store))
-
-
-async def test_owners_share_no_pictures(tmp_path: Path) -> None:
+def test_owners_share_no_pictures() -> None:
     """Seen to fail with the owner left out."""
-    images = known(tmp_path)
+    images = KnownImages()
     images.keep("ann", b"digest", NAME)
-    assert await images.find("ann", b"digest") == NAME
-    assert await images.find("bob", b"digest") is None
-    assert await images.find(None, b"digest") is None
+    assert images.find("ann", b"digest") == NAME
+    assert images.find("bob", b"digest") is None
+    assert images.find(None, b"digest") is None
 
 
-async def test_the_picture_not_used_for_longest_is_forgotten_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_picture_not_used_for_longest_is_forgotten_first(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(known_images, "MAX_KNOWN", 2)
-    images = known(tmp_path)
+    images = KnownImages()
     for digest in (b"1", b"2"):
         images.keep(None, digest, NAME)
-    await images.find(None, b"1")
+    images.find(None, b"1")
     images.keep(None, b"3", NAME)
-    found = [await images.find(None, digest) for digest in (b"1", b"2", b"3")]
+    found = [images.find(None, digest) for digest in (b"1", b"2", b"3")]
     assert found == [NAME, None, NAME]
 
 
