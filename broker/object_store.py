@@ -58,7 +58,7 @@ class ObjectStore:
             raise StoreSetupError(f"{place} is no {OBJECT_SCHEME}BUCKET/PREFIX")
         if importlib.util.find_spec("obstore") is None:
             raise StoreSetupError(
-                f"{place} needs the library obstore: pip install '.[s3]' in the server's folder"
+                f"{place} needs the library obstore: pip install -e '.[s3]' in the server's folder"
             )
         self.place = place
         self._bucket, self._prefix = found["bucket"], (found["prefix"] or "").strip("/")

@@ -75,7 +75,7 @@ def _examine_torch(has_npu: bool) -> Finding:
         return error(
             "torch",
             f"torch {torch} alone cannot use an Ascend NPU: torch_npu is not installed",
-            f"{_PIP} install -c constraints.txt '.[npu]'",
+            f"{_PIP} install -c constraints.txt -e '.[npu]'",
         )
     if torch_npu is None:
         return ok("torch", f"torch {torch}")

@@ -17,7 +17,7 @@ from launcher.preflight import Folders, StartError, state_owner
 from launcher.ray_config import PEER_KEYS, Cluster, resource_of
 
 _LIMIT_S = 60.0
-_INSTALL = f"{sys.executable} -m pip install -c constraints.txt '.[ray]'"
+_INSTALL = f"{sys.executable} -m pip install -c constraints.txt -e '.[ray]'"
 
 
 class RayMissingError(StartError):

@@ -191,6 +191,6 @@ def test_a_place_that_is_none_is_refused(place: str) -> None:
 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "obstore", None)
-    with pytest.raises(StoreSetupError, match=r"pip install '\.\[s3\]'"):
+    with pytest.raises(StoreSetupError, match=r"pip install -e '\.\[s3\]'"):
         open_store("s3://videos/wan")
     assert isinstance(open_store("videos"), FolderStore)

@@ -301,7 +301,7 @@ def test_an_npu_without_driver_and_torch_npu_is_told(state_dir: Path, tmp_path: 
     findings = examine(*demo(state_dir), before=before)
     message = told(findings, "driver", "error", "npu-smi info")
     assert message.startswith("1 Ascend NPU in /dev, but no driver: ")
-    mend = f"{sys.executable} -m pip install -c constraints.txt '.[npu]'"
+    mend = f"{sys.executable} -m pip install -c constraints.txt -e '.[npu]'"
     assert "torch_npu is not installed" in told(findings, "torch", "error", mend)
 
 

@@ -123,7 +123,7 @@ def test_a_missing_library_for_the_store_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "obstore", None)
-    with pytest.raises(StartError, match=r"--store s3://videos/wan needs .*pip install '\.\[s3\]'"):
+    with pytest.raises(StartError, match=r"--store s3:.* needs .*pip install -e '\.\[s3\]'"):
         prepare_folders(Folders.under(str(tmp_path), "s3://videos/wan"))
 
 

@@ -22,7 +22,7 @@ def test_without_the_extra_it_is_named(tmp_path: Path, monkeypatch: pytest.Monke
         check_cluster(OPTIONS, folders)
     (found,) = examine_cluster(OPTIONS, folders)
     assert (found.topic, found.level) == ("ray", "error")
-    assert found.mend == f"{sys.executable} -m pip install -c constraints.txt '.[ray]'"
+    assert found.mend == f"{sys.executable} -m pip install -c constraints.txt -e '.[ray]'"
 
 
 def test_groups_get_the_keys_that_lie_beside_those_of_the_server(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """All figures of the serving path: `python -m tests.bench.serving --json FILE`.
 
 Rivals alternate with this server in each round. It needs the extra `bench` and Redis:
-`pip install -c constraints.txt '.[bench]'`, `apt-get install redis-server`.
+`pip install -c constraints.txt -e '.[bench]'`, `apt-get install redis-server`.
 """
 
 import argparse
