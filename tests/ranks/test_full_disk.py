@@ -104,9 +104,10 @@ def test_a_state_that_does_not_fit_leaves_the_last_one_whole(tmp_path: Path) -> 
         store = FolderStore(disk)
         store.prepare()
         path = store.local(checkpoint_name(LEASE.job_id))
-        checkpoint = Checkpoint(store, checkpoint_name(LEASE.job_id))
-        checkpoint.keep({"latents": torch.ones(16, 1024)})
-        checkpoint.keep({"latents": torch.zeros(64, 1024)})
-        checkpoint.close()
+        for state in (torch.ones(16, 1024), torch.zeros(64, 1024)):
+            # One after the other: of states that come up together only the last is tried.
+            checkpoint = Checkpoint(store, checkpoint_name(LEASE.job_id))
+            checkpoint.keep({"latents": state})
+            checkpoint.close()
         assert load_state(path)["latents"].sum() == 16 * 1024
         assert [each.name for each in path.parent.iterdir()] == [path.name]
