@@ -42,8 +42,8 @@ async def accept(request: web.Request, submission: Submission, spool: Spool) -> 
     if image is not None:
         try:
             return await _hand_over(request, submission, key, image)
-        except FrontError:
-            if await _is_stored(front, image):
+        except FrontError as error:
+            if error.code is not ErrorCode.UNAVAILABLE or await _is_stored(front, image):
                 raise
             # The last job with this image has gone meanwhile, and the image with it.
     return await _accept_new(request, submission, key, spool)
