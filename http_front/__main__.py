@@ -8,7 +8,7 @@ import sys
 import msgspec
 from aiohttp import web
 
-from broker.child import allow_many_files, begin, report
+from broker.child import allow_many_files, begin, go_first, report
 from http_front.app import create_app
 from http_front.config import FrontConfig
 from http_front.http_server import create_runner
@@ -19,6 +19,8 @@ def main() -> None:
     config = msgspec.json.decode(sys.argv[1], type=FrontConfig)
     begin("front", config.parent_pid, config.log_format)
     allow_many_files()
+    if config.goes_first:
+        go_first()
     asyncio.run(serve(config))
 
 

@@ -17,6 +17,7 @@ from launcher.examinations import (
     examine_limits,
     examine_model,
     examine_port,
+    examine_precedence,
     examine_processes,
     examine_state,
 )
@@ -63,6 +64,7 @@ def examine(command: Command) -> Iterator[Finding]:
     if command.has_front:
         yield from examine_port(options, folders)
         yield from examine_access(options)
+        yield from examine_precedence(options)
     yield from examine_processes()
     yield from examine_limits()
     yield from examine_fleet(options, folders)

@@ -18,6 +18,7 @@ from launcher.preflight import (
     PortTakenError,
     StartError,
     check_access,
+    check_precedence,
     check_split,
     listen,
     state_owner,
@@ -139,6 +140,17 @@ def examine_access(options: Options) -> Iterator[Finding]:
         yield ok("access", "no API keys; served on this machine only")
     else:
         yield warning("access", f"whoever reaches {options.host} may use the server", mend)
+
+
+def examine_precedence(options: Options) -> Iterator[Finding]:
+    """Look whether the front can go first, if it shall."""
+    try:
+        check_precedence(options)
+    except StartError as fault:
+        yield error("priority", str(fault), "sudo prlimit --pid $$ --rtprio=1")
+    else:
+        if options.realtime_front:
+            yield ok("priority", "the front may have real-time priority")
 
 
 def examine_ffmpeg() -> Iterator[Finding]:

@@ -170,6 +170,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     allow_private_images: Annotated[
         bool, Meta(description="Fetch images from addresses that are not public, too.")
     ] = False
+    realtime_front: Annotated[
+        bool,
+        Meta(
+            description="Let the front go before all else on this machine, so that it answers at "
+            "once where processors are busy; for root, or with RLIMIT_RTPRIO."
+        ),
+    ] = False
     drain_timeout: Annotated[
         float,
         Meta(

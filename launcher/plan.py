@@ -75,6 +75,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             api_keys=options.api_keys,
             image_hosts=options.image_hosts,
             allow_private_images=options.allow_private_images,
+            goes_first=options.realtime_front,
             log_format=options.log_format,
             parent_pid=self.pid,
             ready_fd=ready_fd,

@@ -6,10 +6,12 @@ import logging
 import os
 import socket
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 
+from broker.child import go_first
 from broker.sockets import Addresses, is_loopback
 from broker.store import Store, StoreSetupError, is_object_place
 from broker.stores import open_store
@@ -168,6 +170,24 @@ def check_access(options: Options) -> None:
             f"--host {options.host} can be reached from other machines: name a file of --api-keys "
             "(wan keys add NAME makes one), or give --insecure to let everybody in"
         )
+
+
+def check_precedence(options: Options) -> None:
+    """Try to have real-time priority, if the front shall.
+
+    Raises:
+        StartError: If this user may not.
+    """
+    if not options.realtime_front:
+        return
+    try:
+        with ThreadPoolExecutor(max_workers=1) as thread:  # which ends with the priority it took
+            thread.submit(go_first).result()
+    except OSError as error:
+        raise StartError(
+            f"--realtime-front: {error.strerror}; it takes root, `ulimit -r 1`, LimitRTPRIO=1 "
+            "in systemd, or --cap-add=SYS_NICE for a container"
+        ) from error
 
 
 def listen(options: Options) -> socket.socket:

@@ -13,6 +13,7 @@ from launcher.preflight import (
     Folders,
     check_access,
     check_device,
+    check_precedence,
     listen,
     lock_state,
     model_folder,
@@ -33,6 +34,7 @@ def prepared(command: Command) -> Iterator[tuple[Plan, socket.socket | None]]:
     options = command.options
     if command.has_front:
         check_access(options)
+        check_precedence(options)
     folders = Folders.under(options.state_dir, options.store)
     with ExitStack() as held:
         if options.join is not None:

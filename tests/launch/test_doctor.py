@@ -1,6 +1,7 @@
 """`wan doctor`, each time with something that is really broken."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from launcher.examinations import (
     examine_ffmpeg,
     examine_model,
     examine_port,
+    examine_precedence,
     examine_processes,
     examine_state,
 )
@@ -136,6 +138,20 @@ def test_who_may_use_the_server_is_told(tmp_path: Path) -> None:
     missing = str(tmp_path / "keys")
     mend = f"wan keys add NAME --file {missing}"
     told(examine_access(Options(api_keys=missing)), "access", "error", mend)
+
+
+def test_a_priority_that_cannot_be_had_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not [*examine_precedence(Options())]
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "sched_setscheduler", refuse)
+    findings = examine_precedence(Options(realtime_front=True))
+    mend = "sudo prlimit --pid $$ --rtprio=1"
+    assert "--realtime-front" in told(findings, "priority", "error", mend)
+    monkeypatch.setattr(os, "sched_setscheduler", lambda *_: None)
+    told(examine_precedence(Options(realtime_front=True)), "priority", "ok")
 
 
 def test_a_server_that_runs_is_told(folders: Folders) -> None:

@@ -1,8 +1,11 @@
 import json
 import logging
+import os
 import shutil
 import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from launcher.preflight import (
     StartError,
     check_access,
     check_device,
+    check_precedence,
     check_split,
     listen,
     lock_state,
@@ -21,6 +25,7 @@ from launcher.preflight import (
     prepare_folders,
 )
 from ranks.model_folder import COMPONENTS, WEIGHTED
+from tests.precedence import may_go_first
 
 
 @pytest.fixture
@@ -45,6 +50,20 @@ def model(tmp_path: Path) -> Path:
     return folder
 
 
+_ORDINARY_USER = """
+import os, resource
+from launcher.options import Options
+from launcher.preflight import StartError, check_precedence
+resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0))
+if os.getuid() == 0:
+    os.setuid(65534)
+try:
+    check_precedence(Options(realtime_front=True))
+except StartError as error:
+    print(error)
+"""
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "example.com"])
 def test_other_machines_are_served_with_keys_or_when_told_to(host: str, tmp_path: Path) -> None:
     """Seen to fail with every host taken for loopback."""
@@ -62,6 +81,24 @@ def test_loopback_needs_no_keys_and_the_log_says_so(
     caplog.set_level(logging.INFO)
     check_access(Options(host=host))
     assert f"no API keys: the server listens on {host}, for this machine only" in caplog.text
+
+
+def test_a_user_without_real_time_priority_is_told_what_it_takes() -> None:
+    """Seen to fail with the error of the system let through."""
+    done = subprocess.run(
+        [sys.executable, "-c", _ORDINARY_USER], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == (
+        "--realtime-front: Operation not permitted; it takes root, `ulimit -r 1`, LimitRTPRIO=1 "
+        "in systemd, or --cap-add=SYS_NICE for a container\n"
+    ), done.stderr
+    check_precedence(Options())
+
+
+@pytest.mark.skipif(not may_go_first(), reason="this user may not have real-time priority")
+def test_to_try_real_time_priority_leaves_the_launcher_as_it_was() -> None:
+    check_precedence(Options(realtime_front=True))
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 @pytest.mark.parametrize("content", [None, "{", '{"keys": [{"name": "a b"}]}', "\udc80"])

@@ -16,11 +16,14 @@ from tests.bench.serving.load import (
     percentiles_ms,
     small_image_url,
 )
-from tests.running_server import calling, running_server
+from tests.precedence import going_first
+from tests.running_server import RunningServer, calling, running_server
 
 NUM_ASKED = 300
 ASK_EVERY_S = 0.01
 LIMIT_S = 120.0
+STATUS = "status while computing"
+REALTIME_STATUS = "status while computing, real-time front"
 
 LONG_JOB = {
     "prompt": "A small boat drifts over a calm bay",
@@ -45,19 +48,20 @@ class Ranks:
             await server.stop()
 
     async def measure(self, figures: Figures) -> None:
-        """Add a round: this server, then the rival."""
+        """Add a round: this server, the same with a front that goes first, then the rival."""
         begun = time.monotonic()
         async with running_server(self._state_dir) as server:
             figures.add("start to ready, s", OURS, time.monotonic() - begun)
             async with calling(server) as caller:
                 figures.add("idle between two jobs, ms", OURS, await gap_ms(caller))
-                async with connection(server.url) as line:
-                    job_id = await _ask_while_computing(line, figures, OURS)
-                await caller.post("/video/cancel", job_id)
-            await server.stop()
+            await _ask_and_stop(server, figures, STATUS)
+        async with running_server(self._state_dir, "--realtime-front") as server:
+            await _ask_and_stop(server, figures, REALTIME_STATUS)
         async with self._rival() as (url, ready_s), connection(url) as line:
             figures.add("start to ready, s", RIVAL_1, ready_s)
-            await _ask_while_computing(line, figures, RIVAL_1)
+            _, percentiles = await _ask_while_computing(line)
+        for name in (STATUS, REALTIME_STATUS):
+            _add(figures, name, RIVAL_1, percentiles)
 
     @asynccontextmanager
     async def _rival(self) -> AsyncIterator[tuple[str, float]]:
@@ -67,23 +71,38 @@ class Ranks:
                 yield started
 
 
-async def _ask_while_computing(line: Connection, figures: Figures, side: str) -> str:
-    """Ask for a running job a hundred times a second; return its id."""
+async def _ask_and_stop(server: RunningServer, figures: Figures, name: str) -> None:
+    async with connection(server.url) as line:
+        job, percentiles = await _ask_while_computing(line)
+        await line.post("/video/cancel", job)
+    _add(figures, name, OURS, percentiles)
+    await server.stop()
+
+
+async def _ask_while_computing(line: Connection) -> tuple[dict[str, str], tuple[float, float]]:
+    """Ask for a running job a hundred times a second.
+
+    Returns:
+        The job; median and 99th percentile in milliseconds.
+    """
     answer = await line.post("/video/submit", LONG_JOB, expected=202)
     job = {"requestId": answer["requestId"]}
     async with asyncio.timeout(LIMIT_S):
         while (await line.post("/video/status", job))["progress"] < 0.06:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
     latencies_s = []
-    for _ in range(NUM_ASKED):
-        asked = time.perf_counter()
-        await line.post("/video/status", job)
-        latencies_s.append(time.perf_counter() - asked)
-        await asyncio.sleep(ASK_EVERY_S)
+    with going_first():
+        for _ in range(NUM_ASKED):
+            asked = time.perf_counter()
+            await line.post("/video/status", job)
+            latencies_s.append(time.perf_counter() - asked)
+            await asyncio.sleep(ASK_EVERY_S)
     status = await line.post("/video/status", job)
     assert status["status"] == "InProgress", status
     assert status["progress"] < 0.9, status
-    p50_ms, p99_ms = percentiles_ms(latencies_s)
-    figures.add("status while computing, p50 ms", side, p50_ms)
-    figures.add("status while computing, p99 ms", side, p99_ms)
-    return str(job["requestId"])
+    return job, percentiles_ms(latencies_s)
+
+
+def _add(figures: Figures, name: str, side: str, percentiles_ms: tuple[float, float]) -> None:
+    for part, value in zip(("p50", "p99"), percentiles_ms, strict=True):
+        figures.add(f"{name}, {part} ms", side, value)

@@ -21,6 +21,7 @@ class Target:
 
 TARGETS = (
     Target("status while computing, p99 ms", 10.0, RIVAL_1),
+    Target("status while computing, real-time front, p99 ms", 10.0, RIVAL_1),
     Target("submits a second, 1 client", 3.0, RIVAL_2, is_rate=True),
     Target("submits a second, 16 clients", 3.0, RIVAL_2, is_rate=True),
     Target("submits a second, 128 clients", 3.0, RIVAL_2, is_rate=True),
