@@ -86,7 +86,9 @@ class Keeper:
 
     async def refusals(self, jobs: Sequence[Job]) -> dict[str, Refused]:
         """Return which new jobs cannot be accepted, and why: their image is not to be had."""
-        images = {job.image for job in jobs}
+        images = {job.image for job in jobs if not self._dispatcher.keeps_image(job.image)}
+        if not images:
+            return {}
         try:
             async with asyncio.timeout(CHECK_LIMIT_S):
                 missing = await self._in_thread(lambda: self._missing(images))

@@ -1,4 +1,4 @@
-"""A socket of the broker, on which thousands of peers may speak: read many messages at a time."""
+"""A ZeroMQ socket in an event loop: what comes in crowds is read many messages at a time."""
 
 import asyncio
 import logging
@@ -21,12 +21,12 @@ Handle = Callable[[list[bytes]], Awaitable[None]]
 
 
 class Line:
-    """A bound socket in the running event loop; it belongs to the line from here on.
+    """A socket in the running event loop; it belongs to the line from here on.
 
     An asyncio socket of pyzmq is woken by each message, which costs several times what it takes to
     handle one. ZeroMQ gives a sign, on a descriptor, when messages come where there were none, and
     whatever is done on the socket may take the sign away. So the line waits for it only when
-    nothing is left, and looks again after each send.
+    nothing is left, and looks again after all else that it does.
     """
 
     def __init__(self, socket: "zmq.Socket[bytes]") -> None:
@@ -63,14 +63,37 @@ class Line:
             message: What they are, for the log.
         """
         try:
-            self._socket.send_multipart(parts, zmq.NOBLOCK)
+            self._send(parts)
         except zmq.ZMQError as error:
             logger.warning("could not send %s: %s", type(message).__name__, error)
+
+    def offer(self, parts: Sequence[bytes]) -> bool:
+        """Send at once; return whether there was anybody to take it."""
+        try:
+            self._send(parts)
+        except zmq.Again:
+            return False
+        return True
+
+    def subscribe(self, topic: bytes) -> None:
+        """Hear what begins with a topic, on a SUB."""
+        self._socket.setsockopt(zmq.SUBSCRIBE, topic)
         self._sign.set()
 
-    def close(self) -> None:
+    def unsubscribe(self, topic: bytes) -> None:
+        """Take a `subscribe` back."""
+        self._socket.setsockopt(zmq.UNSUBSCRIBE, topic)
+        self._sign.set()
+
+    def close(self, linger_ms: int = _FAREWELL_MS) -> None:
         """Close the socket; what was sent last gets a moment to leave."""
-        self._socket.close(_FAREWELL_MS)
+        self._socket.close(linger_ms)
+
+    def _send(self, parts: Sequence[bytes]) -> None:
+        try:
+            self._socket.send_multipart(parts, zmq.NOBLOCK)
+        finally:
+            self._sign.set()
 
     def _take(self) -> list[list[bytes]]:
         """Return what has arrived, up to a number; nothing only if nothing is left."""

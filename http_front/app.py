@@ -10,7 +10,7 @@ from http_front.gate import allow_origin, make_gate
 from http_front.image_source import ImageSource, make_source
 from http_front.key_guard import make_key_guard
 from http_front.metrics import Metrics
-from http_front.metrics_route import METRICS, count_requests, listening, metrics
+from http_front.metrics_route import METRICS, count_requests, metrics
 from http_front.openai_errors import speak_openai
 from http_front.progress import close_all, progress
 from http_front.refusals import answer_errors
@@ -60,10 +60,7 @@ def create_app(config: FrontConfig, source: ImageSource | None = None) -> web.Ap
     page.add_routes(app)
 
     async def front(app: web.Application) -> AsyncIterator[None]:
-        async with (
-            open_front(config, source or _source(config)) as app[FRONT],
-            listening(config.addresses.events, app[METRICS].hear, app[FRONT].news.hear),
-        ):
+        async with open_front(config, source or _source(config), app[METRICS].hear) as app[FRONT]:
             yield
 
     app.cleanup_ctx.append(front)

@@ -5,7 +5,7 @@ import asyncio
 import os
 from pathlib import Path
 
-import zmq.asyncio
+import zmq
 
 from broker.protocol import BackedUp, BackUp, ErrorCode
 from broker.sockets import Addresses
@@ -49,7 +49,7 @@ async def _back_up(state_dir: Path, file: Path) -> BackedUp:
         raise FrontError(
             ErrorCode.UNAVAILABLE, f"no server has been started with --state-dir {state_dir}"
         )
-    context = zmq.asyncio.Context()
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     broker = BrokerClient(context, addresses.requests)
     try:
         copied = await broker.ask(BackUp(path=str(file)), _LIMIT_S)

@@ -2,24 +2,20 @@
 
 import asyncio
 import itertools
-import logging
 
 import zmq
-import zmq.asyncio
 
+from broker.line import Line
 from broker.protocol import (
     ErrorCode,
     FrontReply,
     FrontRequest,
-    ProtocolError,
     Refused,
     front_replies,
     front_requests,
 )
 from broker.sockets import connect_dealer
 from http_front.errors import FrontError
-
-logger = logging.getLogger(__name__)
 
 ANSWER_LIMIT_S = 5.0
 RESEND_AFTER_S = 1.0
@@ -33,12 +29,11 @@ class BrokerClient:
     request means the same when it comes twice.
     """
 
-    def __init__(self, context: zmq.asyncio.Context, address: str) -> None:
-        self._socket = connect_dealer(context.socket(zmq.DEALER), address, "front")
+    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", address: str) -> None:
+        self._line = Line(connect_dealer(context.socket(zmq.DEALER), address, "front"))
         self._pending: dict[bytes, asyncio.Future[FrontReply]] = {}
         self._correlations = itertools.count()
-        # Receives are never cancelled while answers matter: that would lose some.
-        self._reader = asyncio.create_task(self._read(), name="broker-replies")
+        self._reader = asyncio.create_task(self._line.read(self._take), name="broker-replies")
 
     async def ask(self, request: FrontRequest, limit_s: float = ANSWER_LIMIT_S) -> FrontReply:
         """Return the broker's answer.
@@ -61,7 +56,7 @@ class BrokerClient:
         """Stop reading and close the socket; open requests end as unavailable."""
         self._reader.cancel()
         await asyncio.wait([self._reader])
-        self._socket.close(linger=0)
+        self._line.close(linger_ms=0)
 
     async def _send_until_answered(
         self,
@@ -73,7 +68,7 @@ class BrokerClient:
         parts = [correlation, *front_requests.encode(request)]
         deadline = asyncio.get_running_loop().time() + limit_s
         while (left_s := deadline - asyncio.get_running_loop().time()) > 0:
-            pause_s = RESEND_AFTER_S if await self._send(parts) else RECONNECT_CHECK_S
+            pause_s = RESEND_AFTER_S if self._line.offer(parts) else RECONNECT_CHECK_S
             await asyncio.wait([future], timeout=min(left_s, pause_s))
             if future.done():
                 return future.result()
@@ -81,22 +76,8 @@ class BrokerClient:
             ErrorCode.UNAVAILABLE, "the job queue does not answer; try again", retry_after_s=2
         )
 
-    async def _send(self, parts: list[bytes]) -> bool:
-        """Say whether there was a broker to send to."""
-        try:
-            await self._socket.send_multipart(parts, zmq.NOBLOCK)
-        except zmq.Again:
-            return False
-        return True
-
-    async def _read(self) -> None:
-        while True:
-            correlation, *parts = await self._socket.recv_multipart()
-            try:
-                reply = front_replies.decode(parts)
-            except ProtocolError as error:
-                logger.warning("dropped a reply of the broker: %s", error)
-                continue
-            future = self._pending.get(correlation)
-            if future is not None and not future.done():
-                future.set_result(reply)
+    async def _take(self, parts: list[bytes]) -> None:
+        reply = front_replies.decode(parts[1:])
+        future = self._pending.get(parts[0])
+        if future is not None and not future.done():
+            future.set_result(reply)

@@ -1,31 +1,45 @@
 """The WebSocket feed: a snapshot first, then every change, numbered, to the last one."""
 
 import asyncio
-import logging
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 import zmq
-import zmq.asyncio
 
-from broker.protocol import JobHistory, JobView, ProtocolError, WatchJob, job_events
+from broker.line import Line
+from broker.protocol import JobHistory, JobView, WatchJob, job_events
 from broker.sockets import connect_sub
 from http_front.broker_client import BrokerClient
 
-logger = logging.getLogger(__name__)
-
 MAX_WAITING = 64
 RESYNC_AFTER_S = 15.0
+_HEX_DIGITS = b"0123456789abcdef"
 
 
 class EventFeed:
-    """Hears the broker's events and hands them to those who watch a job."""
+    """Hears the broker's events and hands them to those who watch a job.
 
-    def __init__(self, context: zmq.asyncio.Context, address: str, broker: BrokerClient) -> None:
-        self._socket = connect_sub(context.socket(zmq.SUB), address)
+    Args:
+        context, address: Of the events.
+        broker: Is asked for what was missed.
+        hearers: Take each event of each job, before who watches it: what they know is never
+            older than what a watcher has been told.
+    """
+
+    def __init__(
+        self,
+        context: "zmq.Context[zmq.Socket[bytes]]",
+        address: str,
+        broker: BrokerClient,
+        hearers: Sequence[Callable[[JobView], None]],
+    ) -> None:
+        self._line = Line(connect_sub(context.socket(zmq.SUB), address))
+        for digit in _HEX_DIGITS:  # with what a job's id begins: previews have other topics
+            self._line.subscribe(bytes([digit]))
+        self._hearers = hearers
         self._broker = broker
         self._mailboxes: dict[str, set[_Mailbox]] = {}
-        self._reader = asyncio.create_task(self._read(), name="broker-events")
+        self._reader = asyncio.create_task(self._line.read(self._hear), name="broker-events")
 
     @property
     def num_watchers(self) -> int:
@@ -57,7 +71,7 @@ class EventFeed:
         """Stop reading and close the socket."""
         self._reader.cancel()
         await asyncio.wait([self._reader])
-        self._socket.close(linger=0)
+        self._line.close()
 
     async def _follow(
         self, mailbox: "_Mailbox", job_id: str, after_seq: int, owner: str | None
@@ -86,8 +100,8 @@ class EventFeed:
     def _subscribe(self, job_id: str) -> "_Mailbox":
         mailbox = _Mailbox()
         mailboxes = self._mailboxes.setdefault(job_id, set())
-        if not mailboxes:
-            self._socket.subscribe(job_id.encode())
+        if not mailboxes:  # so that the broker knows that the job is watched
+            self._line.subscribe(job_id.encode())
         mailboxes.add(mailbox)
         return mailbox
 
@@ -96,18 +110,14 @@ class EventFeed:
         mailboxes.remove(mailbox)
         if not mailboxes:
             del self._mailboxes[job_id]
-            self._socket.unsubscribe(job_id.encode())
+            self._line.unsubscribe(job_id.encode())
 
-    async def _read(self) -> None:
-        while True:
-            _, *parts = await self._socket.recv_multipart()
-            try:
-                view = job_events.decode(parts)
-            except ProtocolError as error:
-                logger.warning("dropped an event of the broker: %s", error)
-                continue
-            for mailbox in self._mailboxes.get(view.job_id, ()):
-                mailbox.put(view)
+    async def _hear(self, parts: list[bytes]) -> None:
+        view = job_events.decode(parts[1:])
+        for hear in self._hearers:
+            hear(view)
+        for mailbox in self._mailboxes.get(view.job_id, ()):
+            mailbox.put(view)
 
 
 class _Mailbox:

@@ -3,14 +3,15 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import zmq.asyncio
+import zmq
 from aiohttp import web
 
+from broker.protocol import JobView
 from broker.store import INPUTS
 from broker.stores import open_store
 from http_front.broker_client import BrokerClient
@@ -55,16 +56,25 @@ FRONT = web.AppKey("front", Front)
 
 
 @asynccontextmanager
-async def open_front(config: FrontConfig, source: ImageSource) -> AsyncIterator[Front]:
-    """Open the parts, and close them in the opposite order."""
+async def open_front(
+    config: FrontConfig, source: ImageSource, hear: Callable[[JobView], None]
+) -> AsyncIterator[Front]:
+    """Open the parts, and close them in the opposite order.
+
+    Args:
+        config: What the launcher told.
+        source: Fetches images.
+        hear: Takes every change of every job.
+    """
     store = open_store(config.store, config.work_dir)
     await asyncio.to_thread(store.prepare)
     partial_dir = store.partial(INPUTS)
     await asyncio.to_thread(prepare_folder, partial_dir)
     files = StoredFiles(store)
-    context = zmq.asyncio.Context()
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     broker = BrokerClient(context, config.addresses.requests)
-    feed = EventFeed(context, config.addresses.events, broker)
+    news = LatestNews(time.monotonic)
+    feed = EventFeed(context, config.addresses.events, broker, (hear, news.hear))
     previews = PreviewFeed(context, config.addresses.events)
     decoder = ImageDecoder(files)
     callbacks = None
@@ -80,7 +90,7 @@ async def open_front(config: FrontConfig, source: ImageSource) -> AsyncIterator[
             decoder=decoder,
             images=KnownImages(),
             files=files,
-            news=LatestNews(time.monotonic),
+            news=news,
             partial_dir=partial_dir,
             callbacks=callbacks,
         )

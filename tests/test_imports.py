@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 _NAMES = (
-    *("protocol", "job", "memory", "sockets", "curve", "log", "child"),
+    *("protocol", "job", "memory", "sockets", "line", "curve", "log", "child"),
     *("store", "folder_store", "object_store", "stores"),
 )
 SHARED = {f"broker.{name}" for name in _NAMES}

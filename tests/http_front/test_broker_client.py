@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-import zmq.asyncio
+import zmq
 
 from broker.protocol import (
     ErrorCode,
@@ -24,7 +24,7 @@ from tests.http_front.scripted_broker import ScriptedBroker
 
 @pytest_asyncio.fixture
 async def client(broker: ScriptedBroker) -> AsyncIterator[BrokerClient]:
-    context = zmq.asyncio.Context()
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     client = BrokerClient(context, broker.addresses.requests)
     yield client
     await client.close()
@@ -75,7 +75,7 @@ async def test_a_request_is_sent_again_until_it_is_answered(
 async def test_a_broker_that_comes_late_is_found() -> None:
     with tempfile.TemporaryDirectory(prefix="wan-") as run_dir:
         broker = ScriptedBroker(Path(run_dir))
-        context = zmq.asyncio.Context()
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         client = BrokerClient(context, broker.addresses.requests)
         asking = asyncio.create_task(client.ask(GetHealth()))
         async with broker:

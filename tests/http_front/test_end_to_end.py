@@ -32,6 +32,7 @@ async def test_a_job_goes_from_submit_to_its_video(stack: Stack, tmp_path: Path)
 
 
 async def test_the_examples_of_the_original_document_work(stack: Stack) -> None:
+    """Seen to fail, now and then, with an ear of its own for those who watch: it may be ahead."""
     job_id = await stack.submit()
     await stack.end_of(job_id)
     code, answer = await stack.front.post("/video/status", {"requestId": job_id})
