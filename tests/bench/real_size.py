@@ -8,8 +8,9 @@ come too late are left out, and the JSON is written after each.
 
 It takes a CUDA device with 130 GB (the attention cache of one device alone takes 62), torch and
 transformers, and of this repository the folders broker, ranks and tests. A machine without a
-package index needs three wheels: get them with `pip download --no-deps diffusers msgspec
-importlib_metadata` for its Python, and install them with `pip install --no-index --no-deps *.whl`.
+package index needs wheels: get them with `pip download --no-deps diffusers msgspec
+importlib_metadata requests` for its Python, and install those that it lacks with
+`pip install --no-index --no-deps *.whl`.
 `--miniature` runs the same parts on a model of a thousandth of the size, on any device.
 """
 
