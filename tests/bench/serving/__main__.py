@@ -6,6 +6,7 @@ Rivals alternate with this server in each round. It needs the extra `bench` and 
 
 import argparse
 import asyncio
+import logging
 import signal
 import sys
 import tempfile
@@ -28,6 +29,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="of each measurement")
     parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()
+    logging.disable()  # the dispatcher, measured in this process, tells of each lost job
     # Ends as Ctrl-C does: with every process that was started ended, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="wan-bench-") as folder:
