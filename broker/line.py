@@ -14,7 +14,6 @@ logger = logging.getLogger(__name__)
 
 GATHER_S = 0.005
 _MAX_TAKEN = 200
-_FAREWELL_MS = 1000
 
 Handle = Callable[[list[bytes]], Awaitable[None]]
 """Takes the parts of a message."""
@@ -85,8 +84,8 @@ class Line:
         self._socket.setsockopt(zmq.UNSUBSCRIBE, topic)
         self._sign.set()
 
-    def close(self, linger_ms: int = _FAREWELL_MS) -> None:
-        """Close the socket; what was sent last gets a moment to leave."""
+    def close(self, linger_ms: int = 0) -> None:
+        """Close the socket, once what was sent last has had so much time to leave."""
         self._socket.close(linger_ms)
 
     def _send(self, parts: Sequence[bytes]) -> None:

@@ -85,6 +85,7 @@ from broker.worker import STORAGE_FULL, Client, Worker
 logger = logging.getLogger(__name__)
 
 TICK_S = 1.0
+_FAREWELL_MS = 1000
 _MAX_LISTED = 1000
 _UNKNOWN_JOB = Refused(
     code=ErrorCode.JOB_NOT_FOUND, message="no job has this id; it may have expired"
@@ -152,7 +153,7 @@ class Broker:
             self._keeper.close()
             self._gatekeeper.close()
             for line in self._lines:
-                line.close()
+                line.close(_FAREWELL_MS)
             self._context.destroy()
 
     async def stop(self) -> None:

@@ -56,7 +56,7 @@ class BrokerClient:
         """Stop reading and close the socket; open requests end as unavailable."""
         self._reader.cancel()
         await asyncio.wait([self._reader])
-        self._line.close(linger_ms=0)
+        self._line.close()
 
     async def _send_until_answered(
         self,
