@@ -184,10 +184,6 @@ class Dispatcher:
         """Whether a job needs an image, be it one that is not stored yet."""
         return self._intake.uses_image(image)
 
-    def keeps_image(self, image: str) -> bool:
-        """Whether a job that was accepted needs an image, which is not removed before its end."""
-        return self._board.jobs.uses_image(image)
-
     def health(self) -> HealthTold:
         """Return how groups and queue are."""
         return self._board.health()

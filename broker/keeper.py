@@ -32,6 +32,7 @@ _ENDINGS = (".mp4", ".webp", ".sprites.webp")
 _NO_INPUT = Refused(
     code=ErrorCode.UNAVAILABLE,
     message="the image has been removed meanwhile; send it again",
+    field="image",
     retry_after_s=1,
 )
 _NO_STORE = Refused(
@@ -86,9 +87,7 @@ class Keeper:
 
     async def refusals(self, jobs: Sequence[Job]) -> dict[str, Refused]:
         """Return which new jobs cannot be accepted, and why: their image is not to be had."""
-        images = {job.image for job in jobs if not self._dispatcher.keeps_image(job.image)}
-        if not images:
-            return {}
+        images = {job.image for job in jobs}
         try:
             async with asyncio.timeout(CHECK_LIMIT_S):
                 missing = await self._in_thread(lambda: self._missing(images))

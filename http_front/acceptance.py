@@ -8,7 +8,6 @@ from aiohttp import web
 from broker.job import JobSpec
 from broker.log import current_job
 from broker.protocol import ErrorCode, IdempotencyKey, JobFound, OfferJob, SubmitJob
-from broker.store import INPUTS
 from http_front.errors import FrontError
 from http_front.idempotency import identify, read_key
 from http_front.image_source import is_data_url
@@ -43,7 +42,7 @@ async def accept(request: web.Request, submission: Submission, spool: Spool) -> 
         try:
             return await _hand_over(request, submission, key, image)
         except FrontError as error:
-            if error.code is not ErrorCode.UNAVAILABLE or await _is_stored(front, image):
+            if (error.code, error.field) != (ErrorCode.UNAVAILABLE, "image"):
                 raise
             # The last job with this image has gone meanwhile, and the image with it.
     return await _accept_new(request, submission, key, spool)
@@ -91,10 +90,6 @@ async def _hand_over(
     )
     assert isinstance(reply, JobFound)
     return reply.job.job_id
-
-
-async def _is_stored(front: Front, image: str) -> bool:
-    return await front.files.call(lambda: front.files.store.has(f"{INPUTS}/{image}"))
 
 
 def _idempotency_key(

@@ -34,7 +34,6 @@ from tests.object_store import Fault, Site
 from tests.running_server import until
 from tests.stub_group import StubConfig, StubGroup
 
-OTHER_IMAGE = f"{1:064x}.ppm"
 OUTAGES: list[Fault] = ["refuses", "unavailable", "silent"]
 
 
@@ -99,11 +98,11 @@ async def test_while_the_store_is_away_submits_are_refused_and_all_else_goes_on(
 ) -> None:
     """Seen to fail with the image looked for by the worker itself: a silent store holds it up."""
     async with running(config) as front:
-        put(store, f"{INPUTS}/{IMAGE}", f"{INPUTS}/{OTHER_IMAGE}")
+        put(store, f"{INPUTS}/{IMAGE}")
         job_id = await submit(front)
         site.line.fail(fault)
         sent = [new_job_id() for _ in range(5)]
-        submits = [SubmitJob(job_id=each, spec=SPEC, image=OTHER_IMAGE) for each in sent]
+        submits = [SubmitJob(job_id=each, spec=SPEC, image=IMAGE) for each in sent]
         refusals = asyncio.gather(*(ask(config, each) for each in submits))
         async with asyncio.timeout(1.0):
             assert isinstance(await front.ask(GetHealth()), HealthTold)
@@ -117,26 +116,6 @@ async def test_while_the_store_is_away_submits_are_refused_and_all_else_goes_on(
                 assert "store of files cannot be reached; nothing was accepted" in reply.message
         site.line.mend()
         await until_accepted(front)
-
-
-@pytest.mark.parametrize("fault", OUTAGES)
-async def test_an_image_that_a_job_keeps_is_not_looked_for_again(
-    fault: Fault, config: BrokerConfig, store: Store, site: Site
-) -> None:
-    """Seen to fail with each image looked for, and with images of jobs that have ended not."""
-    async with running(config) as front:
-        put(store, f"{INPUTS}/{IMAGE}")
-        job_id = await submit(front)
-        site.line.fail(fault)
-        async with asyncio.timeout(1.0):
-            others = [await submit(front) for _ in range(5)]
-        site.line.mend()
-        for each in (job_id, *others):
-            await front.ask(DeleteJob(job_id=each))
-        await until_names(site, [])
-        reply = await front.ask(SubmitJob(job_id=new_job_id(), spec=SPEC, image=IMAGE))
-        assert isinstance(reply, Refused)
-        assert "the image has been removed meanwhile" in reply.message
 
 
 async def ask(config: BrokerConfig, request: SubmitJob) -> object:

@@ -49,7 +49,7 @@ async def test_a_picture_that_goes_while_the_job_is_handed_over_is_decoded_again
             return None
         stored.unlink()
         second_try.append(request)
-        return Refused(code=ErrorCode.UNAVAILABLE, message="the image has been removed meanwhile")
+        return Refused(code=ErrorCode.UNAVAILABLE, message="it has been removed", field="image")
 
     second_try: list[FrontRequest] = []
     broker.script = refuse_once
@@ -62,10 +62,10 @@ async def test_a_refusal_of_a_known_picture_is_told(front: Served, broker: Scrip
     await front.submit()
     (stored,) = front.stored_images()
     await asyncio.to_thread(stored.unlink)
-    full = Refused(code=ErrorCode.QUEUE_FULL, message="3 jobs wait already; at most 3 may")
-    broker.script = lambda request: full if isinstance(request, SubmitJob) else None
+    away = Refused(code=ErrorCode.UNAVAILABLE, message="the server is about to stop")
+    broker.script = lambda request: away if isinstance(request, SubmitJob) else None
     status, answer = await front.upload(picture())
-    assert (status, answer["error"]["message"]) == (429, full.message)
+    assert (status, answer["error"]["message"]) == (503, away.message)
     assert [type(request) for request in broker.asked] == [OfferJob, SubmitJob, SubmitJob]
 
 
