@@ -67,6 +67,13 @@ class EventFeed:
         finally:
             self._unsubscribe(job_id, mailbox)
 
+    async def catch_up(self) -> None:
+        """Return once all who watch have been told what there is now, be its event lost or late."""
+        mailboxes = [mailbox for each in self._mailboxes.values() for mailbox in each]
+        for mailbox in mailboxes:
+            mailbox.put(None)
+        await asyncio.gather(*(mailbox.emptied.wait() for mailbox in mailboxes))
+
     async def close(self) -> None:
         """Stop reading and close the socket."""
         self._reader.cancel()
@@ -88,7 +95,7 @@ class EventFeed:
                 if view.state.is_terminal:
                     return
             event = await mailbox.take(RESYNC_AFTER_S)
-            # A gap, or a silence in which the last event may have been lost: ask.
+            # A gap, or a silence in which the last event may have been lost: ask for it.
             whole = event is not None and event.seq <= known + 1
             missed = [event] if event and whole else await self._changes(job_id, known, owner)
 
@@ -108,6 +115,7 @@ class EventFeed:
     def _unsubscribe(self, job_id: str, mailbox: "_Mailbox") -> None:
         mailboxes = self._mailboxes[job_id]
         mailboxes.remove(mailbox)
+        mailbox.emptied.set()
         if not mailboxes:
             del self._mailboxes[job_id]
             self._line.unsubscribe(job_id.encode())
@@ -124,15 +132,21 @@ class _Mailbox:
     """Holds the newest events for one watcher; the oldest are dropped, and show as a gap."""
 
     def __init__(self) -> None:
-        self._views: deque[JobView] = deque(maxlen=MAX_WAITING)
+        self._views: deque[JobView | None] = deque(maxlen=MAX_WAITING)
         self._filled = asyncio.Event()
+        self.emptied = asyncio.Event()
+        """All that was put in has been told."""
 
-    def put(self, view: JobView) -> None:
+    def put(self, view: JobView | None) -> None:
+        """Add an event; None has the broker asked, as a silence does."""
         self._views.append(view)
         self._filled.set()
+        self.emptied.clear()
 
     async def take(self, limit_s: float) -> JobView | None:
         """Return the next event, or None after a silence."""
+        if not self._views:
+            self.emptied.set()
         try:
             async with asyncio.timeout(limit_s):
                 await self._filled.wait()

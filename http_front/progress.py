@@ -18,6 +18,7 @@ from http_front.state import FRONT, Front
 
 MAX_SOCKETS = 256
 SEND_LIMIT_S = 10.0
+CATCH_UP_LIMIT_S = 1.0
 BUFFER_BYTES = 1 << 14
 """What may wait for a client that reads slowly, in this process and again in the kernel."""
 
@@ -57,10 +58,14 @@ async def progress(request: web.Request) -> web.WebSocketResponse:
 
 
 async def close_all(app: web.Application) -> None:
-    """Tell every watcher that the server goes away."""
+    """Tell every watcher what is new, the end of the last job of a drain included, and goodbye."""
+    front = app[FRONT]
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CATCH_UP_LIMIT_S):
+            await front.feed.catch_up()
     closing = [
         socket.close(code=WSCloseCode.GOING_AWAY, message=b"the server stops")
-        for socket in app[FRONT].sockets
+        for socket in front.sockets
     ]
     await asyncio.gather(*closing)
 

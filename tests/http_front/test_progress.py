@@ -1,4 +1,5 @@
 import asyncio
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -9,7 +10,7 @@ from broker.job import JobState
 from broker.protocol import ErrorCode, JobHistory, Refused, WatchJob
 from http_front.schema import MAX_SEQ
 from tests.http_front.scripted_broker import ScriptedBroker
-from tests.http_front.serving import Served
+from tests.http_front.serving import Served, serve
 
 Socket = aiohttp.ClientWebSocketResponse
 
@@ -141,6 +142,29 @@ async def test_an_error_on_the_way_is_told_before_the_close(
     async with watch(front, job_id) as socket:
         assert (await receive(socket))["error"]["code"] == "unavailable"
         assert await close_code(socket) == 1013
+
+
+@pytest.mark.parametrize(("is_silent", "last_status"), [(False, "Succeed"), (True, "InQueue")])
+async def test_before_the_front_stops_it_tells_the_last_change_if_the_broker_does(
+    broker: ScriptedBroker, tmp_path: Path, is_silent: bool, last_status: str
+) -> None:
+    """Seen to fail with watchers told what is heard alone; the second, with no limit to it."""
+
+    async def watch_to_the_end(socket: Socket) -> None:
+        async for message in socket:
+            heard.append(message.json()["status"])
+
+    heard: list[str] = []
+    async with aiohttp.ClientSession() as session, asyncio.timeout(8):
+        async with serve(tmp_path, broker.addresses) as front:
+            job_id = await front.submit()
+            socket = await session.ws_connect(f"{front.url}/video/progress?requestId={job_id}")
+            heard.append((await receive(socket))["status"])
+            watching = asyncio.create_task(watch_to_the_end(socket))
+            await broker.change(job_id, state=JobState.SUCCEED, publish=False)
+            broker.silent = is_silent
+        await watching
+    assert heard[-1] == last_status
 
 
 async def test_a_client_that_leaves_is_forgotten(front: Served, broker: ScriptedBroker) -> None:
