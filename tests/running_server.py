@@ -49,8 +49,6 @@ class RunningServer:
                 cwd=ROOT,
                 env=os.environ | {name: value},
                 stderr=log,
-                # As a service has it: Linux shares the processors out between sessions, too.
-                start_new_session=True,
             )
         self.started = time.monotonic()
         self.url = ""

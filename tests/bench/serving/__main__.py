@@ -1,7 +1,8 @@
 """All figures of the serving path: `python -m tests.bench.serving --json FILE`.
 
 Rivals alternate with this server in each round. It needs the extra `bench` and Redis:
-`pip install -c constraints.txt -e '.[bench]'`, `apt-get install redis-server`.
+`pip install -c constraints.txt -e '.[bench]'`, `apt-get install redis-server`; and a user who may
+have real-time priority: root, or `ulimit -r 1`.
 """
 
 import argparse
@@ -12,6 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from launcher.options import Options
+from launcher.preflight import StartError, check_precedence
 from tests.bench import dispatch
 from tests.bench.report import machine, write_report
 from tests.bench.serving.computing import Ranks
@@ -29,6 +32,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="of each measurement")
     parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()
+    try:
+        check_precedence(Options(realtime_front=True))
+    except StartError as error:
+        parser.error(str(error))
     logging.disable()  # the dispatcher, measured in this process, tells of each lost job
     # Ends as Ctrl-C does: with every process that was started ended, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
