@@ -1,8 +1,10 @@
-"""Whether this machine's accelerators, their driver, torch and torch_npu fit together."""
+"""Whether this machine's accelerators, their driver, torch and torch_npu work together."""
 
+import asyncio
 import glob
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,6 +14,8 @@ import msgspec
 from launcher.findings import Finding, error, ok, warning
 from launcher.helper import run_helper
 from launcher.options import Options
+from launcher.trial import try_groups
+from ranks.config import DeviceReport
 
 _PROBE_LIMIT_S = 120.0
 _PIP = f"{sys.executable} -m pip"
@@ -52,8 +56,14 @@ def examine_accelerators(options: Options) -> Iterator[Finding]:
     yield from map(_examine_driver, present)
     match = _examine_torch(has_npu=any(maker.kind == "npu" for maker in present))
     yield match
-    if match.level != "error":  # else torch cannot even be imported
-        yield _probe(options, present)
+    if match.level == "error":  # torch cannot even be imported
+        return
+    found = _probe(options, present)
+    if isinstance(found, DeviceReport):
+        yield from _judge(options, found, present)
+        yield _try_devices(options, found, present)
+    else:
+        yield found
 
 
 def _examine_driver(maker: _Maker) -> Finding:
@@ -90,7 +100,7 @@ def _examine_torch(has_npu: bool) -> Finding:
     return ok("torch", f"torch {torch} and torch_npu {torch_npu}")
 
 
-def _probe(options: Options, present: list[_Maker]) -> Finding:
+def _probe(options: Options, present: list[_Maker]) -> DeviceReport | Finding:
     """Have a process of its own count the devices: the launcher never imports torch."""
     wanted = f"--device {options.device}"
     count = options.nproc * options.groups
@@ -101,11 +111,26 @@ def _probe(options: Options, present: list[_Maker]) -> Finding:
     if answer.returncode != 0:
         lines = answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"]
         return error("device", f"{wanted}: {lines[-1]}", _mend(present))
-    found = answer.stdout.strip()
-    if present and options.device == "auto" and found.startswith("cpu"):
-        message = f"torch sees none of the {present[0].name} here: the ranks would use the {found}"
-        return warning("device", message, _mend(present))
-    return ok("device", found)
+    return msgspec.json.decode(answer.stdout, type=DeviceReport)
+
+
+def _judge(options: Options, found: DeviceReport, present: list[_Maker]) -> Iterator[Finding]:
+    text = f"{found.kind}: {found.description}"
+    if present and options.device == "auto" and found.kind == "cpu":
+        message = f"torch sees none of the {present[0].name} here: the ranks would use the {text}"
+        yield warning("device", message, _mend(present))
+    else:
+        yield ok("device", text)
+
+
+def _try_devices(options: Options, found: DeviceReport, present: list[_Maker]) -> Finding:
+    """Have ranks join, compute and exchange on every device, as those of a server would."""
+    with tempfile.TemporaryDirectory(prefix="wan-trial-") as folder:
+        failures = asyncio.run(try_groups(options, found.kind, Path(folder)))
+    if failures:
+        return error("trial", "; ".join(failures), _mend(present))
+    count = options.nproc * options.groups
+    return ok("trial", f"{count} ranks have computed on {found.kind} and reached each other")
 
 
 def _mend(present: list[_Maker]) -> str:

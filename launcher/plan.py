@@ -12,7 +12,7 @@ from http_front.config import FrontConfig
 from launcher.options import Options, Role
 from launcher.preflight import Folders
 from launcher.ray_config import FleetConfig
-from ranks.config import RankConfig
+from ranks.config import DeviceKind, RankConfig
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +32,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     peer_keys: Path | None = None
     """Folder of the CURVE keys that those groups join with."""
     model: Path | None
+    device: DeviceKind | None
+    """What `--device` means on this machine; None where no groups run here."""
     num_heads: int | None
     """None where no groups run here."""
     pid: int
@@ -84,12 +86,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     def group(self, index: int, epoch: int) -> RankConfig:
         """Return the config of one life of a group."""
         options, ear = self.options, self.ear
+        assert self.device is not None, "a server without groups has no devices"
         return RankConfig(
             group=self.group_name(index),
             epoch=epoch,
             world_size=options.nproc,
             model_path=str(self.model),
-            device=options.device,
+            device=self.device,
             first_device=index * options.nproc,
             addresses=self.addresses if ear is None else structs.replace(self.addresses, beats=ear),
             store=self.folders.store,

@@ -18,6 +18,7 @@ from broker.stores import open_store
 from http_front.keys import KeyFileError, read_keys
 from launcher.helper import run_helper
 from launcher.options import Options
+from ranks.config import DeviceKind, DeviceReport
 from ranks.model_folder import (
     ModelFolderError,
     check_model_folder,
@@ -248,20 +249,21 @@ def check_split(options: Options, num_heads: int) -> None:
         )
 
 
-def check_device(options: Options) -> None:
-    """Refuse a device that was asked for and is not there, or not often enough.
+def check_device(options: Options) -> DeviceKind:
+    """Return the kind of device that `--device` means here.
 
     Raises:
-        StartError: In the words of the process that looked.
+        StartError: If it is absent, or there are too few of it.
     """
     if options.device == "cpu":
-        return
+        return options.device
     count = options.nproc * options.groups
-    _run(
+    told = _run(
         *("ranks.device", options.device, str(count)),
         limit_s=_PROBE_LIMIT_S,
         topic=f"--device {options.device}",
     )
+    return msgspec.json.decode(told, type=DeviceReport).kind
 
 
 def _bound_socket(host: str, port: int) -> socket.socket:
@@ -283,8 +285,8 @@ def _make_demo_model(folder: Path) -> None:
     _run("ranks.demo_model", str(folder), limit_s=_DEMO_LIMIT_S, topic="--demo: no model")
 
 
-def _run(module: str, *arguments: str, limit_s: float, topic: str) -> None:
-    """Run a helper that must succeed."""
+def _run(module: str, *arguments: str, limit_s: float, topic: str) -> str:
+    """Run a helper that must succeed; return what it writes."""
     try:
         answer = run_helper(module, *arguments, limit_s=limit_s)
     except subprocess.TimeoutExpired as error:
@@ -292,3 +294,4 @@ def _run(module: str, *arguments: str, limit_s: float, topic: str) -> None:
     if answer.returncode != 0:
         lines = answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"]
         raise StartError(f"{topic}: {lines[-1]}")
+    return answer.stdout

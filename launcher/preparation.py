@@ -56,9 +56,9 @@ def prepared(command: Command) -> Iterator[tuple[Plan, socket.socket | None]]:
         if command.has_fleet:
             check_cluster(options, folders)
         listener = held.enter_context(listen(options)) if command.has_front else None
-        model = None
+        model, device = None, None
         if command.has_groups:
-            check_device(options)
+            device = check_device(options)
             model = model_folder(options, folders)
         plan = Plan(
             role=command.role,
@@ -70,6 +70,7 @@ def prepared(command: Command) -> Iterator[tuple[Plan, socket.socket | None]]:
             fleet_name=machine_name(folders) if command.has_fleet else None,
             peer_keys=peer_keys(options) if command.has_fleet else None,
             model=model,
+            device=device,
             num_heads=None if model is None else num_attention_heads(model),
             pid=os.getpid(),
         )

@@ -7,6 +7,16 @@ import msgspec
 from broker.log import LogFormat
 from broker.sockets import Addresses
 
+DeviceKind = Literal["npu", "cuda", "cpu"]
+
+
+class DeviceReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What `python -m ranks.device` finds; the launcher, which imports no torch, reads it."""
+
+    kind: DeviceKind
+    description: str
+    """How many devices of which size, for people."""
+
 
 class RankConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The launcher passes it as JSON, the only argument of `python -m ranks`."""
@@ -17,7 +27,7 @@ class RankConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     world_size: int
     model_path: str
     """A folder in the layout of diffusers."""
-    device: Literal["auto", "npu", "cuda", "cpu"] = "auto"
+    device: DeviceKind
     first_device: int = 0
     """Index of the device of rank 0; rank n has the n-th after it."""
     addresses: Addresses
@@ -40,3 +50,10 @@ class RankConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Pid of the launcher."""
     ready_fd: int | None = None
     """Where lines for the launcher go: `born RANK PID`, `ready RANK`, `failed RANK TEXT`."""
+    is_trial: bool = False
+    """Whether the ranks only try their devices and the collectives; they load and serve nothing."""
+
+    @property
+    def can_fork(self) -> bool:
+        """Whether the ranks can share one import: no accelerator's runtime survives a fork."""
+        return self.device == "cpu"

@@ -3,32 +3,38 @@
 import logging
 import os
 import sys
-from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+import msgspec
 import torch
-from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
+from diffusers.models.attention_dispatch import AttentionBackendName
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from broker.log import one_line
+from ranks.config import DeviceKind, DeviceReport
 from ranks.errors import DeviceError
 from ranks.kernels import Kernels
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["npu", "cuda", "cpu"]
+_BACKENDS: dict[DeviceKind, str] = {"npu": "hccl", "cuda": "nccl", "cpu": "gloo"}
 
-_BACKENDS: dict[Kind, str] = {"npu": "hccl", "cuda": "nccl", "cpu": "gloo"}
-
-# Kernels for attention, of which the fastest is taken.
-_ATTENTION: dict[Kind, tuple[AttentionBackendName, ...]] = {
-    "npu": (AttentionBackendName._NATIVE_NPU,),
-    "cuda": (
-        AttentionBackendName._NATIVE_CUDNN,
-        AttentionBackendName._NATIVE_FLASH,
-        AttentionBackendName.NATIVE,
-    ),
-    "cpu": (AttentionBackendName.NATIVE,),
+_ATTENTION: dict[DeviceKind, AttentionBackendName] = {
+    "npu": AttentionBackendName._NATIVE_NPU,
+    "cuda": AttentionBackendName.NATIVE,
+    "cpu": AttentionBackendName.NATIVE,
 }
+
+# The first kernel that takes the shape and dtype. An order, not a race and not a single kernel:
+# every rank and every start choose alike, and a shape that one kernel refuses goes to the next.
+_CUDA_ATTENTION_ORDER = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
 
 _NICE = 5
 
@@ -65,22 +71,21 @@ _START_FAILURES: tuple[tuple[tuple[str, ...], str], ...] = (
 class Device:
     """The device of one rank, and what differs between the kinds."""
 
-    kind: Kind
+    kind: DeviceKind
     index: int
-    attention: int = -1
-    """Which of the kind's attention kernels is used; the last of them is always supported."""
     is_fused: bool = False
     """Whether element-wise operations are compiled into fused kernels."""
 
     @property
     def attention_backend(self) -> AttentionBackendName:
-        """The attention kernel, as diffusers names it."""
-        return self.attention_backends[self.attention]
-
-    @property
-    def attention_backends(self) -> tuple[AttentionBackendName, ...]:
-        """All attention kernels of the kind; a device may lack some of them."""
+        """The attention function, as diffusers names it."""
         return _ATTENTION[self.kind]
+
+    def attention_order(self) -> AbstractContextManager[object]:
+        """Return the context in which attention is computed, for the life of a rank."""
+        if self.kind != "cuda":
+            return nullcontext()
+        return sdpa_kernel(_CUDA_ATTENTION_ORDER, set_priority=True)
 
     @property
     def name(self) -> str:
@@ -98,6 +103,14 @@ class Device:
         return _BACKENDS[self.kind]
 
     @property
+    def bound_device(self) -> torch.device | None:
+        """The device to bind to the process group; None leaves it open.
+
+        A gloo group, which every rank makes, can be bound to a CUDA device but not to an NPU.
+        """
+        return self.torch_device if self.kind == "cuda" else None
+
+    @property
     def model_dtype(self) -> torch.dtype:
         """Of the transformer and the text encoder; float32 on the CPU, where results are proved."""
         return torch.float32 if self.kind == "cpu" else torch.bfloat16
@@ -113,10 +126,13 @@ class Device:
         return 10.0 if self.kind == "cpu" else 1.0
 
     def memory_bytes(self) -> int:
-        """Return the memory in use: of the device, or of this process on the CPU."""
+        """Return the memory in use: of the device, or of this process on the CPU.
+
+        What the allocator has reserved, since no other process can have what lies between tensors.
+        """
         if self.kind == "cpu":
             return _resident_bytes()
-        return int(_runtime(self.kind).memory_allocated(self.index))
+        return int(_runtime(self.kind).memory_reserved(self.index))
 
     def capacity_bytes(self) -> int:
         """Return the memory there is: of the device, or of the host on the CPU."""
@@ -124,28 +140,12 @@ class Device:
             return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return int(_runtime(self.kind).mem_get_info(self.index)[1])
 
-    def fastest_attention(self) -> int:
-        """Return which of the kind's attention kernels is the fastest here, by trying them."""
-        kernels = self.attention_backends
-        if len(kernels) == 1:
-            return 0
-        times = [_attention_time_s(kernel, self.index) for kernel in kernels]
-        return times.index(min(times))
-
     def can_fuse(self) -> bool:
         """Return whether fused kernels are worth having, and can be compiled, here.
 
         On the CPU compiling takes longer than a short job; torch_npu brings no compiler.
         """
-        if self.kind != "cuda":
-            return False
-        try:
-            tokens = torch.ones(1, 16, 1024, dtype=torch.bfloat16, device=self.name)
-            Kernels(is_fused=True).add(tokens, tokens, tokens)
-        except RuntimeError:  # of any kind: whatever the compiler lacks, there is a way without it
-            logger.warning("kernels cannot be fused here, which costs speed", exc_info=True)
-            return False
-        return True
+        return self.kind == "cuda" and can_compile(self.torch_device)
 
     def give_way(self) -> None:
         """Let the rest of the host go first where computing takes its cores.
@@ -179,21 +179,22 @@ def open_device(wanted: str, local_rank: int, world_size: int) -> Device:
         DeviceError: If there is no such device.
     """
     kind = find_kind(wanted)
+    # On accelerators, too: solver and noise are computed on the CPU, on all ranks at once.
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // world_size))
     if kind == "cpu":
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // world_size))
         return Device(kind=kind, index=0)
     _require_devices(kind, local_rank + 1)
     _runtime(kind).set_device(local_rank)
     return Device(kind=kind, index=local_rank)
 
 
-def find_kind(wanted: str) -> Kind:
+def find_kind(wanted: str) -> DeviceKind:
     """Return the kind of device to use.
 
     Raises:
         DeviceError: If the kind asked for is absent.
     """
-    kinds: tuple[Kind, ...] = ("npu", "cuda", "cpu")
+    kinds: tuple[DeviceKind, ...] = ("npu", "cuda", "cpu")
     if wanted == "auto":
         return next(kind for kind in kinds if _is_available(kind))
     for kind in kinds:
@@ -205,7 +206,7 @@ def find_kind(wanted: str) -> Kind:
     )
 
 
-def _require_devices(kind: Kind, count: int) -> None:
+def _require_devices(kind: DeviceKind, count: int) -> None:
     num_devices = _runtime(kind).device_count()
     if num_devices < count:
         raise DeviceError(
@@ -222,6 +223,17 @@ def explain_start_failure(text: str) -> str | None:
     return None
 
 
+def can_compile(device: torch.device) -> bool:
+    """Return whether a fused kernel can be compiled for a device, by compiling one."""
+    try:
+        tokens = torch.ones(1, 16, 1024, dtype=torch.bfloat16, device=device)
+        Kernels(is_fused=True).add(tokens, tokens, tokens)
+    except (RuntimeError, OSError) as error:  # a missing compiler, a folder that is read-only
+        logger.warning("kernels cannot be fused, which costs speed: %s", one_line(str(error)))
+        return False
+    return True
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an exception means that a device or the host ran out of memory."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
@@ -232,14 +244,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _is_available(kind: Kind) -> bool:
+def _is_available(kind: DeviceKind) -> bool:
     if kind == "npu":
         # Where torch_npu is installed, torch has loaded it by itself; nothing here imports it.
         return hasattr(torch, "npu") and bool(torch.npu.is_available())
     return kind == "cpu" or torch.cuda.is_available()
 
 
-def _runtime(kind: Kind) -> Any:
+def _runtime(kind: DeviceKind) -> Any:
     """Return `torch.npu` or `torch.cuda`: the same functions under the same names."""
     return getattr(torch, kind)
 
@@ -247,33 +259,6 @@ def _runtime(kind: Kind) -> Any:
 def _resident_bytes() -> int:
     with open("/proc/self/statm", encoding="ascii") as statm:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _attention_time_s(backend: AttentionBackendName, index: int) -> float:
-    """Return the time of one attention, infinite where it is not supported."""
-    # Five heads are a rank's share on eight; so few tokens that it takes about a millisecond, but
-    # enough to keep every part of the chip busy.
-    shape = (1, 16_384, 5, 128)
-    query = torch.randn(shape, dtype=torch.bfloat16, device=f"cuda:{index}")
-
-    def attend() -> None:
-        dispatch_attention_fn(query, query, query, backend=backend)
-
-    try:
-        return _time_on_cuda(attend)
-    except RuntimeError:
-        return float("inf")
-
-
-def _time_on_cuda(work: Callable[[], None]) -> float:
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    work()  # the first call also chooses and loads kernels
-    begin.record()
-    for _ in range(5):
-        work()
-    end.record()
-    end.synchronize()
-    return float(begin.elapsed_time(end)) / 1000
 
 
 def main() -> int:
@@ -286,11 +271,12 @@ def main() -> int:
     except DeviceError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    sys.stdout.write(f"{kind}: {_describe(kind)}\n")
+    report = DeviceReport(kind=kind, description=_describe(kind))
+    sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
     return 0
 
 
-def _describe(kind: Kind) -> str:
+def _describe(kind: DeviceKind) -> str:
     num_gib = Device(kind=kind, index=0).capacity_bytes() >> 30
     if kind == "cpu":
         return f"{os.cpu_count()} cores, {num_gib} GiB of memory"

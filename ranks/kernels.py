@@ -30,8 +30,12 @@ class Kernels:
 
     def __init__(self, *, is_fused: bool) -> None:
         def fuse(plain: Callable[P, R]) -> Callable[P, R]:
-            # A graph break would be a stretch that is not fused, and nobody would notice.
-            return torch.compile(plain, fullgraph=True) if is_fused else plain
+            if not is_fused:
+                return plain
+            # A graph break would be a stretch that is not fused, without any sign of it. Without
+            # "deterministic", each rank would time kernels that sum in different orders, and
+            # might choose another one than its neighbour, or than itself after a restart.
+            return torch.compile(plain, fullgraph=True, options={"deterministic": True})
 
         self.modulate = fuse(modulate)
         self.rotate = fuse(rotate)

@@ -11,9 +11,8 @@ from torch import nn
 from transformers import CLIPVisionModel, UMT5EncoderModel
 
 from broker.memory import GroupMemory
+from ranks.pipeline import NUM_TEXT_TOKENS
 from ranks.vae_parallel import grid_shape
-
-NUM_TEXT_TOKENS = 512
 
 _USABLE = 0.9
 """Share of a device that weights and jobs may take; communicators and gaps have the rest."""
@@ -64,7 +63,7 @@ def measure(
     whole = _num_bytes([transformer, image_encoder, vae]) - dit_blocks
     is_sharded = world_size > 1
     vector = _vector_bytes(transformer)
-    num_condition_tokens = NUM_TEXT_TOKENS + _num_image_tokens(image_encoder)
+    num_condition_tokens = NUM_TEXT_TOKENS + num_image_tokens(image_encoder)
     return GroupMemory(
         capacity_bytes=int(capacity_bytes * _USABLE) // _CAPACITY_GRAIN * _CAPACITY_GRAIN,
         weights_bytes=whole + -(-(dit_blocks + t5) // world_size),
@@ -98,7 +97,7 @@ def _vector_bytes(transformer: WanTransformer3DModel) -> int:
     return int(config.num_attention_heads * config.attention_head_dim) * itemsize
 
 
-def _num_image_tokens(image_encoder: CLIPVisionModel) -> int:
+def num_image_tokens(image_encoder: CLIPVisionModel) -> int:
     """Return how many tokens an image has: its patches and one for the whole."""
     config = image_encoder.config
     return int(config.image_size // config.patch_size) ** 2 + 1

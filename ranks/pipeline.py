@@ -31,7 +31,7 @@ from ranks.weights import load_text_encoder, load_transformer, load_vae
 
 logger = logging.getLogger(__name__)
 
-MAX_PROMPT_TOKENS = 512
+NUM_TEXT_TOKENS = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ class PromptEncoder:
         tokens = self._tokenizer(
             [text],
             padding="max_length",
-            max_length=MAX_PROMPT_TOKENS,
+            max_length=NUM_TEXT_TOKENS,
             truncation=True,
             return_tensors="pt",
         ).to(self._encoder.device)

@@ -6,12 +6,17 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import FileStore, Store
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from ranks.device import Device
 from ranks.layout import Layout
 
 TIMEOUT = timedelta(seconds=180)
+"""Of a collective."""
+
+START_LIMIT = timedelta(seconds=1800)
+"""Of importing, and of loading: on a cold disk some ranks take minutes longer than others."""
 
 
 @dataclass(frozen=True)
@@ -88,15 +93,23 @@ def join(rendezvous: str, rank: int, world_size: int, device: Device) -> World:
         world_size: How many ranks to wait for.
         device: Decides the backend for tensors.
     """
+    store = FileStore(rendezvous, world_size)
+    _await_arrivals(store, rank, world_size)
     dist.init_process_group(
         device.backend,
-        init_method=f"file://{rendezvous}",
+        store=store,
         rank=rank,
         world_size=world_size,
         timeout=TIMEOUT,
-        device_id=None if device.kind == "cpu" else device.torch_device,
+        device_id=device.bound_device,
     )
     return World(rank, world_size)
+
+
+def _await_arrivals(store: Store, rank: int, world_size: int) -> None:
+    """Wait until every rank has imported what it needs; connecting has much shorter limits."""
+    store.set(f"arrived/{rank}", "")
+    store.wait([f"arrived/{other}" for other in range(world_size)], START_LIMIT)
 
 
 def leave() -> None:

@@ -2,8 +2,9 @@
 
 import logging
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -17,13 +18,11 @@ from ranks.device import Device, explain_start_failure, open_device
 from ranks.engine import Engine
 from ranks.follower import Follower
 from ranks.leader import Leader
-from ranks.memory import measure
-from ranks.pipeline import load_models
-from ranks.process_group import World, join, leave
+from ranks.memory import measure, num_image_tokens
+from ranks.pipeline import NUM_TEXT_TOKENS, load_models
+from ranks.process_group import START_LIMIT, World, join, leave
 
 logger = logging.getLogger(__name__)
-
-_LOAD_LIMIT = timedelta(seconds=1800)
 
 
 def serve(config: RankConfig, rank: int) -> None:
@@ -34,19 +33,13 @@ def serve(config: RankConfig, rank: int) -> None:
             error then, since the ranks no longer agree on what comes next.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the launcher
-    try:
+    with reporting_failure(config, rank):
         device = open_device(config.device, config.first_device + rank, config.world_size)
         link = BrokerLink(config, rank, device)
-    except Exception as error:
-        _report_failure(config, rank, error)
-        raise
-    with link, torch.inference_mode():
+    with link, torch.inference_mode(), device.attention_order():
         device.give_way()  # but not the link, whose thread is there by now
-        try:
+        with reporting_failure(config, rank):
             engine = start_engine(config, rank, device)
-        except Exception as error:
-            _report_failure(config, rank, error)
-            raise
         link.activity.enter(Stage.IDLE)
         report(config.ready_fd, f"ready {rank}")
         if rank == 0:
@@ -63,10 +56,13 @@ def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
     world = join(config.rendezvous, rank, config.world_size, device)
     device = _choose_kernels(world, device)
     models = load_models(Path(config.model_path), device, world.mesh(device))
-    if device.is_fused:
-        models.transformer.warm_up(device.torch_device)
     logger.info("models loaded, %.1f GB in use", device.memory_bytes() / 1e9)
-    world.await_all(_LOAD_LIMIT)
+    # Ranks may load minutes apart, and the collectives of the warm-up do not wait that long.
+    world.await_all(START_LIMIT)
+    models.transformer.warm_up(
+        device.torch_device, NUM_TEXT_TOKENS, num_image_tokens(models.image_encoder)
+    )
+    world.await_all(START_LIMIT)
     capacity_bytes = world.smallest(device.capacity_bytes())
     memory = measure(
         models.transformer.model,
@@ -100,19 +96,19 @@ def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
 def _choose_kernels(world: World, device: Device) -> Device:
     """Return the device with the kernels to use.
 
-    One rank chooses: kernels round differently, and timings differ between ranks.
+    Rank 0 chooses for all: fused kernels round differently.
     """
-    is_chooser = world.rank == 0
-    fastest = world.from_rank_0(device.fastest_attention() if is_chooser else 0)
-    is_fused = world.from_rank_0(int(is_chooser and device.can_fuse())) == 1
-    chosen = replace(device, attention=fastest, is_fused=is_fused)
-    if is_chooser:
-        fused = "fused" if is_fused else "plain"
-        logger.info("attention kernel: %s; others: %s", chosen.attention_backend.value, fused)
-    return chosen
+    is_fused = world.from_rank_0(int(world.rank == 0 and device.can_fuse())) == 1
+    return replace(device, is_fused=is_fused)
 
 
-def _report_failure(config: RankConfig, rank: int, error: Exception) -> None:
-    explanation = explain_start_failure(str(error))
-    text = f"{explanation} ({error})" if explanation else str(error) or type(error).__name__
-    report(config.ready_fd, f"failed {rank} {one_line(text)}")
+@contextmanager
+def reporting_failure(config: RankConfig, rank: int) -> Iterator[None]:
+    """Report to the launcher why a rank cannot start, with what helps where that is known."""
+    try:
+        yield
+    except Exception as error:
+        explanation = explain_start_failure(str(error))
+        text = f"{explanation} ({error})" if explanation else str(error) or type(error).__name__
+        report(config.ready_fd, f"failed {rank} {one_line(text)}")
+        raise

@@ -75,15 +75,20 @@ class ShardTransformer(nn.Module):
         cos, sin = self.model.rope(torch.empty(1, 1, *shape, device="meta"))
         return cos[..., 0::2].contiguous().to(device), sin[..., 1::2].contiguous().to(device)
 
-    def warm_up(self, device: torch.device) -> None:
-        """Compile what is compiled, for clips of every size, before the first job waits for it.
+    def warm_up(self, device: torch.device, num_text_tokens: int, num_image_tokens: int) -> None:
+        """Run small clips, so that kernels are compiled, and faults found, before the first job.
 
         With sharded weights, every rank has to take part.
+
+        Args:
+            device: Of this rank.
+            num_text_tokens: As in every job; some attention kernels refuse other numbers of keys.
+            num_image_tokens: The same of the image.
         """
         config = self.model.config
         condition = self.condition(
-            torch.zeros(1, 1, config.text_dim, device=device),
-            torch.zeros(1, 1, config.image_dim, device=device),
+            torch.zeros(1, num_text_tokens, config.text_dim, device=device),
+            torch.zeros(1, num_image_tokens, config.image_dim, device=device),
         )
         for shape in _WARM_UP_SHAPES:
             cos, sin = self.rope_tables(shape, device)

@@ -16,7 +16,6 @@ importlib_metadata requests` for its Python, and install those that it lacks wit
 
 import argparse
 import gc
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -48,7 +47,7 @@ def main() -> None:
     size = MINIATURE if arguments.miniature else REAL
     device = open_device("auto", 0, 1)
     parts = Parts(arguments.json, arguments.budget)
-    with torch.inference_mode():
+    with torch.inference_mode(), device.attention_order():
         measure(parts, size, device)
     summarise(parts, size)
 
@@ -59,7 +58,6 @@ def measure(parts: Parts, size: Size, device: Device) -> None:
     parts.run("machine", 10, lambda: machine_of(device))
     parts.run("matmul_tflops", 20, lambda: matmul_tflops(device, side))
     parts.run("attention_tflops", 40, lambda: attention_rates(device, size))
-    device = replace(device, attention=parts.run("attention", 20, device.fastest_attention) or 0)
     made: list[Steps] = []
     parts.run("transformer", 60, lambda: made.append(Steps(size, device)))
     if made:

@@ -53,7 +53,12 @@ class Steps:
         transformer = self._transformer(is_fused=is_fused)
         warm_up_s = 0.0
         if is_fused:
-            warm_up = partial(transformer.warm_up, self._device.torch_device)
+            warm_up = partial(
+                transformer.warm_up,
+                self._device.torch_device,
+                NUM_TEXT_TOKENS,
+                NUM_IMAGE_TOKENS,
+            )
             warm_up_s = time_s(self._device, warm_up, repeats=1, warm_ups=0)
         predictor = self._predictor(transformer)
         name = "fused" if is_fused else "plain"

@@ -29,6 +29,7 @@ def make_life(reaper: Reaper, folder: Path, behaviour: str) -> GroupLife:
         epoch=1,
         world_size=WORLD_SIZE,
         model_path=behaviour,
+        device="cpu",
         addresses=Addresses.in_folder(folder),
         store=str(folder),
         rendezvous="",

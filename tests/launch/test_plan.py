@@ -15,6 +15,7 @@ def make_plan(folder: Path, options: Options, machine: str = "") -> Plan:
         addresses=prepare_folders(folders),
         machine=machine,
         model=folder,
+        device="cpu",
         num_heads=40,
         pid=1,
     )

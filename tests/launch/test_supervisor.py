@@ -22,6 +22,7 @@ async def test_a_broker_that_dies_before_it_can_be_greeted_is_seen_to_die(tmp_pa
         folders=folders,
         addresses=prepare_folders(folders),
         model=tmp_path,
+        device="cpu",
         num_heads=8,
         pid=os.getpid(),
     )

@@ -54,8 +54,9 @@ def _fork(config: RankConfig, rank: int) -> int:
 
 
 def _work(config: RankConfig, rank: int) -> None:
-    engine = start_engine(config, rank, open_device("cpu", rank, config.world_size))
-    with torch.inference_mode():
+    device = open_device("cpu", rank, config.world_size)
+    with torch.inference_mode(), device.attention_order():
+        engine = start_engine(config, rank, device)
         while True:
             task_or_end = _hear(engine)
             if task_or_end is None:

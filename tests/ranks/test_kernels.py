@@ -68,7 +68,7 @@ def predict(
 @torch.inference_mode()
 def test_fused_kernels_compute_what_plain_ones_do_and_compile_for_every_size_at_once() -> None:
     fused, plain = transformer(is_fused=True), transformer(is_fused=False)
-    fused.warm_up(CPU)
+    fused.warm_up(CPU, 9, 5)
     with torch.compiler.set_stance("fail_on_recompile"):
         for shape in SHAPES:
             found = predict(fused, shape)
@@ -96,7 +96,7 @@ def check_shards(rank: int, world_size: int, compiled: Path) -> None:
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(compiled)
     model = transformer(is_fused=True)
     shard_transformer(model, model.model, init_device_mesh("cpu", (world_size,)))
-    model.warm_up(CPU)
+    model.warm_up(CPU, 9, 5)
     cache = AttentionCache(CacheSchedule(start=0, interval=2, end=2, num_steps=2))
     for shape in SHAPES:
         expected = predict(transformer(is_fused=False), shape)
