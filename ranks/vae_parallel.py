@@ -265,7 +265,7 @@ def _attend(block: WanAttentionBlock, patch: VaePatch, x: Tensor) -> Tensor:
     key, value = patch.gather_tokens(key_value).chunk(2, dim=-1)
     # One head, with a dimension of its own, and the channels of a token side by side: fused
     # kernels take nothing else.
-    heads = (part.contiguous().unsqueeze(1) for part in (query, key, value))
-    mixed = F.scaled_dot_product_attention(*heads).squeeze(1)
+    query, key, value = (part.contiguous().unsqueeze(1) for part in (query, key, value))
+    mixed = F.scaled_dot_product_attention(query, key, value).squeeze(1)
     output: Tensor = block.proj(mixed.transpose(1, 2).reshape(frames.shape))
     return x + output.reshape(x.transpose(1, 2).shape).transpose(1, 2)
