@@ -18,7 +18,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 demo: install
-	$(BIN)/python -m tests.demo
+	$(BIN)/python -m launcher.demo
 
 serve: install
 	$(BIN)/python launch.py --demo --nproc 8 --state-dir demo-state

@@ -12,8 +12,8 @@ import socket
 import sys
 from types import FrameType
 
-from broker.log import configure_logging
-from launcher.doctor import report
+from broker.process.log import configure_logging
+from launcher.doctor.doctor import report
 from launcher.notify import ServiceManager
 from launcher.options import OptionsError, parse_command, to_toml
 from launcher.plan import Plan

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import msgspec
 
-from broker import child
 from broker.config import BrokerConfig
 from broker.errors import (
     JournalError,
@@ -17,9 +16,10 @@ from broker.errors import (
     StateDirInUseError,
     UnfitStateDirError,
 )
-from broker.journal import Journal
+from broker.journal.journal import Journal
+from broker.journal.state_dir import StateDir
+from broker.process import child
 from broker.server import Broker
-from broker.state_dir import StateDir
 
 EXIT_STATE_DIR = 75
 EXIT_JOURNAL = 70

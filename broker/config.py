@@ -2,9 +2,9 @@
 
 import msgspec
 
-from broker.job import GroupShape
-from broker.log import LogFormat
-from broker.sockets import Addresses
+from broker.process.log import LogFormat
+from broker.wire.job import GroupShape
+from broker.wire.sockets import Addresses
 
 
 class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from itertools import dropwhile, islice
 
-from broker.protocol import JobsListed, JobView, ListJobs
+from broker.wire.protocol import JobsListed, JobView, ListJobs
 
 _CHANGES_KEPT = 256
 _FINISHED_KEPT_WHOLE = 200

@@ -2,7 +2,7 @@
 
 import logging
 
-from broker.protocol import (
+from broker.wire.protocol import (
     DrainBroker,
     DrainGroup,
     GroupGone,

@@ -12,8 +12,8 @@ import msgspec
 import zmq
 import zmq.asyncio
 
-from broker import child
-from broker.commands import (
+from broker.config import BrokerConfig
+from broker.dispatch.commands import (
     AskHowItEnded,
     Command,
     DropJob,
@@ -26,17 +26,18 @@ from broker.commands import (
     ToLauncher,
     WatchersChanged,
 )
-from broker.config import BrokerConfig
-from broker.curve import Gatekeeper
-from broker.dispatch import Dispatcher
+from broker.dispatch.dispatcher import Dispatcher
 from broker.errors import JournalFullError
 from broker.history import History
-from broker.job import JobState
-from broker.journal import Journal
-from broker.keeper import Keeper
-from broker.line import GATHER_S, Line
+from broker.janitor import Keeper
+from broker.journal.journal import Journal
 from broker.peers import Peers
-from broker.protocol import (
+from broker.process import child
+from broker.store.opening import open_store
+from broker.transactions import STORAGE_FULL, Client, Worker
+from broker.wire.curve import Gatekeeper
+from broker.wire.job import JobState
+from broker.wire.protocol import (
     BackUp,
     Beat,
     CancelJob,
@@ -78,9 +79,8 @@ from broker.protocol import (
     preview_topic,
     rank_beats,
 )
-from broker.sockets import bind_router, bind_sub, bind_xpub, split_keys
-from broker.stores import open_store
-from broker.worker import STORAGE_FULL, Client, Worker
+from broker.wire.socket_reader import GATHER_S, Line
+from broker.wire.sockets import bind_router, bind_sub, bind_xpub, split_keys
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import sys
 import msgspec
 from aiohttp import web
 
-from broker.child import allow_many_files, begin, go_first, report
+from broker.process.child import allow_many_files, begin, go_first, report
 from http_front.app import create_app
 from http_front.config import FrontConfig
 from http_front.http_server import create_runner

@@ -4,18 +4,23 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from http_front import docs, files, handlers, listing, openai_api, page
+from http_front import page
+from http_front.access.key_guard import make_key_guard
+from http_front.access.origin_check import allow_origin, make_gate
 from http_front.config import FrontConfig
-from http_front.gate import allow_origin, make_gate
-from http_front.image_source import ImageSource, make_source
-from http_front.key_guard import make_key_guard
-from http_front.metrics import Metrics
-from http_front.metrics_route import METRICS, count_requests, metrics
-from http_front.openai_errors import speak_openai
-from http_front.progress import close_all, progress
+from http_front.docs import doc_routes as docs
+from http_front.files import file_routes as files
+from http_front.images.fetch import ImageSource, make_source
+from http_front.live.progress_socket import close_all, progress
+from http_front.metrics.metrics import Metrics
+from http_front.metrics.metrics_route import METRICS, count_requests, metrics
+from http_front.openai import openai_routes as openai_api
+from http_front.openai.openai_errors import speak_openai
 from http_front.refusals import answer_errors
 from http_front.state import FRONT, open_front
-from http_front.submission import MAX_JSON_BYTES
+from http_front.video import listing
+from http_front.video import routes as handlers
+from http_front.video.submission import MAX_JSON_BYTES
 
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",

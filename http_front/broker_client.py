@@ -5,8 +5,7 @@ import itertools
 
 import zmq
 
-from broker.line import Line
-from broker.protocol import (
+from broker.wire.protocol import (
     ErrorCode,
     FrontReply,
     FrontRequest,
@@ -14,7 +13,8 @@ from broker.protocol import (
     front_replies,
     front_requests,
 )
-from broker.sockets import connect_dealer
+from broker.wire.socket_reader import Line
+from broker.wire.sockets import connect_dealer
 from http_front.errors import FrontError
 
 ANSWER_LIMIT_S = 5.0

@@ -4,8 +4,8 @@ from typing import Literal
 
 import msgspec
 
-from broker.log import LogFormat
-from broker.sockets import Addresses
+from broker.process.log import LogFormat
+from broker.wire.sockets import Addresses
 
 Downloads = Literal["relay", "redirect"]
 

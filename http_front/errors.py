@@ -1,6 +1,6 @@
 """What goes wrong at the HTTP edge: the exception, and each `ErrorCode`'s HTTP status."""
 
-from broker.protocol import ErrorCode, Refused
+from broker.wire.protocol import ErrorCode, Refused
 
 STATUS = {
     ErrorCode.INVALID_BODY: 400,

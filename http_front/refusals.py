@@ -8,10 +8,10 @@ from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.typedefs import Handler
 
-from broker.protocol import ErrorCode
+from broker.wire.protocol import ErrorCode
 from http_front.errors import FrontError
-from http_front.handlers import answer
-from http_front.schema import ErrorBody, ErrorDetail
+from http_front.video.routes import answer
+from http_front.video.schema import ErrorBody, ErrorDetail
 
 logger = logging.getLogger(__name__)
 

@@ -11,21 +11,21 @@ from pathlib import Path
 import zmq
 from aiohttp import web
 
-from broker.protocol import JobView
-from broker.store import INPUTS
-from broker.stores import open_store
+from broker.store.opening import open_store
+from broker.store.store import INPUTS
+from broker.wire.protocol import JobView
 from http_front.broker_client import BrokerClient
-from http_front.callbacks import CallbackSender
 from http_front.config import FrontConfig
-from http_front.feed import EventFeed
-from http_front.image_decode import ImageDecoder
-from http_front.image_source import ImageSource
-from http_front.known_images import KnownImages
-from http_front.latest import LatestNews
-from http_front.preview_feed import PreviewFeed
-from http_front.spool import prepare_folder
-from http_front.stored_files import StoredFiles
-from http_front.webhooks import WebhookKey
+from http_front.files.stored_files import StoredFiles
+from http_front.images.decode import ImageDecoder
+from http_front.images.fetch import ImageSource
+from http_front.images.known_images import KnownImages
+from http_front.images.spool import prepare_folder
+from http_front.live.event_feed import EventFeed
+from http_front.live.preview_feed import PreviewFeed
+from http_front.live.status_cache import LatestNews
+from http_front.webhooks.callback_sender import CallbackSender
+from http_front.webhooks.signing import WebhookKey
 
 
 @dataclass(frozen=True, kw_only=True)

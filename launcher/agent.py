@@ -8,7 +8,7 @@ from contextlib import suppress
 import zmq
 import zmq.asyncio
 
-from broker.protocol import (
+from broker.wire.protocol import (
     REGISTER_EVERY_S,
     CancelRun,
     DrainBroker,
@@ -28,7 +28,7 @@ from broker.protocol import (
     group_commands,
     group_reports,
 )
-from broker.sockets import Addresses, connect_dealer
+from broker.wire.sockets import Addresses, connect_dealer
 
 logger = logging.getLogger("launcher")
 

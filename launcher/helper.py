@@ -9,7 +9,7 @@ import runpy
 import subprocess
 import sys
 
-from broker.child import die_with_parent
+from broker.process.child import die_with_parent
 
 
 def run_helper(module: str, *arguments: str, limit_s: float) -> subprocess.CompletedProcess[str]:

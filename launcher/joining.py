@@ -9,9 +9,9 @@ from pathlib import Path
 
 import zmq
 
-from broker.protocol import FindProbe, ProbeSought, front_replies, front_requests
-from broker.sockets import Addresses, bind_router, connect_dealer
-from broker.store import is_object_place
+from broker.store.store import is_object_place
+from broker.wire.protocol import FindProbe, ProbeSought, front_replies, front_requests
+from broker.wire.sockets import Addresses, bind_router, connect_dealer
 from launcher.preflight import Folders, StartError
 from launcher.probe import probing
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
-from broker.log import LogFormat
-from broker.store import is_object_place
+from broker.process.log import LogFormat
+from broker.store.store import is_object_place
 from http_front.config import Downloads
 
 Role = Literal["server", "group", "front"]

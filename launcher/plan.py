@@ -6,12 +6,12 @@ import msgspec
 from msgspec import structs
 
 from broker.config import BrokerConfig
-from broker.job import GroupShape
-from broker.sockets import Addresses
+from broker.wire.job import GroupShape
+from broker.wire.sockets import Addresses
 from http_front.config import FrontConfig
 from launcher.options import Options, Role
 from launcher.preflight import Folders
-from launcher.ray_config import FleetConfig
+from launcher.ray.ray_config import FleetConfig
 from ranks.config import DeviceKind, RankConfig
 
 

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import msgspec
 
-from broker.child import go_first
-from broker.sockets import Addresses, is_loopback
-from broker.store import Store, StoreSetupError, is_object_place
-from broker.stores import open_store
-from http_front.keys import KeyFileError, read_keys
+from broker.process.child import go_first
+from broker.store.opening import open_store
+from broker.store.store import Store, StoreSetupError, is_object_place
+from broker.wire.sockets import Addresses, is_loopback
+from http_front.access.keys import KeyFileError, read_keys
 from launcher.helper import run_helper
 from launcher.options import Options
 from ranks.config import DeviceKind, DeviceReport
-from ranks.model_folder import (
+from ranks.model.model_folder import (
     ModelFolderError,
     check_model_folder,
     demo_version,
@@ -282,7 +282,7 @@ def _bound_socket(host: str, port: int) -> socket.socket:
 
 
 def _make_demo_model(folder: Path) -> None:
-    _run("ranks.demo_model", str(folder), limit_s=_DEMO_LIMIT_S, topic="--demo: no model")
+    _run("ranks.demo.build", str(folder), limit_s=_DEMO_LIMIT_S, topic="--demo: no model")
 
 
 def _run(module: str, *arguments: str, limit_s: float, topic: str) -> str:

@@ -20,8 +20,8 @@ from launcher.preflight import (
     prepare_folders,
     prepare_run,
 )
-from launcher.ray_check import check_cluster, peer_keys
-from ranks.model_folder import num_attention_heads
+from launcher.ray.ray_check import check_cluster, peer_keys
+from ranks.model.model_folder import num_attention_heads
 
 
 @contextmanager

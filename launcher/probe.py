@@ -4,7 +4,7 @@ import contextlib
 import tempfile
 from collections.abc import Iterator
 
-from broker.store import PARTIAL, VIDEOS, Move, Store, StoreError
+from broker.store.store import PARTIAL, VIDEOS, Move, Store, StoreError
 from launcher.preflight import StartError, store_at
 
 

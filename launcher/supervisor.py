@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from launcher.agent import Agent
+from launcher.beat_relay import Relay
 from launcher.group_life import GroupLife
 from launcher.notify import ServiceManager
 from launcher.plan import Plan
-from launcher.relay import Relay
 from launcher.restarts import RestartPolicy
 from launcher.spawn import Child, Reaper, UnkillableError, describe_exit, end_process
 
@@ -47,7 +47,7 @@ class Supervisor:
         self._relay = None if plan.ear is None else Relay(plan.ear, plan.addresses.beats)
         self._broker = Child(self._reaper, "broker", "broker")
         self._front = Child(self._reaper, "front", "http_front")
-        self._fleet = Child(self._reaper, "fleet", "launcher.ray_fleet")
+        self._fleet = Child(self._reaper, "fleet", "launcher.ray.ray_fleet")
         self._lives: dict[str, GroupLife] = {}
         self._broker_ready = asyncio.Event()
         self._front_ready = asyncio.Event()

@@ -18,7 +18,7 @@ from typing import NoReturn
 
 import msgspec
 
-from broker.child import begin, report
+from broker.process.child import begin, report
 from ranks.config import RankConfig
 from ranks.environment import set_environment_defaults
 
@@ -65,8 +65,8 @@ def _live(config: RankConfig, rank: int, starter_pid: int) -> NoReturn:
     try:
         _await_new_parent(starter_pid)
         begin(f"{config.group}/rank-{rank}", config.parent_pid, config.log_format)
+        from ranks.device_trial import try_device
         from ranks.serve import serve
-        from ranks.trial import try_device
 
         run = try_device if config.is_trial else serve
         run(config, rank)

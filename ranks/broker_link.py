@@ -12,9 +12,9 @@ from typing import Self, assert_never
 
 import zmq
 
-from broker.job import GroupShape, Stage
-from broker.log import current_stage
-from broker.protocol import (
+from broker.process.log import current_stage
+from broker.wire.job import GroupShape, Stage
+from broker.wire.protocol import (
     REGISTER_EVERY_S,
     Beat,
     CancelRun,
@@ -41,7 +41,7 @@ from broker.protocol import (
     group_reports,
     rank_beats,
 )
-from broker.sockets import connect_dealer, connect_pub
+from broker.wire.sockets import connect_dealer, connect_pub
 from ranks.config import RankConfig
 from ranks.device import Device
 

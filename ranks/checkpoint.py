@@ -10,7 +10,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from broker.store import CHECKPOINTS, Move, Store
+from broker.store.store import CHECKPOINTS, Move, Store
 
 logger = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ import torch
 from diffusers.models.attention_dispatch import AttentionBackendName
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from broker.log import one_line
+from broker.process.log import one_line
 from ranks.config import DeviceKind, DeviceReport
 from ranks.errors import DeviceError
-from ranks.kernels import Kernels
+from ranks.model.kernels import Kernels
 
 logger = logging.getLogger(__name__)
 

@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from broker.job import GroupShape, JobSpec, choose_layout
+from broker.wire.job import GroupShape, JobSpec, choose_layout
 from ranks.control import Control
 from ranks.device import Device
-from ranks.layout import Layout
-from ranks.pipeline import Models, PromptEncoder
-from ranks.process_group import World
-from ranks.sharding import set_sharded
-from ranks.vae_parallel import VaePatch, VaeSplit
+from ranks.model.conditioning import Models, PromptEncoder
+from ranks.parallel.layout import Layout
+from ranks.parallel.process_group import World
+from ranks.parallel.sharding import set_sharded
+from ranks.parallel.vae_split import VaePatch, VaeSplit
 
 
 class Engine:

@@ -1,6 +1,6 @@
 """What the ranks raise."""
 
-from broker.protocol import ErrorCode
+from broker.wire.protocol import ErrorCode
 
 
 class RankError(Exception):

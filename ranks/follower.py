@@ -6,11 +6,11 @@ from collections.abc import Callable
 import msgspec
 from torch import Tensor
 
-from broker.job import Stage
-from broker.log import about_job
-from broker.protocol import ErrorCode, Lease, RunJob
-from broker.store import INPUTS, checkpoint_name
-from broker.stores import open_store
+from broker.process.log import about_job
+from broker.store.opening import open_store
+from broker.store.store import INPUTS, checkpoint_name
+from broker.wire.job import Stage
+from broker.wire.protocol import ErrorCode, Lease, RunJob
 from ranks.broker_link import BrokerLink
 from ranks.checkpoint import State
 from ranks.config import RankConfig

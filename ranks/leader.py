@@ -11,9 +11,10 @@ from types import FrameType
 import msgspec
 from torch import Tensor
 
-from broker.job import Stage
-from broker.log import about_job
-from broker.protocol import (
+from broker.process.log import about_job
+from broker.store.store import checkpoint_name
+from broker.wire.job import Stage
+from broker.wire.protocol import (
     JobDecoded,
     JobDelayed,
     JobFailed,
@@ -23,7 +24,6 @@ from broker.protocol import (
     Lease,
     RunJob,
 )
-from broker.store import checkpoint_name
 from ranks.broker_link import BrokerLink
 from ranks.checkpoint import Checkpoint, State
 from ranks.config import RankConfig
@@ -31,10 +31,10 @@ from ranks.control import ANNOUNCE_EVERY_S, Word
 from ranks.engine import Engine
 from ranks.errors import GroupStopping, JobError, RunCancelled, RunLeft, RunPreempted
 from ranks.follower import LinkObserver, Order, Worker
-from ranks.latent_colours import fit_colours
-from ranks.previews import Previews
-from ranks.supplies import Supplies
-from ranks.video import VideoWriter, save_failure
+from ranks.job_inputs import Supplies
+from ranks.media.latent_colours import fit_colours
+from ranks.media.previews import Previews
+from ranks.media.video_writer import VideoWriter, save_failure
 
 logger = logging.getLogger(__name__)
 

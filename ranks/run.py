@@ -11,23 +11,23 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from broker.job import JobSpec, Stage
-from ranks.attention_cache import AttentionCache, CacheSchedule
+from broker.wire.job import JobSpec, Stage
 from ranks.checkpoint import State, load_state
 from ranks.denoise import Denoiser, Guidance, Predictor
 from ranks.engine import Engine
-from ranks.layout import shard_sizes
-from ranks.pipeline import (
+from ranks.model.attention_cache import AttentionCache, CacheSchedule
+from ranks.model.conditioning import (
     draw_noise,
     embed_image,
     first_frame_mask,
     image_tensor,
     open_image,
 )
+from ranks.model.transformer import LatentShape
+from ranks.model.vae import decode_chunks, encode_chunks, finish_encoding, num_latent_frames
+from ranks.parallel.layout import shard_sizes
+from ranks.parallel.ulysses import Condition, SequenceGroup
 from ranks.solver import Solver
-from ranks.transformer import LatentShape
-from ranks.ulysses import Condition, SequenceGroup
-from ranks.vae import decode_chunks, encode_chunks, finish_encoding, num_latent_frames
 
 logger = logging.getLogger(__name__)
 

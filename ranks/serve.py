@@ -9,18 +9,18 @@ from pathlib import Path
 
 import torch
 
-from broker.child import report
-from broker.job import GroupShape, Stage
-from broker.log import one_line
+from broker.process.child import report
+from broker.process.log import one_line
+from broker.wire.job import GroupShape, Stage
 from ranks.broker_link import BrokerLink
 from ranks.config import RankConfig
 from ranks.device import Device, explain_start_failure, open_device
 from ranks.engine import Engine
 from ranks.follower import Follower
 from ranks.leader import Leader
-from ranks.memory import measure, num_image_tokens
-from ranks.pipeline import NUM_TEXT_TOKENS, load_models
-from ranks.process_group import START_LIMIT, World, join, leave
+from ranks.model.conditioning import NUM_TEXT_TOKENS, load_models
+from ranks.model.model_memory import measure, num_image_tokens
+from ranks.parallel.process_group import START_LIMIT, World, join, leave
 
 logger = logging.getLogger(__name__)
 

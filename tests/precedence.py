@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from broker.child import go_first
+from broker.process.child import go_first
 from launcher.options import Options
 from launcher.preflight import StartError, check_precedence
 

@@ -17,9 +17,9 @@ import msgspec
 import zmq
 import zmq.asyncio
 
-from broker import child
-from broker.job import GroupShape, Stage
-from broker.protocol import (
+from broker.process import child
+from broker.wire.job import GroupShape, Stage
+from broker.wire.protocol import (
     REGISTER_EVERY_S,
     Beat,
     CancelRun,
@@ -47,7 +47,7 @@ from broker.protocol import (
     group_reports,
     rank_beats,
 )
-from broker.sockets import Addresses, connect_dealer, connect_pub
+from broker.wire.sockets import Addresses, connect_dealer, connect_pub
 
 FAKE_VIDEO = b"\x00\x00\x00\x18ftypmp42" + b"a stand-in for a video " * 100
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from broker.curve import make_keys
+from broker.wire.curve import make_keys
 from tests.cable import cable
 from tests.chaos.server import ChaosServer
 from tests.free_port import free_port

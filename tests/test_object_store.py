@@ -4,8 +4,8 @@ from pathlib import Path
 
 import aiohttp
 
-from ranks.supplies import NO_STORE as NO_IMAGE
-from ranks.video import NO_STORE
+from ranks.job_inputs import NO_STORE as NO_IMAGE
+from ranks.media.video_writer import NO_STORE
 from tests.chaos.server import ChaosServer
 from tests.free_port import free_port
 from tests.object_store import SECRET, Site

@@ -15,12 +15,12 @@ from diffusers.models.attention_dispatch import AttentionBackendName
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor
 
-from ranks.layout import shard_sizes
-from ranks.transformer import ShardTransformer
-from ranks.ulysses import SequenceGroup, Shard
+from ranks.model.transformer import ShardTransformer
+from ranks.parallel.layout import shard_sizes
+from ranks.parallel.ulysses import SequenceGroup, Shard
 from tests.bench.context_parallel import parallelise
 from tests.bench.traffic import Counter, Traffic
-from tests.ranks.world import run_ranks
+from tests.ranks.parallel.world import run_ranks
 
 WORLD_SIZE = 8
 SHAPE = (3, 16, 16)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.broker.long_queue import LongQueue
+from tests.broker.dispatch.long_queue import LongQueue
 
 LENGTHS = (100, 1_000, 10_000, 100_000)
 FLEETS = (10, 100, 1_000, 10_000)

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import msgspec
 
-from ranks.demo_model import make_demo_model
-from ranks.transformer import LatentShape
+from ranks.demo.build import make_demo_model
+from ranks.model.transformer import LatentShape
 from tests.bench.engine_ranks import Way, Work, measure
 from tests.bench.engine_steps import Job
 from tests.bench.engine_vae import VaeFigures, measure_vae
 from tests.bench.larger_model import make_larger_transformer
 from tests.bench.report import machine, write_report
-from tests.ranks.world import run_ranks
+from tests.ranks.parallel.world import run_ranks
 
 WORLD_SIZE = 8
 

@@ -9,13 +9,13 @@ import torch
 import torch.distributed as dist
 
 from ranks.device import open_device
-from ranks.layout import Layout
-from ranks.process_group import World
-from ranks.sharding import set_sharded
-from ranks.weights import load_transformer
+from ranks.model.weights import load_transformer
+from ranks.parallel.layout import Layout
+from ranks.parallel.process_group import World
+from ranks.parallel.sharding import set_sharded
 from tests.bench.engine_steps import Job, Ours, Stepper, Stock, agree
 from tests.bench.traffic import Counter, Traffic
-from tests.ranks.peak_memory import PeakMemory
+from tests.ranks.model.peak_memory import PeakMemory
 
 NUM_ROUNDS = 5
 

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from ranks.control import Control
 from ranks.denoise import Denoiser, Guidance, Predictor
-from ranks.layout import Layout, shard_sizes
-from ranks.pipeline import draw_noise
-from ranks.process_group import World
+from ranks.model.conditioning import draw_noise
+from ranks.model.transformer import LatentShape, ShardTransformer
+from ranks.model.weights import fill_transformer, meta_transformer
+from ranks.parallel.layout import Layout, shard_sizes
+from ranks.parallel.process_group import World
+from ranks.parallel.ulysses import SequenceGroup
 from ranks.solver import Solver, make_scheduler
-from ranks.transformer import LatentShape, ShardTransformer
-from ranks.ulysses import SequenceGroup
-from ranks.weights import fill_transformer, meta_transformer
 from tests.bench.context_parallel import parallelise
 
 CPU = torch.device("cpu")

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 
-from ranks.vae import Split, decode_chunks, encode_chunks, finish_encoding, num_latent_frames
-from ranks.vae_parallel import VaeSplit
-from tests.ranks.peak_memory import PeakMemory
-from tests.ranks.world import run_ranks
+from ranks.model.vae import Split, decode_chunks, encode_chunks, finish_encoding, num_latent_frames
+from ranks.parallel.vae_split import VaeSplit
+from tests.ranks.model.peak_memory import PeakMemory
+from tests.ranks.parallel.world import run_ranks
 
 NUM_ROUNDS = 5
 BASE_DIM = 16

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from broker.folder_store import FolderStore
-from broker.store import INPUTS
-from http_front.image_decode import ImageDecoder
-from http_front.spool import MAX_IMAGE_BYTES, open_spool
-from http_front.stored_files import StoredFiles
+from broker.store.folder import FolderStore
+from broker.store.store import INPUTS
+from http_front.files.stored_files import StoredFiles
+from http_front.images.decode import ImageDecoder
+from http_front.images.spool import MAX_IMAGE_BYTES, open_spool
 
 NUM_RUNS = 20
 SAMPLE = Path(__file__).parents[2] / "docs" / "sample.jpg"

@@ -9,10 +9,10 @@ from itertools import product
 import torch
 from torch import nn
 
-from broker.job import GroupShape, JobSpec, choose_layout, job_bytes
-from broker.memory import GroupMemory
-from ranks.memory import measure
-from tests.ranks.real_models import real_models
+from broker.wire.job import GroupShape, JobSpec, choose_layout, job_bytes
+from broker.wire.job_memory import GroupMemory
+from ranks.model.model_memory import measure
+from tests.ranks.model.real_models import real_models
 
 NUM_HEADS = 40
 VAE_DTYPES = {"NPU": torch.bfloat16, "CUDA": torch.float32}

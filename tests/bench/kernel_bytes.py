@@ -1,8 +1,8 @@
 """Bytes that the element-wise operations of a block move: `python -m tests.bench.kernel_bytes`.
 
 The 14B model at 1280*720, 81 frames, on the meta device. Plain, every operation reads its inputs
-and writes its output; fused, each of the functions in `ranks.kernels` does so once. Matrix products
-and attention are left out; they are the same in both.
+and writes its output; fused, each of the functions in `ranks.model.kernels` does so once. Matrix
+products and attention are left out; they are the same in both.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ranks import kernels
-from ranks.block import install_forward
-from ranks.kernels import Kernels
-from ranks.transformer import LatentShape, ShardTransformer
-from ranks.ulysses import Condition, SequenceGroup, Shard, install_attention
+from ranks.model import kernels
+from ranks.model.block import install_forward
+from ranks.model.kernels import Kernels
+from ranks.model.transformer import LatentShape, ShardTransformer
+from ranks.parallel.ulysses import Condition, SequenceGroup, Shard, install_attention
 from tests.bench.cost import Clip
-from tests.ranks.real_models import config_of, in_dtypes
+from tests.ranks.model.real_models import config_of, in_dtypes
 
 SHAPE: LatentShape = (21, 90, 160)
 _LEFT_OUT = ("linear", "attention", "empty")

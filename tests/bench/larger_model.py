@@ -6,7 +6,7 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import nn
 
-from tests.ranks.real_models import config_of
+from tests.ranks.model.real_models import config_of
 
 _SIZES = {
     "num_attention_heads": 8,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from ranks.attention_cache import CacheSchedule
+from ranks.model.attention_cache import CacheSchedule
 from tests.bench.cost import Clip, forward_flops, forward_traffic
 from tests.bench.machines import (
     GIGA,

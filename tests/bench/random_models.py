@@ -9,8 +9,8 @@ from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed, Wan
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
-from ranks.transformer import LatentShape
-from tests.ranks.real_models import config_of, in_dtypes
+from ranks.model.transformer import LatentShape
+from tests.ranks.model.real_models import config_of, in_dtypes
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 

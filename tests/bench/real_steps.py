@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from ranks.attention_cache import AttentionCache, CacheSchedule
 from ranks.denoise import Guidance, Predictor
 from ranks.device import Device
-from ranks.transformer import ShardTransformer
-from ranks.ulysses import SequenceGroup
+from ranks.model.attention_cache import AttentionCache, CacheSchedule
+from ranks.model.transformer import ShardTransformer
+from ranks.parallel.ulysses import SequenceGroup
 from tests.bench.device_rates import peak_gb, time_s
 from tests.bench.random_models import Size, make_stock, make_transformer
 

@@ -9,7 +9,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor, nn
 
 from ranks.device import Device
-from ranks.vae import decode_chunks, encode_chunks
+from ranks.model.vae import decode_chunks, encode_chunks
 from tests.bench.device_rates import peak_gb, time_s
 from tests.bench.random_models import Size, make_vae
 

@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 from broker.config import BrokerConfig
-from broker.journal import Journal
-from broker.record import Job
-from broker.state_dir import StateDir
+from broker.dispatch.job_record import Job
+from broker.journal.journal import Journal
+from broker.journal.state_dir import StateDir
 from tests.bench.report import machine, write_report
 from tests.broker.driver import IMAGE, SPEC, BrokerProcess, Front, broker_config
 

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import msgspec
 
-from broker.child import begin
-from broker.sockets import Addresses
+from broker.process.child import begin
+from broker.wire.sockets import Addresses
 from launcher.group_life import GroupLife
 from launcher.spawn import Reaper
 from ranks.config import RankConfig
@@ -38,7 +38,7 @@ def main() -> None:
     times: dict[str, list[float]] = {name: [] for name in ways}
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model"
-        subprocess.run([sys.executable, "-m", "ranks.demo_model", str(model)], check=True)
+        subprocess.run([sys.executable, "-m", "ranks.demo.build", str(model)], check=True)
         for run in range(NUM_RUNS):
             for name, measure in ways.items():
                 times[name].append(measure(config(Path(folder), model, f"{name}-{run}")))

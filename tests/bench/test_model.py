@@ -13,11 +13,11 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.flop_counter import FlopCounterMode
 
-from broker.job import GroupShape, JobSpec, choose_layout
-from ranks.layout import shard_sizes
-from ranks.transformer import LatentShape, ShardTransformer
-from ranks.ulysses import Condition, SequenceGroup, Shard
-from ranks.vae import decode_chunks, encode_chunks
+from broker.wire.job import GroupShape, JobSpec, choose_layout
+from ranks.model.transformer import LatentShape, ShardTransformer
+from ranks.model.vae import decode_chunks, encode_chunks
+from ranks.parallel.layout import shard_sizes
+from ranks.parallel.ulysses import Condition, SequenceGroup, Shard
 from tests.bench.cost import (
     VAE_DECODE_FLOPS,
     VAE_ENCODE_FLOPS,
@@ -27,7 +27,7 @@ from tests.bench.cost import (
 )
 from tests.bench.machines import Layout, Machine, step_s, video_s
 from tests.bench.model import ASCEND, H100, H200, best, checks, measured
-from tests.ranks.real_models import config_of
+from tests.ranks.model.real_models import config_of
 
 WORLD_SIZE = 8
 HD: LatentShape = (21, 90, 160)

@@ -15,9 +15,9 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from ranks.vae import Split, decode_chunks, encode_chunks
-from ranks.vae_parallel import VaeSplit
-from tests.ranks.peak_memory import PeakMemory
+from ranks.model.vae import Split, decode_chunks, encode_chunks
+from ranks.parallel.vae_split import VaeSplit
+from tests.ranks.model.peak_memory import PeakMemory
 
 WORLD_SIZE = 8
 CONFIG = Path(__file__).parents[1] / "data" / "wan14b" / "vae.json"

@@ -16,8 +16,8 @@ import zmq
 import zmq.asyncio
 
 from broker.config import BrokerConfig
-from broker.job import GroupShape, JobSpec, JobState
-from broker.protocol import (
+from broker.wire.job import GroupShape, JobSpec, JobState
+from broker.wire.protocol import (
     FrontReply,
     FrontRequest,
     GetHealth,
@@ -30,7 +30,7 @@ from broker.protocol import (
     front_requests,
     job_events,
 )
-from broker.sockets import Addresses, connect_dealer, connect_sub
+from broker.wire.sockets import Addresses, connect_dealer, connect_sub
 
 SHAPE = GroupShape(world_size=8, num_heads=8)
 SPEC = JobSpec(prompt="a cat walks over the grass", image_size="128*128", infer_steps=20)

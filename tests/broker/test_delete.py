@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest_asyncio
 
-from broker.commands import DropInput, DropJob, DropVideo, SaveJob, ToGroup
 from broker.config import BrokerConfig
-from broker.job import JobState
-from broker.protocol import (
+from broker.dispatch.commands import DropInput, DropJob, DropVideo, SaveJob, ToGroup
+from broker.wire.job import JobState
+from broker.wire.protocol import (
     CancelRun,
     DeleteJob,
     ErrorCode,
@@ -24,8 +24,8 @@ from broker.protocol import (
     ListJobs,
     Refused,
 )
+from tests.broker.dispatch.scene import Scene, find, reply
 from tests.broker.driver import IMAGE, SPEC, Front, broker_config, running_broker
-from tests.broker.scene import Scene, find, reply
 from tests.stub_group import StubConfig, StubGroup
 
 

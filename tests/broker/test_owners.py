@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest_asyncio
 
-from broker.job import JobState
-from broker.protocol import (
+from broker.wire.job import JobState
+from broker.wire.protocol import (
     CancelJob,
     ErrorCode,
     FrontReply,

@@ -6,7 +6,7 @@ from pathlib import Path
 import zmq
 from msgspec import structs
 
-from broker.protocol import CancelJob, Lease, RunJob, job_previews, preview_topic
+from broker.wire.protocol import CancelJob, Lease, RunJob, job_previews, preview_topic
 from tests.broker.driver import Front, broker_config, running_broker
 from tests.stub_group import StubConfig, StubGroup
 

@@ -12,13 +12,16 @@ import zmq
 import zmq.asyncio
 
 from broker.config import BrokerConfig
-from broker.dispatch import Dispatcher
+from broker.dispatch.dispatcher import Dispatcher
+from broker.dispatch.job_record import Job
 from broker.errors import StateDirInUseError
-from broker.folder_store import FolderStore
-from broker.job import JobState
-from broker.journal import Journal
-from broker.keeper import Keeper
-from broker.protocol import (
+from broker.janitor import Keeper
+from broker.journal.journal import Journal
+from broker.journal.state_dir import StateDir
+from broker.server import Broker
+from broker.store.folder import FolderStore
+from broker.wire.job import JobState
+from broker.wire.protocol import (
     CancelJob,
     DrainBroker,
     Drained,
@@ -32,10 +35,7 @@ from broker.protocol import (
     group_commands,
     group_reports,
 )
-from broker.record import Job
-from broker.server import Broker
-from broker.sockets import connect_dealer
-from broker.state_dir import StateDir
+from broker.wire.sockets import connect_dealer
 from tests.broker.driver import (
     LIMIT_S,
     SHAPE,

@@ -7,8 +7,8 @@ import pytest
 from msgspec import structs
 
 from broker.config import BrokerConfig
-from broker.job import JobState
-from broker.protocol import (
+from broker.wire.job import JobState
+from broker.wire.protocol import (
     DeleteJob,
     ExpiredRemoved,
     FrontRequest,

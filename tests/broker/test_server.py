@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from broker.config import BrokerConfig
-from broker.job import JobState, Stage
-from broker.protocol import (
+from broker.wire.job import JobState, Stage
+from broker.wire.protocol import (
     CancelJob,
     CancelRun,
     Drained,

@@ -11,8 +11,8 @@ import pytest_asyncio
 from PIL import Image, ImageOps
 from playwright.async_api import Browser, FilePayload, expect
 
-from broker.job import JobSpec, JobState, Stage
-from broker.protocol import (
+from broker.wire.job import JobSpec, JobState, Stage
+from broker.wire.protocol import (
     ErrorCode,
     JobPreview,
     JobView,
@@ -23,7 +23,7 @@ from broker.protocol import (
     preview_topic,
 )
 from tests.browser.visit import PROMPT, Visit, as_png, open_visit, stripes
-from tests.http_front.image_server import ImageServer, http_answer
+from tests.http_front.images.image_server import ImageServer, http_answer
 from tests.http_front.scripted_broker import ScriptedBroker
 from tests.http_front.serving import Served, serve
 

@@ -11,12 +11,12 @@ import torch
 from PIL import Image, ImageDraw
 from playwright.async_api import Browser, Locator, expect
 
-from broker.folder_store import FolderStore
-from broker.job import JobSpec, JobState
-from broker.protocol import JobView, Lease
-from broker.store import Store
-from http_front.keys import ApiKey, hash_key, make_key, write_keys
-from ranks.video import VideoWriter
+from broker.store.folder import FolderStore
+from broker.store.store import Store
+from broker.wire.job import JobSpec, JobState
+from broker.wire.protocol import JobView, Lease
+from http_front.access.keys import ApiKey, hash_key, make_key, write_keys
+from ranks.media.video_writer import VideoWriter
 from tests.browser.visit import PROMPT, Visit, open_visit
 from tests.http_front.scripted_broker import ScriptedBroker
 from tests.http_front.serving import Served, serve

@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from broker.job import JobState
+from broker.wire.job import JobState
 from tests.chaos.client import Witness
 from tests.chaos.ledger import Entry
 from tests.chaos.stub_leader import video_of

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 from PIL import Image
 
-from broker.job import JobState
+from broker.wire.job import JobState
 
 ANSWER_LIMIT_S = 15.0
 JOB_LIMIT_S = 90.0

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 
 from broker.__main__ import main
-from broker.job import JobState
-from broker.journal import Journal
-from broker.record import Job
+from broker.dispatch.job_record import Job
+from broker.journal.journal import Journal
+from broker.wire.job import JobState
 
 KILLED = 137
 _write = Journal.write

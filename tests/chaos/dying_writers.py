@@ -15,12 +15,12 @@ from typing import Any, NoReturn
 
 import torch
 
-from broker import folder_store
-from broker.folder_store import FolderStore
-from broker.job import JobSpec
-from broker.protocol import Lease
-from broker.store import PARTIAL, VIDEOS
-from ranks.video import VideoWriter
+from broker.store import folder as folder_store
+from broker.store.folder import FolderStore
+from broker.store.store import PARTIAL, VIDEOS
+from broker.wire.job import JobSpec
+from broker.wire.protocol import Lease
+from ranks.media.video_writer import VideoWriter
 
 KILLED = 137
 LIMIT_S = 30.0

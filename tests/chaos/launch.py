@@ -12,7 +12,7 @@ import msgspec
 from msgspec import structs
 
 from broker.config import BrokerConfig
-from broker.log import configure_logging
+from broker.process.log import configure_logging
 from launcher import restarts
 from launcher.notify import ServiceManager
 from launcher.options import parse_command

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from ranks.model_folder import COMPONENTS, WEIGHTED
+from ranks.model.model_folder import COMPONENTS, WEIGHTED
 from tests.chaos.ledger import Ledger
 from tests.chaos.stub_settings import Faults, StubSettings
 from tests.running_server import RunningServer

@@ -6,8 +6,8 @@ import os
 import struct
 from pathlib import Path
 
-from broker.job import Stage
-from broker.protocol import Beat, JobDecoded, JobFinished, JobStarted, Lease, RunJob, StepDone
+from broker.wire.job import Stage
+from broker.wire.protocol import Beat, JobDecoded, JobFinished, JobStarted, Lease, RunJob, StepDone
 from ranks.config import RankConfig
 from tests.chaos.ledger import Ledger
 from tests.chaos.stub_settings import Faults, StubSettings

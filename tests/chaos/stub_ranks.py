@@ -14,10 +14,10 @@ from typing import NoReturn
 import msgspec
 import zmq
 
-from broker.child import begin, report
-from broker.job import Stage
-from broker.protocol import rank_beats
-from broker.sockets import connect_pub
+from broker.process.child import begin, report
+from broker.wire.job import Stage
+from broker.wire.protocol import rank_beats
+from broker.wire.sockets import connect_pub
 from ranks.config import RankConfig
 from tests.chaos.ledger import Ledger
 from tests.chaos.stub_leader import Activity, Leader

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 
 from broker.config import BrokerConfig
-from broker.job import JobState
-from broker.protocol import CancelJob, ErrorCode, JobFound, Refused
+from broker.wire.job import JobState
+from broker.wire.protocol import CancelJob, ErrorCode, JobFound, Refused
 from tests.broker.driver import Front, broker_config, running_broker
 from tests.stub_group import FAKE_VIDEO, StubConfig, StubGroup
 

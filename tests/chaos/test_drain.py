@@ -8,9 +8,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from broker.job import JobState
-from broker.journal import Journal
-from broker.record import Job
+from broker.dispatch.job_record import Job
+from broker.journal.journal import Journal
+from broker.wire.job import JobState
 from tests.chaos.server import ChaosServer
 from tests.running_server import calling
 

@@ -10,7 +10,7 @@ import aiohttp
 
 from tests.chaos.client import Client, Witness
 from tests.chaos.server import ChaosServer, chaos_server
-from tests.http_front.test_slow_watcher import upgrade_and_never_read
+from tests.http_front.live.test_slow_watcher import upgrade_and_never_read
 from tests.running_server import until
 
 NUM_SUBMITS, NUM_SUBMITS_LONG = 2_000, 10_000

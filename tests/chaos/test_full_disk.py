@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ranks.video import NO_ROOM
+from ranks.media.video_writer import NO_ROOM
 from tests.chaos.server import chaos_server
 from tests.running_server import calling
 from tests.small_disk import fill, small_disk

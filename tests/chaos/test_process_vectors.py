@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from broker.config import BrokerConfig
-from broker.job import JobState
-from broker.sockets import Addresses
+from broker.wire.job import JobState
+from broker.wire.sockets import Addresses
 from tests.broker.driver import Front, broker_config, running_broker
 from tests.broker.test_server import run_to_the_end
 from tests.chaos.server import ChaosServer
@@ -31,7 +31,7 @@ FOLLOWED = {
     "::test_a_full_disk_is_told_and_loses_nothing_and_needs_no_restart",
     "process-119-video": "tests/ranks/test_full_disk.py"
     "::test_a_video_that_finds_no_room_is_written_once_there_is",
-    "process-119-checkpoint": "tests/broker/test_disk_faults.py"
+    "process-119-checkpoint": "tests/broker/journal/test_disk_faults.py"
     "::test_a_full_disk_changes_nothing_and_the_journal_goes_on",
     "process-123": f"{HERE}::test_a_taken_port_ends_the_start_with_its_number",
     "process-124-kill-rank": "tests/chaos/test_rank_deaths.py"

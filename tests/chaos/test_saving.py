@@ -7,7 +7,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from broker.job import JobState
+from broker.wire.job import JobState
 from tests.broker.driver import BrokerProcess, Front, broker_config
 from tests.chaos.checker import Evidence, violations
 from tests.chaos.client import Client, Witness
@@ -42,7 +42,7 @@ async def test_a_group_that_dies_while_it_saves_leaves_nothing_half_done(
 def test_a_real_writer_that_is_killed_never_shows_a_part_of_a_video(
     tmp_path: Path, is_long: bool
 ) -> None:
-    """Fails if `ranks.video` writes the file in its place.
+    """Fails if `ranks.media.video_writer` writes the file in its place.
 
     The deaths happen in a process of their own, which imports torch once and forks every writer.
     """

@@ -7,7 +7,7 @@ from typing import Any
 import aiohttp
 from aiohttp import WSMsgType
 
-from broker.job import JobState
+from broker.wire.job import JobState
 from tests.chaos.client import Client, Witness
 from tests.chaos.server import ChaosServer, chaos_server
 

@@ -10,9 +10,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from broker.curve import make_keys
-from broker.sockets import Addresses
-from http_front.key_guard import OPEN_PATHS
+from broker.wire.curve import make_keys
+from broker.wire.sockets import Addresses
+from http_front.access.key_guard import OPEN_PATHS
 from launcher.options import Command
 from tests.deploy.containerfile import instructions, of, variables
 from tests.deploy.files import DEPLOY, launched, stop_limit_s

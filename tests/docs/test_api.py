@@ -7,13 +7,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from broker.job import JobSpec, JobState
-from broker.protocol import Callback, ErrorCode
-from http_front import openai_schema, schema
+from broker.wire.job import JobSpec, JobState
+from broker.wire.protocol import Callback, ErrorCode
+from http_front.client.exit_codes import MEANINGS
+from http_front.docs.openapi import make_document
 from http_front.errors import STATUS
-from http_front.exit_codes import MEANINGS
-from http_front.openapi import make_document
-from http_front.webhooks import make_body
+from http_front.openai import openai_schema
+from http_front.video import schema
+from http_front.webhooks.signing import make_body
 from tests.docs.markdown import DOCS, Block, blocks, code_in, table
 
 API = DOCS / "api.md"

@@ -5,7 +5,7 @@ strangers of the world at once, so that it is not held to what one of them may d
 """
 
 from http_front import __main__ as front
-from http_front import key_guard
+from http_front.access import key_guard
 
 if __name__ == "__main__":
     key_guard.STRANGERS_PER_MINUTE = 10**9

@@ -13,7 +13,7 @@ from pathlib import Path
 import aiohttp
 import pytest_asyncio
 
-from http_front.keys import ApiKey, Limits, hash_key, make_key, write_keys
+from http_front.access.keys import ApiKey, Limits, hash_key, make_key, write_keys
 from tests.chaos.server import ChaosServer, chaos_server
 from tests.running_server import Caller
 

@@ -13,10 +13,10 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from http_front.address_guard import is_allowed
 from http_front.errors import FrontError
-from http_front.image_source import ImageSource
-from http_front.spool import open_spool
+from http_front.images.address_guard import is_allowed
+from http_front.images.fetch import ImageSource
+from http_front.images.spool import open_spool
 
 PRIVATE = [
     *("127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.0.1", "169.254.169.254", "0.0.0.0"),

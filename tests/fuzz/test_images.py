@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from broker.folder_store import FolderStore
+from broker.store.folder import FolderStore
 from http_front.errors import FrontError
-from http_front.image_decode import ImageDecoder
-from http_front.stored_files import StoredFiles
-from tests.http_front.test_image_decode import children
+from http_front.files.stored_files import StoredFiles
+from http_front.images.decode import ImageDecoder
+from tests.http_front.images.test_decode import children
 
 FILE_LIMIT_S = 5.0
 

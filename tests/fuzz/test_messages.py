@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.job import GroupShape, JobSpec, JobState, Stage
-from broker.protocol import (
+from broker.wire.job import GroupShape, JobSpec, JobState, Stage
+from broker.wire.protocol import (
     PROTOCOL_VERSION,
     Beat,
     CancelRun,

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import aiohttp
 
-from broker.sockets import Addresses
+from broker.wire.sockets import Addresses
+from http_front.access.keys import ApiKey, Limits, hash_key, make_key, write_keys
 from http_front.config import FrontConfig
-from http_front.keys import ApiKey, Limits, hash_key, make_key, write_keys
 from tests.chaos.server import ChaosServer, chaos_server
 from tests.http_front.front_with_names import Outside
-from tests.http_front.image_server import IMAGE_ADDRESS, ImageServer, http_answer
+from tests.http_front.images.image_server import IMAGE_ADDRESS, ImageServer, http_answer
 from tests.http_front.serving import Served
 from tests.http_front.vectors import GOOD_PICTURE
 from tests.running_server import Caller

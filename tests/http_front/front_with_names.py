@@ -13,14 +13,14 @@ import msgspec
 from aiohttp import web
 from aiohttp.abc import ResolveResult
 
-from broker.child import allow_many_files, begin, report
-from http_front.address_guard import may_be_dialled
+from broker.process.child import allow_many_files, begin, report
 from http_front.app import create_app
 from http_front.config import FrontConfig
 from http_front.http_server import create_runner
-from http_front.image_source import ImageSource
+from http_front.images.address_guard import may_be_dialled
+from http_front.images.fetch import ImageSource
 from tests.chaos.stub_settings import StubSettings
-from tests.http_front.image_server import IMAGE_ADDRESS, Names
+from tests.http_front.images.image_server import IMAGE_ADDRESS, Names
 
 FETCH_LIMIT_S = 3.0
 

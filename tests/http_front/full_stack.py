@@ -12,14 +12,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from http_front.client import WanClient
-from http_front.schema import JobUpdate
+from http_front.client.client import WanClient
+from http_front.video.schema import JobUpdate
 from tests.broker.driver import BrokerProcess, broker_config, running_broker
 from tests.http_front.serving import PROMPT, Served, picture, serve
 from tests.stub_group import StubConfig, StubGroup
 
 LIMIT_S = 20.0
-WAN = (sys.executable, "-m", "http_front.cli")
+WAN = (sys.executable, "-m", "launcher.wan")
 
 
 @dataclass

@@ -11,8 +11,8 @@ import msgspec
 import zmq
 import zmq.asyncio
 
-from broker.job import JobSpec, JobState
-from broker.protocol import (
+from broker.wire.job import JobSpec, JobState
+from broker.wire.protocol import (
     BackedUp,
     BackUp,
     CallbackEnded,
@@ -48,7 +48,7 @@ from broker.protocol import (
     front_requests,
     job_events,
 )
-from broker.sockets import Addresses, bind_router, bind_xpub
+from broker.wire.sockets import Addresses, bind_router, bind_xpub
 
 _DONE: dict[type, FrontReply] = {
     EndCallback: CallbackEnded(),

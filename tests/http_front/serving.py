@@ -13,12 +13,12 @@ import aiohttp
 from aiohttp import web
 from PIL import Image
 
-from broker.sockets import Addresses
-from broker.store import INPUTS, VIDEOS
+from broker.store.store import INPUTS, VIDEOS
+from broker.wire.sockets import Addresses
 from http_front.app import create_app
 from http_front.config import FrontConfig
 from http_front.http_server import create_runner
-from http_front.image_source import ImageSource
+from http_front.images.fetch import ImageSource
 
 PROMPT = "A cat walks slowly over a wooden bridge"
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from http_front.spool import prepare_folder
+from http_front.images.spool import prepare_folder
 from tests.http_front.scripted_broker import ScriptedBroker
 from tests.http_front.serving import Served, send_raw, serve
 

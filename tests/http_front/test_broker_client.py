@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 import zmq
 
-from broker.protocol import (
+from broker.wire.protocol import (
     ErrorCode,
     FrontReply,
     FrontRequest,

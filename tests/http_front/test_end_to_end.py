@@ -11,9 +11,9 @@ import aiohttp
 import msgspec
 import pytest
 
-from broker.job import JobState
-from broker.protocol import CancelRun, RunJob
-from http_front.client import RefusedError
+from broker.wire.job import JobState
+from broker.wire.protocol import CancelRun, RunJob
+from http_front.client.client import RefusedError
 from http_front.config import FrontConfig
 from tests.http_front.full_stack import LIMIT_S, Stack
 from tests.http_front.serving import PROMPT

@@ -16,8 +16,8 @@ import msgspec
 import pytest
 
 from broker.config import BrokerConfig
-from broker.job import JobState
-from broker.protocol import CancelJob, ExpiredRemoved, JobFound, RemoveExpired
+from broker.wire.job import JobState
+from broker.wire.protocol import CancelJob, ExpiredRemoved, JobFound, RemoveExpired
 from http_front.config import FrontConfig
 from tests.broker.driver import Front, broker_config, running_broker
 from tests.http_front.serving import PROMPT, picture

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest_asyncio
 
-from broker.protocol import GetJob, JobFound
+from broker.wire.protocol import GetJob, JobFound
 from tests.broker.driver import Front, broker_config, running_broker
 from tests.http_front.serving import PROMPT, Served, picture, serve
 from tests.small_disk import fill, small_disk

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ranks.demo_model import make_demo_model
+from ranks.demo.build import make_demo_model
 from tests.ranks.rank_group import RankGroup
 
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 import msgspec
 import zmq
 
-from broker.protocol import (
+from broker.wire.protocol import (
     GroupCommand,
     GroupReady,
     Lease,
@@ -25,7 +25,7 @@ from broker.protocol import (
     group_reports,
     rank_beats,
 )
-from broker.sockets import Addresses, bind_router, bind_sub
+from broker.wire.sockets import Addresses, bind_router, bind_sub
 from ranks.config import RankConfig
 
 GROUP = "group-0"

@@ -19,9 +19,9 @@ import msgspec
 import safetensors.torch
 from torch import Tensor
 
-from broker.job import JobSpec
-from broker.protocol import Lease, RunJob
-from broker.sockets import Addresses
+from broker.wire.job import JobSpec
+from broker.wire.protocol import Lease, RunJob
+from broker.wire.sockets import Addresses
 from ranks.config import RankConfig
 
 _LIMIT_S = 120.0

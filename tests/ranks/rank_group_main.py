@@ -12,10 +12,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from broker.folder_store import FolderStore
-from broker.job import Stage
-from broker.log import configure_logging
-from broker.store import CHECKPOINTS, INPUTS
+from broker.process.log import configure_logging
+from broker.store.folder import FolderStore
+from broker.store.store import CHECKPOINTS, INPUTS
+from broker.wire.job import Stage
 from ranks.checkpoint import State, save_state
 from ranks.config import RankConfig
 from ranks.control import ANNOUNCE_EVERY_S, Word
@@ -23,7 +23,7 @@ from ranks.device import open_device
 from ranks.engine import Engine
 from ranks.errors import RunLeft
 from ranks.follower import as_job_error
-from ranks.process_group import leave
+from ranks.parallel.process_group import leave
 from ranks.run import Run, Task
 from ranks.serve import start_engine
 from tests.ranks.rank_group import Finding, GroupTask

@@ -9,10 +9,10 @@ from torch import Tensor
 from transformers import CLIPVisionModel, T5TokenizerFast, UMT5EncoderModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from broker.job import JobSpec
-from ranks.pipeline import open_image
+from broker.wire.job import JobSpec
+from ranks.model.conditioning import open_image
+from ranks.model.weights import fill_transformer, load_vae, meta_transformer
 from ranks.solver import make_scheduler
-from ranks.weights import fill_transformer, load_vae, meta_transformer
 
 
 def load_reference(folder: Path) -> WanImageToVideoPipeline:

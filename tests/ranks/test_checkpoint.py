@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from broker.folder_store import FolderStore
-from broker.store import CHECKPOINTS, checkpoint_name
+from broker.store.folder import FolderStore
+from broker.store.store import CHECKPOINTS, checkpoint_name
 from ranks.checkpoint import Checkpoint, is_state, load_state, save_state
 from ranks.denoise import Denoiser
-from ranks.pipeline import draw_noise
+from ranks.model.conditioning import draw_noise
 from ranks.solver import Solver
 
 NAME = checkpoint_name("job")

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from torch import Tensor
 
-from broker.job import JobSpec
+from broker.wire.job import JobSpec
 from tests.ranks.conftest import draw_image
 from tests.ranks.rank_group import RankGroup
 from tests.ranks.reference import load_reference, reference_frames

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from broker.folder_store import FolderStore
-from broker.job import JobSpec
-from broker.protocol import Lease
-from broker.store import VIDEOS, checkpoint_name
+from broker.store.folder import FolderStore
+from broker.store.store import VIDEOS, checkpoint_name
+from broker.wire.job import JobSpec
+from broker.wire.protocol import Lease
 from ranks.checkpoint import Checkpoint, load_state
 from ranks.errors import GroupStopping, RunCancelled
-from ranks.video import NO_ROOM, VideoWriter, _is_full
+from ranks.media.video_writer import NO_ROOM, VideoWriter, _is_full
 from tests.small_disk import fill, small_disk
 
 LEASE = Lease(group="group-0", epoch=1, job_id="0" * 32, attempt=1)

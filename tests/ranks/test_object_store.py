@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from broker.object_store import ObjectStore, StoredObject
-from broker.protocol import ErrorCode, RunJob
-from broker.store import INPUTS, VIDEOS, Move, checkpoint_name, go_on
-from broker.stores import open_store
-from ranks import video
+from broker.store.bucket import ObjectStore, StoredObject
+from broker.store.opening import open_store
+from broker.store.store import INPUTS, VIDEOS, Move, checkpoint_name, go_on
+from broker.wire.protocol import ErrorCode, RunJob
 from ranks.checkpoint import Checkpoint, load_state
 from ranks.errors import GroupStopping, JobError, RunCancelled
-from ranks.supplies import NO_ROOM, Supplies
-from ranks.supplies import NO_STORE as NOT_HERE
-from ranks.video import NO_STORE, SLOW_STORE, VideoWriter
+from ranks.job_inputs import NO_ROOM, Supplies
+from ranks.job_inputs import NO_STORE as NOT_HERE
+from ranks.media import video_writer as video
+from ranks.media.video_writer import NO_STORE, SLOW_STORE, VideoWriter
 from tests.object_store import Fault, Site
-from tests.ranks.test_video import LEASE, SPEC, stripes
+from tests.ranks.media.test_video_writer import LEASE, SPEC, stripes
 from tests.small_disk import fill, small_disk
 
 LIMIT_S = 60.0
@@ -65,7 +65,7 @@ def files(folder: Path) -> list[Path]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.object_store.REQUEST_LIMIT_S", 1)
+    monkeypatch.setattr("broker.store.bucket.REQUEST_LIMIT_S", 1)
 
 
 def test_a_video_and_its_stills_are_in_the_store_and_nothing_stays_here(

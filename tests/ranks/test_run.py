@@ -9,7 +9,7 @@ import torch
 from diffusers.pipelines.wan.pipeline_wan_i2v import WanImageToVideoPipeline
 from torch import Tensor
 
-from broker.job import JobSpec
+from broker.wire.job import JobSpec
 from tests.ranks.rank_group import RankGroup
 from tests.ranks.reference import load_reference, reference_frames
 

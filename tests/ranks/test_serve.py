@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from broker.job import JobSpec, Stage
-from broker.protocol import (
+from broker.wire.job import JobSpec, Stage
+from broker.wire.protocol import (
     Beat,
     CancelRun,
     ErrorCode,
@@ -29,8 +29,8 @@ from broker.protocol import (
     RunJob,
     StepDone,
 )
-from ranks.attention_cache import CacheSchedule
 from ranks.checkpoint import load_state
+from ranks.model.attention_cache import CacheSchedule
 from tests.ranks.conftest import draw_image
 from tests.ranks.group_life import GROUP, GroupLife, live
 from tests.small_disk import fill, small_disk

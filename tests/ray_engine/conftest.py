@@ -23,6 +23,6 @@ else:
     @pytest.fixture(scope="session")
     def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = tmp_path_factory.mktemp("model") / "demo"
-        command = [sys.executable, "-m", "ranks.demo_model", str(folder)]
+        command = [sys.executable, "-m", "ranks.demo.build", str(folder)]
         subprocess.run(command, cwd=ROOT, check=True)
         return folder

@@ -15,12 +15,12 @@ import msgspec
 import pytest
 from ray.util import get_node_ip_address
 
-from broker.curve import make_keys
-from launcher.findings import Finding
+from broker.wire.curve import make_keys
+from launcher.doctor.findings import Finding
 from launcher.options import Options
 from launcher.preflight import Folders
-from launcher.ray_check import check_cluster
-from launcher.ray_fleet import join_address
+from launcher.ray.ray_check import check_cluster
+from launcher.ray.ray_fleet import join_address
 from tests.free_port import free_port
 from tests.ray_engine.cluster import NPROC, RayCluster
 from tests.running_server import ROOT, Caller, RunningServer, calling, until
@@ -66,7 +66,7 @@ class Fleet:
 
     async def examine(self, *flags: str) -> list[Finding]:
         """Return what the doctor finds."""
-        command = [sys.executable, "-m", "http_front.cli", "doctor", "--json", *self.flags, *flags]
+        command = [sys.executable, "-m", "launcher.wan", "doctor", "--json", *self.flags, *flags]
         command += ["--state-dir", str(self.state_dir)]
         answer = await asyncio.to_thread(
             subprocess.run, command, cwd=ROOT, capture_output=True, check=False

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import msgspec
 
-from broker.job import JobState
-from broker.protocol import JobFound
-from broker.sockets import Addresses
+from broker.wire.job import JobState
+from broker.wire.protocol import JobFound
+from broker.wire.sockets import Addresses
 from tests.bench.fleet.stub import Record
 from tests.bench.fleet.stubs import StubsConfig
 from tests.bench.fleet.usage import Usage, memory_bytes

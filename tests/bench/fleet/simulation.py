@@ -12,10 +12,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from broker.commands import Command, Event, JobStored, ToGroup
-from broker.dispatch import Dispatcher
-from broker.job import Stage
-from broker.protocol import (
+from broker.dispatch.commands import Command, Event, JobStored, ToGroup
+from broker.dispatch.dispatcher import Dispatcher
+from broker.wire.job import Stage
+from broker.wire.protocol import (
     Beat,
     GroupGone,
     GroupReady,

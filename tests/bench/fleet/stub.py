@@ -8,8 +8,8 @@ from typing import NamedTuple
 import msgspec
 import zmq
 
-from broker.job import GroupShape, Stage
-from broker.protocol import (
+from broker.wire.job import GroupShape, Stage
+from broker.wire.protocol import (
     REGISTER_EVERY_S,
     Beat,
     CancelRun,
@@ -30,7 +30,7 @@ from broker.protocol import (
     group_reports,
     rank_beats,
 )
-from broker.sockets import Addresses, connect_dealer, connect_pub
+from broker.wire.sockets import Addresses, connect_dealer, connect_pub
 from tests.bench.fleet.loop import Act, Line, Loop, Over
 from tests.chaos.ledger import Entry, What
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from broker import child
-from broker.sockets import Addresses
+from broker.process import child
+from broker.wire.sockets import Addresses
 from tests.bench.fleet.loop import Loop
 from tests.bench.fleet.stub import Record, StubGroup
 

@@ -24,20 +24,20 @@ from fastapi import FastAPI, HTTPException
 from PIL import Image
 from torch import Tensor
 
-from broker.folder_store import FolderStore
-from broker.job import JobSpec, Stage
-from broker.progress import fraction_done
-from broker.protocol import Lease
-from broker.sockets import Addresses
-from broker.store import VIDEOS
+from broker.dispatch.pace import fraction_done
+from broker.store.folder import FolderStore
+from broker.store.store import VIDEOS
+from broker.wire.job import JobSpec, Stage
+from broker.wire.protocol import Lease
+from broker.wire.sockets import Addresses
 from ranks.config import RankConfig
 from ranks.control import ANNOUNCE_EVERY_S
 from ranks.device import open_device
 from ranks.engine import Engine
 from ranks.environment import set_environment_defaults
+from ranks.media.video_writer import VideoWriter
 from ranks.run import Run, Task
 from ranks.serve import start_engine
-from ranks.video import VideoWriter
 from tests.bench.rivals.body import Ask, Status, Submit, Submitted
 
 SAVE_LIMIT_S = 60.0

@@ -1,0 +1,1 @@
+"""The pure machine that decides which group runs which job."""

@@ -1,0 +1,99 @@
+"""Every job the broker holds, those that wait among them, and when they expire."""
+
+import heapq
+from collections import Counter
+from collections.abc import Iterator
+
+from broker.dispatch.job_queue import Queue
+from broker.dispatch.job_record import Job
+from broker.wire.job import JobState
+
+
+class JobTable:
+    """The jobs by id, and the queue of those that wait.
+
+    Args:
+        priority_step_s: How much waiting a level of priority is worth.
+    """
+
+    def __init__(self, priority_step_s: float) -> None:
+        self._jobs: dict[str, Job] = {}
+        self.queue = Queue(self._jobs, priority_step_s)
+        self._ended: list[tuple[float, int, str]] = []
+        self._images: Counter[str] = Counter()
+        self._keys: dict[tuple[str | None, str], str] = {}
+        self._last_number = 0
+
+    def __contains__(self, job_id: str) -> bool:
+        return job_id in self._jobs
+
+    def get(self, job_id: str) -> Job | None:
+        """Return a job; None if it is unknown or has expired."""
+        return self._jobs.get(job_id)
+
+    def of_key(self, owner: str | None, key: str) -> Job | None:
+        """Return the job that an owner submitted under an idempotency key."""
+        job_id = self._keys.get((owner, key))
+        return None if job_id is None else self._jobs[job_id]
+
+    def __iter__(self) -> Iterator[Job]:
+        """Yield every job, in the order in which they were taken in."""
+        return iter(self._jobs.values())
+
+    def take_number(self) -> int:
+        """Return the next place in the order of submissions."""
+        self._last_number += 1
+        return self._last_number
+
+    def put(self, job: Job, ended_s: float | None = None) -> None:
+        """Take a new job, or the new version of a known one.
+
+        Args:
+            job: The job as it is now.
+            ended_s: From when on its time is counted if it has ended; None is its last change.
+        """
+        before = self._jobs.get(job.job_id)
+        self._jobs[job.job_id] = job
+        self._last_number = max(self._last_number, job.number)
+        if before is None:
+            self._images[job.image] += 1
+            if job.idempotency_key is not None:
+                self._keys[job.owner, job.idempotency_key.key] = job.job_id
+        if before is None or before.state is not job.state:
+            self._leave(before)
+            self._enter(job, job.updated_at if ended_s is None else ended_s)
+
+    def position(self, job: Job) -> int | None:
+        """Return the place in the queue, 1 for the next job; None if the job does not wait."""
+        return self.queue.position(job) if job.state is JobState.IN_QUEUE else None
+
+    def pop_expired(self, ended_before_s: float) -> Iterator[Job]:
+        """Remove and yield the jobs that ended before a moment."""
+        while self._ended and self._ended[0][0] <= ended_before_s:
+            _, number, job_id = heapq.heappop(self._ended)
+            job = self._jobs.get(job_id)
+            # One that was removed before has left its entry, and its id may be in use again.
+            if job is not None and job.number == number:
+                self.remove(job_id)
+                yield job
+
+    def remove(self, job_id: str) -> None:
+        """Forget a job that has ended."""
+        job = self._jobs.pop(job_id)
+        self._images[job.image] -= 1
+        if job.idempotency_key is not None:
+            del self._keys[job.owner, job.idempotency_key.key]
+
+    def uses_image(self, image: str) -> bool:
+        """Whether a job still needs the input of this name."""
+        return self._images[image] > 0
+
+    def _leave(self, job: Job | None) -> None:
+        if job is not None and job.state is JobState.IN_QUEUE:
+            self.queue.remove(job)
+
+    def _enter(self, job: Job, ended_s: float) -> None:
+        if job.state is JobState.IN_QUEUE:
+            self.queue.add(job, job.updated_at)
+        elif job.state.is_terminal:
+            heapq.heappush(self._ended, (ended_s, job.number, job.job_id))

@@ -1,0 +1,220 @@
+"""Keeps the store of files in order: what jobs need is there, and nothing else stays."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from broker.dispatch.dispatcher import Dispatcher
+from broker.dispatch.job_record import Job
+from broker.store.store import (
+    CHECKPOINTS,
+    FOLDERS,
+    INPUTS,
+    PARTIAL,
+    VIDEOS,
+    Store,
+    StoreError,
+    checkpoint_name,
+)
+from broker.wire.job import JobState
+from broker.wire.protocol import ErrorCode, Refused
+
+logger = logging.getLogger(__name__)
+
+CHECK_LIMIT_S = 3.0
+"""Less than fronts wait for an answer."""
+RETRY_S = 30.0
+SETTLE_S = 60.0
+"""From the first look at an object store for what belongs to no job to the second, which counts."""
+_ENDINGS = (".mp4", ".webp", ".sprites.webp")
+_NO_INPUT = Refused(
+    code=ErrorCode.UNAVAILABLE,
+    message="the image has been removed meanwhile; send it again",
+    field="image",
+    retry_after_s=1,
+)
+_NO_STORE = Refused(
+    code=ErrorCode.UNAVAILABLE,
+    message="the server's store of files cannot be reached; nothing was accepted",
+    retry_after_s=30,
+)
+
+Result = TypeVar("Result")
+
+
+class Keeper:
+    """The broker's hand on the store, in a thread of its own: one change after the other.
+
+    So an image that is found is not removed by what was decided before. What an object store does
+    not do is tried again, and nobody waits for it; a folder does all at once.
+
+    Args:
+        store: Of all files.
+        dispatcher: Knows which jobs there are, and which images they use.
+    """
+
+    def __init__(self, store: Store, dispatcher: Dispatcher) -> None:
+        self.is_local = store.is_local
+        """Whether `refusals` answers at once."""
+        self._store = store
+        self._dispatcher = dispatcher
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="files")
+        self._gone: set[str] = set()
+        self._doomed: set[str] = set()
+        self._news = asyncio.Event()
+
+    def begin(self) -> None:
+        """Put a folder in order: remove what belongs to no job, as after a crash."""
+        if self.is_local:
+            self._store.prepare()
+            orphans = self._orphans(_all_names(self._store))
+            self._store.delete(orphans)
+            if orphans:
+                logger.info("removed %d files that belonged to no job", len(orphans))
+
+    async def run(self) -> None:
+        """Sweep an object store, and remove from it what has to go, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            if not self.is_local:
+                tasks.create_task(self._insist(self._sweep))
+            tasks.create_task(self._remove_on())
+
+    def close(self) -> None:
+        """Let go of the thread, which may hang with the store for a while."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def refusals(self, jobs: Sequence[Job]) -> dict[str, Refused]:
+        """Return which new jobs cannot be accepted, and why: their image is not to be had."""
+        images = {job.image for job in jobs}
+        try:
+            async with asyncio.timeout(CHECK_LIMIT_S):
+                missing = await self._in_thread(lambda: self._missing(images))
+        except (StoreError, TimeoutError) as error:
+            logger.error("refused %d jobs: the store cannot be reached: %s", len(jobs), error)
+            return {job.job_id: _NO_STORE for job in jobs}
+        return {job.job_id: _NO_INPUT for job in jobs if job.image in missing}
+
+    async def has_probe(self, name: str) -> bool:
+        """Whether a joining machine, where it writes videos, writes into this store."""
+        try:
+            async with asyncio.timeout(CHECK_LIMIT_S):
+                return await self._in_thread(lambda: self._store.has(f"{PARTIAL}/{name}"))
+        except (StoreError, TimeoutError) as error:
+            logger.error("cannot look for the file of a machine that joins: %s", error)
+            return False
+
+    async def remove_job(self, job_id: str) -> None:
+        """Have removed what belongs to a job alone."""
+        self._gone.add(job_id)
+        await self._remove([])
+
+    async def remove_input(self, image: str) -> None:
+        """Have an image removed, unless a job has come to use it by then."""
+        await self._remove([f"{INPUTS}/{image}"])
+
+    async def remove_video(self, job_id: str) -> None:
+        """Have the video of a job removed that did not succeed, and the stills from it."""
+        await self._remove(_videos(job_id))
+
+    async def _remove(self, names: Iterable[str]) -> None:
+        self._doomed.update(names)
+        if self.is_local:
+            await self._clear()
+        else:
+            self._news.set()
+
+    async def _clear(self) -> None:
+        """Remove what has to go by now; on an error all of it has still to go."""
+        gone = set(self._gone)
+        doomed = {name for name in self._doomed if not self._is_used(name)}
+        self._doomed &= doomed
+        await self._in_thread(lambda: _delete(self._store, gone, doomed))
+        self._gone -= gone
+        self._doomed -= doomed
+
+    async def _remove_on(self) -> None:
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            await self._insist(self._clear)
+
+    async def _sweep(self) -> None:
+        # A look takes long where there is much, and changes nothing: nobody has to wait for it.
+        orphans = self._orphans(await asyncio.to_thread(_all_names, self._store))
+        # Fronts were serving before the broker was: what they have stored for a job comes to have
+        # one within this time.
+        await asyncio.sleep(SETTLE_S)
+        orphans = self._orphans(orphans)
+        await self._in_thread(lambda: self._store.delete(orphans))
+        if orphans:
+            logger.info("removed %d files that belonged to no job", len(orphans))
+
+    async def _insist(self, act: Callable[[], Awaitable[None]]) -> None:
+        """Do something until the store lets it be done."""
+        while True:
+            try:
+                return await act()
+            except StoreError as error:
+                logger.warning("files are removed later, next try in %g s: %s", RETRY_S, error)
+            await asyncio.sleep(RETRY_S)
+
+    def _orphans(self, names: Iterable[str]) -> list[str]:
+        """Return the names that belong to no job."""
+        wanted = _wanted(self._dispatcher.jobs())
+        return [name for name in names if not (_owner(name) in wanted or self._is_used(name))]
+
+    def _is_used(self, name: str) -> bool:
+        folder, _, image = name.partition("/")
+        return folder == INPUTS and self._dispatcher.uses_image(image)
+
+    def _missing(self, images: Collection[str]) -> set[str]:
+        return {image for image in images if not self._store.has(f"{INPUTS}/{image}")}
+
+    async def _in_thread(self, work: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _all_names(store: Store) -> list[str]:
+    return [name for folder in FOLDERS for name in store.names(folder)]
+
+
+def _wanted(jobs: Iterable[Job]) -> set[str]:
+    """Return the owners, as `_owner` tells them, of files that stay."""
+    wanted = set()
+    for job in jobs:
+        wanted.add(f"{INPUTS}/{job.image}")
+        if not job.state.is_terminal:
+            wanted.add(f"{CHECKPOINTS}/{job.job_id}")
+        if job.state not in (JobState.FAILED, JobState.CANCELLED):
+            # That of a running job may be whole already, and its report on the way.
+            wanted.add(f"{VIDEOS}/{job.job_id}")
+        if job.lease is not None:
+            wanted.add(f"{PARTIAL}/{job.job_id}.{job.attempt}")
+    return wanted
+
+
+def _owner(name: str) -> str:
+    """Return what a file belongs to: an image as such, a job, or an attempt."""
+    folder, _, file = name.rpartition("/")
+    if folder == INPUTS:
+        return name
+    num_parts = 2 if folder == PARTIAL else 1
+    return f"{folder}/{'.'.join(file.split('.')[:num_parts])}"
+
+
+def _videos(job_id: str) -> list[str]:
+    return [f"{VIDEOS}/{job_id}{ending}" for ending in _ENDINGS]
+
+
+def _delete(store: Store, gone: Collection[str], names: Iterable[str]) -> None:
+    """Remove all files of some jobs, what lost attempts have left included, and further ones."""
+    strays = [
+        name
+        for folder in (PARTIAL, CHECKPOINTS)
+        for name in (store.names(folder) if gone else [])
+        if name.rpartition("/")[2].split(".")[0] in gone
+    ]
+    whole = [name for job_id in gone for name in (*_videos(job_id), checkpoint_name(job_id))]
+    store.delete([*whole, *strays, *names])

@@ -1,0 +1,35 @@
+"""The broker's own folder: the journal, and the lock that keeps a second broker away."""
+
+import fcntl
+from pathlib import Path
+
+from broker.errors import StateDirInUseError
+from broker.journal.filesystem import refuse_network
+
+
+class StateDir:
+    """The folder, locked.
+
+    The lock comes before everything else: binding an `ipc://` address would silently take it away
+    from a broker that runs.
+
+    Raises:
+        StateDirInUseError: If another broker holds the lock.
+        UnfitStateDirError: If the directory lies on a network file system.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.journal = path / "jobs.sqlite3"
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        refuse_network(path)
+        # Held until the process ends, however it ends.
+        self._lock = (path / "broker.lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._lock.close()
+            raise StateDirInUseError(f"another broker uses the state directory {path}") from error
+
+    def close(self) -> None:
+        """Give the lock back."""
+        self._lock.close()

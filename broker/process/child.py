@@ -1,0 +1,64 @@
+"""What every process that the launcher starts does before anything else."""
+
+import ctypes
+import faulthandler
+import os
+import resource
+import signal
+import sys
+
+from broker.process.log import LogFormat, configure_logging
+
+_PR_SET_PDEATHSIG = 1
+ORPHANED_EXIT_CODE = 77
+
+
+def begin(process: str, parent_pid: int, log_format: LogFormat) -> None:
+    """Set up logging, die with the launcher, dump all stacks on SIGUSR1, ignore SIGHUP.
+
+    Args:
+        process: Name of this process for the log, as in `rank-3`.
+        parent_pid: Pid of the launcher; if it is no longer the parent, this process ends at once.
+        log_format: As for `configure_logging`.
+    """
+    configure_logging(process, log_format)
+    die_with_parent(parent_pid)
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    # A closed terminal ends nothing; the launcher alone decides about ends.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Ask the kernel to kill this process when its parent ends.
+
+    The kernel forgets a parent that had ended before the call, hence the look afterwards. The
+    signal is SIGKILL because it also ends a process that is stopped.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        os._exit(ORPHANED_EXIT_CODE)
+
+
+def allow_many_files() -> None:
+    """Let this process open as many files and connections as the system lets it.
+
+    For the broker this is more than comfort: libzmq ends the process when it cannot accept.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def go_first() -> None:
+    """Let this thread, but none that it starts, run before all that has no real-time priority.
+
+    Raises:
+        PermissionError: Without CAP_SYS_NICE, where RLIMIT_RTPRIO is 0, too.
+    """
+    os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+
+
+def report(fd: int | None, line: str) -> None:
+    """Write a line to the pipe on which the launcher listens; None is nobody's pipe."""
+    if fd is not None:
+        os.write(fd, f"{line}\n".encode())

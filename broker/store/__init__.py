@@ -1,0 +1,1 @@
+"""Where inputs, videos and checkpoints lie: a folder or an S3 bucket."""

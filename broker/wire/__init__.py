@@ -1,0 +1,1 @@
+"""What flows between processes: jobs, messages, and the sockets that carry them."""

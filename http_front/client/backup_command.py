@@ -1,0 +1,60 @@
+"""`wan backup`: a copy of the journal of a server that runs on this machine."""
+
+import argparse
+import asyncio
+import os
+from pathlib import Path
+
+import zmq
+
+from broker.wire.protocol import BackedUp, BackUp, ErrorCode
+from broker.wire.sockets import Addresses
+from http_front.broker_client import BrokerClient
+from http_front.client.command_parser import Commands
+from http_front.client.output import Output
+from http_front.errors import FrontError
+
+DEFAULT_STATE_DIR = "state"
+_LIMIT_S = 60.0
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "backup", help="copy the job journal of a server that runs on this machine"
+    )
+    parser.add_argument("file", metavar="FILE", type=Path, help="where to; must not exist yet")
+    parser.add_argument(
+        "--state-dir",
+        type=Path,
+        default=Path(os.environ.get("WAN_STATE_DIR", DEFAULT_STATE_DIR)),
+        help=f"the server's; default: WAN_STATE_DIR, else {DEFAULT_STATE_DIR}",
+    )
+
+
+def run(options: argparse.Namespace, output: Output) -> None:
+    """Have the broker write the copy, since it alone may open the journal while it runs.
+
+    Raises:
+        FrontError: If the broker refuses, or there is none.
+    """
+    copied = asyncio.run(_back_up(options.state_dir.absolute(), options.file.absolute()))
+    told = {"file": str(options.file), "num_bytes": copied.num_bytes}
+    output.result(told, f"{options.file}: {copied.num_bytes} bytes")
+
+
+async def _back_up(state_dir: Path, file: Path) -> BackedUp:
+    addresses = Addresses.in_folder(state_dir / "run")
+    if not (state_dir / "run" / "requests.sock").is_socket():
+        raise FrontError(
+            ErrorCode.UNAVAILABLE, f"no server has been started with --state-dir {state_dir}"
+        )
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    broker = BrokerClient(context, addresses.requests)
+    try:
+        copied = await broker.ask(BackUp(path=str(file)), _LIMIT_S)
+    finally:
+        await broker.close()
+        context.term()
+    assert isinstance(copied, BackedUp)
+    return copied

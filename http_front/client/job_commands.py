@@ -1,0 +1,231 @@
+"""What `wan` does with jobs: submit, list, status, watch, cancel and download."""
+
+import argparse
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from broker.process.log import one_line
+from broker.wire.job import JobSpec, JobState
+from http_front.client.client import WanClient
+from http_front.client.command_parser import Commands
+from http_front.client.exit_codes import ExitCode, UsageError
+from http_front.client.output import Output
+from http_front.client.watching import Watch
+from http_front.video.field_check import check
+from http_front.video.schema import JobEntry, JobStatus, SubmitByFile
+
+DEFAULT_SERVER = "http://127.0.0.1:8088"
+DEFAULT_LISTED = 20
+_MIN_TABLE_WIDTH = 100
+
+_SHORT_NAMES = {
+    "image_size": "--size",
+    "num_frames": "--frames",
+    "guidance_scale": "--guidance",
+    "infer_steps": "--steps",
+    "sample_solver": "--solver",
+    "sample_shift": "--shift",
+}
+_SUBMIT_FIELDS = (*JobSpec.__struct_fields__, "priority")
+_EXIT_OF = {
+    JobState.SUCCEED: ExitCode.DONE,
+    JobState.FAILED: ExitCode.FAILED,
+    JobState.CANCELLED: ExitCode.CANCELLED,
+}
+
+
+def add_parsers(commands: Commands) -> None:
+    """Add the commands; the options of `submit` are the fields of a request."""
+    submit = commands.add_parser("submit", help="submit a job")
+    submit.add_argument("image", metavar="IMAGE", help="a file, or an http(s) URL")
+    for field in msgspec.structs.fields(SubmitByFile):
+        if field.name in _SUBMIT_FIELDS:
+            _add_field(submit, field)
+    submit.add_argument("--watch", action="store_true", help="show progress until the end")
+    submit.add_argument("--output", type=Path, help="with --watch: file or folder of the video")
+    listing = commands.add_parser("list", help="list your jobs, the newest first")
+    listing.add_argument(
+        "--limit", type=_count, default=DEFAULT_LISTED, help=f"how many; default: {DEFAULT_LISTED}"
+    )
+    listing.add_argument("--after", metavar="ID", help="only those that are older than this one")
+    for parser in (submit, listing):
+        _add_server(parser)
+    for name, text in (
+        ("status", "tell how a job is"),
+        ("watch", "show progress until the end"),
+        ("cancel", "end a job"),
+        ("download", "fetch the video of a finished job"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("id", metavar="ID", help="what submit printed")
+        if name in ("watch", "download"):
+            command.add_argument("--output", type=Path, help="file or folder of the video")
+        _add_server(command)
+
+
+async def run(options: argparse.Namespace, output: Output) -> ExitCode:
+    """Carry out a command.
+
+    Raises:
+        ClientError: If the server does not answer, or refuses.
+        FrontError: If a field of a job makes no sense.
+        LeftRunningError: If Ctrl-C has ended a watch.
+        UsageError: If the key can be none.
+    """
+    # The key is no option: every user of the machine sees the command lines of all.
+    async with WanClient(options.server, _api_key()) as client:
+        match options.command:
+            case "submit":
+                return await _submit(client, options, output)
+            case "list":
+                return await _list(client, options, output)
+            case "status":
+                _show_status(await client.status(options.id), output)
+            case "watch":
+                return await _watch(client, options.id, options.output, output)
+            case "cancel":
+                await client.cancel(options.id)
+                output.result({"requestId": options.id, "status": "Cancelled"}, "cancelled")
+            case _:  # argparse lets no other through
+                await _download(client, options.id, options.output or Path(), output)
+    return ExitCode.DONE
+
+
+async def _submit(client: WanClient, options: argparse.Namespace, output: Output) -> ExitCode:
+    asked = {name: getattr(options, name) for name in _SUBMIT_FIELDS}
+    given = {name: value for name, value in asked.items() if value is not None}
+    body = check(given, SubmitByFile, lax=True)
+    fields: dict[str, object] = {name: getattr(body, name) for name in given}
+    is_url = options.image.startswith(("http://", "https://", "data:"))
+    image = options.image if is_url else Path(options.image)
+    job_id = await client.submit(image, fields)
+    output.result({"requestId": job_id}, job_id)
+    if not options.watch:
+        return ExitCode.DONE
+    return await _watch(client, job_id, options.output, output)
+
+
+async def _watch(client: WanClient, job_id: str, place: Path | None, output: Output) -> ExitCode:
+    last = await Watch(client, job_id, output).run()
+    if last.status is not JobState.SUCCEED:
+        reason = f": {last.reason}" if last.reason else ""
+        output.note(f"wan: the job ended as {last.status.value}{reason}")
+    elif place is not None:
+        await _download(client, job_id, place, output)
+    else:
+        output.note(f"done; fetch the video: wan download {job_id}")
+    return _EXIT_OF[last.status]
+
+
+async def _download(client: WanClient, job_id: str, place: Path, output: Output) -> None:
+    file = _video_file(place, job_id)
+    await client.download(job_id, file)
+    output.result({"requestId": job_id, "video": str(file)}, str(file))
+
+
+def _video_file(place: Path, job_id: str) -> Path:
+    """Return the file that a video goes to; in a folder it is named after its job."""
+    return place / f"{job_id}.mp4" if place.is_dir() else place
+
+
+async def _list(client: WanClient, options: argparse.Namespace, output: Output) -> ExitCode:
+    found = await client.jobs(options.limit, options.after)
+    output.result(found, _table(found.jobs) if found.jobs else "no jobs")
+    if found.has_more:
+        output.note(f"older ones: wan list --after {found.jobs[-1].requestId}")
+    return ExitCode.DONE
+
+
+def _table(jobs: Iterable[JobEntry]) -> str:
+    """Return the jobs as a table, in which prompts alone are cut to the width."""
+    table = Table("id", "state", "done", "submitted", "prompt", box=None, pad_edge=False)
+    for column in table.columns[:-1]:
+        column.no_wrap = True
+    for job in jobs:
+        submitted = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.created_at))
+        prompt = one_line(job.settings.prompt) if job.settings else ""
+        row = (job.requestId, _state(job), f"{job.progress:.0%}", submitted)
+        table.add_row(*row, Text(prompt, no_wrap=True, overflow="ellipsis"))
+    console = Console()
+    console.width = max(console.width, _MIN_TABLE_WIDTH)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get().rstrip("\n")
+
+
+def _state(job: JobEntry) -> str:
+    stage = f" ({job.stage.value})" if job.stage else ""
+    return f"{job.status.value}{stage}"
+
+
+def _show_status(status: JobStatus, output: Output) -> None:
+    fields = msgspec.to_builtins(status)
+    fields["results"] = status.results and status.results.video_url
+    lines = [f"{name:15} {value}" for name, value in fields.items() if value is not None]
+    output.result(status, "\n".join(lines))
+
+
+def _add_server(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--server",
+        type=_server_url,
+        default=os.environ.get("WAN_SERVER") or DEFAULT_SERVER,
+        help=f"URL of the server; default: WAN_SERVER, else {DEFAULT_SERVER}",
+    )
+
+
+def _server_url(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no URL of a server, as {DEFAULT_SERVER} (nor may WAN_SERVER be another)"
+        )
+    return text
+
+
+def _api_key() -> str | None:
+    key = os.environ.get("WAN_API_KEY") or None
+    if key is not None and not key.isprintable():
+        raise UsageError("WAN_API_KEY holds a line break or another character that no key has")
+    return key
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError("expected a whole number from 1 up")
+    return int(text)
+
+
+def _add_field(parser: argparse.ArgumentParser, field: msgspec.structs.FieldInfo) -> None:
+    schema = msgspec.json.schema(field.type)
+    about = str(schema.get("description") or _described_option(schema))
+    if not field.required and field.default is not None:
+        about += f" Default: {field.default}."
+    names = [f"--{field.name.replace('_', '-')}"]
+    if field.name in _SHORT_NAMES:
+        names.insert(0, _SHORT_NAMES[field.name])
+    action = argparse.BooleanOptionalAction if _is_bool(schema) else "store"
+    parser.add_argument(
+        *names,
+        dest=field.name,
+        action=action,
+        default=None,
+        required=field.required,
+        help=about.replace("%", "%%"),
+    )
+
+
+def _described_option(schema: dict[str, Any]) -> str:
+    """Return the description of an optional field, which lies in its first choice."""
+    return str(next(choice["description"] for choice in schema["anyOf"] if "description" in choice))
+
+
+def _is_bool(schema: dict[str, Any]) -> bool:
+    return any(choice.get("type") == "boolean" for choice in schema.get("anyOf", [schema]))

@@ -1,0 +1,141 @@
+"""Shows the changes of a job: as a bar on a terminal, as lines elsewhere."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskProgressColumn,
+    TextColumn,
+)
+from rich.text import Text
+
+from broker.wire.job import JobState, Stage
+from http_front.video.schema import JobUpdate
+
+# Short, so that bar, step, pace and remaining time fit on a line of 80 characters.
+_STAGES = {
+    Stage.ENCODE: "encoding",
+    Stage.DENOISE: "denoising",
+    Stage.DECODE: "decoding",
+    Stage.SAVE: "saving",
+}
+_BAR_WIDTH = 20
+
+
+class ProgressBar:
+    """Use it in `with`; `show` each change."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._pace = _Pace()
+        self._last_phase = ""
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(_BAR_WIDTH),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[detail]}"),
+            _TimeLeft(),
+            console=console,
+            disable=not console.is_terminal or console.quiet,
+        )
+        self._task = self._progress.add_task("waiting", total=1.0, detail="", due_at=None)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the terminal to others for a while."""
+        self._progress.stop()
+        try:
+            yield
+        finally:
+            self._progress.start()
+
+    def show(self, update: JobUpdate) -> None:
+        """Show a change."""
+        phase = _phase(update)
+        detail = _detail(update, self._pace.step_s(update))
+        left_s = None if update.status.is_terminal else update.eta_s
+        self._progress.update(
+            self._task,
+            completed=update.progress,
+            description=phase,
+            detail=detail,
+            due_at=None if left_s is None else self._progress.get_time() + left_s,
+        )
+        if not self._console.is_terminal and phase != self._last_phase:
+            left = [] if left_s is None else [f"{_clock(left_s)} left"]
+            rest = " · ".join(filter(None, [detail, *left]))
+            self._console.print(f"{update.progress:4.0%} {phase} {rest}".rstrip())
+        self._last_phase = phase
+
+
+class _TimeLeft(ProgressColumn):
+    """The remaining time, which goes on counting while a long step tells nothing new."""
+
+    def render(self, task: Task) -> Text:
+        """Return what is shown now."""
+        due_at = task.fields["due_at"]
+        if due_at is None:
+            return Text()
+        mark = "· " if task.fields["detail"] else ""
+        return Text(f"{mark}{_clock(max(0.0, due_at - task.get_time()))} left")
+
+
+class _Pace:
+    """Measures the seconds of a step from the changes themselves."""
+
+    def __init__(self) -> None:
+        self._stage: Stage | None = None
+        self._first: tuple[int, float] = (0, 0.0)
+
+    def step_s(self, update: JobUpdate) -> float | None:
+        """Return the mean step time of the present stage, once there is one."""
+        if update.stage is not self._stage or update.step < self._first[0]:
+            self._stage = update.stage
+            self._first = (update.step, update.updated_at)
+        num_steps = update.step - self._first[0]
+        return (update.updated_at - self._first[1]) / num_steps if num_steps > 0 else None
+
+
+def _phase(update: JobUpdate) -> str:
+    if update.status is JobState.IN_QUEUE:
+        return "waiting"
+    if update.status is JobState.IN_PROGRESS:
+        return _STAGES.get(update.stage, "starting") if update.stage else "starting"
+    return str(update.status.value).lower()
+
+
+def _detail(update: JobUpdate, step_s: float | None) -> str:
+    parts = []
+    if update.queue_position is not None:
+        parts.append(f"place {update.queue_position} in the queue")
+    if update.num_steps > 1 and update.status is JobState.IN_PROGRESS:
+        parts.append(f"step {update.step}/{update.num_steps}")
+    if step_s is not None:
+        parts.append(f"{step_s:.2f} s/step")
+    if update.attempt > 1:
+        parts.append(f"attempt {update.attempt}")
+    return " · ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"

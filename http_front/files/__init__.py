@@ -1,0 +1,1 @@
+"""Finished videos and stills, from a folder or a bucket."""

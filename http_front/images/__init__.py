@@ -1,0 +1,1 @@
+"""Input images: fetched, guarded, decoded, stored."""

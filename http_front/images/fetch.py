@@ -1,0 +1,160 @@
+"""Fetch an image from a URL that a stranger chose."""
+
+import asyncio
+import base64
+import binascii
+import re
+from collections.abc import Sequence
+
+import aiohttp
+from aiohttp.abc import AbstractResolver
+from yarl import URL
+
+from broker.wire.protocol import ErrorCode
+from http_front.errors import FrontError
+from http_front.images.address_guard import may_be_dialled
+from http_front.images.guarded_http import BAD_CHARS, WEB_PORTS, Guard, Outside, UrlError
+from http_front.images.spool import MAX_IMAGE_BYTES, Spool, image_too_large
+
+TOTAL_LIMIT_S = 20.0
+MAX_REDIRECTS = 3
+MAX_FETCHES = 8
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_CHUNK_BYTES = 1 << 16
+_FIELD = "image_url"
+_HEADERS = {"Accept": "image/*"}
+
+_DATA_URL = re.compile(r"data:(?:image/[a-z+.-]+)?;base64,", re.IGNORECASE)
+
+
+class ImageSource:
+    """Fetches images.
+
+    Args:
+        guard: Decides on each address about to be dialled.
+        ports: Those that a URL may name; None is all.
+        resolver: Turns names into addresses; None is the system's.
+        total_limit_s: How long a fetch may take, redirects included.
+        hosts: Those that a URL may name, `.example.com` for all below it; empty is any.
+    """
+
+    def __init__(
+        self,
+        *,
+        guard: Guard = may_be_dialled,
+        ports: frozenset[int] | None = WEB_PORTS,
+        resolver: AbstractResolver | None = None,
+        total_limit_s: float = TOTAL_LIMIT_S,
+        hosts: Sequence[str] = (),
+    ) -> None:
+        self.outside = Outside(guard, ports, resolver)
+        """What may be called from here, also by others."""
+        self._total_limit_s = total_limit_s
+        self._hosts = [host.lower() for host in hosts]
+        self._slots = asyncio.Semaphore(MAX_FETCHES)
+
+    async def fetch(self, text: str, spool: Spool) -> None:
+        """Write what is at the URL to the spool.
+
+        Raises:
+            FrontError: If the URL is not allowed, or its server does not deliver in time and size.
+        """
+        if is_data_url(text):
+            spool.write(_decode_data_url(text))
+            return
+        url = self._check(text)
+        async with self._slots:
+            try:
+                async with asyncio.timeout(self._total_limit_s):
+                    await self._follow(url, spool)
+            except TimeoutError as error:
+                raise _unavailable("did not deliver the image in time") from error
+
+    async def _follow(self, url: URL, spool: Spool) -> None:
+        for _ in range(MAX_REDIRECTS + 1):
+            location = await self._get(url, spool)
+            if location is None:
+                return
+            url = self._redirected(url, location)
+        raise _unavailable(f"redirected more than {MAX_REDIRECTS} times")
+
+    async def _get(self, url: URL, spool: Spool) -> str | None:
+        """Read the answer of one server; return where it redirects to, if it does."""
+        dialler = self.outside.dialler()
+        try:
+            async with (
+                self.outside.session(dialler) as session,
+                session.get(url, headers=_HEADERS, allow_redirects=False) as response,
+            ):
+                if response.status in _REDIRECTS:
+                    return response.headers.get("Location", "")
+                await _read(response, spool)
+                return None
+        except (aiohttp.ClientError, ValueError, OSError) as error:
+            if dialler.has_refused:
+                raise _forbidden("leads to an address that is not public") from error
+            if isinstance(error, TimeoutError):
+                raise
+            raise _unavailable("could not be reached or broke off") from error
+
+    def _check(self, text: str) -> URL:
+        try:
+            return self.outside.check(text, self._hosts)
+        except UrlError as error:
+            raise _forbidden(str(error)) from error
+
+    def _redirected(self, url: URL, location: str) -> URL:
+        if not location or BAD_CHARS.search(location):
+            raise _unavailable("redirected to nowhere")
+        try:
+            target = url.join(URL(location))
+        except ValueError as error:
+            raise _unavailable("redirected to an invalid URL") from error
+        if (url.scheme, target.scheme) == ("https", "http"):
+            raise _forbidden("was redirected from https to http")
+        return self._check(str(target))
+
+
+def is_data_url(text: str) -> bool:
+    """Whether a URL holds the image itself, so that nobody is asked for it."""
+    return _DATA_URL.match(text) is not None
+
+
+def make_source(allow_private: bool, hosts: Sequence[str]) -> ImageSource:
+    """Return the source that an operator has chosen.
+
+    Args:
+        allow_private: Whether any address and any port may be dialled.
+        hosts: As for `ImageSource`.
+    """
+    if allow_private:
+        return ImageSource(guard=lambda _address: True, ports=None, hosts=hosts)
+    return ImageSource(hosts=hosts)
+
+
+async def _read(response: aiohttp.ClientResponse, spool: Spool) -> None:
+    if response.status != 200:
+        raise _unavailable(f"answered with status {response.status}")
+    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise _unavailable("answered with a compressed body")
+    if (response.content_length or 0) > MAX_IMAGE_BYTES:
+        raise image_too_large()
+    async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+        spool.write(chunk)
+
+
+def _decode_data_url(text: str) -> bytes:
+    try:
+        return base64.b64decode(text.partition(",")[2], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise _forbidden("is a data URL whose base64 is not valid") from error
+
+
+def _forbidden(rule: str) -> FrontError:
+    return FrontError(ErrorCode.IMAGE_URL_FORBIDDEN, f"image_url {rule}", _FIELD)
+
+
+def _unavailable(event: str) -> FrontError:
+    return FrontError(
+        ErrorCode.IMAGE_UNAVAILABLE, f"the server of image_url {event}; no image was read", _FIELD
+    )

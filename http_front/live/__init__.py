@@ -1,0 +1,1 @@
+"""What changes while a client watches: events, previews, cached statuses."""

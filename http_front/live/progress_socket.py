@@ -1,0 +1,199 @@
+"""The route of the WebSocket that tells a job's progress."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager, suppress
+from socket import SO_SNDBUF, SOL_SOCKET
+
+import msgspec
+from aiohttp import WSCloseCode, web
+
+from broker.wire.protocol import ErrorCode, GetJob, JobView
+from http_front.access.key_guard import PROTOCOL, caller, owner, until_removed
+from http_front.access.keys import ApiKey
+from http_front.errors import FrontError
+from http_front.state import FRONT, Front
+from http_front.video.routes import subject
+from http_front.video.schema import MAX_SEQ, ErrorBody, ErrorDetail, JobUpdate
+
+MAX_SOCKETS = 256
+SEND_LIMIT_S = 10.0
+CATCH_UP_LIMIT_S = 1.0
+BUFFER_BYTES = 1 << 14
+"""What may wait for a client that reads slowly, in this process and again in the kernel."""
+
+
+async def progress(request: web.Request) -> web.WebSocketResponse:
+    """Send the job as it is, then every change, until it has ended."""
+    front = request.app[FRONT]
+    job_id, last_seq, with_previews = _checked_query(request)
+    socket = web.WebSocketResponse(
+        heartbeat=20,
+        max_msg_size=4096,
+        compress=False,
+        timeout=5,
+        writer_limit=BUFFER_BYTES,
+        protocols=[PROTOCOL],
+    )
+    _check_protocol(request)
+    if not socket.can_prepare(request):
+        raise FrontError(ErrorCode.INVALID_BODY, "this address answers WebSockets only")
+    with _place(front, caller(request)):
+        # 404 before the upgrade
+        await front.broker.ask(GetJob(job_id=job_id, owner=owner(request)))
+        _bound_buffers(request)
+        await socket.prepare(request)
+        front.sockets.add(socket)
+        try:
+            changes = front.feed.watch(job_id, last_seq, owner(request))
+            previews = front.previews.watch(job_id) if with_previews else None
+            code = await _serve(request, socket, changes, previews)
+            if code is None:
+                _abort(request)
+            else:
+                await socket.close(code=code)
+        finally:
+            front.sockets.discard(socket)
+    return socket
+
+
+async def close_all(app: web.Application) -> None:
+    """Tell every watcher what is new, the end of the last job of a drain included, and goodbye."""
+    front = app[FRONT]
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CATCH_UP_LIMIT_S):
+            await front.feed.catch_up()
+    closing = [
+        socket.close(code=WSCloseCode.GOING_AWAY, message=b"the server stops")
+        for socket in front.sockets
+    ]
+    await asyncio.gather(*closing)
+
+
+@contextmanager
+def _place(front: Front, key: ApiKey | None) -> Iterator[None]:
+    """Hold one of the places that there are for watchers.
+
+    Raises:
+        FrontError: If all are taken, or all of this key.
+    """
+    name = None if key is None else key.name
+    if front.watchers.total() >= MAX_SOCKETS:
+        raise FrontError(ErrorCode.UNAVAILABLE, "too many WebSockets are open", retry_after_s=10)
+    if key is not None and front.watchers[name] >= key.limits.websockets:
+        message = f"{front.watchers[name]} WebSockets of this key are open; more are not allowed"
+        raise FrontError(ErrorCode.RATE_LIMITED, message, retry_after_s=10)
+    front.watchers[name] += 1
+    try:
+        yield
+    finally:
+        front.watchers[name] -= 1
+
+
+async def _serve(
+    request: web.Request,
+    socket: web.WebSocketResponse,
+    changes: AsyncGenerator[JobView, None],
+    previews: AsyncGenerator[bytes, None] | None,
+) -> int | None:
+    """Send until the job has ended, the client has gone, or its key has been removed.
+
+    Returns:
+        The code to close with; None for a client that would not even read a close.
+    """
+    sender = asyncio.create_task(_send_changes(socket, changes))
+    removal = asyncio.create_task(until_removed(request))
+    ends = {sender, removal, asyncio.create_task(_listen(socket))}
+    tasks = {*ends}
+    if previews is not None:
+        tasks.add(asyncio.create_task(_send_previews(socket, previews)))
+    try:
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+    await asyncio.wait(tasks)
+    if not removal.cancelled():
+        return WSCloseCode.POLICY_VIOLATION
+    return WSCloseCode.OK if sender.cancelled() else sender.result()
+
+
+async def _send_changes(
+    socket: web.WebSocketResponse, changes: AsyncGenerator[JobView, None]
+) -> int | None:
+    try:
+        async with aclosing(changes):
+            async for job in changes:
+                await _send(socket, JobUpdate.of(job))
+    except FrontError as error:
+        return await _send_last(socket, error)
+    except (TimeoutError, ConnectionError):  # the client reads too slowly, or has gone
+        return None
+    return WSCloseCode.OK
+
+
+async def _send_previews(
+    socket: web.WebSocketResponse, previews: AsyncGenerator[bytes, None]
+) -> None:
+    with suppress(TimeoutError, ConnectionError):  # the sender of changes meets the same
+        async with aclosing(previews):
+            async for picture in previews:
+                async with asyncio.timeout(SEND_LIMIT_S):
+                    await socket.send_bytes(picture)
+
+
+async def _send_last(socket: web.WebSocketResponse, error: FrontError) -> int | None:
+    detail = ErrorDetail(code=error.code, message=error.message, field=error.field)
+    try:
+        await _send(socket, ErrorBody(error=detail))
+    except (TimeoutError, ConnectionError):
+        return None
+    return WSCloseCode.TRY_AGAIN_LATER
+
+
+async def _send(socket: web.WebSocketResponse, message: msgspec.Struct) -> None:
+    async with asyncio.timeout(SEND_LIMIT_S):
+        await socket.send_str(msgspec.json.encode(message).decode())
+
+
+def _bound_buffers(request: web.Request) -> None:
+    """Keep transport and kernel from taking megabytes for a client that does not read."""
+    if request.transport is not None:
+        request.transport.set_write_buffer_limits(high=BUFFER_BYTES)
+        connection = request.transport.get_extra_info("socket")
+        connection.setsockopt(SOL_SOCKET, SO_SNDBUF, BUFFER_BYTES)
+
+
+def _abort(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.abort()
+
+
+async def _listen(socket: web.WebSocketResponse) -> None:
+    """Return when the client has gone; what it says means nothing."""
+    async for _ in socket:
+        pass
+
+
+def _check_protocol(request: web.Request) -> None:
+    """Refuse here what aiohttp would log: an API key may stand among the protocols."""
+    offered = request.headers.get("Sec-WebSocket-Protocol")
+    if offered is not None and PROTOCOL not in map(str.strip, offered.split(",")):
+        raise FrontError(ErrorCode.INVALID_BODY, f"this WebSocket speaks the protocol {PROTOCOL}")
+
+
+def _checked_query(request: web.Request) -> tuple[str, int, bool]:
+    job_id = subject(request.query.get("requestId", ""))
+    last_seq = request.query.get("last_seq", "0")
+    # The length first: reading a very long number is slow, and Python refuses it.
+    is_number = last_seq.isascii() and last_seq.isdigit() and len(last_seq) <= 16
+    if not (is_number and int(last_seq) <= MAX_SEQ):
+        raise FrontError(
+            ErrorCode.INVALID_FIELD,
+            f"last_seq must be the seq of a message, 0 to {MAX_SEQ}",
+            "last_seq",
+        )
+    previews = request.query.get("previews", "0")
+    if previews not in ("0", "1"):
+        raise FrontError(ErrorCode.INVALID_FIELD, "previews must be 0 or 1", "previews")
+    return job_id, int(last_seq), previews == "1"

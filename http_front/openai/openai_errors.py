@@ -1,0 +1,44 @@
+"""The middleware that tells clients of the OpenAI API what was wrong, in the form they read."""
+
+import msgspec
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from http_front.openai.openai_schema import OpenAIError, OpenAIErrorDetail
+from http_front.video.routes import answer
+from http_front.video.schema import ErrorBody
+
+FOLDER = "/v1/"
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+
+
+@web.middleware
+async def speak_openai(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn a refusal into OpenAI's form where its API is spoken."""
+    response = await handler(request)
+    if request.path.startswith(FOLDER) and response.status >= 400:
+        return _translated(response)
+    return response
+
+
+def _translated(response: web.StreamResponse) -> web.Response:
+    assert isinstance(response, web.Response)
+    assert isinstance(response.body, bytes)
+    told = msgspec.json.decode(response.body, type=ErrorBody).error
+    default = "server_error" if response.status >= 500 else "invalid_request_error"
+    detail = OpenAIErrorDetail(
+        message=told.message,
+        type=_TYPES.get(response.status, default),
+        param=told.field,
+        code=told.code.value,
+    )
+    translated = answer(OpenAIError(error=detail), status=response.status)
+    for name in ("WWW-Authenticate", "Retry-After", "Allow", "Content-Range"):
+        if name in response.headers:
+            translated.headers[name] = response.headers[name]
+    return translated

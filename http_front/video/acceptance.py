@@ -1,0 +1,132 @@
+"""From a submit request, whatever its form, to a job on disk."""
+
+import secrets
+
+import msgspec
+from aiohttp import web
+
+from broker.process.log import current_job
+from broker.wire.job import JobSpec
+from broker.wire.protocol import ErrorCode, IdempotencyKey, JobFound, OfferJob, SubmitJob
+from http_front.access.key_guard import caller, owner, queue_share
+from http_front.errors import FrontError
+from http_front.images.fetch import is_data_url
+from http_front.images.guarded_http import UrlError
+from http_front.images.spool import Spool
+from http_front.state import FRONT, Front
+from http_front.video.idempotency import identify, read_key
+from http_front.video.submission import Submission
+
+_MAX_SEED = 2_147_483_647
+
+
+async def accept(request: web.Request, submission: Submission, spool: Spool) -> str:
+    """Store the image, hand the job to the broker, and return its id once it is on disk there.
+
+    Args:
+        request: Whose key, and whose name for the request, count.
+        submission: What is asked for.
+        spool: Holds the image if it was uploaded; else it will.
+
+    Raises:
+        FrontError: If the job cannot be accepted.
+    """
+    front = request.app[FRONT]
+    _check_priority(request, submission.priority)
+    _check_callback(front, submission.callback_url)
+    key = _idempotency_key(read_key(request), submission, spool)
+    if submission.image_url is not None and is_data_url(submission.image_url):
+        await front.source.fetch(submission.image_url, spool)
+    image = front.images.find(owner(request), spool.digest) if spool.num_bytes else None
+    if image is not None:
+        try:
+            return await _hand_over(request, submission, key, image)
+        except FrontError as error:
+            if (error.code, error.field) != (ErrorCode.UNAVAILABLE, "image"):
+                raise
+            # The last job with this image has gone meanwhile, and the image with it.
+    return await _accept_new(request, submission, key, spool)
+
+
+async def _accept_new(
+    request: web.Request, submission: Submission, key: IdempotencyKey | None, spool: Spool
+) -> str:
+    """Accept a job whose image is still to be fetched, or to be decoded."""
+    front = request.app[FRONT]
+    # That is work, so it is done only for a job that can be accepted.
+    reply = await front.broker.ask(
+        OfferJob(
+            spec=submission.spec,
+            idempotency_key=key,
+            owner=owner(request),
+            queue_share=queue_share(request),
+        )
+    )
+    if isinstance(reply, JobFound):
+        return reply.job.job_id
+    if submission.image_url is not None and not spool.num_bytes:
+        await front.source.fetch(submission.image_url, spool)
+    image = await front.decoder.store(spool.path)
+    front.images.keep(owner(request), spool.digest, image)
+    return await _hand_over(request, submission, key, image)
+
+
+async def _hand_over(
+    request: web.Request, submission: Submission, key: IdempotencyKey | None, image: str
+) -> str:
+    """Have the broker accept a job whose image is stored."""
+    current_job.set(job_id := secrets.token_hex(16))
+    reply = await request.app[FRONT].broker.ask(
+        SubmitJob(
+            job_id=job_id,
+            spec=_with_seed(submission.spec),
+            image=image,
+            idempotency_key=key,
+            owner=owner(request),
+            queue_share=queue_share(request),
+            callback_url=submission.callback_url,
+            priority=submission.priority,
+        )
+    )
+    assert isinstance(reply, JobFound)
+    return reply.job.job_id
+
+
+def _idempotency_key(
+    name: str | None, submission: Submission, spool: Spool
+) -> IdempotencyKey | None:
+    if name is None:
+        return None
+    image = submission.image_url or spool.digest.hex()
+    return identify(name, submission.spec, image, submission.callback_url, submission.priority)
+
+
+def _check_priority(request: web.Request, priority: int) -> None:
+    """Let administrators alone put a job before those of others."""
+    key = caller(request)
+    if priority > 0 and key is not None and not key.admin:
+        message = f"priority is {priority}; more than 0 needs the key of an administrator"
+        raise FrontError(ErrorCode.FORBIDDEN, message, "priority")
+
+
+def _check_callback(front: Front, url: str | None) -> None:
+    """Refuse a callback that could never be made."""
+    if url is None:
+        return
+    if front.callbacks is None:
+        raise FrontError(ErrorCode.INVALID_FIELD, "this server makes no callbacks", "callback_url")
+    outside = front.source.outside
+    try:
+        if outside.refuses(outside.check(url)):
+            raise UrlError("leads to an address that is not public")
+    except UrlError as error:
+        raise FrontError(
+            ErrorCode.INVALID_FIELD, f"callback_url {error}", "callback_url"
+        ) from error
+
+
+def _with_seed(spec: JobSpec) -> JobSpec:
+    """Choose the seed here, so that every attempt of the job makes the same video."""
+    if spec.seed is not None:
+        return spec
+    return msgspec.structs.replace(spec, seed=secrets.randbelow(_MAX_SEED + 1))

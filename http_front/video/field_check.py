@@ -1,0 +1,134 @@
+"""The check of a body against its struct, with messages made from the struct's own types."""
+
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import inspect
+
+from broker.process.log import one_line
+from broker.wire.job import SpecError
+from broker.wire.protocol import ErrorCode
+from http_front.errors import FrontError
+
+_SHOWN_CHARS = 60
+
+Body = TypeVar("Body", bound=msgspec.Struct)
+
+
+def decode_json(body: bytes) -> dict[str, object]:
+    """Return the JSON object that a body holds.
+
+    Raises:
+        FrontError: If it holds something else.
+    """
+    try:
+        fields = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        # The last two are no msgspec errors, yet bad bytes and deep nesting raise them.
+        raise FrontError(ErrorCode.INVALID_BODY, "the body is not valid JSON") from error
+    if not isinstance(fields, dict):
+        raise FrontError(ErrorCode.INVALID_BODY, "the body must be a JSON object")
+    return fields
+
+
+def check(fields: dict[str, object], body_type: type[Body], *, lax: bool = False) -> Body:
+    """Return the body that the fields make.
+
+    Args:
+        fields: Names and values as they came.
+        body_type: The struct whose types and ranges they must keep to.
+        lax: Whether texts stand for numbers and booleans, as in a form.
+
+    Raises:
+        FrontError: If they do not; it names field, value and what is allowed.
+    """
+    try:
+        return msgspec.convert(fields, body_type, strict=not lax)
+    except msgspec.ValidationError as error:
+        raise _explain(error, fields, body_type, lax) from error
+
+
+def _explain(
+    error: msgspec.ValidationError, fields: dict[str, object], body_type: type[Body], lax: bool
+) -> FrontError:
+    cause = error.__cause__
+    if isinstance(cause, SpecError):
+        return FrontError(ErrorCode.INVALID_FIELD, one_line(cause.message), cause.field)
+    known = {field.name: field for field in msgspec.structs.fields(body_type)}
+    for name, value in fields.items():
+        if name not in known:
+            return _unknown(name, list(known))
+        if not _fits(value, known[name].type, lax):
+            info = inspect.type_info(known[name].type)
+            # In a form everything is text; 500 is meant as a number all the same.
+            shown = _short(one_line(str(value))) if lax and not _is_text(info) else _shown(value)
+            message = f"{name} is {shown}; it must be {_allowed(info)}"
+            return FrontError(ErrorCode.INVALID_FIELD, message, name)
+    missing = next(name for name, field in known.items() if field.required and name not in fields)
+    allowed = _allowed(inspect.type_info(known[missing].type))
+    return FrontError(
+        ErrorCode.INVALID_FIELD, f"{missing} is missing; it must be {allowed}", missing
+    )
+
+
+def _unknown(name: str, known: list[str]) -> FrontError:
+    shown = _short(one_line(name))
+    message = f'"{shown}" is no field of this request; its fields are {", ".join(known)}'
+    return FrontError(ErrorCode.INVALID_FIELD, message, shown)
+
+
+def _fits(value: object, field_type: Any, lax: bool) -> bool:
+    try:
+        msgspec.convert(value, field_type, strict=not lax)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _is_text(info: inspect.Type) -> bool:
+    match info:
+        case inspect.Metadata(type=inner):
+            return _is_text(inner)
+        case inspect.UnionType(types=options):
+            return any(map(_is_text, options))
+        case _:
+            return isinstance(info, inspect.StrType)
+
+
+def _shown(value: object) -> str:
+    """Return a value as JSON, short and on one line; a long text also by its length."""
+    text = _short(one_line(msgspec.json.encode(value).decode()))
+    return f"{text} ({len(value)} characters)" if isinstance(value, str) else text
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "…"
+
+
+def _allowed(info: inspect.Type) -> str:
+    """Say in words what a type admits."""
+    match info:
+        case inspect.Metadata(type=inner):
+            return _allowed(inner)
+        case inspect.UnionType(types=options):
+            return " or ".join(_allowed(option) for option in options)
+        case inspect.StrType():
+            return _allowed_text(info)
+        case inspect.IntType(ge=low, le=high):
+            return f"a whole number from {low} to {high}"
+        case inspect.FloatType(gt=above, ge=low, le=high):
+            return f"a number {f'above {above}' if low is None else f'from {low}'} to {high}"
+        case inspect.LiteralType(values=values):
+            return "one of " + ", ".join(str(value) for value in values)
+        case inspect.BoolType():
+            return "true or false"
+        case _:  # None, the only other type there is in a body
+            return "null"
+
+
+def _allowed_text(info: inspect.StrType) -> str:
+    if info.pattern is not None:
+        return f"a text of the form {info.pattern}"
+    if info.max_length is None:
+        return f"a text of at least {info.min_length} characters" if info.min_length else "a text"
+    return f"a text of {info.min_length or 0} to {info.max_length} characters"

@@ -1,0 +1,194 @@
+"""Read a submit request: JSON with an image URL, or a form with an image file or URL."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+from aiohttp import BodyPartReader, web
+
+from broker.wire.job import JobSpec
+from broker.wire.protocol import ErrorCode
+from http_front.errors import FrontError
+from http_front.images.data_url import DataUrlDecoder
+from http_front.images.spool import MAX_IMAGE_BYTES, Spool, image_too_large
+from http_front.video.field_check import Body, check, decode_json
+from http_front.video.schema import SubmitByFile, SubmitByUrl
+
+MAX_JSON_BYTES = 1 << 16
+MAX_PARTS = 64
+MAX_FORM_BYTES = MAX_IMAGE_BYTES + (1 << 20)
+BODY_LIMIT_S = 10.0
+UPLOAD_LIMIT_S = 120.0
+_CHUNK_BYTES = 1 << 16
+
+
+class Submission(NamedTuple):
+    """A submit request as its client wrote it."""
+
+    spec: JobSpec
+    image_url: str | None
+    """Where the image is; None if it has been uploaded."""
+    callback_url: str | None = None
+    """Where to tell of the job's end."""
+    priority: int = 0
+
+
+async def read_json(request: web.Request, body_type: type[Body]) -> Body:
+    """Return the checked body of a JSON request.
+
+    Raises:
+        FrontError: If it is no JSON, too slow, too large, or not of this type.
+    """
+    return check(await read_json_fields(request), body_type)
+
+
+async def read_json_fields(request: web.Request) -> dict[str, object]:
+    """Return what a JSON request holds.
+
+    Raises:
+        FrontError: If it is no JSON object, too slow or too large.
+    """
+    if request.content_type != "application/json":
+        raise _unsupported("application/json", request)
+    _require_utf8(request)
+    async with _body_limit(BODY_LIMIT_S):
+        body = await request.read()
+    return decode_json(body)
+
+
+async def read_submission(request: web.Request, spool: Spool) -> Submission:
+    """Return what a submit request asks for; an uploaded image is then in the spool.
+
+    Raises:
+        FrontError: If the body cannot be used.
+    """
+    if request.content_type == "multipart/form-data":
+        return await _read_form(request, spool)
+    if request.content_type != "application/json":
+        raise _unsupported("application/json or multipart/form-data", request)
+    body = await read_json(request, SubmitByUrl)
+    return Submission(body.spec, body.image_url, body.callback_url, body.priority)
+
+
+async def _read_form(request: web.Request, spool: Spool) -> Submission:
+    fields = await read_form(request, spool, "image")
+    if spool.num_bytes:
+        if "image_url" in fields:
+            raise FrontError(
+                ErrorCode.INVALID_FIELD, "give either image or image_url, not both", "image_url"
+            )
+        upload = check(fields, SubmitByFile, lax=True)
+        return Submission(upload.spec, None, upload.callback_url, upload.priority)
+    body = check(fields, SubmitByUrl, lax=True)
+    return Submission(body.spec, body.image_url, body.callback_url, body.priority)
+
+
+async def read_form(
+    request: web.Request, spool: Spool, file_part: str, url_parts: frozenset[str] = frozenset()
+) -> dict[str, object]:
+    """Return the text parts of a form.
+
+    Args:
+        request: Has the form.
+        spool: Takes the bytes of the image.
+        file_part: The part that is the image.
+        url_parts: Those that may be the image as a data URL, of any length.
+
+    Raises:
+        FrontError: If the form is broken, too slow or too large.
+    """
+    form = _Form(spool, file_part, url_parts)
+    async with _body_limit(UPLOAD_LIMIT_S):
+        await _read_parts(request, form)
+    return form.fields
+
+
+async def _read_parts(request: web.Request, form: "_Form") -> None:
+    if (request.content_length or 0) > MAX_FORM_BYTES:
+        raise image_too_large()
+    try:
+        reader = await request.multipart()
+        for _ in range(MAX_PARTS):
+            part = await reader.next()
+            if part is None:
+                return
+            await form.read_part(part)
+    except (ValueError, LookupError, RuntimeError, AssertionError) as error:
+        # All of them are what aiohttp raises for malformed forms.
+        raise FrontError(ErrorCode.INVALID_BODY, "the body is not a valid form") from error
+    raise FrontError(ErrorCode.INVALID_BODY, f"the form has more than {MAX_PARTS} parts")
+
+
+class _Form:
+    """A form on its way in: the image goes to the spool, the other parts are kept."""
+
+    def __init__(self, spool: Spool, file_part: str, url_parts: frozenset[str]) -> None:
+        self.fields: dict[str, object] = {}
+        self._spool = spool
+        self._file_part = file_part
+        self._url_parts = url_parts
+
+    async def read_part(self, part: object) -> None:
+        """Take the next part."""
+        if not isinstance(part, BodyPartReader) or not part.name:
+            raise ValueError("a part without a name, or with parts of its own")
+        # A browser names the file; what it is called does not matter.
+        is_file = part.name == self._file_part and (not self._url_parts or bool(part.filename))
+        if part.name in self.fields:
+            raise FrontError(ErrorCode.INVALID_BODY, "the form has two parts of one name")
+        if is_file and self._spool.num_bytes:
+            raise FrontError(ErrorCode.INVALID_BODY, "the form has two images")
+        if is_file:
+            await self._read_file(part)
+        else:
+            await self._read_text(part, part.name)
+
+    async def _read_file(self, part: BodyPartReader) -> None:
+        while chunk := await part.read_chunk(_CHUNK_BYTES):
+            self._spool.write(chunk)
+        if not self._spool.num_bytes:
+            raise FrontError(ErrorCode.IMAGE_INVALID, "the image is an empty file", self._file_part)
+
+    async def _read_text(self, part: BodyPartReader, name: str) -> None:
+        body = bytearray(await part.read_chunk(_CHUNK_BYTES))
+        head = DataUrlDecoder.length_of_head(bytes(body)) if name in self._url_parts else 0
+        if head and not self._spool.num_bytes:
+            await self._read_data_url(part, name, bytes(body[head:]))
+            return
+        while chunk := await part.read_chunk(_CHUNK_BYTES):
+            body += chunk
+            if len(body) > MAX_JSON_BYTES:
+                raise FrontError(
+                    ErrorCode.BODY_TOO_LARGE, f"a text part has more than {MAX_JSON_BYTES} bytes"
+                )
+        self.fields[name] = body.decode()
+
+    async def _read_data_url(self, part: BodyPartReader, name: str, start: bytes) -> None:
+        decoder = DataUrlDecoder(name, self._spool)
+        chunk = start
+        while chunk:
+            decoder.write(chunk)
+            chunk = await part.read_chunk(_CHUNK_BYTES)
+        decoder.finish()
+
+
+@asynccontextmanager
+async def _body_limit(limit_s: float) -> AsyncIterator[None]:
+    """Bound the time for a body; aiohttp itself waits for ever."""
+    try:
+        async with asyncio.timeout(limit_s):
+            yield
+    except TimeoutError as error:
+        raise FrontError(
+            ErrorCode.REQUEST_TIMEOUT, f"the body did not arrive within {limit_s:g} s"
+        ) from error
+
+
+def _require_utf8(request: web.Request) -> None:
+    if (request.charset or "utf-8").lower() not in ("utf-8", "utf8"):
+        raise FrontError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "JSON must be sent as UTF-8")
+
+
+def _unsupported(expected: str, request: web.Request) -> FrontError:
+    return FrontError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, f"the Content-Type must be {expected}")

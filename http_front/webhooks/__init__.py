@@ -1,0 +1,1 @@
+"""Signed calls to a `callback_url` when a job ends."""

@@ -1,0 +1,1 @@
+"""`wan doctor` and `launch.py --check`: what keeps a server from starting."""

@@ -1,0 +1,70 @@
+"""The `wan` command: jobs on a server, from a shell, and what its operator needs."""
+
+import argparse
+import asyncio
+import sys
+
+from http_front.access.keys import KeyFileError
+from http_front.client import backup_command, job_commands, key_commands
+from http_front.client.client import ClientError
+from http_front.client.command_parser import CommandParser
+from http_front.client.exit_codes import MEANINGS, ExitCode, LeftRunningError, UsageError, explain
+from http_front.client.output import Output
+from http_front.errors import FrontError
+from launcher.doctor import doctor
+
+
+def main() -> int:
+    """Run the command; return its exit code."""
+    words = sys.argv[1:]
+    if words[:1] == ["doctor"]:
+        return doctor.main(words[1:])
+    output = Output(as_json="--json" in words)
+    try:
+        return _run(make_parser().parse_args(words), output)
+    except (FrontError, ClientError, KeyFileError, OSError, UsageError, LeftRunningError) as error:
+        exit_code, problem = explain(error)
+        output.fail(problem)
+        return exit_code
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+
+
+def make_parser() -> CommandParser:
+    """Return the parser of all commands."""
+    parser = CommandParser(
+        prog="wan",
+        description="Make videos from images on a wan-ranks server.",
+        epilog=_epilog(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    job_commands.add_parsers(commands)
+    key_commands.add_parser(commands)
+    backup_command.add_parser(commands)
+    commands.add_parser("doctor", help="say what keeps a server from starting on this machine")
+    return parser
+
+
+def _epilog() -> str:
+    codes = "".join(f"  {code:<4} {meaning}\n" for code, meaning in MEANINGS.items())
+    return (
+        f"exit codes:\n{codes}\n"
+        "With --json, results are JSON on standard output, one object a line, and an error\n"
+        'is {"error": {"code", "message", "field"}} on standard error.'
+    )
+
+
+def _run(options: argparse.Namespace, output: Output) -> ExitCode:
+    match options.command:
+        case "keys":
+            key_commands.run(options, output)
+        case "backup":
+            backup_command.run(options, output)
+        case _:
+            return asyncio.run(job_commands.run(options, output))
+    return ExitCode.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The miniature models of `--demo`, made on the spot."""

@@ -1,0 +1,178 @@
+"""The demo checkpoint: every component of the real model folder in miniature.
+
+Same classes, same file layout, a fixed seed and seconds to make, so that the code that serves the
+14B model is the code that is tried and tested. Transformer and VAE get weights that let the video
+show the picture, the encoders random ones.
+"""
+
+import json
+import math
+import re
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import transformers
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    T5TokenizerFast,
+    UMT5Config,
+    UMT5EncoderModel,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from ranks.demo.attention_heads import HEAD_DIM
+from ranks.demo.transformer_weights import construct_transformer
+from ranks.demo.vae_weights import NUM_LATENTS, construct_vae
+
+SEED = 20_250_226
+NUM_HEADS = 8
+_TEXT_DIM = 32
+_IMAGE_DIM = 32
+_MASK_CHANNELS = 4
+_VOCABULARY_SIZE = 512
+_RARE = -12.0
+_IMAGE_SIDE_PX = 56
+
+# The names a real folder has in its model_index.json.
+COMPONENTS = {
+    "image_encoder": ["transformers", "CLIPVisionModel"],
+    "image_processor": ["transformers", "CLIPImageProcessor"],
+    "scheduler": ["diffusers", "UniPCMultistepScheduler"],
+    "text_encoder": ["transformers", "UMT5EncoderModel"],
+    "tokenizer": ["transformers", "T5TokenizerFast"],
+    "transformer": ["diffusers", "WanTransformer3DModel"],
+    "vae": ["diffusers", "AutoencoderKLWan"],
+}
+
+
+def make_demo_model(folder: Path) -> None:
+    """Make the demo checkpoint in a folder that does not exist yet.
+
+    It is written beside its place and renamed, so that a broken half never stands there.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        built = Path(temporary) / "model"
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(SEED)
+            _write_components(built)
+        _write_index(built)
+        built.rename(folder)
+
+
+def _write_components(folder: Path) -> None:
+    _make_transformer().save_pretrained(folder / "transformer")
+    _make_vae().save_pretrained(folder / "vae")
+    _make_text_encoder().save_pretrained(folder / "text_encoder")
+    _make_image_encoder().save_pretrained(folder / "image_encoder")
+    _make_tokenizer().save_pretrained(folder / "tokenizer")
+    CLIPImageProcessorPil(
+        size={"shortest_edge": _IMAGE_SIDE_PX}, crop_size=_IMAGE_SIDE_PX
+    ).save_pretrained(folder / "image_processor")
+    UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0
+    ).save_pretrained(folder / "scheduler")
+
+
+def _write_index(folder: Path) -> None:
+    index = {"_class_name": "WanImageToVideoPipeline", "_diffusers_version": "0.33.0.dev0"}
+    (folder / "model_index.json").write_text(json.dumps(index | COMPONENTS, indent=2) + "\n")
+
+
+def _make_transformer() -> WanTransformer3DModel:
+    model: WanTransformer3DModel = WanTransformer3DModel(
+        num_attention_heads=NUM_HEADS,
+        attention_head_dim=HEAD_DIM,
+        in_channels=2 * NUM_LATENTS + _MASK_CHANNELS,
+        out_channels=NUM_LATENTS,
+        text_dim=_TEXT_DIM,
+        freq_dim=64,
+        ffn_dim=192,
+        num_layers=2,
+        cross_attn_norm=True,
+        image_dim=_IMAGE_DIM,
+        added_kv_proj_dim=NUM_HEADS * HEAD_DIM,
+    )
+    construct_transformer(model)
+    return model
+
+
+def _make_vae() -> AutoencoderKLWan:
+    vae: AutoencoderKLWan = AutoencoderKLWan(base_dim=8, z_dim=NUM_LATENTS, num_res_blocks=1)
+    construct_vae(vae)
+    return vae
+
+
+def _make_text_encoder() -> UMT5EncoderModel:
+    config = UMT5Config(
+        vocab_size=_VOCABULARY_SIZE,
+        d_model=_TEXT_DIM,
+        d_kv=8,
+        d_ff=64,
+        num_heads=4,
+        num_layers=2,
+    )
+    return UMT5EncoderModel(config).eval()
+
+
+def _make_image_encoder() -> CLIPVisionModel:
+    config = CLIPVisionConfig(
+        hidden_size=_IMAGE_DIM,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=_IMAGE_SIDE_PX,
+        patch_size=14,
+        hidden_act="gelu",
+    )
+    return CLIPVisionModel(config).eval()
+
+
+def _make_tokenizer() -> T5TokenizerFast:
+    """Make a tokenizer of the words of a small corpus, and of characters for all others.
+
+    A trained one would come out differently each time, with whatever seed.
+    """
+    words = Counter(word for text in _tokenizer_corpus() for word in re.findall(r"\w+", text))
+    total = words.total()
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    known = [(f"▁{word}", math.log(count / total)) for word, count in sorted(words.items())]
+    characters = [(chr(code), _RARE) for code in range(33, 127)]
+    return T5TokenizerFast(vocab=[*special, *known, ("▁", _RARE), *characters], extra_ids=0)
+
+
+def _tokenizer_corpus() -> Iterator[str]:
+    """Yield text of the kind that prompts hold."""
+    subjects = "a cat, a small dog, the old lighthouse, waves, a red balloon, two people, a city"
+    motions = "walks slowly, turns around, drifts in the wind, shines, opens its eyes, flies away"
+    looks = "cinematic light, at sunset, in the rain, close up, slow motion, high quality, detailed"
+    faults = "blurred, static, overexposed, subtitles, worst quality, deformed, extra fingers"
+    for text in (subjects, motions, looks, faults):
+        yield from text.split(", ")
+        yield text
+    for subject in subjects.split(", "):
+        for motion in motions.split(", "):
+            for look in looks.split(", "):
+                yield f"{subject} {motion}, {look}."
+
+
+def main() -> None:
+    """Make the demo checkpoint in the folder that the first argument names, unless it is there."""
+    folder = Path(sys.argv[1])
+    transformers.logging.set_verbosity_error()
+    if not (folder / "model_index.json").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        make_demo_model(folder)
+
+
+if __name__ == "__main__":
+    main()

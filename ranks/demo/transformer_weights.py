@@ -1,0 +1,131 @@
+"""The weights of the demo transformer, constructed so that noise turns into the picture, in motion.
+
+A token holds the latents beside the condition. In the first block, heads look from every token to
+the same place in the first frame and take the condition found there from the latents: that leaves
+the error, and the velocity is a multiple of it. In the second block, heads look there and to its
+left as the time of the frame has it, and the picture sways. All else keeps the random weights of a
+new model, turned low; so prompt, image, noise and step leave their traces in the frames too.
+"""
+
+import torch
+from diffusers.models.transformers.transformer_wan import WanAttention, WanTransformer3DModel
+from torch import nn
+
+from ranks.demo.attention_heads import glow, look_around, sway, take_condition
+from ranks.demo.token_channels import (
+    CONDITION,
+    CONSTANT,
+    CONSTANTS,
+    ERROR,
+    IS_FIRST,
+    LATENTS,
+    NUM_CHANNELS,
+    PIXELS,
+    deviation,
+    read,
+)
+from ranks.demo.vae_weights import NUM_COLOURS, NUM_LATENTS
+
+_RATE = 4.0
+"""Velocity by error: exp(-4) of the noise is left in the end."""
+
+_RANDOM_IN_SELF_ATTENTION = 0.05
+_RANDOM_IN_CROSS_ATTENTION = 0.02
+_RANDOM_IN_FEED_FORWARD = 0.2
+_RANDOM_IN_TIME = 0.005
+_RANDOM_IN_VELOCITY = 0.02
+_TINT = 0.07
+_IMAGE = 0.05
+
+
+def construct_transformer(model: WanTransformer3DModel) -> None:
+    """Set the weights of a new transformer, of which the random ones are kept in part."""
+    first, second = (block.attn1 for block in model.blocks)
+    with torch.no_grad():
+        _turn_down(model)
+        _embed_patches(model.patch_embedding)
+        take_condition(first)
+        glow(first, head=3)
+        look_around(first, range(4, first.heads))
+        sway(second)
+        look_around(second, range(5, second.heads))
+        text = model.condition_embedder.text_embedder
+        for layer in (text.linear_1, text.linear_2):
+            layer.bias.zero_()
+        for block in model.blocks:
+            _attend_to_condition(block.attn2)
+        _predict_velocity(model.proj_out)
+
+
+def _turn_down(model: WanTransformer3DModel) -> None:
+    """Turn the random weights down where they meet the constructed channels."""
+    _turn_down_time(model)
+    for block in model.blocks:
+        for writer, share in (
+            (block.attn1.to_out[0], _RANDOM_IN_SELF_ATTENTION),
+            (block.attn2.to_out[0], _RANDOM_IN_CROSS_ATTENTION),
+            (block.ffn.net[2], _RANDOM_IN_FEED_FORWARD),
+        ):
+            writer.weight[:NUM_CHANNELS] *= share
+            writer.weight[IS_FIRST:NUM_CHANNELS] = 0.0
+            writer.bias[:NUM_CHANNELS] = 0.0
+        attn = block.attn1
+        for reader in (attn.to_q, attn.to_k, attn.to_v, block.attn2.to_q, block.ffn.net[0].proj):
+            reader.weight[:, CONSTANTS] = 0.0
+
+
+def _turn_down_time(model: WanTransformer3DModel) -> None:
+    """Let the step change little, and open the gates of self-attention and feed-forward."""
+    embedder = model.condition_embedder
+    last = embedder.time_embedder.linear_2
+    for weight in (last.weight, last.bias, embedder.time_proj.bias, model.scale_shift_table):
+        weight *= _RANDOM_IN_TIME
+    embedder.time_proj.weight *= 4.0
+    for block in model.blocks:
+        block.scale_shift_table *= 4.0 * _RANDOM_IN_TIME
+        block.scale_shift_table[:, [2, 5]] += 1.0
+
+
+def _embed_patches(conv: nn.Conv3d) -> None:
+    """Lay out what a token holds."""
+    conv.weight[:NUM_CHANNELS] = 0.0
+    conv.get_parameter("bias")[:NUM_CHANNELS] = 0.0
+    condition = conv.in_channels - NUM_LATENTS
+    for channel, (latent, row, col) in enumerate(LATENTS):
+        conv.weight[ERROR + channel, latent, 0, row, col] = 1.0
+    for channel, (latent, row, col) in enumerate(LATENTS[: len(PIXELS)]):
+        conv.weight[CONDITION + channel, condition + latent, 0, row, col] = 1.0
+    size = deviation(conv.out_channels)
+    mask = conv.weight[IS_FIRST, NUM_LATENTS:condition]
+    mask.fill_(2.0 * size / mask.numel())
+    conv.get_parameter("bias")[IS_FIRST] = -size
+    conv.get_parameter("bias")[CONSTANTS] = torch.tensor([CONSTANT, -CONSTANT])
+
+
+def _attend_to_condition(attn: WanAttention) -> None:
+    """Let the words of the prompt give the frames a tint, and the padding behind them none.
+
+    An empty token's embedding is zero. So its key is the bias, away from the query, and its value
+    zero.
+    """
+    direction = torch.randn(attn.inner_dim).sign()
+    attn.to_q.bias.copy_(direction)
+    attn.to_k.bias.copy_(-0.1 * direction)
+    attn.to_v.bias.zero_()
+    attn.add_v_proj.weight *= _IMAGE
+    attn.add_v_proj.bias *= _IMAGE
+    for norm in (attn.norm_q, attn.norm_k):
+        norm.weight.fill_(1.2)
+    tint = _TINT * torch.randn(NUM_COLOURS, attn.inner_dim)
+    pixels = slice(ERROR, ERROR + len(PIXELS))
+    attn.to_out[0].weight[pixels] += tint.repeat_interleave(len(PIXELS) // NUM_COLOURS, dim=0)
+
+
+def _predict_velocity(linear: nn.Linear) -> None:
+    """Make the velocity of the error."""
+    linear.weight *= _RANDOM_IN_VELOCITY
+    linear.weight[:, CONSTANTS] = 0.0
+    linear.bias.zero_()
+    factor = _RATE * deviation(linear.in_features)
+    for channel, (latent, row, col) in enumerate(LATENTS):
+        read(linear, NUM_LATENTS * (2 * row + col) + latent, ERROR + channel, factor)

@@ -1,0 +1,1 @@
+"""From frames and latents to MP4 files, stills and previews."""

@@ -1,0 +1,1 @@
+"""The models: their weights, their forward passes, what they cost in memory."""

@@ -1,0 +1,43 @@
+"""The forward pass of a `WanTransformerBlock`, taken apart where its kernels can be fused.
+
+Shapes: B batch (always 1), L tokens of this rank, C channels of the model.
+"""
+
+from functools import partial
+
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel, WanTransformerBlock
+from torch import Tensor
+
+from ranks.model.kernels import Kernels
+from ranks.parallel.ulysses import Condition, Shard
+
+
+def install_forward(model: WanTransformer3DModel, kernels: Kernels) -> None:
+    """Let every block of a transformer run as below; hooks on blocks work as usual."""
+    for block in model.blocks:
+        # An instance's `forward` goes before that of its class.
+        block.forward = partial(_forward, block, kernels)
+
+
+def _forward(
+    block: WanTransformerBlock,
+    kernels: Kernels,
+    hidden_BLC: Tensor,
+    condition: Condition,
+    modulation_B6C: Tensor,
+    shard: Shard,
+) -> Tensor:
+    """Return the tokens after a block: the operations of its class, in their order."""
+    modulation = (block.scale_shift_table + modulation_B6C.float()).chunk(6, dim=1)
+    shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = modulation
+    normed = kernels.modulate(hidden_BLC, shift, scale, block.norm1.eps)
+    update = block.attn1(normed, None, None, shard)
+    norm = block.norm2
+    hidden_BLC, normed = kernels.add_and_norm(
+        hidden_BLC, update, gate, norm.weight, norm.bias, norm.eps
+    )
+    update = block.attn2(normed, condition, None, None)
+    hidden_BLC, normed = kernels.add_and_modulate(
+        hidden_BLC, update, ffn_shift, ffn_scale, block.norm3.eps
+    )
+    return kernels.add(hidden_BLC, block.ffn(normed), ffn_gate)

@@ -1,0 +1,103 @@
+"""What the models of a group cost in memory, measured on the modules themselves.
+
+The modules may be on any device, also on meta: shapes and dtypes are all that counts.
+"""
+
+from collections.abc import Iterable
+
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from torch import nn
+from transformers import CLIPVisionModel, UMT5EncoderModel
+
+from broker.wire.job_memory import GroupMemory
+from ranks.model.conditioning import NUM_TEXT_TOKENS
+from ranks.parallel.vae_split import grid_shape
+
+_USABLE = 0.9
+"""Share of a device that weights and jobs may take; communicators and gaps have the rest."""
+
+_CAPACITY_GRAIN = 1 << 26
+"""Bytes below which devices are told alike: the broker keeps a line for each kind of group."""
+
+_TOKEN_VECTORS = 18
+"""Vectors of the transformer's width and dtype that are alive at once for a token: hidden state,
+its norm, queries, keys and values, and their copies before and after the exchange."""
+
+_VAE_MAPS = 60
+"""Maps of the VAE's base width that are alive at once for a pixel, decoding a chunk of four frames:
+those between two convolutions, and the last frames that each convolution keeps for the next chunk.
+The encoder has fewer."""
+
+_GATHERED_BLOCKS = 2
+"""The block that runs and the one that is gathered meanwhile."""
+
+
+def measure(
+    transformer: WanTransformer3DModel,
+    text_encoder: UMT5EncoderModel,
+    image_encoder: CLIPVisionModel,
+    vae: AutoencoderKLWan,
+    *,
+    world_size: int,
+    capacity_bytes: int,
+    dit_fsdp: bool = False,
+    t5_fsdp: bool = False,
+    vae_parallel: bool = False,
+) -> GroupMemory:
+    """Return what each rank of a group holds, and what jobs will cost it.
+
+    Args:
+        transformer: In its dtype; sharded or not.
+        text_encoder: The same.
+        image_encoder: Whole on every rank.
+        vae: Whole on every rank.
+        world_size: Ranks that the weights are sharded over.
+        capacity_bytes: Memory of the smallest device.
+        dit_fsdp: The group's default.
+        t5_fsdp: The group's default.
+        vae_parallel: The group's default.
+    """
+    blocks = list(transformer.blocks)
+    dit_blocks, t5 = _num_bytes(blocks), _num_bytes([text_encoder])
+    whole = _num_bytes([transformer, image_encoder, vae]) - dit_blocks
+    is_sharded = world_size > 1
+    vector = _vector_bytes(transformer)
+    num_condition_tokens = NUM_TEXT_TOKENS + num_image_tokens(image_encoder)
+    return GroupMemory(
+        capacity_bytes=int(capacity_bytes * _USABLE) // _CAPACITY_GRAIN * _CAPACITY_GRAIN,
+        weights_bytes=whole + -(-(dit_blocks + t5) // world_size),
+        dit_gathered_bytes=dit_blocks if is_sharded else 0,
+        dit_blocks_bytes=_num_bytes(blocks[:_GATHERED_BLOCKS]) if is_sharded else 0,
+        t5_gathered_bytes=t5 if is_sharded else 0,
+        token_bytes=_TOKEN_VECTORS * vector,
+        cache_token_bytes=len(blocks) * vector,
+        condition_bytes=2 * len(blocks) * num_condition_tokens * vector,
+        pixel_bytes=_VAE_MAPS * vae.config.base_dim * vae.dtype.itemsize,
+        vae_grid=grid_shape(world_size),
+        dit_fsdp=dit_fsdp,
+        t5_fsdp=t5_fsdp,
+        vae_parallel=vae_parallel,
+    )
+
+
+def _num_bytes(modules: Iterable[nn.Module]) -> int:
+    """Return the bytes of whole weights, whatever part of them this rank holds."""
+    return sum(
+        weight.numel() * weight.dtype.itemsize
+        for module in modules
+        for weight in module.parameters()
+    )
+
+
+def _vector_bytes(transformer: WanTransformer3DModel) -> int:
+    """Return the bytes of one token between two blocks."""
+    config = transformer.config
+    itemsize: int = transformer.patch_embedding.weight.dtype.itemsize
+    return int(config.num_attention_heads * config.attention_head_dim) * itemsize
+
+
+def num_image_tokens(image_encoder: CLIPVisionModel) -> int:
+    """Return how many tokens an image has: its patches and one for the whole."""
+    config = image_encoder.config
+    return int(config.image_size // config.patch_size) ** 2 + 1

@@ -1,0 +1,1 @@
+"""How ranks share one video: process groups, layouts, Ulysses, VAE split, FSDP."""

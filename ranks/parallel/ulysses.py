@@ -1,0 +1,226 @@
+"""Sequence parallelism: each rank holds a shard of the tokens, in attention a share of the heads.
+
+Attention processors for `WanTransformer3DModel`. A block hands what it is given as `rotary_emb`
+and `encoder_hidden_states` to its attention modules unread; so that is how a `Shard` and a
+`Condition` reach the processors, and the processors keep no state.
+
+Shapes: B batch (always 1), L tokens of this rank, S tokens of the whole sequence, H heads,
+h heads of this rank in attention (H over the number of ranks), D channels a head, C = H times D.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
+from diffusers.models.transformers.transformer_wan import WanAttention, WanTransformer3DModel
+from torch import Tensor
+
+from ranks.model.attention_cache import AttentionCache
+from ranks.model.kernels import Kernels
+
+
+class SequenceGroup:
+    """The ranks that share one sequence, and how many of its tokens each holds.
+
+    Args:
+        group: The ranks, in the order of their shards; None if there is one.
+        sizes: Tokens of each rank.
+        shard: Which of the shards is this rank's.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None, sizes: list[int], shard: int) -> None:
+        self.sizes = sizes
+        self.shard = shard
+        self.num_collectives = 0
+        self.num_bytes_sent = 0
+        self._group = group
+
+    def take(self, whole: Tensor) -> Tensor:
+        """Return this rank's shard of `whole`, `[B, S, ...]`."""
+        shards: tuple[Tensor, ...] = whole.split(self.sizes, dim=1)
+        return shards[self.shard]
+
+    def to_heads(self, qkv_L3HD: Tensor) -> Tensor:
+        """Turn some tokens of every head into every token of some heads, `[S, 3, h, D]`."""
+        if self._group is None:
+            return qkv_L3HD
+        num_tokens, num_kinds, num_heads, head_dim = qkv_L3HD.shape
+        num_ranks = len(self.sizes)
+        share = num_heads // num_ranks
+        by_rank = qkv_L3HD.unflatten(2, (num_ranks, share)).permute(2, 0, 1, 3, 4)
+        received = qkv_L3HD.new_empty(sum(self.sizes), num_kinds, share, head_dim)
+        sent = by_rank.reshape(num_ranks * num_tokens, num_kinds, share, head_dim)
+        self._exchange(received, sent, self.sizes, [num_tokens] * num_ranks)
+        return received
+
+    def to_tokens(self, output_ShD: Tensor) -> Tensor:
+        """Turn every token of some heads into some tokens of every head, `[L, H, D]`."""
+        if self._group is None:
+            return output_ShD
+        num_ranks, num_tokens = len(self.sizes), self.sizes[self.shard]
+        received = output_ShD.new_empty(num_ranks * num_tokens, *output_ShD.shape[1:])
+        self._exchange(received, output_ShD, [num_tokens] * num_ranks, self.sizes)
+        # What came from each rank is a share of the heads: put them side by side.
+        by_rank: Tensor = received.unflatten(0, (num_ranks, num_tokens))
+        return by_rank.transpose(0, 1).flatten(1, 2)
+
+    def gather(self, shard_BLC: Tensor) -> Tensor:
+        """Return the whole sequence `[B, S, C]`, on every rank, of which each holds a shard."""
+        if self._group is None:
+            return shard_BLC
+        # Shards differ by one token at most; equal sizes let one collective carry them.
+        missing = max(self.sizes) - shard_BLC.shape[1]
+        padded = torch.nn.functional.pad(shard_BLC, (0, 0, 0, missing)).contiguous()
+        gathered = [torch.empty_like(padded) for _ in self.sizes]
+        self._count(padded)
+        dist.all_gather(gathered, padded, group=self._group)
+        parts = zip(gathered, self.sizes, strict=True)
+        return torch.cat([part[:, :size] for part, size in parts], dim=1)
+
+    def _exchange(
+        self, received: Tensor, sent: Tensor, received_sizes: list[int], sent_sizes: list[int]
+    ) -> None:
+        sent = sent.contiguous()
+        self._count(sent)
+        dist.all_to_all_single(received, sent, received_sizes, sent_sizes, group=self._group)
+
+    def _count(self, sent: Tensor) -> None:
+        self.num_collectives += 1
+        self.num_bytes_sent += sent.nbytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """This rank's part of one forward pass, for the self-attention of every block.
+
+    Args:
+        sequence: The ranks that share the sequence.
+        rope_cos: Rotary table of this rank's tokens, `[1, L, 1, D / 2]`, float32.
+        rope_sin: The same of the sines.
+        branch: Guidance branch; it keeps cached outputs apart.
+        step: Denoising step, from 0.
+        cache: Kept attention outputs of this run, None if it keeps none.
+    """
+
+    sequence: SequenceGroup
+    rope_cos: Tensor
+    rope_sin: Tensor
+    branch: int
+    step: int
+    cache: AttentionCache | None
+
+
+class Condition:
+    """What one guidance branch of a job attends to: text and image, the same in every step.
+
+    Keys and values of each block are computed when first needed and kept for the job.
+
+    Args:
+        text_BNC: Embedded prompt.
+        image_BNC: Embedded image.
+    """
+
+    def __init__(self, text_BNC: Tensor, image_BNC: Tensor) -> None:
+        self._text, self._image = text_BNC, image_BNC
+        self._keys_values: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+
+    def keys_values(self, block: int, attn: WanAttention) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return keys and values of the text, then of the image, each `[B, N, H, D]`."""
+        if block not in self._keys_values:
+            computed = (
+                attn.norm_k(attn.to_k(self._text)),
+                attn.to_v(self._text),
+                attn.norm_added_k(attn.add_k_proj(self._image)),
+                attn.add_v_proj(self._image),
+            )
+            text_k, text_v, image_k, image_v = (_split_heads(part, attn) for part in computed)
+            self._keys_values[block] = text_k, text_v, image_k, image_v
+        return self._keys_values[block]
+
+
+class SelfAttention:
+    """Processor of a block's self-attention: exact for any number of tokens on any rank."""
+
+    def __init__(self, block: int, backend: AttentionBackendName, kernels: Kernels) -> None:
+        self._block = block
+        self._backend = backend
+        self._kernels = kernels
+
+    def __call__(
+        self,
+        attn: WanAttention,
+        hidden_states: Tensor,
+        encoder_hidden_states: None,
+        attention_mask: None,
+        rotary_emb: Shard,
+    ) -> Tensor:
+        """Return the output `[B, L, C]` of this rank's tokens, computed or from the cache."""
+        shard = rotary_emb
+
+        def compute() -> Tensor:
+            return self._attend(attn, hidden_states, shard)
+
+        if shard.cache is None:
+            return compute()
+        return shard.cache.attend(shard.step, shard.branch, self._block, compute)
+
+    def _attend(self, attn: WanAttention, hidden_BLC: Tensor, shard: Shard) -> Tensor:
+        qkv_L3HD = self._kernels.rotate(
+            (attn.to_q(hidden_BLC), attn.to_k(hidden_BLC), attn.to_v(hidden_BLC)),
+            (attn.norm_q.weight, attn.norm_k.weight),
+            # Without the batch: the strides of a dimension of one tell shards of a length apart,
+            # and fused kernels would be compiled for each.
+            (shard.rope_cos[0], shard.rope_sin[0]),
+            attn.norm_q.eps,
+            attn.heads,
+        )
+        # One exchange for the three: they have the same shape, and a collective has a fixed price.
+        qkv_S3hD = shard.sequence.to_heads(qkv_L3HD)
+        query, key, value = qkv_S3hD.unsqueeze(0).unbind(2)
+        output = dispatch_attention_fn(query, key, value, backend=self._backend)
+        output_LHD = shard.sequence.to_tokens(output[0])
+        return _project_out(attn, output_LHD.flatten(1).unsqueeze(0).type_as(hidden_BLC))
+
+
+class CrossAttention:
+    """Processor of a block's cross-attention: local, since every rank holds the condition."""
+
+    def __init__(self, block: int, backend: AttentionBackendName) -> None:
+        self._block = block
+        self._backend = backend
+
+    def __call__(
+        self,
+        attn: WanAttention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Condition,
+        attention_mask: None,
+        rotary_emb: None,
+    ) -> Tensor:
+        """Return the output `[B, L, C]` of this rank's tokens."""
+        query = _split_heads(attn.norm_q(attn.to_q(hidden_states)), attn)
+        text_k, text_v, image_k, image_v = encoder_hidden_states.keys_values(self._block, attn)
+        text = dispatch_attention_fn(query, text_k, text_v, backend=self._backend)
+        image = dispatch_attention_fn(query, image_k, image_v, backend=self._backend)
+        return _project_out(attn, (text + image).flatten(2).type_as(hidden_states))
+
+
+def install_attention(
+    model: WanTransformer3DModel, backend: AttentionBackendName, kernels: Kernels
+) -> None:
+    """Give every block of a transformer these processors."""
+    for index, block in enumerate(model.blocks):
+        block.attn1.set_processor(SelfAttention(index, backend, kernels))
+        block.attn2.set_processor(CrossAttention(index, backend))
+
+
+def _split_heads(hidden_BLC: Tensor, attn: WanAttention) -> Tensor:
+    heads: Tensor = hidden_BLC.unflatten(2, (attn.heads, -1))
+    return heads
+
+
+def _project_out(attn: WanAttention, hidden_BLC: Tensor) -> Tensor:
+    linear, dropout = attn.to_out
+    output: Tensor = dropout(linear(hidden_BLC))
+    return output

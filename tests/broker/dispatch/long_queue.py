@@ -1,0 +1,172 @@
+"""A dispatcher with as many waiting jobs and groups as wanted, and all that can happen to them."""
+
+from broker.dispatch.commands import Command, JobStored
+from broker.dispatch.dispatcher import Dispatcher
+from broker.wire.job import Stage
+from broker.wire.protocol import (
+    Beat,
+    CancelJob,
+    GroupGone,
+    GroupReady,
+    GroupStarted,
+    JobDecoded,
+    JobFinished,
+    JobStarted,
+    JobStopped,
+    Lease,
+    StepDone,
+    SubmitJob,
+)
+from tests.broker.dispatch.scene import preempted, runs
+from tests.broker.driver import IMAGE, SHAPE, SPEC
+
+NUM_STEPS = 20
+
+
+class LongQueue:
+    """Every group runs a job, the others wait, and a first run has taught how long runs take.
+
+    All that happens does so in one of the groups, whose name is `a`.
+    """
+
+    def __init__(self, num_queued: int, num_groups: int = 1) -> None:
+        self._dispatcher = Dispatcher(SHAPE, num_queued + 10, 3600.0)
+        self._now_s = 0.0
+        self._num_submitted = 0
+        self._epoch = 0
+        self._next = 1
+        """No job with a smaller number waits."""
+        self._cancelled: set[int] = set()
+        for number in range(1, num_groups):
+            self._start(f"g{number}", 1)
+            lease = self._taken(self.submit())
+            self._dispatcher.handle(JobStarted(lease=lease), self._now_s)
+        self._live()
+        self._computing = self._taken(self.submit())
+        self._saving = self._lost = self._urgent = self._computing
+        self._dispatcher.handle(JobStarted(lease=self._computing), self._now_s)
+        self._learn()
+        for _ in range(num_queued + 1):
+            self.submit()
+        self.dispatch()
+
+    def submit(self) -> list[Command]:
+        """Submit a job, the last one to be run."""
+        return self._submit()
+
+    def _submit(self, priority: int = 0) -> list[Command]:
+        self._num_submitted += 1
+        job_id = _job_id(self._num_submitted)
+        message = SubmitJob(job_id=job_id, spec=SPEC, image=IMAGE, priority=priority)
+        self._dispatcher.handle(message, self._now_s)
+        return self._dispatcher.handle(JobStored(job_id), self._now_s)
+
+    def dispatch(self) -> list[Command]:
+        """Free the group, which thereby gets the next job."""
+        self._saving = self._computing
+        commands = self._dispatcher.handle(JobDecoded(lease=self._saving), self._now_s)
+        self._computing = self._taken(commands)
+        self._dispatcher.handle(JobStarted(lease=self._computing), self._now_s)
+        return commands
+
+    def finish(self) -> list[Command]:
+        """Report the video of the job that was computed before."""
+        video = f"{self._saving.job_id}.mp4"
+        return self._dispatcher.handle(JobFinished(lease=self._saving, video=video), self._now_s)
+
+    def cancel(self) -> list[Command]:
+        """Cancel the job in the middle of the queue."""
+        job_id = self._middle()
+        self._cancelled.add(int(job_id, 16))
+        return self._dispatcher.handle(CancelJob(job_id=job_id), self._now_s)
+
+    def ask(self) -> tuple[int | None, float | None]:
+        """Return place and remaining time of the job in the middle of the queue."""
+        job_id = self._middle()
+        eta_s = self._dispatcher.eta_s(job_id, self._now_s)
+        return self._dispatcher.queue_position(job_id), eta_s
+
+    def repeat_ready(self) -> list[Command]:
+        """Have the group say that it is ready, as it does every other second."""
+        return self._ready("a", self._epoch)
+
+    def beat(self) -> None:
+        """Have a rank of the group beat, as each does every second."""
+        beat = Beat(
+            group="a", epoch=self._epoch, rank=0, pid=1, device="test", stage=Stage.DENOISE, step=1,
+            num_done=1, memory_bytes=0,
+        )  # fmt: skip
+        self._dispatcher.hear(beat, self._now_s)
+
+    def lose(self) -> list[Command]:
+        """Lose the group with its job, and have it come back and take another one."""
+        gone = GroupGone(group="a", epoch=self._epoch, reason="tested")
+        self._dispatcher.handle(gone, self._now_s)
+        self._lost = self._computing
+        commands = self._live()
+        self._computing = self._taken(commands)
+        self._dispatcher.handle(JobStarted(lease=self._computing), self._now_s)
+        return commands
+
+    def preempt(self) -> list[Command]:
+        """Submit an urgent job, and have a run leave for it."""
+        (left,) = preempted(self._submit(priority=1))
+        self._cancelled.add(self._num_submitted)  # it will be
+        commands = self._dispatcher.handle(JobStopped(lease=left, preempted=True), self._now_s)
+        self._urgent = self._lease(commands)
+        self._dispatcher.handle(JobStarted(lease=self._urgent), self._now_s)
+        return commands
+
+    def cancel_urgent(self) -> list[Command]:
+        """Cancel the urgent job, so that the run that has left for it goes on."""
+        self._dispatcher.handle(CancelJob(job_id=self._urgent.job_id), self._now_s)
+        commands = self._dispatcher.handle(JobStopped(lease=self._urgent), self._now_s)
+        lease = self._lease(commands)
+        self._dispatcher.handle(JobStarted(lease=lease), self._now_s)
+        if lease.group == "a":
+            self._computing = lease
+        return commands
+
+    def cancel_lost(self) -> list[Command]:
+        """Cancel the job that was lost, so that the queue is as long as before."""
+        return self._dispatcher.handle(CancelJob(job_id=self._lost.job_id), self._now_s)
+
+    def _live(self) -> list[Command]:
+        self._epoch += 1
+        return self._start("a", self._epoch)
+
+    def _start(self, name: str, epoch: int) -> list[Command]:
+        started = GroupStarted(group=name, epoch=epoch, world_size=8)
+        self._dispatcher.handle(started, self._now_s)
+        return self._ready(name, epoch)
+
+    def _ready(self, name: str, epoch: int) -> list[Command]:
+        ready = GroupReady(group=name, epoch=epoch, shape=SHAPE, device="test")
+        return self._dispatcher.handle(ready, self._now_s)
+
+    def _middle(self) -> str:
+        number = (self._next + self._num_submitted) // 2
+        while number in self._cancelled:
+            number += 1
+        return _job_id(number)
+
+    def _taken(self, commands: list[Command]) -> Lease:
+        lease = self._lease(commands)
+        self._next = int(lease.job_id, 16) + 1
+        return lease
+
+    def _lease(self, commands: list[Command]) -> Lease:
+        (run,) = runs(commands)
+        return run.lease
+
+    def _learn(self) -> None:
+        for step in range(1, NUM_STEPS + 1):
+            self._now_s += 0.5
+            report = StepDone(
+                lease=self._computing, stage=Stage.DENOISE, step=step, num_steps=NUM_STEPS
+            )
+            self._dispatcher.handle(report, self._now_s)
+
+
+def _job_id(number: int) -> str:
+    return f"{number:032x}"

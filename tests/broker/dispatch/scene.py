@@ -1,0 +1,238 @@
+"""A dispatcher with a clock that the test moves, and short words for what happens to it."""
+
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from broker.dispatch.commands import (
+    Command,
+    DropJob,
+    Event,
+    JobNotStored,
+    JobStored,
+    Publish,
+    Reply,
+    SaveJob,
+    ToGroup,
+    ToLauncher,
+)
+from broker.dispatch.dispatcher import Dispatcher
+from broker.dispatch.job_record import Job
+from broker.wire.job import GroupShape, JobSpec, JobState, Stage
+from broker.wire.protocol import (
+    Beat,
+    CancelJob,
+    FrontReply,
+    GroupGone,
+    GroupReady,
+    GroupStarted,
+    JobDecoded,
+    JobFinished,
+    JobStarted,
+    JobView,
+    KillGroup,
+    Lease,
+    PreemptRun,
+    RunJob,
+    StepDone,
+    SubmitJob,
+)
+from tests.broker.dispatch import invariants
+from tests.broker.driver import IMAGE, SHAPE, SPEC
+
+Kind = TypeVar("Kind")
+START_S = 1_000.0
+RETRY_PAUSES_S = (5.0, 30.0)
+PRIORITY_STEP_S = 60.0
+
+
+class Scene:
+    """Every event goes in with the present time; the invariants are checked after each."""
+
+    def __init__(
+        self,
+        restored: Iterable[Job] = (),
+        shape: GroupShape | None = SHAPE,
+        max_queue: int = 100,
+        job_ttl_s: float = 3600.0,
+        now_s: float = START_S,
+        priority_step_s: float = PRIORITY_STEP_S,
+    ) -> None:
+        self.now_s = now_s
+        self.dispatcher = Dispatcher(
+            shape, max_queue, job_ttl_s, restored, self.now_s,
+            retry_pauses_s=RETRY_PAUSES_S, priority_step_s=priority_step_s,
+        )  # fmt: skip
+        self.journal: dict[str, Job] = {job.job_id: job for job in restored}
+        self.views: dict[str, list[JobView]] = {}
+        self.num_submitted = len(self.journal)
+        self._due_at: dict[str, float] = {}
+        """Until when a job has to wait since an attempt of it was lost."""
+
+    # --- events ----------------------------------------------------------------------------------
+
+    def handle(self, event: Event) -> list[Command]:
+        return self._done(self.dispatcher.handle(event, self.now_s))
+
+    def wait(self, seconds: float, beats_of: Sequence[str] = (), epoch: int = 1) -> list[Command]:
+        """Let time pass, a tick a second, while these groups beat."""
+        commands: list[Command] = []
+        for _ in range(round(seconds)):
+            self.now_s += 1.0
+            for group in beats_of:
+                self.beat(group, epoch)
+            commands += self.tick()
+        return commands
+
+    def tick(self) -> list[Command]:
+        return self._done(self.dispatcher.tick(self.now_s))
+
+    def submit(
+        self, spec: JobSpec = SPEC, room: bool = True, priority: int = 0
+    ) -> tuple[str, list[Command]]:
+        """Submit a job as the server does: the journal first, if it has room."""
+        self.num_submitted += 1
+        job_id = f"{self.num_submitted:032x}"
+        message = SubmitJob(job_id=job_id, spec=spec, image=IMAGE, priority=priority)
+        commands = self.dispatcher.handle(message, self.now_s)
+        arrivals = [save for save in find(commands, SaveJob) if save.job.job_id == job_id]
+        commands = self._done([each for each in commands if room or each not in arrivals])
+        if arrivals:
+            commands += self.handle(JobStored(job_id) if room else JobNotStored(job_id))
+        return job_id, commands
+
+    def job(self, spec: JobSpec = SPEC, priority: int = 0) -> str:
+        """Submit a job that is accepted."""
+        job_id, _ = self.submit(spec, priority=priority)
+        assert job_id in self.journal
+        return job_id
+
+    def let_due(self) -> list[Command]:
+        """Let the longest pause after a lost attempt pass, in one tick: no group is missed."""
+        self.now_s += max(RETRY_PAUSES_S)
+        return self.tick()
+
+    def cancel(self, job_id: str) -> list[Command]:
+        return self.handle(CancelJob(job_id=job_id))
+
+    def group(
+        self, name: str = "a", epoch: int = 1, shape: GroupShape = SHAPE,
+        running: Sequence[Lease] = (), patience: float = 1.0,
+    ) -> list[Command]:  # fmt: skip
+        """Start a group and have it ready."""
+        commands = self.handle(GroupStarted(group=name, epoch=epoch, world_size=shape.world_size))
+        return commands + self.handle(
+            GroupReady(
+                group=name,
+                epoch=epoch,
+                shape=shape,
+                device="test",
+                patience=patience,
+                running=list(running),
+            )
+        )
+
+    def gone(self, name: str = "a", epoch: int = 1) -> list[Command]:
+        return self.handle(GroupGone(group=name, epoch=epoch, reason="tested"))
+
+    def beat(
+        self, group: str, epoch: int = 1, stage: Stage = Stage.IDLE, num_done: int = 0,
+        ranks: Iterable[int] = range(8),
+    ) -> None:  # fmt: skip
+        for rank in ranks:
+            beat = Beat(
+                group=group, epoch=epoch, rank=rank, pid=1, device="test", stage=stage,
+                step=0, num_done=num_done, memory_bytes=0,
+            )  # fmt: skip
+            self.dispatcher.hear(beat, self.now_s)
+
+    def start(self, job_id: str) -> Lease:
+        """Have the group take the job that it was given."""
+        lease = self.lease(job_id)
+        self.handle(JobStarted(lease=lease))
+        return lease
+
+    def step(self, lease: Lease, stage: Stage, step: int, num_steps: int) -> list[Command]:
+        return self.handle(StepDone(lease=lease, stage=stage, step=step, num_steps=num_steps))
+
+    def finish(self, lease: Lease) -> list[Command]:
+        self.handle(JobDecoded(lease=lease))
+        return self.handle(JobFinished(lease=lease, video=f"{lease.job_id}.mp4"))
+
+    # --- what can be seen ------------------------------------------------------------------------
+
+    def view(self, job_id: str) -> JobView:
+        """Return how the job was last published."""
+        return self.views[job_id][-1]
+
+    def positions(self, *job_ids: str) -> list[int | None]:
+        """Return the places of jobs in the queue, as whoever asks is told."""
+        return [self.dispatcher.queue_position(job_id) for job_id in job_ids]
+
+    def lease(self, job_id: str) -> Lease:
+        """Return the lease as it is on disk."""
+        lease = self.journal[job_id].lease
+        assert lease is not None, f"not running: {self.journal[job_id]}"
+        return lease
+
+    def _done(self, commands: list[Command]) -> list[Command]:
+        invariants.check(self.dispatcher, self.now_s)
+        for command in commands:
+            match command:
+                case SaveJob():
+                    self._save(command.job)
+                case DropJob():
+                    del self.journal[command.job_id]
+                case Publish():
+                    self._publish(command.view)
+                case ToGroup(message=RunJob() as run):
+                    assert self.lease(run.lease.job_id) == run.lease, "sent before it was saved"
+                    due_at = self._due_at.pop(run.lease.job_id, self.now_s)
+                    assert due_at <= self.now_s, "no pause after a lost attempt"
+                case _:
+                    pass
+        return commands
+
+    def _save(self, job: Job) -> None:
+        before = self.journal.get(job.job_id)
+        assert before is None or not before.state.is_terminal, "left a terminal state"
+        if before is not None and job.state is JobState.IN_QUEUE and job.num_lost > before.num_lost:
+            self._due_at[job.job_id] = self.now_s + RETRY_PAUSES_S[job.num_lost - 1]
+        self.journal[job.job_id] = msgspec.structs.replace(job, due_at=0.0)  # it is not written
+
+    def _publish(self, view: JobView) -> None:
+        told = self.views.setdefault(view.job_id, [])
+        if told:
+            assert view.seq == told[-1].seq + 1, "a gap in what is told"
+            assert view.progress >= told[-1].progress, "progress went back"
+        told.append(view)
+
+
+def find(commands: Iterable[Command], kind: type[Kind]) -> list[Kind]:
+    """Return the commands of a kind."""
+    return [command for command in commands if isinstance(command, kind)]
+
+
+def reply(commands: Iterable[Command]) -> FrontReply:
+    """Return the one reply among the commands."""
+    (found,) = find(commands, Reply)
+    return found.message
+
+
+def runs(commands: Iterable[Command]) -> list[RunJob]:
+    """Return the runs that are given to groups."""
+    sent = [command.message for command in find(commands, ToGroup)]
+    return [message for message in sent if isinstance(message, RunJob)]
+
+
+def preempted(commands: Iterable[Command]) -> list[Lease]:
+    """Return the runs that groups are told to leave for others."""
+    sent = [command.message for command in find(commands, ToGroup)]
+    return [message.lease for message in sent if isinstance(message, PreemptRun)]
+
+
+def kills(commands: Iterable[Command]) -> list[KillGroup]:
+    """Return the groups that shall be killed."""
+    sent = [command.message for command in find(commands, ToLauncher)]
+    return [message for message in sent if isinstance(message, KillGroup)]

@@ -1,0 +1,136 @@
+"""Progress and time left, as clients are told them."""
+
+from itertools import pairwise
+
+import msgspec
+import pytest
+
+from broker.dispatch.pace import RUN_STAGES, fraction_done
+from broker.wire.job import Stage
+from broker.wire.protocol import JobDecoded, JobFinished, JobStarted, Lease
+from tests.broker.dispatch.scene import Scene
+from tests.broker.driver import SPEC
+
+STEP_S = 2.0
+
+
+def run_to(scene: Scene, lease: Lease, last_step: int) -> None:
+    """Encode in 5 s, then denoise at two seconds a step."""
+    scene.handle(JobStarted(lease=lease))
+    scene.now_s += 5.0
+    scene.step(lease, Stage.ENCODE, 1, 1)
+    for step in range(1, last_step + 1):
+        scene.now_s += STEP_S
+        scene.step(lease, Stage.DENOISE, step, 20)
+
+
+def run_whole(scene: Scene, job_id: str) -> None:
+    """Run a job in 5 + 20 * 2 + 10 + 3 s."""
+    lease = scene.lease(job_id)
+    run_to(scene, lease, 20)
+    for step in (1, 2):
+        scene.now_s += 5.0
+        scene.step(lease, Stage.DECODE, step, 2)
+    scene.handle(JobDecoded(lease=lease))
+    scene.now_s += 3.0
+    scene.handle(JobFinished(lease=lease, video=f"{job_id}.mp4"))
+
+
+def test_the_stages_follow_each_other_without_a_gap() -> None:
+    edges = [(fraction_done(stage, 0, 7), fraction_done(stage, 7, 7)) for stage in RUN_STAGES]
+    assert edges[0][0] == 0.0
+    assert edges[-1][1] == 1.0
+    for (_, end), (start, _) in pairwise(edges):
+        assert end == pytest.approx(start)
+
+
+def test_each_step_is_told() -> None:
+    scene = Scene()
+    scene.group()
+    job_id = scene.job()
+    run_to(scene, scene.lease(job_id), 10)
+    view = scene.view(job_id)
+    assert (view.stage, view.step, view.num_steps) == (Stage.DENOISE, 10, 20)
+    assert view.progress == pytest.approx(0.05 + 0.85 / 2)
+
+
+def test_progress_stays_where_it_was_when_a_job_starts_again() -> None:
+    scene = Scene()
+    scene.group()
+    job_id = scene.job()
+    run_to(scene, scene.lease(job_id), 10)
+    reached = scene.view(job_id).progress
+    scene.gone()
+    scene.group(epoch=2)
+    scene.let_due()
+    run_to(scene, scene.lease(job_id), 5)
+    assert scene.view(job_id).progress == reached
+    assert scene.view(job_id).step == 5
+
+
+def test_a_step_that_overtakes_the_news_of_the_decoded_job_changes_nothing() -> None:
+    scene = Scene()
+    scene.group()
+    job_id = scene.job()
+    lease = scene.start(job_id)
+    scene.handle(JobDecoded(lease=lease))
+    assert scene.step(lease, Stage.DECODE, 2, 2) == []
+    assert scene.view(job_id).stage is Stage.SAVE
+
+
+def test_nothing_is_promised_before_anything_was_measured() -> None:
+    scene = Scene()
+    scene.group()
+    running, waiting = scene.job(), scene.job()
+    assert scene.view(running).eta_s is None
+    assert scene.view(waiting).eta_s is None
+
+
+def test_the_time_left_comes_from_measured_steps() -> None:
+    scene = Scene()
+    scene.group()
+    first, second = scene.job(), scene.job()
+    run_whole(scene, first)
+    # It was given to the group while the first was being saved, three seconds ago.
+    assert scene.dispatcher.eta_s(second, scene.now_s) == pytest.approx(58.0 - 3.0)
+    run_to(scene, scene.lease(second), 10)
+    assert scene.dispatcher.eta_s(second, scene.now_s) == pytest.approx(20 + 10 + 3)
+    assert scene.dispatcher.eta_s(second, scene.now_s + 1) == pytest.approx(20 + 10 + 3 - 1)
+
+
+def test_a_waiting_job_waits_for_those_ahead() -> None:
+    scene = Scene()
+    scene.group()
+    run_whole(scene, scene.job())
+    jobs = [scene.job() for _ in range(3)]
+    etas = [scene.dispatcher.eta_s(job, scene.now_s) for job in jobs]
+    assert etas == [pytest.approx(58.0 * n) for n in (1, 2, 3)]
+
+
+def test_the_pause_after_a_lost_attempt_counts() -> None:
+    """Seen to fail with the free group alone asked."""
+    scene = Scene()
+    scene.group()
+    run_whole(scene, scene.job())
+    job_id = scene.job()
+    scene.gone()
+    scene.group(epoch=2)
+    assert scene.dispatcher.eta_s(job_id, scene.now_s + 1.0) == pytest.approx(5.0 - 1.0 + 58.0)
+
+
+def test_two_groups_halve_the_wait() -> None:
+    scene = Scene()
+    scene.group("a")
+    run_whole(scene, scene.job())
+    scene.group("b")
+    jobs = [scene.job() for _ in range(4)]
+    etas = [scene.dispatcher.eta_s(job, scene.now_s) for job in jobs]
+    assert etas == [pytest.approx(58.0 * n) for n in (1, 1, 2, 2)]
+
+
+def test_a_job_of_half_the_steps_takes_half_the_time_to_denoise() -> None:
+    scene = Scene()
+    scene.group()
+    run_whole(scene, scene.job(msgspec.structs.replace(SPEC, infer_steps=40)))
+    job_id = scene.job()
+    assert scene.dispatcher.eta_s(job_id, scene.now_s) == pytest.approx(58.0 - 20.0)

@@ -1,0 +1,81 @@
+"""Callbacks wait in the journal until they are heard, or nobody tries any more."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from broker.dispatch.job_record import Job
+from broker.journal.journal import Journal
+from broker.journal.pending_callbacks import RETRY_AFTER_S
+from broker.wire.job import JobState
+from broker.wire.protocol import Callback
+from tests.broker.driver import IMAGE, SPEC
+
+URL = "https://example.com/hook"
+WAITING = Job(
+    number=1,
+    job_id="a" * 32,
+    spec=SPEC,
+    image=IMAGE,
+    created_at=10.0,
+    updated_at=10.0,
+    owner="ann",
+    callback_url=URL,
+)
+ENDED = WAITING.ended(JobState.CANCELLED, 20.0)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    journal = Journal(tmp_path / "jobs.sqlite3")
+    journal.write([WAITING])
+    return journal
+
+
+def test_there_is_none_before_the_end(journal: Journal) -> None:
+    assert journal.take_callback(1e9) is None
+    assert journal.load() == [WAITING]
+
+
+def test_a_callback_outlives_its_job_and_a_restart(journal: Journal, tmp_path: Path) -> None:
+    journal.write([ENDED], dropped=[ENDED.job_id])
+    journal.close()
+    found = Journal(tmp_path / "jobs.sqlite3").take_callback(21.0)
+    assert found == Callback(
+        job_id=ENDED.job_id,
+        url=URL,
+        owner="ann",
+        state=JobState.CANCELLED,
+        ended_at=20.0,
+        tries=0,
+    )
+
+
+def test_a_callback_that_nobody_hears_comes_later_and_later_and_then_no_more(
+    journal: Journal,
+) -> None:
+    journal.write([ENDED])
+    now_s = 20.0
+    for delay_s in RETRY_AFTER_S:
+        assert journal.take_callback(now_s) is not None
+        assert journal.take_callback(now_s + delay_s - 0.1) is None
+        now_s += delay_s
+    last = journal.take_callback(now_s)
+    assert last is not None
+    assert last.tries == len(RETRY_AFTER_S)
+    assert journal.take_callback(1e12) is None
+
+
+def test_a_callback_that_was_heard_is_gone(journal: Journal) -> None:
+    journal.write([ENDED])
+    assert journal.take_callback(20.0) is not None
+    journal.end_callback(ENDED.job_id)
+    assert journal.take_callback(1e12) is None
+
+
+def test_a_job_without_an_address_has_no_callback(journal: Journal) -> None:
+    other = msgspec.structs.replace(WAITING, number=2, job_id="b" * 32, callback_url=None)
+    journal.write([other])
+    journal.write([other.ended(JobState.FAILED, 20.0)])
+    assert journal.take_callback(1e12) is None

@@ -1,0 +1,258 @@
+"""A broker whose files are in an object store: it refuses, waits and tidies up, but never halts."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from broker import janitor as keeper
+from broker.config import BrokerConfig
+from broker.journal.journal import Journal
+from broker.journal.state_dir import StateDir
+from broker.server import Broker
+from broker.store.opening import open_store
+from broker.store.store import CHECKPOINTS, INPUTS, PARTIAL, VIDEOS, Move, Store
+from broker.wire.job import JobState
+from broker.wire.protocol import (
+    CancelJob,
+    DeleteJob,
+    ErrorCode,
+    FindProbe,
+    GetHealth,
+    HealthTold,
+    JobDeleted,
+    JobFound,
+    ProbeSought,
+    Refused,
+    SubmitJob,
+)
+from tests.broker.driver import IMAGE, LIMIT_S, SPEC, Front, broker_config, new_job_id
+from tests.object_store import Fault, Site
+from tests.running_server import until
+from tests.stub_group import StubConfig, StubGroup
+
+OUTAGES: list[Fault] = ["refuses", "unavailable", "silent"]
+
+
+@pytest.fixture
+def config(tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> BrokerConfig:
+    monkeypatch.setattr(keeper, "RETRY_S", 0.2)
+    monkeypatch.setattr(keeper, "SETTLE_S", 1.0)
+    monkeypatch.setattr("broker.store.bucket.REQUEST_LIMIT_S", 2)
+    return broker_config(tmp_path, store=site.place)
+
+
+@pytest.fixture
+def store(site: Site, tmp_path: Path) -> Store:
+    return open_store(site.place, str(tmp_path / "work"))
+
+
+def put(store: Store, *names: str) -> None:
+    for name in names:
+        made = store.partial(INPUTS) / "made"
+        made.write_bytes(b"content")
+        store.put([Move(made, name)])
+
+
+@asynccontextmanager
+async def running(config: BrokerConfig) -> AsyncIterator[Front]:
+    """Run a broker in this process, so that its pauses are those of the test."""
+    state_dir = StateDir(Path(config.state_dir))
+    journal = Journal(state_dir.journal)
+    broker = Broker(config, journal)
+    task = asyncio.create_task(broker.run())
+    try:
+        async with Front(config) as front:
+            yield front
+    finally:
+        await broker.stop()
+        await asyncio.wait_for(task, LIMIT_S)
+        journal.close()
+        state_dir.close()
+
+
+async def submit(front: Front, image: str = IMAGE) -> str:
+    reply = await front.ask(SubmitJob(job_id=new_job_id(), spec=SPEC, image=image))
+    assert isinstance(reply, JobFound), reply
+    return reply.job.job_id
+
+
+async def test_a_job_is_accepted_when_its_image_is_in_the_store(
+    config: BrokerConfig, store: Store
+) -> None:
+    never_stored = f"{'1' * 64}.ppm"  # whose removal, after the refusal, is on its way
+    async with running(config) as front:
+        refused = await front.ask(SubmitJob(job_id=new_job_id(), spec=SPEC, image=never_stored))
+        assert isinstance(refused, Refused)
+        assert "the image has been removed meanwhile" in refused.message
+        put(store, f"{INPUTS}/{IMAGE}")
+        await submit(front)
+
+
+@pytest.mark.parametrize("fault", OUTAGES)
+async def test_while_the_store_is_away_submits_are_refused_and_all_else_goes_on(
+    fault: Fault, config: BrokerConfig, store: Store, site: Site
+) -> None:
+    """Seen to fail with the image looked for by the worker itself: a silent store holds it up."""
+    async with running(config) as front:
+        put(store, f"{INPUTS}/{IMAGE}")
+        job_id = await submit(front)
+        site.line.fail(fault)
+        sent = [new_job_id() for _ in range(5)]
+        submits = [SubmitJob(job_id=each, spec=SPEC, image=IMAGE) for each in sent]
+        refusals = asyncio.gather(*(ask(config, each) for each in submits))
+        async with asyncio.timeout(1.0):
+            assert isinstance(await front.ask(GetHealth()), HealthTold)
+            cancelled = await front.ask(CancelJob(job_id=job_id))
+        assert isinstance(cancelled, JobFound)
+        assert cancelled.job.state is JobState.CANCELLED
+        async with asyncio.timeout(keeper.CHECK_LIMIT_S + 1.5):  # fronts wait for five seconds
+            for reply in await refusals:
+                assert isinstance(reply, Refused)
+                assert reply.code is ErrorCode.UNAVAILABLE
+                assert "store of files cannot be reached; nothing was accepted" in reply.message
+        site.line.mend()
+        await until_accepted(front)
+
+
+async def ask(config: BrokerConfig, request: SubmitJob) -> object:
+    async with Front(config) as front:
+        return await front.ask(request)
+
+
+async def until_accepted(front: Front) -> None:
+    """Submit until a request that hangs with the old line has ended."""
+    async with asyncio.timeout(LIMIT_S):
+        while not isinstance(
+            await front.ask(SubmitJob(job_id=new_job_id(), spec=SPEC, image=IMAGE)), JobFound
+        ):
+            pass
+
+
+async def test_a_submission_that_is_repeated_is_answered_once_more(
+    config: BrokerConfig, store: Store
+) -> None:
+    put(store, f"{INPUTS}/{IMAGE}")
+    message = SubmitJob(job_id=new_job_id(), spec=SPEC, image=IMAGE)
+    async with running(config) as front:
+        replies = await asyncio.gather(*(ask(config, message) for _ in range(5)))
+        assert {type(reply) for reply in replies} == {JobFound}
+        health = await front.ask(GetHealth())
+        assert isinstance(health, HealthTold)
+        assert health.queued == 1
+
+
+async def test_what_belongs_to_a_job_that_is_removed_leaves_the_store(
+    config: BrokerConfig, store: Store, site: Site
+) -> None:
+    put(store, f"{INPUTS}/{IMAGE}")
+    async with running(config) as front:
+        job_id = await submit(front)
+        others = await submit(front)
+        put(store, *files_of(job_id), *files_of(others))
+        assert isinstance(await front.ask(DeleteJob(job_id=job_id)), JobDeleted)
+        await until_names(site, [f"{INPUTS}/{IMAGE}", *files_of(others)])
+        assert isinstance(await front.ask(DeleteJob(job_id=others)), JobDeleted)
+        await until_names(site, [])
+
+
+async def test_expiry_removes_what_is_in_the_store(
+    config: BrokerConfig, store: Store, site: Site, tmp_path: Path
+) -> None:
+    put(store, f"{INPUTS}/{IMAGE}")
+    stub = StubConfig(addresses=config.addresses, videos_dir=str(tmp_path / "far"), num_steps=1)
+    async with (
+        running(msgspec.structs.replace(config, job_ttl_s=0.0)) as front,
+        StubGroup(stub),
+    ):
+        job_id = await submit(front)
+        put(store, *files_of(job_id))
+        await until_names(site, [])
+
+
+async def test_what_cannot_be_removed_is_removed_later(
+    config: BrokerConfig, store: Store, site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Seen to fail with a removal that is tried once."""
+    put(store, f"{INPUTS}/{IMAGE}")
+    async with running(config) as front:
+        job_id = await submit(front)
+        put(store, *files_of(job_id))
+        site.line.fail("refuses")
+        async with asyncio.timeout(1.0):
+            assert isinstance(await front.ask(DeleteJob(job_id=job_id)), JobDeleted)
+        await until(lambda: "files are removed later" in caplog.text, LIMIT_S)
+        assert len(site.names()) == 1 + len(files_of(job_id))
+        site.line.mend()
+        await until_names(site, [])
+
+
+async def test_an_image_that_is_wanted_again_is_not_removed_late(
+    config: BrokerConfig,
+    store: Store,
+    site: Site,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Seen to fail without the second look at what has to go."""
+    monkeypatch.setattr(keeper, "RETRY_S", 2.0)
+    put(store, f"{INPUTS}/{IMAGE}")
+    async with running(config) as front:
+        job_id = await submit(front)
+        put(store, *files_of(job_id))
+        site.line.fail("unavailable")
+        assert isinstance(await front.ask(DeleteJob(job_id=job_id)), JobDeleted)
+        await until(lambda: "files are removed later" in caplog.text, LIMIT_S)
+        site.line.mend()
+        await submit(front)
+        await until_names(site, [f"{INPUTS}/{IMAGE}"])
+
+
+async def test_a_start_sweeps_the_store_even_when_it_is_away_at_first(
+    config: BrokerConfig, store: Store, site: Site
+) -> None:
+    put(store, f"{INPUTS}/{IMAGE}")
+    async with running(config) as front:
+        job_id = await submit(front)
+    kept = [f"{INPUTS}/{IMAGE}", *files_of(job_id), "webhook.key"]
+    stray = [f"{INPUTS}/{9:064x}.ppm", *files_of("9" * 32), f"{PARTIAL}/{'8' * 32}.probe"]
+    put(store, *files_of(job_id), *stray, "webhook.key")
+    site.line.fail("refuses")
+    async with running(config) as front:
+        assert (await front.get(job_id)).state is JobState.IN_QUEUE
+        site.line.mend()
+        await until_names(site, kept)
+
+
+async def test_an_image_that_is_stored_during_the_sweep_stays_for_its_job(
+    config: BrokerConfig, store: Store, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen to fail with a sweep that looks once: the image is gone when its job arrives."""
+    put(store, f"{INPUTS}/{IMAGE}", stray := f"{INPUTS}/{9:064x}.ppm")
+    async with running(config) as front:
+        await submit(front)
+        await until(lambda: stray not in site.names(), LIMIT_S)
+        assert site.names() == [f"{INPUTS}/{IMAGE}"]
+
+
+async def test_a_machine_that_joins_finds_the_store(config: BrokerConfig, store: Store) -> None:
+    name = f"{'a' * 32}.probe"
+    async with running(config) as front:
+        assert await front.ask(FindProbe(name=name)) == ProbeSought(found=False)
+        put(store, f"{PARTIAL}/{name}")
+        assert await front.ask(FindProbe(name=name)) == ProbeSought(found=True)
+
+
+def files_of(job_id: str) -> list[str]:
+    endings = (".mp4", ".sprites.webp", ".webp")
+    return [
+        f"{CHECKPOINTS}/{job_id}.safetensors",
+        *(f"{VIDEOS}/{job_id}{ending}" for ending in endings),
+    ]
+
+
+async def until_names(site: Site, names: list[str]) -> None:
+    await until(lambda: site.names() == sorted(names), LIMIT_S)

@@ -1,0 +1,117 @@
+import re
+
+import msgspec
+import pytest
+
+from broker.wire.job import GroupShape, JobSpec, SpecError, choose_layout, job_bytes
+from broker.wire.job_memory import Demand, GroupMemory, needed_bytes
+
+GIB = 2**30
+
+MEMORY = GroupMemory(
+    capacity_bytes=1000,
+    weights_bytes=100,
+    dit_gathered_bytes=400,
+    dit_blocks_bytes=40,
+    t5_gathered_bytes=200,
+    token_bytes=3,
+    cache_token_bytes=5,
+    condition_bytes=7,
+    pixel_bytes=2,
+    vae_grid=(4, 2),
+)
+DEMAND = Demand(
+    num_tokens=20,
+    num_pixels=10,
+    num_branches=2,
+    keeps_attention=False,
+    dit_fsdp=True,
+    t5_fsdp=True,
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, 100 + 40 + 20 * 3 + 2 * 7),
+        ({"num_branches": 1}, 100 + 40 + 20 * 3 + 7),
+        ({"keeps_attention": True}, 100 + 40 + 20 * (3 + 2 * 5) + 2 * 7),
+        ({"dit_fsdp": False}, 100 + 400 + 20 * 3 + 2 * 7),
+        ({"t5_fsdp": False}, 100 + 200),
+        ({"num_pixels": 300}, 100 + 300 * 2),
+    ],
+)
+def test_the_largest_stage_decides(changes: dict[str, object], expected: int) -> None:
+    assert needed_bytes(MEMORY, msgspec.structs.replace(DEMAND, **changes)) == expected
+
+
+MEMORY_OF_14B = GroupMemory(
+    capacity_bytes=0,
+    weights_bytes=8_971_927_116,
+    dit_gathered_bytes=32_307_077_120,
+    dit_blocks_bytes=1_615_353_856,
+    t5_gathered_bytes=11_361_820_672,
+    token_bytes=184_320,
+    cache_token_bytes=409_600,
+    condition_bytes=629_964_800,
+    pixel_bytes=11_520,
+    vae_grid=(4, 2),
+)
+"""The 14B model in bfloat16 on 8 ranks, as `ranks.model.model_memory` measures it."""
+
+
+def shape_of(
+    capacity_bytes: int, *, t5_fsdp: bool = False, vae_parallel: bool = False
+) -> GroupShape:
+    memory = msgspec.structs.replace(
+        MEMORY_OF_14B, capacity_bytes=capacity_bytes, t5_fsdp=t5_fsdp, vae_parallel=vae_parallel
+    )
+    return GroupShape(world_size=8, num_heads=40, memory=memory)
+
+
+def spec_of(**fields: object) -> JobSpec:
+    return msgspec.convert({"prompt": "a cat on a roof"} | fields, JobSpec)
+
+
+def test_a_job_that_fits_gets_its_layout() -> None:
+    assert choose_layout(spec_of(), shape_of(58 * GIB)) == (2, 4)
+
+
+def test_a_job_that_cannot_fit_is_refused_with_the_numbers() -> None:
+    with pytest.raises(SpecError) as refusal:
+        choose_layout(spec_of(num_frames=121), shape_of(40 * GIB))
+    assert refusal.value.field == "image_size"
+    assert refusal.value.message == (
+        "1280*720 with 121 frames and ulysses_size 4 needs about 49.1 GiB of each rank's memory, "
+        "of which 40.0 GiB can be used; ask for a smaller or shorter video, or set dit_fsdp, "
+        "t5_fsdp and vae_parallel"
+    )
+
+
+def test_a_refusal_by_a_hair_shows_two_numbers_and_one_rank_is_told_nothing_of_sharding() -> None:
+    needed = job_bytes(spec_of(), MEMORY_OF_14B, 1, 1)
+    memory = msgspec.structs.replace(MEMORY_OF_14B, capacity_bytes=needed - 1)
+    with pytest.raises(SpecError) as refusal:
+        choose_layout(spec_of(), GroupShape(world_size=1, num_heads=40, memory=memory))
+    numbers = re.findall(r"[0-9.]+ GiB", refusal.value.message)
+    assert len(set(numbers)) == 2
+    assert "fsdp" not in refusal.value.message
+
+
+def test_what_a_job_leaves_open_the_group_decides() -> None:
+    shape = shape_of(46 * GIB, t5_fsdp=True, vae_parallel=True)
+    assert choose_layout(spec_of(), shape) == (2, 4)
+    with pytest.raises(SpecError, match=r"48\.4 GiB"):
+        choose_layout(spec_of(vae_parallel=False), shape)
+
+
+def test_one_rank_that_computes_both_branches_keeps_the_attention_of_both() -> None:
+    shape = shape_of(50 * GIB, vae_parallel=True)
+    fits = {"use_attentioncache": True, "cfg_size": 2}
+    assert choose_layout(spec_of(**fits), shape) == (2, 4)
+    with pytest.raises(SpecError, match="the attention cache"):
+        choose_layout(spec_of(**fits | {"cfg_size": 1, "ulysses_size": 4}), shape)
+
+
+def test_a_group_that_does_not_tell_its_memory_takes_every_size() -> None:
+    assert choose_layout(spec_of(num_frames=121), GroupShape(world_size=8, num_heads=40)) == (2, 4)

@@ -1,0 +1,19 @@
+import pytest
+
+from broker.wire.rate_limited_log import MAX_LINES, PERIOD_S, Drops
+
+
+def test_rubbish_fills_no_log_and_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """Seen to fail with every drop logged."""
+    now_s = 0.0
+    drops = Drops(lambda: now_s)
+    for number in range(MAX_LINES + 30):
+        drops.tell(ValueError(f"number {number}"))
+    assert len(caplog.messages) == MAX_LINES
+    assert caplog.messages[0] == "dropped a message: number 0"
+    now_s = PERIOD_S
+    drops.tell(ValueError("again"))
+    assert caplog.messages[MAX_LINES:] == [
+        "dropped 30 more messages like that",
+        "dropped a message: again",
+    ]

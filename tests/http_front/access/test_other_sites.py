@@ -1,0 +1,83 @@
+"""What pages of other sites may do, and which hosts images may come from.
+
+Seen to fail with `_check_origin` taken out of the gate, and with `hosts` ignored by the source.
+"""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from http_front.errors import FrontError
+from http_front.images.fetch import ImageSource
+from http_front.images.spool import open_spool
+from tests.http_front.images.image_server import ImageServer, Names, http_answer
+from tests.http_front.scripted_broker import ScriptedBroker
+from tests.http_front.serving import Served, serve
+from tests.http_front.vectors import GOOD_PICTURE, VALID_BODY
+
+FRIEND = "https://friend.example"
+
+
+async def headers_for(front: Served, method: str, origin: str, **more: str) -> tuple[int, object]:
+    async with front.session.request(
+        method, front.url + "/live", headers={"Origin": origin, **more}
+    ) as response:
+        return response.status, response.headers.get("Access-Control-Allow-Origin")
+
+
+async def test_no_other_site_may_read_anything_unless_it_is_named(front: Served) -> None:
+    assert await headers_for(front, "GET", FRIEND) == (403, None)
+    ask = {"Access-Control-Request-Method": "POST"}
+    assert await headers_for(front, "OPTIONS", FRIEND, **ask) == (403, None)
+
+
+async def test_a_named_site_may_and_its_neighbours_may_not(
+    tmp_path: Path, broker: ScriptedBroker
+) -> None:
+    async with serve(tmp_path, broker.addresses, cors_origins=(FRIEND,)) as front:
+        assert await headers_for(front, "GET", FRIEND) == (200, FRIEND)
+        ask = {"Access-Control-Request-Method": "POST"}
+        assert await headers_for(front, "OPTIONS", FRIEND, **ask) == (204, FRIEND)
+        for other in (f"{FRIEND}.evil.example", "http://friend.example", "null", f"{FRIEND}:1"):
+            assert await headers_for(front, "GET", other) == (403, None)
+        async with front.session.get(front.url + "/live") as response:
+            assert "Access-Control-Allow-Credentials" not in response.headers
+            assert response.headers["Vary"] == "Origin"
+
+
+@pytest.mark.parametrize(
+    ("host", "is_named"),
+    [
+        ("a.example", True),
+        ("A.EXAMPLE", True),
+        ("x.b.example", True),
+        ("b.example", False),
+        ("a.example.evil", False),
+        ("xa.example", False),
+        ("a.example.", False),
+    ],
+)
+async def test_images_come_from_the_named_hosts_only(
+    tmp_path: Path, host: str, is_named: bool
+) -> None:
+    source = ImageSource(hosts=["a.example", ".b.example"], resolver=Names())
+    with open_spool(tmp_path) as spool, pytest.raises(FrontError) as refused:
+        await source.fetch(f"https://{host}/x.png", spool)
+    # A named one is asked for, though it is no name that leads anywhere.
+    assert ("names a host" in refused.value.message) != is_named
+
+
+async def test_an_operator_may_allow_private_addresses_and_every_port(
+    tmp_path: Path, broker: ScriptedBroker
+) -> None:
+    async with (
+        serve(tmp_path, broker.addresses, allow_private_images=True) as trusting,
+        ImageServer().listen("127.0.0.1") as images,
+    ):
+        images.answer = http_answer(GOOD_PICTURE)
+        url = f"http://127.0.0.1:{images.port}/cat.png"
+        body = msgspec.json.decode(VALID_BODY) | {"image_url": url}
+        assert (await trusting.post("/video/submit", body))[0] == 202
+        body["image_url"] = f"http://user@127.0.0.1:{images.port}/"
+        assert (await trusting.post("/video/submit", body))[0] == 422

@@ -1,0 +1,106 @@
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from broker.wire.job import JobSpec
+from http_front.app import create_app
+from http_front.docs.openapi import make_document
+from tests.broker.driver import broker_config, running_broker
+from tests.http_front.serving import Served, serve
+
+PAGES = {"/", "/docs", "/openapi.json", "/static/{name}", "/static/page/{name}"}
+
+
+def test_every_route_is_in_the_document_and_every_path_is_a_route(
+    front: Served,
+) -> None:
+    routes = {
+        (route.method.lower(), resource.canonical)
+        for resource in create_app(front.config).router.resources()
+        for route in resource
+        if route.method != "HEAD" and resource.canonical not in PAGES
+    }
+    documented = {
+        (method, path)
+        for path, operations in make_document()["paths"].items()
+        for method in operations
+    }
+    assert documented == routes
+
+
+def test_every_reference_leads_somewhere() -> None:
+    document = make_document()
+    text = msgspec.json.encode(document).decode()
+    used = set(re.findall(r'"#/components/schemas/(\w+)"', text))
+    assert used <= set(document["components"]["schemas"])
+
+
+@pytest.mark.parametrize("name", ["SubmitByUrl", "SubmitByFile"])
+def test_every_field_of_a_job_is_described_with_its_range(name: str) -> None:
+    schema = make_document()["components"]["schemas"][name]
+    for field in JobSpec.__struct_fields__:
+        found = schema["properties"][field]
+        assert "description" in str(found)
+    assert schema["properties"]["num_frames"]["minimum"] == 24
+    assert schema["properties"]["num_frames"]["maximum"] == 121
+    assert schema["required"][0] == "prompt"
+    assert schema["additionalProperties"] is False
+
+
+async def test_every_example_of_a_body_is_accepted() -> None:
+    bodies = json_bodies()
+    assert len(bodies) == 5
+    with tempfile.TemporaryDirectory(prefix="wan-") as state_dir:
+        config = broker_config(Path(state_dir))
+        async with running_broker(config), serve(Path(state_dir), config.addresses) as front:
+            for path, body, promised in bodies:
+                example = body["example"]
+                if "requestId" in example:
+                    example = {"requestId": await front.submit()}
+                    assert len(example["requestId"]) == len(body["example"]["requestId"])
+                status, answer = await front.post(path, example)
+                assert str(status) in promised, answer
+
+
+def json_bodies() -> list[tuple[str, Any, set[str]]]:
+    """Return each body in JSON with its path and the answers that are told of, but for refusals."""
+    return [
+        (
+            path,
+            operation["requestBody"]["content"]["application/json"],
+            operation["responses"].keys() - {"default"},
+        )
+        for path, operations in make_document()["paths"].items()
+        for operation in operations.values()
+        if "requestBody" in operation
+    ]
+
+
+async def test_the_pages_ask_no_other_server(front: Served) -> None:
+    async with front.session.get(front.url + "/docs") as response:
+        assert response.status == 200
+        assert response.content_type == "text/html"
+        policy = response.headers["Content-Security-Policy"]
+        page = await response.text()
+    assert "unsafe" not in policy
+    assert "http" not in policy
+    assert "//" not in page
+    for path in re.findall(r'(?:src|href)="(/[^"]+)"', page):
+        async with front.session.get(front.url + path) as response:
+            assert response.status == 200, path
+
+
+async def test_the_document_is_served(front: Served) -> None:
+    status, document = await front.get("/openapi.json")
+    assert status == 200
+    assert document["openapi"] == "3.1.0"
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "docs.html", "..%2fapp.py", "remake.sh"])
+async def test_no_other_file_is_served(front: Served, name: str) -> None:
+    status, _ = await front.get(f"/static/{name}")
+    assert status == 404

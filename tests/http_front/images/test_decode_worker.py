@@ -1,0 +1,198 @@
+"""What the child makes of large pictures and of those for print, called here without the process.
+
+Seen to fail: with `draft` before the check of the size, which then looks at the draft's; with the
+profile dropped by `_shrink`; with CMYK turned to RGB before its profile is looked at; with a
+palette and single bits shrunk as they are, which Pillow does without smoothing; without `_shrink`.
+"""
+
+import io
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageChops, ImageOps, ImageStat
+
+from http_front.images.decode_worker import (
+    STORED_SIDE_PX,
+    UnusableImageError,
+    decode,
+    save,
+    stored_size,
+)
+from tests.http_front.images.cmyk_profile import odd_inks
+from tests.http_front.images.test_decode import encoded
+
+PHOTO = Path(__file__).parents[3] / "docs" / "sample.jpg"
+LIMIT_S = 1.0
+"""For a photo of 12 megapixels, on a machine that does other things, too; alone it takes 0.1."""
+
+Colour = tuple[int, ...]
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def decoded(folder: Path, data: bytes) -> Image.Image:
+    source = folder / "source"
+    source.write_bytes(data)
+    return decode(source)
+
+
+def quarters(width_px: int, height_px: int, mode: str, *colours: Colour | int) -> Image.Image:
+    image = Image.new(mode, (width_px, height_px))
+    half = (width_px // 2, height_px // 2)
+    for number, colour in enumerate(colours):
+        image.paste(Image.new(mode, half, colour), (number % 2 * half[0], number // 2 * half[1]))
+    return image
+
+
+def assert_quarters(image: Image.Image, *colours: Colour, tolerance: int = 4) -> None:
+    for number, colour in enumerate(colours):
+        place = (image.width * (1 + number % 2 * 2) // 4, image.height * (1 + number // 2 * 2) // 4)
+        found = image.getpixel(place)
+        assert isinstance(found, tuple)
+        assert max(abs(a - b) for a, b in zip(found, colour, strict=True)) <= tolerance, found
+
+
+@pytest.mark.parametrize(
+    ("size", "stored"),
+    [
+        ((64, 64), (64, 64)),
+        ((1280, 720), (1280, 720)),
+        ((2276, 1280), (2276, 1280)),
+        ((8192, 1024), (8192, 1024)),
+        ((4032, 3024), (1707, 1280)),
+        ((3024, 4032), (1280, 1707)),
+        ((8192, 4882), (2148, 1280)),
+    ],
+)
+def test_only_what_no_video_needs_is_taken_away(
+    size: tuple[int, int], stored: tuple[int, int]
+) -> None:
+    assert stored_size(*size) == stored
+
+
+def test_a_small_photo_keeps_every_pixel(tmp_path: Path) -> None:
+    with Image.open(PHOTO) as photo:
+        same = ImageChops.difference(decoded(tmp_path, PHOTO.read_bytes()), photo.convert("RGB"))
+    assert same.getbbox() is None
+    assert save(decoded(tmp_path, PHOTO.read_bytes()), tmp_path / "stored")
+    with Image.open(tmp_path / "stored") as stored:
+        assert ImageChops.difference(stored, decode(PHOTO)).getbbox() is None
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_video_from_a_large_photo_looks_as_if_all_of_it_had_been_kept(
+    tmp_path: Path, kind: str
+) -> None:
+    with Image.open(PHOTO) as photo:
+        large = photo.convert("RGB").resize((3000, 2250), Image.Resampling.BICUBIC)
+    kept = decoded(tmp_path, encoded(large, kind, quality=95))
+    for size in ((1280, 720), (720, 1280)):
+        ours, whole = (ImageOps.fit(picture, size) for picture in (kept, large))
+        error = ImageStat.Stat(ImageChops.difference(ours, whole)).rms
+        assert max(error) < 3.0  # of 255; what a JPEG of quality 95 itself costs is about 2
+
+
+def test_a_photo_of_12_megapixels_is_stored_quickly(tmp_path: Path) -> None:
+    with Image.open(PHOTO) as photo:
+        data = encoded(photo.resize((4032, 3024)), "JPEG", quality=90)
+    start = time.perf_counter()
+    save(decoded(tmp_path, data), tmp_path / "stored")
+    assert time.perf_counter() - start < LIMIT_S
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_large_photo_is_turned_upright(tmp_path: Path, kind: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = quarters(4000, 3000, "RGB", RED, GREEN, BLUE, WHITE)
+    stored = decoded(tmp_path, encoded(image, kind, exif=exif.tobytes(), quality=95))
+    assert stored.size == (STORED_SIDE_PX, 1707)
+    assert_quarters(stored, BLUE, RED, WHITE, GREEN)
+
+
+@pytest.mark.parametrize(
+    ("mode", "colours", "seen"),
+    [
+        ("RGBA", [(255, 0, 0, 255), (0, 0, 0, 0), (0, 0, 0, 128)], [RED, WHITE, (127,) * 3]),
+        ("LA", [(0, 255), (0, 0), (77, 255)], [(0,) * 3, WHITE, (77,) * 3]),
+        ("I;16", [0, 0xFFFF, 0x80FF], [(0,) * 3, WHITE, (128,) * 3]),
+        ("P", [1, 2, 3], [RED, GREEN, BLUE]),
+        ("1", [0, 1, 0], [(0,) * 3, WHITE, (0,) * 3]),
+    ],
+)
+def test_a_large_picture_of_any_mode_keeps_its_colours(
+    tmp_path: Path, mode: str, colours: list[Colour | int], seen: list[Colour]
+) -> None:
+    image = quarters(3000, 2000, mode, *colours)
+    if mode == "P":
+        image.putpalette([0, 0, 0, *RED, *GREEN, *BLUE])
+    stored = decoded(tmp_path, encoded(image))
+    assert (stored.mode, stored.size) == ("RGB", (1920, 1280))
+    assert_quarters(stored, *seen)
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "L"])
+def test_fine_dots_of_black_and_white_become_grey(tmp_path: Path, mode: str) -> None:
+    tile = quarters(2, 2, "L", 0, 255, 255, 0)
+    image = Image.new("L", (3000, 2000))
+    for x in range(0, 3000, 2):
+        image.paste(tile, (x, 0))
+    for y in range(2, 2000, 2):
+        image.paste(image.crop((0, 0, 3000, 2)), (0, y))
+    stored = decoded(tmp_path, encoded(image.convert(mode)))
+    assert ImageStat.Stat(stored).stddev[0] < 64  # of 127.5
+
+
+def test_the_limits_are_those_of_the_file_and_not_of_what_is_kept(tmp_path: Path) -> None:
+    image = Image.new("RGB", (8000, 5001))
+    with pytest.raises(UnusableImageError, match="8000x5001"):
+        decoded(tmp_path, encoded(image, "JPEG"))
+
+
+INKS = [(255, 0, 0, 0), (0, 255, 0, 0), (0, 0, 255, 0), (0, 0, 0, 0)]
+
+
+def without_adobe(data: bytes) -> bytes:
+    """Take the Adobe marker out of a JPEG: nothing says any more that its inks are inverted."""
+    start = data.index(b"\xff\xee")
+    return data[:start] + data[start + 2 + int.from_bytes(data[start + 2 : start + 4]) :]
+
+
+@pytest.mark.parametrize("side_px", [128, 3000])
+@pytest.mark.parametrize("profile", [None, odd_inks()], ids=["plain", "profile"])
+def test_inks_become_the_colours_that_they_print(
+    tmp_path: Path, profile: bytes | None, side_px: int
+) -> None:
+    """Pillow writes CMYK as Adobe does, inverted and marked so."""
+    seen = [(0, 255, 255), (255, 0, 255), (255, 255, 0), WHITE]
+    if profile is not None:
+        seen = [GREEN, BLUE, RED, WHITE]
+    image = quarters(side_px, side_px, "CMYK", *INKS)
+    data = encoded(image, "JPEG", icc_profile=profile, quality=95)
+    assert b"Adobe\0" in data
+    assert_quarters(decoded(tmp_path, data), *seen, tolerance=12)
+
+
+def test_inks_without_a_mark_are_read_as_adobe_writes_them(tmp_path: Path) -> None:
+    image = quarters(128, 128, "CMYK", *INKS)
+    data = without_adobe(encoded(image, "JPEG", quality=95))
+    stored = decoded(tmp_path, data)
+    assert_quarters(stored, (0, 255, 255), (255, 0, 255), (255, 255, 0), WHITE, tolerance=12)
+
+
+def test_half_of_an_ink_is_half_of_its_colour(tmp_path: Path) -> None:
+    image = quarters(128, 128, "CMYK", (128, 0, 0, 0), (0, 0, 0, 128), (0, 0, 0, 255), (255,) * 4)
+    stored = decoded(tmp_path, encoded(image, "JPEG", quality=95))
+    assert_quarters(stored, (127, 255, 255), (127,) * 3, (0,) * 3, (0,) * 3)
+
+
+def test_a_profile_for_other_channels_is_ignored(tmp_path: Path) -> None:
+    data = encoded(Image.new("RGB", (64, 64), RED), "JPEG", icc_profile=odd_inks(), quality=95)
+    assert_quarters(decoded(tmp_path, data), *[RED] * 4)
+
+
+def test_a_large_photo_is_converted_by_its_profile(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    image = quarters(3000, 2000, "CMYK", *INKS)
+    image.save(file, "JPEG", icc_profile=odd_inks(), quality=95)
+    assert_quarters(decoded(tmp_path, file.getvalue()), GREEN, BLUE, RED, WHITE, tolerance=12)

@@ -1,0 +1,116 @@
+import asyncio
+from typing import Any
+
+import msgspec
+
+from broker.wire.job import JobState, Stage
+from broker.wire.protocol import GetJob, JobView
+from http_front.live.status_cache import FRESH_S, LatestNews
+from tests.http_front.scripted_broker import ScriptedBroker
+from tests.http_front.serving import Served
+
+LIMIT_S = 10.0
+JOB_ID = "a" * 32
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def view(seq: int, state: JobState = JobState.IN_PROGRESS, **more: Any) -> JobView:
+    return JobView(
+        job_id=JOB_ID, seq=seq, state=state, progress=0.5, created_at=1.0, updated_at=1.0, **more
+    )
+
+
+def test_a_running_job_is_told_by_its_latest_change_as_long_as_that_is_fresh() -> None:
+    clock = Clock()
+    news = LatestNews(clock)
+    for seq in (2, 4, 3):
+        news.hear(view(seq, eta_s=9.0))
+    clock.now_s += 1.5
+    told = news.find(JOB_ID, None)
+    assert told is not None
+    assert (told.seq, told.eta_s) == (4, 7.5)
+    clock.now_s += FRESH_S
+    assert news.find(JOB_ID, None) is None
+
+
+def test_an_event_that_comes_late_does_not_bring_back_what_is_over() -> None:
+    """Fails where only running jobs are kept: the older event would be all that is known."""
+    news = LatestNews(Clock())
+    news.hear(view(3))
+    news.hear(view(5, JobState.CANCELLED))
+    news.hear(view(4))
+    assert news.find(JOB_ID, None) is None
+    news.hear(view(5 + 1))
+    assert news.find(JOB_ID, None) is not None, "a broker that numbers on is believed"
+
+
+def test_nothing_is_told_of_a_job_that_was_removed() -> None:
+    news = LatestNews(Clock())
+    news.hear(view(3))
+    news.forget(JOB_ID)
+    news.hear(view(4))
+    assert news.find(JOB_ID, None) is None
+
+
+def test_another_owners_job_is_none_of_the_callers_business() -> None:
+    news = LatestNews(Clock())
+    news.hear(view(3, owner="anna"))
+    assert news.find(JOB_ID, "anna") is not None
+    assert news.find(JOB_ID, None) is not None
+    assert news.find(JOB_ID, "bert") is None
+
+
+def test_old_news_is_dropped() -> None:
+    clock = Clock()
+    news = LatestNews(clock)
+    for number in range(1000):
+        clock.now_s += 0.1
+        news.hear(msgspec.structs.replace(view(1), job_id=f"{number:032x}"))
+    assert len(news) <= FRESH_S / 0.1 + 1
+
+
+async def status(front: Served, job_id: str) -> Any:
+    return (await front.post("/video/status", {"requestId": job_id}))[1]
+
+
+async def test_a_running_job_that_is_asked_for_often_costs_the_broker_nothing(
+    front: Served, broker: ScriptedBroker
+) -> None:
+    job_id = await front.submit()
+    await broker.change(job_id, state=JobState.IN_PROGRESS, stage=Stage.DENOISE, step=1)
+    assert (await status(front, job_id))["step"] == 1
+    await broker.change(job_id, step=2)
+    async with asyncio.timeout(LIMIT_S):
+        while (await status(front, job_id))["step"] != 2:
+            pass
+    asked = [request for request in broker.asked if isinstance(request, GetJob)]
+    assert len(asked) <= 1  # none if the first event was as quick as the first question
+
+
+async def test_who_cancels_sees_the_job_cancelled_whatever_events_are_still_on_the_way(
+    front: Served, broker: ScriptedBroker
+) -> None:
+    """Fails where the answer to a cancel is not heard: the running job is then still told."""
+    job_id = await front.submit()
+    await broker.change(job_id, state=JobState.IN_PROGRESS, step=1)
+    assert (await status(front, job_id))["status"] == "InProgress"
+    assert (await front.post("/video/cancel", {"requestId": job_id}))[0] == 200
+    assert (await status(front, job_id))["status"] == "Cancelled"
+
+
+async def test_who_deletes_a_running_job_finds_it_no_more(
+    front: Served, broker: ScriptedBroker
+) -> None:
+    """Fails where a removal is not noted: the running job is then still told."""
+    job_id = await front.submit()
+    await broker.change(job_id, state=JobState.IN_PROGRESS, step=1)
+    assert (await status(front, job_id))["status"] == "InProgress"
+    assert (await front.post("/video/delete", {"requestId": job_id}))[0] == 200
+    assert (await front.post("/video/status", {"requestId": job_id}))[0] == 404

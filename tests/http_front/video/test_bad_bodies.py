@@ -1,0 +1,196 @@
+from io import BytesIO
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+
+from broker.wire.job import JobSpec
+from tests.http_front.besieged import Besieged
+from tests.http_front.serving import PROMPT, picture
+from tests.http_front.vectors import VALID_BODY, Case, cases, judge
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+JSON = {"Content-Type": "application/json"}
+
+
+async def submit_bytes(
+    besieged: Besieged, body: bytes, headers: dict[str, str] = JSON
+) -> tuple[int, Any]:
+    url = besieged.front.url + "/video/submit"
+    async with besieged.front.session.post(url, data=BytesIO(body), headers=headers) as response:
+        return response.status, await response.json()
+
+
+async def submit_with(besieged: Besieged, **changes: object) -> tuple[int, Any]:
+    fields = msgspec.json.decode(VALID_BODY) | changes
+    return await submit_bytes(besieged, msgspec.json.encode(fields))
+
+
+@pytest.mark.parametrize("case", cases("json", "json-body", "body-base64"), ids=lambda c: c.id)
+async def test_a_bad_body_makes_no_job(besieged: Besieged, case: Case) -> None:
+    status, answer = await submit_bytes(besieged, case.body)
+    judge(case, status, answer)
+    if status != 202:
+        await besieged.assert_nothing_happened()
+    assert (await submit_bytes(besieged, VALID_BODY.encode()))[0] == 202
+
+
+@pytest.mark.parametrize("case", cases("json", "status-body"), ids=lambda c: c.id)
+@pytest.mark.parametrize("path", ["/video/status", "/video/cancel"])
+async def test_a_bad_reference_is_refused(besieged: Besieged, path: str, case: Case) -> None:
+    async with besieged.front.session.post(
+        besieged.front.url + path, data=case.body, headers=JSON
+    ) as response:
+        judge(case, response.status, await response.json())
+
+
+@pytest.mark.parametrize("case", cases("json", "job-id"), ids=lambda c: c.id)
+@pytest.mark.parametrize("path", ["/video/status", "/video/cancel"])
+async def test_an_id_that_no_job_has_is_404(besieged: Besieged, path: str, case: Case) -> None:
+    status, answer = await besieged.front.post(path, {"requestId": case.text})
+    assert status == 404
+    judge(case, status, answer)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        (
+            "num_frames",
+            1_000_000,
+            "num_frames is 1000000; it must be a whole number from 24 to 121",
+        ),
+        ("infer_steps", "30", 'infer_steps is "30" (2 characters); it must be a whole number'),
+        ("seed", -1, "seed is -1; it must be a whole number from 0 to 2147483647 or null"),
+        ("guidance_scale", 0.5, "guidance_scale is 0.5; it must be a number from 1.0 to 20.0"),
+        ("sample_shift", 0, "sample_shift is 0; it must be a number above 0.0 to 100.0"),
+        ("dit_fsdp", 1, "dit_fsdp is 1; it must be true or false or null"),
+        (
+            "sample_solver",
+            "euler",
+            'sample_solver is "euler" (5 characters); it must be one of dpm++, dpmpp, unipc',
+        ),
+        (
+            "prompt",
+            "short",
+            'prompt is "short" (5 characters); it must be a text of 10 to 500 characters',
+        ),
+        ("image_size", "big", 'image_size is "big" (3 characters); it must be a text of the form'),
+        (
+            "image_size",
+            "1281*720",
+            "image_size is 1281*720; each side must be a multiple of 16 and at least 64",
+        ),
+        ("output_path", "/etc/x", '"output_path" is no field of this request'),
+    ],
+)
+async def test_a_refusal_names_field_value_and_range(
+    besieged: Besieged, field: str, value: object, message: str
+) -> None:
+    status, answer = await submit_with(besieged, **{field: value})
+    assert status == 422
+    assert answer["error"]["code"] == "invalid_field"
+    assert answer["error"]["field"] == field
+    assert answer["error"]["message"].startswith(message)
+
+
+async def test_a_missing_field_is_named(besieged: Besieged) -> None:
+    status, answer = await submit_bytes(besieged, b'{"image_url": "http://images.example.com/"}')
+    assert status == 422
+    assert answer["error"]["message"] == (
+        "prompt is missing; it must be a text of 10 to 500 characters"
+    )
+
+
+async def test_every_default_is_that_of_the_job(besieged: Besieged) -> None:
+    body = {"prompt": PROMPT, "image_url": "http://images.example.com/cat.png", "seed": 1}
+    status, answer = await submit_bytes(besieged, msgspec.json.encode(body))
+    assert status == 202
+    _, page = await besieged.front.get("/video/list?limit=1")
+    assert page["jobs"][0]["requestId"] == answer["requestId"]
+    settings = msgspec.convert(page["jobs"][0]["settings"], JobSpec)
+    assert settings == JobSpec(prompt=PROMPT, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "field"),
+    [
+        ({"num_frames": "many"}, 422, "num_frames"),
+        ({"num_frames": "1000"}, 422, "num_frames"),
+        ({"dit_fsdp": "perhaps"}, 422, "dit_fsdp"),
+        ({"image_url": "http://images.example.com/cat.png"}, 422, "image_url"),
+        ({"colour": "red"}, 422, "colour"),
+        ({"prompt": "x" * 70_000}, 413, None),
+    ],
+)
+async def test_a_form_is_checked_like_json(
+    besieged: Besieged, fields: dict[str, str], status: int, field: str | None
+) -> None:
+    found, answer = await besieged.front.upload(picture(), **fields)
+    assert (found, answer["error"]["field"]) == (status, field)
+    await besieged.assert_nothing_happened()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("num_frames", "500", "num_frames is 500; it must be a whole number from 24 to 121"),
+        ("dit_fsdp", "perhaps", "dit_fsdp is perhaps; it must be true or false or null"),
+        ("prompt", "500", 'prompt is "500" (3 characters); it must be a text of 10 to 500'),
+    ],
+)
+async def test_what_a_form_means_as_a_number_is_shown_as_one(
+    besieged: Besieged, field: str, value: str, message: str
+) -> None:
+    _, answer = await besieged.front.upload(picture(), **{field: value})
+    assert answer["error"]["message"].startswith(message)
+
+
+async def test_a_form_may_name_a_url_instead_of_a_file(besieged: Besieged) -> None:
+    form = {"prompt": PROMPT, "image_url": "http://images.example.com/cat.png"}
+
+    with aiohttp.MultipartWriter("form-data") as writer:
+        for name, value in form.items():
+            writer.append(value).set_content_disposition("form-data", name=name)
+    async with besieged.front.session.post(
+        besieged.front.url + "/video/submit", data=writer
+    ) as response:
+        assert response.status == 202
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"--b\r\n",
+        b"--b--\r\n",
+        b'--b\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nno end',
+        b"--b\r\nContent-Disposition: form-data\r\n\r\nnameless\r\n--b--\r\n",
+        b'--b\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n\xff\xfe\r\n--b--\r\n',
+        b"--b\r\nContent-Type: multipart/mixed; boundary=c\r\n\r\n--c\r\n\r\nx\r\n--c--\r\n",
+        b'--b\r\nContent-Disposition: form-data; name="image"\r\n\r\n\r\n--b--\r\n',
+        b'--b\r\nContent-Disposition: form-data; name="seed"\r\n\r\n1\r\n' * 2 + b"--b--\r\n",
+        b'--b\r\nContent-Disposition: form-data; name="seed"\r\nContent-Transfer-Encoding: x\r\n'
+        b"\r\n1\r\n--b--\r\n",
+        b'--b\r\nContent-Disposition: form-data; name="a"\r\nX: ' + b"y" * 9000 + b"\r\n\r\n1\r\n",
+        b"".join(
+            b'--b\r\nContent-Disposition: form-data; name="f%d"\r\n\r\n1\r\n' % n
+            for n in range(200)
+        )
+        + b"--b--\r\n",
+    ],
+)
+async def test_a_broken_form_is_refused(besieged: Besieged, body: bytes) -> None:
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    status, answer = await submit_bytes(besieged, body, headers)
+    assert 400 <= status < 500, answer
+    assert set(answer["error"]) == {"code", "message", "field"}
+    await besieged.assert_nothing_happened()
+
+
+async def test_a_file_over_20_mib_is_413_and_leaves_nothing(besieged: Besieged) -> None:
+    status, answer = await besieged.front.upload(bytes((20 << 20) + 1))
+    assert (status, answer["error"]["code"]) == (413, "image_too_large")
+    await besieged.assert_nothing_happened()

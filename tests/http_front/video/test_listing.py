@@ -1,0 +1,69 @@
+"""The list of jobs, the removal of one, and the stills from its video."""
+
+import pytest
+
+from broker.wire.job import JobState
+from broker.wire.protocol import ListJobs
+from tests.http_front.scripted_broker import ScriptedBroker
+from tests.http_front.serving import PROMPT, Served
+
+
+async def test_jobs_are_listed_newest_first_with_their_settings(
+    front: Served, broker: ScriptedBroker
+) -> None:
+    first, second = await front.submit(), await front.submit()
+    await broker.change(first, spec=broker.specs[first], expires_at=12.5)
+    status, answer = await front.get("/video/list")
+    assert status == 200
+    assert [job["requestId"] for job in answer["jobs"]] == [second, first]
+    assert answer["has_more"] is False
+    told = answer["jobs"][1]
+    assert told["settings"]["prompt"] == PROMPT
+    assert (told["status"], told["expires_at"]) == ("InQueue", 12.5)
+
+
+async def test_a_page_goes_on_after_the_last_one(front: Served, broker: ScriptedBroker) -> None:
+    job_id, second, _ = [await front.submit() for _ in range(3)]
+    _, answer = await front.get(f"/video/list?limit=1&after={job_id}&order=asc")
+    assert [job["requestId"] for job in answer["jobs"]] == [second]
+    assert answer["has_more"] is True
+    assert broker.asked[-1] == ListJobs(limit=1, after=job_id, oldest_first=True)
+
+
+@pytest.mark.parametrize(
+    ("query", "field", "status"),
+    [
+        ("limit=0", "limit", 422),
+        ("limit=101", "limit", 422),
+        ("limit=ten", "limit", 422),
+        ("order=up", "order", 422),
+        ("after=nothing", "after", 404),
+    ],
+)
+async def test_a_page_that_makes_no_sense_is_refused(
+    front: Served, query: str, field: str, status: int
+) -> None:
+    found, answer = await front.get(f"/video/list?{query}")
+    assert (found, answer["error"]["field"]) == (status, field)
+
+
+async def test_a_deleted_job_is_not_found_any_more(front: Served) -> None:
+    job_id = await front.submit()
+    assert await front.post("/video/delete", {"requestId": job_id}) == (200, {"deleted": True})
+    for path in ("/video/delete", "/video/status"):
+        status, answer = await front.post(path, {"requestId": job_id})
+        assert (status, answer["error"]["code"]) == (404, "job_not_found")
+
+
+@pytest.mark.parametrize("ending", [".webp", ".sprites.webp"])
+async def test_stills_are_served_once_there_are_any(
+    front: Served, broker: ScriptedBroker, ending: str
+) -> None:
+    job_id = await front.submit()
+    await broker.change(job_id, state=JobState.SUCCEED, video=f"{job_id}.mp4")
+    status, _ = await front.get(f"/videos/{job_id}{ending}")
+    assert status == 404
+    (front.videos / f"{job_id}{ending}").write_bytes(b"RIFF")
+    async with front.session.get(f"{front.url}/videos/{job_id}{ending}") as response:
+        assert response.content_type == "image/webp"
+        assert await response.read() == b"RIFF"

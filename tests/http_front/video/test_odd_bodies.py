@@ -1,0 +1,179 @@
+"""Bodies of the kinds that `bad_inputs.json` has one of, against the whole running server."""
+
+import json
+from typing import Any
+
+import pytest
+from yarl import URL
+
+from tests.http_front.besieged import Besieged
+from tests.http_front.vectors import VALID_BODY
+from tests.http_front.video.test_bad_bodies import JSON, submit_bytes
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+OUTSIDE: dict[str, list[Any]] = {
+    "image_size": [
+        *(
+            "1280*720\n",
+            " 1280*720",
+            "1280*720 ",
+            "1280X720",
+            "1280*720*1",
+            "-1280*720",
+            "0*0",
+            "*",
+        ),
+        *("+1280*720", "1280.0*720", "1280\u00d7720", "\uff11280*720", "99999*99999", "64*14416"),
+        *("1_280*720", "1280**720", [1280, 720], None),
+    ],
+    "num_frames": [23, 122, 81.5, "81", True, None, [81], {}, 1e3, -81],
+    "infer_steps": [19, 101, 30.5, "30", False, None, 2**64, -(2**63)],
+    "guidance_scale": [0.99, 20.01, "3", True, None, -3.0, 1e308, [3.0]],
+    "sample_shift": [0.0, -1.0, 100.1, "5", None, 1e308, True],
+    "seed": [-1, 2**31, 1.5, "1", True, [], 2**63, 2**64, -(2**64)],
+    "cfg_size": [0, 3, "1", True, 1.5],
+    "ulysses_size": [0, 3, 65, 2**40, "8", True],
+    "end_step": [-1, 10_001, "37", None],
+    "use_attentioncache": [0, 1, "true", None, []],
+    "vae_parallel": [0, "false", []],
+    "sample_solver": ["UNIPC", "unipc ", "", None, 1, ["unipc"]],
+    "prompt": [
+        *("a" * 9, "a" * 501, "\ud800 and some more", "\t" * 20, "\u3000" * 20, "\0" * 20),
+        *("\u2003\u00a0" * 10, {}),
+    ],
+    "negative_prompt": ["a" * 501, "\0", "\udfff", 1, []],
+    "priority": [-11, 11, 0.5, "1", None, True, []],
+    "callback_url": ["", "x", "http://user@a/", "ftp://a/", 1, []],
+    "image_url": [None, 1, [], {}, "", ["http://images.example.com/"]],
+}
+"""Values that a field must not have, most of them just outside of its range."""
+ENCODINGS = ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "cp037"]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("told", ["", "; charset=utf-8", "; charset={}"])
+async def test_json_is_utf_8_whatever_is_said_of_it(
+    besieged: Besieged, encoding: str, told: str
+) -> None:
+    body = VALID_BODY.replace("wooden", "wööden").encode(encoding)
+    headers = {"Content-Type": "application/json" + told.format(encoding)}
+    status, answer = await submit_bytes(besieged, body, headers)
+    assert status in (400, 415), answer
+    await besieged.assert_nothing_happened()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("text/json", "application/x-json", "application/vnd.api+json", "application/json5"),
+        *("application/xml", "multipart/mixed; boundary=b", "multipart/form-data; boundary="),
+        *("application/x-ndjson", "*/*", "json", "application", ";", "application/json, text/html"),
+        *("image/png", "application/octet-stream", "application/msgpack", "text/html"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/video/submit", "/v1/videos", "/video/status"])
+async def test_no_other_content_type_is_read(besieged: Besieged, path: str, kind: str) -> None:
+    async with besieged.front.session.post(
+        besieged.front.url + path, data=VALID_BODY.encode(), headers={"Content-Type": kind}
+    ) as response:
+        assert response.status in (400, 415, 422), await response.text()
+    await besieged.assert_nothing_happened()
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd", "compress", "x", "gzip, br"])
+async def test_no_content_coding_is_undone(besieged: Besieged, coding: str) -> None:
+    status, _ = await submit_bytes(
+        besieged, VALID_BODY.encode(), {**JSON, "Content-Encoding": coding}
+    )
+    assert status == 415
+    await besieged.assert_nothing_happened()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "{",
+            "}",
+            "{}",
+            "[{}]",
+            "{,}",
+            "{'prompt': 1}",
+            '{"prompt"}',
+            "true",
+            "\0",
+            "{}{}",
+            "{}x",
+        ),
+        *('{"prompt": "a", }', '{"a": 01}', '{"a": .5}', '{"a": 1.}', '{"a": +1}', '{"a": 0x10}'),
+        *('{"a": "\\x"}', '{"a": "\\u12"}', '{"a": "\n"}', "{/* */}", "// {}", '{"a": tru}', "-"),
+        *(
+            '{"a": 1e99999}',
+            '{"a": -Infinity}',
+            '{"a": NaN}',
+            '{"\\u0000": 1}',
+            '{"": 1}',
+            "\u2028",
+        ),
+        *(
+            '{"a":' * 5000,
+            "[" * 60_000,
+            "[" * 30_000 + "]" * 30_000,
+            '{"a":' * 9000 + "1" + "}" * 9000,
+        ),
+        "9" * 60_000,
+    ],
+    ids=lambda text: text[:12],
+)
+async def test_broken_json_is_refused(besieged: Besieged, text: str) -> None:
+    for path in ("/video/submit", "/v1/videos", "/video/status", "/video/cancel", "/video/delete"):
+        async with besieged.front.session.post(
+            besieged.front.url + path, data=text.encode(), headers=JSON
+        ) as response:
+            assert 400 <= response.status < 500, (path, await response.text())
+    await besieged.assert_nothing_happened()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [(field, value) for field, values in OUTSIDE.items() for value in values],
+    ids=lambda value: ascii(value)[:24],
+)
+async def test_a_value_just_outside_is_refused(
+    besieged: Besieged, field: str, value: object
+) -> None:
+    body = json.dumps(json.loads(VALID_BODY) | {field: value}).encode()
+    status, answer = await submit_bytes(besieged, body)
+    assert status in (400, 422), answer
+    await besieged.assert_nothing_happened()
+
+
+@pytest.mark.parametrize(
+    "job_id",
+    [
+        *("0" * 31, "0" * 33, "A" * 32, "0" * 32 + "\n", " " + "0" * 32, "g" * 32, "0" * 16),
+        *(
+            "\u0660" * 32,
+            "\uff10" * 32,
+            "0" * 31 + "\u0000",
+            "-" + "0" * 31,
+            "..%2f" + "0" * 27,
+            "a/../b",
+        ),
+    ],
+    ids=ascii,
+)
+async def test_an_id_of_another_form_is_404(besieged: Besieged, job_id: str) -> None:
+    front = besieged.front
+    for path in ("/video/status", "/video/cancel", "/video/delete"):
+        assert (await front.post(path, {"requestId": job_id}))[0] == 404
+    for url in (
+        URL(front.url) / "v1/videos" / job_id,
+        URL(front.url) / "v1/videos" / job_id / "content",
+        URL(front.url) / "videos" / f"{job_id}.mp4",
+        URL(front.url) / "video/progress" % {"requestId": job_id},
+        URL(front.url) / "video/list" % {"after": job_id},
+    ):
+        async with front.session.get(url) as response:
+            assert response.status in (400, 404), url

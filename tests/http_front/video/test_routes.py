@@ -1,0 +1,254 @@
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from broker.wire.job import JobState, Stage
+from broker.wire.protocol import ErrorCode, GroupView, HealthTold, RankView, Refused
+from http_front.live.status_cache import FRESH_S
+from tests.http_front.scripted_broker import ScriptedBroker
+from tests.http_front.serving import PROMPT, Served, picture
+
+VIDEO = bytes(range(256)) * 64
+
+
+async def test_an_uploaded_image_becomes_a_job_with_every_field_of_the_form(
+    front: Served, broker: ScriptedBroker
+) -> None:
+    status, answer = await front.upload(
+        picture(), num_frames="24", guidance_scale="1", dit_fsdp="true", seed="7"
+    )
+    assert status == 202
+    spec = broker.specs[answer["requestId"]]
+    assert (spec.prompt, spec.num_frames, spec.seed) == (PROMPT, 24, 7)
+    assert spec.guidance_scale == 1.0
+    assert spec.dit_fsdp is True
+
+
+async def test_a_stored_image_is_named_by_the_hash_of_its_content(
+    front: Served, broker: ScriptedBroker
+) -> None:
+    first, second = await front.submit(), await front.submit()
+    assert broker.images[first] == broker.images[second]
+    assert [path.name for path in front.stored_images()] == [broker.images[first]]
+
+
+async def test_a_seed_left_out_is_chosen_before_the_job_is_stored(
+    front: Served, broker: ScriptedBroker
+) -> None:
+    job_id = await front.submit()
+    assert broker.specs[job_id].seed is not None
+
+
+async def test_status_has_the_documented_shape(front: Served, broker: ScriptedBroker) -> None:
+    job_id = await front.submit()
+    await broker.change(
+        job_id,
+        state=JobState.IN_PROGRESS,
+        stage=Stage.DENOISE,
+        step=3,
+        num_steps=30,
+        progress=0.1,
+        eta_s=20.0,
+        attempt=1,
+        stage_s={"queue": 1.5, "encode": 0.5},
+        queue_position=None,
+    )
+    status, answer = await front.post("/video/status", {"requestId": job_id})
+    view = broker.history[job_id][-1]
+    assert status == 200
+    assert answer == {
+        "status": "InProgress",
+        "reason": None,
+        "results": None,
+        "queue_position": None,
+        "progress": 0.1,
+        "created_at": view.created_at,
+        "updated_at": view.updated_at,
+        "stage": "denoise",
+        "step": 3,
+        "num_steps": 30,
+        "eta_s": pytest.approx(20.0, abs=FRESH_S),
+        "attempt": 1,
+        "stage_s": {"queue": 1.5, "encode": 0.5},
+        "priority": 0,
+    }
+
+
+async def test_a_finished_job_names_its_video(front: Served, broker: ScriptedBroker) -> None:
+    job_id = await front.submit()
+    await broker.change(job_id, state=JobState.SUCCEED, progress=1.0, video=f"{job_id}.mp4")
+    _, answer = await front.post("/video/status", {"requestId": job_id})
+    assert answer["results"] == {
+        "video_url": f"/videos/{job_id}.mp4",
+        "video_path": f"videos/{job_id}.mp4",
+        "poster_url": f"/videos/{job_id}.webp",
+        "sprites_url": f"/videos/{job_id}.sprites.webp",
+    }
+
+
+@pytest.mark.parametrize("path", ["/video/status", "/video/cancel"])
+@pytest.mark.parametrize("job_id", ["0" * 32, "../x", "", "F" * 32, "a" * 10_240])
+async def test_a_job_that_cannot_be_found_is_404(front: Served, path: str, job_id: str) -> None:
+    status, answer = await front.post(path, {"requestId": job_id})
+    assert status == 404
+    assert answer["error"]["code"] == "job_not_found"
+
+
+async def test_cancel_is_final_and_repeatable(front: Served) -> None:
+    job_id = await front.submit()
+    for _ in range(2):
+        assert await front.post("/video/cancel", {"requestId": job_id}) == (
+            200,
+            {"status": "Cancelled"},
+        )
+
+
+async def test_what_the_broker_refuses_is_told_with_its_code_and_numbers(
+    front: Served, broker: ScriptedBroker
+) -> None:
+    message = "cfg_size 2 times ulysses_size 3 is 6; it must divide the group's 8 ranks"
+    broker.script = lambda _request: Refused(
+        code=ErrorCode.UNSUPPORTED_LAYOUT, message=message, field="ulysses_size"
+    )
+    status, answer = await front.upload(picture())
+    assert status == 422
+    assert answer == {
+        "error": {"code": "unsupported_layout", "message": message, "field": "ulysses_size"}
+    }
+
+
+async def test_a_full_queue_is_429_with_retry_after(front: Served, broker: ScriptedBroker) -> None:
+    broker.script = lambda _request: Refused(
+        code=ErrorCode.QUEUE_FULL, message="100 jobs wait", retry_after_s=33
+    )
+    async with front.session.post(
+        front.url + "/video/cancel", json={"requestId": "0" * 32}
+    ) as response:
+        assert response.status == 429
+        assert response.headers["Retry-After"] == "33"
+
+
+async def test_a_video_can_be_had_in_ranges(front: Served) -> None:
+    name = f"{'a' * 32}.mp4"
+    (front.videos / name).write_bytes(VIDEO)
+    url = f"{front.url}/videos/{name}"
+    async with front.session.get(url, headers={"Range": "bytes=10-19"}) as response:
+        assert response.status == 206
+        assert await response.read() == VIDEO[10:20]
+    async with front.session.head(url) as response:
+        assert response.status == 200
+        assert response.content_length == len(VIDEO)
+        assert response.content_type == "video/mp4"
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+
+
+async def test_a_missing_id_is_told_as_missing(front: Served) -> None:
+    status, answer = await front.post("/video/status", {})
+    assert (status, answer["error"]["field"]) == (422, "requestId")
+    assert answer["error"]["message"] == "requestId is missing; it must be a text"
+
+
+@pytest.mark.parametrize("path", ["/live", "/nowhere"])
+async def test_an_expectation_that_cannot_be_met_is_refused(front: Served, path: str) -> None:
+    headers = {"Expect": "banana"}
+    async with front.session.get(front.url + path, headers=headers) as response:
+        assert response.status == 417
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert (await response.json())["error"] == {
+            "code": "invalid_body",
+            "message": "of Expect only 100-continue can be met",
+            "field": None,
+        }
+
+
+@pytest.mark.parametrize("wanted", ["bytes=999999-", "bytes=9-3", "bytes=-", "bytes=one"])
+async def test_a_range_that_a_video_has_not_is_refused_with_its_length(
+    front: Served, wanted: str
+) -> None:
+    name = f"{'a' * 32}.mp4"
+    (front.videos / name).write_bytes(VIDEO)
+    url = f"{front.url}/videos/{name}"
+    async with front.session.get(url, headers={"Range": wanted}) as response:
+        assert (response.status, response.content_type) == (416, "application/json")
+        assert response.headers["Content-Range"] == f"bytes */{len(VIDEO)}"
+        error = (await response.json())["error"]
+    assert error["message"] == "the request was refused: Requested Range Not Satisfiable"
+
+
+@pytest.mark.parametrize("wanted", ["seconds=1-2", "bytes=0-1,4-5", "10-19"])
+async def test_a_range_that_is_not_understood_counts_for_nothing(
+    front: Served, wanted: str
+) -> None:
+    name = f"{'a' * 32}.mp4"
+    (front.videos / name).write_bytes(VIDEO)
+    url = f"{front.url}/videos/{name}"
+    async with front.session.get(url, headers={"Range": wanted}) as response:
+        assert (response.status, await response.read()) == (200, VIDEO)
+    async with front.session.get(url) as response:  # the connection is still good
+        assert (response.status, await response.read()) == (200, VIDEO)
+
+
+async def test_a_link_in_the_videos_folder_is_no_video(front: Served, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    (front.videos / f"{'b' * 32}.mp4").symlink_to(secret)
+    status, answer = await front.get(f"/videos/{'b' * 32}.mp4")
+    assert (status, answer["error"]["code"]) == (404, "not_found")
+
+
+async def test_health_has_a_row_for_each_rank(front: Served, broker: ScriptedBroker) -> None:
+    ranks = [
+        RankView(
+            rank=rank,
+            pid=100 + rank,
+            device="cpu",
+            stage=Stage.IDLE,
+            step=0,
+            memory_bytes=1,
+            beat_age_s=0.5,
+        )
+        for rank in range(8)
+    ]
+    group = GroupView(group="g0", epoch=1, ready=True, restarts=2, job_id=None, ranks=ranks)
+    broker.health = HealthTold(ready=True, draining=False, queued=3, running=1, groups=[group])
+    status, answer = await front.get("/health")
+    assert status == 200
+    assert (answer["status"], answer["total_tasks"], answer["pipeline_world_size"]) == (
+        "healthy",
+        4,
+        8,
+    )
+    assert [(row["rank"], row["pid"], row["restarts"]) for row in answer["ranks"]] == [
+        (rank, 100 + rank, 2) for rank in range(8)
+    ]
+
+
+async def test_health_is_503_without_a_ready_group(front: Served, broker: ScriptedBroker) -> None:
+    broker.health = HealthTold(ready=False, draining=False, queued=0, running=0, groups=[])
+    status, answer = await front.get("/health")
+    assert (status, answer["status"]) == (503, "unhealthy")
+
+
+async def test_health_is_503_within_5_s_when_the_broker_is_silent(
+    front: Served, broker: ScriptedBroker
+) -> None:
+    broker.silent = True
+    async with asyncio.timeout(5):
+        status, answer = await front.get("/health")
+    assert (status, answer["status"]) == (503, "unhealthy")
+    assert await front.get("/live") == (200, {"status": "alive"})
+
+
+async def test_cleanup_tells_how_many_jobs_were_removed(front: Served) -> None:
+    await front.submit()
+    assert await front.post("/admin/cleanup", None) == (200, {"removed": 1})
+
+
+async def test_a_browser_may_play_a_video_in_a_page_of_its_own(front: Served) -> None:
+    name = f"{'c' * 32}.mp4"
+    (front.videos / name).write_bytes(VIDEO)
+    async with front.session.get(f"{front.url}/videos/{name}") as response:
+        policy = response.headers["Content-Security-Policy"]
+    assert "media-src 'self'" in policy
+    assert "sandbox" not in policy  # it would take the page its origin, and with it the video

@@ -1,0 +1,185 @@
+"""A job's end is told to its client's address, and heard by a receiver that checks signatures."""
+
+import asyncio
+import json
+import resource
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import openai
+import pytest
+import pytest_asyncio
+from aiohttp import web
+
+from broker.store.folder import FolderStore
+from http_front.images.address_guard import is_allowed
+from http_front.images.fetch import ImageSource
+from tests.broker.driver import BrokerProcess, broker_config, running_broker
+from tests.http_front.images.image_server import IMAGE_ADDRESS
+from tests.http_front.serving import Served, picture, serve
+from tests.stub_group import StubConfig, StubGroup
+
+LIMIT_S = 20.0
+
+Heard = tuple[dict[str, str], bytes]
+
+
+class Receiver:
+    """A client's server: keeps what it hears, and answers as it is told."""
+
+    def __init__(self) -> None:
+        self.heard: asyncio.Queue[Heard] = asyncio.Queue()
+        self.status = 204
+        self.url = ""
+
+    async def hear(self, request: web.Request) -> web.Response:
+        await self.heard.put((dict(request.headers), await request.read()))
+        return web.Response(status=self.status)
+
+    async def next(self) -> Heard:
+        async with asyncio.timeout(LIMIT_S):
+            return await self.heard.get()
+
+
+@dataclass
+class Stack:
+    broker: BrokerProcess
+    group: StubGroup
+    front: Served
+    receiver: Receiver
+
+    async def submit(self) -> str:
+        status, answer = await self.front.upload(picture(), callback_url=self.receiver.url)
+        assert status == 202, answer
+        return str(answer["requestId"])
+
+
+@pytest_asyncio.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    receiver, app = Receiver(), web.Application()
+    app.router.add_post("/hook", receiver.hear)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, IMAGE_ADDRESS, 0)
+    await site.start()
+    receiver.url = f"http://{IMAGE_ADDRESS}:{runner.addresses[0][1]}/hook"
+    yield receiver
+    await runner.cleanup()
+
+
+@pytest_asyncio.fixture
+async def stack(receiver: Receiver) -> AsyncIterator[Stack]:
+    with tempfile.TemporaryDirectory(prefix="wan-") as state_dir:
+        config = broker_config(Path(state_dir))
+        stub = StubConfig(addresses=config.addresses, videos_dir=f"{state_dir}/videos", num_steps=2)
+        async with (
+            running_broker(config) as broker,
+            StubGroup(stub) as group,
+            serving(Path(state_dir), broker) as front,
+        ):
+            yield Stack(broker, group, front, receiver)
+
+
+def serving(folder: Path, broker: BrokerProcess) -> AbstractAsyncContextManager[Served]:
+    """A front that takes one address of this machine for a public one."""
+    source = ImageSource(guard=lambda a: a == IMAGE_ADDRESS or is_allowed(a), ports=None)
+    return serve(folder, broker.config.addresses, source, makes_callbacks=True)
+
+
+FRESH = b"k" * 32
+
+
+def test_a_key_that_cannot_be_written_whole_is_made_by_the_next_start(tmp_path: Path) -> None:
+    """Seen to fail where the file has its name before its content: anybody knows an empty key."""
+    store = FolderStore(tmp_path)
+    path, limits = tmp_path / "webhook.key", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            store.secret(path.name, FRESH)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    key = store.secret(path.name, FRESH)
+    assert (key, store.secret(path.name, b"another")) == (FRESH, FRESH)
+    assert [(file.name, file.stat().st_mode & 0o777) for file in tmp_path.iterdir()] == [
+        ("webhook.key", 0o600)
+    ]
+
+
+async def test_a_receiver_with_the_openai_package_accepts_the_news(stack: Stack) -> None:
+    job_id = await stack.submit()
+    headers, body = await stack.receiver.next()
+    _, told = await stack.front.get("/video/webhook_secret")
+    webhooks = openai.OpenAI(api_key="none", webhook_secret=told["secret"]).webhooks
+    webhooks.verify_signature(body, headers)
+    event = json.loads(body)
+    assert event["type"] == "video.completed"
+    assert event["data"] == {"id": job_id}
+    assert event["id"] == headers["webhook-id"]
+    with pytest.raises(openai.InvalidWebhookSignatureError):
+        webhooks.verify_signature(body.replace(b"completed", b"failed"), headers)
+
+
+async def test_a_cancelled_job_is_news_too(stack: Stack) -> None:
+    stack.group.hold.clear()
+    job_id = await stack.submit()
+    await stack.front.post("/video/cancel", {"requestId": job_id})
+    assert json.loads((await stack.receiver.next())[1])["type"] == "video.failed"
+
+
+async def test_what_was_not_heard_is_told_again_also_by_the_next_broker(stack: Stack) -> None:
+    stack.receiver.status = 500
+    await stack.submit()
+    first, _ = await stack.receiver.next()
+    await stack.broker.kill()
+    stack.receiver.status = 204
+    await stack.broker.start()
+    again, _ = await stack.receiver.next()
+    assert again["webhook-id"] == first["webhook-id"]
+
+
+async def test_what_was_heard_is_told_once(stack: Stack) -> None:
+    jobs = [await stack.submit() for _ in range(3)]
+    heard = [json.loads((await stack.receiver.next())[1])["data"]["id"] for _ in jobs]
+    assert sorted(heard) == sorted(jobs)
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("ftp://example.com/", "must be an http or https URL with a host"),
+        ("http://user:secret@example.com/", "must not hold a user name or a password"),
+        ("http://example.com/a b", "holds a blank"),
+        ("http://127.0.0.1/hook", "leads to an address that is not public"),
+        ("http://[::ffff:10.0.0.1]/hook", "leads to an address that is not public"),
+        ("http://169.254.169.254/latest", "leads to an address that is not public"),
+    ],
+)
+async def test_an_address_that_can_never_be_called_is_refused(
+    stack: Stack, url: str, words: str
+) -> None:
+    status, answer = await stack.front.upload(picture(), callback_url=url)
+    assert (status, answer["error"]["field"]) == (422, "callback_url")
+    assert words in answer["error"]["message"]
+
+
+async def test_an_address_that_is_not_public_is_never_called(stack: Stack) -> None:
+    """Seen to fail with a session that is not guarded."""
+    inner = Receiver()
+    app = web.Application()
+    app.router.add_post("/hook", inner.hear)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        url = f"http://localhost:{runner.addresses[0][1]}/hook"
+        status, _ = await stack.front.upload(picture(), callback_url=url)
+        assert status == 202, "a name is looked up only when it is dialled"
+        await stack.submit()
+        await stack.receiver.next()  # the second one's news: the first one's were due before
+    finally:
+        await runner.cleanup()
+    assert inner.heard.empty()

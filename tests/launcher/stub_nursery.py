@@ -1,0 +1,58 @@
+"""A nursery whose ranks need no torch: `model_path` tells how they behave.
+
+`live`: all get ready and live. `slow`: asked to leave, rank 0 takes a second longer than the
+others, and leaves a file when it is done. `stubborn`: they ignore SIGTERM. `die`: rank 1 ends while
+loading and says why. `mute`: no rank ever gets ready. `break`: the nursery ends before any birth.
+"""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from broker.process.child import begin, report
+from ranks.config import RankConfig
+
+
+def main() -> None:
+    config = msgspec.json.decode(sys.argv[1], type=RankConfig)
+    begin("nursery", config.parent_pid, config.log_format)
+    if config.model_path == "break":
+        sys.exit(3)
+    nursery_pid = os.getpid()
+    for rank in range(config.world_size):
+        if (pid := os.fork()) == 0:
+            live(config, rank, nursery_pid)
+        report(config.ready_fd, f"born {rank} {pid}")
+    os._exit(0)
+
+
+def live(config: RankConfig, rank: int, nursery_pid: int) -> None:
+    while os.getppid() == nursery_pid:
+        time.sleep(0.002)
+    begin(f"rank-{rank}", config.parent_pid, config.log_format)
+    if config.model_path == "stubborn":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if config.model_path == "slow":
+        signal.signal(signal.SIGTERM, lambda *_: leave_slowly(config, rank))
+    if config.model_path == "die" and rank == 1:
+        report(config.ready_fd, f"failed {rank} the weights are damaged")
+        os._exit(1)
+    if config.model_path != "mute":
+        report(config.ready_fd, f"ready {rank}")
+    while True:
+        signal.pause()
+
+
+def leave_slowly(config: RankConfig, rank: int) -> None:
+    if rank == 0:
+        time.sleep(1)
+        Path(config.store, "saved").touch()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+import json
+import logging
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from http_front.access.keys import write_keys
+from launcher.options import Options
+from launcher.preflight import (
+    Folders,
+    StartError,
+    check_access,
+    check_device,
+    check_precedence,
+    check_split,
+    listen,
+    lock_state,
+    model_folder,
+    prepare_folders,
+)
+from ranks.model.model_folder import COMPONENTS, WEIGHTED
+from tests.precedence import may_go_first
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Folders:
+    folders = Folders.under(str(tmp_path))
+    prepare_folders(folders)
+    return folders
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A folder that has the names of a model's files, and the one number that is read."""
+    folder = tmp_path / "model"
+    for part, names in COMPONENTS.items():
+        (folder / part).mkdir(parents=True)
+        for name in names:
+            (folder / part / name).write_text(json.dumps({"num_attention_heads": 40}))
+    for part in WEIGHTED:
+        stem = "diffusion_pytorch_model" if part in ("transformer", "vae") else "model"
+        (folder / part / f"{stem}.safetensors").touch()
+    (folder / "model_index.json").write_text("{}")
+    return folder
+
+
+_ORDINARY_USER = """
+import os, resource
+from launcher.options import Options
+from launcher.preflight import StartError, check_precedence
+resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0))
+if os.getuid() == 0:
+    os.setuid(65534)
+try:
+    check_precedence(Options(realtime_front=True))
+except StartError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "example.com"])
+def test_other_machines_are_served_with_keys_or_when_told_to(host: str, tmp_path: Path) -> None:
+    """Seen to fail with every host taken for loopback."""
+    with pytest.raises(StartError, match=f"--host {host} .*--api-keys.*--insecure"):
+        check_access(Options(host=host))
+    write_keys(tmp_path / "keys", [])
+    check_access(Options(host=host, api_keys=str(tmp_path / "keys")))
+    check_access(Options(host=host, insecure=True))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
+def test_loopback_needs_no_keys_and_the_log_says_so(
+    host: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    check_access(Options(host=host))
+    assert f"no API keys: the server listens on {host}, for this machine only" in caplog.text
+
+
+def test_a_user_without_real_time_priority_is_told_what_it_takes() -> None:
+    """Seen to fail with the error of the system let through."""
+    done = subprocess.run(
+        [sys.executable, "-c", _ORDINARY_USER], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == (
+        "--realtime-front: Operation not permitted; it takes root, `ulimit -r 1`, LimitRTPRIO=1 "
+        "in systemd, or --cap-add=SYS_NICE for a container\n"
+    ), done.stderr
+    check_precedence(Options())
+
+
+@pytest.mark.skipif(not may_go_first(), reason="this user may not have real-time priority")
+def test_to_try_real_time_priority_leaves_the_launcher_as_it_was() -> None:
+    check_precedence(Options(realtime_front=True))
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"keys": [{"name": "a b"}]}', "\udc80"])
+def test_a_file_of_keys_that_cannot_be_used_is_named(content: str | None, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    if content is not None:
+        file.write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(StartError, match=f"--api-keys {file}"):
+        check_access(Options(api_keys=str(file)))
+
+
+def find_model(folder: Path, folders: Folders, nproc: int = 8) -> Path:
+    return model_folder(Options(model_path=str(folder), nproc=nproc), folders)
+
+
+def test_a_complete_model_folder_is_accepted(model: Path, folders: Folders) -> None:
+    assert find_model(model, folders) == model
+
+
+def test_a_missing_model_folder_is_named_and_the_demo_mentioned(folders: Folders) -> None:
+    with pytest.raises(StartError, match=r"model folder /nowhere does not exist.*--demo"):
+        find_model(Path("/nowhere"), folders)
+
+
+@pytest.mark.parametrize("part", [*COMPONENTS])
+def test_a_missing_part_of_the_model_is_named(model: Path, folders: Folders, part: str) -> None:
+    shutil.rmtree(model / part)
+    with pytest.raises(StartError, match=rf"is incomplete; missing: .*{part}/.*--demo"):
+        find_model(model, folders)
+
+
+def test_a_missing_shard_of_the_weights_is_named(model: Path, folders: Folders) -> None:
+    index = model / "transformer" / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}))
+    (model / "transformer" / "one.safetensors").touch()
+    with pytest.raises(StartError, match=r"missing: transformer/two\.safetensors;"):
+        find_model(model, folders)
+
+
+def test_ranks_that_the_heads_cannot_be_split_over_are_refused(
+    model: Path, folders: Folders
+) -> None:
+    message = r"--nproc is 3: the model's 40 attention heads .* possible: 1, 2, 4, 5, 8, 10"
+    with pytest.raises(StartError, match=message):
+        find_model(model, folders, nproc=3)
+    check_split(Options(nproc=16), 40)  # CFG 2 times Ulysses 8
+
+
+def test_a_default_share_that_the_heads_cannot_be_split_into_is_refused() -> None:
+    with pytest.raises(
+        StartError, match=r"--ulysses-size is 16: .* 40 .*; possible: 1, 2, 4, 5, 8"
+    ):
+        check_split(Options(nproc=16, ulysses_size=16), 40)
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StartError, match=f"port {port} on 127.0.0.1 is taken"):
+            listen(Options(port=port))
+
+
+def test_an_address_of_another_machine_is_named() -> None:
+    with pytest.raises(StartError, match=r"cannot listen on 192\.0\.2\.1 port 0"):
+        listen(Options(host="192.0.2.1", port=0))
+
+
+def test_a_state_directory_in_use_is_named_with_its_owner(folders: Folders) -> None:
+    lock_state(folders)
+    with pytest.raises(StartError, match=r"is in use by another server, pid \d+"):
+        lock_state(folders)
+
+
+def test_a_path_too_long_for_a_socket_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match="choose a shorter --state-dir"):
+        prepare_folders(Folders.under(str(tmp_path / ("long" * 30))))
+
+
+def test_a_state_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StartError, match=r"--state-dir .*/file/state: Not a directory"):
+        prepare_folders(Folders.under(str(tmp_path / "file" / "state")))
+
+
+def test_a_state_directory_that_cannot_be_claimed_is_named(folders: Folders) -> None:
+    (folders.state / "launch.lock").mkdir()
+    with pytest.raises(StartError, match=r"--state-dir .*: launch\.lock: Is a directory"):
+        lock_state(folders)
+
+
+def test_a_new_state_directory_is_private_and_an_old_one_left_as_it_is(tmp_path: Path) -> None:
+    """Seen to fail without the mode that the folders are made with."""
+    new, old = Folders.under(str(tmp_path / "new"), str(tmp_path / "files")), tmp_path / "old"
+    old.mkdir(mode=0o755)
+    prepare_folders(new)
+    prepare_folders(Folders.under(str(old)))
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (new.state, Path(new.store), old)]
+    assert modes == [0o700, 0o700, 0o755]
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    with pytest.raises(StartError, match="--device npu: "):
+        check_device(Options(device="npu"))

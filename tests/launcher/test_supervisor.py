@@ -1,0 +1,40 @@
+import asyncio
+import os
+import signal
+import socket
+from pathlib import Path
+
+from broker.wire.protocol import GroupStarted
+from launcher.options import Options
+from launcher.plan import Plan
+from launcher.preflight import Folders, prepare_folders
+from launcher.spawn import Child
+from launcher.supervisor import Supervisor
+
+LIMIT_S = 20.0
+
+
+async def test_a_broker_that_dies_before_it_can_be_greeted_is_seen_to_die(tmp_path: Path) -> None:
+    """Seen to fail with `_greet` awaited before the broker's end: it waits for a peer for ever."""
+    folders = Folders.under(str(tmp_path))
+    plan = Plan(
+        options=Options(),
+        folders=folders,
+        addresses=prepare_folders(folders),
+        model=tmp_path,
+        device="cpu",
+        num_heads=8,
+        pid=os.getpid(),
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        supervisor = Supervisor(plan, listener)
+        supervisor._reaper.start()
+        supervisor._broker = Child(supervisor._reaper, "broker", "tests.launcher.dying_broker")
+        told = GroupStarted(group="g0", epoch=1, world_size=8)
+        supervisor._agent._lives["g0"] = told  # one that the broker has to be told of
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                assert await supervisor._live_broker() == "ended with exit code 9"
+        finally:
+            supervisor._agent.close()
+            asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)

@@ -1,0 +1,163 @@
+"""MP4 files, checked by decoding them."""
+
+import json
+import queue
+import re
+import subprocess
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from broker.store.folder import FolderStore
+from broker.store.store import PARTIAL, VIDEOS
+from broker.wire.job import JobSpec
+from broker.wire.protocol import Lease
+from ranks.errors import JobError, RunCancelled
+from ranks.media.stills import Stills
+from ranks.media.video_writer import VideoWriter
+
+LEASE = Lease(group="group-0", epoch=1, job_id="0" * 32, attempt=1)
+SPEC = JobSpec(prompt='A "quoted" prompt; 提示 = \\ #1', image_size="80*64", num_frames=24, seed=5)
+COLOURS = ((200, 40, 40), (40, 160, 60), (30, 60, 210), (128, 128, 128))
+_LIMIT_S = 30.0
+
+Ends = queue.SimpleQueue[Exception | None]
+
+
+def stripes(num_frames: int) -> torch.Tensor:
+    """Upright stripes of known colours, as frames from -1 to 1."""
+    columns = torch.tensor(COLOURS).T.repeat_interleave(80 // len(COLOURS), dim=1)
+    pixels = columns[:, None, None, :].expand(3, num_frames, 64, 80)
+    return pixels.unsqueeze(0) / 127.5 - 1.0
+
+
+def write(
+    folder: Path, num_frames: int = 25, is_cancelled: bool = False
+) -> tuple[VideoWriter, Ends]:
+    """Return a writer that has got frames, by default all and one more than is wanted."""
+    store = FolderStore(folder)
+    ends: Ends = queue.SimpleQueue()
+    writer = VideoWriter(LEASE, SPEC, store, lambda: is_cancelled, lambda _: None, ends.put)
+    for frames in stripes(num_frames).split(4, dim=2):
+        writer.add(frames)
+    return writer, ends
+
+
+def ffmpeg(*arguments: str) -> "subprocess.CompletedProcess[bytes]":
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", *arguments]
+    return subprocess.run(command, capture_output=True, check=False, timeout=_LIMIT_S)
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("store")
+    writer, ends = write(folder)
+    writer.finish()
+    assert ends.get(timeout=_LIMIT_S) is None
+    return folder / VIDEOS / f"{LEASE.job_id}.mp4"
+
+
+def test_the_video_has_exactly_the_frames_and_the_size_asked_for(video: Path) -> None:
+    decoded = ffmpeg("-i", str(video), "-f", "rawvideo", "-pix_fmt", "rgb24", "-").stdout
+    assert len(decoded) == 24 * 64 * 80 * 3
+
+
+def test_the_video_says_how_its_colours_are_coded(video: Path) -> None:
+    stream = next(line for line in described(video) if "Video:" in line)
+    assert "h264" in stream
+    assert "yuv420p(tv, bt709, progressive)" in stream
+    assert "16 fps" in stream
+    assert "80x64" in stream
+
+
+def test_the_colours_survive_by_the_matrix_that_the_tags_name(video: Path) -> None:
+    decode = "scale=in_color_matrix=bt709:in_range=tv"
+    decoded = ffmpeg("-i", str(video), "-vf", decode, "-f", "rawvideo", "-pix_fmt", "rgb24", "-")
+    frames = np.frombuffer(decoded.stdout, np.uint8).reshape(24, 64, 4, 20, 3)
+    centres = frames[:, 16:48, :, 8:12].mean(axis=(0, 1, 3))
+    np.testing.assert_allclose(centres, COLOURS, atol=3)
+
+
+def test_the_video_can_be_played_before_it_is_whole(video: Path) -> None:
+    content = video.read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat")
+
+
+def test_the_video_carries_prompt_seed_and_parameters(video: Path) -> None:
+    metadata = ffmpeg("-i", str(video), "-f", "ffmetadata", "-").stdout.decode()
+    found = re.search(r"^comment=(.*)$", metadata, re.MULTILINE)
+    assert found is not None
+    comment = json.loads(re.sub(r"\\([=;#\\])", r"\1", found[1]))
+    assert comment["prompt"] == SPEC.prompt
+    assert comment["seed"] == 5
+    assert comment["infer_steps"] == 30
+
+
+def test_nothing_unfinished_stays_behind(video: Path) -> None:
+    found = sorted(path.name for path in video.parent.rglob("*") if path.is_file())
+    assert found == sorted(video.stem + end for end in (".mp4", ".webp", ".sprites.webp"))
+
+
+def test_the_poster_has_the_colours_of_the_video(video: Path) -> None:
+    with Image.open(video.with_suffix(".webp")) as poster:
+        assert poster.size == (80, 64)
+        found = [poster.convert("RGB").getpixel((10 + 20 * n, 32)) for n in range(4)]
+    np.testing.assert_allclose(np.array(found), COLOURS, atol=8)
+
+
+def test_the_sprite_sheet_leafs_through_the_whole_video(tmp_path: Path) -> None:
+    spec = JobSpec(prompt="from black to white", image_size="1280*720", num_frames=37)
+    stills = Stills(spec)
+    for index in range(37):
+        stills.add(bytes([index * 7]) * (1280 * 720 * 3))
+    stills.save(tmp_path / "a.webp", tmp_path / "a.sprites.webp")
+    with Image.open(tmp_path / "a.sprites.webp") as sheet:
+        assert sheet.size == (5 * 192, 2 * 108)
+        places = [(96 + column * 192, 54 + row * 108) for row in range(2) for column in range(5)]
+        found = [sheet.convert("L").getpixel(place) for place in places]
+    np.testing.assert_allclose(np.array(found), [index * 4 * 7 for index in range(10)], atol=6)
+    with Image.open(tmp_path / "a.webp") as poster:
+        assert poster.size == (640, 360)
+        np.testing.assert_allclose(np.array(poster.convert("L")), 18 * 7, atol=6)
+
+
+def test_a_cancelled_video_leaves_no_file(tmp_path: Path) -> None:
+    writer, ends = write(tmp_path, is_cancelled=True)
+    writer.finish()
+    assert isinstance(ends.get(timeout=_LIMIT_S), RunCancelled)
+    assert not list(tmp_path.rglob("*.mp4"))
+
+
+def test_an_abandoned_video_leaves_no_file_and_tells_nobody(tmp_path: Path) -> None:
+    writer, ends = write(tmp_path)
+    writer.abandon()
+    writer.wait(_LIMIT_S)
+    assert not writer.is_writing
+    assert ends.empty()
+    assert not list(tmp_path.rglob("*.mp4"))
+
+
+def test_a_folder_that_cannot_be_written_fails_the_saving(tmp_path: Path) -> None:
+    (tmp_path / VIDEOS).mkdir()
+    (tmp_path / PARTIAL).write_text("a file where a folder should be")
+    writer, ends = write(tmp_path, num_frames=1)
+    writer.finish()
+    failure = ends.get(timeout=_LIMIT_S)
+    assert isinstance(failure, FileExistsError)
+    with pytest.raises(JobError, match="could not be saved"):
+        writer.add(stripes(1))
+
+
+def test_an_encoder_that_fails_is_heard(tmp_path: Path) -> None:
+    (tmp_path / PARTIAL / f"{'0' * 32}.1.mp4").mkdir(parents=True)
+    writer, ends = write(tmp_path, num_frames=1)
+    writer.finish()
+    assert "ffmpeg ended with" in str(ends.get(timeout=_LIMIT_S))
+
+
+def described(video: Path) -> list[str]:
+    return ffmpeg("-i", str(video)).stderr.decode().splitlines()

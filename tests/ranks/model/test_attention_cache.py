@@ -1,0 +1,100 @@
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ranks.model.attention_cache import AttentionCache, CacheSchedule
+
+CASES = json.loads((Path(__file__).parents[2] / "data" / "attention_cache.json").read_text())[
+    "cases"
+]
+BRANCHES = (0, 1)
+BLOCKS = (0, 1, 2)
+
+
+def schedule_of(case: dict[str, Any]) -> CacheSchedule:
+    return CacheSchedule(
+        start=case["start_step"],
+        interval=case["interval"],
+        end=case["end_step"],
+        num_steps=case["num_steps"],
+    )
+
+
+def tag(step: int, branch: int, block: int) -> torch.Tensor:
+    return torch.tensor([step, branch, block])
+
+
+def run_step(cache: AttentionCache, step: int) -> set[int]:
+    """Run one step of a model whose attention returns where it was computed; return the steps."""
+    sources = set()
+    for branch in BRANCHES:
+        for block in BLOCKS:
+            output = cache.attend(step, branch, block, partial(tag, step, branch, block))
+            source, of_branch, of_block = output.tolist()
+            assert (of_branch, of_block) == (branch, block)
+            sources.add(source)
+    return sources
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["note"][:40])
+def test_each_step_takes_the_attention_of_the_step_that_the_rule_names(
+    case: dict[str, Any],
+) -> None:
+    expected = {int(step): {source} for step, source in case["reuse"].items()}
+    with AttentionCache(schedule_of(case)) as cache:
+        for step in range(case["num_steps"]):
+            assert run_step(cache, step) == expected.get(step, {step})
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["note"][:40])
+def test_nothing_is_held_before_it_can_be_reused_or_after_its_last_reuse(
+    case: dict[str, Any],
+) -> None:
+    schedule = schedule_of(case)
+    reused = [int(step) for step in case["reuse"]]
+    assert schedule.last_reuse == max(reused, default=-1)
+    with AttentionCache(schedule) as cache:
+        for step in range(case["num_steps"]):
+            run_step(cache, step)
+            is_in_use = case["start_step"] <= step < schedule.last_reuse
+            expected = len(BRANCHES) * len(BLOCKS) * tag(0, 0, 0).nbytes if is_in_use else 0
+            assert cache.num_bytes == expected
+
+
+def test_a_run_that_fails_frees_what_it_kept() -> None:
+    cache = AttentionCache(CacheSchedule(start=0, interval=3, end=5, num_steps=7))
+
+    def fail_after_the_first_step() -> None:
+        with cache:
+            run_step(cache, 0)
+            assert cache.num_bytes > 0
+            raise RuntimeError("cancelled")
+
+    with pytest.raises(RuntimeError, match="cancelled"):
+        fail_after_the_first_step()
+    assert cache.num_bytes == 0
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["note"][:40])
+def test_a_run_continued_at_an_allowed_step_reuses_the_same_steps(case: dict[str, Any]) -> None:
+    schedule = schedule_of(case)
+    expected = {int(step): {source} for step, source in case["reuse"].items()}
+    beginnings = [step for step in range(case["num_steps"]) if schedule.can_begin_at(step)]
+    assert set(range(case["num_steps"])) - set(beginnings) == set(expected)
+    for beginning in beginnings:
+        with AttentionCache(schedule) as cache:
+            for step in range(beginning, case["num_steps"]):
+                assert run_step(cache, step) == expected.get(step, {step})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("start", -1), ("interval", 0), ("end", 0), ("num_steps", 0)]
+)
+def test_a_number_out_of_range_is_named(field: str, value: int) -> None:
+    numbers = {"start": 1, "interval": 3, "end": 5, "num_steps": 7, field: value}
+    with pytest.raises(ValueError, match=f"{field} {value}"):
+        CacheSchedule(**numbers)

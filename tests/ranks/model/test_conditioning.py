@@ -1,0 +1,91 @@
+"""What is made of a job before the first step."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ranks.device import open_device
+from ranks.errors import JobError
+from ranks.model.conditioning import (
+    Models,
+    PromptEncoder,
+    clean_text,
+    draw_noise,
+    load_models,
+    open_image,
+)
+
+
+@pytest.fixture(scope="module")
+def models(demo_folder: Path) -> Models:
+    return load_models(demo_folder, open_device("cpu", 0, 1), mesh=None)
+
+
+@torch.inference_mode()
+def test_a_prompt_is_encoded_once_while_it_is_kept(models: Models) -> None:
+    encoder = PromptEncoder(models)
+    first = encoder.encode("a cat  walks")
+    assert encoder.num_hits == 0
+    assert torch.equal(encoder.encode(" a cat walks "), first)
+    assert encoder.num_hits == 1
+
+
+@torch.inference_mode()
+def test_only_the_latest_prompts_are_kept(models: Models) -> None:
+    encoder = PromptEncoder(models, num_kept=2)
+    for prompt in ("first", "second", "third", "second", "first"):
+        encoder.encode(prompt)
+    assert encoder.num_hits == 1
+
+
+@torch.inference_mode()
+def test_forgotten_prompts_are_encoded_anew(models: Models) -> None:
+    encoder = PromptEncoder(models)
+    encoder.encode("a cat walks")
+    encoder.forget()
+    encoder.encode("a cat walks")
+    assert encoder.num_hits == 0
+
+
+@torch.inference_mode()
+def test_an_embedding_is_zero_after_the_last_token(models: Models) -> None:
+    embedded = PromptEncoder(models).encode("")
+    assert embedded.shape[:2] == (1, 512)
+    assert embedded[0, 0].any()  # the end mark
+    assert not embedded[0, 1:].any()
+
+
+def test_text_is_mended_and_unescaped() -> None:
+    assert clean_text(" cats &amp;amp; dogs\n\tin the cafÃ© ") == "cats & dogs in the café"
+
+
+def test_an_image_covers_the_size_and_is_cropped_at_its_centre(tmp_path: Path) -> None:
+    image = Image.new("RGB", (300, 100), "red")
+    image.paste("blue", (100, 0, 200, 100))
+    image.save(tmp_path / "wide.png")
+    fitted = open_image(tmp_path / "wide.png", 64, 64)
+    assert fitted.size == (64, 64)
+    red, _, blue = np.moveaxis(np.asarray(fitted), 2, 0)
+    assert red.max() < 15
+    assert blue.min() > 240
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"no picture at all"])
+def test_an_unreadable_image_is_told_in_words(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "image.png"
+    path.write_bytes(content)
+    with pytest.raises(JobError, match="cannot be read any more; submit it again"):
+        open_image(path, 64, 64)
+
+
+def test_a_missing_image_is_told_in_words(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="submit it again"):
+        open_image(tmp_path / "none.png", 64, 64)
+
+
+def test_a_seed_gives_the_same_noise_every_time() -> None:
+    assert torch.equal(draw_noise(3, (2, 5)), draw_noise(3, (2, 5)))
+    assert not torch.equal(draw_noise(3, (2, 5)), draw_noise(4, (2, 5)))

@@ -1,0 +1,129 @@
+"""Fused kernels: the results of plain ones, for every number of tokens, on every layout."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from diffusers.models.attention_dispatch import AttentionBackendName
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+
+from ranks.model.attention_cache import AttentionCache, CacheSchedule
+from ranks.model.transformer import LatentShape, ShardTransformer
+from ranks.parallel.layout import shard_sizes
+from ranks.parallel.sharding import set_sharded, shard_transformer
+from ranks.parallel.ulysses import SequenceGroup, Shard
+from tests.ranks.parallel.test_ulysses import small_model
+from tests.ranks.parallel.world import run_ranks
+
+# Torch's compiler warns of torch's own use of what torch has given up.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+
+CPU = torch.device("cpu")
+SHAPES: list[LatentShape] = [(1, 6, 10), (3, 8, 8), (2, 10, 14)]
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where what is compiled here is kept; only the first test pays for it."""
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(autouse=True)
+def compiler(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Compile into that folder, in this process, and leave nothing loaded."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(compiled))
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    yield
+    torch.compiler.reset()
+
+
+def transformer(*, is_fused: bool, dtype: torch.dtype = torch.float32) -> ShardTransformer:
+    model = small_model().to(dtype)
+    return ShardTransformer(model, AttentionBackendName.NATIVE, is_fused=is_fused)
+
+
+def predict(
+    model: ShardTransformer,
+    shape: LatentShape,
+    sequence: SequenceGroup | None = None,
+    cache: AttentionCache | None = None,
+    step: int = 0,
+) -> Tensor:
+    """Return the prediction for the whole sequence, on every rank of `sequence`."""
+    generator = torch.Generator().manual_seed(7)
+    latents = torch.randn(1, 8, *shape, generator=generator)
+    text = torch.randn(1, 9, 16, generator=generator)
+    image = torch.randn(1, 5, 16, generator=generator)
+    sequence = sequence or SequenceGroup(None, [model.num_tokens(shape)], 0)
+    cos, sin = (sequence.take(table) for table in model.rope_tables(shape, CPU))
+    shard = Shard(sequence=sequence, rope_cos=cos, rope_sin=sin, branch=0, step=step, cache=cache)
+    condition = model.condition(text, image)
+    return sequence.gather(model(latents.to(model.dtype), torch.tensor([600]), condition, shard))
+
+
+@torch.inference_mode()
+def test_fused_kernels_compute_what_plain_ones_do_and_compile_for_every_size_at_once() -> None:
+    fused, plain = transformer(is_fused=True), transformer(is_fused=False)
+    fused.warm_up(CPU, 9, 5)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for shape in SHAPES:
+            found = predict(fused, shape)
+            torch.testing.assert_close(found, predict(plain, shape), rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_fused_kernels_are_no_further_from_the_truth_in_bfloat16_than_plain_ones() -> None:
+    truth = predict(transformer(is_fused=False), SHAPES[0])
+    errors = []
+    for is_fused in (True, False):
+        found = predict(transformer(is_fused=is_fused, dtype=torch.bfloat16), SHAPES[0])
+        errors.append((found.float() - truth).norm() / truth.norm())
+    assert errors[0] < 1.2 * errors[1]
+    assert errors[1] < 0.05
+
+
+def test_fused_kernels_work_on_shards_of_tokens_and_of_weights(compiled: Path) -> None:
+    """Seen to fail, compiling anew for each shard, when tables kept their dimension of one."""
+    run_ranks(2, check_shards, compiled)
+
+
+@torch.inference_mode()
+def check_shards(rank: int, world_size: int, compiled: Path) -> None:
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(compiled)
+    model = transformer(is_fused=True)
+    shard_transformer(model, model.model, init_device_mesh("cpu", (world_size,)))
+    model.warm_up(CPU, 9, 5)
+    cache = AttentionCache(CacheSchedule(start=0, interval=2, end=2, num_steps=2))
+    for shape in SHAPES:
+        expected = predict(transformer(is_fused=False), shape)
+        sizes = shard_sizes(model.num_tokens(shape), world_size)
+        for is_sharded in (True, False):
+            set_sharded(model, is_sharded)
+            for step in (0, 1):
+                with torch.compiler.set_stance("fail_on_recompile"):
+                    sequence = SequenceGroup(dist.group.WORLD, sizes, rank)
+                    found = predict(model, shape, sequence, cache, step)
+                # The first step fills the cache, the second one takes from it: same inputs.
+                torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_a_forward_pass_never_waits_for_the_device() -> None:
+    """On the meta device, reading a value back raises.
+
+    Seen to fail when the forward pass read one number of its tokens.
+    """
+    model = ShardTransformer(small_model().to("meta"), AttentionBackendName.NATIVE)
+    shape = SHAPES[0]
+    with torch.device("meta"):
+        cos, sin = model.rope_tables(shape, torch.device("meta"))
+        sequence = SequenceGroup(None, [model.num_tokens(shape)], 0)
+        shard = Shard(sequence=sequence, rope_cos=cos, rope_sin=sin, branch=0, step=0, cache=None)
+        condition = model.condition(torch.empty(1, 512, 16), torch.empty(1, 5, 16))
+        timestep = torch.empty(1, dtype=torch.int64)
+        found = model(torch.empty(1, 8, *shape), timestep, condition, shard)
+    assert found.device.type == "meta"

@@ -1,0 +1,156 @@
+"""The estimate against the 14B architecture on the meta device, and against real miniatures."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.distributed as dist
+from diffusers.models.attention_dispatch import AttentionBackendName
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from torch.distributed.device_mesh import init_device_mesh
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from broker.wire.job_memory import GroupMemory
+from ranks.model.model_memory import measure
+from ranks.model.transformer import ShardTransformer
+from ranks.model.vae import decode_chunks, encode_chunks
+from ranks.parallel.layout import Layout, shard_sizes
+from ranks.parallel.process_group import World
+from ranks.parallel.sharding import num_weight_bytes, shard_text_encoder, shard_transformer
+from ranks.parallel.ulysses import SequenceGroup, Shard
+from ranks.parallel.vae_split import VaeSplit
+from tests.ranks.model.peak_memory import PeakMemory
+from tests.ranks.model.real_models import config_of, in_dtypes, real_models
+from tests.ranks.parallel.world import run_ranks
+
+WORLD_SIZE = 8
+LAYOUTS = [(cfg, ulysses) for cfg in (1, 2) for ulysses in (1, 2, 4, 8) if cfg * ulysses <= 8]
+
+
+def measured(world_size: int) -> GroupMemory:
+    return measure(*real_models(), world_size=world_size, capacity_bytes=64 * 2**30)
+
+
+def num_linear(inputs: int, outputs: int) -> int:
+    return inputs * outputs + outputs
+
+
+def test_the_14b_transformer_has_the_parameters_of_its_published_dimensions() -> None:
+    width, ffn, text, image, num_layers = 5120, 13824, 4096, 1280, 40
+    attention = 4 * num_linear(width, width) + 2 * width  # projections, norms of query and key
+    image_attention = 2 * num_linear(width, width) + width
+    feed_forward = num_linear(width, ffn) + num_linear(ffn, width)
+    block = 2 * attention + image_attention + feed_forward + 2 * width + 6 * width
+    embedders = [
+        num_linear(36 * 4, width),
+        num_linear(256, width) + num_linear(width, width) + num_linear(width, 6 * width),
+        num_linear(text, width) + num_linear(width, width),
+        2 * image + num_linear(image, image) + num_linear(image, width) + 2 * width,
+    ]
+    head = num_linear(width, 16 * 4) + 2 * width
+    expected = num_layers * block + sum(embedders) + head
+
+    transformer, *_ = real_models()
+    assert sum(weight.numel() for weight in transformer.parameters()) == expected
+    assert expected == 16_394_878_784
+
+
+def test_one_rank_alone_holds_every_weight() -> None:
+    held = sum(num_weight_bytes(model) for model in real_models())
+    memory = measured(1)
+    assert memory.weights_bytes == held
+    assert memory.dit_gathered_bytes == memory.t5_gathered_bytes == memory.dit_blocks_bytes == 0
+
+
+class FakeWorld(World):
+    """A world without a control group, which the fake backend lacks."""
+
+    def __init__(self, rank: int, world_size: int) -> None:
+        self.rank = rank
+        self.world_size = world_size
+        self._groups = {}
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    """Rank 3 of 8 whose collectives only have shapes."""
+    dist.init_process_group("fake", rank=3, world_size=WORLD_SIZE, store=FakeStore())
+    yield FakeWorld(3, WORLD_SIZE)
+    dist.destroy_process_group()
+
+
+def test_sharded_weights_are_what_the_estimate_says(world: World) -> None:
+    transformer, text_encoder, image_encoder, vae = real_models()
+    mesh = init_device_mesh("cpu", (WORLD_SIZE,))
+    shard_transformer(transformer, transformer, mesh)
+    shard_text_encoder(text_encoder, mesh)
+    held = sum(num_weight_bytes(m) for m in (transformer, text_encoder, image_encoder, vae))
+    assert measured(WORLD_SIZE).weights_bytes == pytest.approx(held, rel=1e-3)
+
+
+@pytest.mark.parametrize(("cfg_size", "ulysses_size"), LAYOUTS)
+@torch.inference_mode()
+def test_every_layout_can_split_the_14b_model(
+    world: World, cfg_size: int, ulysses_size: int
+) -> None:
+    layout = Layout(world_size=WORLD_SIZE, cfg_size=cfg_size, ulysses_size=ulysses_size)
+    sequence_group = world.groups(layout).ulysses
+    shape = (21, 90, 160)
+    with torch.device("meta"):
+        transformer = WanTransformer3DModel.from_config(
+            config_of("transformer") | {"num_layers": 2}
+        )
+    model = ShardTransformer(in_dtypes(transformer, torch.bfloat16), AttentionBackendName.NATIVE)
+    sizes = shard_sizes(model.num_tokens(shape), ulysses_size)
+    with torch.device("meta"):
+        latents = torch.empty(1, 36, *shape)
+        tables = torch.empty(2, 1, sum(sizes), 1, 128 // 2)
+        condition = model.condition(torch.empty(1, 512, 4096), torch.empty(1, 257, 1280))
+        sequence = SequenceGroup(sequence_group, sizes, layout.shard(world.rank))
+        cos, sin = (sequence.take(table) for table in tables)
+        shard = Shard(sequence=sequence, rope_cos=cos, rope_sin=sin, branch=0, step=0, cache=None)
+        with PeakMemory() as memory:
+            patches = model(latents, torch.empty(1), condition, shard)
+    num_tokens = sizes[layout.shard(world.rank)]
+    assert patches.shape == (1, num_tokens, 64)
+    expected = measured(WORLD_SIZE).token_bytes * num_tokens
+    assert expected / 2 < memory.peak_bytes < expected
+
+
+@pytest.mark.parametrize("base_dim", [8, 96])
+@torch.inference_mode()
+def test_the_vae_takes_what_the_estimate_says(base_dim: int) -> None:
+    with torch.device("meta"):
+        vae = AutoencoderKLWan(base_dim=base_dim)
+        latents, image = torch.empty(1, 16, 3, 24, 32), torch.empty(1, 3, 192, 256)
+    expected = measured(1).pixel_bytes * base_dim / 96 * 192 * 256
+    with PeakMemory() as decoding:
+        for _ in decode_chunks(vae, latents):
+            pass
+    assert expected * 0.7 < decoding.peak_bytes < expected
+    with PeakMemory() as encoding:
+        for _ in encode_chunks(vae, image, 9):
+            pass
+    assert encoding.peak_bytes < expected
+
+
+@torch.inference_mode()
+def decode_a_patch(rank: int, world_size: int) -> None:
+    torch.manual_seed(0)
+    vae = AutoencoderKLWan(base_dim=8)
+    height, width = 24, 28
+    latents = torch.zeros(1, 16, 3, height, width)
+    with VaeSplit(vae, rank, world_size).active(height, width) as patch, PeakMemory() as memory:
+        assert patch is not None
+        for _ in decode_chunks(vae, latents, patch):
+            pass
+    num_pixels = height * width * 64
+    unsplit_bytes = 52 * 8 * 4 * num_pixels  # what `PeakMemory` counts without the split
+    # Every rank gets the chunk's frames whole; of a real VAE, 12 times as wide, they are a trifle.
+    frames_bytes = 3 * (4 * 3 * 4 * num_pixels)
+    assert memory.peak_bytes < unsplit_bytes / world_size * 1.15 + frames_bytes
+
+
+def test_eight_ranks_need_about_an_eighth_of_the_memory_to_decode() -> None:
+    run_ranks(WORLD_SIZE, decode_a_patch)

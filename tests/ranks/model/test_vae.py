@@ -1,0 +1,44 @@
+"""The VAE chunk by chunk against the VAE of diffusers in one go."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+
+from ranks.model.vae import decode_chunks, encode_chunks, finish_encoding, num_latent_frames
+from ranks.model.weights import load_vae
+
+
+@pytest.fixture(scope="module")
+def vae(demo_folder: Path) -> AutoencoderKLWan:
+    return load_vae(demo_folder / "vae", torch.float32, torch.device("cpu"))
+
+
+@torch.inference_mode()
+def test_encoding_in_chunks_gives_the_same_bits(vae: AutoencoderKLWan) -> None:
+    image = torch.randn(1, 3, 64, 80, generator=torch.Generator().manual_seed(1))
+    clip = torch.cat((image.unsqueeze(2), torch.zeros(1, 3, 8, 64, 80)), dim=2)
+    mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)
+    std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
+    expected = (vae.encode(clip).latent_dist.mode() - mean) * (1.0 / std)
+    chunks = list(encode_chunks(vae, image, 9))
+    assert [chunk.shape[2] for chunk in chunks] == [1, 1, 1]
+    assert torch.equal(finish_encoding(vae, chunks), expected)
+
+
+@torch.inference_mode()
+def test_decoding_in_chunks_gives_the_same_bits(vae: AutoencoderKLWan) -> None:
+    latents = torch.randn(1, 16, 3, 8, 10, generator=torch.Generator().manual_seed(2))
+    mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)
+    std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
+    expected = vae.decode(latents / (1.0 / std) + mean).sample
+    chunks = list(decode_chunks(vae, latents))
+    assert [chunk.shape[2] for chunk in chunks] == [1, 4, 4]
+    assert torch.equal(torch.cat(chunks, dim=2), expected)
+
+
+def test_a_number_of_frames_that_no_latents_hold_is_refused() -> None:
+    assert num_latent_frames(81) == 21
+    with pytest.raises(ValueError, match="num_frames is 24; expected 4n"):
+        num_latent_frames(24)

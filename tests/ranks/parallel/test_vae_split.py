@@ -1,0 +1,137 @@
+import pytest
+import torch
+import torch.distributed as dist
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, WanCausalConv3d
+from torch import Tensor
+
+from ranks.parallel.vae_split import VaePatch, VaeSplit, grid_shape, split_evenly
+from tests.ranks.parallel.world import run_ranks
+
+TOLERANCE = 1e-5
+"""Largest difference in float32; the values are of the order of 1."""
+
+# Height and width in pixels. Uneven both ways, portrait, square, the smallest, one long strip.
+SIZES = [(80, 144), (208, 112), (64, 64), (64, 272), (144, 80)]
+
+
+def small_vae() -> AutoencoderKLWan:
+    torch.manual_seed(7)
+    vae: AutoencoderKLWan = AutoencoderKLWan(base_dim=8, num_res_blocks=1)
+    vae.eval()
+    return vae
+
+
+def encode(vae: AutoencoderKLWan, pixels: Tensor, patch: VaePatch | None) -> Tensor:
+    """Return the whole moments of a clip."""
+    own = pixels if patch is None else patch.take(pixels)
+    moments = vae.encode(own).latent_dist.parameters
+    return moments if patch is None else patch.gather(moments)
+
+
+def decode(vae: AutoencoderKLWan, latents: Tensor, patch: VaePatch | None) -> Tensor:
+    """Return the whole frames of a clip."""
+    own = latents if patch is None else patch.take(latents)
+    frames = vae.decode(own).sample
+    return frames if patch is None else patch.gather(frames)
+
+
+def clip(height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Return the pixels and, unrelated to them, the latents of a clip of 9 frames."""
+    generator = torch.Generator().manual_seed(height * 1000 + width)
+    pixels = torch.rand((1, 3, 9, height, width), generator=generator) * 2 - 1
+    latents = torch.randn((1, 16, 3, height // 8, width // 8), generator=generator)
+    return pixels, latents
+
+
+@torch.inference_mode()
+def compare_with_unsplit(rank: int, world_size: int, sizes: list[tuple[int, int]]) -> None:
+    vae = small_vae()
+    split = VaeSplit(vae, rank, world_size)
+    for height, width in sizes:
+        pixels, latents = clip(height, width)
+        with split.active(height // 8, width // 8) as patch:
+            assert patch is not None
+            moments, frames = encode(vae, pixels, patch), decode(vae, latents, patch)
+        if rank > 0:  # every rank holds the gathered result; one check is enough
+            continue
+        # After the split, the same VAE is whole again.
+        torch.testing.assert_close(moments, encode(vae, pixels, None), atol=TOLERANCE, rtol=0)
+        torch.testing.assert_close(frames, decode(vae, latents, None), atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize(("world_size", "sizes"), [(2, SIZES[:1]), (3, SIZES[1:3]), (8, SIZES)])
+def test_a_split_vae_equals_the_unsplit_one_at_every_size(
+    world_size: int, sizes: list[tuple[int, int]]
+) -> None:
+    run_ranks(world_size, compare_with_unsplit, sizes)
+
+
+@pytest.mark.full
+def test_a_split_vae_equals_the_unsplit_one_at_many_sizes() -> None:
+    sizes = [(height, width) for height in range(64, 129, 16) for width in range(64, 129, 16)]
+    run_ranks(8, compare_with_unsplit, sizes, limit_s=300.0)
+
+
+@torch.inference_mode()
+def run_too_small_a_clip(rank: int, world_size: int) -> None:
+    vae = small_vae()
+    with VaeSplit(vae, rank, world_size).active(2, 9) as patch:
+        assert patch is None
+        decode(vae, torch.zeros(1, 16, 1, 2, 9), patch)
+
+
+def test_a_clip_with_fewer_rows_than_ranks_runs_whole() -> None:
+    run_ranks(3, run_too_small_a_clip)
+
+
+@torch.inference_mode()
+def fail_while_split(rank: int, world_size: int) -> None:
+    vae = small_vae()
+    _, latents = clip(64, 64)
+    whole = decode(vae, latents, None)
+    split = VaeSplit(vae, rank, world_size)
+    with pytest.raises(RuntimeError, match="cancelled"), split.active(8, 8):
+        raise RuntimeError("cancelled")
+    assert torch.equal(decode(vae, latents, None), whole)
+
+
+def test_a_run_that_fails_leaves_the_vae_whole() -> None:
+    run_ranks(2, fail_while_split)
+
+
+@torch.inference_mode()
+def gather_back(rank: int, world_size: int) -> None:
+    heights, widths = [3, 2, 2, 2], [4, 3]
+    patch = VaePatch(rank, heights, widths, None)
+    for scale in (1, 8):
+        whole = torch.arange(2 * 9 * 7 * scale**2).reshape(1, 2, 9 * scale, 7 * scale)
+        own = patch.take(whole)
+        row, col = divmod(rank, 2)
+        assert own.shape[-2:] == (heights[row] * scale, widths[col] * scale)
+        assert torch.equal(patch.gather(own), whole)
+    dist.barrier()
+
+
+def test_gathered_patches_are_the_whole_that_they_were_taken_from() -> None:
+    run_ranks(8, gather_back)
+
+
+@pytest.mark.parametrize(
+    ("world_size", "shape"), [(1, (1, 1)), (2, (2, 1)), (4, (4, 1)), (7, (7, 1)), (8, (4, 2))]
+)
+def test_ranks_form_a_grid(world_size: int, shape: tuple[int, int]) -> None:
+    assert grid_shape(world_size) == shape
+
+
+def test_the_first_parts_get_what_is_left_over() -> None:
+    assert split_evenly(90, 4) == [23, 23, 22, 22]
+    assert split_evenly(160, 2) == [80, 80]
+    assert split_evenly(8, 8) == [1] * 8
+
+
+def test_a_vae_with_an_unknown_convolution_is_refused() -> None:
+    vae = small_vae()
+    vae.decoder.conv_out = WanCausalConv3d(8, 3, 5)
+    split = VaeSplit(vae, rank=0, world_size=2)
+    with pytest.raises(ValueError, match="cannot be split: WanCausalConv3d"), split.active(8, 8):
+        pass
