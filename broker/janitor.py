@@ -44,7 +44,7 @@ _NO_STORE = Refused(
 Result = TypeVar("Result")
 
 
-class Keeper:
+class Janitor:
     """The broker's hand on the store, in a thread of its own: one change after the other.
 
     So an image that is found is not removed by what was decided before. What an object store does

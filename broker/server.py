@@ -20,8 +20,8 @@ from broker.dispatch.commands import (
     GroupsNamed,
     Publish,
     Reply,
+    ReportDrained,
     StopLaunchers,
-    TellDrained,
     ToGroup,
     ToLauncher,
     WatchersChanged,
@@ -29,17 +29,16 @@ from broker.dispatch.commands import (
 from broker.dispatch.dispatcher import Dispatcher
 from broker.errors import JournalFullError
 from broker.history import History
-from broker.janitor import Keeper
+from broker.janitor import Janitor
 from broker.journal.journal import Journal
 from broker.peers import Peers
 from broker.process import child
 from broker.store.opening import open_store
-from broker.transactions import STORAGE_FULL, Client, Worker
+from broker.transactions import STORAGE_FULL, Client, Transactions
 from broker.wire.curve import Gatekeeper
 from broker.wire.job import JobState
 from broker.wire.protocol import (
     BackUp,
-    Beat,
     CancelJob,
     DeleteJob,
     DrainBroker,
@@ -53,6 +52,7 @@ from broker.wire.protocol import (
     GetJob,
     GroupCommand,
     GroupStarted,
+    Heartbeat,
     JobFound,
     JobHistory,
     JobPreview,
@@ -60,7 +60,7 @@ from broker.wire.protocol import (
     LauncherHere,
     ListJobs,
     OfferJob,
-    ProbeSought,
+    ProbeChecked,
     ProtocolError,
     Refused,
     RemoveExpired,
@@ -77,9 +77,9 @@ from broker.wire.protocol import (
     job_events,
     job_previews,
     preview_topic,
-    rank_beats,
+    rank_messages,
 )
-from broker.wire.socket_reader import GATHER_S, Line
+from broker.wire.socket_reader import GATHER_S, SocketReader
 from broker.wire.sockets import bind_router, bind_sub, bind_xpub, split_keys
 
 logger = logging.getLogger(__name__)
@@ -131,12 +131,14 @@ class Broker:
         )
         self._history = History(self._dispatcher.views(now_s))
         self._peers = Peers()
-        self._keeper = Keeper(open_store(config.store or config.state_dir), self._dispatcher)
+        self._keeper = Janitor(open_store(config.store or config.state_dir), self._dispatcher)
         self._keeper.begin()
-        self._worker = Worker(self._dispatcher, journal, self._keeper, self._carry_out, self._clock)
+        self._worker = Transactions(
+            self._dispatcher, journal, self._keeper, self._carry_out, self._clock
+        )
         self._context = zmq.asyncio.Context()
         self._gatekeeper = Gatekeeper(self._context)
-        self._lines: list[Line] = []
+        self._lines: list[SocketReader] = []
 
     async def run(self) -> None:
         """Serve until `stop` is called.
@@ -167,7 +169,7 @@ class Broker:
         self._beats = self._line(zmq.SUB, bind_sub, [end.beats for end in ends])
         self._events = self._line(zmq.XPUB, bind_xpub, [end.events for end in ends])
 
-    def _line(self, kind: int, bind: Callable[..., object], addresses: list[str]) -> Line:
+    def _line(self, kind: int, bind: Callable[..., object], addresses: list[str]) -> SocketReader:
         """Bind a socket, with the gatekeeper at those of its addresses that need keys."""
         socket: zmq.Socket[bytes] = zmq.Socket(self._context, kind)
         for place, folder in map(split_keys, addresses):
@@ -175,7 +177,7 @@ class Broker:
                 self._gatekeeper.open(folder)
                 self._gatekeeper.watch(socket, place)
         bind(socket, *addresses)
-        self._lines.append(Line(socket))
+        self._lines.append(SocketReader(socket))
         return self._lines[-1]
 
     async def _serve(self) -> None:
@@ -241,7 +243,7 @@ class Broker:
                 self._answer(client, await self._ask_journal(request))
             case FindProbe():
                 found = await self._keeper.has_probe(request.name)
-                self._answer(client, ProbeSought(found=found))
+                self._answer(client, ProbeChecked(found=found))
             case GetHealth():
                 self._answer(client, self._dispatcher.health())
             case _:
@@ -296,9 +298,9 @@ class Broker:
                 await self._worker.put(report)
 
     async def _on_beat(self, parts: list[bytes]) -> None:
-        news = rank_beats.decode(parts)
+        news = rank_messages.decode(parts)
         match news:
-            case Beat():
+            case Heartbeat():
                 self._dispatcher.hear(news, self._clock())
             case StepDone() if self._worker.is_full:
                 pass  # nothing can be decided now, and steps are soon stale
@@ -346,7 +348,7 @@ class Broker:
             case StopLaunchers():
                 for identity in self._peers.launchers():
                     self._command(identity, StopServer())
-            case TellDrained():
+            case ReportDrained():
                 for identity in self._peers.drainers():
                     self._command(identity, Drained())
             case _:

@@ -22,7 +22,7 @@ from broker.dispatch.commands import (
 from broker.dispatch.dispatcher import Dispatcher
 from broker.dispatch.job_record import Job
 from broker.errors import BackupError, JournalFullError
-from broker.janitor import Keeper
+from broker.janitor import Janitor
 from broker.journal.journal import Journal
 from broker.process.log import about_job
 from broker.wire.protocol import (
@@ -80,7 +80,7 @@ class _Arrival(NamedTuple):
 _Task = tuple[Command, Client | None]
 
 
-class Worker:
+class Transactions:
     """Handles what arrived together as one: two transactions at most, then all that follows.
 
     Args:
@@ -96,7 +96,7 @@ class Worker:
         self,
         dispatcher: Dispatcher,
         journal: Journal,
-        keeper: Keeper,
+        keeper: Janitor,
         carry_out: Callable[[Command, Client | None], Awaitable[None]],
         clock: Callable[[], float],
     ) -> None:

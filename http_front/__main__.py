@@ -8,7 +8,7 @@ import sys
 import msgspec
 from aiohttp import web
 
-from broker.process.child import allow_many_files, begin, go_first, report
+from broker.process.child import allow_many_files, begin, report, use_realtime_priority
 from http_front.app import create_app
 from http_front.config import FrontConfig
 from http_front.http_server import create_runner
@@ -19,8 +19,8 @@ def main() -> None:
     config = msgspec.json.decode(sys.argv[1], type=FrontConfig)
     begin("front", config.parent_pid, config.log_format)
     allow_many_files()
-    if config.goes_first:
-        go_first()
+    if config.realtime_front:
+        use_realtime_priority()
     asyncio.run(serve(config))
 
 

@@ -13,7 +13,7 @@ from broker.wire.protocol import (
     front_replies,
     front_requests,
 )
-from broker.wire.socket_reader import Line
+from broker.wire.socket_reader import SocketReader
 from broker.wire.sockets import connect_dealer
 from http_front.errors import FrontError
 
@@ -30,7 +30,7 @@ class BrokerClient:
     """
 
     def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", address: str) -> None:
-        self._line = Line(connect_dealer(context.socket(zmq.DEALER), address, "front"))
+        self._line = SocketReader(connect_dealer(context.socket(zmq.DEALER), address, "front"))
         self._pending: dict[bytes, asyncio.Future[FrontReply]] = {}
         self._correlations = itertools.count()
         self._reader = asyncio.create_task(self._line.read(self._take), name="broker-replies")

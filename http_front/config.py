@@ -38,7 +38,7 @@ class FrontConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """The hosts that images may come from, `.example.com` for all below it; empty is any."""
     allow_private_images: bool = False
     """Whether images may come from addresses that are not public, and from any port."""
-    goes_first: bool = False
+    realtime_front: bool = False
     """Whether it has real-time priority."""
     log_format: LogFormat = "text"
     parent_pid: int

@@ -23,7 +23,7 @@ from http_front.images.known_images import KnownImages
 from http_front.images.spool import prepare_folder
 from http_front.live.event_feed import EventFeed
 from http_front.live.preview_feed import PreviewFeed
-from http_front.live.status_cache import LatestNews
+from http_front.live.status_cache import StatusCache
 from http_front.webhooks.callback_sender import CallbackSender
 from http_front.webhooks.signing import WebhookKey
 
@@ -39,7 +39,7 @@ class Front:
     source: ImageSource
     decoder: ImageDecoder
     images: KnownImages
-    news: LatestNews
+    news: StatusCache
     """How running jobs are, by the broker's events."""
     files: StoredFiles
     partial_dir: Path
@@ -73,7 +73,7 @@ async def open_front(
     files = StoredFiles(store)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     broker = BrokerClient(context, config.addresses.requests)
-    news = LatestNews(time.monotonic)
+    news = StatusCache(time.monotonic)
     feed = EventFeed(context, config.addresses.events, broker, (hear, news.hear))
     previews = PreviewFeed(context, config.addresses.events)
     decoder = ImageDecoder(files)

@@ -6,7 +6,7 @@ import zmq.asyncio
 from broker.wire.sockets import bind_sub, connect_pub
 
 
-class Relay:
+class HeartbeatRelay:
     """Stands between the ranks here and the broker, which would else have a line to each of them.
 
     Args:

@@ -10,7 +10,7 @@ from pathlib import Path
 import zmq
 
 from broker.store.store import is_object_place
-from broker.wire.protocol import FindProbe, ProbeSought, front_replies, front_requests
+from broker.wire.protocol import FindProbe, ProbeChecked, front_replies, front_requests
 from broker.wire.sockets import Addresses, bind_router, connect_dealer
 from launcher.preflight import Folders, StartError
 from launcher.probe import probing
@@ -115,7 +115,7 @@ def _ask(dealer: "zmq.Socket[bytes]", monitor: "zmq.Socket[bytes]", probe: str) 
             dealer.send_multipart(question)
         if dealer.poll(_ASK_AGAIN_MS):
             reply = front_replies.decode(dealer.recv_multipart()[1:])
-            assert isinstance(reply, ProbeSought), reply
+            assert isinstance(reply, ProbeChecked), reply
             return reply.found
         if monitor.poll(0):
             raise ValueError("the server turns this machine away: it does not know the key")

@@ -11,7 +11,7 @@ from broker.wire.sockets import Addresses
 from http_front.config import FrontConfig
 from launcher.options import Options, Role
 from launcher.preflight import Folders
-from launcher.ray.ray_config import FleetConfig
+from launcher.ray.ray_config import RayGroupsConfig
 from ranks.config import DeviceKind, RankConfig
 
 
@@ -77,7 +77,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             api_keys=options.api_keys,
             image_hosts=options.image_hosts,
             allow_private_images=options.allow_private_images,
-            goes_first=options.realtime_front,
+            realtime_front=options.realtime_front,
             log_format=options.log_format,
             parent_pid=self.pid,
             ready_fd=ready_fd,
@@ -108,11 +108,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             parent_pid=self.pid,
         )
 
-    def fleet(self, ready_fd: int) -> FleetConfig:
+    def fleet(self, ready_fd: int) -> RayGroupsConfig:
         """Return the config of the process that has Ray place the groups."""
         options, is_demo = self.options, self.options.demo
         assert self.fleet_name is not None, "Ray starts no groups of this server"
-        return FleetConfig(
+        return RayGroupsConfig(
             server=self.fleet_name,
             num_groups=options.groups,
             group=structs.replace(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from broker.process.child import go_first
+from broker.process.child import use_realtime_priority
 from broker.store.opening import open_store
 from broker.store.store import Store, StoreSetupError, is_object_place
 from broker.wire.sockets import Addresses, is_loopback
@@ -173,7 +173,7 @@ def check_access(options: Options) -> None:
         )
 
 
-def check_precedence(options: Options) -> None:
+def check_realtime_front(options: Options) -> None:
     """Try to have real-time priority, if the front shall.
 
     Raises:
@@ -183,7 +183,7 @@ def check_precedence(options: Options) -> None:
         return
     try:
         with ThreadPoolExecutor(max_workers=1) as thread:  # which ends with the priority it took
-            thread.submit(go_first).result()
+            thread.submit(use_realtime_priority).result()
     except OSError as error:
         raise StartError(
             f"--realtime-front: {error.strerror}; it takes root, `ulimit -r 1`, LimitRTPRIO=1 "

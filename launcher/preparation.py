@@ -13,7 +13,7 @@ from launcher.preflight import (
     Folders,
     check_access,
     check_device,
-    check_precedence,
+    check_realtime_front,
     listen,
     lock_state,
     model_folder,
@@ -34,7 +34,7 @@ def prepared(command: Command) -> Iterator[tuple[Plan, socket.socket | None]]:
     options = command.options
     if command.has_front:
         check_access(options)
-        check_precedence(options)
+        check_realtime_front(options)
     folders = Folders.under(options.state_dir, options.store)
     with ExitStack() as held:
         if options.join is not None:

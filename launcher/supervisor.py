@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from launcher.agent import Agent
-from launcher.beat_relay import Relay
+from launcher.beat_relay import HeartbeatRelay
 from launcher.group_life import GroupLife
 from launcher.notify import ServiceManager
 from launcher.plan import Plan
@@ -44,7 +44,7 @@ class Supervisor:
             on_kill=self._kill_group,
             on_stop=self._on_drain_order,
         )
-        self._relay = None if plan.ear is None else Relay(plan.ear, plan.addresses.beats)
+        self._relay = None if plan.ear is None else HeartbeatRelay(plan.ear, plan.addresses.beats)
         self._broker = Child(self._reaper, "broker", "broker")
         self._front = Child(self._reaper, "front", "http_front")
         self._fleet = Child(self._reaper, "fleet", "launcher.ray.ray_fleet")

@@ -16,12 +16,12 @@ from broker.process.log import current_stage
 from broker.wire.job import GroupShape, Stage
 from broker.wire.protocol import (
     REGISTER_EVERY_S,
-    Beat,
     CancelRun,
     Drained,
     GroupCommand,
     GroupDrained,
     GroupReady,
+    Heartbeat,
     JobDecoded,
     JobDelayed,
     JobFailed,
@@ -39,7 +39,7 @@ from broker.wire.protocol import (
     StopServer,
     group_commands,
     group_reports,
-    rank_beats,
+    rank_messages,
 )
 from broker.wire.sockets import connect_dealer, connect_pub
 from ranks.config import RankConfig
@@ -177,7 +177,7 @@ class BrokerLink:
         while not self._is_closing:
             now_s = time.monotonic()
             if now_s >= next_beat_s:
-                _send(beats, rank_beats.encode(self._beat()))
+                _send(beats, rank_messages.encode(self._beat()))
                 next_beat_s = now_s + BEAT_EVERY_S
             if now_s >= next_register_s and self._register(groups):
                 next_register_s = now_s + REGISTER_EVERY_S
@@ -204,8 +204,8 @@ class BrokerLink:
         with suppress(BlockingIOError):
             os.read(self._wake_reader, 4096)
 
-    def _beat(self) -> Beat:
-        return Beat(
+    def _beat(self) -> Heartbeat:
+        return Heartbeat(
             group=self._config.group,
             epoch=self._config.epoch,
             rank=self._rank,
@@ -233,9 +233,9 @@ class BrokerLink:
 
     def _send_waiting(self, beats: "zmq.Socket[bytes]", groups: "zmq.Socket[bytes]") -> None:
         while self._steps:
-            _send(beats, rank_beats.encode(self._steps.popleft()))
+            _send(beats, rank_messages.encode(self._steps.popleft()))
         while self._previews:
-            _send(beats, rank_beats.encode(self._previews.popleft()))
+            _send(beats, rank_messages.encode(self._previews.popleft()))
         while self._reports and _send(groups, group_reports.encode(self._reports[0])):
             self._note(self._reports.popleft())
 

@@ -21,7 +21,7 @@ ANNOUNCE_EVERY_S = 5.0
 _MEET_AFTER_FAILURE = timedelta(seconds=30)
 
 
-class Word(IntEnum):
+class Decision(IntEnum):
     """What is decided at a boundary; of several, the greatest holds."""
 
     GO_ON = 0
@@ -34,12 +34,16 @@ class Word(IntEnum):
     RUN_FAILED = 7
 
 
-_LEFT = {Word.PREEMPT: RunPreempted, Word.CANCEL: RunCancelled, Word.STOP: GroupStopping}
+_LEFT = {
+    Decision.PREEMPT: RunPreempted,
+    Decision.CANCEL: RunCancelled,
+    Decision.STOP: GroupStopping,
+}
 FAILURES = {
-    ErrorCode.SAVE_FAILED: Word.SAVE_FAILED,
-    ErrorCode.IMAGE_INVALID: Word.IMAGE_INVALID,
-    ErrorCode.OUT_OF_MEMORY: Word.OUT_OF_MEMORY,
-    ErrorCode.RUN_FAILED: Word.RUN_FAILED,
+    ErrorCode.SAVE_FAILED: Decision.SAVE_FAILED,
+    ErrorCode.IMAGE_INVALID: Decision.IMAGE_INVALID,
+    ErrorCode.OUT_OF_MEMORY: Decision.OUT_OF_MEMORY,
+    ErrorCode.RUN_FAILED: Decision.RUN_FAILED,
 }
 _CODES = {word: code for code, word in FAILURES.items()}
 
@@ -53,7 +57,7 @@ class Control:
     """
 
     def __init__(self, rank: int, group: dist.ProcessGroup) -> None:
-        self.decide: Callable[[], Word] = lambda: Word.GO_ON
+        self.decide: Callable[[], Decision] = lambda: Decision.GO_ON
         """What this rank wants of the next boundary; rank 0 replaces it."""
         self._rank = rank
         self._group = group
@@ -83,7 +87,7 @@ class Control:
         word = self._agree(self.decide())
         if word in _LEFT:
             raise _LEFT[word]
-        if word is not Word.GO_ON:
+        if word is not Decision.GO_ON:
             raise PeerFailed(_CODES[word])
 
     def report_failure(self, code: ErrorCode) -> None:
@@ -93,11 +97,11 @@ class Control:
             RuntimeError: If they do not come, because they wait for this rank in another
                 collective: then only a restart of the group helps.
         """
-        self._agree(FAILURES.get(code, Word.RUN_FAILED), _MEET_AFTER_FAILURE)
+        self._agree(FAILURES.get(code, Decision.RUN_FAILED), _MEET_AFTER_FAILURE)
 
-    def _agree(self, word: Word, timeout: timedelta | None = None) -> Word:
+    def _agree(self, word: Decision, timeout: timedelta | None = None) -> Decision:
         agreed = torch.tensor([int(word)])
         work = dist.all_reduce(agreed, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
         assert work is not None  # None is for ranks outside of the group
         work.wait(timeout) if timeout else work.wait()
-        return Word(int(agreed.item()))
+        return Decision(int(agreed.item()))

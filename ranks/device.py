@@ -147,7 +147,7 @@ class Device:
         """
         return self.kind == "cuda" and can_compile(self.torch_device)
 
-    def give_way(self) -> None:
+    def lower_priority(self) -> None:
         """Let the rest of the host go first where computing takes its cores.
 
         Whoever asks for a status would otherwise wait for its turn among the ranks, at every hop.

@@ -59,7 +59,7 @@ class LinkObserver:
         """Leave the saving to rank 0: every rank has the same state."""
 
 
-class Worker:
+class RankLoop:
     """A loaded rank.
 
     Args:
@@ -124,7 +124,7 @@ class Worker:
         return None
 
 
-class Follower(Worker):
+class Follower(RankLoop):
     """Every rank but rank 0."""
 
     def work(self) -> None:

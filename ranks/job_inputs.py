@@ -19,7 +19,7 @@ NO_ROOM = "the disk is full; the job goes on as soon as there is room"
 _LOOK_EVERY_S = 1.0
 
 
-class Supplies:
+class JobInputs:
     """Brings, in a thread, what the store has for a job; all ranks of the group read it then.
 
     Args:

@@ -27,11 +27,11 @@ from broker.wire.protocol import (
 from ranks.broker_link import BrokerLink
 from ranks.checkpoint import Checkpoint, State
 from ranks.config import RankConfig
-from ranks.control import ANNOUNCE_EVERY_S, Word
+from ranks.control import ANNOUNCE_EVERY_S, Decision
 from ranks.engine import Engine
 from ranks.errors import GroupStopping, JobError, RunCancelled, RunLeft, RunPreempted
-from ranks.follower import LinkObserver, Order, Worker
-from ranks.job_inputs import Supplies
+from ranks.follower import LinkObserver, Order, RankLoop
+from ranks.job_inputs import JobInputs
 from ranks.media.latent_colours import fit_colours
 from ranks.media.previews import Previews
 from ranks.media.video_writer import VideoWriter, save_failure
@@ -70,7 +70,7 @@ class _SavingObserver(LinkObserver):
             self._unsaved = None
 
 
-class Leader(Worker):
+class Leader(RankLoop):
     """Rank 0. SIGTERM makes the whole group stop at the next boundary."""
 
     def __init__(self, config: RankConfig, engine: Engine, link: BrokerLink) -> None:
@@ -119,23 +119,23 @@ class Leader(Worker):
     def _announce(self, order: Order) -> None:
         self._engine.control.announce(msgspec.msgpack.encode(order))
 
-    def _decide(self) -> Word:
+    def _decide(self) -> Decision:
         if self.is_stopping:
-            return Word.STOP
+            return Decision.STOP
         if self._lease is not None and self._link.is_cancelled(self._lease):
-            return Word.CANCEL
+            return Decision.CANCEL
         if self._lease is not None and self._link.is_preempted(self._lease):
             # What is left of a run that decodes takes less time than it would to begin again.
             has_far_to_go = self._link.activity.stage in (Stage.ENCODE, Stage.DENOISE)
-            return Word.PREEMPT if has_far_to_go else Word.GO_ON
-        return Word.GO_ON
+            return Decision.PREEMPT if has_far_to_go else Decision.GO_ON
+        return Decision.GO_ON
 
     def _lead(self, job: RunJob) -> RunLeft | JobError | None:
         """Lead all ranks through a run and tell the broker how it ended."""
         logger.info("attempt %d begins", job.lease.attempt)
         self._lease = job.lease
         self._link.report(JobStarted(lease=job.lease))
-        supplies = Supplies(
+        supplies = JobInputs(
             self._store, job, partial(self._leave_early, job.lease), self._delayed(job.lease)
         )
         try:

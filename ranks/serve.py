@@ -37,7 +37,7 @@ def serve(config: RankConfig, rank: int) -> None:
         device = open_device(config.device, config.first_device + rank, config.world_size)
         link = BrokerLink(config, rank, device)
     with link, torch.inference_mode(), device.attention_order():
-        device.give_way()  # but not the link, whose thread is there by now
+        device.lower_priority()  # but not the link, whose thread is there by now
         with reporting_failure(config, rank):
             engine = start_engine(config, rank, device)
         link.activity.enter(Stage.IDLE)

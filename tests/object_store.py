@@ -66,7 +66,7 @@ class ObjectServer:
         return answer.decode()
 
 
-class Line:
+class SocketReader:
     """Passes bytes on between clients and the server, or does not.
 
     Args:
@@ -175,7 +175,7 @@ class Site:
         line: Of this test.
     """
 
-    def __init__(self, server: ObjectServer, line: Line) -> None:
+    def __init__(self, server: ObjectServer, line: SocketReader) -> None:
         self.server, self.line = server, line
         self.prefix = secrets.token_hex(4)
         self.place = f"s3://{server.bucket}/{self.prefix}"
@@ -195,7 +195,7 @@ class Site:
 @contextlib.contextmanager
 def object_site(server: ObjectServer) -> Iterator[Site]:
     """Have this process, and those that it starts, reach the store by a line of its own."""
-    with Line(server.port) as line:
+    with SocketReader(server.port) as line:
         told = CREDENTIALS | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{line.port}"}
         before = {name: os.environ.get(name) for name in told}
         os.environ.update(told)

@@ -4,15 +4,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from broker.process.child import go_first
+from broker.process.child import use_realtime_priority
 from launcher.options import Options
-from launcher.preflight import StartError, check_precedence
+from launcher.preflight import StartError, check_realtime_front
 
 
-def may_go_first() -> bool:
+def may_use_realtime_priority() -> bool:
     """Return whether `--realtime-front` can be had."""
     try:
-        check_precedence(Options(realtime_front=True))
+        check_realtime_front(Options(realtime_front=True))
     except StartError:
         return False
     return True
@@ -21,7 +21,7 @@ def may_go_first() -> bool:
 @contextmanager
 def going_first() -> Iterator[None]:
     """Let this thread run before all else, as a client does on a machine of its own."""
-    go_first()
+    use_realtime_priority()
     try:
         yield
     finally:  # without root the flag stays; it concerns only what this thread starts

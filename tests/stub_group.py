@@ -21,7 +21,6 @@ from broker.process import child
 from broker.wire.job import GroupShape, Stage
 from broker.wire.protocol import (
     REGISTER_EVERY_S,
-    Beat,
     CancelRun,
     DrainBroker,
     ErrorCode,
@@ -30,6 +29,7 @@ from broker.wire.protocol import (
     GroupReady,
     GroupReport,
     GroupStarted,
+    Heartbeat,
     JobDecoded,
     JobFailed,
     JobFinished,
@@ -39,13 +39,13 @@ from broker.wire.protocol import (
     KillGroup,
     Lease,
     PreemptRun,
-    RankNews,
+    RankMessage,
     Reregister,
     RunJob,
     StepDone,
     group_commands,
     group_reports,
-    rank_beats,
+    rank_messages,
 )
 from broker.wire.sockets import Addresses, connect_dealer, connect_pub
 
@@ -185,7 +185,7 @@ class StubGroup:
         """Send one beat of every rank; also done every second. They may name any step."""
         for rank in range(self.config.world_size):
             await self._publish(
-                Beat(
+                Heartbeat(
                     group=self.config.group,
                     epoch=self.epoch,
                     rank=rank,
@@ -290,8 +290,8 @@ class StubGroup:
         self._last_reports = [*self._last_reports, report][-2:]
         await self.say(report)
 
-    async def _publish(self, news: RankNews) -> None:
-        await self._pub.send_multipart(rank_beats.encode(news))
+    async def _publish(self, news: RankMessage) -> None:
+        await self._pub.send_multipart(rank_messages.encode(news))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.create_task(work))

@@ -3,7 +3,6 @@
 import ast
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,9 +115,3 @@ def test_packages_import_nothing_by_themselves() -> None:
     for folder in FORBIDDEN:
         for path in (ROOT / folder).rglob("__init__.py"):
             assert not list(imported(ast.parse(path.read_text()))), path
-
-
-def test_no_two_modules_have_one_name() -> None:
-    names = Counter(path.stem for path in product_files())
-    shared = {"config", "errors", "__main__", "__init__"}
-    assert {name for name, count in names.items() if count > 1} - shared == set()

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.server import chaos_server
-from tests.precedence import going_first, may_go_first
+from tests.precedence import going_first, may_use_realtime_priority
 
 pytestmark = pytest.mark.skipif(
-    not may_go_first(), reason="this user may not have real-time priority"
+    not may_use_realtime_priority(), reason="this user may not have real-time priority"
 )
 SHOW = "import os; print(os.sched_getscheduler(0))"
 

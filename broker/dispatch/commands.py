@@ -119,7 +119,7 @@ class StopLaunchers(msgspec.Struct, frozen=True):
     """Tell every launcher to stop."""
 
 
-class TellDrained(msgspec.Struct, frozen=True):
+class ReportDrained(msgspec.Struct, frozen=True):
     """Tell every launcher that asked for it that nothing runs any more."""
 
 
@@ -135,5 +135,5 @@ Command = (
     | AskHowItEnded
     | ToLauncher
     | StopLaunchers
-    | TellDrained
+    | ReportDrained
 )

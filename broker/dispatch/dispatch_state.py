@@ -4,14 +4,14 @@ import heapq
 from itertools import islice
 
 from broker.dispatch.commands import Command, Publish, SaveJob
-from broker.dispatch.group_table import Fleet
-from broker.dispatch.groups import Group, Run
+from broker.dispatch.group_table import GroupTable
+from broker.dispatch.groups import Attempt, Group
 from broker.dispatch.job_record import Job
 from broker.dispatch.job_table import JobTable
 from broker.dispatch.liveness import AwakeClock
-from broker.dispatch.pace import Mark, Pace, work_of
+from broker.dispatch.pace import Pace, StageProgress, work_of
 from broker.wire.job import JobState, Stage
-from broker.wire.protocol import HealthTold, JobView, Lease
+from broker.wire.protocol import HealthFound, JobView, Lease
 
 # So many of the jobs ahead are placed one by one to tell a waiting job's time; those between them
 # and the job count by the average, so that telling it costs the same at any place.
@@ -21,7 +21,7 @@ _NUM_PLACED = 16
 _NUM_ASKED = 16
 
 
-class Board:
+class DispatchState:
     """What is known now; every change of a job goes through it, so that none goes untold.
 
     Args:
@@ -30,7 +30,7 @@ class Board:
 
     def __init__(self, priority_step_s: float) -> None:
         self.jobs = JobTable(priority_step_s)
-        self.groups = Fleet()
+        self.groups = GroupTable()
         self.pace = Pace()
         self.awake = AwakeClock()
         self.draining = False
@@ -95,16 +95,16 @@ class Board:
         """Return in how many seconds a job will have ended; None while nothing tells."""
         if job.state is JobState.IN_QUEUE:
             return self._wait_s(job, now_s)
-        run = None if job.lease is None else self.find_run(job.lease)
+        run = None if job.lease is None else self.find_attempt(job.lease)
         return None if run is None else self.pace.remaining_s(job.spec, run.mark, now_s)
 
-    def new_run(self, job: Job, lease: Lease, now_s: float) -> Run:
+    def new_attempt(self, job: Job, lease: Lease, now_s: float) -> Attempt:
         """Return a run of a job, which the group is still to be told of or still to tell of."""
-        mark = Mark(now_s, Stage.ENCODE)
+        mark = StageProgress(now_s, Stage.ENCODE)
         place = self.jobs.queue.place(job)
-        return Run(lease, mark, priority=job.priority, place=place)
+        return Attempt(lease, mark, priority=job.priority, place=place)
 
-    def find_run(self, lease: Lease) -> Run | None:
+    def find_attempt(self, lease: Lease) -> Attempt | None:
         """Return the run of a lease; None if the lease is not, or no longer, in force."""
         group = self.groups.get(lease.group)
         return None if group is None else group.find(lease)
@@ -113,10 +113,10 @@ class Board:
         """Return in how many seconds a place in the queue will be free."""
         return min(self._busy_s(now_s), default=None)
 
-    def health(self) -> HealthTold:
+    def health(self) -> HealthFound:
         """Return how groups and queue are."""
         groups = [group.view(self.awake.now_s) for group in self.groups.look()]
-        return HealthTold(
+        return HealthFound(
             ready=not self.draining and any(group.ready for group in groups),
             draining=self.draining,
             queued=len(self.jobs.queue),

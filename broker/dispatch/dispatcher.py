@@ -12,21 +12,20 @@ from broker.dispatch.commands import (
     JobNotStored,
     JobStored,
     Reply,
+    ReportDrained,
     StopLaunchers,
-    TellDrained,
     ToGroup,
     WatchersChanged,
 )
-from broker.dispatch.dispatch_state import Board
-from broker.dispatch.group_lifecycle import Lives
+from broker.dispatch.dispatch_state import DispatchState
+from broker.dispatch.group_lifecycle import GroupLifecycle
 from broker.dispatch.groups import Group
 from broker.dispatch.intake import Intake
 from broker.dispatch.job_record import Job
 from broker.dispatch.preemption import Preemption
-from broker.dispatch.runs import Runs
+from broker.dispatch.runs import Attempts
 from broker.wire.job import GroupShape
 from broker.wire.protocol import (
-    Beat,
     CancelJob,
     DeleteJob,
     DrainBegun,
@@ -37,7 +36,8 @@ from broker.wire.protocol import (
     GroupLost,
     GroupReady,
     GroupStarted,
-    HealthTold,
+    HealthFound,
+    Heartbeat,
     JobDecoded,
     JobDelayed,
     JobFailed,
@@ -87,11 +87,11 @@ class Dispatcher:
         lost_s: float = 30.0,
         priority_step_s: float = 3600.0,
     ) -> None:
-        self._board = Board(priority_step_s)
+        self._board = DispatchState(priority_step_s)
         self._intake = Intake(self._board, shape, max_queue, job_ttl_s, lost_s)
-        self._runs = Runs(self._board, retry_pauses_s)
+        self._runs = Attempts(self._board, retry_pauses_s)
         silence_s = lost_s if shape is None else None
-        self._lives = Lives(self._board, self._runs, step_limit_s, silence_s)
+        self._lives = GroupLifecycle(self._board, self._runs, step_limit_s, silence_s)
         self._preemption = Preemption(self._board)
         self._told_drained = False
         self._latest_s = 0.0
@@ -120,9 +120,9 @@ class Dispatcher:
                 | JobStopped()
             ):
                 self._runs.handle(event, now_s)
-                self._lives.tell_drained(event.lease.group)
+                self._lives.report_drained(event.lease.group)
             case GroupsNamed():
-                self._lives.bury_others(event.groups, now_s)
+                self._lives.drop_unknown_groups(event.groups, now_s)
             case WatchersChanged():
                 self._board.watch(event.job_id, event.watched, now_s)
             case DrainBroker():
@@ -135,7 +135,7 @@ class Dispatcher:
                 assert_never(event)
         return self._settle(now_s)
 
-    def hear(self, beat: Beat, now_s: float) -> None:
+    def hear(self, beat: Heartbeat, now_s: float) -> None:
         """Take a beat: nothing is to be done about it before the next `tick`."""
         self._lives.hear(beat, now_s)
 
@@ -146,7 +146,7 @@ class Dispatcher:
     def tick(self, now_s: float) -> list[Command]:
         """Return what is to be done because time has passed."""
         self._board.awake.advance(now_s)
-        self._lives.judge(now_s)
+        self._lives.kill_hung_groups(now_s)
         self._intake.remove_expired(now_s)
         return self._settle(now_s)
 
@@ -178,13 +178,15 @@ class Dispatcher:
     def is_running(self, lease: Lease) -> bool:
         """Whether a lease is in force, and its job has not been cancelled meanwhile."""
         job = self._board.jobs.get(lease.job_id)
-        return job is not None and job.lease == lease and self._board.find_run(lease) is not None
+        return (
+            job is not None and job.lease == lease and self._board.find_attempt(lease) is not None
+        )
 
     def uses_image(self, image: str) -> bool:
         """Whether a job needs an image, be it one that is not stored yet."""
         return self._intake.uses_image(image)
 
-    def health(self) -> HealthTold:
+    def health(self) -> HealthFound:
         """Return how groups and queue are."""
         return self._board.health()
 
@@ -211,7 +213,7 @@ class Dispatcher:
         lease = Lease(
             group=group.name, epoch=group.epoch, job_id=job.job_id, attempt=job.attempt + 1
         )
-        run = self._board.new_run(job, lease, now_s)
+        run = self._board.new_attempt(job, lease, now_s)
         run.expect_start(self._board.awake.now_s)
         group.runs[job.job_id] = run
         self._board.save(job.leased(lease, now_s), now_s)
@@ -222,7 +224,7 @@ class Dispatcher:
             return
         if self._board.groups.runs_nothing:
             self._told_drained = True
-            self._board.emit(TellDrained())
+            self._board.emit(ReportDrained())
 
     def _restore(self, job: Job, now_s: float) -> None:
         # The clock may have been set back since: nothing is younger than now.

@@ -5,15 +5,14 @@ from collections.abc import Collection
 from typing import assert_never
 
 from broker.dispatch.commands import AskHowItEnded, ToGroup, ToLauncher
-from broker.dispatch.dispatch_state import Board
-from broker.dispatch.groups import Group, Run
+from broker.dispatch.dispatch_state import DispatchState
+from broker.dispatch.groups import Attempt, Group
 from broker.dispatch.job_record import Job
 from broker.dispatch.liveness import RankWatch
-from broker.dispatch.pace import Mark
-from broker.dispatch.runs import Runs
+from broker.dispatch.pace import StageProgress
+from broker.dispatch.runs import Attempts
 from broker.wire.job import Stage
 from broker.wire.protocol import (
-    Beat,
     CancelRun,
     DrainGroup,
     GroupDrained,
@@ -21,6 +20,7 @@ from broker.wire.protocol import (
     GroupLost,
     GroupReady,
     GroupStarted,
+    Heartbeat,
     KillGroup,
     Lease,
     PreemptRun,
@@ -35,7 +35,7 @@ NUM_ASKED = 2
 LifeReport = GroupStarted | GroupReady | GroupGone | GroupLost | DrainGroup
 
 
-class Lives:
+class GroupLifecycle:
     """Keeps the board true to what is told of groups, and has those killed that hang.
 
     Args:
@@ -46,7 +46,9 @@ class Lives:
             its launcher tells when all of it is reaped, or ends together with the broker.
     """
 
-    def __init__(self, board: Board, runs: Runs, step_limit_s: float, lost_s: float | None) -> None:
+    def __init__(
+        self, board: DispatchState, runs: Attempts, step_limit_s: float, lost_s: float | None
+    ) -> None:
         self._board = board
         self._runs = runs
         self._step_limit_s = step_limit_s
@@ -69,7 +71,7 @@ class Lives:
             case _:
                 assert_never(report)
 
-    def hear(self, beat: Beat, now_s: float) -> None:
+    def hear(self, beat: Heartbeat, now_s: float) -> None:
         """Take a beat of a rank, unless it is of another life."""
         group = self._board.groups.look_at(beat.group)
         if group is not None and group.epoch == beat.epoch:
@@ -91,16 +93,16 @@ class Lives:
         group = self._board.groups.get(lease.group)
         if group is None:
             group = self._add(lease.group, lease.epoch)
-        group.runs[lease.job_id] = self._board.new_run(job, lease, now_s)
+        group.runs[lease.job_id] = self._board.new_attempt(job, lease, now_s)
 
-    def bury_others(self, names: Collection[str], now_s: float) -> None:
+    def drop_unknown_groups(self, names: Collection[str], now_s: float) -> None:
         """Take back the leases of groups that will not come back, as after a start with fewer."""
         for group in self._board.groups.values():
             if not group.registered and group.name not in names:
                 logger.warning("group %s is no more; taking its jobs back", group.name)
                 self._end_life(group, now_s)
 
-    def judge(self, now_s: float) -> None:
+    def kill_hung_groups(self, now_s: float) -> None:
         """Have every group killed that hangs, and those that should be dead killed again."""
         if self._lost_s is not None:
             self._give_up_silent(self._lost_s, now_s)
@@ -115,7 +117,7 @@ class Lives:
             elif awake_s - group.killed_at_s > KILL_AGAIN_S:
                 self._kill(group.name, group.kill_reason)
 
-    def tell_drained(self, name: str) -> None:
+    def report_drained(self, name: str) -> None:
         """Answer the launcher that waits for a group, if nothing runs on it any more."""
         group = self._board.groups.get(name)
         if group is not None and group.draining and not group.runs:
@@ -222,11 +224,13 @@ class Lives:
         elif (lease.group, lease.epoch) == (group.name, group.epoch):
             # It was cancelled, or given up, while the broker was away.
             logger.warning("group %s still runs job %s; stopping it", group.name, lease.job_id)
-            run = group.runs[lease.job_id] = Run(lease, Mark(now_s, Stage.ENCODE), started=True)
+            run = group.runs[lease.job_id] = Attempt(
+                lease, StageProgress(now_s, Stage.ENCODE), started=True
+            )
             run.cancel(self._board.awake.now_s)
             self._board.emit(ToGroup(group.name, CancelRun(lease=lease)))
 
-    def _miss(self, group: Group, run: Run, now_s: float) -> None:
+    def _miss(self, group: Group, run: Attempt, now_s: float) -> None:
         """Ask for the end of a run that its group has left: the report went with a dead line."""
         run.num_missed += 1
         if run.num_missed <= NUM_ASKED:
@@ -240,7 +244,7 @@ class Lives:
         group = self._meet(report.group, report.epoch, now_s)
         if group is not None:
             group.leaving = group.draining = True
-            self.tell_drained(group.name)
+            self.report_drained(group.name)
 
     def _gone(self, report: GroupGone, now_s: float) -> None:
         group = self._meet(report.group, report.epoch, now_s)

@@ -5,11 +5,11 @@ from collections.abc import Collection, Iterator, MutableMapping
 from itertools import islice
 
 from broker.dispatch.groups import Group
-from broker.dispatch.preemptible_runs import Leavers
+from broker.dispatch.preemptible_runs import PreemptibleAttempts
 from broker.wire.job import GroupShape
 
 
-class Fleet(MutableMapping[str, Group]):
+class GroupTable(MutableMapping[str, Group]):
     """The groups by name; those that are free, by their shape.
 
     Whoever takes a group out may change it and its runs, hence each that was taken is looked at
@@ -25,7 +25,7 @@ class Fleet(MutableMapping[str, Group]):
         self._ready: OrderedDict[str, Group] = OrderedDict()
         self._busy: set[str] = set()
         self._unknown: set[str] = set()
-        self._leavers = Leavers()
+        self._leavers = PreemptibleAttempts()
 
     def __getitem__(self, name: str) -> Group:
         group = self._groups[name]
@@ -67,7 +67,7 @@ class Fleet(MutableMapping[str, Group]):
         return bool(self._unknown)
 
     @property
-    def leavers(self) -> Leavers:
+    def leavers(self) -> PreemptibleAttempts:
         """The groups whose run may leave for a more urgent job."""
         self._review()
         return self._leavers

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 
 from broker.dispatch.liveness import RankWatch
-from broker.dispatch.pace import Mark
-from broker.dispatch.sorted_queue import Place
+from broker.dispatch.pace import StageProgress
+from broker.dispatch.sorted_queue import SortKey
 from broker.wire.job import GroupShape, JobSpec, Stage, can_run
 from broker.wire.protocol import GroupView, Lease
 
@@ -14,11 +14,11 @@ SAVE_LIMIT_S = 60.0
 
 
 @dataclass(slots=True)
-class Run:
+class Attempt:
     """One attempt of one job on a group, until the group has reported its end."""
 
     lease: Lease
-    mark: Mark
+    mark: StageProgress
     started: bool = False
     decoded: bool = False
     cancelled: bool = False
@@ -27,7 +27,7 @@ class Run:
     preempted: bool = False
     """It has to leave for a more urgent job."""
     priority: int = 0
-    place: Place = (0.0, 0)
+    place: SortKey = (0.0, 0)
     """Those of its job, should it wait again."""
     num_missed: int = 0
     """How often in a row the group has told of its runs, and not of this one."""
@@ -59,14 +59,14 @@ class Run:
         """The group has taken the job; from here on its beats are watched."""
         if not self.started:
             self.started = True
-            self.mark = Mark(now_s, Stage.ENCODE)
+            self.mark = StageProgress(now_s, Stage.ENCODE)
             if not self.cancelled:
                 self.deadline_s = None
 
     def decode(self, now_s: float, awake_s: float) -> None:
         """The group is free for another job; only the file is being written."""
         self.started = self.decoded = True
-        self.mark = Mark(now_s, Stage.SAVE)
+        self.mark = StageProgress(now_s, Stage.SAVE)
         self._expect_video(awake_s)
 
     def delay(self, awake_s: float) -> None:
@@ -108,7 +108,7 @@ class Group:
     gone: bool = False
     killed_at_s: float | None = None
     kill_reason: str = ""
-    runs: dict[str, Run] = field(default_factory=dict)
+    runs: dict[str, Attempt] = field(default_factory=dict)
 
     @property
     def ready(self) -> bool:
@@ -117,12 +117,12 @@ class Group:
         return alive and self.shape is not None
 
     @property
-    def computing(self) -> Run | None:
+    def computing(self) -> Attempt | None:
         """The run that occupies the ranks."""
         return next((run for run in self.runs.values() if not run.decoded), None)
 
     @property
-    def sole_run(self) -> Run | None:
+    def sole_run(self) -> Attempt | None:
         """The run without which the group could take a job now."""
         runs = [run for run in self.runs.values() if not run.decoded]
         is_delayed = any(run.delayed for run in self.runs.values())
@@ -137,7 +137,7 @@ class Group:
         """Whether the group can split a job of these parameters."""
         return self.shape is not None and can_run(spec, self.shape)
 
-    def find(self, lease: Lease) -> Run | None:
+    def find(self, lease: Lease) -> Attempt | None:
         """Return the run of a lease; None if the lease is not, or no longer, in force."""
         run = self.runs.get(lease.job_id)
         return run if run is not None and run.lease == lease else None

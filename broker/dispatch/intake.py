@@ -15,7 +15,7 @@ from broker.dispatch.commands import (
     SaveJob,
     ToGroup,
 )
-from broker.dispatch.dispatch_state import Board
+from broker.dispatch.dispatch_state import DispatchState
 from broker.dispatch.job_record import Job
 from broker.wire.job import GroupShape, JobSpec, JobState, SpecError, choose_layout
 from broker.wire.protocol import (
@@ -25,9 +25,9 @@ from broker.wire.protocol import (
     ErrorCode,
     ExpiredRemoved,
     GroupReady,
+    JobAcceptable,
     JobDeleted,
     JobFound,
-    JobWelcome,
     Lease,
     OfferJob,
     Refused,
@@ -59,7 +59,7 @@ class Intake:
 
     def __init__(
         self,
-        board: Board,
+        board: DispatchState,
         shape: GroupShape | None,
         max_queue: int,
         job_ttl_s: float,
@@ -133,11 +133,11 @@ class Intake:
         """Say how `SubmitJob` would be answered, as far as that can be told without the image."""
         known = self._of_key(message)
         if known is None:
-            self._board.emit(Reply(self._refusal(message, now_s) or JobWelcome()))
+            self._board.emit(Reply(self._refusal(message, now_s) or JobAcceptable()))
         elif known.idempotency_key != message.idempotency_key:
             self._refuse_reuse()
         elif known.job_id in self._arriving:
-            self._board.emit(Reply(JobWelcome()))
+            self._board.emit(Reply(JobAcceptable()))
         else:
             self._tell(known, now_s)
 
@@ -307,7 +307,7 @@ class Intake:
         return cancelled
 
     def _cancel_run(self, lease: Lease | None) -> None:
-        run = None if lease is None else self._board.find_run(lease)
+        run = None if lease is None else self._board.find_attempt(lease)
         if run is not None:
             run.cancel(self._board.awake.now_s)
             self._board.emit(ToGroup(run.lease.group, CancelRun(lease=run.lease)))

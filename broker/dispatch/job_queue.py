@@ -7,7 +7,7 @@ from operator import add, sub
 
 from broker.dispatch.job_record import Job
 from broker.dispatch.pace import NO_WORK, Work, work_of
-from broker.dispatch.sorted_queue import Place, WaitingLine
+from broker.dispatch.sorted_queue import SortedQueue, SortKey
 from broker.wire.job import GroupShape, can_run
 
 
@@ -27,9 +27,9 @@ class Queue:
     def __init__(self, jobs: Mapping[str, Job], priority_step_s: float) -> None:
         self._jobs = jobs
         self._priority_step_s = priority_step_s
-        self._line = WaitingLine()
-        self._lines: dict[GroupShape, WaitingLine] = {}
-        self._lines_of: dict[str, list[WaitingLine]] = {}
+        self._line = SortedQueue()
+        self._lines: dict[GroupShape, SortedQueue] = {}
+        self._lines_of: dict[str, list[SortedQueue]] = {}
         """The lines of the shapes that can run a job, be it due or not."""
         self._unfit: dict[str, None] = {}
         self._resting: dict[str, float] = {}
@@ -69,7 +69,7 @@ class Queue:
         """Return the place of a job that waits, 1 for the next one."""
         return self._line.num_before(self.place(job), job.job_id) + 1
 
-    def place(self, job: Job) -> Place:
+    def place(self, job: Job) -> SortKey:
         """Return what the order goes by, be it of a job that waits or of one that runs."""
         return job.created_at - job.priority * self._priority_step_s, job.number
 
@@ -90,7 +90,7 @@ class Queue:
         """Keep a line for groups of this shape from now on."""
         if shape in self._lines:
             return
-        line = self._lines[shape] = WaitingLine()
+        line = self._lines[shape] = SortedQueue()
         for job in self:
             if can_run(job.spec, shape):
                 self._lines_of[job.job_id].append(line)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from broker.wire.job import Stage
-from broker.wire.protocol import Beat, RankView
+from broker.wire.protocol import Heartbeat, RankView
 
 BEAT_LIMIT_S = 10.0
 FRESH_S = 5.0
@@ -51,7 +51,7 @@ class AwakeClock:
 
 @dataclass(slots=True)
 class _Heard:
-    beat: Beat
+    beat: Heartbeat
     at_s: float
     worked_at_s: float
 
@@ -82,7 +82,7 @@ class RankWatch:
         self._sound_until_s = 0.0
         """No rank can be at fault before: most looks at a group of a large fleet end here."""
 
-    def hear(self, beat: Beat, awake_s: float) -> None:
+    def hear(self, beat: Heartbeat, awake_s: float) -> None:
         """Take a beat; a higher count or another stage is finished work."""
         if not 0 <= beat.rank < self.world_size:
             return

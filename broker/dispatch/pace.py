@@ -19,7 +19,7 @@ def fraction_done(stage: Stage, step: int, num_steps: int) -> float:
 
 
 @dataclass(slots=True)
-class Mark:
+class StageProgress:
     """A moment of a run: a stage, the part of it that is over, and when that was so."""
 
     at_s: float
@@ -62,16 +62,18 @@ class Pace:
     def __init__(self) -> None:
         self._rates: dict[Stage, float] = {}
 
-    def learn(self, spec: JobSpec, mark: Mark, report: StepDone, now_s: float) -> Mark:
+    def learn(
+        self, spec: JobSpec, mark: StageProgress, report: StepDone, now_s: float
+    ) -> StageProgress:
         """Return the mark after a step, and keep how long it took if the mark tells."""
         done = min(report.step / max(report.num_steps, 1), 1.0)
         if mark.stage is report.stage and done > mark.done:
             self.keep(spec, report.stage, (now_s - mark.at_s) / (done - mark.done))
         if done < 1.0 or report.stage is Stage.SAVE:
-            return Mark(now_s, report.stage, done)
-        return Mark(now_s, RUN_STAGES[RUN_STAGES.index(report.stage) + 1])
+            return StageProgress(now_s, report.stage, done)
+        return StageProgress(now_s, RUN_STAGES[RUN_STAGES.index(report.stage) + 1])
 
-    def step_s(self, mark: Mark, report: StepDone, now_s: float) -> float | None:
+    def step_s(self, mark: StageProgress, report: StepDone, now_s: float) -> float | None:
         """Return how long one step took; None if the mark does not tell."""
         num_steps = report.step - mark.done * report.num_steps
         if mark.stage is not report.stage or num_steps < 0.5:
@@ -90,7 +92,7 @@ class Pace:
             return None
         return sum(self._stages_s(work))
 
-    def remaining_s(self, spec: JobSpec, mark: Mark, now_s: float) -> float | None:
+    def remaining_s(self, spec: JobSpec, mark: StageProgress, now_s: float) -> float | None:
         """Return how long the rest of a run takes from now; None while nothing is known."""
         first = RUN_STAGES.index(mark.stage)
         if mark.stage in (Stage.ENCODE, Stage.DENOISE) and Stage.DENOISE not in self._rates:

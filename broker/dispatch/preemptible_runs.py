@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from broker.dispatch.groups import Group
-from broker.dispatch.sorted_queue import Entry, Place, WaitingLine
+from broker.dispatch.sorted_queue import Entry, SortedQueue, SortKey
 from broker.wire.job import GroupShape
 
 
@@ -14,14 +14,14 @@ class _Standing(NamedTuple):
 
     shape: GroupShape
     priority: int
-    place: Place
+    place: SortKey
 
 
-class Leavers:
+class PreemptibleAttempts:
     """Groups whose ranks one run occupies: those where it may leave, those where it soon will."""
 
     def __init__(self) -> None:
-        self._lines: dict[GroupShape, dict[int, WaitingLine]] = defaultdict(dict)
+        self._lines: dict[GroupShape, dict[int, SortedQueue]] = defaultdict(dict)
         self._standing: dict[str, _Standing] = {}
         self._num_of: Counter[int] = Counter()
         self._yielding: dict[GroupShape, set[str]] = defaultdict(set)
@@ -72,4 +72,4 @@ class Leavers:
             self._standing[name] = standing
             self._num_of[standing.priority] += 1
             lines = self._lines[standing.shape]
-            lines.setdefault(standing.priority, WaitingLine()).add(standing.place, name)
+            lines.setdefault(standing.priority, SortedQueue()).add(standing.place, name)

@@ -4,8 +4,8 @@ import logging
 from itertools import islice
 
 from broker.dispatch.commands import ToGroup
-from broker.dispatch.dispatch_state import Board
-from broker.dispatch.groups import Run
+from broker.dispatch.dispatch_state import DispatchState
+from broker.dispatch.groups import Attempt
 from broker.wire.protocol import PreemptRun
 
 logger = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ class Preemption:
         board: The dispatcher's board.
     """
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: DispatchState) -> None:
         self._board = board
 
     def preempt(self) -> None:
@@ -31,7 +31,7 @@ class Preemption:
             run.preempted = True
             self._board.emit(ToGroup(run.lease.group, PreemptRun(lease=run.lease)))
 
-    def _next_to_leave(self) -> Run | None:
+    def _next_to_leave(self) -> Attempt | None:
         queue, leavers = self._board.jobs.queue, self._board.groups.leavers
         highest, lowest = queue.highest_priority, leavers.lowest_priority
         if highest is None or lowest is None or highest <= lowest:

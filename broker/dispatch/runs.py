@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any, assert_never
 
 from broker.dispatch.commands import DropVideo
-from broker.dispatch.dispatch_state import Board
-from broker.dispatch.groups import Run
+from broker.dispatch.dispatch_state import DispatchState
+from broker.dispatch.groups import Attempt
 from broker.dispatch.job_record import Job
 from broker.dispatch.pace import RUN_STAGES, fraction_done
 from broker.wire.job import JobState, Stage, step_work
@@ -29,7 +29,7 @@ RunEnd = JobFinished | JobFailed | JobStopped
 RunReport = JobStarted | JobDecoded | JobDelayed | StepDone | RunEnd
 
 
-class Runs:
+class Attempts:
     """Keeps the board true to what groups report of their runs.
 
     Args:
@@ -37,13 +37,13 @@ class Runs:
         retry_pauses_s: How long a job waits after each lost attempt but the last.
     """
 
-    def __init__(self, board: Board, retry_pauses_s: Sequence[float]) -> None:
+    def __init__(self, board: DispatchState, retry_pauses_s: Sequence[float]) -> None:
         self._board = board
         self._retry_pauses_s = retry_pauses_s
 
     def handle(self, report: RunReport, now_s: float) -> None:
         """Take a report; drop it if its lease is not, or no longer, in force."""
-        run = self._board.find_run(report.lease)
+        run = self._board.find_attempt(report.lease)
         if run is None:
             self._drop(report)
             return
@@ -61,7 +61,7 @@ class Runs:
             case _:
                 assert_never(report)
 
-    def lose(self, run: Run, now_s: float) -> None:
+    def lose(self, run: Attempt, now_s: float) -> None:
         """Take back a run that its group will not finish: the group is dead."""
         job = self._job_of(run)
         if job is None:
@@ -80,26 +80,26 @@ class Runs:
             # Cancelled, and then the broker was restarted: nobody shall find the video.
             self._board.emit(DropVideo(report.lease.job_id))
 
-    def _started(self, run: Run, now_s: float) -> None:
+    def _started(self, run: Attempt, now_s: float) -> None:
         job = self._job_of(run)
         if job is not None and not run.started:
             self._board.publish(job.changed(now_s, stage=Stage.ENCODE), now_s)
         run.start(now_s)
 
-    def _decoded(self, run: Run, now_s: float) -> None:
+    def _decoded(self, run: Attempt, now_s: float) -> None:
         if not run.decoded:
             spent_s = now_s - run.mark.at_s
             run.decode(now_s, self._board.awake.now_s)
             saving = StepDone(lease=run.lease, stage=Stage.SAVE, step=0, num_steps=1)
             self._advance(run, saving, spent_s, now_s)
 
-    def _delayed(self, run: Run, report: JobDelayed, now_s: float) -> None:
+    def _delayed(self, run: Attempt, report: JobDelayed, now_s: float) -> None:
         run.delay(self._board.awake.now_s)
         job, reason = self._job_of(run), report.reason[:_MAX_REASON_CHARS]
         if job is not None and job.reason != reason:
             self._board.publish(job.changed(now_s, reason=reason), now_s)
 
-    def _step_done(self, run: Run, report: StepDone, now_s: float) -> None:
+    def _step_done(self, run: Attempt, report: StepDone, now_s: float) -> None:
         # Steps come on another socket than reports: one may be overtaken by `JobDecoded`.
         job = self._job_of(run)
         late = run.decoded and report.stage is not Stage.SAVE
@@ -112,7 +112,7 @@ class Runs:
             run.decode(now_s, self._board.awake.now_s)
         self._advance(run, report, spent_s, now_s)
 
-    def _learn_step(self, job: Job, run: Run, report: StepDone, now_s: float) -> None:
+    def _learn_step(self, job: Job, run: Attempt, report: StepDone, now_s: float) -> None:
         """Let the group's watch know what a step of this run is, and how long one took."""
         group = self._board.groups[run.lease.group]
         if group.shape is None:  # the broker was restarted a moment ago
@@ -122,7 +122,7 @@ class Runs:
         if step_s is not None and report.stage is Stage.DENOISE:
             group.watch.learn_step(step_s)
 
-    def _advance(self, run: Run, report: StepDone, spent_s: float, now_s: float) -> None:
+    def _advance(self, run: Attempt, report: StepDone, spent_s: float, now_s: float) -> None:
         """Note how far a run is, and that the time since its last report went into this stage."""
         job = self._job_of(run)
         if job is None:
@@ -140,7 +140,7 @@ class Runs:
         )
         self._board.publish(changed, now_s)
 
-    def _ended(self, run: Run, report: RunEnd, now_s: float) -> None:
+    def _ended(self, run: Attempt, report: RunEnd, now_s: float) -> None:
         group = self._board.groups[run.lease.group]
         del group.runs[run.lease.job_id]
         if isinstance(report, JobStopped) and not (run.cancelled or report.preempted):
@@ -158,7 +158,7 @@ class Runs:
         if job is None or job.state in (JobState.CANCELLED, JobState.FAILED):
             self._board.emit(DropVideo(job_id))
 
-    def _settle(self, job: Job, run: Run, report: RunEnd, now_s: float) -> None:
+    def _settle(self, job: Job, run: Attempt, report: RunEnd, now_s: float) -> None:
         match report:
             case JobFinished():
                 if run.decoded and run.mark.done == 0.0:
@@ -196,7 +196,7 @@ class Runs:
         """Return a job to the queue whose attempt was left as planned: no chance is lost."""
         self._board.save(job.queued_again(now_s, job.num_lost), now_s)
 
-    def _job_of(self, run: Run) -> Job | None:
+    def _job_of(self, run: Attempt) -> Job | None:
         """Return the job of a run; None if it has been cancelled, whatever the run does now."""
         job = self._board.jobs.get(run.lease.job_id)
         return job if job is not None and job.lease == run.lease else None

@@ -6,12 +6,12 @@ from itertools import chain
 
 _CHUNK_SIZE = 512
 
-Place = tuple[float, int]
+SortKey = tuple[float, int]
 """Where a job stands: a moment, and among equal moments a number."""
-Entry = tuple[Place, str]
+Entry = tuple[SortKey, str]
 
 
-class WaitingLine:
+class SortedQueue:
     """Names by their places, the smallest first; as a rule those of jobs.
 
     One sorted list, cut into short ones: a change moves the entries of one of them only, and a
@@ -35,7 +35,7 @@ class WaitingLine:
         """Return who stands behind all others; None if nobody waits."""
         return self._chunks[-1][-1] if self._chunks else None
 
-    def add(self, place: Place, name: str) -> None:
+    def add(self, place: SortKey, name: str) -> None:
         """Let somebody wait, behind all with smaller places."""
         entry = (place, name)
         self._length += 1
@@ -50,7 +50,7 @@ class WaitingLine:
         if len(chunk) > 2 * _CHUNK_SIZE:
             self._chunks[index : index + 1] = [chunk[:_CHUNK_SIZE], chunk[_CHUNK_SIZE:]]
 
-    def remove(self, place: Place, name: str) -> None:
+    def remove(self, place: SortKey, name: str) -> None:
         """Take somebody out of the line."""
         entry = (place, name)
         index = self._chunk_of(entry)
@@ -61,7 +61,7 @@ class WaitingLine:
         self._length -= 1
         self.num_moves += 1
 
-    def num_before(self, place: Place, name: str) -> int:
+    def num_before(self, place: SortKey, name: str) -> int:
         """Return how many come before somebody."""
         entry = (place, name)
         index = self._chunk_of(entry)

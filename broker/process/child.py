@@ -49,7 +49,7 @@ def allow_many_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def go_first() -> None:
+def use_realtime_priority() -> None:
     """Let this thread, but none that it starts, run before all that has no real-time priority.
 
     Raises:

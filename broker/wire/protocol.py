@@ -150,7 +150,7 @@ class IdempotencyKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class OfferJob(_Struct, frozen=True, kw_only=True):
     """Tell whether a job would be accepted now, before the work on its image is done.
 
-    The answer is `JobFound` if the key has a job already, `JobWelcome`, or `Refused`.
+    The answer is `JobFound` if the key has a job already, `JobAcceptable`, or `Refused`.
     """
 
     spec: JobSpec
@@ -275,7 +275,7 @@ FrontRequest = (
 )
 
 
-class JobWelcome(_Struct, frozen=True, kw_only=True):
+class JobAcceptable(_Struct, frozen=True, kw_only=True):
     """The answer to `OfferJob`: as things are now, the job would be accepted."""
 
 
@@ -302,7 +302,7 @@ class JobDeleted(_Struct, frozen=True, kw_only=True):
     """The answer to `DeleteJob`."""
 
 
-class HealthTold(_Struct, frozen=True, kw_only=True):
+class HealthFound(_Struct, frozen=True, kw_only=True):
     """The answer to `GetHealth`."""
 
     ready: bool
@@ -335,7 +335,7 @@ class CallbackEnded(_Struct, frozen=True, kw_only=True):
     """The answer to `EndCallback`."""
 
 
-class ProbeSought(_Struct, frozen=True, kw_only=True):
+class ProbeChecked(_Struct, frozen=True, kw_only=True):
     """The answer to `FindProbe`."""
 
     found: bool
@@ -357,17 +357,17 @@ class Refused(_Struct, frozen=True, kw_only=True):
 
 
 FrontReply = (
-    JobWelcome
+    JobAcceptable
     | JobFound
     | JobHistory
     | JobsListed
     | JobDeleted
-    | HealthTold
+    | HealthFound
     | ExpiredRemoved
     | DrainBegun
     | CallbackTaken
     | CallbackEnded
-    | ProbeSought
+    | ProbeChecked
     | BackedUp
     | Refused
 )
@@ -558,7 +558,7 @@ GroupCommand = (
 # --- beats: every rank to broker -----------------------------------------------------------------
 
 
-class Beat(_Struct, frozen=True, kw_only=True):
+class Heartbeat(_Struct, frozen=True, kw_only=True):
     """One a second from each rank.
 
     `num_done` counts finished work items: a beat alone is not progress, a rising count is.
@@ -591,7 +591,7 @@ class JobPreview(_Struct, frozen=True, kw_only=True):
     jpeg: Annotated[bytes, msgspec.Meta(max_length=MAX_PREVIEW_BYTES)]
 
 
-RankNews = Beat | StepDone | JobPreview
+RankMessage = Heartbeat | StepDone | JobPreview
 
 
 class Codec(Generic[Message]):
@@ -627,7 +627,7 @@ front_requests: Codec[FrontRequest] = Codec(FrontRequest)
 front_replies: Codec[FrontReply] = Codec(FrontReply)
 group_reports: Codec[PeerReport] = Codec(PeerReport)
 group_commands: Codec[GroupCommand] = Codec(GroupCommand)
-rank_beats: Codec[RankNews] = Codec(RankNews)
+rank_messages: Codec[RankMessage] = Codec(RankMessage)
 job_events: Codec[JobView] = Codec(JobView)
 job_previews: Codec[JobPreview] = Codec(JobPreview)
 

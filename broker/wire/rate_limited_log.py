@@ -10,7 +10,7 @@ MAX_LINES = 20
 PERIOD_S = 10.0
 
 
-class Drops:
+class RateLimitedLog:
     """Logs a number of drops in each period in full, and of all others how many there were.
 
     Args:

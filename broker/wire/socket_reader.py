@@ -8,7 +8,7 @@ from contextlib import suppress
 import zmq
 
 from broker.wire.protocol import ProtocolError
-from broker.wire.rate_limited_log import Drops
+from broker.wire.rate_limited_log import RateLimitedLog
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ Handle = Callable[[list[bytes]], Awaitable[None]]
 """Takes the parts of a message."""
 
 
-class Line:
+class SocketReader:
     """A socket in the running event loop; it belongs to the line from here on.
 
     An asyncio socket of pyzmq is woken by each message, which costs several times what it takes to
@@ -39,7 +39,7 @@ class Line:
             handle: Takes the messages in their order.
             pause_s: How long to let messages gather, undisturbed, once they come thick.
         """
-        drops = Drops()
+        drops = RateLimitedLog()
         while True:
             self._sign.clear()
             arrived = self._take()

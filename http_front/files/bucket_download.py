@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 _ANY = "*"
 
 
-class Relay:
+class BucketDownload:
     """One object on its way to one client.
 
     Args:

@@ -14,7 +14,7 @@ from broker.store.store import VIDEOS
 from broker.wire.protocol import ErrorCode, GetJob
 from http_front.access.key_guard import owner
 from http_front.errors import FrontError
-from http_front.files.bucket_download import Relay, no_such_range
+from http_front.files.bucket_download import BucketDownload, no_such_range
 from http_front.state import FRONT
 from http_front.video.routes import subject
 
@@ -86,7 +86,7 @@ async def _send_object(
         link = await front.files.call(lambda: store.sign(name))
         return web.Response(status=307, headers={"Location": link, "Cache-Control": "no-store"})
     _check_range(request, found.num_bytes)
-    relay = Relay(front.files, store, name, found)
+    relay = BucketDownload(front.files, store, name, found)
     return await relay.send(request, headers, ranged=_asks_for_range(request))
 
 

@@ -13,7 +13,7 @@ from yarl import URL
 from broker.wire.protocol import ErrorCode
 from http_front.errors import FrontError
 from http_front.images.address_guard import may_be_dialled
-from http_front.images.guarded_http import BAD_CHARS, WEB_PORTS, Guard, Outside, UrlError
+from http_front.images.guarded_http import BAD_CHARS, WEB_PORTS, Guard, GuardedHttp, UrlError
 from http_front.images.spool import MAX_IMAGE_BYTES, Spool, image_too_large
 
 TOTAL_LIMIT_S = 20.0
@@ -47,7 +47,7 @@ class ImageSource:
         total_limit_s: float = TOTAL_LIMIT_S,
         hosts: Sequence[str] = (),
     ) -> None:
-        self.outside = Outside(guard, ports, resolver)
+        self.outside = GuardedHttp(guard, ports, resolver)
         """What may be called from here, also by others."""
         self._total_limit_s = total_limit_s
         self._hosts = [host.lower() for host in hosts]

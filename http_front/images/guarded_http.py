@@ -32,7 +32,7 @@ class UrlError(ValueError):
     """Raised when a URL may not be called; the message says why, after the name of its field."""
 
 
-class Outside:
+class GuardedHttp:
     """What may be called outside of this machine.
 
     Args:
@@ -81,11 +81,11 @@ class Outside:
         """Return whether a URL names an address that may not be dialled; of a name, time tells."""
         return _is_address(url.host or "") and not self._guard(url.host or "")
 
-    def dialler(self) -> "Dialler":
+    def dialler(self) -> "GuardedConnector":
         """Return what dials for one session, and tells afterwards whether it refused to."""
-        return Dialler(self._guard)
+        return GuardedConnector(self._guard)
 
-    def session(self, dialler: "Dialler") -> aiohttp.ClientSession:
+    def session(self, dialler: "GuardedConnector") -> aiohttp.ClientSession:
         """Return a session that dials what may be dialled only, and takes nothing along."""
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
@@ -105,7 +105,7 @@ class Outside:
         )
 
 
-class Dialler:
+class GuardedConnector:
     """Makes the socket for each address about to be dialled, or refuses to."""
 
     def __init__(self, guard: Guard) -> None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 import zmq
 
 from broker.wire.protocol import JobHistory, JobView, WatchJob, job_events
-from broker.wire.socket_reader import Line
+from broker.wire.socket_reader import SocketReader
 from broker.wire.sockets import connect_sub
 from http_front.broker_client import BrokerClient
 
@@ -33,7 +33,7 @@ class EventFeed:
         broker: BrokerClient,
         hearers: Sequence[Callable[[JobView], None]],
     ) -> None:
-        self._line = Line(connect_sub(context.socket(zmq.SUB), address))
+        self._line = SocketReader(connect_sub(context.socket(zmq.SUB), address))
         for digit in _HEX_DIGITS:  # with what a job's id begins: previews have other topics
             self._line.subscribe(bytes([digit]))
         self._hearers = hearers

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 import zmq
 
 from broker.wire.protocol import job_previews, preview_topic
-from broker.wire.socket_reader import Line
+from broker.wire.socket_reader import SocketReader
 from broker.wire.sockets import connect_sub
 
 
@@ -14,7 +14,7 @@ class PreviewFeed:
     """Hears the broker's previews, on a socket of its own: they may be lost, changes may not."""
 
     def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", address: str) -> None:
-        self._line = Line(connect_sub(context.socket(zmq.SUB), address))
+        self._line = SocketReader(connect_sub(context.socket(zmq.SUB), address))
         self._slots: dict[bytes, set[_Slot]] = {}
         self._reader = asyncio.create_task(self._line.read(self._hear), name="broker-previews")
 

@@ -19,7 +19,7 @@ class _News(NamedTuple):
     view: JobView | None
 
 
-class LatestNews:
+class StatusCache:
     """What was heard of each job a moment ago, from the broker's events or in its answers.
 
     Only a running job is told from here: it changes with every step, and each step is published.

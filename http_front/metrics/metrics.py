@@ -5,7 +5,7 @@ from importlib.metadata import version
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
 from broker.wire.job import Stage
-from broker.wire.protocol import HealthTold, JobView
+from broker.wire.protocol import HealthFound, JobView
 
 _DURATIONS_S = (1, 5, 10, 30, 60, 120, 300, 600, 1200, 1800, 3600)
 _STEPS_S = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120)
@@ -60,7 +60,7 @@ class Metrics:
             if before is not None:
                 self._time_step(before, job)
 
-    def expose(self, health: HealthTold | None) -> bytes:
+    def expose(self, health: HealthFound | None) -> bytes:
         """Return all metrics as text; None is a broker that does not answer."""
         self._health.set(health)
         return generate_latest(self.registry)
@@ -98,7 +98,7 @@ class _Health:
         self._restarts = gauge("group_restarts", "Lives of a group after its first.", "group")
         self._memory = gauge("device_memory_bytes", "In use by a rank.", "group", "rank")
 
-    def set(self, told: HealthTold | None) -> None:
+    def set(self, told: HealthFound | None) -> None:
         """Take what the broker has told."""
         self._broker_up.set(told is not None)
         groups = [] if told is None else told.groups

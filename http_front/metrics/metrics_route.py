@@ -4,7 +4,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from broker.wire.protocol import GetHealth, HealthTold
+from broker.wire.protocol import GetHealth, HealthFound
 from http_front.errors import FrontError
 from http_front.metrics.metrics import Metrics
 from http_front.state import FRONT
@@ -19,7 +19,7 @@ async def metrics(request: web.Request) -> web.Response:
         health = await request.app[FRONT].broker.ask(GetHealth(), HEALTH_LIMIT_S)
     except FrontError:
         health = None
-    assert health is None or isinstance(health, HealthTold)
+    assert health is None or isinstance(health, HealthFound)
     text = request.app[METRICS].expose(health)
     return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 

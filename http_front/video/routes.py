@@ -14,7 +14,7 @@ from broker.wire.protocol import (
     ExpiredRemoved,
     GetHealth,
     GetJob,
-    HealthTold,
+    HealthFound,
     JobFound,
     RemoveExpired,
 )
@@ -77,7 +77,7 @@ async def health(request: web.Request) -> web.Response:
         reply = await front.broker.ask(GetHealth(), HEALTH_LIMIT_S)
     except FrontError:
         return answer(Health(status="unhealthy"), status=503)
-    assert isinstance(reply, HealthTold)
+    assert isinstance(reply, HealthFound)
     told = Health.of(reply)
     if front.config.api_keys is not None and caller(request) is None:
         told = Health(status=told.status)  # the rest is nothing for strangers

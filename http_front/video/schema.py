@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from broker.wire.job import JobSpec, JobState, Priority, Stage
-from broker.wire.protocol import ErrorCode, GroupView, HealthTold, JobView, RankView
+from broker.wire.protocol import ErrorCode, GroupView, HealthFound, JobView, RankView
 
 EXAMPLE_IMAGE = (  # 64 by 64 pixels of one colour
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAEAAAABAAQAAAACCEkxzAAAAFElEQVR42m"
@@ -205,7 +205,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     ranks: list[RankHealth] = []
 
     @classmethod
-    def of(cls, told: HealthTold) -> "Health":
+    def of(cls, told: HealthFound) -> "Health":
         """Return what clients are told of queue and groups."""
         ranks = [_rank_health(group, rank) for group in told.groups for rank in group.ranks]
         healthy: Literal["healthy", "unhealthy"] = "healthy" if told.ready else "unhealthy"

@@ -11,7 +11,7 @@ from broker.process.log import current_job
 from broker.wire.protocol import Callback, CallbackTaken, EndCallback, TakeCallback
 from http_front.broker_client import BrokerClient
 from http_front.errors import FrontError
-from http_front.images.guarded_http import Outside, UrlError
+from http_front.images.guarded_http import GuardedHttp, UrlError
 from http_front.webhooks import signing as webhooks
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,9 @@ class CallbackSender:
         key: Of the server, for the signatures.
     """
 
-    def __init__(self, broker: BrokerClient, outside: Outside, key: webhooks.WebhookKey) -> None:
+    def __init__(
+        self, broker: BrokerClient, outside: GuardedHttp, key: webhooks.WebhookKey
+    ) -> None:
         self._broker = broker
         self._outside = outside
         self._key = key

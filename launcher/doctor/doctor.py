@@ -17,8 +17,8 @@ from launcher.doctor.examinations import (
     examine_limits,
     examine_model,
     examine_port,
-    examine_precedence,
     examine_processes,
+    examine_realtime_front,
     examine_state,
 )
 from launcher.doctor.findings import Finding, to_text
@@ -64,7 +64,7 @@ def examine(command: Command) -> Iterator[Finding]:
     if command.has_front:
         yield from examine_port(options, folders)
         yield from examine_access(options)
-        yield from examine_precedence(options)
+        yield from examine_realtime_front(options)
     yield from examine_processes()
     yield from examine_limits()
     yield from examine_fleet(options, folders)

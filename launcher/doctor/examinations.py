@@ -19,7 +19,7 @@ from launcher.preflight import (
     PortTakenError,
     StartError,
     check_access,
-    check_precedence,
+    check_realtime_front,
     check_split,
     listen,
     state_owner,
@@ -142,10 +142,10 @@ def examine_access(options: Options) -> Iterator[Finding]:
         yield warning("access", f"whoever reaches {options.host} may use the server", mend)
 
 
-def examine_precedence(options: Options) -> Iterator[Finding]:
+def examine_realtime_front(options: Options) -> Iterator[Finding]:
     """Look whether the front can go first, if it shall."""
     try:
-        check_precedence(options)
+        check_realtime_front(options)
     except StartError as fault:
         yield error("priority", str(fault), "sudo prlimit --pid $$ --rtprio=1")
     else:

@@ -11,7 +11,7 @@ PEER_KEYS = ("peer.key_secret", "broker.key")
 """What a peer's folder of CURVE keys holds."""
 
 
-class FleetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RayGroupsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The launcher passes it as JSON, the only argument of `python -m launcher.ray.ray_fleet`."""
 
     server: str

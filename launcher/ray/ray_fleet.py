@@ -30,9 +30,9 @@ from launcher.ray.ray_config import (
     PEER_KEYS,
     RESOURCES,
     Cluster,
-    FleetConfig,
     GroupOrder,
     Placement,
+    RayGroupsConfig,
     resource_of,
 )
 from launcher.ray.ray_group import GroupOnNode
@@ -47,7 +47,7 @@ _NUM_THREADS = 4
 """Of an actor: a run that is on, `stop`, and runs that Ray asks for again."""
 
 
-class Fleet:
+class RayGroups:
     """Asks Ray for the groups of a server, and has each started again that has ended.
 
     Args:
@@ -56,7 +56,9 @@ class Fleet:
         broker: A DEALER on the broker's socket for groups.
     """
 
-    def __init__(self, config: FleetConfig, cluster: Cluster, broker: "zmq.Socket[bytes]") -> None:
+    def __init__(
+        self, config: RayGroupsConfig, cluster: Cluster, broker: "zmq.Socket[bytes]"
+    ) -> None:
         self._server = config.server
         self._broker = broker
         self._resource = resource_of(config.group.device, cluster.nodes)
@@ -172,7 +174,7 @@ async def _run(actor: Any, order: bytes) -> str:
     return f"{describe_exit(code)}: {said}"
 
 
-def _orders(config: FleetConfig, resource: str) -> Iterator[tuple[str, GroupOrder]]:
+def _orders(config: RayGroupsConfig, resource: str) -> Iterator[tuple[str, GroupOrder]]:
     """Yield the name of each group, and what its node is told."""
     keys = {}
     if config.peer_keys is not None:
@@ -203,7 +205,7 @@ def _in_short(error: RayError) -> str:
 
 def main() -> int:
     """Return 0 after a stop; as long as the cluster does not answer, ask it again."""
-    config = msgspec.json.decode(sys.argv[1], type=FleetConfig)
+    config = msgspec.json.decode(sys.argv[1], type=RayGroupsConfig)
     begin("fleet", config.parent_pid, config.group.log_format)
     with zmq.Context() as context, context.socket(zmq.DEALER) as broker:
         connect_dealer(broker, config.groups_address, "fleet")
@@ -211,7 +213,7 @@ def main() -> int:
             try:
                 with connected(config.group.ray_address):
                     report(config.ready_fd, "ready")
-                    asyncio.run(Fleet(config, look(config.server), broker).run())
+                    asyncio.run(RayGroups(config, look(config.server), broker).run())
                     return 0
             except ClusterError as error:
                 logger.error("%s; asking again in %.0f s", error, _ASK_AGAIN_S)

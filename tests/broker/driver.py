@@ -22,7 +22,7 @@ from broker.wire.protocol import (
     FrontRequest,
     GetHealth,
     GetJob,
-    HealthTold,
+    HealthFound,
     JobFound,
     JobView,
     SubmitJob,
@@ -216,13 +216,13 @@ class Front:
                 return view
 
     async def until_health(
-        self, holds: Callable[[HealthTold], bool], every_s: float = 0.02
-    ) -> HealthTold:
+        self, holds: Callable[[HealthFound], bool], every_s: float = 0.02
+    ) -> HealthFound:
         """Ask for the health until something holds of it."""
         async with asyncio.timeout(LIMIT_S):
             while True:
                 health = await self.ask(GetHealth())
-                assert isinstance(health, HealthTold)
+                assert isinstance(health, HealthFound)
                 if holds(health):
                     return health
                 await asyncio.sleep(every_s)

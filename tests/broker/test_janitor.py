@@ -22,10 +22,10 @@ from broker.wire.protocol import (
     ErrorCode,
     FindProbe,
     GetHealth,
-    HealthTold,
+    HealthFound,
     JobDeleted,
     JobFound,
-    ProbeSought,
+    ProbeChecked,
     Refused,
     SubmitJob,
 )
@@ -105,7 +105,7 @@ async def test_while_the_store_is_away_submits_are_refused_and_all_else_goes_on(
         submits = [SubmitJob(job_id=each, spec=SPEC, image=IMAGE) for each in sent]
         refusals = asyncio.gather(*(ask(config, each) for each in submits))
         async with asyncio.timeout(1.0):
-            assert isinstance(await front.ask(GetHealth()), HealthTold)
+            assert isinstance(await front.ask(GetHealth()), HealthFound)
             cancelled = await front.ask(CancelJob(job_id=job_id))
         assert isinstance(cancelled, JobFound)
         assert cancelled.job.state is JobState.CANCELLED
@@ -141,7 +141,7 @@ async def test_a_submission_that_is_repeated_is_answered_once_more(
         replies = await asyncio.gather(*(ask(config, message) for _ in range(5)))
         assert {type(reply) for reply in replies} == {JobFound}
         health = await front.ask(GetHealth())
-        assert isinstance(health, HealthTold)
+        assert isinstance(health, HealthFound)
         assert health.queued == 1
 
 
@@ -241,9 +241,9 @@ async def test_an_image_that_is_stored_during_the_sweep_stays_for_its_job(
 async def test_a_machine_that_joins_finds_the_store(config: BrokerConfig, store: Store) -> None:
     name = f"{'a' * 32}.probe"
     async with running(config) as front:
-        assert await front.ask(FindProbe(name=name)) == ProbeSought(found=False)
+        assert await front.ask(FindProbe(name=name)) == ProbeChecked(found=False)
         put(store, f"{PARTIAL}/{name}")
-        assert await front.ask(FindProbe(name=name)) == ProbeSought(found=True)
+        assert await front.ask(FindProbe(name=name)) == ProbeChecked(found=True)
 
 
 def files_of(job_id: str) -> list[str]:

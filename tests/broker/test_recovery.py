@@ -15,7 +15,7 @@ from broker.config import BrokerConfig
 from broker.dispatch.dispatcher import Dispatcher
 from broker.dispatch.job_record import Job
 from broker.errors import StateDirInUseError
-from broker.janitor import Keeper
+from broker.janitor import Janitor
 from broker.journal.journal import Journal
 from broker.journal.state_dir import StateDir
 from broker.server import Broker
@@ -288,7 +288,7 @@ def test_files_that_belong_to_no_job_are_swept_and_all_others_stay(tmp_path: Pat
     for name in stays | goes:
         (tmp_path / name).write_bytes(b"x")
     jobs = [waiting, busy, done, cancelled]
-    Keeper(store, Dispatcher(SHAPE, 10, 3600.0, jobs)).begin()
+    Janitor(store, Dispatcher(SHAPE, 10, 3600.0, jobs)).begin()
     folders = ("inputs", "videos", "checkpoints")
     found = [path for folder in folders for path in (tmp_path / folder).rglob("*")]
     assert {str(path.relative_to(tmp_path)) for path in found if path.is_file()} == stays

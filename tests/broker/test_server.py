@@ -18,7 +18,7 @@ from broker.wire.protocol import (
     GetHealth,
     GetJob,
     GroupReady,
-    HealthTold,
+    HealthFound,
     JobFinished,
     JobFound,
     JobHistory,
@@ -148,7 +148,7 @@ async def test_the_same_submit_many_times_at_once_is_one_job(config: BrokerConfi
         replies = await front.replies(50)
         assert all(isinstance(reply, JobFound) for reply in replies), replies
         health = await front.ask(GetHealth())
-        assert isinstance(health, HealthTold)
+        assert isinstance(health, HealthFound)
         assert health.queued == 1
 
 
@@ -265,7 +265,7 @@ async def test_draining_lets_the_running_job_finish(config: BrokerConfig) -> Non
 async def test_health_has_a_row_for_every_rank(config: BrokerConfig) -> None:
     async with running_broker(config), Front(config) as front:
         health = await front.ask(GetHealth())
-        assert isinstance(health, HealthTold)
+        assert isinstance(health, HealthFound)
         assert not health.ready
         async with stub(config):
             health = await front.until_health(

@@ -6,18 +6,18 @@ from pathlib import Path
 
 from broker.dispatch.commands import Command, Event, Reply, ToGroup
 from broker.dispatch.dispatcher import Dispatcher
-from broker.janitor import Keeper
+from broker.janitor import Janitor
 from broker.journal.journal import Journal
 from broker.journal.state_dir import StateDir
 from broker.store.folder import FolderStore
-from broker.transactions import Client, Worker
+from broker.transactions import Client, Transactions
 from broker.wire.job import JobState
 from broker.wire.protocol import (
     GroupGone,
     GroupReady,
     GroupStarted,
+    JobAcceptable,
     JobFound,
-    JobWelcome,
     OfferJob,
     SubmitJob,
 )
@@ -38,10 +38,12 @@ class Desk:
         self.journal = Journal(state_dir.journal)
         self._done = asyncio.Queue[Command]()
         dispatcher = Dispatcher(SHAPE, 10, 3600.0, retry_pauses_s=(PAUSE_S, PAUSE_S))
-        keeper = Keeper(FolderStore(path), dispatcher)
+        keeper = Janitor(FolderStore(path), dispatcher)
         keeper.begin()
         (path / "inputs" / IMAGE).write_bytes(b"an image")
-        self.worker = Worker(dispatcher, self.journal, keeper, self._carry_out, lambda: self.now_s)
+        self.worker = Transactions(
+            dispatcher, self.journal, keeper, self._carry_out, lambda: self.now_s
+        )
 
     def close(self) -> None:
         self.journal.close()
@@ -87,7 +89,7 @@ async def test_a_submission_may_be_what_has_another_job_given_to_a_group(tmp_pat
             assert isinstance(await desk.told(), ToGroup)
             gone = GroupGone(group="a", epoch=1, reason="tested")
             await desk.put(gone, *started(2), OfferJob(spec=SPEC))
-            assert await desk.told() == Reply(JobWelcome())
+            assert await desk.told() == Reply(JobAcceptable())
             desk.now_s = PAUSE_S
             await desk.put(submit(SECOND))
             told = [await desk.told(), await desk.told()]

@@ -7,7 +7,15 @@ import struct
 from pathlib import Path
 
 from broker.wire.job import Stage
-from broker.wire.protocol import Beat, JobDecoded, JobFinished, JobStarted, Lease, RunJob, StepDone
+from broker.wire.protocol import (
+    Heartbeat,
+    JobDecoded,
+    JobFinished,
+    JobStarted,
+    Lease,
+    RunJob,
+    StepDone,
+)
 from ranks.config import RankConfig
 from tests.chaos.ledger import Ledger
 from tests.chaos.stub_settings import Faults, StubSettings
@@ -44,10 +52,10 @@ class Activity:
         """Whether the ranks have to end."""
         return bool(struct.unpack_from("4q", self._memory)[3])
 
-    def beat(self, config: RankConfig, rank: int) -> Beat:
+    def beat(self, config: RankConfig, rank: int) -> Heartbeat:
         """Return the beat of a rank."""
         stage, step, num_done, _ = struct.unpack_from("4q", self._memory)
-        return Beat(
+        return Heartbeat(
             group=config.group,
             epoch=config.epoch,
             rank=rank,

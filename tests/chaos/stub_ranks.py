@@ -16,7 +16,7 @@ import zmq
 
 from broker.process.child import begin, report
 from broker.wire.job import Stage
-from broker.wire.protocol import rank_beats
+from broker.wire.protocol import rank_messages
 from broker.wire.sockets import connect_pub
 from ranks.config import RankConfig
 from tests.chaos.ledger import Ledger
@@ -78,7 +78,7 @@ def follow(config: RankConfig, rank: int, settings: StubSettings, activity: Acti
     with zmq.Context() as context, context.socket(zmq.PUB) as beats:
         connect_pub(beats, config.addresses.beats)
         while not activity.is_leaving:
-            beats.send_multipart(rank_beats.encode(activity.beat(config, rank)))
+            beats.send_multipart(rank_messages.encode(activity.beat(config, rank)))
             time.sleep(settings.beat_every_s)
 
 

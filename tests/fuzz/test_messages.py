@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from broker.wire.job import GroupShape, JobSpec, JobState, Stage
 from broker.wire.protocol import (
     PROTOCOL_VERSION,
-    Beat,
     CancelRun,
     Codec,
     GroupReady,
+    Heartbeat,
     JobFound,
     JobView,
     Lease,
@@ -28,7 +28,7 @@ from broker.wire.protocol import (
     group_commands,
     group_reports,
     job_events,
-    rank_beats,
+    rank_messages,
 )
 
 LEASE = Lease(group="g0", epoch=1, job_id="0" * 32, attempt=1)
@@ -43,8 +43,8 @@ DIRECTIONS: list[tuple[Codec[Any], Any]] = [
                                device="cpu", running=[LEASE])),
     (group_commands, RunJob(lease=LEASE, spec=SPEC, image="x")),
     (group_commands, CancelRun(lease=LEASE)),
-    (rank_beats, Beat(group="g", epoch=1, rank=0, pid=1, device="cpu", stage=Stage.IDLE, step=0,
-                      num_done=0, memory_bytes=0)),
+    (rank_messages, Heartbeat(group="g", epoch=1, rank=0, pid=1, device="cpu", stage=Stage.IDLE,
+                              step=0, num_done=0, memory_bytes=0)),
     (job_events, VIEW),
 ]  # fmt: skip
 

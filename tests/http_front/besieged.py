@@ -18,7 +18,7 @@ from broker.wire.sockets import Addresses
 from http_front.access.keys import ApiKey, Limits, hash_key, make_key, write_keys
 from http_front.config import FrontConfig
 from tests.chaos.server import ChaosServer, chaos_server
-from tests.http_front.front_with_names import Outside
+from tests.http_front.front_with_names import GuardedHttp
 from tests.http_front.images.image_server import IMAGE_ADDRESS, ImageServer, http_answer
 from tests.http_front.serving import Served
 from tests.http_front.vectors import GOOD_PICTURE
@@ -41,7 +41,7 @@ class Besieged:
     images: ImageServer
     private: dict[str, ImageServer]
     """By their address; on port 80, too, where this user may listen there."""
-    outside: Outside
+    outside: GuardedHttp
     newest: str | None = None
     log_size: int = 0
 
@@ -105,7 +105,7 @@ async def besieged_server() -> AsyncIterator[Besieged]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wan-")))
         images = await stack.enter_async_context(ImageServer().listen(IMAGE_ADDRESS))
         private = await _private_servers(stack)
-        outside, key = Outside(folder), make_key()
+        outside, key = GuardedHttp(folder), make_key()
         outside.lead({})
         write_keys(folder / "keys", [ApiKey(name="ann", sha256=hash_key(key), limits=WIDE)])
         server = await stack.enter_async_context(

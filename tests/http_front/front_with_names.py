@@ -25,7 +25,7 @@ from tests.http_front.images.image_server import IMAGE_ADDRESS, Names
 FETCH_LIMIT_S = 3.0
 
 
-class Outside:
+class GuardedHttp:
     """The folder in which a test and the front tell each other of names and calls."""
 
     def __init__(self, folder: Path) -> None:
@@ -56,7 +56,7 @@ class Outside:
 class LaidOutNames(Names):
     """Looks names up in the folder."""
 
-    def __init__(self, outside: Outside) -> None:
+    def __init__(self, outside: GuardedHttp) -> None:
         super().__init__()
         self._outside = outside
         self._laid_out: dict[str, list[tuple[str, int]]] = {}
@@ -74,7 +74,7 @@ class LaidOutNames(Names):
 
 async def serve(config: FrontConfig) -> None:
     """Answer requests until the process is ended."""
-    outside = Outside(Path(StubSettings.inherited().folder))
+    outside = GuardedHttp(Path(StubSettings.inherited().folder))
 
     def guard(address: str) -> bool:
         allowed = address == IMAGE_ADDRESS or may_be_dialled(address)

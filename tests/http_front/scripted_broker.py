@@ -29,16 +29,16 @@ from broker.wire.protocol import (
     FrontRequest,
     GetHealth,
     GetJob,
-    HealthTold,
+    HealthFound,
+    JobAcceptable,
     JobDeleted,
     JobFound,
     JobHistory,
     JobsListed,
     JobView,
-    JobWelcome,
     ListJobs,
     OfferJob,
-    ProbeSought,
+    ProbeChecked,
     Refused,
     RemoveExpired,
     SubmitJob,
@@ -53,7 +53,7 @@ from broker.wire.sockets import Addresses, bind_router, bind_xpub
 _DONE: dict[type, FrontReply] = {
     EndCallback: CallbackEnded(),
     DrainServer: DrainBegun(running=0),
-    FindProbe: ProbeSought(found=True),
+    FindProbe: ProbeChecked(found=True),
     BackUp: BackedUp(num_bytes=0),
 }
 
@@ -70,7 +70,7 @@ class ScriptedBroker:
         self.specs: dict[str, JobSpec] = {}
         self.images: dict[str, str] = {}
         self.asked: list[FrontRequest] = []
-        self.health = HealthTold(ready=True, draining=False, queued=0, running=0, groups=[])
+        self.health = HealthFound(ready=True, draining=False, queued=0, running=0, groups=[])
         self.script: Script = lambda _request: None
         self.silent = False
         self._last_front = b""
@@ -136,7 +136,7 @@ class ScriptedBroker:
     def _answer(self, request: FrontRequest) -> FrontReply:
         match request:
             case OfferJob():
-                return JobWelcome()
+                return JobAcceptable()
             case SubmitJob():
                 return JobFound(job=self._accept(request))
             case GetJob() | WatchJob() | CancelJob() | DeleteJob():

@@ -13,7 +13,7 @@ from broker.wire.protocol import (
     FrontRequest,
     GetHealth,
     GetJob,
-    HealthTold,
+    HealthFound,
     Refused,
     RemoveExpired,
 )
@@ -58,7 +58,7 @@ async def test_silence_ends_as_unavailable_at_the_limit(
     assert caught.value.code is ErrorCode.UNAVAILABLE
     assert caught.value.retry_after_s is not None
     broker.silent = False
-    assert isinstance(await client.ask(GetHealth()), HealthTold)
+    assert isinstance(await client.ask(GetHealth()), HealthFound)
 
 
 async def test_a_request_is_sent_again_until_it_is_answered(
@@ -79,7 +79,7 @@ async def test_a_broker_that_comes_late_is_found() -> None:
         client = BrokerClient(context, broker.addresses.requests)
         asking = asyncio.create_task(client.ask(GetHealth()))
         async with broker:
-            assert isinstance(await asking, HealthTold)
+            assert isinstance(await asking, HealthFound)
             await client.close()
         context.term()
 
@@ -90,4 +90,4 @@ async def test_a_reply_that_cannot_be_read_ends_nothing(
     await client.ask(GetHealth())
     for parts in ([b""], [b"0"], [b"0", b"1", b"\xc1"], [b"0", b"9", b""], [b""] * 100):
         await broker.send_to_front(*parts)
-    assert isinstance(await client.ask(GetHealth()), HealthTold)
+    assert isinstance(await client.ask(GetHealth()), HealthFound)

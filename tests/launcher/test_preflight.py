@@ -17,7 +17,7 @@ from launcher.preflight import (
     StartError,
     check_access,
     check_device,
-    check_precedence,
+    check_realtime_front,
     check_split,
     listen,
     lock_state,
@@ -25,7 +25,7 @@ from launcher.preflight import (
     prepare_folders,
 )
 from ranks.model.model_folder import COMPONENTS, WEIGHTED
-from tests.precedence import may_go_first
+from tests.precedence import may_use_realtime_priority
 
 
 @pytest.fixture
@@ -92,12 +92,14 @@ def test_a_user_without_real_time_priority_is_told_what_it_takes() -> None:
         "--realtime-front: Operation not permitted; it takes root, `ulimit -r 1`, LimitRTPRIO=1 "
         "in systemd, or --cap-add=SYS_NICE for a container\n"
     ), done.stderr
-    check_precedence(Options())
+    check_realtime_front(Options())
 
 
-@pytest.mark.skipif(not may_go_first(), reason="this user may not have real-time priority")
+@pytest.mark.skipif(
+    not may_use_realtime_priority(), reason="this user may not have real-time priority"
+)
 def test_to_try_real_time_priority_leaves_the_launcher_as_it_was() -> None:
-    check_precedence(Options(realtime_front=True))
+    check_realtime_front(Options(realtime_front=True))
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 

@@ -20,10 +20,10 @@ from broker.wire.protocol import (
     GroupReady,
     Lease,
     PeerReport,
-    RankNews,
+    RankMessage,
     group_commands,
     group_reports,
-    rank_beats,
+    rank_messages,
 )
 from broker.wire.sockets import Addresses, bind_router, bind_sub
 from ranks.config import RankConfig
@@ -46,7 +46,7 @@ class GroupLife:
     def __init__(self, groups: "zmq.Socket[bytes]", beats: "zmq.Socket[bytes]") -> None:
         self.pids: dict[int, int] = {}
         self.reports: list[PeerReport] = []
-        self.beats: list[RankNews] = []
+        self.beats: list[RankMessage] = []
         self.told = -1
         """Where the ranks write lines for the launcher."""
         self._groups, self._beats = groups, beats
@@ -64,12 +64,12 @@ class GroupLife:
             if isinstance(report, kind) and lease in (None, getattr(report, "lease", None)):
                 return report
 
-    def expect_beat(self, wanted: Callable[[RankNews], bool]) -> RankNews:
+    def expect_beat(self, wanted: Callable[[RankMessage], bool]) -> RankMessage:
         """Return the next beat or step that is wanted."""
         deadline_s = time.monotonic() + LIMIT_S
         while True:
             self._wait(self._beats, deadline_s)
-            beat = rank_beats.decode(self._beats.recv_multipart())
+            beat = rank_messages.decode(self._beats.recv_multipart())
             self.beats.append(beat)
             if wanted(beat):
                 return beat

@@ -18,7 +18,7 @@ from broker.store.store import CHECKPOINTS, INPUTS
 from broker.wire.job import Stage
 from ranks.checkpoint import State, save_state
 from ranks.config import RankConfig
-from ranks.control import ANNOUNCE_EVERY_S, Word
+from ranks.control import ANNOUNCE_EVERY_S, Decision
 from ranks.device import open_device
 from ranks.engine import Engine
 from ranks.errors import RunLeft
@@ -141,5 +141,5 @@ class _TaskRun:
         path = self._results / f"{self._task.number}.{rank}.json"
         path.write_bytes(msgspec.json.encode(finding))
 
-    def _decide(self) -> Word:
-        return Word.CANCEL if self._meetings == self._task.cancel_at_meeting else Word.GO_ON
+    def _decide(self) -> Decision:
+        return Decision.CANCEL if self._meetings == self._task.cancel_at_meeting else Decision.GO_ON

@@ -16,7 +16,7 @@ from broker.store.store import INPUTS, VIDEOS, Move, checkpoint_name, go_on
 from broker.wire.protocol import ErrorCode, RunJob
 from ranks.checkpoint import Checkpoint, load_state
 from ranks.errors import GroupStopping, JobError, RunCancelled
-from ranks.job_inputs import NO_ROOM, Supplies
+from ranks.job_inputs import NO_ROOM, JobInputs
 from ranks.job_inputs import NO_STORE as NOT_HERE
 from ranks.media import video_writer as video
 from ranks.media.video_writer import NO_STORE, SLOW_STORE, VideoWriter
@@ -216,12 +216,12 @@ def stored(store: ObjectStore, name: str, content: bytes) -> None:
 
 def supplies(
     store: ObjectStore, delays: "queue.SimpleQueue[str] | None" = None, **check: Exception
-) -> Supplies:
+) -> JobInputs:
     def look() -> None:
         for error in check.values():
             raise error
 
-    return Supplies(store, JOB, look, (delays or queue.SimpleQueue()).put)
+    return JobInputs(store, JOB, look, (delays or queue.SimpleQueue()).put)
 
 
 def test_image_and_state_are_brought_here_and_forgotten_after_the_run(

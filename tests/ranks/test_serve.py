@@ -11,10 +11,10 @@ import pytest
 
 from broker.wire.job import JobSpec, Stage
 from broker.wire.protocol import (
-    Beat,
     CancelRun,
     ErrorCode,
     GroupReady,
+    Heartbeat,
     JobDecoded,
     JobDelayed,
     JobFailed,
@@ -24,7 +24,7 @@ from broker.wire.protocol import (
     JobStopped,
     Lease,
     PreemptRun,
-    RankNews,
+    RankMessage,
     Reregister,
     RunJob,
     StepDone,
@@ -74,8 +74,8 @@ def stop_while_a_video_waits(group: GroupLife, folder: Path) -> None:
     assert (folder / "checkpoints" / f"{job.lease.job_id}.safetensors").exists()
 
 
-def is_beat_of(rank: int, beat: RankNews) -> bool:
-    return isinstance(beat, Beat) and beat.rank == rank
+def is_beat_of(rank: int, beat: RankMessage) -> bool:
+    return isinstance(beat, Heartbeat) and beat.rank == rank
 
 
 class Step:
@@ -84,7 +84,7 @@ class Step:
     def __init__(self, lease: Lease, stage: Stage, step: int) -> None:
         self._wanted = lease, stage, step
 
-    def __call__(self, beat: RankNews) -> bool:
+    def __call__(self, beat: RankMessage) -> bool:
         return isinstance(beat, StepDone) and self._wanted == (beat.lease, beat.stage, beat.step)
 
 
@@ -107,13 +107,13 @@ def test_a_job_becomes_a_video_with_every_step_told(group: GroupLife, folder: Pa
 def test_every_rank_beats_with_its_own_pid(group: GroupLife) -> None:
     for rank, pid in group.pids.items():
         beat = group.expect_beat(partial(is_beat_of, rank))
-        assert isinstance(beat, Beat)
+        assert isinstance(beat, Heartbeat)
         assert (beat.pid, beat.device) == (pid, "cpu")
         assert beat.memory_bytes > 0
 
 
 def test_ranks_on_processors_let_the_rest_of_the_host_go_first(group: GroupLife) -> None:
-    """Seen to fail without `give_way`."""
+    """Seen to fail without `lower_priority`."""
     for rank, pid in group.pids.items():
         group.expect_beat(partial(is_beat_of, rank))
         usual = os.getpriority(os.PRIO_PROCESS, 0)

@@ -32,7 +32,7 @@ GONE_LIMIT_S = 20.0
 NUM_STEPS, LOST_AT, CHECKPOINT_STEPS = 40, 9, 2
 
 
-class Fleet:
+class RayGroups:
     """The options of a server with groups in a cluster."""
 
     def __init__(self, cluster: RayCluster, model: Path, state_dir: Path, groups: int) -> None:
@@ -75,7 +75,7 @@ class Fleet:
 
 
 @asynccontextmanager
-async def running(fleet: Fleet) -> AsyncIterator[RunningServer]:
+async def running(fleet: RayGroups) -> AsyncIterator[RunningServer]:
     """Start a server; leave nothing of it behind."""
     server = fleet.start()
     try:
@@ -124,7 +124,7 @@ async def run_two(caller: Caller, *seeds: int) -> list[str]:
 async def test_the_job_of_a_lost_node_goes_on_elsewhere_and_the_node_is_used_when_it_returns(
     cluster: RayCluster, model: Path, tmp_path: Path
 ) -> None:
-    fleet = Fleet(cluster, model, tmp_path / "state", groups=2)
+    fleet = RayGroups(cluster, model, tmp_path / "state", groups=2)
     async with running(fleet) as server, calling(server) as caller:
         await until_healthy(caller, ready_groups=2)
         assert len(cluster.pids_of_groups("ranks")) >= 2 * NPROC
@@ -156,7 +156,7 @@ async def test_a_launcher_that_is_killed_leaves_nothing_on_any_node(
     cluster: RayCluster, model: Path, tmp_path: Path
 ) -> None:
     """Before, the doctor is asked which groups have a place, and one of them is killed alone."""
-    fleet = Fleet(cluster, model, tmp_path / "state", groups=3)
+    fleet = RayGroups(cluster, model, tmp_path / "state", groups=3)
     async with running(fleet) as server:
         await until(lambda: len(cluster.pids_of_groups()) >= 2 * NPROC, LOAD_LIMIT_S)
         line = await server.wait_until_logged(f" waits for a node with {NPROC} CPU")
@@ -180,7 +180,7 @@ async def test_a_launcher_that_is_killed_leaves_nothing_on_any_node(
 async def test_nodes_that_are_too_small_are_told(
     cluster: RayCluster, model: Path, tmp_path: Path
 ) -> None:
-    found = await Fleet(cluster, model, tmp_path / "state", groups=1).examine("--nproc", "8")
+    found = await RayGroups(cluster, model, tmp_path / "state", groups=1).examine("--nproc", "8")
     (told,) = (one for one in found if one.topic == "ray")
     assert told.level == "error"
     assert told.message == "no node can hold groups of 8 CPU; the largest has 4"

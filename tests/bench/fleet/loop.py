@@ -70,7 +70,7 @@ class Over(Exception):
     """Raised by what shall not be repeated any more."""
 
 
-class Line:
+class SocketReader:
     """A DEALER of which everything is read that comes."""
 
     def __init__(

@@ -16,10 +16,10 @@ from broker.dispatch.commands import Command, Event, JobStored, ToGroup
 from broker.dispatch.dispatcher import Dispatcher
 from broker.wire.job import Stage
 from broker.wire.protocol import (
-    Beat,
     GroupGone,
     GroupReady,
     GroupStarted,
+    Heartbeat,
     JobDecoded,
     JobFinished,
     JobStarted,
@@ -165,8 +165,8 @@ class Simulation:
         return result
 
 
-def _beat(lease: Lease, rank: int, second: int) -> Beat:
-    return Beat(
+def _beat(lease: Lease, rank: int, second: int) -> Heartbeat:
+    return Heartbeat(
         group=lease.group,
         epoch=lease.epoch,
         rank=rank,

@@ -11,27 +11,27 @@ import zmq
 from broker.wire.job import GroupShape, Stage
 from broker.wire.protocol import (
     REGISTER_EVERY_S,
-    Beat,
     CancelRun,
     GroupGone,
     GroupReady,
     GroupStarted,
+    Heartbeat,
     JobDecoded,
     JobFinished,
     JobStarted,
     JobStopped,
     KillGroup,
     Lease,
-    RankNews,
+    RankMessage,
     Reregister,
     RunJob,
     StepDone,
     group_commands,
     group_reports,
-    rank_beats,
+    rank_messages,
 )
 from broker.wire.sockets import Addresses, connect_dealer, connect_pub
-from tests.bench.fleet.loop import Act, Line, Loop, Over
+from tests.bench.fleet.loop import Act, Loop, Over, SocketReader
 from tests.chaos.ledger import Entry, What
 
 WORLD_SIZE = 8
@@ -104,7 +104,7 @@ class Life:
         self._running: list[Lease] = []
         self._free_at: float | None = None
         dealer = connect_dealer(loop.context.socket(zmq.DEALER), addresses.groups, "rank-0")
-        self._line = Line(loop, dealer, self._take)
+        self._line = SocketReader(loop, dealer, self._take)
         self._beats = beats
         for rank in range(WORLD_SIZE):
             self._every(BEAT_EVERY_S, partial(self._beat, rank), rank * BEAT_EVERY_S / WORLD_SIZE)
@@ -139,7 +139,7 @@ class Life:
 
     def _beat(self, rank: int) -> None:
         self._publish(
-            Beat(
+            Heartbeat(
                 group=self._group,
                 epoch=self._epoch,
                 rank=rank,
@@ -152,8 +152,8 @@ class Life:
             ),
         )
 
-    def _publish(self, news: RankNews) -> None:
-        self._beats.send_multipart(rank_beats.encode(news))
+    def _publish(self, news: RankMessage) -> None:
+        self._beats.send_multipart(rank_messages.encode(news))
 
     def _take(self, parts: list[bytes]) -> None:
         command = group_commands.decode(parts)
@@ -268,7 +268,7 @@ class StubGroup:
         self._begun_share = begun_share
         self._epoch = 0
         self._life: Life | None = None
-        self._launcher: Line | None = None
+        self._launcher: SocketReader | None = None
         self._beats: zmq.Socket[bytes] | None = None
         # Machines were not started in one moment, and do not speak in one.
         loop.every(REGISTER_EVERY_S, self._register, REGISTER_EVERY_S * (1.0 + begun_share))
@@ -283,7 +283,7 @@ class StubGroup:
         if self._launcher is None or self._beats is None:
             dealer = self._loop.context.socket(zmq.DEALER)
             connect_dealer(dealer, self._addresses.groups, "launcher")
-            self._launcher = Line(self._loop, dealer, self._take)
+            self._launcher = SocketReader(self._loop, dealer, self._take)
             self._beats = self._loop.context.socket(zmq.PUB)
             connect_pub(self._beats, self._addresses.beats)
         self._epoch += 1

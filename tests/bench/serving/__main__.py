@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from launcher.options import Options
-from launcher.preflight import StartError, check_precedence
+from launcher.preflight import StartError, check_realtime_front
 from tests.bench import dispatch
 from tests.bench.report import machine, write_report
 from tests.bench.serving.computing import Ranks
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()
     try:
-        check_precedence(Options(realtime_front=True))
+        check_realtime_front(Options(realtime_front=True))
     except StartError as error:
         parser.error(str(error))
     logging.disable()  # the dispatcher, measured in this process, tells of each lost job

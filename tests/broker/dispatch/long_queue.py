@@ -4,11 +4,11 @@ from broker.dispatch.commands import Command, JobStored
 from broker.dispatch.dispatcher import Dispatcher
 from broker.wire.job import Stage
 from broker.wire.protocol import (
-    Beat,
     CancelJob,
     GroupGone,
     GroupReady,
     GroupStarted,
+    Heartbeat,
     JobDecoded,
     JobFinished,
     JobStarted,
@@ -92,7 +92,7 @@ class LongQueue:
 
     def beat(self) -> None:
         """Have a rank of the group beat, as each does every second."""
-        beat = Beat(
+        beat = Heartbeat(
             group="a", epoch=self._epoch, rank=0, pid=1, device="test", stage=Stage.DENOISE, step=1,
             num_done=1, memory_bytes=0,
         )  # fmt: skip

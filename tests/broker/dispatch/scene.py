@@ -21,12 +21,12 @@ from broker.dispatch.dispatcher import Dispatcher
 from broker.dispatch.job_record import Job
 from broker.wire.job import GroupShape, JobSpec, JobState, Stage
 from broker.wire.protocol import (
-    Beat,
     CancelJob,
     FrontReply,
     GroupGone,
     GroupReady,
     GroupStarted,
+    Heartbeat,
     JobDecoded,
     JobFinished,
     JobStarted,
@@ -141,7 +141,7 @@ class Scene:
         ranks: Iterable[int] = range(8),
     ) -> None:  # fmt: skip
         for rank in ranks:
-            beat = Beat(
+            beat = Heartbeat(
                 group=group, epoch=epoch, rank=rank, pid=1, device="test", stage=stage,
                 step=0, num_done=num_done, memory_bytes=0,
             )  # fmt: skip

@@ -2,7 +2,7 @@
 
 import pytest
 
-from broker.dispatch.commands import DropInput, DropJob, DropVideo, SaveJob, TellDrained, ToGroup
+from broker.dispatch.commands import DropInput, DropJob, DropVideo, ReportDrained, SaveJob, ToGroup
 from broker.dispatch.job_record import Job
 from broker.wire.job import GroupShape, JobState, Stage
 from broker.wire.protocol import (
@@ -487,19 +487,19 @@ def test_a_draining_broker_starts_and_accepts_nothing_and_tells_when_nothing_run
     scene.group()
     first, second = scene.job(), scene.job()
     lease = scene.start(first)
-    assert find(scene.handle(DrainBroker()), TellDrained) == []
+    assert find(scene.handle(DrainBroker()), ReportDrained) == []
     answer = reply(scene.submit()[1])
     assert isinstance(answer, Refused)
     assert answer.code is ErrorCode.UNAVAILABLE
     commands = scene.finish(lease)
     assert runs(commands) == []
-    assert len(find(commands, TellDrained)) == 1
+    assert len(find(commands, ReportDrained)) == 1
     assert scene.view(second).state is JobState.IN_QUEUE
     assert not scene.dispatcher.health().ready
 
 
 def test_an_idle_broker_is_drained_at_once() -> None:
-    assert Scene().handle(DrainBroker()) == [TellDrained()]
+    assert Scene().handle(DrainBroker()) == [ReportDrained()]
 
 
 def test_a_group_that_is_killed_while_draining_costs_no_chance() -> None:

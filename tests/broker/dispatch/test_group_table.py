@@ -133,7 +133,7 @@ def test_the_job_of_a_lost_machine_goes_on_elsewhere() -> None:
 
 
 def test_the_job_of_a_machine_that_is_known_to_be_lost_does_not_wait_for_its_silence() -> None:
-    """Seen to fail without `GroupLost` in `Lives`."""
+    """Seen to fail without `GroupLost` in `GroupLifecycle`."""
     scene = gathered()
     scene.group("near")
     scene.group("far")

@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from broker.dispatch.liveness import RankWatch
 from broker.wire.job import GroupShape, Stage, step_work
-from broker.wire.protocol import Beat, GroupStarted, JobStarted
+from broker.wire.protocol import GroupStarted, Heartbeat, JobStarted
 from tests.broker.dispatch.scene import Scene, kills
 from tests.broker.driver import SPEC
 
@@ -18,8 +18,8 @@ def beating(scene: Scene, seconds: int, stage: Stage, num_done: int, last_rank: 
         assert not kills(scene.dispatcher.tick(scene.now_s))
 
 
-def beat(stage: Stage) -> Beat:
-    return Beat(
+def beat(stage: Stage) -> Heartbeat:
+    return Heartbeat(
         group="a", epoch=1, rank=0, pid=1, device="test", stage=stage, step=0, num_done=0,
         memory_bytes=0,
     )  # fmt: skip

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.dispatch.commands import Command, Publish, WatchersChanged
-from broker.dispatch.sorted_queue import WaitingLine
+from broker.dispatch.sorted_queue import SortedQueue
 from broker.wire.job import GroupShape, Stage
 from broker.wire.protocol import CancelJob, JobDecoded, JobHistory, WatchJob
 from tests.broker.dispatch.long_queue import LongQueue
@@ -21,7 +21,7 @@ from tests.broker.driver import SPEC, Front, broker_config, running_broker
 
 @given(st.lists(st.integers(0, 3000), unique=True, max_size=3000), st.data())
 def test_the_line_is_a_sorted_list(numbers: list[int], data: st.DataObject) -> None:
-    line = WaitingLine()
+    line = SortedQueue()
     for number in numbers:
         line.add((0.0, number), str(number))
     leaving = data.draw(st.sets(st.sampled_from(numbers))) if numbers else set()
@@ -36,7 +36,7 @@ def test_the_line_is_a_sorted_list(numbers: list[int], data: st.DataObject) -> N
 
 
 def test_a_line_of_thousands_stays_in_order_while_it_empties_at_both_ends_and_inside() -> None:
-    line = WaitingLine()
+    line = SortedQueue()
     left = list(range(5000))
     for number in left:
         line.add((0.0, number), str(number))

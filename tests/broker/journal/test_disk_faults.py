@@ -204,7 +204,7 @@ def test_a_quota_that_is_used_up_is_a_full_disk(tmp_path: Path) -> None:
 async def test_an_io_error_ends_the_broker_and_a_restart_has_all_that_was_accepted(
     tmp_path: Path, fault: tuple[str, str]
 ) -> None:
-    """Without the journal's error ending `Worker.run` the broker lives on and accepts more."""
+    """Fails if `Transactions.run` goes on after an error of the journal."""
     config = broker_config(tmp_path)
     accepted: list[str] = []
     async with Front(config) as front:

@@ -1,12 +1,12 @@
 import pytest
 
-from broker.wire.rate_limited_log import MAX_LINES, PERIOD_S, Drops
+from broker.wire.rate_limited_log import MAX_LINES, PERIOD_S, RateLimitedLog
 
 
 def test_rubbish_fills_no_log_and_is_counted(caplog: pytest.LogCaptureFixture) -> None:
     """Seen to fail with every drop logged."""
     now_s = 0.0
-    drops = Drops(lambda: now_s)
+    drops = RateLimitedLog(lambda: now_s)
     for number in range(MAX_LINES + 30):
         drops.tell(ValueError(f"number {number}"))
     assert len(caplog.messages) == MAX_LINES

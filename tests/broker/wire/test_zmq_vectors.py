@@ -26,14 +26,14 @@ from broker.wire.protocol import (
     FrontReply,
     GetHealth,
     GroupReady,
-    HealthTold,
+    HealthFound,
     JobFinished,
     Lease,
     StepDone,
     front_replies,
     front_requests,
     group_reports,
-    rank_beats,
+    rank_messages,
 )
 from broker.wire.sockets import Addresses
 from tests.chaos.server import ChaosServer, chaos_server
@@ -138,7 +138,7 @@ async def test_a_bad_message_is_dropped_and_the_next_good_one_answered(
     await target.send(PROTOCOL_VERSION, *parts)
     await target.send(b"c", PROTOCOL_VERSION, parts[0])
     told = await target.ask()
-    assert isinstance(told, HealthTold)
+    assert isinstance(told, HealthFound)
     assert told.ready
 
 
@@ -151,14 +151,14 @@ BAD_TEXT = b"\x82\xa4type\xa6GetJob\xa6job_id\xa2\xff\xfe"
 async def test_further_bodies_of_the_kind_are_dropped(target: Target, body: bytes) -> None:
     await target.send(PROTOCOL_VERSION, body)
     await target.send(b"c", PROTOCOL_VERSION, body)
-    assert isinstance(await target.ask(), HealthTold)
+    assert isinstance(await target.ask(), HealthFound)
 
 
 @pytest.mark.parametrize("topic", [b"", b"\xff" * 200, b"\x00", b"\x91" * 5000])
 async def test_odd_subscriptions_are_ignored(target: Target, topic: bytes) -> None:
     for sign in (b"\x01", b"\x00", b"\x02"):
         await target.send_to("events", sign + topic)
-    assert isinstance(await target.ask(), HealthTold)
+    assert isinstance(await target.ask(), HealthFound)
 
 
 async def test_ten_thousand_random_messages_fill_no_log(target: Target) -> None:
@@ -198,7 +198,7 @@ async def test_messages_of_no_known_type_are_dropped(target: Target) -> None:
             body = msgspec.msgpack.encode(fields | {"type": kind})
             await target.send(PROTOCOL_VERSION, body)
             await target.send(b"c", PROTOCOL_VERSION, body)
-    assert isinstance(await target.ask(), HealthTold)
+    assert isinstance(await target.ask(), HealthFound)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -236,7 +236,7 @@ async def test_reports_of_another_run_change_nothing(target: Target, lease: Leas
         finished = JobFinished(lease=other, video=f"{lease.job_id}.mp4")
         await target.send_to("groups", *group_reports.encode(finished))
         step = StepDone(lease=other, stage=Stage.DENOISE, step=5, num_steps=6)
-        await target.send_to("beats", *rank_beats.encode(step))
+        await target.send_to("beats", *rank_messages.encode(step))
     await settled(target)
     assert without_time(await target.caller.status(lease.job_id)) == without_time(before)
 
@@ -249,9 +249,9 @@ async def test_what_a_client_sees_never_goes_back_and_is_never_all(
     steps = [(4, 6), (4, 6), (2, 6), (0, 6), (5, 6), (31, 30), (-1, 6), (1, 0), (0, 0), (2**62, 1)]
     for step, num_steps in steps:
         told = StepDone(lease=lease, stage=Stage.DENOISE, step=step, num_steps=num_steps)
-        await target.send_to("beats", *rank_beats.encode(told))
+        await target.send_to("beats", *rank_messages.encode(told))
         for bad in (2.5, float("nan"), float("inf"), "4", None, 2**63):
-            fields = msgspec.msgpack.decode(rank_beats.encode(told)[1]) | {"step": bad}
+            fields = msgspec.msgpack.decode(rank_messages.encode(told)[1]) | {"step": bad}
             body = msgspec.msgpack.encode(fields)
             await target.send_to("beats", PROTOCOL_VERSION, body)
         await settled(target)

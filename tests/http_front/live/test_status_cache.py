@@ -5,7 +5,7 @@ import msgspec
 
 from broker.wire.job import JobState, Stage
 from broker.wire.protocol import GetJob, JobView
-from http_front.live.status_cache import FRESH_S, LatestNews
+from http_front.live.status_cache import FRESH_S, StatusCache
 from tests.http_front.scripted_broker import ScriptedBroker
 from tests.http_front.serving import Served
 
@@ -29,7 +29,7 @@ def view(seq: int, state: JobState = JobState.IN_PROGRESS, **more: Any) -> JobVi
 
 def test_a_running_job_is_told_by_its_latest_change_as_long_as_that_is_fresh() -> None:
     clock = Clock()
-    news = LatestNews(clock)
+    news = StatusCache(clock)
     for seq in (2, 4, 3):
         news.hear(view(seq, eta_s=9.0))
     clock.now_s += 1.5
@@ -42,7 +42,7 @@ def test_a_running_job_is_told_by_its_latest_change_as_long_as_that_is_fresh() -
 
 def test_an_event_that_comes_late_does_not_bring_back_what_is_over() -> None:
     """Fails where only running jobs are kept: the older event would be all that is known."""
-    news = LatestNews(Clock())
+    news = StatusCache(Clock())
     news.hear(view(3))
     news.hear(view(5, JobState.CANCELLED))
     news.hear(view(4))
@@ -52,7 +52,7 @@ def test_an_event_that_comes_late_does_not_bring_back_what_is_over() -> None:
 
 
 def test_nothing_is_told_of_a_job_that_was_removed() -> None:
-    news = LatestNews(Clock())
+    news = StatusCache(Clock())
     news.hear(view(3))
     news.forget(JOB_ID)
     news.hear(view(4))
@@ -60,7 +60,7 @@ def test_nothing_is_told_of_a_job_that_was_removed() -> None:
 
 
 def test_another_owners_job_is_none_of_the_callers_business() -> None:
-    news = LatestNews(Clock())
+    news = StatusCache(Clock())
     news.hear(view(3, owner="anna"))
     assert news.find(JOB_ID, "anna") is not None
     assert news.find(JOB_ID, None) is not None
@@ -69,7 +69,7 @@ def test_another_owners_job_is_none_of_the_callers_business() -> None:
 
 def test_old_news_is_dropped() -> None:
     clock = Clock()
-    news = LatestNews(clock)
+    news = StatusCache(clock)
     for number in range(1000):
         clock.now_s += 0.1
         news.hear(msgspec.structs.replace(view(1), job_id=f"{number:032x}"))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from broker.wire.job import JobState, Stage
-from broker.wire.protocol import GroupView, HealthTold, JobView, RankView
+from broker.wire.protocol import GroupView, HealthFound, JobView, RankView
 from http_front.metrics.metrics import Metrics
 from tests.http_front.scripted_broker import ScriptedBroker
 from tests.http_front.serving import Served
@@ -63,11 +63,11 @@ def rank(number: int, beat_age_s: float) -> RankView:
     )  # fmt: skip
 
 
-def group_health() -> HealthTold:
+def group_health() -> HealthFound:
     group = GroupView(
         group="g0", epoch=1, ready=True, restarts=2, job_id=None, ranks=[rank(0, 0.5), rank(1, 9.0)]
     )
-    return HealthTold(ready=True, draining=False, queued=3, running=1, groups=[group])
+    return HealthFound(ready=True, draining=False, queued=3, running=1, groups=[group])
 
 
 async def exposed(front: Served) -> str:

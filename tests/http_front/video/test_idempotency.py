@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from broker.config import BrokerConfig
-from broker.wire.protocol import GetHealth, HealthTold
+from broker.wire.protocol import GetHealth, HealthFound
 from tests.broker.driver import BrokerProcess, Front, broker_config, running_broker
 from tests.http_front.serving import PROMPT, Served, picture, serve
 
@@ -46,7 +46,7 @@ class Desk:
         """Return how many jobs wait."""
         async with Front(self.broker.config) as front:
             health = await front.ask(GetHealth())
-        assert isinstance(health, HealthTold)
+        assert isinstance(health, HealthFound)
         return health.queued
 
     def images(self) -> list[str]:

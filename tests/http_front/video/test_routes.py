@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from broker.wire.job import JobState, Stage
-from broker.wire.protocol import ErrorCode, GroupView, HealthTold, RankView, Refused
+from broker.wire.protocol import ErrorCode, GroupView, HealthFound, RankView, Refused
 from http_front.live.status_cache import FRESH_S
 from tests.http_front.scripted_broker import ScriptedBroker
 from tests.http_front.serving import PROMPT, Served, picture
@@ -211,7 +211,7 @@ async def test_health_has_a_row_for_each_rank(front: Served, broker: ScriptedBro
         for rank in range(8)
     ]
     group = GroupView(group="g0", epoch=1, ready=True, restarts=2, job_id=None, ranks=ranks)
-    broker.health = HealthTold(ready=True, draining=False, queued=3, running=1, groups=[group])
+    broker.health = HealthFound(ready=True, draining=False, queued=3, running=1, groups=[group])
     status, answer = await front.get("/health")
     assert status == 200
     assert (answer["status"], answer["total_tasks"], answer["pipeline_world_size"]) == (
@@ -225,7 +225,7 @@ async def test_health_has_a_row_for_each_rank(front: Served, broker: ScriptedBro
 
 
 async def test_health_is_503_without_a_ready_group(front: Served, broker: ScriptedBroker) -> None:
-    broker.health = HealthTold(ready=False, draining=False, queued=0, running=0, groups=[])
+    broker.health = HealthFound(ready=False, draining=False, queued=0, running=0, groups=[])
     status, answer = await front.get("/health")
     assert (status, answer["status"]) == (503, "unhealthy")
 

@@ -20,8 +20,8 @@ from launcher.doctor.examinations import (
     examine_ffmpeg,
     examine_model,
     examine_port,
-    examine_precedence,
     examine_processes,
+    examine_realtime_front,
     examine_state,
 )
 from launcher.doctor.findings import Finding
@@ -141,17 +141,17 @@ def test_who_may_use_the_server_is_told(tmp_path: Path) -> None:
 
 
 def test_a_priority_that_cannot_be_had_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not [*examine_precedence(Options())]
+    assert not [*examine_realtime_front(Options())]
 
     def refuse(*_: object) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(os, "sched_setscheduler", refuse)
-    findings = examine_precedence(Options(realtime_front=True))
+    findings = examine_realtime_front(Options(realtime_front=True))
     mend = "sudo prlimit --pid $$ --rtprio=1"
     assert "--realtime-front" in told(findings, "priority", "error", mend)
     monkeypatch.setattr(os, "sched_setscheduler", lambda *_: None)
-    told(examine_precedence(Options(realtime_front=True)), "priority", "ok")
+    told(examine_realtime_front(Options(realtime_front=True)), "priority", "ok")
 
 
 def test_a_server_that_runs_is_told(folders: Folders) -> None:
