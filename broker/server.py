@@ -1,4 +1,4 @@
-"""The broker's sockets: what comes in goes to the worker, what it decides goes out."""
+"""The broker's sockets: messages become events, commands become messages."""
 
 import asyncio
 import logging
@@ -15,6 +15,7 @@ import zmq.asyncio
 from broker.config import BrokerConfig
 from broker.dispatch.commands import (
     AskHowItEnded,
+    Client,
     Command,
     DropJob,
     GroupsNamed,
@@ -27,6 +28,7 @@ from broker.dispatch.commands import (
     WatchersChanged,
 )
 from broker.dispatch.dispatcher import Dispatcher
+from broker.dispatch.intake import UNKNOWN_JOB
 from broker.errors import JournalFullError
 from broker.history import History
 from broker.janitor import Janitor
@@ -34,7 +36,7 @@ from broker.journal.journal import Journal
 from broker.peers import Peers
 from broker.process import child
 from broker.store.opening import open_store
-from broker.transactions import STORAGE_FULL, Client, Transactions
+from broker.transactions import STORAGE_FULL, Transactions
 from broker.wire.curve import Gatekeeper
 from broker.wire.job import JobState
 from broker.wire.protocol import (
@@ -45,7 +47,6 @@ from broker.wire.protocol import (
     Drained,
     DrainServer,
     EndCallback,
-    ErrorCode,
     FindProbe,
     FrontReply,
     GetHealth,
@@ -62,7 +63,6 @@ from broker.wire.protocol import (
     OfferJob,
     ProbeChecked,
     ProtocolError,
-    Refused,
     RemoveExpired,
     Reregister,
     StepDone,
@@ -87,28 +87,24 @@ logger = logging.getLogger(__name__)
 TICK_S = 1.0
 _FAREWELL_MS = 1000
 _MAX_LISTED = 1000
-_UNKNOWN_JOB = Refused(
-    code=ErrorCode.JOB_NOT_FOUND, message="no job has this id; it may have expired"
-)
 
 
 class SteadyClock:
-    """Seconds since 1970 that never jump: the time of the start, counted on by a steady clock."""
+    """Seconds since 1970, from the time of the start on by a clock that never jumps."""
 
     def __init__(self) -> None:
         self._offset_s = time.time() - time.monotonic()
 
     def __call__(self) -> float:
-        """Return the time now."""
         return self._offset_s + time.monotonic()
 
 
 class Broker:
-    """One broker on its four sockets; to be made inside a running event loop.
+    """One broker on its four sockets; created inside a running event loop.
 
     Args:
         config: Addresses and limits.
-        journal: The open journal in the locked state directory.
+        journal: In the locked state directory.
     """
 
     def __init__(self, config: BrokerConfig, journal: Journal) -> None:
@@ -118,27 +114,17 @@ class Broker:
         now_s = self._clock()
         with suppress(JournalFullError):
             journal.forget_history(now_s)
-        self._dispatcher = Dispatcher(
-            config.shape,
-            config.max_queue,
-            config.job_ttl_s,
-            jobs,
-            now_s,
-            config.step_limit_s,
-            config.retry_pauses_s,
-            config.lost_s,
-            config.priority_step_s,
-        )
+        self._dispatcher = Dispatcher(config.policy, jobs, now_s)
         self._history = History(self._dispatcher.views(now_s))
         self._peers = Peers()
-        self._keeper = Janitor(open_store(config.store or config.state_dir), self._dispatcher)
-        self._keeper.begin()
-        self._worker = Transactions(
-            self._dispatcher, journal, self._keeper, self._carry_out, self._clock
+        self._janitor = Janitor(open_store(config.store or config.state_dir), self._dispatcher)
+        self._janitor.begin()
+        self._transactions = Transactions(
+            self._dispatcher, journal, self._janitor, self._send, self._clock
         )
         self._context = zmq.asyncio.Context()
         self._gatekeeper = Gatekeeper(self._context)
-        self._lines: list[SocketReader] = []
+        self._readers: list[SocketReader] = []
 
     async def run(self) -> None:
         """Serve until `stop` is called.
@@ -152,43 +138,45 @@ class Broker:
             logger.info("ready")
             await self._serve()
         finally:
-            self._keeper.close()
+            self._janitor.close()
             self._gatekeeper.close()
-            for line in self._lines:
-                line.close(_FAREWELL_MS)
+            for reader in self._readers:
+                reader.close(_FAREWELL_MS)
             self._context.destroy()
 
     async def stop(self) -> None:
-        """Have `run` return once all that has arrived is done."""
-        await self._worker.stop()
+        """Have `run` return once everything that arrived is done."""
+        await self._transactions.stop()
 
     def _bind(self) -> None:
         ends = [end for end in (self._config.addresses, self._config.listen) if end is not None]
-        self._requests = self._line(zmq.ROUTER, bind_router, [end.requests for end in ends])
-        self._groups = self._line(zmq.ROUTER, bind_router, [end.groups for end in ends])
-        self._beats = self._line(zmq.SUB, bind_sub, [end.beats for end in ends])
-        self._events = self._line(zmq.XPUB, bind_xpub, [end.events for end in ends])
+        self._requests = self._bind_socket(zmq.ROUTER, bind_router, [end.requests for end in ends])
+        self._groups = self._bind_socket(zmq.ROUTER, bind_router, [end.groups for end in ends])
+        self._beats = self._bind_socket(zmq.SUB, bind_sub, [end.beats for end in ends])
+        self._events = self._bind_socket(zmq.XPUB, bind_xpub, [end.events for end in ends])
 
-    def _line(self, kind: int, bind: Callable[..., object], addresses: list[str]) -> SocketReader:
-        """Bind a socket, with the gatekeeper at those of its addresses that need keys."""
+    def _bind_socket(
+        self, kind: int, bind: Callable[..., object], addresses: list[str]
+    ) -> SocketReader:
+        """Bind a socket; the gatekeeper watches those of its addresses that need keys."""
         socket: zmq.Socket[bytes] = zmq.Socket(self._context, kind)
-        for place, folder in map(split_keys, addresses):
+        for address, folder in map(split_keys, addresses):
             if folder is not None:
                 self._gatekeeper.open(folder)
-                self._gatekeeper.watch(socket, place)
+                self._gatekeeper.watch(socket, address)
         bind(socket, *addresses)
-        self._lines.append(SocketReader(socket))
-        return self._lines[-1]
+        self._readers.append(SocketReader(socket))
+        return self._readers[-1]
 
     async def _serve(self) -> None:
         if self._config.groups is not None:
-            await self._worker.put(GroupsNamed(self._config.groups))
+            await self._transactions.put(GroupsNamed(self._config.groups))
         if self._config.draining:
-            await self._worker.put(DrainBroker())
+            await self._transactions.put(DrainBroker())
         # No receive is ever cancelled while its message matters: that would lose messages.
         tasks = [
-            asyncio.create_task(self._worker.run()),
-            asyncio.create_task(self._keeper.run()),
+            asyncio.create_task(self._transactions.run()),
+            asyncio.create_task(self._janitor.run()),
             asyncio.create_task(self._tick()),
             asyncio.create_task(self._requests.read(self._on_request)),
             asyncio.create_task(self._groups.read(self._on_report, GATHER_S)),
@@ -207,8 +195,8 @@ class Broker:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            if not self._worker.is_full:
-                await self._worker.put(None)
+            if not self._transactions.is_full:
+                await self._transactions.put(None)
 
     # --- what comes in ---------------------------------------------------------------------------
 
@@ -218,7 +206,7 @@ class Broker:
         client = Client(parts[0], parts[1])
         request = front_requests.decode(parts[2:])
         match request:
-            case OfferJob() | SubmitJob() if self._worker.is_full:
+            case OfferJob() | SubmitJob() if self._transactions.is_full:
                 self._answer(client, STORAGE_FULL)
             case (
                 OfferJob()
@@ -228,12 +216,12 @@ class Broker:
                 | RemoveExpired()
                 | DrainServer()
             ):
-                await self._worker.put(request, client)
+                await self._transactions.put(request, client)
             case GetJob():
                 self._answer(client, self._job_found(request))
             case WatchJob():
                 jobs = self._history.after(request.job_id, request.after_seq, request.owner)
-                self._answer(client, JobHistory(jobs=jobs) if jobs else _UNKNOWN_JOB)
+                self._answer(client, JobHistory(jobs=jobs) if jobs else UNKNOWN_JOB)
             case ListJobs():
                 limit = min(max(request.limit, 0), _MAX_LISTED)
                 page = self._history.page(request, limit)
@@ -242,7 +230,7 @@ class Broker:
             case TakeCallback() | EndCallback() | BackUp():
                 self._answer(client, await self._ask_journal(request))
             case FindProbe():
-                found = await self._keeper.has_probe(request.name)
+                found = await self._janitor.has_probe(request.name)
                 self._answer(client, ProbeChecked(found=found))
             case GetHealth():
                 self._answer(client, self._dispatcher.health())
@@ -252,29 +240,29 @@ class Broker:
     async def _ask_journal(self, request: TakeCallback | EndCallback | BackUp) -> FrontReply:
         match request:
             case TakeCallback():
-                return await self._worker.take_callback(self._clock())
+                return await self._transactions.take_callback(self._clock())
             case EndCallback():
-                return await self._worker.end_callback(request.job_id)
+                return await self._transactions.end_callback(request.job_id)
             case BackUp():
-                return await self._worker.back_up(Path(request.path))
+                return await self._transactions.back_up(Path(request.path))
 
     def _job_found(self, request: GetJob) -> FrontReply:
         view = self._history.latest(request.job_id, request.owner)
         found = None if view is None else self._detailed(view)
-        return _UNKNOWN_JOB if found is None else JobFound(job=found)
+        return UNKNOWN_JOB if found is None else JobFound(job=found)
 
     def _detailed(self, view: JobView) -> JobView | None:
-        """Return a view with what only those are told who ask; None while its job is removed."""
+        """Return a view with what only replies hold; None while its job is being removed."""
         job = self._dispatcher.job(view.job_id)
         if job is None:
             return None
         eta_s = expires_at = position = None
         if view.state.is_terminal:
-            expires_at = view.updated_at + self._config.job_ttl_s
+            expires_at = view.updated_at + self._config.policy.job_ttl_s
         else:
             eta_s = self._dispatcher.eta_s(view.job_id, self._clock())
         if view.state is JobState.IN_QUEUE:
-            # It may have left the queue, and only the journal does not know yet.
+            # It may have left the queue while the journal is still being written.
             position = self._dispatcher.queue_position(view.job_id) or view.queue_position
         return msgspec.structs.replace(
             view, queue_position=position, eta_s=eta_s, expires_at=expires_at, spec=job.spec
@@ -284,60 +272,59 @@ class Broker:
         identity, report = parts[0], group_reports.decode(parts[1:])
         is_new = not self._peers.knows(identity)
         if not self._peers.admit(identity, report):
-            logger.warning("dropped %s of a peer that may not say it", type(report).__name__)
+            logger.warning("dropped %s of a peer that may not send it", type(report).__name__)
             return
         if is_new:
-            # Also of a peer that registers by this: the last broker may have died with its report.
+            # Also if this report registers it: the last broker may have died with an earlier one.
             self._command(identity, Reregister())
         match report:
             case LauncherHere():
                 pass
-            case GroupStarted() if self._dispatcher.hear_again(report, self._clock()):
-                pass  # half of all that thousands of groups say
+            case GroupStarted() if self._dispatcher.is_repeated(report, self._clock()):
+                pass  # half of all messages of thousands of groups
             case _:
-                await self._worker.put(report)
+                await self._transactions.put(report)
 
     async def _on_beat(self, parts: list[bytes]) -> None:
-        news = rank_messages.decode(parts)
-        match news:
+        message = rank_messages.decode(parts)
+        match message:
             case Heartbeat():
-                self._dispatcher.hear(news, self._clock())
-            case StepDone() if self._worker.is_full:
+                self._dispatcher.on_heartbeat(message, self._clock())
+            case StepDone() if self._transactions.is_full:
                 pass  # nothing can be decided now, and steps are soon stale
             case StepDone():
-                await self._worker.put(news)
+                await self._transactions.put(message)
             case JobPreview():
-                self._relay(news)
+                self._relay(message)
             case _:
-                assert_never(news)
+                assert_never(message)
 
     async def _on_subscription(self, parts: list[bytes]) -> None:
-        # Whoever subscribes is told at once how the job is: a change between a front's question
-        # and its subscription is never missed.
+        # A new subscriber gets the present state at once, so that no change between a front's
+        # request and its subscription is missed.
         is_start, job_id = parts[0][:1] == b"\x01", parts[0][1:].decode(errors="replace")
         view = self._history.latest(job_id)
         if view is None:
             return
         if is_start:
             self._publish(view)
-        await self._worker.put(WatchersChanged(job_id, is_start))
+        await self._transactions.put(WatchersChanged(job_id, is_start))
 
     # --- what goes out ---------------------------------------------------------------------------
 
-    async def _carry_out(self, command: Command, client: Client | None) -> None:
+    def _send(self, command: Command) -> None:
         match command:
             case Reply():
-                assert client is not None, "a reply to nobody"
-                self._answer(client, command.message)
+                self._answer(command.client, command.message)
             case Publish():
                 self._history.add(command.view)
                 self._publish(command.view)
             case DropJob():
                 self._history.drop(command.job_id)
             case _:
-                self._tell_peers(command)
+                self._command_peers(command)
 
-    def _tell_peers(self, command: Command) -> None:
+    def _command_peers(self, command: Command) -> None:
         match command:
             case ToGroup():
                 self._command(self._peers.holder(command.message.lease), command.message)
@@ -352,7 +339,7 @@ class Broker:
                 for identity in self._peers.drainers():
                     self._command(identity, Drained())
             case _:
-                raise AssertionError(f"not to be sent: {command}")
+                raise AssertionError(f"cannot be sent: {command}")
 
     def _publish(self, view: JobView) -> None:
         self._events.send([view.job_id.encode(), *job_events.encode(view)], view)
@@ -367,6 +354,6 @@ class Broker:
 
     def _command(self, identity: bytes | None, command: GroupCommand) -> None:
         if identity is None:
-            logger.warning("nobody is there for %s", type(command).__name__)
+            logger.warning("no connected peer for %s", type(command).__name__)
             return
         self._groups.send([identity, *group_commands.encode(command)], command)

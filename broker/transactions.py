@@ -1,22 +1,23 @@
-"""The one place where events become facts: dispatcher, then journal, then the world."""
+"""Carries out what the dispatcher decides: the journal first, then everything else."""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from broker.dispatch.commands import (
-    AnswerAfter,
+    Admission,
+    AdmitJob,
+    Client,
     Command,
     DropInput,
     DropJob,
     DropVideo,
     Event,
-    JobNotStored,
-    JobStored,
-    Reply,
+    JobAdmitted,
+    JobRefused,
     SaveJob,
 )
 from broker.dispatch.dispatcher import Dispatcher
@@ -32,7 +33,6 @@ from broker.wire.protocol import (
     ErrorCode,
     FrontReply,
     Refused,
-    SubmitJob,
 )
 
 logger = logging.getLogger(__name__)
@@ -48,65 +48,48 @@ _INBOX_SIZE = 1000
 Result = TypeVar("Result")
 
 
-class Client(NamedTuple):
-    """Who waits for an answer, and to which of its requests."""
-
-    identity: bytes
-    correlation: bytes
-
-
-class ImagesChecked(NamedTuple):
-    """It is known of new jobs whether their images are there."""
-
-    job_ids: Sequence[str]
-    refused: dict[str, Refused]
-    """Those that cannot be accepted for it."""
-
-
-class Envelope(NamedTuple):
-    """An event on its way to the dispatcher; no event is a tick of the clock."""
+class _Envelope(NamedTuple):
+    """An event on its way to the dispatcher; None is a tick of the clock."""
 
     event: Event | None
     client: Client | None = None
 
 
-class _Arrival(NamedTuple):
-    """A new job that is not in the journal yet, and who waits for what becomes of it."""
+class _ImagesChecked(NamedTuple):
+    """New jobs, and the refusals of those whose image is not in the store."""
 
-    job: Job
-    waiting: list[Envelope]
-
-
-_Task = tuple[Command, Client | None]
+    jobs: Sequence[Job]
+    refused: dict[str, Refused]
 
 
 class Transactions:
-    """Handles what arrived together as one: two transactions at most, then all that follows.
+    """Handles the events of a batch in their order, with at most two transactions.
+
+    The first one holds the new jobs alone, so that a full disk refuses them and nothing else. The
+    second one holds all other changes; on a full disk it is tried until there is room.
 
     Args:
         dispatcher: Decides.
-        journal: Remembers; used by a thread of its own.
-        keeper: Of the files of jobs.
-        carry_out: Sends what the dispatcher wants sent, once all before it is on disk; a reply
-            to the client that it is given.
-        clock: A time that never goes back.
+        journal: Used by one thread of this class.
+        janitor: Of the files of jobs.
+        send: Sends to clients and peers, once everything decided before it is on disk.
+        clock: A time in seconds that never goes back.
     """
 
     def __init__(
         self,
         dispatcher: Dispatcher,
         journal: Journal,
-        keeper: Janitor,
-        carry_out: Callable[[Command, Client | None], Awaitable[None]],
+        janitor: Janitor,
+        send: Callable[[Command], None],
         clock: Callable[[], float],
     ) -> None:
         self._dispatcher = dispatcher
         self._journal = journal
-        self._keeper = keeper
-        self._carry_out = carry_out
+        self._janitor = janitor
+        self._send = send
         self._clock = clock
-        self._inbox: asyncio.Queue[Envelope | ImagesChecked | None] = asyncio.Queue(_INBOX_SIZE)
-        self._arrivals: dict[str, _Arrival] = {}
+        self._inbox: asyncio.Queue[_Envelope | _ImagesChecked | None] = asyncio.Queue(_INBOX_SIZE)
         self._checks: set[asyncio.Task[None]] = set()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._stopping = False
@@ -115,17 +98,15 @@ class Transactions:
 
     async def put(self, event: Event | None, client: Client | None = None) -> None:
         """Hand over an event; waits while too many wait already."""
-        await self._inbox.put(Envelope(event, client))
+        await self._inbox.put(_Envelope(event, client))
 
     async def back_up(self, path: Path) -> FrontReply:
-        """Copy the journal; return the answer for the operator."""
         try:
             return BackedUp(num_bytes=await self._in_thread(lambda: self._journal.backup(path)))
         except BackupError as error:
             return Refused(code=ErrorCode.INVALID_FIELD, message=str(error), field="path")
 
     async def take_callback(self, now_s: float) -> FrontReply:
-        """Return the callback that is due, for the front that makes it."""
         try:
             taken = await self._in_thread(lambda: self._journal.take_callback(now_s))
         except JournalFullError:
@@ -133,7 +114,6 @@ class Transactions:
         return CallbackTaken(callback=taken)
 
     async def end_callback(self, job_id: str) -> FrontReply:
-        """Note that a callback was heard."""
         try:
             await self._in_thread(lambda: self._journal.end_callback(job_id))
         except JournalFullError:
@@ -141,68 +121,51 @@ class Transactions:
         return CallbackEnded()
 
     async def stop(self) -> None:
-        """Have `run` return once all that was handed over before is done."""
+        """Have `run` return once everything handed over before is done."""
         self._stopping = True
         await self._inbox.put(None)
 
     async def run(self) -> None:
-        """Work until told to stop.
+        """Work until stopped.
 
         Raises:
             JournalError: If the journal cannot be trusted any more.
         """
         is_last = False
         with self._thread:
-            while not (is_last and not self._arrivals):
+            while not is_last or self._dispatcher.has_arriving_jobs:
                 batch = [await self._inbox.get()]
                 while not self._inbox.empty():
                     batch.append(self._inbox.get_nowait())
                 await self._work(batch)
                 is_last = is_last or None in batch
 
-    async def _work(self, batch: Sequence[Envelope | ImagesChecked | None]) -> None:
-        envelopes = [item for item in batch if isinstance(item, Envelope)]
-        submits = [item for item in envelopes if isinstance(item.event, SubmitJob)]
-        others = [item for item in envelopes if not isinstance(item.event, SubmitJob)]
-        tasks, new = self._meet(submits)
-        checked = [item for item in batch if isinstance(item, ImagesChecked)]
-        if new and self._keeper.is_local:
+    async def _work(self, batch: Sequence[_Envelope | _ImagesChecked | None]) -> None:
+        commands: list[Command] = []
+        for item in batch:
+            if isinstance(item, _Envelope):
+                commands += self._decide(item.event, item.client)
+        checked = [item for item in batch if isinstance(item, _ImagesChecked)]
+        new = [command.job for command in commands if isinstance(command, AdmitJob)]
+        if new and self._janitor.is_local:
             checked.append(await self._check(new))
         elif new:
             self._check_meanwhile(new)
         for check in checked:
-            tasks += await self._take_in(check)
-        for envelope in others:
-            tasks += [(command, envelope.client) for command in self._decide(envelope.event)]
-        await self._store([command for command, _ in tasks])
-        for command, client in tasks:
-            await self._finish(command, client)
+            for admission in await self._admit(check):
+                commands += self._decide(admission)
+        await self._save(commands)
+        for command in commands:
+            await self._carry_out(command)
 
-    def _decide(self, event: Event | None) -> list[Command]:
+    def _decide(self, event: Event | None, client: Client | None = None) -> list[Command]:
         if event is None:
             return self._dispatcher.tick(self._clock())
         with about_job(_job_id(event)):
-            return self._dispatcher.handle(event, self._clock())
-
-    def _meet(self, submits: Sequence[Envelope]) -> tuple[list[_Task], list[Job]]:
-        """Return what follows at once from submissions, and the new jobs, still to be checked."""
-        tasks: list[_Task] = []
-        new: list[Job] = []
-        for envelope in submits:
-            for command in self._decide(envelope.event):
-                match command:
-                    # Its arrival may be what has others saved, as one whose pause is over.
-                    case SaveJob() if command.job.job_id == _job_id(envelope.event):
-                        self._arrivals[command.job.job_id] = _Arrival(command.job, [])
-                        new.append(command.job)
-                    case AnswerAfter():
-                        self._arrivals[command.job_id].waiting.append(envelope)
-                    case _:
-                        tasks.append((command, envelope.client))
-        return tasks, new
+            return self._dispatcher.handle(event, self._clock(), client)
 
     def _check_meanwhile(self, jobs: Sequence[Job]) -> None:
-        """Look for images in a store that may be slow, and handle other events until it answers."""
+        """Look for images in a store that may be slow, while other events are handled."""
 
         async def check() -> None:
             await self._inbox.put(await self._check(jobs))
@@ -211,41 +174,31 @@ class Transactions:
         self._checks.add(task)
         task.add_done_callback(self._checks.discard)
 
-    async def _check(self, jobs: Sequence[Job]) -> ImagesChecked:
-        refused = await self._keeper.refusals(jobs)
-        return ImagesChecked([job.job_id for job in jobs], refused)
+    async def _check(self, jobs: Sequence[Job]) -> _ImagesChecked:
+        return _ImagesChecked(jobs, await self._janitor.refusals(jobs))
 
-    async def _take_in(self, check: ImagesChecked) -> list[_Task]:
-        """Write the new jobs on their own, so that a full disk refuses them and nothing else."""
-        arrivals = [self._arrivals.pop(job_id) for job_id in check.job_ids]
-        refused = check.refused | await self._write_new(
-            [arrival.job for arrival in arrivals if arrival.job.job_id not in check.refused]
-        )
-        tasks: list[_Task] = []
-        for job, _ in arrivals:
-            event = (JobNotStored if job.job_id in refused else JobStored)(job.job_id)
-            if isinstance(event, JobStored):
-                _log_move(job)
-            tasks += [(command, None) for command in self._decide(event)]
-        for job, waiting in arrivals:
-            for envelope in waiting:
-                refusal = refused.get(job.job_id)
-                answers = [Reply(refusal)] if refusal else self._decide(envelope.event)
-                tasks += [(command, envelope.client) for command in answers]
-        return tasks
-
-    async def _write_new(self, jobs: Sequence[Job]) -> dict[str, Refused]:
-        """Write new jobs; return those for which the disk has no room."""
+    async def _admit(self, check: _ImagesChecked) -> list[Admission]:
+        """Write the new jobs whose images are there."""
+        refused = dict(check.refused)
+        jobs = [job for job in check.jobs if job.job_id not in refused]
         try:
             if jobs:
                 await self._in_thread(lambda: self._journal.write(jobs))
         except JournalFullError as error:
             logger.error("refused %d jobs: %s", len(jobs), error)
-            return {job.job_id: STORAGE_FULL for job in jobs}
-        return {}
+            refused |= {job.job_id: STORAGE_FULL for job in jobs}
+        else:
+            for job in jobs:
+                _log_state(job)
+        return [
+            JobRefused(job.job_id, refused[job.job_id])
+            if job.job_id in refused
+            else JobAdmitted(job.job_id)
+            for job in check.jobs
+        ]
 
-    async def _store(self, commands: Sequence[Command]) -> None:
-        """Write what has been decided; on a full disk try until there is room."""
+    async def _save(self, commands: Sequence[Command]) -> None:
+        """Write what has been decided; on a full disk, try until there is room."""
         saved = [command.job for command in commands if isinstance(command, SaveJob)]
         dropped = [command.job_id for command in commands if isinstance(command, DropJob)]
         while saved or dropped:
@@ -264,34 +217,32 @@ class Transactions:
             logger.warning("there is room on the disk again")
             self.is_full = False
 
-    async def _finish(self, command: Command, client: Client | None) -> None:
+    async def _carry_out(self, command: Command) -> None:
         match command:
+            case AdmitJob():
+                pass  # written before
             case SaveJob():
-                _log_move(command.job)
-                return
+                _log_state(command.job)
             case DropJob():
-                await self._keeper.remove_job(command.job_id)
+                await self._janitor.remove_job(command.job_id)
+                self._send(command)
             case DropInput():
-                # The front may have submitted the same picture again since.
+                # The front may have submitted the same image again since.
                 if not self._dispatcher.uses_image(command.image):
-                    await self._keeper.remove_input(command.image)
-                return
+                    await self._janitor.remove_input(command.image)
             case DropVideo():
-                await self._keeper.remove_video(command.job_id)
-                return
+                await self._janitor.remove_video(command.job_id)
             case _:
-                pass
-        await self._carry_out(command, client)
+                self._send(command)
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
-def _log_move(job: Job) -> None:
-    """Tell of a job's state, which is on disk now."""
-    run = "" if job.lease is None else f", attempt {job.attempt} on group {job.lease.group}"
+def _log_state(job: Job) -> None:
+    attempt = "" if job.lease is None else f", attempt {job.attempt} on group {job.lease.group}"
     with about_job(job.job_id):
-        logger.info("%s%s", job.state.value, run)
+        logger.info("%s%s", job.state.value, attempt)
 
 
 def _job_id(event: Event | None) -> str | None:

@@ -6,6 +6,7 @@ import msgspec
 from msgspec import structs
 
 from broker.config import BrokerConfig
+from broker.dispatch.policy import DispatchPolicy
 from broker.wire.job import GroupShape
 from broker.wire.sockets import Addresses
 from http_front.config import FrontConfig
@@ -49,11 +50,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             addresses=self.addresses,
             listen=self.listen,
             groups=None if is_open else tuple(map(self.group_name, range(self.num_groups))),
-            shape=None if is_open else self._shape(),
-            max_queue=options.max_queue,
-            job_ttl_s=options.job_ttl,
-            step_limit_s=options.step_timeout,
-            priority_step_s=options.priority_step,
+            policy=DispatchPolicy(
+                shape=None if is_open else self._shape(),
+                max_queue=options.max_queue,
+                job_ttl_s=options.job_ttl,
+                step_limit_s=options.step_timeout,
+                priority_step_s=options.priority_step,
+            ),
             log_format=options.log_format,
             parent_pid=self.pid,
             ready_fd=ready_fd,

@@ -1,4 +1,6 @@
-"""What the dispatcher is told beside the messages on the sockets, and what it asks for."""
+"""What enters the dispatcher besides the messages of peers, and the commands that leave it."""
+
+from typing import NamedTuple
 
 import msgspec
 
@@ -16,6 +18,7 @@ from broker.wire.protocol import (
     Lease,
     OfferJob,
     PreemptRun,
+    Refused,
     RemoveExpired,
     RunJob,
     StepDone,
@@ -23,109 +26,124 @@ from broker.wire.protocol import (
 )
 
 
-class JobStored(msgspec.Struct, frozen=True):
-    """The journal holds a submitted job."""
+class Client(NamedTuple):
+    """The address of a reply; the dispatcher passes it on unread."""
+
+    identity: bytes
+    correlation: bytes
+
+
+class JobAdmitted(msgspec.Struct, frozen=True):
+    """A new job is in the journal."""
 
     job_id: str
 
 
-class JobNotStored(msgspec.Struct, frozen=True):
-    """The journal has no room for a submitted job."""
+class JobRefused(msgspec.Struct, frozen=True):
+    """A new job is not in the journal: its image is gone, or the disk is full."""
 
     job_id: str
+    refusal: Refused
 
 
 class GroupsNamed(msgspec.Struct, frozen=True):
-    """Every process of any other group has ended before the broker was started."""
+    """Only these groups will run: the processes of all others ended before the broker started."""
 
     groups: tuple[str, ...]
 
 
 class WatchersChanged(msgspec.Struct, frozen=True):
-    """Somebody has begun to listen to what is published of a job, or nobody listens any more."""
+    """A job has got its first subscriber, or lost its last one."""
 
     job_id: str
     watched: bool
 
 
 FrontEvent = OfferJob | SubmitJob | CancelJob | DeleteJob | RemoveExpired
-BrokerEvent = JobStored | JobNotStored | GroupsNamed | WatchersChanged
-Event = FrontEvent | DrainServer | BrokerEvent | GroupReport | StepDone
+Admission = JobAdmitted | JobRefused
+Event = (
+    FrontEvent | DrainServer | Admission | GroupsNamed | WatchersChanged | GroupReport | StepDone
+)
 
 
-class SaveJob(msgspec.Struct, frozen=True):
-    """Write the job to the journal; nothing that follows may leave before it is on disk."""
+class AdmitJob(msgspec.Struct, frozen=True):
+    """Write a new job to the journal, in a transaction of new jobs only.
+
+    `JobAdmitted` or `JobRefused` tells the dispatcher how that went. A full disk refuses new jobs
+    and nothing else.
+    """
 
     job: Job
 
 
-class AnswerAfter(msgspec.Struct, frozen=True):
-    """The request is answered when it is known whether the journal has room for this new job."""
+class SaveJob(msgspec.Struct, frozen=True):
+    """Write a job to the journal; no later command is carried out before it is on disk."""
 
-    job_id: str
+    job: Job
 
 
 class DropJob(msgspec.Struct, frozen=True):
-    """Remove the row of a job, then its files."""
+    """Remove a job's row, then its files."""
 
     job_id: str
 
 
 class DropInput(msgspec.Struct, frozen=True):
-    """Remove an image, unless a job has come to use it meanwhile."""
+    """Remove an image unless a job uses it by then."""
 
     image: str
 
 
 class DropVideo(msgspec.Struct, frozen=True):
-    """Remove video and stills of a job that ended otherwise while they were written."""
+    """Remove the video and stills of a job that was cancelled or failed while they were saved."""
 
     job_id: str
 
 
 class Publish(msgspec.Struct, frozen=True):
-    """Tell every subscriber how the job is now."""
+    """Publish a job's new state to its subscribers."""
 
     view: JobView
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """Answer the request that was handled."""
+    """Answer a request."""
 
+    client: Client
     message: FrontReply
 
 
 class ToGroup(msgspec.Struct, frozen=True):
-    """Send a message to rank 0 of a group."""
+    """Send a command to rank 0 of a group."""
 
     group: str
     message: RunJob | CancelRun | PreemptRun
 
 
 class AskHowItEnded(msgspec.Struct, frozen=True):
-    """Have rank 0 repeat how its latest runs ended: it says that it does not run this one."""
+    """Have rank 0 repeat its last reports: it no longer lists the attempt of this lease."""
 
     lease: Lease
 
 
 class ToLauncher(msgspec.Struct, frozen=True):
-    """Send a message to the launcher of a group."""
+    """Send a command to the launcher of a group."""
 
     group: str
     message: KillGroup | GroupDrained
 
 
 class StopLaunchers(msgspec.Struct, frozen=True):
-    """Tell every launcher to stop."""
+    """Have every launcher stop."""
 
 
 class ReportDrained(msgspec.Struct, frozen=True):
-    """Tell every launcher that asked for it that nothing runs any more."""
+    """Report to every launcher that asked for it that nothing runs any more."""
 
 
 Command = (
-    SaveJob
-    | AnswerAfter
+    AdmitJob
+    | SaveJob
     | DropJob
     | DropInput
     | DropVideo

@@ -4,13 +4,14 @@ import logging
 from collections.abc import Collection
 from typing import assert_never
 
+from broker.dispatch.attempt_lifecycle import AttemptLifecycle
 from broker.dispatch.commands import AskHowItEnded, ToGroup, ToLauncher
 from broker.dispatch.dispatch_state import DispatchState
 from broker.dispatch.groups import Attempt, Group
 from broker.dispatch.job_record import Job
 from broker.dispatch.liveness import RankWatch
 from broker.dispatch.pace import StageProgress
-from broker.dispatch.runs import Attempts
+from broker.dispatch.policy import DispatchPolicy
 from broker.wire.job import Stage
 from broker.wire.protocol import (
     CancelRun,
@@ -30,145 +31,144 @@ logger = logging.getLogger(__name__)
 
 KILL_AGAIN_S = 10.0
 FORGOTTEN_S = 600.0
-NUM_ASKED = 2
+MAX_MISSED = 2
 
 LifeReport = GroupStarted | GroupReady | GroupGone | GroupLost | DrainGroup
 
 
 class GroupLifecycle:
-    """Keeps the board true to what is told of groups, and has those killed that hang.
+    """Follows the reports about groups, and has hung groups killed.
 
     Args:
-        board: The dispatcher's board.
-        runs: Takes back the runs of a life that is over.
-        step_limit_s: How long a denoising step may always take.
-        lost_s: After which silence a group is given up; None is never, as on one machine, where
-            its launcher tells when all of it is reaped, or ends together with the broker.
+        state: Of the dispatcher.
+        attempts: Takes back the attempts of a life that is over.
+        policy: How long steps may take, and groups on other machines may be silent. On one machine
+            silence means nothing: the launcher reports when a group is reaped, or ends together
+            with the broker.
     """
 
     def __init__(
-        self, board: DispatchState, runs: Attempts, step_limit_s: float, lost_s: float | None
+        self, state: DispatchState, attempts: AttemptLifecycle, policy: DispatchPolicy
     ) -> None:
-        self._board = board
-        self._runs = runs
-        self._step_limit_s = step_limit_s
-        self._lost_s = lost_s
+        self._state = state
+        self._attempts = attempts
+        self._step_limit_s = policy.step_limit_s
+        self._lost_s = policy.lost_s if policy.shape is None else None
 
     def handle(self, report: LifeReport, now_s: float) -> None:
-        """Take what a launcher or rank 0 says about a group."""
         match report:
             case GroupStarted():
-                self._launched(report, now_s)
+                self._on_started(report, now_s)
             case GroupReady():
-                self._ready(report, now_s)
+                self._on_ready(report, now_s)
             case GroupGone():
-                self._gone(report, now_s)
+                self._on_gone(report, now_s)
             case GroupLost():
-                if (group := self._board.groups.get(report.group)) is not None:
-                    self._lose(group, "its machine is lost", now_s)
+                if (group := self._state.groups.get(report.group)) is not None:
+                    self._forget(group, "its machine is lost", now_s)
             case DrainGroup():
-                self._drain(report, now_s)
+                self._on_drain(report, now_s)
             case _:
                 assert_never(report)
+        self._state.groups.reindex(report.group)
 
-    def hear(self, beat: Heartbeat, now_s: float) -> None:
-        """Take a beat of a rank, unless it is of another life."""
-        group = self._board.groups.look_at(beat.group)
-        if group is not None and group.epoch == beat.epoch:
-            group.heard_s = self._board.awake.at(now_s)
-            group.watch.hear(beat, group.heard_s)
+    def on_heartbeat(self, heartbeat: Heartbeat, now_s: float) -> None:
+        """Take a heartbeat, unless it is of another life."""
+        group = self._state.groups.get(heartbeat.group)
+        if group is not None and group.epoch == heartbeat.epoch:
+            group.heard_s = self._state.awake.at(now_s)
+            group.watch.observe(heartbeat, group.heard_s)
 
-    def hear_again(self, report: GroupStarted, now_s: float) -> bool:
-        """Take what a launcher repeats every other second; False if it is news, for `handle`."""
-        group = self._board.groups.look_at(report.group)
+    def is_repeated(self, report: GroupStarted, now_s: float) -> bool:
+        """Take a launcher's repeated report as a sign of life; False if it is new, for `handle`."""
+        group = self._state.groups.get(report.group)
         if group is None or group.epoch != report.epoch or group.gone:
             return False
         if not (group.registered and group.watch.world_size):
             return False
-        group.heard_s = self._board.awake.at(now_s)
+        group.heard_s = self._state.awake.at(now_s)
         return True
 
     def adopt(self, job: Job, lease: Lease, now_s: float) -> None:
         """Take a job's lease from the journal: its group may still be running it."""
-        group = self._board.groups.get(lease.group)
-        if group is None:
-            group = self._add(lease.group, lease.epoch)
-        group.runs[lease.job_id] = self._board.new_attempt(job, lease, now_s)
+        group = self._state.groups.get(lease.group) or self._add(lease.group, lease.epoch)
+        group.attempts[lease.job_id] = self._state.new_attempt(job, lease, now_s)
+        self._state.groups.reindex(group.name)
 
     def drop_unknown_groups(self, names: Collection[str], now_s: float) -> None:
-        """Take back the leases of groups that will not come back, as after a start with fewer."""
-        for group in self._board.groups.values():
+        """Take back the leases of groups that are not started any more."""
+        for group in self._state.groups:
             if not group.registered and group.name not in names:
-                logger.warning("group %s is no more; taking its jobs back", group.name)
+                logger.warning("group %s is not started any more; taking its jobs back", group.name)
                 self._end_life(group, now_s)
 
     def kill_hung_groups(self, now_s: float) -> None:
-        """Have every group killed that hangs, and those that should be dead killed again."""
+        """Have every hung group killed, and again if it has not ended."""
         if self._lost_s is not None:
-            self._give_up_silent(self._lost_s, now_s)
-        awake_s = self._board.awake.now_s
-        for group in self._board.groups.look():
+            self._forget_silent(self._lost_s, now_s)
+        awake_s = self._state.awake.now_s
+        for group in self._state.groups:
             if group.gone or not group.registered:
                 continue
             if group.killed_at_s is None:
                 reason = group.fault(awake_s)
                 if reason is not None:
-                    self._kill(group.name, reason)
+                    self._kill(group, reason)
             elif awake_s - group.killed_at_s > KILL_AGAIN_S:
-                self._kill(group.name, group.kill_reason)
+                self._kill(group, group.kill_reason)
 
     def report_drained(self, name: str) -> None:
-        """Answer the launcher that waits for a group, if nothing runs on it any more."""
-        group = self._board.groups.get(name)
-        if group is not None and group.draining and not group.runs:
+        """Answer the launcher that drains a group, once nothing runs on the group."""
+        group = self._state.groups.get(name)
+        if group is not None and group.draining and not group.attempts:
             group.draining = False
-            told = GroupDrained(group=name, epoch=group.epoch)
-            self._board.emit(ToLauncher(name, told))
+            drained = GroupDrained(group=name, epoch=group.epoch)
+            self._state.emit(ToLauncher(name, drained))
 
-    def _give_up_silent(self, lost_s: float, now_s: float) -> None:
-        """Forget the groups whose machine is lost: neither a launcher nor a rank is heard."""
-        awake_s = self._board.awake.now_s
+    def _forget_silent(self, lost_s: float, now_s: float) -> None:
+        awake_s = self._state.awake.now_s
         silent = [
             group
-            for group in self._board.groups.look()
+            for group in self._state.groups
             if awake_s - group.heard_s > (FORGOTTEN_S if group.gone else lost_s)
         ]
         for group in silent:
-            self._lose(group, f"no word for {lost_s:g} s; it is lost", now_s)
+            self._forget(group, f"silent for {lost_s:g} s; its machine is lost", now_s)
 
-    def _lose(self, group: Group, reason: str, now_s: float) -> None:
+    def _forget(self, group: Group, reason: str, now_s: float) -> None:
         """Forget a group whose machine is lost.
 
-        Should it come back, with a run that was given to another group meanwhile, it is as any
-        that tells of a run without a lease: told to leave it, and welcome.
+        If it returns with an attempt that went to another group meanwhile, it is asked to leave
+        that attempt, as any group is that lists one without a lease.
         """
         if not group.gone:
             logger.error("group %s: %s", group.name, reason)
             self._end_life(group, now_s)
-        del self._board.groups[group.name]
+        self._state.groups.remove(group.name)
 
-    def _kill(self, name: str, reason: str) -> None:
-        group = self._board.groups[name]
-        group.killed_at_s, group.kill_reason = self._board.awake.now_s, reason
-        logger.error("group %s, epoch %d: %s", group.name, group.epoch, group.kill_reason)
-        message = KillGroup(group=group.name, epoch=group.epoch, reason=group.kill_reason)
-        self._board.emit(ToLauncher(group.name, message))
+    def _kill(self, group: Group, reason: str) -> None:
+        group.killed_at_s, group.kill_reason = self._state.awake.now_s, reason
+        self._state.groups.reindex(group.name)
+        logger.error("group %s, epoch %d: %s", group.name, group.epoch, reason)
+        message = KillGroup(group=group.name, epoch=group.epoch, reason=reason)
+        self._state.emit(ToLauncher(group.name, message))
 
     def _add(self, name: str, epoch: int) -> Group:
-        known = self._board.groups.get(name)
+        known = self._state.groups.get(name)
+        awake_s = self._state.awake.now_s
         group = Group(
             name=name,
             epoch=epoch,
-            watch=RankWatch(self._board.awake.now_s, self._step_limit_s),
-            heard_s=self._board.awake.now_s,
+            watch=RankWatch(awake_s, self._step_limit_s),
+            heard_s=awake_s,
             restarts=0 if known is None else known.restarts + 1,
         )
-        self._board.groups[name] = group
+        self._state.groups.put(group)
         return group
 
-    def _meet(self, name: str, epoch: int, now_s: float) -> Group | None:
-        """Return the group in this life of it; None if that life is over."""
-        group = self._board.groups.get(name)
+    def _present_life(self, name: str, epoch: int, now_s: float) -> Group | None:
+        """Return the group in this life of it, begun if it is new; None if that life is over."""
+        group = self._state.groups.get(name)
         if group is not None and (epoch < group.epoch or (epoch == group.epoch and group.gone)):
             logger.warning("dropped a report of group %s, epoch %d, which is over", name, epoch)
             return None
@@ -177,25 +177,25 @@ class GroupLifecycle:
                 self._end_life(group, now_s)
             group = self._add(name, epoch)
         group.registered = True
-        group.heard_s = self._board.awake.now_s
+        group.heard_s = self._state.awake.now_s
         return group
 
-    def _launched(self, report: GroupStarted, now_s: float) -> None:
-        group = self._board.groups.get(report.group)
+    def _on_started(self, report: GroupStarted, now_s: float) -> None:
+        group = self._state.groups.get(report.group)
         if group is not None and not group.registered and report.epoch < group.epoch:
             # The journal names a later life, as after a clock was set back. The launcher is right:
             # it starts a life only after the last one has been reaped.
             self._end_life(group, now_s)
             self._add(report.group, report.epoch)
-        group = self._meet(report.group, report.epoch, now_s)
+        group = self._present_life(report.group, report.epoch, now_s)
         if group is not None and not group.watch.world_size:
-            group.watch.expect_all(report.world_size, self._board.awake.now_s)
+            group.watch.expect_all(report.world_size, self._state.awake.now_s)
 
-    def _ready(self, report: GroupReady, now_s: float) -> None:
-        group = self._meet(report.group, report.epoch, now_s)
+    def _on_ready(self, report: GroupReady, now_s: float) -> None:
+        group = self._present_life(report.group, report.epoch, now_s)
         if group is None:
             return
-        awake_s = self._board.awake.now_s
+        awake_s = self._state.awake.now_s
         if group.shape is None:
             group.shape = report.shape
             group.watch.patience = report.patience
@@ -203,58 +203,60 @@ class GroupLifecycle:
             logger.info("group %s, epoch %d is ready", group.name, group.epoch)
         for lease in report.running:
             self._confirm(group, lease, now_s)
-        for run in list(group.runs.values()):
-            if run.started and run.lease not in report.running:
-                self._miss(group, run, now_s)
-        for run in group.runs.values():
-            if not run.started and run.deadline_s is None:
-                # The group does not know of a run that the journal has given it.
-                run.expect_start(awake_s)
+        for attempt in list(group.attempts.values()):
+            if attempt.started and attempt.lease not in report.running:
+                self._miss(group, attempt, now_s)
+        for attempt in group.attempts.values():
+            if not attempt.started and attempt.deadline_s is None:
+                # The group does not know of an attempt that the journal has given it.
+                attempt.expect_start(awake_s)
 
     def _confirm(self, group: Group, lease: Lease, now_s: float) -> None:
-        run = group.find(lease)
-        if run is not None:
-            run.num_missed = 0
-            # A run with a deadline has been sent a moment ago: only `JobStarted` meets it.
-            if run.deadline_s is None:
-                run.start(now_s)
-            if run.preempted:
-                # It may not have heard.
-                self._board.emit(ToGroup(group.name, PreemptRun(lease=lease)))
+        """Take an attempt that the group lists as running."""
+        attempt = group.find(lease)
+        if attempt is not None:
+            attempt.num_missed = 0
+            # An attempt with a deadline was sent a moment ago: only `JobStarted` meets it.
+            if attempt.deadline_s is None:
+                attempt.start(now_s)
+            if attempt.preempted:
+                # The command may have been lost.
+                self._state.emit(ToGroup(group.name, PreemptRun(lease=lease)))
         elif (lease.group, lease.epoch) == (group.name, group.epoch):
             # It was cancelled, or given up, while the broker was away.
             logger.warning("group %s still runs job %s; stopping it", group.name, lease.job_id)
-            run = group.runs[lease.job_id] = Attempt(
-                lease, StageProgress(now_s, Stage.ENCODE), started=True
-            )
-            run.cancel(self._board.awake.now_s)
-            self._board.emit(ToGroup(group.name, CancelRun(lease=lease)))
+            attempt = Attempt(lease, StageProgress(now_s, Stage.ENCODE), started=True)
+            attempt.cancel(self._state.awake.now_s)
+            group.attempts[lease.job_id] = attempt
+            self._state.emit(ToGroup(group.name, CancelRun(lease=lease)))
 
-    def _miss(self, group: Group, run: Attempt, now_s: float) -> None:
-        """Ask for the end of a run that its group has left: the report went with a dead line."""
-        run.num_missed += 1
-        if run.num_missed <= NUM_ASKED:
-            self._board.emit(AskHowItEnded(run.lease))
+    def _miss(self, group: Group, attempt: Attempt, now_s: float) -> None:
+        """Ask how an attempt ended that its group no longer lists: the report may be lost."""
+        attempt.num_missed += 1
+        if attempt.num_missed <= MAX_MISSED:
+            self._state.emit(AskHowItEnded(attempt.lease))
             return
-        logger.error("group %s cannot tell how job %s ended", group.name, run.lease.job_id)
-        del group.runs[run.lease.job_id]
-        self._runs.lose(run, now_s)
+        job_id = attempt.lease.job_id
+        logger.error("group %s does not know how job %s ended", group.name, job_id)
+        del group.attempts[job_id]
+        self._attempts.lose(attempt, now_s)
 
-    def _drain(self, report: DrainGroup, now_s: float) -> None:
-        group = self._meet(report.group, report.epoch, now_s)
+    def _on_drain(self, report: DrainGroup, now_s: float) -> None:
+        group = self._present_life(report.group, report.epoch, now_s)
         if group is not None:
             group.leaving = group.draining = True
             self.report_drained(group.name)
 
-    def _gone(self, report: GroupGone, now_s: float) -> None:
-        group = self._meet(report.group, report.epoch, now_s)
+    def _on_gone(self, report: GroupGone, now_s: float) -> None:
+        group = self._present_life(report.group, report.epoch, now_s)
         if group is not None:
             logger.warning("group %s, epoch %d is gone: %s", group.name, group.epoch, report.reason)
             self._end_life(group, now_s)
 
     def _end_life(self, group: Group, now_s: float) -> None:
-        """Take back every run of a group of which no process is left."""
+        """Take back every attempt of a group that has no process left."""
         group.gone = True
-        runs, group.runs = list(group.runs.values()), {}
-        for run in runs:
-            self._runs.lose(run, now_s)
+        attempts, group.attempts = list(group.attempts.values()), {}
+        self._state.groups.reindex(group.name)
+        for attempt in attempts:
+            self._attempts.lose(attempt, now_s)

@@ -1,116 +1,94 @@
-"""Every group that was heard of, sorted so that no question walks over all of them."""
+"""Every group the broker knows, indexed so that no question walks over all of them."""
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Collection, Iterator, MutableMapping
+from collections.abc import Iterator
 from itertools import islice
 
 from broker.dispatch.groups import Group
-from broker.dispatch.preemptible_runs import PreemptibleAttempts
+from broker.dispatch.preemptible_attempts import PreemptibleAttempts
 from broker.wire.job import GroupShape
 
 
-class GroupTable(MutableMapping[str, Group]):
-    """The groups by name; those that are free, by their shape.
+class GroupTable:
+    """The groups by name; reading changes nothing.
 
-    Whoever takes a group out may change it and its runs, hence each that was taken is looked at
-    again before the next question: nothing that makes a group free or busy has to say so.
+    Code that changes a group or its attempts calls `reindex` afterwards.
     """
 
     def __init__(self) -> None:
         self._groups: dict[str, Group] = {}
-        self._taken: set[str] = set()
         self._free: dict[GroupShape, OrderedDict[str, None]] = defaultdict(OrderedDict)
-        self._shape_of: dict[str, GroupShape] = {}
-        """The shapes under which groups count as free."""
+        self._free_shapes: dict[str, GroupShape] = {}
+        """The shape under which each free group is indexed."""
         self._ready: OrderedDict[str, Group] = OrderedDict()
         self._busy: set[str] = set()
         self._unknown: set[str] = set()
-        self._leavers = PreemptibleAttempts()
+        self.preemptible = PreemptibleAttempts()
+        """The groups whose attempt may make way for a more urgent job."""
+
+    def get(self, name: str) -> Group | None:
+        return self._groups.get(name)
 
     def __getitem__(self, name: str) -> Group:
-        group = self._groups[name]
-        self._taken.add(name)
-        return group
+        return self._groups[name]
 
-    def __setitem__(self, name: str, group: Group) -> None:
-        self._groups[name] = group
-        self._taken.add(name)
+    def __iter__(self) -> Iterator[Group]:
+        return iter(self._groups.values())
 
-    def __delitem__(self, name: str) -> None:
+    def put(self, group: Group) -> None:
+        """Add a group, or replace it by its next life."""
+        self._groups[group.name] = group
+        self.reindex(group.name)
+
+    def remove(self, name: str) -> None:
         del self._groups[name]
-        self._taken.add(name)
+        self.reindex(name)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._groups)
-
-    def __len__(self) -> int:
-        return len(self._groups)
-
-    def look(self) -> Collection[Group]:
-        """Return every group, for somebody who changes none."""
-        return self._groups.values()
-
-    def look_at(self, name: str) -> Group | None:
-        """Return a group, for somebody who does not make it free or busy."""
-        return self._groups.get(name)
+    def reindex(self, name: str) -> None:
+        """Bring the indexes up to date with a group that has changed or is gone."""
+        group = self._groups.get(name)
+        self._index_free(name, group)
+        self.preemptible.index(name, group)
+        _keep(self._busy, name, group is not None and bool(group.attempts))
+        _keep(self._unknown, name, group is not None and group.shape is None)
+        if group is None or not group.ready:
+            self._ready.pop(name, None)
+        else:
+            self._ready[name] = group
 
     @property
     def runs_nothing(self) -> bool:
-        """Whether no group holds a run."""
-        self._review()
+        """Whether no group holds an attempt."""
         return not self._busy
 
     @property
     def has_unknown(self) -> bool:
-        """Whether there is a group that has not told what it can run."""
-        self._review()
+        """Whether some group has not reported what it can run."""
         return bool(self._unknown)
 
     @property
-    def leavers(self) -> PreemptibleAttempts:
-        """The groups whose run may leave for a more urgent job."""
-        self._review()
-        return self._leavers
-
-    @property
     def num_ready(self) -> int:
-        """How many groups serve jobs, be they busy or not."""
-        self._review()
+        """How many groups serve jobs, free or busy."""
         return len(self._ready)
 
     def some_ready(self, most: int) -> list[Group]:
-        """Return groups that serve jobs: all, or those that have done so for longest."""
-        self._review()
+        """Return at most so many groups that serve jobs, those ready for longest first."""
         return list(islice(self._ready.values(), most))
 
     def free(self) -> list[tuple[GroupShape, Group]]:
-        """Return, for each shape of which a group is free, the one that is so for longest."""
-        self._review()
-        return [(shape, self[next(iter(alike))]) for shape, alike in self._free.items()]
+        """Return the group that has been free for longest, for each shape of free groups."""
+        return [(shape, self._groups[next(iter(names))]) for shape, names in self._free.items()]
 
-    def _review(self) -> None:
-        while self._taken:
-            name = self._taken.pop()
-            group = self._groups.get(name)
-            self._sort_free(name, group)
-            self._leavers.sort(name, group)
-            _keep(self._busy, name, group is not None and bool(group.runs))
-            _keep(self._unknown, name, group is not None and group.shape is None)
-            if group is None or not group.ready:
-                self._ready.pop(name, None)
-            else:
-                self._ready[name] = group
-
-    def _sort_free(self, name: str, group: Group | None) -> None:
-        before = self._shape_of.pop(name, None)
+    def _index_free(self, name: str, group: Group | None) -> None:
+        before = self._free_shapes.pop(name, None)
         shape = group.shape if group is not None and group.is_free else None
         if before is not None and before != shape:
             del self._free[before][name]
             if not self._free[before]:
                 del self._free[before]
-        if group is not None and shape is not None:
+        if shape is not None:
             self._free[shape][name] = None
-            self._shape_of[name] = shape
+            self._free_shapes[name] = shape
 
 
 def _keep(names: set[str], name: str, belongs: bool) -> None:

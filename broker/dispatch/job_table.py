@@ -1,10 +1,10 @@
-"""Every job the broker holds, those that wait among them, and when they expire."""
+"""Every job the broker holds, the queue of those that wait, and when ended ones expire."""
 
 import heapq
 from collections import Counter
 from collections.abc import Iterator
 
-from broker.dispatch.job_queue import Queue
+from broker.dispatch.job_queue import JobQueue
 from broker.dispatch.job_record import Job
 from broker.wire.job import JobState
 
@@ -13,12 +13,12 @@ class JobTable:
     """The jobs by id, and the queue of those that wait.
 
     Args:
-        priority_step_s: How much waiting a level of priority is worth.
+        priority_step_s: How many seconds of waiting one level of priority is worth.
     """
 
     def __init__(self, priority_step_s: float) -> None:
         self._jobs: dict[str, Job] = {}
-        self.queue = Queue(self._jobs, priority_step_s)
+        self.queue = JobQueue(self._jobs, priority_step_s)
         self._ended: list[tuple[float, int, str]] = []
         self._images: Counter[str] = Counter()
         self._keys: dict[tuple[str | None, str], str] = {}
@@ -37,20 +37,20 @@ class JobTable:
         return None if job_id is None else self._jobs[job_id]
 
     def __iter__(self) -> Iterator[Job]:
-        """Yield every job, in the order in which they were taken in."""
+        """Yield every job in the order of submission."""
         return iter(self._jobs.values())
 
     def take_number(self) -> int:
-        """Return the next place in the order of submissions."""
+        """Return the number of the next submission."""
         self._last_number += 1
         return self._last_number
 
     def put(self, job: Job, ended_s: float | None = None) -> None:
-        """Take a new job, or the new version of a known one.
+        """Take a new job, or a new version of a known one.
 
         Args:
             job: The job as it is now.
-            ended_s: From when on its time is counted if it has ended; None is its last change.
+            ended_s: When it ended, if it has; None is the time of its last change.
         """
         before = self._jobs.get(job.job_id)
         self._jobs[job.job_id] = job
@@ -64,15 +64,15 @@ class JobTable:
             self._enter(job, job.updated_at if ended_s is None else ended_s)
 
     def position(self, job: Job) -> int | None:
-        """Return the place in the queue, 1 for the next job; None if the job does not wait."""
+        """Return the queue position, 1 is next; None if the job does not wait."""
         return self.queue.position(job) if job.state is JobState.IN_QUEUE else None
 
     def pop_expired(self, ended_before_s: float) -> Iterator[Job]:
-        """Remove and yield the jobs that ended before a moment."""
+        """Remove and yield the jobs that ended before a time."""
         while self._ended and self._ended[0][0] <= ended_before_s:
             _, number, job_id = heapq.heappop(self._ended)
             job = self._jobs.get(job_id)
-            # One that was removed before has left its entry, and its id may be in use again.
+            # A removed job leaves its entry here, and its id may be in use again.
             if job is not None and job.number == number:
                 self.remove(job_id)
                 yield job
@@ -85,7 +85,6 @@ class JobTable:
             del self._keys[job.owner, job.idempotency_key.key]
 
     def uses_image(self, image: str) -> bool:
-        """Whether a job still needs the input of this name."""
         return self._images[image] > 0
 
     def _leave(self, job: Job | None) -> None:

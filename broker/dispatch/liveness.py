@@ -1,4 +1,4 @@
-"""Who still works: the beats of a group's ranks, judged by age and by finished work."""
+"""Whether a group hangs: by the age of its ranks' heartbeats, and by the work they finish."""
 
 import statistics
 from collections import deque
@@ -9,12 +9,12 @@ from typing import NamedTuple
 from broker.wire.job import Stage
 from broker.wire.protocol import Heartbeat, RankView
 
-BEAT_LIMIT_S = 10.0
+HEARTBEAT_LIMIT_S = 10.0
 FRESH_S = 5.0
 FIRST_STEP_LIMITS = 5
-"""How many times the limit of a step the steps may take before one of them is known: at first
-kernels are chosen, and nothing tells how slow the cards are. A step of the largest clip takes 96 s
-on one Ascend 910B, 68 s on one A100."""
+"""How many times the step limit holds until one step is known: at first kernels are chosen, and
+nothing shows how slow the cards are. A step of the largest clip takes 96 s on one Ascend 910B and
+68 s on one A100."""
 STEP_LIMIT_MEDIANS = 10
 STAGE_LIMIT_S = {
     Stage.LOAD: 1800.0,
@@ -23,15 +23,15 @@ STAGE_LIMIT_S = {
     Stage.DECODE: 180.0,
     Stage.SAVE: 60.0,
 }
-_IDLED_IN = {stage: f"has finished nothing in stage {stage.value} for" for stage in Stage}
+_NO_WORK_DONE = {stage: f"has finished nothing in stage {stage.value} for" for stage in Stage}
 _LONGEST_SLEEP_S = 2.0
 
 
 class AwakeClock:
     """Time in which the broker could listen.
 
-    A broker that was stopped, or waited for a full disk, must not take its own silence for that of
-    its peers: each look at the clock counts for two seconds at most.
+    A broker that was stopped, or waited for a full disk, must not mistake its own silence for that
+    of its peers: each reading of the clock counts for two seconds at most.
     """
 
     def __init__(self) -> None:
@@ -39,11 +39,11 @@ class AwakeClock:
         self._seen_s: float | None = None
 
     def advance(self, now_s: float) -> None:
-        """Look at the ordinary clock."""
+        """Take a reading of the ordinary clock."""
         self.now_s, self._seen_s = self.at(now_s), now_s
 
     def at(self, now_s: float) -> float:
-        """Return the awake time at a moment of the ordinary clock, as a look then would find it."""
+        """Return the awake time that a reading of the ordinary clock would give."""
         if self._seen_s is None:
             return self.now_s
         return self.now_s + min(max(now_s - self._seen_s, 0.0), _LONGEST_SLEEP_S)
@@ -51,13 +51,15 @@ class AwakeClock:
 
 @dataclass(slots=True)
 class _Heard:
-    beat: Heartbeat
+    """The latest heartbeat of a rank."""
+
+    heartbeat: Heartbeat
     at_s: float
     worked_at_s: float
 
 
 class _Limit(NamedTuple):
-    """Until when a rank may go on as it does."""
+    """Until when a rank may stay silent, or idle in its stage."""
 
     until_s: float
     length_s: float
@@ -65,44 +67,44 @@ class _Limit(NamedTuple):
 
 
 class RankWatch:
-    """The beats of one life of a group; all times are those of an `AwakeClock`."""
+    """The heartbeats of one life of a group; all times are those of an `AwakeClock`."""
 
     def __init__(self, since_s: float, step_limit_s: float = 60.0) -> None:
         self.world_size = 0
-        """How many ranks have to beat; none before the group has told how many there are."""
+        """How many ranks must send heartbeats; 0 before the group has reported its size."""
         self.patience = 1.0
-        """How many times as long as on an accelerator their work may take."""
+        """How many times as long as on an accelerator the work may take."""
         self._step_limit_s = step_limit_s
         self._since_s = since_s
         self._heard: dict[int, _Heard] = {}
         self._step_work = 1.0
         self._paces_s: deque[float] = deque(maxlen=64)
-        """Seconds a unit of work, of the latest steps."""
+        """Seconds per unit of work, of the latest steps."""
         self._usual_pace_s = 0.0
         self._sound_until_s = 0.0
-        """No rank can be at fault before: most looks at a group of a large fleet end here."""
+        """No limit is reached before: with many groups, most checks end here."""
 
-    def hear(self, beat: Heartbeat, awake_s: float) -> None:
-        """Take a beat; a higher count or another stage is finished work."""
-        if not 0 <= beat.rank < self.world_size:
+    def observe(self, heartbeat: Heartbeat, awake_s: float) -> None:
+        """Take a heartbeat; a higher count or another stage is finished work."""
+        if not 0 <= heartbeat.rank < self.world_size:
             return
-        known = self._heard.get(beat.rank)
-        if known is None or known.beat.stage is not beat.stage:
-            self._heard[beat.rank] = _Heard(beat, awake_s, awake_s)
+        known = self._heard.get(heartbeat.rank)
+        if known is None or known.heartbeat.stage is not heartbeat.stage:
+            self._heard[heartbeat.rank] = _Heard(heartbeat, awake_s, awake_s)
             self._sound_until_s = 0.0
             return
-        if known.beat.num_done != beat.num_done:
+        if known.heartbeat.num_done != heartbeat.num_done:
             known.worked_at_s = awake_s
-        known.beat, known.at_s = beat, awake_s
+        known.heartbeat, known.at_s = heartbeat, awake_s
 
     def expect_steps(self, work: float) -> None:
-        """Take how much work a denoising step of the present run is, as `step_work` counts it."""
+        """Take the work of a denoising step of the present attempt, as `step_work` counts it."""
         if work != self._step_work:
             self._step_work = work
             self._sound_until_s = 0.0
 
     def learn_step(self, step_s: float) -> None:
-        """Take the time of a denoising step, which decides how long the next ones may last."""
+        """Take the time of a denoising step, from which the limit of the next ones follows."""
         before_s = self._work_limit_s(Stage.DENOISE)
         self._paces_s.append(step_s / self._step_work)
         self._usual_pace_s = statistics.median(self._paces_s)
@@ -110,13 +112,13 @@ class RankWatch:
             self._sound_until_s = 0.0
 
     def expect_all(self, world_size: int, awake_s: float) -> None:
-        """From now on every one of these ranks has to beat, also those not heard so far."""
+        """Expect heartbeats of so many ranks from now on, including those not heard so far."""
         self.world_size = world_size
         self._since_s = awake_s
         self._sound_until_s = 0.0
 
     def fault(self, loaded: bool, awake_s: float) -> str | None:
-        """Return what is wrong with the group, for the log; None while it is well."""
+        """Return what is wrong with the group, for the log; None while all is well."""
         if awake_s <= self._sound_until_s:
             return None
         self._sound_until_s = float("inf")
@@ -129,7 +131,7 @@ class RankWatch:
         return None
 
     def is_fresh(self, awake_s: float) -> bool:
-        """Whether every rank has been heard a moment ago."""
+        """Whether every rank has sent a heartbeat within the last seconds."""
         last_s = (
             self._heard[rank].at_s if rank in self._heard else self._since_s
             for rank in range(self.world_size)
@@ -137,15 +139,15 @@ class RankWatch:
         return all(awake_s - at_s <= FRESH_S for at_s in last_s)
 
     def views(self, awake_s: float) -> list[RankView]:
-        """Return a row for each rank that has been heard."""
+        """Return a row for each rank that has sent a heartbeat."""
         return [
             RankView(
                 rank=rank,
-                pid=heard.beat.pid,
-                device=heard.beat.device,
-                stage=heard.beat.stage,
-                step=heard.beat.step,
-                memory_bytes=heard.beat.memory_bytes,
+                pid=heard.heartbeat.pid,
+                device=heard.heartbeat.device,
+                stage=heard.heartbeat.stage,
+                step=heard.heartbeat.step,
+                memory_bytes=heard.heartbeat.memory_bytes,
                 beat_age_s=round(awake_s - heard.at_s, 3),
             )
             for rank, heard in sorted(self._heard.items())
@@ -154,13 +156,13 @@ class RankWatch:
     def _limits(self, rank: int, loaded: bool) -> Iterator[_Limit]:
         heard = self._heard.get(rank)
         if heard is None:
-            length_s = BEAT_LIMIT_S if loaded else STAGE_LIMIT_S[Stage.LOAD]
-            yield _Limit(self._since_s + length_s, length_s, "has sent no beat in")
+            length_s = HEARTBEAT_LIMIT_S if loaded else STAGE_LIMIT_S[Stage.LOAD]
+            yield _Limit(self._since_s + length_s, length_s, "has sent no heartbeat in")
             return
-        yield _Limit(heard.at_s + BEAT_LIMIT_S, BEAT_LIMIT_S, "has sent no beat for")
-        stage = heard.beat.stage
+        yield _Limit(heard.at_s + HEARTBEAT_LIMIT_S, HEARTBEAT_LIMIT_S, "has sent no heartbeat for")
+        stage = heard.heartbeat.stage
         length_s = self._work_limit_s(stage)
-        yield _Limit(heard.worked_at_s + length_s, length_s, _IDLED_IN[stage])
+        yield _Limit(heard.worked_at_s + length_s, length_s, _NO_WORK_DONE[stage])
 
     def _work_limit_s(self, stage: Stage) -> float:
         if stage is Stage.IDLE:

@@ -1,4 +1,4 @@
-"""Priority over what runs already: a run has to leave for a job that is more urgent."""
+"""Priority over running jobs: an attempt makes way for a more urgent job."""
 
 import logging
 from itertools import islice
@@ -12,47 +12,49 @@ logger = logging.getLogger(__name__)
 
 
 class Preemption:
-    """Sends runs away, one for each job that waits for it at most.
+    """Preempts attempts, at most one for each waiting job.
 
-    A run leaves only for a job of higher priority that also stands before its own job in the queue.
-    So nobody is sent away in turns, and who has waited for long is not sent away at all.
+    An attempt makes way only for a job of higher priority that also sorts before its own job. So
+    two jobs never preempt each other in turns, and one that has waited for long is not preempted.
 
     Args:
-        board: The dispatcher's board.
+        state: Of the dispatcher.
     """
 
-    def __init__(self, board: DispatchState) -> None:
-        self._board = board
+    def __init__(self, state: DispatchState) -> None:
+        self._state = state
 
     def preempt(self) -> None:
-        """Tell the runs to leave whose groups more urgent jobs wait for."""
-        while (run := self._next_to_leave()) is not None:
-            logger.info("job %s has to leave for a more urgent one", run.lease.job_id)
-            run.preempted = True
-            self._board.emit(ToGroup(run.lease.group, PreemptRun(lease=run.lease)))
+        """Have groups leave the attempts that more urgent jobs wait for."""
+        while (attempt := self._next_to_leave()) is not None:
+            lease = attempt.lease
+            logger.info("job %s makes way for a more urgent one", lease.job_id)
+            attempt.preempted = True
+            self._state.groups.reindex(lease.group)
+            self._state.emit(ToGroup(lease.group, PreemptRun(lease=lease)))
 
     def _next_to_leave(self) -> Attempt | None:
-        queue, leavers = self._board.jobs.queue, self._board.groups.leavers
-        highest, lowest = queue.highest_priority, leavers.lowest_priority
+        queue, preemptible = self._state.jobs.queue, self._state.groups.preemptible
+        highest, lowest = queue.highest_priority, preemptible.lowest_priority
         if highest is None or lowest is None or highest <= lowest:
             return None
         expecting = self._expecting()
         found = []
         for shape in queue.shapes:
             job = queue.first_for(shape, expecting)
-            last = None if job is None else leavers.last(shape, job.priority)
-            if job is not None and last is not None and queue.place(job) < last[0]:
-                found.append((queue.place(job), last))
+            last = None if job is None else preemptible.last(shape, job.priority)
+            if job is not None and last is not None and queue.sort_key(job) < last[0]:
+                found.append((queue.sort_key(job), last))
         if not found:
             return None
-        first = min(place for place, _ in found)
-        _, name = max(last for place, last in found if place == first)
-        return self._board.groups[name].sole_run
+        first = min(sort_key for sort_key, _ in found)
+        _, name = max(last for sort_key, last in found if sort_key == first)
+        return self._state.groups[name].sole_attempt
 
     def _expecting(self) -> set[str]:
-        """Return the jobs for which groups will be free in a moment."""
+        """Return the jobs for which groups are about to be free."""
         expecting: set[str] = set()
-        for shape, num_groups in self._board.groups.leavers.yielding():
-            others = (job for job in self._board.jobs.queue.line(shape) if job not in expecting)
+        for shape, num_groups in self._state.groups.preemptible.yielding():
+            others = (job for job in self._state.jobs.queue.due_for(shape) if job not in expecting)
             expecting |= {*islice(others, num_groups)}
         return expecting

@@ -1,4 +1,4 @@
-"""The waiting jobs in their order: no question costs more because more of them wait."""
+"""Names in a sorted order, with positions: no question costs more because more names wait."""
 
 import bisect
 from collections.abc import Iterator
@@ -7,37 +7,35 @@ from itertools import chain
 _CHUNK_SIZE = 512
 
 SortKey = tuple[float, int]
-"""Where a job stands: a moment, and among equal moments a number."""
+"""What a queue is ordered by: a time, and among equal times a number."""
 Entry = tuple[SortKey, str]
 
 
 class SortedQueue:
-    """Names by their places, the smallest first; as a rule those of jobs.
+    """Names by their sort keys, the smallest first.
 
-    One sorted list, cut into short ones: a change moves the entries of one of them only, and a
-    place is counted by the lengths of those before it.
+    One sorted list, cut into chunks: a change moves the entries of one chunk only, and a position
+    is counted by the lengths of the chunks before it.
     """
 
     def __init__(self) -> None:
         self._chunks: list[list[Entry]] = []
         self._length = 0
         self.num_moves = 0
-        """Rises whenever jobs that wait may have come to other places."""
+        """Rises whenever positions may have changed."""
 
     def __len__(self) -> int:
         return self._length
 
     def __iter__(self) -> Iterator[str]:
-        """Yield the names, the next one first."""
         return (name for _, name in chain.from_iterable(self._chunks))
 
     def last(self) -> Entry | None:
-        """Return who stands behind all others; None if nobody waits."""
+        """Return the entry with the largest sort key; None if there is none."""
         return self._chunks[-1][-1] if self._chunks else None
 
-    def add(self, place: SortKey, name: str) -> None:
-        """Let somebody wait, behind all with smaller places."""
-        entry = (place, name)
+    def add(self, sort_key: SortKey, name: str) -> None:
+        entry = (sort_key, name)
         self._length += 1
         if not self._chunks:
             self._chunks.append([entry])
@@ -50,9 +48,8 @@ class SortedQueue:
         if len(chunk) > 2 * _CHUNK_SIZE:
             self._chunks[index : index + 1] = [chunk[:_CHUNK_SIZE], chunk[_CHUNK_SIZE:]]
 
-    def remove(self, place: SortKey, name: str) -> None:
-        """Take somebody out of the line."""
-        entry = (place, name)
+    def remove(self, sort_key: SortKey, name: str) -> None:
+        entry = (sort_key, name)
         index = self._chunk_of(entry)
         chunk = self._chunks[index]
         del chunk[bisect.bisect_left(chunk, entry)]
@@ -61,9 +58,9 @@ class SortedQueue:
         self._length -= 1
         self.num_moves += 1
 
-    def num_before(self, place: SortKey, name: str) -> int:
-        """Return how many come before somebody."""
-        entry = (place, name)
+    def num_before(self, sort_key: SortKey, name: str) -> int:
+        """Return how many names come before an entry."""
+        entry = (sort_key, name)
         index = self._chunk_of(entry)
         before = sum(map(len, self._chunks[:index]))
         return before + bisect.bisect_left(self._chunks[index], entry)

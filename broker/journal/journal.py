@@ -1,11 +1,10 @@
-"""The journal: the one durable state of the server, an SQLite file of jobs and their history."""
+"""The journal: an SQLite file of jobs and their history, the one durable state of the server."""
 
 import errno
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import apsw
 import msgspec
@@ -14,25 +13,14 @@ from broker.dispatch.job_record import Job
 from broker.errors import BackupError, JournalError, JournalFullError
 from broker.journal import pending_callbacks as callbacks
 from broker.journal.tables import migrate
-from broker.wire.job import JobSpec, JobState
-from broker.wire.protocol import Callback, ErrorCode, IdempotencyKey, Lease
+from broker.wire.protocol import Callback
 
 _HISTORY_KEPT_S = 7 * 86_400.0
+_DOCUMENT = msgspec.json.Decoder(Job)
 
-_COLUMNS = (
-    "number, job_id, spec, image, state, attempt, group_name, epoch, seq, progress, reason, "
-    "error_code, video, created_at, updated_at, idempotency_key, request_hash, owner, "
-    "stage_s, callback_url, priority, num_lost"
-)
-_SAVE = f"""
-    INSERT INTO jobs ({_COLUMNS})
-    VALUES ({", ".join("?" * (_COLUMNS.count(",") + 1))})
-    ON CONFLICT (job_id) DO UPDATE SET
-        state = excluded.state, attempt = excluded.attempt, group_name = excluded.group_name,
-        epoch = excluded.epoch, seq = excluded.seq, progress = excluded.progress,
-        reason = excluded.reason, error_code = excluded.error_code, video = excluded.video,
-        updated_at = excluded.updated_at, stage_s = excluded.stage_s,
-        num_lost = excluded.num_lost
+_SAVE = """
+    INSERT INTO jobs (number, document) VALUES (?, ?)
+    ON CONFLICT (number) DO UPDATE SET document = excluded.document
 """
 
 
@@ -57,8 +45,8 @@ class Journal:
     def load(self) -> list[Job]:
         """Return every job, the earliest submission first."""
         with self._translated():
-            rows = self._connection.execute(f"SELECT {_COLUMNS} FROM jobs ORDER BY number")
-            return [_job_of(row) for row in rows]
+            rows = self._connection.execute("SELECT document FROM jobs ORDER BY number")
+            return [_DOCUMENT.decode(document).restored() for (document,) in rows]
 
     def write(self, saved: Sequence[Job], dropped: Sequence[str] = ()) -> None:
         """Write jobs and remove others in one transaction that is on disk on return.
@@ -68,7 +56,8 @@ class Journal:
             JournalError: If the disk or the file cannot be trusted any more.
         """
         with self._transaction():
-            self._connection.executemany(_SAVE, [_row_of(job) for job in saved])
+            rows = [(job.number, msgspec.json.encode(job).decode()) for job in saved]
+            self._connection.executemany(_SAVE, rows)
             self._connection.executemany(
                 "DELETE FROM jobs WHERE job_id = ?", [(job_id,) for job_id in dropped]
             )
@@ -184,66 +173,3 @@ class Journal:
         # not happened; a sync that fails is not trusted, whatever the system says of it.
         code = getattr(error, "extendedresult", None)
         return code == apsw.SQLITE_IOERR_WRITE and self._connection.system_errno == errno.EDQUOT
-
-
-def _row_of(job: Job) -> tuple[Any, ...]:
-    return (
-        job.number,
-        job.job_id,
-        msgspec.json.encode(job.spec).decode(),
-        job.image,
-        job.state.value,
-        job.attempt,
-        job.lease.group if job.lease else None,
-        job.lease.epoch if job.lease else None,
-        job.seq,
-        job.progress,
-        job.reason,
-        job.error_code.value if job.error_code else None,
-        job.video,
-        job.created_at,
-        job.updated_at,
-        job.idempotency_key.key if job.idempotency_key else None,
-        job.idempotency_key.request_hash if job.idempotency_key else None,
-        job.owner,
-        msgspec.json.encode(job.stage_s).decode(),
-        job.callback_url,
-        job.priority,
-        job.num_lost,
-    )
-
-
-def _job_of(row: Iterable[Any]) -> Job:
-    (
-        number, job_id, spec, image, state, attempt, group, epoch, seq, progress, reason,
-        error_code, video, created_at, updated_at, key, request_hash, owner,
-        stage_s, callback_url, priority, num_lost,
-    ) = row  # fmt: skip
-    lease = None
-    if group is not None:
-        lease = Lease(group=group, epoch=epoch, job_id=job_id, attempt=attempt)
-    idempotency_key = None
-    if key is not None:
-        idempotency_key = IdempotencyKey(key=key, request_hash=request_hash)
-    return Job(
-        number=number,
-        job_id=job_id,
-        spec=msgspec.json.decode(spec, type=JobSpec),
-        image=image,
-        state=JobState(state),
-        attempt=attempt,
-        lease=lease,
-        seq=seq,
-        progress=progress,
-        reason=reason,
-        error_code=ErrorCode(error_code) if error_code else None,
-        video=video,
-        created_at=created_at,
-        updated_at=updated_at,
-        idempotency_key=idempotency_key,
-        owner=owner,
-        stage_s=msgspec.json.decode(stage_s, type=dict[str, float]),
-        callback_url=callback_url,
-        priority=priority,
-        num_lost=num_lost,
-    )

@@ -106,6 +106,73 @@ _MIGRATIONS = (
     UPDATE jobs SET num_lost = attempt - (state = 'InProgress')
         WHERE state IN ('InQueue', 'InProgress');
     """,
+    # A job is one document. What constraints, indexes and triggers need is taken from it.
+    """
+    CREATE TABLE documents (
+        number INTEGER PRIMARY KEY,
+        document TEXT NOT NULL,
+        job_id TEXT NOT NULL AS (document ->> '$.job_id') UNIQUE,
+        state TEXT NOT NULL AS (document ->> '$.state')
+            CHECK (state IN ('InQueue', 'InProgress', 'Succeed', 'Failed', 'Cancelled')),
+        attempt INTEGER NOT NULL AS (document ->> '$.attempt') CHECK (attempt >= 0),
+        group_name TEXT AS (document ->> '$.lease.group'),
+        epoch INTEGER AS (document ->> '$.lease.epoch'),
+        video TEXT AS (document ->> '$.video'),
+        progress REAL NOT NULL AS (document ->> '$.progress')
+            CHECK (progress BETWEEN 0 AND 1),
+        priority INTEGER NOT NULL AS (document ->> '$.priority')
+            CHECK (priority BETWEEN -10 AND 10),
+        updated_at REAL NOT NULL AS (document ->> '$.updated_at'),
+        owner TEXT AS (document ->> '$.owner'),
+        idempotency_key TEXT AS (document ->> '$.idempotency_key.key'),
+        callback_url TEXT AS (document ->> '$.callback_url'),
+        CHECK ((state = 'InProgress') = (group_name IS NOT NULL AND epoch IS NOT NULL)),
+        CHECK ((state = 'Succeed') = (video IS NOT NULL))
+    ) STRICT;
+
+    INSERT INTO documents (number, document)
+    SELECT number, json_object(
+        'number', number, 'job_id', job_id, 'spec', json(spec), 'image', image, 'state', state,
+        'attempt', attempt, 'num_lost', num_lost, 'seq', seq, 'progress', progress,
+        'reason', reason, 'error_code', error_code, 'video', video, 'created_at', created_at,
+        'updated_at', updated_at, 'owner', owner, 'stage_s', json(stage_s),
+        'callback_url', callback_url, 'priority', priority,
+        'lease', json(iif(group_name IS NULL, 'null', json_object(
+            'group', group_name, 'epoch', epoch, 'job_id', job_id, 'attempt', attempt))),
+        'idempotency_key', json(iif(idempotency_key IS NULL, 'null', json_object(
+            'key', idempotency_key, 'request_hash', request_hash))))
+    FROM jobs;
+
+    DROP TABLE jobs;
+    ALTER TABLE documents RENAME TO jobs;
+    CREATE UNIQUE INDEX one_job_for_a_key ON jobs (ifnull(owner, ''), idempotency_key);
+
+    CREATE TRIGGER the_end_is_final BEFORE UPDATE ON jobs
+    WHEN OLD.state IN ('Succeed', 'Failed', 'Cancelled')
+    BEGIN
+        SELECT RAISE(ABORT, 'a finished job does not change');
+    END;
+
+    CREATE TRIGGER history_of_new AFTER INSERT ON jobs
+    BEGIN
+        INSERT INTO history (job_id, attempt, state, group_name, epoch, at) VALUES
+            (NEW.job_id, NEW.attempt, NEW.state, NEW.group_name, NEW.epoch, NEW.updated_at);
+    END;
+
+    CREATE TRIGGER history_of_moves AFTER UPDATE ON jobs
+    WHEN OLD.state != NEW.state OR OLD.attempt != NEW.attempt
+    BEGIN
+        INSERT INTO history (job_id, attempt, state, group_name, epoch, at) VALUES
+            (NEW.job_id, NEW.attempt, NEW.state, NEW.group_name, NEW.epoch, NEW.updated_at);
+    END;
+
+    CREATE TRIGGER callback_at_the_end AFTER UPDATE ON jobs
+    WHEN NEW.callback_url IS NOT NULL AND NEW.state IN ('Succeed', 'Failed', 'Cancelled')
+    BEGIN
+        INSERT INTO callbacks (job_id, url, owner, state, ended_at, due_at) VALUES
+            (NEW.job_id, NEW.callback_url, NEW.owner, NEW.state, NEW.updated_at, NEW.updated_at);
+    END;
+    """,
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
 

@@ -68,34 +68,46 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Rises with every lease of the job, so that none is ever in force twice."""
 
 
-class JobView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All that a client may know of a job at one moment; `seq` rises with every change."""
+class JobFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the broker stores of a job and publishes as it is: the one list of these fields."""
 
     job_id: str
-    seq: int
-    state: JobState
-    progress: float
     created_at: float
     updated_at: float
+    seq: int = 1
+    """Rises with every change."""
+    state: JobState = JobState.IN_QUEUE
+    progress: float = 0.0
+    """From 0 to 1."""
     attempt: int = 0
+    """Number of the latest attempt."""
     stage: Stage | None = None
     step: int = 0
     num_steps: int = 0
-    eta_s: float | None = None
-    queue_position: int | None = None
+    """Where the attempt is."""
     reason: str | None = None
+    """Why the job failed; while it runs, what it waits for."""
     error_code: ErrorCode | None = None
     video: str | None = None
     """File name in the videos folder, once the state is `Succeed`."""
     priority: int = 0
     owner: str | None = None
-    """Name of the API key that submitted it; for the fronts, not for clients."""
+    """Name of the API key that submitted it, for the fronts; None where no keys are in use."""
     stage_s: dict[str, float] = {}
     """Seconds that the latest attempt has spent in each stage, and before it in the queue."""
+
+
+class JobView(JobFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A job at one moment, as fronts receive it."""
+
+    eta_s: float | None = None
+    """Seconds until the job ends, as far as earlier jobs tell."""
+    queue_position: int | None = None
+    """1 is next."""
     spec: JobSpec | None = None
-    """What was asked for; in answers only, since it never changes."""
+    """In replies only, since it never changes."""
     expires_at: float | None = None
-    """When a job that has ended will be removed; in answers only."""
+    """When an ended job will be removed; in replies only."""
 
 
 class Callback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

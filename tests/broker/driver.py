@@ -16,6 +16,7 @@ import zmq
 import zmq.asyncio
 
 from broker.config import BrokerConfig
+from broker.dispatch.policy import DispatchPolicy
 from broker.wire.job import GroupShape, JobSpec, JobState
 from broker.wire.protocol import (
     FrontReply,
@@ -42,17 +43,26 @@ def new_job_id() -> str:
     return secrets.token_hex(16)
 
 
+POLICY = DispatchPolicy(shape=SHAPE, max_queue=100, job_ttl_s=3600.0, retry_pauses_s=(0.0, 0.0))
+
+
 def broker_config(state_dir: Path, **changes: object) -> BrokerConfig:
+    """Return a broker's config; changes may name its fields, or those of its policy."""
     run_dir = state_dir / "run"
     run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     config = BrokerConfig(
         state_dir=str(state_dir),
         addresses=Addresses.in_folder(run_dir),
-        shape=SHAPE,
-        retry_pauses_s=(0.0, 0.0),
+        policy=POLICY,
         parent_pid=os.getpid(),
     )
-    return msgspec.structs.replace(config, **changes)
+    return changed_config(config, **changes)
+
+
+def changed_config(config: BrokerConfig, **changes: object) -> BrokerConfig:
+    limits = {name: changes.pop(name) for name in DispatchPolicy.__struct_fields__ & changes.keys()}
+    policy = msgspec.structs.replace(config.policy, **limits)
+    return msgspec.structs.replace(config, policy=policy, **changes)
 
 
 class BrokerProcess:

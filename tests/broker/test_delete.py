@@ -109,7 +109,7 @@ async def test_whoever_asks_is_told_settings_stages_and_expiry(config: BrokerCon
         assert ended.spec is None
         told = await front.get(job_id)
     assert told.spec == SPEC
-    assert told.expires_at == told.updated_at + config.job_ttl_s
+    assert told.expires_at == told.updated_at + config.policy.job_ttl_s
     assert list(told.stage_s) == ["queue", "encode", "denoise", "decode", "save"]
     assert sum(told.stage_s.values()) <= told.updated_at - told.created_at + 0.1
 

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from broker import janitor as keeper
@@ -29,7 +28,15 @@ from broker.wire.protocol import (
     Refused,
     SubmitJob,
 )
-from tests.broker.driver import IMAGE, LIMIT_S, SPEC, Front, broker_config, new_job_id
+from tests.broker.driver import (
+    IMAGE,
+    LIMIT_S,
+    SPEC,
+    Front,
+    broker_config,
+    changed_config,
+    new_job_id,
+)
 from tests.object_store import Fault, Site
 from tests.running_server import until
 from tests.stub_group import StubConfig, StubGroup
@@ -165,7 +172,7 @@ async def test_expiry_removes_what_is_in_the_store(
     put(store, f"{INPUTS}/{IMAGE}")
     stub = StubConfig(addresses=config.addresses, videos_dir=str(tmp_path / "far"), num_steps=1)
     async with (
-        running(msgspec.structs.replace(config, job_ttl_s=0.0)) as front,
+        running(changed_config(config, job_ttl_s=0.0)) as front,
         StubGroup(stub),
     ):
         job_id = await submit(front)

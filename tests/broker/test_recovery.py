@@ -38,7 +38,7 @@ from broker.wire.protocol import (
 from broker.wire.sockets import connect_dealer
 from tests.broker.driver import (
     LIMIT_S,
-    SHAPE,
+    POLICY,
     SPEC,
     Front,
     broker_config,
@@ -288,7 +288,7 @@ def test_files_that_belong_to_no_job_are_swept_and_all_others_stay(tmp_path: Pat
     for name in stays | goes:
         (tmp_path / name).write_bytes(b"x")
     jobs = [waiting, busy, done, cancelled]
-    Janitor(store, Dispatcher(SHAPE, 10, 3600.0, jobs)).begin()
+    Janitor(store, Dispatcher(POLICY, jobs)).begin()
     folders = ("inputs", "videos", "checkpoints")
     found = [path for folder in folders for path in (tmp_path / folder).rglob("*")]
     assert {str(path.relative_to(tmp_path)) for path in found if path.is_file()} == stays

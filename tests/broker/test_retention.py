@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from msgspec import structs
 
 from broker.config import BrokerConfig
 from broker.wire.job import JobState
@@ -67,7 +66,7 @@ async def test_the_stills_of_a_finished_job_go_with_its_video(
 ) -> None:
     """Seen to fail with the video alone removed."""
     ttl_s = 0.0 if answer is ExpiredRemoved else 3600.0
-    config = structs.replace(broker_config(tmp_path), job_ttl_s=ttl_s)
+    config = broker_config(tmp_path, job_ttl_s=ttl_s)
     async with running_broker(config), stub(config) as group, Front(config) as front:
         job_id = await finished(group, front, config)
         assert isinstance(await front.ask(ask(job_id)), answer)

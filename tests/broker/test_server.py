@@ -39,6 +39,7 @@ from tests.broker.driver import (
     BrokerProcess,
     Front,
     broker_config,
+    changed_config,
     new_job_id,
     running_broker,
 )
@@ -287,7 +288,7 @@ async def test_a_burst_of_beats_is_heard_to_its_last(config: BrokerConfig) -> No
 
 
 async def test_an_expired_job_leaves_nothing(config: BrokerConfig) -> None:
-    config = msgspec.structs.replace(config, job_ttl_s=0.0)
+    config = changed_config(config, job_ttl_s=0.0)
     async with running_broker(config), stub(config) as group, Front(config) as front:
         group.hold.clear()
         job_id = await front.submit_ok()

@@ -4,13 +4,15 @@ import asyncio
 from contextlib import closing
 from pathlib import Path
 
-from broker.dispatch.commands import Command, Event, Reply, ToGroup
+from msgspec import structs
+
+from broker.dispatch.commands import Client, Command, Event, Reply, ToGroup
 from broker.dispatch.dispatcher import Dispatcher
 from broker.janitor import Janitor
 from broker.journal.journal import Journal
 from broker.journal.state_dir import StateDir
 from broker.store.folder import FolderStore
-from broker.transactions import Client, Transactions
+from broker.transactions import Transactions
 from broker.wire.job import JobState
 from broker.wire.protocol import (
     GroupGone,
@@ -22,7 +24,7 @@ from broker.wire.protocol import (
     SubmitJob,
 )
 from tests.broker.dispatch.scene import find, runs
-from tests.broker.driver import IMAGE, LIMIT_S, SHAPE, SPEC
+from tests.broker.driver import IMAGE, LIMIT_S, POLICY, SHAPE, SPEC
 
 SOMEBODY = Client(b"front", b"1")
 FIRST, SECOND = f"{1:032x}", f"{2:032x}"
@@ -37,12 +39,12 @@ class Desk:
         self.state_dir = state_dir = StateDir(path)
         self.journal = Journal(state_dir.journal)
         self._done = asyncio.Queue[Command]()
-        dispatcher = Dispatcher(SHAPE, 10, 3600.0, retry_pauses_s=(PAUSE_S, PAUSE_S))
+        dispatcher = Dispatcher(structs.replace(POLICY, retry_pauses_s=(PAUSE_S, PAUSE_S)))
         keeper = Janitor(FolderStore(path), dispatcher)
         keeper.begin()
         (path / "inputs" / IMAGE).write_bytes(b"an image")
         self.worker = Transactions(
-            dispatcher, self.journal, keeper, self._carry_out, lambda: self.now_s
+            dispatcher, self.journal, keeper, self._done.put_nowait, lambda: self.now_s
         )
 
     def close(self) -> None:
@@ -60,9 +62,6 @@ class Desk:
                 command = await self._done.get()
                 if isinstance(command, Reply | ToGroup):
                     return command
-
-    async def _carry_out(self, command: Command, client: Client | None) -> None:
-        await self._done.put(command)
 
 
 def submit(job_id: str) -> SubmitJob:
@@ -89,7 +88,7 @@ async def test_a_submission_may_be_what_has_another_job_given_to_a_group(tmp_pat
             assert isinstance(await desk.told(), ToGroup)
             gone = GroupGone(group="a", epoch=1, reason="tested")
             await desk.put(gone, *started(2), OfferJob(spec=SPEC))
-            assert await desk.told() == Reply(JobAcceptable())
+            assert await desk.told() == Reply(SOMEBODY, JobAcceptable())
             desk.now_s = PAUSE_S
             await desk.put(submit(SECOND))
             told = [await desk.told(), await desk.told()]

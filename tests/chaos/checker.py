@@ -50,7 +50,7 @@ class Evidence(NamedTuple):
         moves: dict[str, list[Move]] = defaultdict(list)
         with closing(sqlite3.connect(state_dir / "jobs.sqlite3")) as journal:
             states = dict(journal.execute("SELECT job_id, state FROM jobs"))
-            num_lost = dict(journal.execute("SELECT job_id, num_lost FROM jobs"))
+            num_lost = dict(journal.execute("SELECT job_id, document ->> '$.num_lost' FROM jobs"))
             for job_id, *move in journal.execute(
                 "SELECT job_id, state, attempt, group_name, epoch FROM history ORDER BY entry"
             ):

@@ -38,7 +38,10 @@ class StubPlan(Plan, frozen=True, kw_only=True):
         """Return the broker's config."""
         config = super().broker(ready_fd, draining)
         told = self.settings
-        return structs.replace(config, retry_pauses_s=told.retry_pauses_s, lost_s=told.lost_s)
+        policy = structs.replace(
+            config.policy, retry_pauses_s=told.retry_pauses_s, lost_s=told.lost_s
+        )
+        return structs.replace(config, policy=policy)
 
 
 class StubSupervisor(Supervisor):

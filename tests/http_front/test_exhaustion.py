@@ -19,7 +19,7 @@ from broker.config import BrokerConfig
 from broker.wire.job import JobState
 from broker.wire.protocol import CancelJob, ExpiredRemoved, JobFound, RemoveExpired
 from http_front.config import FrontConfig
-from tests.broker.driver import Front, broker_config, running_broker
+from tests.broker.driver import Front, broker_config, changed_config, running_broker
 from tests.http_front.serving import PROMPT, picture
 
 LIMIT_S = 30.0
@@ -49,7 +49,7 @@ async def test_a_broker_without_file_descriptors_serves_those_who_are_there(
     config: BrokerConfig,
 ) -> None:
     """Without the catch in `_find` it ends when it removes the files of an expired job."""
-    config = msgspec.structs.replace(config, job_ttl_s=0.0)
+    config = changed_config(config, job_ttl_s=0.0)
     async with running_broker(config) as broker, Front(config) as front:
         job_id = await front.submit_ok()
         with no_more_files(broker.process.pid):

@@ -33,9 +33,9 @@ def test_only_a_server_that_none_can_join_knows_all_its_groups(tmp_path: Path) -
     closed = make_plan(tmp_path, Options(groups=2))
     config = closed.broker(ready_fd=0, draining=False)
     assert config.groups == ("g0", "g1")
-    assert config.shape is not None
+    assert config.policy.shape is not None
     config = structs.replace(closed, listen=closed.addresses).broker(ready_fd=0, draining=False)
-    assert (config.groups, config.shape) == (None, None)
+    assert (config.groups, config.policy.shape) == (None, None)
 
 
 def test_a_group_that_joins_is_named_after_its_machine(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from broker.dispatch.commands import Command, Event, JobStored, ToGroup
+from broker.dispatch.commands import Client, Command, Event, JobAdmitted, ToGroup
 from broker.dispatch.dispatcher import Dispatcher
+from broker.dispatch.policy import DispatchPolicy
 from broker.wire.job import Stage
 from broker.wire.protocol import (
     GroupGone,
@@ -58,6 +59,9 @@ def measure() -> dict[str, dict[str, float]]:
     return figures
 
 
+CLIENT = Client(b"front", b"request")
+
+
 class Simulation:
     """A fleet of groups that all run jobs, while 100,000 wait.
 
@@ -66,7 +70,9 @@ class Simulation:
     """
 
     def __init__(self, num_groups: int) -> None:
-        self._dispatcher = Dispatcher(None, NUM_JOBS + num_groups + 1000, 3600.0)
+        self._dispatcher = Dispatcher(
+            DispatchPolicy(shape=None, max_queue=NUM_JOBS + num_groups + 1000, job_ttl_s=3600.0)
+        )
         self._now_s = 0.0
         self._random = random.Random(num_groups)
         self._num_submitted = 0
@@ -105,7 +111,7 @@ class Simulation:
         """Have a group do what it does in a second of its run."""
         lease = self._runs[group]
         for rank in range(WORLD_SIZE):
-            self._clock("beat", partial(self._dispatcher.hear, _beat(lease, rank, second)))
+            self._clock("beat", partial(self._dispatcher.on_heartbeat, _beat(lease, rank, second)))
         if second == 0:
             self._finish(lease)
         elif second % 2:
@@ -152,10 +158,10 @@ class Simulation:
         self._num_submitted += 1
         job_id = f"{self._num_submitted:032x}"
         self._handle("submit", SubmitJob(job_id=job_id, spec=SPEC, image=IMAGE))
-        self._handle("stored", JobStored(job_id))
+        self._handle("stored", JobAdmitted(job_id))
 
     def _handle(self, kind: str, event: Event) -> list[Command]:
-        return self._clock(kind, partial(self._dispatcher.handle, event))
+        return self._clock(kind, lambda now_s: self._dispatcher.handle(event, now_s, CLIENT))
 
     def _clock(self, kind: str, act: Callable[[float], Result]) -> Result:
         begun = time.process_time()

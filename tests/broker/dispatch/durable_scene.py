@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import msgspec
-
 from broker.dispatch.commands import Command, DropJob, SaveJob
 from broker.dispatch.job_record import Job
 from broker.journal.journal import Journal
@@ -39,7 +37,7 @@ class DurableScene(Scene):
         """Restart the broker; it has to find what the last one decided and told."""
         self.close()
         found = DurableScene(self._path, self.now_s, self.num_submitted)
-        decided = {job_id: _as_stored(job) for job_id, job in self.journal.items()}
+        decided = {job_id: job.restored() for job_id, job in self.journal.items()}
         assert found.journal == decided, "the journal is not what was decided"
         known = {job.job_id for job in self.dispatcher.jobs()}
         assert found.journal.keys() == known, "a job was forgotten, or came back"
@@ -52,6 +50,10 @@ class DurableScene(Scene):
             told = (view.state, view.attempt, view.error_code, view.video)
             assert told == (job.state, job.attempt, job.error_code, job.video), "told otherwise"
 
+    def _admit(self, job: Job) -> None:
+        self._file.write([job])
+        super()._admit(job)
+
     def _done(self, commands: list[Command]) -> list[Command]:
         saved = [save.job for save in find(commands, SaveJob)]
         dropped = [drop.job_id for drop in find(commands, DropJob)]
@@ -60,8 +62,3 @@ class DurableScene(Scene):
         self.sent += runs(commands)
         self.told_to_leave += preempted(commands)
         return super()._done(commands)
-
-
-def _as_stored(job: Job) -> Job:
-    """Return the job without what the journal need not know."""
-    return msgspec.structs.replace(job, stage=None, step=0, num_steps=0, due_at=0.0)

@@ -1,6 +1,8 @@
 """A dispatcher with as many waiting jobs and groups as wanted, and all that can happen to them."""
 
-from broker.dispatch.commands import Command, JobStored
+from msgspec import structs
+
+from broker.dispatch.commands import Command, JobAdmitted
 from broker.dispatch.dispatcher import Dispatcher
 from broker.wire.job import Stage
 from broker.wire.protocol import (
@@ -17,8 +19,8 @@ from broker.wire.protocol import (
     StepDone,
     SubmitJob,
 )
-from tests.broker.dispatch.scene import preempted, runs
-from tests.broker.driver import IMAGE, SHAPE, SPEC
+from tests.broker.dispatch.scene import CLIENT, preempted, runs
+from tests.broker.driver import IMAGE, POLICY, SHAPE, SPEC
 
 NUM_STEPS = 20
 
@@ -30,7 +32,7 @@ class LongQueue:
     """
 
     def __init__(self, num_queued: int, num_groups: int = 1) -> None:
-        self._dispatcher = Dispatcher(SHAPE, num_queued + 10, 3600.0)
+        self._dispatcher = Dispatcher(structs.replace(POLICY, max_queue=num_queued + 10))
         self._now_s = 0.0
         self._num_submitted = 0
         self._epoch = 0
@@ -58,8 +60,8 @@ class LongQueue:
         self._num_submitted += 1
         job_id = _job_id(self._num_submitted)
         message = SubmitJob(job_id=job_id, spec=SPEC, image=IMAGE, priority=priority)
-        self._dispatcher.handle(message, self._now_s)
-        return self._dispatcher.handle(JobStored(job_id), self._now_s)
+        self._dispatcher.handle(message, self._now_s, CLIENT)
+        return self._dispatcher.handle(JobAdmitted(job_id), self._now_s)
 
     def dispatch(self) -> list[Command]:
         """Free the group, which thereby gets the next job."""
@@ -78,7 +80,7 @@ class LongQueue:
         """Cancel the job in the middle of the queue."""
         job_id = self._middle()
         self._cancelled.add(int(job_id, 16))
-        return self._dispatcher.handle(CancelJob(job_id=job_id), self._now_s)
+        return self._dispatcher.handle(CancelJob(job_id=job_id), self._now_s, CLIENT)
 
     def ask(self) -> tuple[int | None, float | None]:
         """Return place and remaining time of the job in the middle of the queue."""
@@ -96,7 +98,7 @@ class LongQueue:
             group="a", epoch=self._epoch, rank=0, pid=1, device="test", stage=Stage.DENOISE, step=1,
             num_done=1, memory_bytes=0,
         )  # fmt: skip
-        self._dispatcher.hear(beat, self._now_s)
+        self._dispatcher.on_heartbeat(beat, self._now_s)
 
     def lose(self) -> list[Command]:
         """Lose the group with its job, and have it come back and take another one."""

@@ -6,11 +6,13 @@ from typing import TypeVar
 import msgspec
 
 from broker.dispatch.commands import (
+    AdmitJob,
+    Client,
     Command,
     DropJob,
     Event,
-    JobNotStored,
-    JobStored,
+    JobAdmitted,
+    JobRefused,
     Publish,
     Reply,
     SaveJob,
@@ -19,9 +21,11 @@ from broker.dispatch.commands import (
 )
 from broker.dispatch.dispatcher import Dispatcher
 from broker.dispatch.job_record import Job
+from broker.dispatch.policy import DispatchPolicy
 from broker.wire.job import GroupShape, JobSpec, JobState, Stage
 from broker.wire.protocol import (
     CancelJob,
+    ErrorCode,
     FrontReply,
     GroupGone,
     GroupReady,
@@ -34,6 +38,7 @@ from broker.wire.protocol import (
     KillGroup,
     Lease,
     PreemptRun,
+    Refused,
     RunJob,
     StepDone,
     SubmitJob,
@@ -45,6 +50,8 @@ Kind = TypeVar("Kind")
 START_S = 1_000.0
 RETRY_PAUSES_S = (5.0, 30.0)
 PRIORITY_STEP_S = 60.0
+CLIENT = Client(b"front", b"request")
+FULL = Refused(code=ErrorCode.STORAGE_FULL, message="the disk is full")
 
 
 class Scene:
@@ -60,10 +67,14 @@ class Scene:
         priority_step_s: float = PRIORITY_STEP_S,
     ) -> None:
         self.now_s = now_s
-        self.dispatcher = Dispatcher(
-            shape, max_queue, job_ttl_s, restored, self.now_s,
-            retry_pauses_s=RETRY_PAUSES_S, priority_step_s=priority_step_s,
-        )  # fmt: skip
+        policy = DispatchPolicy(
+            shape=shape,
+            max_queue=max_queue,
+            job_ttl_s=job_ttl_s,
+            retry_pauses_s=RETRY_PAUSES_S,
+            priority_step_s=priority_step_s,
+        )
+        self.dispatcher = Dispatcher(policy, restored, self.now_s)
         self.journal: dict[str, Job] = {job.job_id: job for job in restored}
         self.views: dict[str, list[JobView]] = {}
         self.num_submitted = len(self.journal)
@@ -73,7 +84,7 @@ class Scene:
     # --- events ----------------------------------------------------------------------------------
 
     def handle(self, event: Event) -> list[Command]:
-        return self._done(self.dispatcher.handle(event, self.now_s))
+        return self._done(self.dispatcher.handle(event, self.now_s, CLIENT))
 
     def wait(self, seconds: float, beats_of: Sequence[str] = (), epoch: int = 1) -> list[Command]:
         """Let time pass, a tick a second, while these groups beat."""
@@ -95,11 +106,11 @@ class Scene:
         self.num_submitted += 1
         job_id = f"{self.num_submitted:032x}"
         message = SubmitJob(job_id=job_id, spec=spec, image=IMAGE, priority=priority)
-        commands = self.dispatcher.handle(message, self.now_s)
-        arrivals = [save for save in find(commands, SaveJob) if save.job.job_id == job_id]
-        commands = self._done([each for each in commands if room or each not in arrivals])
-        if arrivals:
-            commands += self.handle(JobStored(job_id) if room else JobNotStored(job_id))
+        commands = self.handle(message)
+        for admit in find(commands, AdmitJob):
+            if room:
+                self._admit(admit.job)
+            commands += self.handle(JobAdmitted(job_id) if room else JobRefused(job_id, FULL))
         return job_id, commands
 
     def job(self, spec: JobSpec = SPEC, priority: int = 0) -> str:
@@ -145,7 +156,7 @@ class Scene:
                 group=group, epoch=epoch, rank=rank, pid=1, device="test", stage=stage,
                 step=0, num_done=num_done, memory_bytes=0,
             )  # fmt: skip
-            self.dispatcher.hear(beat, self.now_s)
+            self.dispatcher.on_heartbeat(beat, self.now_s)
 
     def start(self, job_id: str) -> Lease:
         """Have the group take the job that it was given."""
@@ -193,6 +204,10 @@ class Scene:
                 case _:
                     pass
         return commands
+
+    def _admit(self, job: Job) -> None:
+        """Write a new job to the journal."""
+        self._save(job)
 
     def _save(self, job: Job) -> None:
         before = self.journal.get(job.job_id)

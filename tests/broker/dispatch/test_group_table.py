@@ -3,7 +3,7 @@
 import msgspec
 
 from broker.dispatch.commands import AskHowItEnded, Command, DropVideo, ToGroup, ToLauncher
-from broker.dispatch.group_lifecycle import NUM_ASKED
+from broker.dispatch.group_lifecycle import MAX_MISSED
 from broker.peers import Peers
 from broker.wire.job import GroupShape, JobState
 from broker.wire.protocol import (
@@ -175,17 +175,17 @@ def test_what_a_launcher_repeats_keeps_its_group_alive_and_news_is_handled() -> 
     """Seen to fail with the group not noted as heard: it is given up."""
     scene = gathered()
     life = GroupStarted(group="far", epoch=2, world_size=8)
-    assert not scene.dispatcher.hear_again(life, scene.now_s)
+    assert not scene.dispatcher.is_repeated(life, scene.now_s)
     scene.handle(life)
     for _ in range(3):
         scene.wait(LOST_S / 2)
-        assert scene.dispatcher.hear_again(life, scene.now_s)
+        assert scene.dispatcher.is_repeated(life, scene.now_s)
     assert scene.dispatcher.health().groups
     for other in (1, 3):
         news = msgspec.structs.replace(life, epoch=other)
-        assert not scene.dispatcher.hear_again(news, scene.now_s)
+        assert not scene.dispatcher.is_repeated(news, scene.now_s)
     scene.handle(GroupGone(group="far", epoch=2, reason="a test"))
-    assert not scene.dispatcher.hear_again(life, scene.now_s)
+    assert not scene.dispatcher.is_repeated(life, scene.now_s)
 
 
 def test_a_lost_machine_that_comes_back_leaves_its_old_run_and_serves_again() -> None:
@@ -220,7 +220,7 @@ def test_a_run_of_which_its_group_can_tell_nothing_is_lost() -> None:
     scene.group("near")
     job_id = scene.job()
     scene.start(job_id)
-    for _ in range(NUM_ASKED):
+    for _ in range(MAX_MISSED):
         assert find(scene.group("near"), AskHowItEnded)
     assert not find(scene.group("near"), AskHowItEnded)
     assert scene.view(job_id).state is JobState.IN_QUEUE

@@ -11,7 +11,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from broker.dispatch.job_queue import Queue
+from broker.dispatch.job_queue import JobQueue
 from broker.dispatch.job_record import Job
 from broker.wire.job import GroupShape, JobSpec, can_run
 from tests.broker.dispatch.test_histories import settled
@@ -29,7 +29,7 @@ class Queued(RuleBasedStateMachine):
         super().__init__()
         self.now_s = 0.0
         self.jobs: dict[str, Job] = {}
-        self.queue = Queue(self.jobs, STEP_S)
+        self.queue = JobQueue(self.jobs, STEP_S)
         self.waiting: list[Job] = []
 
     @rule(spec=st.sampled_from(SPECS), priority=st.integers(-2, 2), rest_s=st.sampled_from((0, 7)))
@@ -61,7 +61,7 @@ class Queued(RuleBasedStateMachine):
 
     @invariant()
     def compare(self) -> None:
-        line = sorted(self.waiting, key=self.queue.place)
+        line = sorted(self.waiting, key=self.queue.sort_key)
         assert list(self.queue) == line
         assert [self.queue.position(job) for job in line] == [*range(1, len(line) + 1)]
         priorities = [job.priority for job in line]
@@ -70,9 +70,9 @@ class Queued(RuleBasedStateMachine):
         for shape in known:
             fitting = [job for job in line if can_run(job.spec, shape)]
             due = [job.job_id for job in fitting if job.due_at <= self.now_s]
-            assert list(self.queue.line(shape)) == due
+            assert list(self.queue.due_for(shape)) == due
         unfit = [job for job in line if not any(can_run(job.spec, shape) for shape in known)]
-        assert sorted(self.queue.unfit(), key=self.queue.place) == unfit
+        assert sorted(self.queue.unfit(), key=self.queue.sort_key) == unfit
 
 
 def test_every_line_holds_those_that_its_groups_can_run_and_that_are_due() -> None:

@@ -31,7 +31,7 @@ def test_a_rank_that_sends_no_beat_for_ten_seconds_has_its_group_killed() -> Non
     scene.beat("a")
     beating(scene, 10, Stage.IDLE, 0, last_rank=6)
     (kill,) = kills(scene.wait(1))
-    assert kill.reason == "rank 7 has sent no beat for 10 s"
+    assert kill.reason == "rank 7 has sent no heartbeat for 10 s"
 
 
 def test_a_rank_that_was_never_heard_has_its_group_killed() -> None:
@@ -39,7 +39,7 @@ def test_a_rank_that_was_never_heard_has_its_group_killed() -> None:
     scene.group()
     beating(scene, 10, Stage.IDLE, 0, last_rank=6)
     (kill,) = kills(scene.wait(1))
-    assert kill.reason == "rank 7 has sent no beat in 10 s"
+    assert kill.reason == "rank 7 has sent no heartbeat in 10 s"
 
 
 def test_loading_may_take_half_an_hour() -> None:
@@ -90,9 +90,9 @@ def test_a_short_budget_holds_from_the_first_beat_of_its_stage_on(is_known: bool
     watch = RankWatch(0.0, step_limit_s=0.4)
     watch.expect_all(1, 0.0)
     if is_known:
-        watch.hear(beat(Stage.IDLE), 1.0)
+        watch.observe(beat(Stage.IDLE), 1.0)
     assert watch.fault(False, 1.0) is None
-    watch.hear(beat(Stage.DENOISE), 2.0)
+    watch.observe(beat(Stage.DENOISE), 2.0)
     assert watch.fault(True, 4.0) is None
     assert watch.fault(True, 4.5) == "rank 0 has finished nothing in stage denoise for 2 s"
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 import msgspec
 import pytest
 
-from broker.dispatch.pace import RUN_STAGES, fraction_done
+from broker.dispatch.pace import ATTEMPT_STAGES, fraction_done
 from broker.wire.job import Stage
 from broker.wire.protocol import JobDecoded, JobFinished, JobStarted, Lease
 from tests.broker.dispatch.scene import Scene
@@ -37,7 +37,7 @@ def run_whole(scene: Scene, job_id: str) -> None:
 
 
 def test_the_stages_follow_each_other_without_a_gap() -> None:
-    edges = [(fraction_done(stage, 0, 7), fraction_done(stage, 7, 7)) for stage in RUN_STAGES]
+    edges = [(fraction_done(stage, 0, 7), fraction_done(stage, 7, 7)) for stage in ATTEMPT_STAGES]
     assert edges[0][0] == 0.0
     assert edges[-1][1] == 1.0
     for (_, end), (start, _) in pairwise(edges):

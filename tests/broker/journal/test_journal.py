@@ -1,6 +1,7 @@
 """The journal: what is written stays, and what must not be written is refused."""
 
 import random
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from broker.journal.tables import SCHEMA_VERSION
 from broker.wire.job import JobState
 from broker.wire.protocol import ErrorCode, IdempotencyKey, Lease
 from tests.broker.driver import IMAGE, SPEC
+
+DATA = Path(__file__).parents[2] / "data"
 
 
 def job(number: int = 1) -> Job:
@@ -95,7 +98,9 @@ def test_the_database_itself_refuses_to_leave_a_terminal_state(path: Path, end: 
     ended = leased(job()).ended(end, 30.0, video=video)
     journal.write([ended])
     with pytest.raises(apsw.ConstraintError, match="a finished job does not change"):
-        journal._connection.execute("UPDATE jobs SET state = 'InQueue', video = NULL")
+        journal._connection.execute(
+            "UPDATE jobs SET document = json_set(document, '$.state', 'InQueue', '$.video', null)"
+        )
     with pytest.raises(apsw.ConstraintError, match="a finished job does not change"):
         journal.write([job(2), ended])
     assert journal.load() == [ended]
@@ -176,7 +181,6 @@ def test_a_journal_of_a_later_version_is_refused_and_left_alone(path: Path) -> N
 
 @pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
 def test_a_journal_of_an_earlier_version_is_brought_to_this_one(path: Path, version: int) -> None:
-    """Without the loop over the versions between, columns are missing."""
     old = apsw.Connection(str(path))
     for migration in schema._MIGRATIONS[:version]:
         old.execute(migration)
@@ -193,8 +197,38 @@ def test_a_journal_of_an_earlier_version_is_brought_to_this_one(path: Path, vers
     assert journal._connection.pragma("user_version") == SCHEMA_VERSION
 
 
+def test_every_kind_of_job_survives_the_move_into_documents(path: Path) -> None:
+    """The file was written by the last version whose jobs were rows of columns."""
+    shutil.copy(DATA / "journal-schema-6.sqlite3", path)
+    journal = Journal(path)
+    waiting, running, done, failed, cancelled, again = journal.load()
+    assert waiting.idempotency_key == IdempotencyKey(key="one", request_hash="0" * 64)
+    assert (waiting.owner, waiting.priority, waiting.spec.seed) == ("ann", 2, 7)
+    lease = Lease(group="g0", epoch=3, job_id=running.job_id, attempt=1)
+    assert (running.state, running.lease) == (JobState.IN_PROGRESS, lease)
+    assert running.callback_url == "https://example.com/hook"
+    assert (done.state, done.video) == (JobState.SUCCEED, f"{done.job_id}.mp4")
+    assert done.stage_s == {"queue": 1.5, "denoise": 7.25}
+    assert (failed.error_code, failed.reason) == (ErrorCode.OUT_OF_MEMORY, "zu groß")
+    assert (cancelled.state, cancelled.updated_at) == (JobState.CANCELLED, 62.0)
+    assert (again.state, again.attempt, again.num_lost) == (JobState.IN_QUEUE, 1, 1)
+    states = "SELECT count(*) FROM history WHERE state = 'InQueue'"
+    assert journal._connection.execute(states).fetchone() == (7,)
+    journal.write([running.ended(JobState.CANCELLED, 70.0)])
+    callback = journal.take_callback(70.0)
+    assert callback is not None
+    assert (callback.job_id, callback.url) == (running.job_id, running.callback_url)
+
+
+def test_a_document_that_contradicts_itself_is_refused_by_the_database(path: Path) -> None:
+    journal = Journal(path)
+    for changes in ({"state": JobState.IN_PROGRESS}, {"video": "x.mp4"}, {"progress": 1.5}):
+        with pytest.raises(apsw.ConstraintError):
+            journal.write([msgspec.structs.replace(job(), **changes)])
+    assert journal.load() == []
+
+
 def test_attempts_that_were_lost_before_they_were_counted_are_counted_now(path: Path) -> None:
-    """Seen to fail without the update: a job that ends its group is tried five times."""
     old = apsw.Connection(str(path))
     for migration in schema._MIGRATIONS[:5]:
         old.execute(migration)
@@ -220,7 +254,6 @@ def test_attempts_that_were_lost_before_they_were_counted_are_counted_now(path: 
 def test_a_migration_that_fails_leaves_the_journal_as_it_was(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without the transaction the first half of the migration stays."""
     journal = Journal(path)
     journal.write([job()])
     journal.close()

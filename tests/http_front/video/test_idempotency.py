@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import msgspec
 import pytest
 import pytest_asyncio
 
-from broker.config import BrokerConfig
 from broker.wire.protocol import GetHealth, HealthFound
 from tests.broker.driver import BrokerProcess, Front, broker_config, running_broker
 from tests.http_front.serving import PROMPT, Served, picture, serve
@@ -64,7 +62,7 @@ class Desk:
 async def open_desk(**changes: object) -> AsyncIterator[Desk]:
     # Not under tmp_path: its names are too long for a socket.
     with tempfile.TemporaryDirectory(prefix="wan-") as folder:
-        config: BrokerConfig = msgspec.structs.replace(broker_config(Path(folder)), **changes)
+        config = broker_config(Path(folder), **changes)
         async with running_broker(config) as broker, serve(Path(folder), config.addresses) as front:
             yield Desk(broker, front)
 

@@ -1,0 +1,40 @@
+"""The limits that the dispatcher keeps to."""
+
+import msgspec
+
+from broker.wire.job import GroupShape
+
+
+class DispatchPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What may wait, for how long, and after which silence a group counts as lost or hung.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
+
+    shape: GroupShape | None
+    """What every group can run, so that a job is refused before any group is ready. None where
+    groups of other machines may join, report their own shape, and be lost with their machine."""
+    max_queue: int
+    """Jobs that may wait; one more is refused."""
+    job_ttl_s: float
+    """How long a job and its files are kept after its end."""
+    step_limit_s: float = 60.0
+    """How long a denoising step may take before its group counts as hung: five times as long until
+    a step of the group is known, and always ten times the usual step."""
+    priority_step_s: float = 3600.0
+    """How many seconds of waiting one level of priority is worth."""
+    retry_pauses_s: tuple[float, ...] = (5.0, 30.0)
+    """How long a job waits after each lost attempt, so that what was wrong can pass. A job fails
+    with the attempt that has no pause after it."""
+    lost_s: float = 30.0
+    """How long a group on another machine may be silent, launcher and ranks alike, until its jobs
+    go to other groups."""
+
+    def __post_init__(self) -> None:
+        if self.max_queue < 1:
+            raise ValueError(f"max_queue is {self.max_queue}; it must be at least 1")
+        if self.job_ttl_s < 0:
+            raise ValueError(f"job_ttl_s is {self.job_ttl_s}; it must not be negative")
+        if self.priority_step_s <= 0:
+            raise ValueError(f"priority_step_s is {self.priority_step_s}; it must be above 0")
