@@ -1,1 +1,1 @@
-"""The broker: it knows jobs, owns the journal, and imports neither torch nor aiohttp."""
+"""The broker: jobs, their queue and their journal. It imports neither torch nor aiohttp."""

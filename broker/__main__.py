@@ -28,11 +28,11 @@ logger = logging.getLogger("broker")
 
 
 def main() -> int:
-    """Return the exit code: 0 after a stop; 70: the journal, 75: its folder cannot be used."""
+    """Return the exit code: 0 after a stop, 70 if the journal, 75 if its folder is unusable."""
     config = msgspec.json.decode(sys.argv[1], type=BrokerConfig)
     child.begin("broker", config.parent_pid, config.log_format)
     child.allow_many_files()
-    gc.callbacks.append(_let_the_old_rest)
+    gc.callbacks.append(_freeze_survivors)
     try:
         state_dir = StateDir(Path(config.state_dir))
         journal = Journal(state_dir.journal)
@@ -56,11 +56,11 @@ async def _serve(config: BrokerConfig, journal: Journal) -> None:
     await broker.run()
 
 
-def _let_the_old_rest(phase: str, info: dict[str, int]) -> None:
-    """Keep the collector of cycles away from what it has seen to live.
+def _freeze_survivors(phase: str, info: dict[str, int]) -> None:
+    """Exempt objects that survived a full collection from later ones.
 
-    With 100,000 jobs it would stop the broker for a quarter of a second each time. Jobs are in no
-    cycle: they go when the last reference to them does.
+    With 100,000 jobs each collection would stop the broker for a quarter of a second. Jobs are in
+    no reference cycle, so that reference counting frees them.
     """
     if phase == "stop" and info["generation"] == 2:
         gc.freeze()

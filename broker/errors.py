@@ -1,4 +1,4 @@
-"""What can go wrong in the broker."""
+"""The broker's errors."""
 
 
 class BrokerError(Exception):
@@ -6,7 +6,7 @@ class BrokerError(Exception):
 
 
 class IllegalMoveError(BrokerError):
-    """Raised when a job is to enter a state that its present one does not lead to."""
+    """Raised when a job would make a transition that does not exist."""
 
 
 class JournalError(BrokerError):
@@ -14,11 +14,11 @@ class JournalError(BrokerError):
 
 
 class JournalFullError(BrokerError):
-    """Raised when the disk has no room for a transaction, which then has not happened."""
+    """Raised when the disk has no room for a transaction; nothing of it was written."""
 
 
 class BackupError(BrokerError):
-    """Raised when a copy of the journal cannot be written; the journal itself is well."""
+    """Raised when a backup cannot be written; the journal itself is intact."""
 
 
 class StateDirInUseError(BrokerError):
@@ -26,4 +26,4 @@ class StateDirInUseError(BrokerError):
 
 
 class UnfitStateDirError(BrokerError):
-    """Raised when the state directory lies where its locks and syncs cannot be trusted."""
+    """Raised when the state directory lies on a network file system."""

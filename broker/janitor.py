@@ -1,4 +1,4 @@
-"""Keeps the store of files in order: what jobs need is there, and nothing else stays."""
+"""Keeps the store in order: the files that jobs need are there, and no others."""
 
 import asyncio
 import logging
@@ -24,20 +24,20 @@ from broker.wire.protocol import ErrorCode, Refused
 logger = logging.getLogger(__name__)
 
 CHECK_LIMIT_S = 3.0
-"""Less than fronts wait for an answer."""
+"""Less than fronts wait for a reply."""
 RETRY_S = 30.0
 SETTLE_S = 60.0
-"""From the first look at an object store for what belongs to no job to the second, which counts."""
+"""Between the two looks at an object store for files without a job; the second one counts."""
 _ENDINGS = (".mp4", ".webp", ".sprites.webp")
 _NO_INPUT = Refused(
     code=ErrorCode.UNAVAILABLE,
-    message="the image has been removed meanwhile; send it again",
+    message="the image was removed meanwhile; send it again",
     field="image",
     retry_after_s=1,
 )
 _NO_STORE = Refused(
     code=ErrorCode.UNAVAILABLE,
-    message="the server's store of files cannot be reached; nothing was accepted",
+    message="the server's file store cannot be reached; nothing was accepted",
     retry_after_s=30,
 )
 
@@ -45,14 +45,14 @@ Result = TypeVar("Result")
 
 
 class Janitor:
-    """The broker's hand on the store, in a thread of its own: one change after the other.
+    """Changes the store in a thread of its own, one change after the other.
 
-    So an image that is found is not removed by what was decided before. What an object store does
-    not do is tried again, and nobody waits for it; a folder does all at once.
+    So an image that was found is not removed by an earlier decision. A folder is changed at once;
+    a change that an object store refuses is tried again in the background.
 
     Args:
         store: Of all files.
-        dispatcher: Knows which jobs there are, and which images they use.
+        dispatcher: Knows the jobs and the images they use.
     """
 
     def __init__(self, store: Store, dispatcher: Dispatcher) -> None:
@@ -61,32 +61,32 @@ class Janitor:
         self._store = store
         self._dispatcher = dispatcher
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="files")
-        self._gone: set[str] = set()
-        self._doomed: set[str] = set()
-        self._news = asyncio.Event()
+        self._removed_jobs: set[str] = set()
+        self._due: set[str] = set()
+        self._is_due = asyncio.Event()
 
     def begin(self) -> None:
-        """Put a folder in order: remove what belongs to no job, as after a crash."""
+        """Remove files without a job from a folder, as after a crash."""
         if self.is_local:
             self._store.prepare()
             orphans = self._orphans(_all_names(self._store))
             self._store.delete(orphans)
             if orphans:
-                logger.info("removed %d files that belonged to no job", len(orphans))
+                logger.info("removed %d files that belong to no job", len(orphans))
 
     async def run(self) -> None:
-        """Sweep an object store, and remove from it what has to go, until cancelled."""
+        """Sweep an object store, and remove what is due, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             if not self.is_local:
                 tasks.create_task(self._insist(self._sweep))
             tasks.create_task(self._remove_on())
 
     def close(self) -> None:
-        """Let go of the thread, which may hang with the store for a while."""
+        """Abandon the thread, which may hang with the store for a while."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def refusals(self, jobs: Sequence[Job]) -> dict[str, Refused]:
-        """Return which new jobs cannot be accepted, and why: their image is not to be had."""
+        """Return the refusals, by job id, of new jobs whose image is not in the store."""
         images = {job.image for job in jobs}
         try:
             async with asyncio.timeout(CHECK_LIMIT_S):
@@ -97,71 +97,70 @@ class Janitor:
         return {job.job_id: _NO_INPUT for job in jobs if job.image in missing}
 
     async def has_probe(self, name: str) -> bool:
-        """Whether a joining machine, where it writes videos, writes into this store."""
+        """Whether a joining machine writes its videos into this store."""
         try:
             async with asyncio.timeout(CHECK_LIMIT_S):
                 return await self._in_thread(lambda: self._store.has(f"{PARTIAL}/{name}"))
         except (StoreError, TimeoutError) as error:
-            logger.error("cannot look for the file of a machine that joins: %s", error)
+            logger.error("cannot look for the file of a joining machine: %s", error)
             return False
 
     async def remove_job(self, job_id: str) -> None:
-        """Have removed what belongs to a job alone."""
-        self._gone.add(job_id)
+        """Remove the files that belong to a job alone."""
+        self._removed_jobs.add(job_id)
         await self._remove([])
 
     async def remove_input(self, image: str) -> None:
-        """Have an image removed, unless a job has come to use it by then."""
+        """Remove an image unless a job uses it by then."""
         await self._remove([f"{INPUTS}/{image}"])
 
     async def remove_video(self, job_id: str) -> None:
-        """Have the video of a job removed that did not succeed, and the stills from it."""
+        """Remove the video and stills of a job that did not succeed."""
         await self._remove(_videos(job_id))
 
     async def _remove(self, names: Iterable[str]) -> None:
-        self._doomed.update(names)
+        self._due.update(names)
         if self.is_local:
             await self._clear()
         else:
-            self._news.set()
+            self._is_due.set()
 
     async def _clear(self) -> None:
-        """Remove what has to go by now; on an error all of it has still to go."""
-        gone = set(self._gone)
-        doomed = {name for name in self._doomed if not self._is_used(name)}
-        self._doomed &= doomed
-        await self._in_thread(lambda: _delete(self._store, gone, doomed))
-        self._gone -= gone
-        self._doomed -= doomed
+        """Remove what is due; after an error all of it is still due."""
+        jobs = set(self._removed_jobs)
+        due = {name for name in self._due if not self._is_used(name)}
+        self._due &= due
+        await self._in_thread(lambda: _delete(self._store, jobs, due))
+        self._removed_jobs -= jobs
+        self._due -= due
 
     async def _remove_on(self) -> None:
         while True:
-            await self._news.wait()
-            self._news.clear()
+            await self._is_due.wait()
+            self._is_due.clear()
             await self._insist(self._clear)
 
     async def _sweep(self) -> None:
-        # A look takes long where there is much, and changes nothing: nobody has to wait for it.
+        # Listing a large store takes long and changes nothing, so it needs no turn in the thread.
         orphans = self._orphans(await asyncio.to_thread(_all_names, self._store))
-        # Fronts were serving before the broker was: what they have stored for a job comes to have
-        # one within this time.
+        # Fronts served before the broker did: images they stored get their jobs within this time.
         await asyncio.sleep(SETTLE_S)
         orphans = self._orphans(orphans)
         await self._in_thread(lambda: self._store.delete(orphans))
         if orphans:
-            logger.info("removed %d files that belonged to no job", len(orphans))
+            logger.info("removed %d files that belong to no job", len(orphans))
 
     async def _insist(self, act: Callable[[], Awaitable[None]]) -> None:
-        """Do something until the store lets it be done."""
+        """Repeat an action until the store accepts it."""
         while True:
             try:
                 return await act()
             except StoreError as error:
-                logger.warning("files are removed later, next try in %g s: %s", RETRY_S, error)
+                logger.warning("cannot remove files yet, next try in %g s: %s", RETRY_S, error)
             await asyncio.sleep(RETRY_S)
 
     def _orphans(self, names: Iterable[str]) -> list[str]:
-        """Return the names that belong to no job."""
+        """Return the names of files that belong to no job."""
         wanted = _wanted(self._dispatcher.jobs())
         return [name for name in names if not (_owner(name) in wanted or self._is_used(name))]
 
@@ -181,14 +180,14 @@ def _all_names(store: Store) -> list[str]:
 
 
 def _wanted(jobs: Iterable[Job]) -> set[str]:
-    """Return the owners, as `_owner` tells them, of files that stay."""
+    """Return the owners, as `_owner` returns them, of files that stay."""
     wanted = set()
     for job in jobs:
         wanted.add(f"{INPUTS}/{job.image}")
         if not job.state.is_terminal:
             wanted.add(f"{CHECKPOINTS}/{job.job_id}")
         if job.state not in (JobState.FAILED, JobState.CANCELLED):
-            # That of a running job may be whole already, and its report on the way.
+            # The video of a running job may be complete, with its report under way.
             wanted.add(f"{VIDEOS}/{job.job_id}")
         if job.lease is not None:
             wanted.add(f"{PARTIAL}/{job.job_id}.{job.attempt}")
@@ -196,7 +195,7 @@ def _wanted(jobs: Iterable[Job]) -> set[str]:
 
 
 def _owner(name: str) -> str:
-    """Return what a file belongs to: an image as such, a job, or an attempt."""
+    """Return what a file belongs to: itself if it is an image, else a job or an attempt."""
     folder, _, file = name.rpartition("/")
     if folder == INPUTS:
         return name
@@ -208,13 +207,13 @@ def _videos(job_id: str) -> list[str]:
     return [f"{VIDEOS}/{job_id}{ending}" for ending in _ENDINGS]
 
 
-def _delete(store: Store, gone: Collection[str], names: Iterable[str]) -> None:
-    """Remove all files of some jobs, what lost attempts have left included, and further ones."""
+def _delete(store: Store, jobs: Collection[str], names: Iterable[str]) -> None:
+    """Remove all files of some jobs, including those of lost attempts, and further files."""
     strays = [
         name
         for folder in (PARTIAL, CHECKPOINTS)
-        for name in (store.names(folder) if gone else [])
-        if name.rpartition("/")[2].split(".")[0] in gone
+        for name in (store.names(folder) if jobs else [])
+        if name.rpartition("/")[2].split(".")[0] in jobs
     ]
-    whole = [name for job_id in gone for name in (*_videos(job_id), checkpoint_name(job_id))]
+    whole = [name for job_id in jobs for name in (*_videos(job_id), checkpoint_name(job_id))]
     store.delete([*whole, *strays, *names])

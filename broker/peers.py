@@ -28,38 +28,35 @@ class Peers:
         self._drainers: set[bytes] = set()
 
     def rank(self, group: str) -> bytes | None:
-        """Return the identity of a group's rank 0."""
         return self._ranks.get(group, (0, None))[1]
 
     def holder(self, lease: Lease) -> bytes | None:
-        """Return the identity of rank 0 in the life of a group that a lease was given to.
+        """Return the identity of rank 0 in the life of a group that holds a lease.
 
-        None if the next life has registered: what was decided before is not for that one.
+        None if the next life has registered, to which earlier decisions do not apply.
         """
         epoch, identity = self._ranks.get(lease.group, (lease.epoch, None))
         return identity if epoch == lease.epoch else None
 
     def launcher(self, group: str) -> bytes | None:
-        """Return the identity of a group's launcher."""
         return self._launchers.get(group, (0, None))[1]
 
     def launchers(self) -> list[bytes]:
-        """Return the identities of all launchers."""
         return sorted({identity for _, identity in self._launchers.values()} | self._idle)
 
     def drainers(self) -> list[bytes]:
-        """Return the identities of those who wait until nothing runs."""
+        """Return the identities of the launchers that wait until nothing runs."""
         return sorted(self._drainers)
 
     def knows(self, identity: bytes) -> bool:
-        """Whether a peer has registered, or asked for a drain, since the broker was started."""
+        """Whether a peer has registered, or asked for a drain, since the broker started."""
         return identity in self._known
 
     def admit(self, identity: bytes, report: PeerReport) -> bool:
-        """Return whether a peer may say this; a registration makes it the one who may.
+        """Return whether a peer may send a report; a registration makes it the only one.
 
-        A report of a peer that is not registered passes: the broker may be new, and the lease in
-        the report tells more than the identity does.
+        Reports of unregistered peers pass: the broker may have restarted, and the lease in a report
+        identifies it better than the identity does.
         """
         match report:
             case LauncherHere():
@@ -73,7 +70,7 @@ class Peers:
             case GroupGone() | DrainGroup():
                 return self.launcher(report.group) in (None, identity)
             case GroupLost():
-                # Another machine may begin the next life of it, and have a clock that is behind.
+                # Another machine may begin its next life, with a clock that is behind.
                 self._launchers.pop(report.group, None)
                 self._ranks.pop(report.group, None)
                 return True
@@ -87,7 +84,7 @@ class Peers:
     def _claim(
         self, owners: dict[str, tuple[int, bytes]], identity: bytes, group: str, epoch: int
     ) -> bool:
-        """Make a peer the owner of a group's life, unless another is, or a later life began."""
+        """Make a peer the owner of a group's life, unless another peer is or a later life began."""
         owner_epoch, owner = owners.get(group, (epoch, identity))
         if epoch < owner_epoch or (epoch == owner_epoch and owner != identity):
             return False

@@ -1,4 +1,4 @@
-"""Where the state directory lies: SQLite's locks and syncs mean little on a network."""
+"""The file system of the state directory: SQLite's locks and syncs fail on network ones."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 def refuse_network(path: Path) -> None:
-    """Check that a folder lies on a local file system; other systems than Linux are trusted.
+    """Check that a folder lies on a local file system, on Linux.
 
     Raises:
         UnfitStateDirError: If it lies on a network file system.
@@ -27,11 +27,11 @@ def refuse_network(path: Path) -> None:
 
 
 def kind_of(path: Path, mounts: str) -> str:
-    """Return the type of the file system that holds a path, as the kernel lists its mounts."""
+    """Return the file system type of a path, given the text of `/proc/self/mountinfo`."""
     kinds: dict[Path, str] = {}
     for line in mounts.splitlines():
         fields = line.split()
         # The number of optional fields before the separator varies.
         point = _OCTAL.sub(lambda found: chr(int(found[1], 8)), fields[4])
         kinds[Path(point)] = fields[fields.index("-") + 1]
-    return next((kinds[place] for place in (path, *path.parents) if place in kinds), "unknown")
+    return next((kinds[folder] for folder in (path, *path.parents) if folder in kinds), "unknown")

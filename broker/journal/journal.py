@@ -25,7 +25,7 @@ _SAVE = """
 
 
 class Journal:
-    """The open journal: one connection, used by one thread at a time.
+    """The open journal: one connection, for one thread at a time.
 
     Raises:
         JournalError: If the file is damaged, in use, or of a later version.
@@ -49,10 +49,10 @@ class Journal:
             return [_DOCUMENT.decode(document).restored() for (document,) in rows]
 
     def write(self, saved: Sequence[Job], dropped: Sequence[str] = ()) -> None:
-        """Write jobs and remove others in one transaction that is on disk on return.
+        """Write jobs and remove others in one transaction, on disk when this returns.
 
         Raises:
-            JournalFullError: If there is no room; nothing has changed then.
+            JournalFullError: If there is no room; nothing has changed.
             JournalError: If the disk or the file cannot be trusted any more.
         """
         with self._transaction():
@@ -63,17 +63,17 @@ class Journal:
             )
 
     def take_callback(self, now_s: float) -> Callback | None:
-        """Return the callback that is due; it comes again later unless it is ended."""
+        """Return the callback that is due; it is due again later unless it is ended."""
         with self._transaction():
             return callbacks.take(self._connection, now_s)
 
     def end_callback(self, job_id: str) -> None:
-        """Make the callback of a job no more: it has been heard."""
+        """Remove a callback that was received."""
         with self._transaction():
             callbacks.end(self._connection, job_id)
 
     def forget_history(self, now_s: float) -> None:
-        """Remove the history that nobody will ask for any more."""
+        """Remove history older than a week."""
         with self._transaction():
             self._connection.execute("DELETE FROM history WHERE at < ?", (now_s - _HISTORY_KEPT_S,))
 
@@ -81,11 +81,11 @@ class Journal:
         """Write a consistent copy to a file that does not exist yet; return its size.
 
         Raises:
-            BackupError: If that is not possible; then there is no such file.
+            BackupError: If that fails; no such file is left.
         """
         try:
             if path.exists():
-                raise BackupError(f"{path} exists; a backup overwrites nothing")
+                raise BackupError(f"{path} exists; a backup does not overwrite files")
             partial = path.with_name(f"{path.name}.partial")
             self._copy_to(partial)
             partial.rename(path)
@@ -95,7 +95,7 @@ class Journal:
 
     def _copy_to(self, path: Path) -> None:
         path.unlink(missing_ok=True)
-        # SQLite fills an empty file; ours may be read by this user only.
+        # SQLite writes into an empty file; only this user may read this one.
         file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         try:
             self._connection.execute("VACUUM INTO ?", (str(path),))
@@ -107,13 +107,13 @@ class Journal:
             os.close(file)
 
     def close(self) -> None:
-        """Close the file; what was written is on disk already."""
+        """Close the file; everything written is on disk already."""
         self._connection.close()
 
     def _prepare(self) -> None:
         # EXCLUSIVE comes before WAL: then there is no shared memory file, a second opener is
         # refused, and SQLite's WAL-reset corruption, which needs two connections, is out of reach.
-        # There is nobody to wait for: whoever holds the file holds it until it ends.
+        # Waiting for the lock is useless: a process that holds it does so until it ends.
         for setting, value in (
             ("locking_mode", "exclusive"),
             ("journal_mode", "wal"),
@@ -141,7 +141,7 @@ class Journal:
                 yield
                 self._connection.execute("COMMIT")
             except BaseException:
-                # A full disk may have ended the transaction already.
+                # A full disk may have rolled the transaction back already.
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
@@ -151,13 +151,13 @@ class Journal:
         try:
             yield
         except apsw.ConstraintError:
-            # A broken rule of the schema is our own fault, not the disk's: let it show as it is.
+            # A violated constraint is a bug, not a fault of the disk.
             raise
         except (apsw.FullError, apsw.IOError) as error:
             if not self._is_full(error):
                 raise JournalError(f"{self._path}: {error}") from error
             raise JournalFullError(f"no room to write {self._path}") from error
-        # The last two come of a row that no program of ours has written.
+        # The last two come from a row that this server has not written.
         except (apsw.CorruptError, apsw.NotADBError, msgspec.MsgspecError, ValueError) as error:
             raise JournalError(
                 f"{self._path} is damaged ({error}); put a backup in its place, "
@@ -169,7 +169,7 @@ class Journal:
     def _is_full(self, error: apsw.Error) -> bool:
         if isinstance(error, apsw.FullError):
             return True
-        # SQLite takes a quota that is used up for a disk that fails. What could not be written has
-        # not happened; a sync that fails is not trusted, whatever the system says of it.
+        # SQLite reports an exhausted quota as an I/O error. A failed write has not happened; a
+        # failed sync is never trusted.
         code = getattr(error, "extendedresult", None)
         return code == apsw.SQLITE_IOERR_WRITE and self._connection.system_errno == errno.EDQUOT

@@ -1,4 +1,4 @@
-"""The callbacks that are still to be made: a table that a trigger fills when a job ends."""
+"""Callbacks not yet made: a table that a trigger fills when a job ends."""
 
 import apsw
 
@@ -6,11 +6,11 @@ from broker.wire.job import JobState
 from broker.wire.protocol import Callback
 
 RETRY_AFTER_S = (10.0, 30.0, 120.0, 600.0, 1800.0, 3600.0)
-"""After each try that brings no answer; then nobody tries any more."""
+"""Pauses after failed tries; after the last one the callback is given up."""
 
 
 def take(connection: apsw.Connection, now_s: float) -> Callback | None:
-    """Return the callback that is due, and note when it is due again unless it is ended."""
+    """Return the callback that is due, and set when it is due again unless it ends."""
     row = connection.execute(
         "SELECT job_id, url, owner, state, ended_at, tries FROM callbacks WHERE due_at <= ? "
         "ORDER BY due_at LIMIT 1",
@@ -32,5 +32,4 @@ def take(connection: apsw.Connection, now_s: float) -> Callback | None:
 
 
 def end(connection: apsw.Connection, job_id: str) -> None:
-    """Make the callback of a job no more."""
     connection.execute("DELETE FROM callbacks WHERE job_id = ?", (job_id,))

@@ -1,4 +1,4 @@
-"""The broker's own folder: the journal, and the lock that keeps a second broker away."""
+"""The state directory: the journal, and the lock that keeps a second broker out."""
 
 import fcntl
 from pathlib import Path
@@ -8,10 +8,10 @@ from broker.journal.filesystem import refuse_network
 
 
 class StateDir:
-    """The folder, locked.
+    """The locked state directory.
 
-    The lock comes before everything else: binding an `ipc://` address would silently take it away
-    from a broker that runs.
+    The lock comes before everything else: binding an `ipc://` address silently takes it away from
+    a running broker.
 
     Raises:
         StateDirInUseError: If another broker holds the lock.
@@ -31,5 +31,4 @@ class StateDir:
             raise StateDirInUseError(f"another broker uses the state directory {path}") from error
 
     def close(self) -> None:
-        """Give the lock back."""
         self._lock.close()

@@ -1,4 +1,4 @@
-"""The journal's tables, and how a journal of an earlier version comes to have them."""
+"""The journal's tables, and the migration of earlier versions."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ import apsw
 
 from broker.errors import JournalError
 
-# A migration brings a journal from the version of its index to the next one. The history is
-# written by triggers, so that no code path can change a job and forget to tell.
+# Each migration leads from the version of its index to the next one. Triggers write the history,
+# so that no code path can change a job without a record.
 _MIGRATIONS = (
     """
     CREATE TABLE jobs (
@@ -77,7 +77,7 @@ _MIGRATIONS = (
     CREATE UNIQUE INDEX one_job_for_a_key ON jobs (ifnull(owner, ''), idempotency_key);
     """,
     "ALTER TABLE jobs ADD COLUMN stage_s TEXT NOT NULL DEFAULT '{}';",
-    # A row lives until the callback is made or given up, be the job there or not.
+    # A row lives until the callback is made or given up, even if the job is removed.
     """
     ALTER TABLE jobs ADD COLUMN callback_url TEXT;
 
@@ -98,7 +98,7 @@ _MIGRATIONS = (
             (NEW.job_id, NEW.callback_url, NEW.owner, NEW.state, NEW.updated_at, NEW.updated_at);
     END;
     """,
-    # Until then, an attempt that was left as planned gave its number back.
+    # Earlier, an attempt that ended as planned gave its number back.
     """
     ALTER TABLE jobs ADD COLUMN priority INTEGER NOT NULL DEFAULT 0
         CHECK (priority BETWEEN -10 AND 10);
@@ -186,7 +186,7 @@ def migrate(connection: apsw.Connection, path: Path) -> None:
     version = connection.pragma("user_version")
     if version > SCHEMA_VERSION:
         raise JournalError(
-            f"{path} has schema {version}, this program knows {SCHEMA_VERSION}; "
+            f"{path} has schema {version}, this version knows up to {SCHEMA_VERSION}; "
             "it was written by a later version"
         )
     if version < SCHEMA_VERSION:

@@ -1,4 +1,4 @@
-"""What every process that the launcher starts does before anything else."""
+"""What every process started by the launcher does first."""
 
 import ctypes
 import faulthandler
@@ -14,25 +14,25 @@ ORPHANED_EXIT_CODE = 77
 
 
 def begin(process: str, parent_pid: int, log_format: LogFormat) -> None:
-    """Set up logging, die with the launcher, dump all stacks on SIGUSR1, ignore SIGHUP.
+    """Set up logging, end with the launcher, dump all stacks on SIGUSR1, ignore SIGHUP.
 
     Args:
-        process: Name of this process for the log, as in `rank-3`.
+        process: Name of this process in the log, as in `rank-3`.
         parent_pid: Pid of the launcher; if it is no longer the parent, this process ends at once.
         log_format: As for `configure_logging`.
     """
     configure_logging(process, log_format)
     die_with_parent(parent_pid)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
-    # A closed terminal ends nothing; the launcher alone decides about ends.
+    # A closed terminal ends nothing; only the launcher ends processes.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def die_with_parent(parent_pid: int) -> None:
     """Ask the kernel to kill this process when its parent ends.
 
-    The kernel forgets a parent that had ended before the call, hence the look afterwards. The
-    signal is SIGKILL because it also ends a process that is stopped.
+    The kernel sends nothing if the parent ended before the call, hence the check afterwards. The
+    signal is SIGKILL because that also ends a stopped process.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -41,24 +41,24 @@ def die_with_parent(parent_pid: int) -> None:
 
 
 def allow_many_files() -> None:
-    """Let this process open as many files and connections as the system lets it.
+    """Raise the limit of open files to the maximum that the system allows.
 
-    For the broker this is more than comfort: libzmq ends the process when it cannot accept.
+    The broker needs it: libzmq ends the process when it cannot accept a connection.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def use_realtime_priority() -> None:
-    """Let this thread, but none that it starts, run before all that has no real-time priority.
+    """Give this thread, but none that it starts, real-time priority.
 
     Raises:
-        PermissionError: Without CAP_SYS_NICE, where RLIMIT_RTPRIO is 0, too.
+        PermissionError: Without CAP_SYS_NICE, if RLIMIT_RTPRIO is 0.
     """
     os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
 
 
 def report(fd: int | None, line: str) -> None:
-    """Write a line to the pipe on which the launcher listens; None is nobody's pipe."""
+    """Write a line to the launcher's pipe, if there is one."""
     if fd is not None:
         os.write(fd, f"{line}\n".encode())

@@ -1,4 +1,4 @@
-"""Log lines of every process: one line an entry, with process and job, as text or as JSON."""
+"""Log entries of every process: one line each, with process and job, as text or as JSON."""
 
 import logging
 import re
@@ -14,15 +14,15 @@ import msgspec
 LogFormat = Literal["text", "json"]
 
 current_job: ContextVar[str | None] = ContextVar("current_job", default=None)
-"""Id of the job that the running code works for; it appears in each log line."""
+"""The job that the running code works for; each log entry names it."""
 
 current_stage: ContextVar[str | None] = ContextVar("current_stage", default=None)
-"""What a rank is doing; it appears in each line for programs."""
+"""The stage of a rank; JSON entries name it."""
 
 
 @contextmanager
 def about_job(job_id: str | None) -> Iterator[None]:
-    """Have the log lines of a block name a job."""
+    """Name a job in the log entries of a block."""
     token = current_job.set(job_id)
     try:
         yield
@@ -30,7 +30,7 @@ def about_job(job_id: str | None) -> Iterator[None]:
         current_job.reset(token)
 
 
-# Line and paragraph separators and direction marks can forge lines in viewers, too.
+# Line separators and direction marks can forge lines in viewers as well.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
@@ -47,7 +47,7 @@ def configure_logging(process: str, log_format: LogFormat) -> None:
 
 
 def one_line(text: str) -> str:
-    """Return the text with every control character escaped, so that it cannot forge a line."""
+    """Escape every control character, so that the text cannot forge a log line."""
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
@@ -59,7 +59,6 @@ class TextFormatter(logging.Formatter):
         self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line of an entry."""
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
         job_id = current_job.get()
         job = f" [{job_id}]" if job_id else ""
@@ -75,7 +74,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object an entry."""
+    """One JSON object per entry."""
 
     def __init__(self, process: str) -> None:
         super().__init__()
@@ -84,7 +83,6 @@ class JsonFormatter(logging.Formatter):
         self._rank = int(rank) if rank.isdigit() else None
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the JSON object of an entry."""
         entry: dict[str, object] = {
             "ts": round(record.created, 3),
             "level": record.levelname,

@@ -1,7 +1,7 @@
-"""A bucket of an object store that speaks S3, by the library obstore (extra `s3`).
+"""A store in an S3 bucket, by the library obstore (extra `s3`).
 
-Endpoint, region and credentials come from the usual `AWS_…` variables, or from the role of the
-machine; they are no options of ours, and no log line shows them.
+Endpoint, region and credentials come from the usual `AWS_…` variables or from the machine's role.
+They are not options of the server, and no log line shows them.
 """
 
 import importlib.util
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 CONNECT_LIMIT_S = 3
 REQUEST_LIMIT_S = 14
-"""Two of them pass before a cancelled run has to be left, which the broker gives 30 s for."""
+"""Two requests take less than the 30 s that the broker allows for leaving a cancelled run."""
 CHUNK_BYTES = 5 << 20
-"""Of one request, and the least that S3 allows: so much must pass within `REQUEST_LIMIT_S`."""
+"""Size of one request, the smallest that S3 allows; it must pass within `REQUEST_LIMIT_S`."""
 LINK_LASTS = timedelta(minutes=10)
 _PLACE = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>[\w./-]*))?")
 _CODE = re.compile("<Code>([A-Za-z]+)</Code>")
 
 
 class StoredObject(NamedTuple):
-    """What the store tells of an object."""
+    """Size, version and age of an object."""
 
     num_bytes: int
     etag: str
@@ -40,14 +40,14 @@ class StoredObject(NamedTuple):
 
 
 class ObjectStore:
-    """A prefix in a bucket; files are made in, and fetched to, a folder of this machine.
+    """A prefix in a bucket, and a local folder where files are written and fetched to.
 
     Args:
         place: `s3://BUCKET/PREFIX`.
-        work: That folder, of this process and those that it leads; None for who needs no files.
+        work: The local folder; None where a process handles no files.
 
     Raises:
-        StoreSetupError: If the place is none, or obstore is not installed.
+        StoreSetupError: If the URL is invalid, or obstore is not installed.
     """
 
     is_local = False
@@ -55,7 +55,7 @@ class ObjectStore:
     def __init__(self, place: str, work: Path | None) -> None:
         found = _PLACE.fullmatch(place)
         if found is None:
-            raise StoreSetupError(f"{place} is no {OBJECT_SCHEME}BUCKET/PREFIX")
+            raise StoreSetupError(f"{place} is not of the form {OBJECT_SCHEME}BUCKET/PREFIX")
         if importlib.util.find_spec("obstore") is None:
             raise StoreSetupError(
                 f"{place} needs the library obstore: pip install -e '.[s3]' in the server's folder"
@@ -65,18 +65,18 @@ class ObjectStore:
         self._work = work
 
     def prepare(self) -> None:
-        """Make an empty folder for files on their way: what an earlier process left is useless."""
+        """Make an empty local folder; what an earlier process left there is useless."""
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def partial(self, folder: str) -> Path:
-        """Return a folder of this machine, which is made if it is missing."""
+        """Return a local folder, made if it is missing."""
         made = self._folder / "made" / folder
         made.mkdir(mode=0o700, parents=True, exist_ok=True)
         return made
 
     def put(self, moves: Sequence[Move], check: Callable[[], None] = go_on) -> None:
-        """Upload files one after the other; an object is seen when all of it has arrived."""
+        """Upload files one after the other; an object appears once all of it has arrived."""
         for move in moves:
             check()
             num_bytes = move.file.stat().st_size
@@ -86,10 +86,11 @@ class ObjectStore:
                 self._put(move.name, _chunks(move.file, check))
             found = self.find(move.name)
             if found is None or found.num_bytes != num_bytes:
-                raise StoreError(f"{move.name} was taken, but is not there with {num_bytes} bytes")
+                raise StoreError(
+                    f"{move.name} was accepted, but the store does not hold its {num_bytes} bytes"
+                )
 
     def fetch(self, name: str, check: Callable[[], None] = go_on) -> Path:
-        """Download a file."""
         place = self.local(name)
         if place.exists():
             return place
@@ -110,19 +111,16 @@ class ObjectStore:
         return place
 
     def local(self, name: str) -> Path:
-        """Return the place of the copy that `fetch` makes."""
         return self._folder / name
 
     def release(self, name: str) -> None:
-        """Remove the copy."""
         self.local(name).unlink(missing_ok=True)
 
     def has(self, name: str) -> bool:
-        """Whether there is such an object."""
         return self.find(name) is not None
 
     def find(self, name: str) -> StoredObject | None:
-        """Return what there is of an object; None if there is none.
+        """Return size, version and age of an object; None if it does not exist.
 
         Raises:
             StoreError: If the store cannot be reached.
@@ -139,10 +137,10 @@ class ObjectStore:
         )
 
     def read(self, name: str, start: int, stop: int, etag: str) -> bytes:
-        """Return bytes of an object, as long as it is the one that was found.
+        """Return bytes of one version of an object.
 
         Raises:
-            StoreError: If it is not, or the store cannot be reached.
+            StoreError: If the object has another version, or the store cannot be reached.
         """
         import obstore
 
@@ -151,7 +149,7 @@ class ObjectStore:
             return bytes(obstore.get(self._client, name, options=wanted).bytes())
 
     def names(self, folder: str) -> list[str]:
-        """Return the names of the objects under a prefix, those under a longer one left out."""
+        """Return the names of the objects directly under a prefix."""
         import obstore
 
         with _translated():
@@ -160,7 +158,7 @@ class ObjectStore:
         return [name for name in found if name.rpartition("/")[0] == folder]
 
     def delete(self, names: Iterable[str]) -> None:
-        """Remove objects, up to a thousand with one request."""
+        """Remove objects, up to a thousand with each request."""
         import obstore
 
         if doomed := list(names):
@@ -168,21 +166,21 @@ class ObjectStore:
                 obstore.delete(self._client, doomed)
 
     def secret(self, name: str, fresh: bytes) -> bytes:
-        """Return the content of an object that is written once."""
+        """Return the content of an object that is written only once."""
         import obstore
         from obstore.exceptions import AlreadyExistsError
 
         found = self.find(name)
         if found is None:
-            with _translated(), suppress(AlreadyExistsError):  # another process may be as quick
+            with _translated(), suppress(AlreadyExistsError):  # another process was faster
                 obstore.put(self._client, name, fresh, mode="create")
             found = self.find(name)
         if found is None:
-            raise StoreError(f"{name} was taken, but is not there")
+            raise StoreError(f"{name} was accepted, but the store does not hold it")
         return self.read(name, 0, found.num_bytes, found.etag)
 
     def sign(self, name: str) -> str:
-        """Return a URL by which anybody may read an object for ten minutes.
+        """Return a URL that lets anyone read an object for ten minutes.
 
         Raises:
             StoreError: If there are no credentials to sign it with.
@@ -200,18 +198,18 @@ class ObjectStore:
 
     @property
     def _folder(self) -> Path:
-        assert self._work is not None, "this process was given no folder for files on their way"
+        assert self._work is not None, "this process has no local folder for files"
         return self._work
 
     @cached_property
     def _client(self) -> "S3Store":
-        # Not before it is needed: its threads do not survive a fork.
+        # Created when first used, since its threads do not survive a fork.
         from obstore.store import S3Store
 
         options: ClientConfig = {
             "connect_timeout": timedelta(seconds=CONNECT_LIMIT_S),
             "timeout": timedelta(seconds=REQUEST_LIMIT_S),
-            # Who names an endpoint without TLS wants it: a server of his own network.
+            # An endpoint without TLS is named on purpose: a server of the operator's network.
             "allow_http": os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"),
         }
         retries: RetryConfig = {
@@ -235,14 +233,14 @@ def _chunks(path: Path, check: Callable[[], None]) -> Iterator[bytes]:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Raise errors of obstore as ours: in one line, without the answer, which may name a key."""
+    """Raise obstore's errors as ours, in one line and without the reply, which may hold a key."""
     try:
         yield
     except Exception as error:
-        is_its_own = type(error).__module__.startswith("obstore")
-        if not (is_its_own or isinstance(error, FileNotFoundError)):
-            raise  # of a check, or a fault of ours
-        told = str(error)
-        line = told.partition("\n")[0].partition("<")[0].strip(" :")
-        code = _CODE.search(told)
+        is_obstore = type(error).__module__.startswith("obstore")
+        if not (is_obstore or isinstance(error, FileNotFoundError)):
+            raise  # from a check, or a bug
+        text = str(error)
+        line = text.partition("\n")[0].partition("<")[0].strip(" :")
+        code = _CODE.search(text)
         raise StoreError(line if code is None else f"{line}: {code[1]}") from None

@@ -1,4 +1,4 @@
-"""A store that is a folder: on this machine's disk, or on one that all machines share."""
+"""A store that is a folder, on this machine's disk or on one that machines share."""
 
 import logging
 import os
@@ -13,9 +13,9 @@ logger = logging.getLogger(__name__)
 
 
 class FolderStore:
-    """A folder on this machine's disk, or on one that all machines share.
+    """A folder as a store.
 
-    Files are made in it, synced and renamed, so that nothing is ever copied.
+    Files are written in it, synced and renamed, so that nothing is ever copied.
     """
 
     is_local = True
@@ -24,18 +24,17 @@ class FolderStore:
         self.root = root
 
     def prepare(self) -> None:
-        """Make the folders that are missing, private to this user; others' files stay."""
+        """Make missing folders, private to this user; files of other processes stay."""
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in FOLDERS:
             (self.root / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def partial(self, folder: str) -> Path:
-        """Return a folder of the same disk."""
-        # A saved state is made beside the last one, under another name.
+        # A checkpoint is written beside the last one, under another name.
         return self.root / folder if folder == CHECKPOINTS else self.root / folder / ".partial"
 
     def put(self, moves: Sequence[Move], check: Callable[[], None] = go_on) -> None:
-        """Move whole files to their places, in the order that survives a power loss."""
+        """Sync, rename and sync the folders: the order that survives a power loss."""
         for move in moves:
             if not move.is_synced:
                 with move.file.open("rb") as file:
@@ -47,31 +46,28 @@ class FolderStore:
             sync_folder(folder)
 
     def fetch(self, name: str, check: Callable[[], None] = go_on) -> Path:
-        """Return the file's place, be it there or not."""
         check()
         return self.root / name
 
     def local(self, name: str) -> Path:
-        """Return the file's place."""
         return self.root / name
 
     def release(self, name: str) -> None:
-        """Do nothing: there is no copy."""
+        """Do nothing: `fetch` makes no copy."""
 
     def has(self, name: str) -> bool:
-        """Whether there is such a file."""
         return (self.root / name).is_file()
 
     def names(self, folder: str) -> list[str]:
-        """Return the names of the files in a folder; none of one that cannot be read."""
+        """Return the names of the files in a folder; none if it cannot be read."""
         try:
             return [f"{folder}/{path.name}" for path in _files(self.root / folder)]
-        except OSError as error:  # as when no more files can be opened
-            logger.warning("cannot look into %s: %s", self.root / folder, error)
+        except OSError as error:  # for example, too many open files
+            logger.warning("cannot list %s: %s", self.root / folder, error)
             return []
 
     def delete(self, names: Iterable[str]) -> None:
-        """Remove files; one that cannot be removed is swept at the broker's next start."""
+        """Remove files; the broker's next start sweeps those that cannot be removed."""
         for name in names:
             try:
                 (self.root / name).unlink(missing_ok=True)
@@ -79,7 +75,7 @@ class FolderStore:
                 logger.warning("cannot remove %s: %s", self.root / name, error)
 
     def secret(self, name: str, fresh: bytes) -> bytes:
-        """Return the content of a file that only this user may read."""
+        """Return the content of a file, readable by this user only."""
         path = self.root / name
         with suppress(FileNotFoundError):
             return path.read_bytes()
@@ -90,7 +86,7 @@ class FolderStore:
                 file.write(fresh)
                 file.flush()
                 os.fsync(file.fileno())
-            with suppress(FileExistsError):  # another process may be as quick
+            with suppress(FileExistsError):  # another process was faster
                 path.hardlink_to(partial)
         finally:
             partial.unlink()

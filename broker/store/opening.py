@@ -1,4 +1,4 @@
-"""From the name of a place to the store that is there."""
+"""Opens a store by its name."""
 
 from pathlib import Path
 
@@ -8,14 +8,14 @@ from broker.store.store import Store, is_object_place
 
 
 def open_store(place: str, work_dir: str | None = None) -> Store:
-    """Return the store at a place; nothing is asked of it yet.
+    """Return a store, without contacting it.
 
     Args:
         place: A folder, or `s3://BUCKET/PREFIX`.
-        work_dir: A folder of this process alone for files on their way; a folder needs none.
+        work_dir: A local folder of this process alone, for files from and to an object store.
 
     Raises:
-        StoreSetupError: If it is no such place, or the library for it is not installed.
+        StoreSetupError: If the name is invalid, or the library for it is not installed.
     """
     if not is_object_place(place):
         return FolderStore(Path(place))

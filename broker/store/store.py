@@ -1,6 +1,6 @@
-"""Where images, videos, stills and saved states are kept: a folder, or a bucket of an object store.
+"""Where images, videos, stills and checkpoints lie: a folder, or a bucket of an object store.
 
-A file has one name in every store, as `videos/ID.mp4`. It is there whole or not at all.
+A file has the same name in every store, as in `videos/ID.mp4`, and is there whole or not at all.
 """
 
 import logging
@@ -13,50 +13,50 @@ logger = logging.getLogger(__name__)
 
 INPUTS, VIDEOS, CHECKPOINTS = "inputs", "videos", "checkpoints"
 PARTIAL = f"{VIDEOS}/.partial"
-"""Where videos are made; what lies in it is never served."""
+"""Where videos are written; nothing in it is served."""
 FOLDERS = (INPUTS, VIDEOS, PARTIAL, CHECKPOINTS)
 OBJECT_SCHEME = "s3://"
 
 
 class StoreError(OSError):
-    """Raised when an object store cannot be reached, or refuses; the same may succeed later."""
+    """Raised when an object store cannot be reached or refuses; a later try may succeed."""
 
 
 class StoreSetupError(Exception):
-    """Raised when there is no such kind of store, or its library is missing."""
+    """Raised when a store's name is invalid, or its library is not installed."""
 
 
 class Move(NamedTuple):
-    """A file of this machine that is to go into the store."""
+    """A local file to move into the store."""
 
     file: Path
     name: str
     is_synced: bool = False
-    """Whether a power loss would leave its content."""
+    """Whether its content would survive a power loss."""
 
 
 def go_on() -> None:
-    """Let a transfer go on; what others do in its place may raise."""
+    """Let a transfer go on: the default of `check`, which may raise to end one."""
 
 
 class Store(Protocol):
-    """What broker, fronts, ranks and launcher need of a store; every call blocks."""
+    """A store as broker, fronts, ranks and launcher use it; every call blocks."""
 
     is_local: bool
-    """Whether it answers at once: a folder, which is not asked over the network by us."""
+    """Whether it answers at once, as a folder does."""
 
     def prepare(self) -> None:
-        """Make the folders on this machine that are missing, and empty those of this process."""
+        """Make missing local folders, and empty those that this process alone uses."""
 
     def partial(self, folder: str) -> Path:
-        """Return where on this machine files for a folder of the store are made."""
+        """Return the local folder in which files for a folder of the store are written."""
 
     def put(self, moves: Sequence[Move], check: Callable[[], None] = go_on) -> None:
-        """Bring files into the store, each whole or not at all, the last one last.
+        """Move files into the store in their order, each whole or not at all.
 
         Args:
             moves: The local files may be gone afterwards.
-            check: Called now and then; what it raises ends the transfer.
+            check: Called repeatedly; an exception from it ends the transfer.
 
         Raises:
             StoreError: If the store cannot be reached.
@@ -64,7 +64,7 @@ class Store(Protocol):
         """
 
     def fetch(self, name: str, check: Callable[[], None] = go_on) -> Path:
-        """Bring a file to this machine, unless it is there; return its place.
+        """Bring a file to this machine unless it is there; return its path.
 
         Raises:
             FileNotFoundError: If an object store has no such file.
@@ -72,36 +72,36 @@ class Store(Protocol):
         """
 
     def local(self, name: str) -> Path:
-        """Return the place on this machine to which `fetch` brings a file."""
+        """Return the path to which `fetch` brings a file."""
 
     def release(self, name: str) -> None:
-        """Forget the copy that `fetch` has made; the file stays in the store."""
+        """Remove the copy that `fetch` made; the file stays in the store."""
 
     def has(self, name: str) -> bool:
-        """Whether there is such a file.
+        """Whether the file exists.
 
         Raises:
             StoreError: If the store cannot be reached.
         """
 
     def names(self, folder: str) -> list[str]:
-        """Return the names of all files that are directly in a folder of the store.
+        """Return the names of all files directly in a folder of the store.
 
         Raises:
             StoreError: If the store cannot be reached.
         """
 
     def delete(self, names: Iterable[str]) -> None:
-        """Remove files, whether they are there or not.
+        """Remove files; missing ones are no error.
 
         Raises:
             StoreError: If the store cannot be reached; some may be gone.
         """
 
     def secret(self, name: str, fresh: bytes) -> bytes:
-        """Return the content of a small file; put `fresh` there if there is none yet.
+        """Return the content of a small file, which is `fresh` if there was none.
 
-        Of several that do so at once, all get the same.
+        Concurrent callers all get the same content.
 
         Raises:
             StoreError: If the store cannot be reached.
@@ -109,17 +109,17 @@ class Store(Protocol):
 
 
 def is_object_place(place: str) -> bool:
-    """Whether a place is one of an object store, be it well written or not."""
+    """Whether this is an `s3://` URL, valid or not."""
     return place.startswith(OBJECT_SCHEME)
 
 
 def checkpoint_name(job_id: str) -> str:
-    """Return the name of a job's saved state; every attempt shares it."""
+    """Return the name of a job's checkpoint, which all its attempts share."""
     return f"{CHECKPOINTS}/{job_id}.safetensors"
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in a folder last."""
+    """Make the renames in a folder survive a power loss."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -1,7 +1,7 @@
-"""CURVE: who may speak to the broker over TCP. The keys lie in a folder that an address names.
+"""CURVE keys: which peers may speak to the broker over TCP.
 
 The broker's folder holds `broker.key_secret` and, in `peers/`, the public key of every peer that
-it lets in; a peer's holds `peer.key_secret` and the broker's public key, `broker.key`.
+may connect. A peer's folder holds `peer.key_secret` and the broker's public key, `broker.key`.
 """
 
 import asyncio
@@ -28,14 +28,14 @@ _MAX_REFUSALS = 100
 
 
 class CurveError(ValueError):
-    """Raised when a folder does not hold the keys that are needed."""
+    """Raised when a folder lacks a key."""
 
 
 def make_keys(folder: Path) -> tuple[Path, Path]:
-    """Make the keys of a broker and of its peers, in a new folder each; return the two.
+    """Make the keys of a broker and its peers; return their two new folders.
 
     Raises:
-        FileExistsError: If there are keys in the folder already.
+        FileExistsError: If the folder holds keys already.
     """
     broker, peer = folder / "broker", folder / "peer"
     for made in (broker, broker / "peers", peer):
@@ -52,7 +52,7 @@ def make_keys(folder: Path) -> tuple[Path, Path]:
 
 
 def guard(socket: "zmq.Socket[Any]", folder: Path) -> None:
-    """Let only peers with a key of the folder in; to be called before the socket is bound.
+    """Accept only peers with a key in the folder; call it before the socket is bound.
 
     Raises:
         CurveError: If a key is missing.
@@ -60,12 +60,12 @@ def guard(socket: "zmq.Socket[Any]", folder: Path) -> None:
     socket.curve_publickey, socket.curve_secretkey = _pair(folder / "broker.key_secret")
     socket.curve_server = True
     socket.setsockopt(zmq.ZAP_DOMAIN, os.fsencode(folder))
-    # Without it, whoever comes while nobody is there to ask is let in with any key.
+    # Otherwise a peer that connects before the gatekeeper runs is accepted with any key.
     socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
 
 
 def unlock(socket: "zmq.Socket[Any]", folder: Path) -> None:
-    """Show a peer's key, and talk to the one broker only; to be called before it is connected.
+    """Show a peer's key, and accept one broker only; call it before the socket is connected.
 
     Raises:
         CurveError: If a key is missing.
@@ -75,64 +75,64 @@ def unlock(socket: "zmq.Socket[Any]", folder: Path) -> None:
 
 
 class Gatekeeper:
-    """Checks the keys that peers show on guarded sockets, and logs those it turns away.
+    """Checks the keys that peers show on guarded sockets, and logs refusals.
 
-    libzmq asks it about each by the ZeroMQ Authentication Protocol (ZAP, RFC 27).
+    libzmq asks about each peer by the ZeroMQ Authentication Protocol (ZAP, RFC 27).
     """
 
     def __init__(self, context: zmq.asyncio.Context) -> None:
         self._context = context
-        self._asked = context.socket(zmq.REP)
+        self._zap = context.socket(zmq.REP)
         self._keys: dict[bytes, frozenset[bytes]] = {}
         self._refusals = _Refusals()
         self._tasks: list[asyncio.Task[None]] = []
 
     def open(self, folder: Path) -> None:
-        """Let in who has a key in the folder's `peers`; everybody else stays out.
+        """Accept peers with a key in the folder's `peers/`, and no others.
 
         Raises:
-            CurveError: If there is no key in it.
+            CurveError: If the folder holds no key.
         """
         if not self._tasks:
-            self._asked.bind(_ZAP_ADDRESS)
+            self._zap.bind(_ZAP_ADDRESS)
             self._tasks.append(asyncio.create_task(self._answer()))
         self._keys[os.fsencode(folder)] = _peers(folder / "peers")
 
     def watch(self, socket: "zmq.Socket[bytes]", address: str) -> None:
-        """Log who fails at a socket before it shows a key."""
-        place = f"inproc://failures-{secrets.token_hex(8)}"
-        socket.monitor(place, _FAILURES)
+        """Log peers that fail at a socket before they show a key."""
+        endpoint = f"inproc://failures-{secrets.token_hex(8)}"
+        socket.monitor(endpoint, _FAILURES)
         monitor = self._context.socket(zmq.PAIR)
-        monitor.connect(place)
-        self._tasks.append(asyncio.create_task(self._hear(monitor, address)))
+        monitor.connect(endpoint)
+        self._tasks.append(asyncio.create_task(self._watch_failures(monitor, address)))
 
     def close(self) -> None:
-        """Stop; whoever comes now is not let in."""
+        """Stop; peers that connect from now on are refused."""
         for task in self._tasks:
             task.cancel()
-        self._asked.close(linger=0)
+        self._zap.close(linger=0)
 
     async def _answer(self) -> None:
         while True:
-            question = await self._asked.recv_multipart()
+            question = await self._zap.recv_multipart()
             _version, request, domain, address, _identity, mechanism, *shown = question
             if mechanism == b"CURVE" and shown[0] in self._keys.get(domain, ()):
                 status, text = b"200", b"OK"
             else:
                 status, text = b"400", b"unknown key"
                 key = z85.encode(shown[0]).decode() if shown else "none"
-                self._refusals.log(f"turned away {address.decode()}, which shows the key {key}")
-            await self._asked.send_multipart([_ZAP_VERSION, request, status, text, b"", b""])
+                self._refusals.log(f"refused {address.decode()}, which shows the key {key}")
+            await self._zap.send_multipart([_ZAP_VERSION, request, status, text, b"", b""])
 
-    async def _hear(self, monitor: zmq.asyncio.Socket, address: str) -> None:
+    async def _watch_failures(self, monitor: zmq.asyncio.Socket, address: str) -> None:
         while True:
             event = parse_monitor_message(await monitor.recv_multipart())
             reason = (zmq.Event(event["event"]).name or "unknown").lower()
-            self._refusals.log(f"turned away a peer at {address}: {reason}")
+            self._refusals.log(f"refused a peer at {address}: {reason}")
 
 
 class _Refusals:
-    """Logs each refusal once an hour: who is turned away comes again at once, and for ever."""
+    """Logs each refusal once an hour: a refused peer tries again at once, and forever."""
 
     def __init__(self) -> None:
         self._logged: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""What a job is: the parameters of a video, the states of a job, the stages of a run."""
+"""What a job is: the parameters of a video, the states of a job, the stages of an attempt."""
 
 import math
 import re
@@ -24,8 +24,8 @@ class SpecError(ValueError):
     """Raised when a field of a job has a value that cannot be honoured.
 
     Args:
-        field: Name of the field, as clients spell it.
-        message: What was found and what is allowed, for a person.
+        field: Name of the field in the API.
+        message: What was found and what is allowed.
     """
 
     def __init__(self, field: str, message: str) -> None:
@@ -37,15 +37,15 @@ class SpecError(ValueError):
 class JobState(Enum):
     """The state of a job; the values are those that clients see."""
 
-    IN_QUEUE = "InQueue"  # in the journal, waits for a group
+    IN_QUEUE = "InQueue"  # in the journal, waiting for a group
     IN_PROGRESS = "InProgress"  # leased to a group
-    SUCCEED = "Succeed"  # the whole video is in its place
-    FAILED = "Failed"  # ended without a video; the reason says why
+    SUCCEED = "Succeed"  # the whole video is stored
+    FAILED = "Failed"  # ended without a video, see the reason
     CANCELLED = "Cancelled"  # ended by its client
 
     @property
     def is_terminal(self) -> bool:
-        """Whether a job never leaves this state."""
+        """Whether this state has no exit."""
         return not TRANSITIONS[self]
 
 
@@ -61,7 +61,7 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
 
 
 class Stage(Enum):
-    """What a rank is doing; every stage but the first two belongs to a run."""
+    """What a rank is doing; all stages but the first two belong to an attempt."""
 
     LOAD = "load"
     IDLE = "idle"
@@ -76,16 +76,16 @@ Priority = Annotated[
     Meta(
         ge=-10,
         le=10,
-        description="How urgent it is: higher ones come first, and take the place of what runs.",
+        description="Urgency: higher ones come first, and preempt running jobs.",
     ),
 ]
 Solver = Literal["unipc", "dpm++", "dpmpp"]
 
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The parameters of one video: the one definition of their names, defaults and ranges.
+    """The parameters of one video: the only definition of their names, defaults and ranges.
 
-    The HTTP check, the OpenAPI document and the broker's check are all made from it.
+    The HTTP checks, the OpenAPI document and the broker's checks derive from it.
 
     Raises:
         SpecError: If fields contradict each other (msgspec wraps it in a `ValidationError`).
@@ -113,34 +113,51 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ] = 81
     guidance_scale: Annotated[
         float,
-        Meta(ge=1.0, le=20.0, description="How closely the video follows the prompt; 1 is off."),
+        Meta(
+            ge=1.0,
+            le=20.0,
+            description="Guidance scale (CFG): how closely the video follows the prompt; 1 is off.",
+        ),
     ] = 3.0
     infer_steps: Annotated[int, Meta(ge=20, le=100, description="Number of denoising steps.")] = 30
     seed: (
         Annotated[
             int,
-            Meta(ge=0, le=2_147_483_647, description="Seed of the noise; left out, a random one."),
+            Meta(ge=0, le=2_147_483_647, description="Seed of the noise; random if left out."),
         ]
         | None
     ) = None
     negative_prompt: (
-        Annotated[str, Meta(max_length=500, description="What the video shall not show.")] | None
+        Annotated[
+            str,
+            Meta(max_length=500, description="Negative prompt: what the video should not show."),
+        ]
+        | None
     ) = None
 
     vae_parallel: Annotated[
-        bool | None, Meta(description="Split the VAE over the ranks; left out, as the group does.")
+        bool | None,
+        Meta(description="Split the VAE over the ranks; the group's default if left out."),
     ] = None
     ulysses_size: (
         Annotated[
             int,
-            Meta(ge=1, le=64, description="Ranks that share a sequence; left out, as the group."),
+            Meta(
+                ge=1,
+                le=64,
+                description="Ranks that share a sequence; the group's default if left out.",
+            ),
         ]
         | None
     ) = None
     cfg_size: (
         Annotated[
             int,
-            Meta(ge=1, le=2, description="2 runs both guidance branches side by side."),
+            Meta(
+                ge=1,
+                le=2,
+                description="2 computes both guidance branches at once, on separate ranks.",
+            ),
         ]
         | None
     ) = None
@@ -158,18 +175,18 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         int, Meta(ge=0, le=10_000, description="First step whose attention is kept.")
     ] = 12
     attentioncache_interval: Annotated[
-        int, Meta(ge=1, le=10_000, description="Every how many steps attention is computed anew.")
+        int, Meta(ge=1, le=10_000, description="Attention is computed at every n-th step only.")
     ] = 4
     end_step: Annotated[
         int,
         Meta(
             ge=0,
             le=10_000,
-            description="Last step that reuses attention; may lie beyond the last step.",
+            description="Last step that reuses attention; may exceed the number of steps.",
         ),
     ] = 37
     sample_solver: Annotated[
-        Solver, Meta(description="Sampler; `dpmpp` is another name of `dpm++`.")
+        Solver, Meta(description="Sampler; `dpmpp` is an alias of `dpm++`.")
     ] = "unipc"
     sample_shift: Annotated[
         float, Meta(gt=0.0, le=100.0, description="Shift of the noise schedule.")
@@ -201,12 +218,12 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def num_model_frames(self) -> int:
-        """Frames the model makes: the next number of the form 4n + 1; the clip is cut to fit."""
+        """Frames that the model makes: the next number of the form 4n + 1; the clip is cut."""
         return (self.num_frames + 2) // 4 * 4 + 1
 
     @property
     def solver(self) -> Literal["unipc", "dpm++"]:
-        """The sampler under its one name."""
+        """The sampler without its alias."""
         return "unipc" if self.sample_solver == "unipc" else "dpm++"
 
 
@@ -225,10 +242,10 @@ def parse_size(image_size: str) -> tuple[int, int]:
 
 
 def check_size(width_px: int, height_px: int, shown: str) -> None:
-    """Refuse a size that the model cannot make.
+    """Check a size against what the model can make.
 
     Raises:
-        SpecError: With the size as the client wrote it (`shown`) and the rule it breaks.
+        SpecError: With the size as the client wrote it (`shown`), and the rule.
     """
     sides = (width_px, height_px)
     if any(side % SIDE_MULTIPLE_PX or side < MIN_SIDE_PX for side in sides):
@@ -246,7 +263,7 @@ def check_size(width_px: int, height_px: int, shown: str) -> None:
 
 
 class GroupShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What decides which layouts a group can run, and the layout it runs if none is named."""
+    """Determines the layouts that a group can run, and its default layout."""
 
     world_size: int
     num_heads: int
@@ -255,15 +272,14 @@ class GroupShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     ulysses_size: int | None = None
     """Default of `JobSpec.ulysses_size`; None leaves the choice to `choose_layout`."""
     memory: GroupMemory | None = None
-    """What jobs cost the ranks; None accepts every size."""
+    """The memory that jobs take; None accepts every size."""
 
 
 def choose_layout(spec: JobSpec, shape: GroupShape) -> tuple[int, int]:
     """Return `(cfg_size, ulysses_size)` for a job on a group.
 
-    What the job names is honoured or refused, never changed. What it leaves out is taken from the
-    group; what the group leaves open as well becomes CFG 2 where guidance is on and as many ranks
-    as possible on the sequence.
+    Sizes that the job names are kept or refused, never changed. Others are the group's defaults;
+    without any, CFG is 2 where guidance is on, and as many ranks as possible share the sequence.
 
     Raises:
         SpecError: If the group cannot run the layout; the message shows the numbers.
@@ -288,7 +304,7 @@ def choose_layout(spec: JobSpec, shape: GroupShape) -> tuple[int, int]:
 
 
 def can_run(spec: JobSpec, shape: GroupShape) -> bool:
-    """Whether a group of this shape can split a job of these parameters."""
+    """Whether a group of this shape can run a job."""
     try:
         choose_layout(spec, shape)
     except SpecError:
@@ -297,15 +313,15 @@ def can_run(spec: JobSpec, shape: GroupShape) -> bool:
 
 
 def job_bytes(spec: JobSpec, memory: GroupMemory, cfg_size: int, ulysses_size: int) -> int:
-    """Return what a job takes of each rank's memory, weights included, at its worst moment."""
+    """Return the peak memory of a job on each rank, weights included."""
     return needed_bytes(memory, _demand(spec, memory, cfg_size, ulysses_size))
 
 
 def step_work(spec: JobSpec, shape: GroupShape) -> float:
-    """Return how much work a denoising step is for each rank; only ratios mean anything.
+    """Return the work of a denoising step for each rank, in an arbitrary unit.
 
-    Every token of a rank meets every token of the clip in attention, and the model's weights in
-    linear layers, which cost as much as attention over some 29,000 tokens in the 14B model.
+    Each token of a rank attends to every token of the clip, and passes the linear layers, which in
+    the 14B model cost as much as attention over some 29,000 tokens.
     """
     cfg_size, ulysses_size = _layout_sizes(spec, shape)
     num_tokens = _num_tokens(spec)
@@ -314,7 +330,7 @@ def step_work(spec: JobSpec, shape: GroupShape) -> float:
 
 
 def _layout_sizes(spec: JobSpec, shape: GroupShape) -> tuple[int, int]:
-    """Return `(cfg_size, ulysses_size)` as the job, the group, or else the default has it."""
+    """Return `(cfg_size, ulysses_size)` of the job, else of the group, else the default."""
     cfg_size = spec.cfg_size
     if cfg_size is None:
         cfg_size = _default_cfg_size(spec, shape)
@@ -334,7 +350,7 @@ def _default_cfg_size(spec: JobSpec, shape: GroupShape) -> int:
     if spec.guidance_scale <= 1.0:
         return 1
     wanted = shape.cfg_size or 2
-    # A job may name the ulysses_size alone (8 on 8 ranks): then CFG takes what room is left.
+    # A job may name ulysses_size alone (8 on 8 ranks): CFG then takes the remaining ranks.
     return wanted if shape.world_size % (wanted * (spec.ulysses_size or 1)) == 0 else 1
 
 

@@ -1,4 +1,4 @@
-"""The log of messages that are dropped, which whoever sends rubbish must not fill."""
+"""Logs dropped messages, at a rate that a hostile peer cannot use to fill the disk."""
 
 import logging
 import time
@@ -11,10 +11,10 @@ PERIOD_S = 10.0
 
 
 class RateLimitedLog:
-    """Logs a number of drops in each period in full, and of all others how many there were.
+    """Logs the first drops of each period, and the number of the others.
 
     Args:
-        clock: Tells the time in seconds.
+        clock: Returns a time in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -22,12 +22,11 @@ class RateLimitedLog:
         self._since_s = clock()
         self._num_drops = 0
 
-    def tell(self, error: Exception) -> None:
-        """Say why a message is dropped."""
+    def log(self, error: Exception) -> None:
         now_s = self._clock()
         if now_s - self._since_s >= PERIOD_S:
             if self._num_drops > MAX_LINES:
-                logger.warning("dropped %d more messages like that", self._num_drops - MAX_LINES)
+                logger.warning("dropped %d more messages", self._num_drops - MAX_LINES)
             self._since_s, self._num_drops = now_s, 0
         self._num_drops += 1
         if self._num_drops <= MAX_LINES:

@@ -1,4 +1,4 @@
-"""A ZeroMQ socket in an event loop: what comes in crowds is read many messages at a time."""
+"""A ZeroMQ socket in an event loop, read many messages at a time when they arrive in bursts."""
 
 import asyncio
 import logging
@@ -16,50 +16,49 @@ GATHER_S = 0.005
 _MAX_TAKEN = 200
 
 Handle = Callable[[list[bytes]], Awaitable[None]]
-"""Takes the parts of a message."""
 
 
 class SocketReader:
-    """A socket in the running event loop; it belongs to the line from here on.
+    """A socket in the running event loop; no other code may use the socket.
 
-    An asyncio socket of pyzmq is woken by each message, which costs several times what it takes to
-    handle one. ZeroMQ gives a sign, on a descriptor, when messages come where there were none, and
-    whatever is done on the socket may take the sign away. So the line waits for it only when
-    nothing is left, and looks again after all else that it does.
+    pyzmq's asyncio socket wakes for each message, which costs several times as much as handling
+    one. ZeroMQ makes a descriptor readable when the first message arrives at an empty socket, and
+    any operation on the socket may clear that. So the reader waits for the descriptor only when no
+    message is left, and looks for messages after every other operation.
     """
 
     def __init__(self, socket: "zmq.Socket[bytes]") -> None:
         self._socket = socket
-        self._sign = asyncio.Event()
+        self._readable = asyncio.Event()
 
     async def read(self, handle: Handle, pause_s: float = 0.0) -> None:
-        """Hand over each message, for ever; one that cannot be decoded ends nothing.
+        """Pass on each message, forever; one that cannot be decoded is logged and dropped.
 
         Args:
-            handle: Takes the messages in their order.
-            pause_s: How long to let messages gather, undisturbed, once they come thick.
+            handle: Takes the parts of each message, in the order of arrival.
+            pause_s: How long to let messages gather when several arrive at once.
         """
         drops = RateLimitedLog()
         while True:
-            self._sign.clear()
+            self._readable.clear()
             arrived = self._take()
             for parts in arrived:
                 try:
                     await handle(parts)
                 except ProtocolError as error:
-                    drops.tell(error)
+                    drops.log(error)
             if not arrived:
                 await self._wait()
             elif len(arrived) > 1:
-                # Who has more to hear than it takes at a time goes on once others had their turn.
+                # With more waiting than is taken at a time, only other tasks run in between.
                 await asyncio.sleep(pause_s if len(arrived) < _MAX_TAKEN else 0.0)
 
     def send(self, parts: Sequence[bytes], message: object) -> None:
-        """Send at once or not at all: a peer that is gone must not hold up the rest.
+        """Send at once or not at all, so that a lost peer does not delay the others.
 
         Args:
-            parts: To be sent.
-            message: What they are, for the log.
+            parts: To send.
+            message: Named in the log if it cannot be sent.
         """
         try:
             self._send(parts)
@@ -67,7 +66,7 @@ class SocketReader:
             logger.warning("could not send %s: %s", type(message).__name__, error)
 
     def offer(self, parts: Sequence[bytes]) -> bool:
-        """Send at once; return whether there was anybody to take it."""
+        """Send at once; return whether a peer was there to take it."""
         try:
             self._send(parts)
         except zmq.Again:
@@ -75,27 +74,26 @@ class SocketReader:
         return True
 
     def subscribe(self, topic: bytes) -> None:
-        """Hear what begins with a topic, on a SUB."""
+        """Receive what begins with a topic, on a SUB socket."""
         self._socket.setsockopt(zmq.SUBSCRIBE, topic)
-        self._sign.set()
+        self._readable.set()
 
     def unsubscribe(self, topic: bytes) -> None:
-        """Take a `subscribe` back."""
         self._socket.setsockopt(zmq.UNSUBSCRIBE, topic)
-        self._sign.set()
+        self._readable.set()
 
     def close(self, linger_ms: int = 0) -> None:
-        """Close the socket, once what was sent last has had so much time to leave."""
+        """Close the socket; the last messages have `linger_ms` to leave."""
         self._socket.close(linger_ms)
 
     def _send(self, parts: Sequence[bytes]) -> None:
         try:
             self._socket.send_multipart(parts, zmq.NOBLOCK)
         finally:
-            self._sign.set()
+            self._readable.set()
 
     def _take(self) -> list[list[bytes]]:
-        """Return what has arrived, up to a number; nothing only if nothing is left."""
+        """Return up to `_MAX_TAKEN` messages that have arrived; none only if none is left."""
         arrived: list[list[bytes]] = []
         with suppress(zmq.Again):
             while len(arrived) < _MAX_TAKEN:
@@ -104,8 +102,8 @@ class SocketReader:
 
     async def _wait(self) -> None:
         loop, descriptor = asyncio.get_running_loop(), self._socket.FD
-        loop.add_reader(descriptor, self._sign.set)
+        loop.add_reader(descriptor, self._readable.set)
         try:
-            await self._sign.wait()
+            await self._readable.wait()
         finally:
             loop.remove_reader(descriptor)

@@ -1,6 +1,6 @@
-"""The settings of every ZeroMQ socket, for the broker and its peers.
+"""The settings of every ZeroMQ socket of the broker and its peers.
 
-Settings act on later binds and connects only, so each function sets them first and attaches last.
+A setting affects later binds and connects only, so each function sets all of them first.
 """
 
 import ipaddress
@@ -17,7 +17,7 @@ import zmq
 from broker.wire import curve
 
 MAX_MESSAGE_BYTES = 1 << 20
-# Room for a job id, and for the handshake of CURVE, which the limit holds for, too.
+# Room for a job id, and for the CURVE handshake, to which the limit applies as well.
 MAX_TOPIC_BYTES = 512
 HIGH_WATER_MARK = 1000
 _MAX_IPC_PATH_BYTES = 107
@@ -26,27 +26,28 @@ _TCP = re.compile(r"tcp://([^\s#/]+):([0-9]{1,5})")
 
 
 class _Pings(NamedTuple):
-    """How often one end of a connection pings the other, and how long it waits for the answer."""
+    """How often one end of a connection pings the other, and how long it waits for an answer."""
 
     every_ms: int
     limit_ms: int
 
 
-# A line between machines can go dead without a word. The broker's end has to notice that first: as
-# long as it takes the old connection for alive, it ignores the new one, of the same identity. That
-# pings can tell the other end how long to wait does not help: libzmq forgets it with the next
-# message.
+# A connection between machines can die silently. The broker's end must notice first: while it
+# takes the old connection for alive, it ignores a new one of the same identity. The time to live
+# in a ping does not help, since libzmq forgets it with the next message.
 _BROKERS_PINGS = _Pings(every_ms=3000, limit_ms=3000)  # noticed within 6 s
 _PEERS_PINGS = _Pings(every_ms=3000, limit_ms=7000)  # noticed after 7 s to 10 s
-# What is published has no identity, and beats must come again before they are missed.
+# Published messages have no identity, and heartbeats must return before they are missed.
 _PUBLISHED_PINGS = _Pings(every_ms=1000, limit_ms=3000)
 
 ZmqSocket = TypeVar("ZmqSocket", bound="zmq.Socket[Any]")
 
 
 class Addresses(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the broker's four sockets are: each `ipc://PATH`, `tcp://HOST:PORT` on loopback, or
-    `tcp://HOST:PORT#FOLDER`, where the folder holds this end's CURVE keys.
+    """Addresses of the broker's four sockets.
+
+    Each is `ipc://PATH`, `tcp://HOST:PORT` on loopback, or `tcp://HOST:PORT#FOLDER` with a folder
+    of this end's CURVE keys.
     """
 
     requests: str
@@ -76,17 +77,17 @@ class Addresses(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
         Args:
             address: `tcp://HOST:PORT`.
-            keys: Folder of this end's CURVE keys; only loopback does without.
+            keys: Folder of this end's CURVE keys; optional on loopback only.
 
         Raises:
-            ValueError: If this is no such address, or it needs keys.
+            ValueError: If the address is invalid, or needs keys.
         """
         match = _TCP.fullmatch(address)
         first = int(match[2]) if match else 0
         last = first + len(cls.__struct_fields__) - 1
         if match is None or not 1 <= first <= last <= _MAX_PORT:
             raise ValueError(
-                f"{address!r} is no tcp://HOST:PORT with a PORT up to {_MAX_PORT - 3}; "
+                f"{address!r} is not tcp://HOST:PORT with a PORT up to {_MAX_PORT - 3}; "
                 "it and the next three are used"
             )
         mark = "" if keys is None else f"#{keys}"
@@ -97,15 +98,15 @@ class Addresses(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 def split_keys(address: str) -> tuple[str, Path | None]:
-    """Return an address as ZeroMQ knows it, and the folder of CURVE keys that it names."""
-    place, mark, folder = address.partition("#")
+    """Return an address as ZeroMQ takes it, and the folder of CURVE keys in it."""
+    endpoint, mark, folder = address.partition("#")
     if not address.startswith("tcp://") or not mark:
         return address, None
-    return place, Path(folder)
+    return endpoint, Path(folder)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether what listens at a host can be reached from this machine only."""
+    """Whether a host can be reached from this machine only."""
     if host == "localhost":
         return True
     try:
@@ -115,7 +116,7 @@ def is_loopback(host: str) -> bool:
 
 
 def bind_router(socket: ZmqSocket, *addresses: str) -> ZmqSocket:
-    """Make a socket the broker's end of DEALERs: sends to unknown peers raise, none are stolen."""
+    """Bind the broker's ROUTER: sending to an unknown peer raises, identities cannot be stolen."""
     _harden(socket)
     _ping(socket, _BROKERS_PINGS)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
@@ -124,33 +125,33 @@ def bind_router(socket: ZmqSocket, *addresses: str) -> ZmqSocket:
 
 
 def connect_dealer(socket: ZmqSocket, address: str, role: str) -> ZmqSocket:
-    """Make a socket a peer of the broker under an identity that no other process ever has."""
+    """Connect a peer's DEALER, under an identity that no other process ever has."""
     _harden(socket)
     _ping(socket, _PEERS_PINGS)
     socket.setsockopt(zmq.ROUTING_ID, f"{role}-{secrets.token_hex(8)}".encode())
-    socket.setsockopt(zmq.IMMEDIATE, 1)  # queue nothing for a broker that is not there
+    socket.setsockopt(zmq.IMMEDIATE, 1)  # queue nothing while no broker is connected
     _reconnect_soon(socket)
     return _connect(socket, address)
 
 
 def bind_xpub(socket: ZmqSocket, *addresses: str) -> ZmqSocket:
-    """Make a socket the source of events; subscribers that lag lose some and see it by `seq`."""
+    """Bind the broker's XPUB; subscribers that lag lose events and notice it by `seq`."""
     _harden(socket)
-    # Only subscriptions come in, and each of their bytes costs a node in the tree of topics.
+    # Only subscriptions arrive, and each of their bytes costs a node in the tree of topics.
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_TOPIC_BYTES)
     socket.setsockopt(zmq.XPUB_VERBOSE, 1)
     return _bind(socket, addresses)
 
 
 def bind_sub(socket: ZmqSocket, *addresses: str) -> ZmqSocket:
-    """Make a socket the broker's ear for the beats of every rank."""
+    """Bind the broker's SUB, for the heartbeats of every rank."""
     _harden(socket)
     socket.setsockopt(zmq.SUBSCRIBE, b"")
     return _bind(socket, addresses)
 
 
 def connect_sub(socket: ZmqSocket, address: str) -> ZmqSocket:
-    """Make a socket a front's ear for events; the front subscribes per job."""
+    """Connect a front's SUB for events; the front subscribes per job."""
     _harden(socket)
     _ping_far(socket, address)
     _reconnect_soon(socket)
@@ -158,7 +159,7 @@ def connect_sub(socket: ZmqSocket, address: str) -> ZmqSocket:
 
 
 def connect_pub(socket: ZmqSocket, address: str) -> ZmqSocket:
-    """Make a socket the mouth of a rank; beats that cannot be sent at once are dropped."""
+    """Connect a rank's PUB; heartbeats that cannot be sent at once are dropped."""
     _harden(socket)
     _ping_far(socket, address)
     _reconnect_soon(socket)
@@ -193,7 +194,7 @@ def _bind(socket: ZmqSocket, addresses: Iterable[str]) -> ZmqSocket:
     # The mode of an ipc socket follows the umask: only this user may connect.
     before = os.umask(0o177)
     try:
-        # Keys, once set, hold for every later bind: addresses without any come first.
+        # Keys, once set, apply to every later bind: addresses without keys come first.
         for address in sorted(addresses, key=lambda address: split_keys(address)[1] is not None):
             socket.bind(_secured(socket, address, curve.guard))
     finally:
@@ -209,17 +210,17 @@ def _connect(socket: ZmqSocket, address: str) -> ZmqSocket:
 def _secured(
     socket: "zmq.Socket[Any]", address: str, secure: Callable[["zmq.Socket[Any]", Path], None]
 ) -> str:
-    """Give a TCP socket its keys; return the address as ZeroMQ knows it."""
+    """Give a TCP socket its keys; return the address as ZeroMQ takes it."""
     if not address.startswith("tcp://"):
         return address
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
     socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 30)
-    place, folder = split_keys(address)
+    endpoint, folder = split_keys(address)
     if folder is not None:
         secure(socket, folder)
     else:
-        _require_keys(place)
-    return place
+        _require_keys(endpoint)
+    return endpoint
 
 
 def _require_keys(address: str) -> None:
@@ -227,5 +228,5 @@ def _require_keys(address: str) -> None:
     if not is_loopback(address.removeprefix("tcp://").rpartition(":")[0].strip("[]")):
         raise ValueError(
             f"{address} can be reached from other machines, so it needs CURVE keys; "
-            "`wan keys curve` makes some"
+            "make them with `wan keys curve`"
         )

@@ -185,7 +185,7 @@ def test_a_bucket_that_is_not_there_is_told(
 
 @pytest.mark.parametrize("place", ["s3://", "s3://UPPER/x", "s3://a/b c", "s3://bucket/p?x=1"])
 def test_a_place_that_is_none_is_refused(place: str) -> None:
-    with pytest.raises(StoreSetupError, match="is no s3://BUCKET/PREFIX"):
+    with pytest.raises(StoreSetupError, match="is not of the form s3://BUCKET/PREFIX"):
         open_store(place)
 
 

@@ -82,14 +82,14 @@ async def test_peers_with_their_key_work_as_ever(remote: Remote) -> None:
 
 
 async def knock(remote: Remote, secure: Any, logged: str) -> None:
-    """Ask over a socket to which `secure` gives keys; be turned away, and never answered."""
+    """Ask over a socket to which `secure` gives keys; be refused, and never answered."""
     context = zmq.asyncio.Context()
     dealer = context.socket(zmq.DEALER)
     try:
         secure(dealer)
         dealer.connect(remote.addresses.requests.partition("#")[0])
         await dealer.send_multipart([b"1", *front_requests.encode(GetHealth())])
-        line = await remote.logged("turned away ")
+        line = await remote.logged("refused ")
         assert logged in line
         assert not await dealer.poll(0)
     finally:
@@ -143,7 +143,7 @@ async def test_a_peer_that_comes_again_and_again_is_logged_once(remote: Remote) 
     remote.process.send_signal(signal.SIGTERM)
     assert remote.process.stderr is not None
     rest = await asyncio.wait_for(remote.process.stderr.read(), LIMIT_S)
-    assert rest.count(b"turned away") <= 1  # one may go before it was told, for another reason
+    assert rest.count(b"refused ") <= 1  # one may go before it was told, for another reason
 
 
 async def test_peers_on_this_machine_need_no_key_beside_those_that_do(remote: Remote) -> None:

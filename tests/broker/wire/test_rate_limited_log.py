@@ -8,12 +8,12 @@ def test_rubbish_fills_no_log_and_is_counted(caplog: pytest.LogCaptureFixture) -
     now_s = 0.0
     drops = RateLimitedLog(lambda: now_s)
     for number in range(MAX_LINES + 30):
-        drops.tell(ValueError(f"number {number}"))
+        drops.log(ValueError(f"number {number}"))
     assert len(caplog.messages) == MAX_LINES
     assert caplog.messages[0] == "dropped a message: number 0"
     now_s = PERIOD_S
-    drops.tell(ValueError("again"))
+    drops.log(ValueError("again"))
     assert caplog.messages[MAX_LINES:] == [
-        "dropped 30 more messages like that",
+        "dropped 30 more messages",
         "dropped a message: again",
     ]
