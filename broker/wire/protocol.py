@@ -20,35 +20,35 @@ Message = TypeVar("Message")
 
 
 class ProtocolError(Exception):
-    """Raised when the parts of a message cannot be decoded."""
+    """Raised when a message cannot be decoded."""
 
 
 class ErrorCode(Enum):
     """Why something was refused or failed; the values are those that clients see."""
 
-    INVALID_BODY = "invalid_body"  # no JSON, no form, wrong shape
+    INVALID_BODY = "invalid_body"  # neither JSON nor a form, or of the wrong shape
     INVALID_FIELD = "invalid_field"  # unknown name, wrong type, out of range
-    UNSUPPORTED_LAYOUT = "unsupported_layout"  # the group cannot split a job like that
+    UNSUPPORTED_LAYOUT = "unsupported_layout"  # no group can run the job
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     BODY_TOO_LARGE = "body_too_large"
     REQUEST_TIMEOUT = "request_timeout"
     IMAGE_URL_FORBIDDEN = "image_url_forbidden"  # scheme, port, address, characters
-    IMAGE_UNAVAILABLE = "image_unavailable"  # the other server did not deliver
+    IMAGE_UNAVAILABLE = "image_unavailable"  # the other server did not deliver it
     IMAGE_TOO_LARGE = "image_too_large"
-    IMAGE_INVALID = "image_invalid"  # not a picture that can be used
-    IDEMPOTENCY_KEY_REUSE = "idempotency_key_reuse"  # the same key, another request
-    JOB_NOT_FOUND = "job_not_found"  # or another key's: the two look the same
+    IMAGE_INVALID = "image_invalid"  # not a usable picture
+    IDEMPOTENCY_KEY_REUSE = "idempotency_key_reuse"  # the same key with another request
+    JOB_NOT_FOUND = "job_not_found"  # or another key's job, which looks the same
     JOB_FINISHED = "job_finished"  # too late to cancel
     QUEUE_FULL = "queue_full"
     RATE_LIMITED = "rate_limited"  # too many requests with one key
     STORAGE_FULL = "storage_full"
-    UNAVAILABLE = "unavailable"  # the broker does not answer, or drains
+    UNAVAILABLE = "unavailable"  # the broker does not reply, or drains
     NOT_FOUND = "not_found"  # no such route or file
     METHOD_NOT_ALLOWED = "method_not_allowed"
     UNAUTHORIZED = "unauthorized"  # no API key, or a wrong one
     FORBIDDEN = "forbidden"  # wrong Host or Origin, or a key that may not do this
-    INTERNAL = "internal"  # our fault; the log says more
-    RUN_FAILED = "run_failed"  # the ranks raised during the run
+    INTERNAL = "internal"  # a bug; the log says more
+    RUN_FAILED = "run_failed"  # the ranks failed during the attempt
     OUT_OF_MEMORY = "out_of_memory"  # of an accelerator
     SAVE_FAILED = "save_failed"  # the video could not be written
     GROUP_LOST = "group_lost"  # its group died in every attempt
@@ -59,13 +59,13 @@ class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The right of one life of one group to run one attempt of one job: the fencing token."""
+    """The right of one life of a group to run one attempt of a job: the fencing token."""
 
     group: str
     epoch: int
     job_id: str
     attempt: int
-    """Rises with every lease of the job, so that none is ever in force twice."""
+    """Rises with every lease of the job, so that no lease is granted twice."""
 
 
 class JobFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -111,7 +111,7 @@ class JobView(JobFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Callback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The news of a job's end, for the address that its client has named."""
+    """A job's end, to be reported to the URL that its client named."""
 
     job_id: str
     url: str
@@ -119,11 +119,11 @@ class Callback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     state: JobState
     ended_at: float
     tries: int
-    """How often it was handed over before."""
+    """How often it was taken before."""
 
 
 class RankView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One rank as the broker last heard of it."""
+    """One rank, by its latest heartbeat."""
 
     rank: int
     pid: int
@@ -152,17 +152,17 @@ class GroupView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class IdempotencyKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a client calls its request, so that the same request twice makes one job."""
+    """A client's name for its request, so that a repeated request makes no second job."""
 
     key: Annotated[str, msgspec.Meta(pattern=r"\A[!-~]{1,255}\Z")]
     request_hash: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
-    """SHA-256 over all that the client asked for."""
+    """SHA-256 of the whole request."""
 
 
 class OfferJob(_Struct, frozen=True, kw_only=True):
-    """Tell whether a job would be accepted now, before the work on its image is done.
+    """Ask whether a job would be accepted now, before its image is processed.
 
-    The answer is `JobFound` if the key has a job already, `JobAcceptable`, or `Refused`.
+    The reply is `JobFound` if the idempotency key has a job already.
     """
 
     spec: JobSpec
@@ -172,10 +172,9 @@ class OfferJob(_Struct, frozen=True, kw_only=True):
 
 
 class SubmitJob(_Struct, frozen=True, kw_only=True):
-    """Accept a job. The front makes the id, so that a repeated message makes no second job.
+    """Accept a job. The front chooses the id, so that a repeated message makes no second job.
 
-    The answer names another job if one with the same key was accepted before. An image that no job
-    uses is removed.
+    The reply names an earlier job if its idempotency key is the same. An unused image is removed.
     """
 
     job_id: str
@@ -184,23 +183,23 @@ class SubmitJob(_Struct, frozen=True, kw_only=True):
     """File name in the inputs folder."""
     idempotency_key: IdempotencyKey | None = None
     owner: str | None = None
-    """Name of the API key whose job it will be; None where no keys are in use."""
+    """Name of the API key that submits it; None where no keys are in use."""
     queue_share: int | None = None
-    """How many jobs of this owner may wait."""
+    """How many jobs of the owner may wait."""
     callback_url: str | None = None
-    """Where to tell of the job's end."""
+    """The URL that is called when the job ends."""
     priority: Priority = 0
 
 
 class GetJob(_Struct, frozen=True, kw_only=True):
-    """Tell what is known of a job."""
+    """Return a job."""
 
     job_id: str
     owner: str | None = None
 
 
 class WatchJob(_Struct, frozen=True, kw_only=True):
-    """Tell every change of a job after `after_seq` that is still known, oldest first."""
+    """Return every change of a job after `after_seq` that is still known, oldest first."""
 
     job_id: str
     after_seq: int
@@ -208,17 +207,17 @@ class WatchJob(_Struct, frozen=True, kw_only=True):
 
 
 class ListJobs(_Struct, frozen=True, kw_only=True):
-    """Tell a page of the jobs, newest first."""
+    """Return a page of the jobs, newest first."""
 
     limit: int = 100
     after: str | None = None
-    """The last job of the page before; None is the first page."""
+    """The last job of the page before; None for the first page."""
     oldest_first: bool = False
     owner: str | None = None
 
 
 class CancelJob(_Struct, frozen=True, kw_only=True):
-    """End a job; the answer is final."""
+    """Cancel a job; the reply is final."""
 
     job_id: str
     owner: str | None = None
@@ -232,7 +231,7 @@ class DeleteJob(_Struct, frozen=True, kw_only=True):
 
 
 class GetHealth(_Struct, frozen=True, kw_only=True):
-    """Tell how groups and queue are."""
+    """Return the state of groups and queue."""
 
 
 class RemoveExpired(_Struct, frozen=True, kw_only=True):
@@ -240,23 +239,23 @@ class RemoveExpired(_Struct, frozen=True, kw_only=True):
 
 
 class DrainServer(_Struct, frozen=True, kw_only=True):
-    """Start nothing more, and have every launcher stop its part of the server as on SIGTERM."""
+    """Start no more jobs, and have every launcher stop as on SIGTERM."""
 
 
 class TakeCallback(_Struct, frozen=True, kw_only=True):
-    """Hand over a callback that is due, to be made by the front that asks."""
+    """Take a callback that is due; the front that asks makes it."""
 
 
 class EndCallback(_Struct, frozen=True, kw_only=True):
-    """A callback was heard: nobody shall make it again."""
+    """Report that a callback was received, so that it is not made again."""
 
     job_id: str
 
 
 class FindProbe(_Struct, frozen=True, kw_only=True):
-    """Tell whether a file that a joining machine has just written is in this broker's folder, too.
+    """Return whether a file written by a joining machine is in the broker's store.
 
-    It lies where videos are written; the name is the machine's choice.
+    It lies where videos are written; the machine chooses its name.
     """
 
     name: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\.probe\Z")]
@@ -266,7 +265,7 @@ class BackUp(_Struct, frozen=True, kw_only=True):
     """Write a consistent copy of the journal to a file that does not exist yet."""
 
     path: str
-    """Absolute: the broker has its own working directory."""
+    """Absolute, since the broker has a working directory of its own."""
 
 
 FrontRequest = (
@@ -288,34 +287,34 @@ FrontRequest = (
 
 
 class JobAcceptable(_Struct, frozen=True, kw_only=True):
-    """The answer to `OfferJob`: as things are now, the job would be accepted."""
+    """The reply to `OfferJob`: the job would be accepted now."""
 
 
 class JobFound(_Struct, frozen=True, kw_only=True):
-    """The answer to a request about one job: how it is after the request."""
+    """The reply to a request about one job: its state after the request."""
 
     job: JobView
 
 
 class JobHistory(_Struct, frozen=True, kw_only=True):
-    """The answer to `WatchJob`: the missed changes; the last is how the job is now."""
+    """The reply to `WatchJob`: the missed changes; the last one is the present state."""
 
     jobs: list[JobView]
 
 
 class JobsListed(_Struct, frozen=True, kw_only=True):
-    """The answer to `ListJobs`."""
+    """The reply to `ListJobs`."""
 
     jobs: list[JobView]
     has_more: bool
 
 
 class JobDeleted(_Struct, frozen=True, kw_only=True):
-    """The answer to `DeleteJob`."""
+    """The reply to `DeleteJob`."""
 
 
 class HealthFound(_Struct, frozen=True, kw_only=True):
-    """The answer to `GetHealth`."""
+    """The reply to `GetHealth`."""
 
     ready: bool
     draining: bool
@@ -325,42 +324,42 @@ class HealthFound(_Struct, frozen=True, kw_only=True):
 
 
 class ExpiredRemoved(_Struct, frozen=True, kw_only=True):
-    """The answer to `RemoveExpired`."""
+    """The reply to `RemoveExpired`."""
 
     removed: int
 
 
 class DrainBegun(_Struct, frozen=True, kw_only=True):
-    """The answer to `DrainServer`: nothing more is started."""
+    """The reply to `DrainServer`: no more jobs are started."""
 
     running: int
     """Jobs that may still finish."""
 
 
 class CallbackTaken(_Struct, frozen=True, kw_only=True):
-    """The answer to `TakeCallback`; None where none is due."""
+    """The reply to `TakeCallback`; None if no callback is due."""
 
     callback: Callback | None
 
 
 class CallbackEnded(_Struct, frozen=True, kw_only=True):
-    """The answer to `EndCallback`."""
+    """The reply to `EndCallback`."""
 
 
 class ProbeChecked(_Struct, frozen=True, kw_only=True):
-    """The answer to `FindProbe`."""
+    """The reply to `FindProbe`."""
 
     found: bool
 
 
 class BackedUp(_Struct, frozen=True, kw_only=True):
-    """The answer to `BackUp`: the copy is whole and on disk."""
+    """The reply to `BackUp`: the copy is complete and on disk."""
 
     num_bytes: int
 
 
 class Refused(_Struct, frozen=True, kw_only=True):
-    """The answer to a request that was not carried out."""
+    """The reply to a request that was not carried out."""
 
     code: ErrorCode
     message: str
@@ -391,8 +390,8 @@ FrontReply = (
 class GroupStarted(_Struct, frozen=True, kw_only=True):
     """The launcher has started the processes of one life of a group.
 
-    Sent again every `REGISTER_EVERY_S`, as `GroupReady` is: a restarted broker knows its peers
-    only by what they send. The epoch of a group rises over every restart, the launcher's too.
+    Repeated every `REGISTER_EVERY_S`, as `GroupReady` is: a restarted broker knows its peers only
+    by what they send. A group's epoch rises with every restart, also of the launcher.
     """
 
     group: str
@@ -401,7 +400,7 @@ class GroupStarted(_Struct, frozen=True, kw_only=True):
 
 
 class LauncherHere(_Struct, frozen=True, kw_only=True):
-    """A launcher runs no group now, but wants to hear of a stop."""
+    """A launcher without a group wants to receive `StopServer`."""
 
 
 class GroupGone(_Struct, frozen=True, kw_only=True):
@@ -413,23 +412,23 @@ class GroupGone(_Struct, frozen=True, kw_only=True):
 
 
 class GroupLost(_Struct, frozen=True, kw_only=True):
-    """Who has placed a group knows that its machine is lost: sooner than by the group's silence."""
+    """The machine of a group is lost, as the engine that placed it knows."""
 
     group: str
 
 
 class GroupReady(_Struct, frozen=True, kw_only=True):
-    """Every rank has loaded; the group takes jobs. Sent again every `REGISTER_EVERY_S`."""
+    """Every rank has loaded; the group takes jobs. Repeated every `REGISTER_EVERY_S`."""
 
     group: str
     epoch: int
     shape: GroupShape
     device: str
     patience: Annotated[float, msgspec.Meta(ge=1.0, le=100.0)] = 1.0
-    """How many times as long as on an accelerator its work may take before it counts as hung."""
+    """How many times as long as on an accelerator work may take before it counts as hung."""
     running: list[Lease] = []
-    """The runs that are on, those whose file is being written included: what a restarted broker
-    adopts, or cancels if the journal says so."""
+    """The attempts that run, including those whose file is being written; a restarted broker adopts
+    them, or cancels those that the journal does not list."""
 
 
 class JobStarted(_Struct, frozen=True, kw_only=True):
@@ -439,15 +438,15 @@ class JobStarted(_Struct, frozen=True, kw_only=True):
 
 
 class JobDecoded(_Struct, frozen=True, kw_only=True):
-    """The tensors' work is over, the file is being written; the group can take its next job."""
+    """The ranks are free for the next job while the file is being written."""
 
     lease: Lease
 
 
 class JobDelayed(_Struct, frozen=True, kw_only=True):
-    """A run waits for something outside of the group, and goes on by itself when it is there.
+    """An attempt waits for something outside the group, and continues by itself.
 
-    Said again, at least every 15 s, as long as that lasts.
+    Repeated at least every 15 s while it waits.
     """
 
     lease: Lease
@@ -455,14 +454,14 @@ class JobDelayed(_Struct, frozen=True, kw_only=True):
 
 
 class JobFinished(_Struct, frozen=True, kw_only=True):
-    """The whole video is in its place, on disk."""
+    """The whole video is stored."""
 
     lease: Lease
     video: str
 
 
 class JobFailed(_Struct, frozen=True, kw_only=True):
-    """The run ended without a video, and the same job would fail again."""
+    """The attempt ended without a video, and the job would fail again."""
 
     lease: Lease
     code: ErrorCode
@@ -470,17 +469,17 @@ class JobFailed(_Struct, frozen=True, kw_only=True):
 
 
 class JobStopped(_Struct, frozen=True, kw_only=True):
-    """Every rank has left the run: it was cancelled or preempted, or the group stops."""
+    """Every rank has left the attempt: it was cancelled or preempted, or the group stops."""
 
     lease: Lease
     preempted: bool = False
-    """It has left for a more urgent job: what it had done is saved, and the group goes on."""
+    """It made way for a more urgent job: its state is saved, and the group goes on."""
 
 
 class DrainGroup(_Struct, frozen=True, kw_only=True):
-    """The launcher wants to stop one life of a group: give it nothing more, tell when it is idle.
+    """The launcher wants to stop one life of a group: give it no more jobs, report when it is idle.
 
-    Sent again every `REGISTER_EVERY_S` until the answer, `GroupDrained`, is there.
+    Repeated every `REGISTER_EVERY_S` until `GroupDrained` arrives.
     """
 
     group: str
@@ -488,7 +487,7 @@ class DrainGroup(_Struct, frozen=True, kw_only=True):
 
 
 class DrainBroker(_Struct, frozen=True, kw_only=True):
-    """The launcher wants to stop: dispatch nothing more, and tell when nothing runs."""
+    """The launcher wants to stop: dispatch no more jobs, report when nothing runs."""
 
 
 GroupReport = (
@@ -509,7 +508,7 @@ PeerReport = GroupReport | LauncherHere
 
 
 class RunJob(_Struct, frozen=True, kw_only=True):
-    """Run an attempt of a job; answer `JobStarted` within 5 s."""
+    """Run an attempt of a job; `JobStarted` is due within 5 s."""
 
     lease: Lease
     spec: JobSpec
@@ -517,15 +516,15 @@ class RunJob(_Struct, frozen=True, kw_only=True):
 
 
 class CancelRun(_Struct, frozen=True, kw_only=True):
-    """Leave the run of this lease at the next boundary, all ranks together."""
+    """Leave the attempt of a lease at the next boundary, all ranks together."""
 
     lease: Lease
 
 
 class PreemptRun(_Struct, frozen=True, kw_only=True):
-    """Save the run of this lease at the next boundary and leave it, for a more urgent job.
+    """Save the attempt of a lease at the next boundary and leave it, for a more urgent job.
 
-    The run that is about to end, or has ended, takes no notice.
+    An attempt that is about to end, or has ended, ignores it.
     """
 
     lease: Lease
@@ -544,21 +543,21 @@ class StopServer(_Struct, frozen=True, kw_only=True):
 
 
 class GroupDrained(_Struct, frozen=True, kw_only=True):
-    """To the launcher: nothing runs on this life of the group any more."""
+    """To the launcher: nothing runs on this life of the group."""
 
     group: str
     epoch: int
 
 
 class Drained(_Struct, frozen=True, kw_only=True):
-    """To the launcher: nothing runs any more."""
+    """To the launcher: nothing runs."""
 
 
 class Reregister(_Struct, frozen=True, kw_only=True):
-    """To a peer the broker does not know (it was restarted): tell again who you are.
+    """To a peer that the broker does not know, after its restart: register again.
 
-    Rank 0 first repeats the last report of its latest two runs, since the old broker may have died
-    before it was written, and then sends `GroupReady`.
+    Rank 0 first repeats the last report of its latest two attempts, since the old broker may have
+    ended before it wrote them, and then sends `GroupReady`.
     """
 
 
@@ -571,9 +570,9 @@ GroupCommand = (
 
 
 class Heartbeat(_Struct, frozen=True, kw_only=True):
-    """One a second from each rank.
+    """Sent by each rank once a second.
 
-    `num_done` counts finished work items: a beat alone is not progress, a rising count is.
+    `num_done` counts finished work items: a rising count is progress, a heartbeat alone is not.
     """
 
     group: str
@@ -588,7 +587,7 @@ class Heartbeat(_Struct, frozen=True, kw_only=True):
 
 
 class StepDone(_Struct, frozen=True, kw_only=True):
-    """Rank 0 has finished a step of a stage of a run; `step` counts from 1 to `num_steps`."""
+    """Rank 0 has finished a step of a stage; `step` counts from 1 to `num_steps`."""
 
     lease: Lease
     stage: Stage
@@ -597,7 +596,7 @@ class StepDone(_Struct, frozen=True, kw_only=True):
 
 
 class JobPreview(_Struct, frozen=True, kw_only=True):
-    """A small picture of a run as it is; the broker relays it as it came, and keeps none."""
+    """A small picture of the video as it is now; the broker passes it on and keeps none."""
 
     lease: Lease
     jpeg: Annotated[bytes, msgspec.Meta(max_length=MAX_PREVIEW_BYTES)]
@@ -607,7 +606,7 @@ RankMessage = Heartbeat | StepDone | JobPreview
 
 
 class Codec(Generic[Message]):
-    """Turns the messages of one direction into parts, and parts into messages."""
+    """Encodes and decodes the messages of one direction."""
 
     def __init__(self, union: Any) -> None:
         self._encoder = msgspec.msgpack.Encoder()
@@ -618,10 +617,10 @@ class Codec(Generic[Message]):
         return [PROTOCOL_VERSION, self._encoder.encode(message)]
 
     def decode(self, parts: list[bytes]) -> Message:
-        """Return the message that the parts hold.
+        """Return the message in the parts.
 
         Raises:
-            ProtocolError: If the version is unknown or the body is not a message of this direction.
+            ProtocolError: If the version or the message is not of this direction.
         """
         if len(parts) != 2 or parts[0] != PROTOCOL_VERSION:
             raise ProtocolError(
@@ -631,7 +630,7 @@ class Codec(Generic[Message]):
         try:
             return self._decoder.decode(parts[1])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            # The last two are no msgspec errors, yet hostile bytes can raise them.
+            # Hostile bytes can raise the last two, although they are not msgspec errors.
             raise ProtocolError(f"undecodable body of {len(parts[1])} bytes") from error
 
 
@@ -645,5 +644,5 @@ job_previews: Codec[JobPreview] = Codec(JobPreview)
 
 
 def preview_topic(job_id: str) -> bytes:
-    """Return the topic of a job's previews on `events`: whoever wants changes only hears none."""
+    """Return the topic of a job's previews on `events`, which a subscriber to changes lacks."""
     return f"preview.{job_id}".encode()
