@@ -67,7 +67,7 @@ class RunningServer:
             self.process = subprocess.Popen(
                 [sys.executable, *command, "--state-dir", str(state_dir), *flags],
                 cwd=ROOT,
-                env=os.environ | {name: value} | (environment or {}),
+                env=os.environ | dict(environment or {}) | {name: value},
                 stderr=log,
             )
         self.started = time.monotonic()

@@ -13,7 +13,7 @@ from tests.torch_npu_wheel import native_operators, open_wheel
 
 __all__ = ["demo_folder"]
 
-SMALL_MIB = 160
+SMALL_MIB = 80
 """Memory of the devices where the admission of jobs is under test."""
 
 

@@ -53,6 +53,8 @@ class StandIn:
             "NPU_STAND_IN_LOG": str(self.log),
             "NPU_STAND_IN_DEVICES": str(devices),
             "NPU_STAND_IN_CAPACITY_MIB": str(capacity_mib),
+            # Threads of torch that wait would take the few cores from those that compute.
+            "OMP_WAIT_POLICY": "PASSIVE",
         }
 
     def start(self, *command: str, **environment: str) -> "subprocess.Popen[str]":
