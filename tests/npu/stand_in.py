@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+ROOT = Path(__file__).parents[2]
 SITE = Path(__file__).parent / "site"
 
 
@@ -61,6 +62,7 @@ class StandIn:
         """Start a process that has NPUs, with pipes for its input and output."""
         return subprocess.Popen(
             command,
+            cwd=ROOT,
             env=os.environ | self.environment() | environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
