@@ -3,8 +3,10 @@
 It is kept under build/. Where it cannot be had, the tests that need it are skipped and say so.
 """
 
+import ast
 import subprocess
 import sys
+import textwrap
 import zipfile
 from pathlib import Path
 
@@ -48,3 +50,16 @@ def native_operators(wheel: zipfile.ZipFile) -> set[str]:
         if key in _OPERATOR_KEYS
         for entry in entries
     }
+
+
+def function_source(wheel: zipfile.ZipFile, path: str, name: str) -> str:
+    """Return the source of a function, without the indentation of what it stands in."""
+    source = wheel.read(path).decode()
+    (function,) = (
+        node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef) and node.name == name
+    )
+    segment = ast.get_source_segment(source, function, padded=True)
+    assert segment is not None
+    return textwrap.dedent(segment)

@@ -9,12 +9,18 @@ from tests.npu.build import NoCompilerError, build
 from tests.npu.stand_in import StandIn
 from tests.ranks.conftest import demo_folder, draw_image
 from tests.ranks.rank_group import RankGroup
-from tests.torch_npu_wheel import native_operators, open_wheel
+from tests.torch_npu_wheel import function_source, native_operators, open_wheel
 
 __all__ = ["demo_folder"]
 
 SMALL_MIB = 80
 """Memory of the devices where the admission of jobs is under test."""
+
+REPLACED = [
+    ("torch_npu/_compat/distributed.py", "_new_process_group_helper"),
+    ("torch_npu/distributed/distributed_c10d.py", "_batch_isend_irecv"),
+]
+"""Functions of torch_npu on the ranks' way that are Python, so that the real ones can be run."""
 
 
 @pytest.fixture(scope="session")
@@ -24,13 +30,15 @@ def npu(tmp_path_factory: pytest.TempPathFactory) -> StandIn:
     with open_wheel() as wheel:
         operators = folder / "operators"
         operators.write_text("\n".join(sorted(native_operators(wheel))))
+        functions = folder / "functions.py"
+        functions.write_text("\n\n".join(function_source(wheel, *place) for place in REPLACED))
     try:
         library = build()
     except NoCompilerError as error:
         pytest.skip(str(error))
     log = folder / "log"
     log.mkdir()
-    return StandIn(library=library, operators=operators, log=log)
+    return StandIn(library=library, operators=operators, functions=functions, log=log)
 
 
 @pytest.fixture(scope="session")
@@ -45,8 +53,8 @@ def one_rank(
 def two_ranks(
     tmp_path_factory: pytest.TempPathFactory, demo_folder: Path, npu: StandIn
 ) -> Iterator[RankGroup]:
-    """Two ranks in the dtypes of an NPU."""
-    yield from _group(tmp_path_factory, demo_folder, npu, world_size=2)
+    """Two ranks in the dtypes of an NPU, with an older runtime."""
+    yield from _group(tmp_path_factory, demo_folder, npu, world_size=2, cann=8)
 
 
 @pytest.fixture(scope="session")
@@ -88,9 +96,10 @@ def _group(
     world_size: int,
     patch: str | None = None,
     can_fork: bool | None = None,
+    cann: int = 9,
 ) -> Iterator[RankGroup]:
     folder = tmp_path_factory.mktemp(f"npu-group-{world_size}")
-    environment = npu.environment(capacity_mib=SMALL_MIB)
+    environment = npu.environment(capacity_mib=SMALL_MIB, cann=cann)
     with RankGroup(
         folder,
         model,

@@ -671,6 +671,16 @@ class Hccl final : public c10d::Backend {
     auto cpu = lend_all(tensors);
     return begun(gloo_->recv(cpu, from, tag), tensors);
   }
+  // Not of torch's interface: torch_npu calls it where CANN is older than 9.
+  WorkPtr batch_isend_irecv(const std::vector<std::string>& operations, const Tensors& tensors,
+                            const std::vector<int64_t>& peers) {
+    startCoalescing();
+    for (size_t i = 0; i < operations.size(); ++i) {
+      Tensors one{tensors[i]};
+      operations[i] == "isend" ? send(one, peers[i], 0) : recv(one, peers[i], 0);
+    }
+    return endCoalescing();
+  }
   WorkPtr barrier(const c10d::BarrierOptions& options) override {
     count("synchronize");
     return begun(gloo_->barrier(options), {});
@@ -749,5 +759,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("empty_cache", &empty_cache);
 
   py::class_<Hccl, c10d::Backend, c10::intrusive_ptr<Hccl>>(module, "ProcessGroupHCCL")
-      .def(py::init<c10::intrusive_ptr<c10d::Backend>, int, int>());
+      .def(py::init<c10::intrusive_ptr<c10d::Backend>, int, int>())
+      .def("batch_isend_irecv", &Hccl::batch_isend_irecv,
+           py::call_guard<py::gil_scoped_release>());
 }

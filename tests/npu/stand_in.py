@@ -32,26 +32,33 @@ class StandIn:
     Args:
         library: The extension module.
         operators: A file with the names of the operators that an NPU has.
+        functions: A file with the functions of torch_npu that replace torch's.
         log: Where processes write what has happened.
     """
 
     library: Path
     operators: Path
+    functions: Path
     log: Path
 
-    def environment(self, *, devices: int = 8, capacity_mib: int = 4096) -> dict[str, str]:
+    def environment(
+        self, *, devices: int = 8, capacity_mib: int = 4096, cann: int = 9
+    ) -> dict[str, str]:
         """Return what makes a process have NPUs.
 
         Args:
             devices: How many.
             capacity_mib: Memory of each; every process counts its own use of it only.
+            cann: Version of Ascend's runtime; torch_npu sends and receives otherwise before 9.
         """
         path = [str(SITE), *filter(None, [os.environ.get("PYTHONPATH")])]
         return {
             "PYTHONPATH": os.pathsep.join(path),
             "NPU_STAND_IN_LIBRARY": str(self.library),
             "NPU_STAND_IN_OPERATORS": str(self.operators),
+            "NPU_STAND_IN_FUNCTIONS": str(self.functions),
             "NPU_STAND_IN_LOG": str(self.log),
+            "NPU_STAND_IN_CANN": str(cann),
             "NPU_STAND_IN_DEVICES": str(devices),
             "NPU_STAND_IN_CAPACITY_MIB": str(capacity_mib),
             # Threads of torch that wait would take the few cores from those that compute.
