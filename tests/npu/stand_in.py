@@ -81,9 +81,3 @@ class StandIn:
         path = self.log / f"{pid}.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         return [msgspec.json.decode(line, type=LogEntry) for line in lines]
-
-    def all_entries(self) -> list[LogEntry]:
-        """Return what all processes have written."""
-        return [
-            entry for path in self.log.glob("*.jsonl") for entry in self.entries(int(path.stem))
-        ]

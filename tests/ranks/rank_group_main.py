@@ -40,8 +40,8 @@ logger = logging.getLogger(__name__)
 def main() -> None:
     """Be a rank; or fork all of them, and wait."""
     start = msgspec.json.decode(sys.argv[1], type=GroupStart)
+    die_with_parent(start.config.parent_pid)
     if start.rank is not None:
-        die_with_parent(start.config.parent_pid)
         _live(start, start.rank)
     pids = [_fork(start, rank) for rank in range(start.config.world_size)]
     # Only rank 0 reads tasks; this end must not keep it from seeing the end of them.
@@ -51,8 +51,10 @@ def main() -> None:
 
 
 def _fork(start: GroupStart, rank: int) -> int:
+    parent_pid = os.getpid()
     pid = os.fork()
     if pid == 0:
+        die_with_parent(parent_pid)
         _live(start, rank)
     return pid
 
@@ -127,6 +129,8 @@ class _TaskRun:
         with _patched(self._task.patch):
             outcome, frames = self._run()
         self._meter.stop()
+        if outcome != "done":
+            self._engine.prompts.forget()  # on every rank, as in the product
         if frames:
             path = self._results / f"{self._task.number}.safetensors"
             safetensors.torch.save_file({"frames": torch.cat(frames, dim=2)}, path)
@@ -146,8 +150,6 @@ class _TaskRun:
             return type(left).__name__, []
         except Exception as error:  # noqa: BLE001 (told to the test)
             self._engine.control.report_failure(as_job_error(error).code)
-            # As in the product: after a failure, ranks may keep different prompts.
-            self._engine.prompts.forget()
             return repr(error), []
 
     def enter(self, stage: Stage) -> None:
