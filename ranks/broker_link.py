@@ -47,12 +47,12 @@ from ranks.device import Device
 
 logger = logging.getLogger(__name__)
 
-BEAT_EVERY_S = 1.0
+HEARTBEAT_EVERY_S = 1.0
 _FLUSH_LIMIT_S = 2.0
 _NUM_KEPT_REPORTS = 2
 
 RunReport = JobStarted | JobDecoded | JobDelayed | JobFinished | JobFailed | JobStopped
-LAST_REPORTS = (JobFinished, JobFailed, JobStopped)
+FINAL_REPORTS = (JobFinished, JobFailed, JobStopped)
 
 
 class Activity:
@@ -178,7 +178,7 @@ class BrokerLink:
             now_s = time.monotonic()
             if now_s >= next_beat_s:
                 _send(beats, rank_messages.encode(self._beat()))
-                next_beat_s = now_s + BEAT_EVERY_S
+                next_beat_s = now_s + HEARTBEAT_EVERY_S
             if now_s >= next_register_s and self._register(groups):
                 next_register_s = now_s + REGISTER_EVERY_S
             self._send_waiting(beats, groups)
@@ -240,7 +240,7 @@ class BrokerLink:
             self._note(self._reports.popleft())
 
     def _note(self, report: RunReport) -> None:
-        if isinstance(report, LAST_REPORTS):
+        if isinstance(report, FINAL_REPORTS):
             self._last_reports.append(report)
             self._cancelled.discard(report.lease)
             self._preempted.discard(report.lease)

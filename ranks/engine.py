@@ -53,7 +53,7 @@ class Engine:
             world_size=self.world.world_size, cfg_size=cfg_size, ulysses_size=ulysses_size
         )
 
-    def store_weights(self, spec: JobSpec) -> None:
+    def set_weight_sharding(self, spec: JobSpec) -> None:
         """Keep weights sharded or gathered, as a job wants it."""
         set_sharded(self.models.transformer, _either(spec.dit_fsdp, self._dit_fsdp))
         set_sharded(self.models.text_encoder, _either(spec.t5_fsdp, self._t5_fsdp))

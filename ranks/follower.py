@@ -12,12 +12,12 @@ from broker.store.store import INPUTS, checkpoint_name
 from broker.wire.job import Stage
 from broker.wire.protocol import ErrorCode, Lease, RunJob
 from ranks.broker_link import BrokerLink
-from ranks.checkpoint import State
+from ranks.sampling.checkpoint import State
 from ranks.config import RankConfig
 from ranks.device import is_out_of_memory
 from ranks.engine import Engine
-from ranks.errors import GroupStopping, JobError, PeerFailed, RunLeft
-from ranks.run import Observer, Run, Task
+from ranks.errors import GroupStopping, JobError, PeerFailed, RunInterrupted
+from ranks.run import Observer, Run, LocalJob
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ REASONS = {
 }
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True):
+class Announcement(msgspec.Struct, frozen=True, kw_only=True):
     """What rank 0 announces: a run, or None to leave the group together."""
 
     run: RunJob | None
@@ -76,7 +76,7 @@ class RankLoop:
 
     def attempt(
         self, job: RunJob, is_resumed: bool, observer: Observer, take: Callable[[Tensor], None]
-    ) -> RunLeft | JobError | None:
+    ) -> RunInterrupted | JobError | None:
         """Run a job together with the other ranks; return what kept it from its end, if anything.
 
         Args:
@@ -91,14 +91,14 @@ class RankLoop:
         with about_job(job.lease.job_id):
             state = checkpoint_name(job.lease.job_id)
             try:
-                task = Task(
+                task = LocalJob(
                     spec=job.spec,
                     image=self._store.local(f"{INPUTS}/{job.image}"),
                     resume_from=self._store.local(state) if is_resumed else None,
                 )
                 outcome = self._run(task, observer, take)
                 if outcome is not None:
-                    self._engine.prompts.forget()
+                    self._engine.prompts.clear()
                 # Here, where no traceback keeps the tensors of a failed run alive any more.
                 self._engine.device.free_memory()
                 return outcome
@@ -106,14 +106,14 @@ class RankLoop:
                 self._link.activity.enter(Stage.IDLE)
 
     def _run(
-        self, task: Task, observer: Observer, take: Callable[[Tensor], None]
-    ) -> RunLeft | JobError | None:
+        self, task: LocalJob, observer: Observer, take: Callable[[Tensor], None]
+    ) -> RunInterrupted | JobError | None:
         try:
             for frames in Run(self._engine, task, observer).frames():
                 take(frames)
         except PeerFailed as failed:
             return JobError(failed.code, REASONS[failed.code])
-        except RunLeft as left:
+        except RunInterrupted as left:
             return left.with_traceback(None)
         except Exception as error:
             failure = as_job_error(error)
@@ -133,7 +133,7 @@ class Follower(RankLoop):
             payload = self._engine.control.announce()
             if not payload:
                 continue
-            order = msgspec.msgpack.decode(payload, type=Order)
+            order = msgspec.msgpack.decode(payload, type=Announcement)
             if order.run is None:
                 return
             observer = LinkObserver(self._link, order.run.lease)

@@ -7,10 +7,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from broker.store.store import INPUTS, Store, StoreError, checkpoint_name
 from broker.wire.protocol import ErrorCode, RunJob
-from ranks.checkpoint import is_state
+from ranks.sampling.checkpoint import is_state
 from ranks.errors import JobError
 from ranks.follower import REASONS
-from ranks.media.video_writer import pauses
+from ranks.media.video_writer import retry_delays_s
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class JobInputs:
             self._store.release(name)
 
     def _bring(self) -> bool:
-        for pause_s in pauses():
+        for pause_s in retry_delays_s():
             try:
                 return self._bring_once()
             except OSError as error:

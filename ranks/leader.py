@@ -25,12 +25,12 @@ from broker.wire.protocol import (
     RunJob,
 )
 from ranks.broker_link import BrokerLink
-from ranks.checkpoint import Checkpoint, State
+from ranks.sampling.checkpoint import Checkpoint, State
 from ranks.config import RankConfig
 from ranks.control import ANNOUNCE_EVERY_S, Decision
 from ranks.engine import Engine
-from ranks.errors import GroupStopping, JobError, RunCancelled, RunLeft, RunPreempted
-from ranks.follower import LinkObserver, Order, RankLoop
+from ranks.errors import GroupStopping, JobError, RunCancelled, RunInterrupted, RunPreempted
+from ranks.follower import LinkObserver, Announcement, RankLoop
 from ranks.job_inputs import JobInputs
 from ranks.media.latent_colours import fit_colours
 from ranks.media.previews import Previews
@@ -101,7 +101,7 @@ class Leader(RankLoop):
             if isinstance(outcome, GroupStopping):
                 break
         else:
-            self._announce(Order(run=None))
+            self._announce(Announcement(run=None))
         for writer in self._writers:
             writer.stop_waiting()
             writer.wait(_SAVE_LIMIT_S)
@@ -116,7 +116,7 @@ class Leader(RankLoop):
         except queue.Empty:
             return None
 
-    def _announce(self, order: Order) -> None:
+    def _announce(self, order: Announcement) -> None:
         self._engine.control.announce(msgspec.msgpack.encode(order))
 
     def _decide(self) -> Decision:
@@ -130,7 +130,7 @@ class Leader(RankLoop):
             return Decision.PREEMPT if has_far_to_go else Decision.GO_ON
         return Decision.GO_ON
 
-    def _lead(self, job: RunJob) -> RunLeft | JobError | None:
+    def _lead(self, job: RunJob) -> RunInterrupted | JobError | None:
         """Lead all ranks through a run and tell the broker how it ended."""
         logger.info("attempt %d begins", job.lease.attempt)
         self._lease = job.lease
@@ -140,14 +140,14 @@ class Leader(RankLoop):
         )
         try:
             is_resumed = self._await(supplies.begin())
-        except (RunLeft, JobError) as early:
+        except (RunInterrupted, JobError) as early:
             # The other ranks have not heard of the run.
             self._lease = None
             logger.info("left before it began: %r", early)
             supplies.release()
             self._link.report(_ending(job.lease, early))
             return None
-        self._announce(Order(run=job, is_resumed=is_resumed))
+        self._announce(Announcement(run=job, is_resumed=is_resumed))
         checkpoint = Checkpoint(self._store, checkpoint_name(job.lease.job_id))
         observer = _SavingObserver(self._link, job.lease, checkpoint, self)
         writer = self._writer(job, checkpoint)
@@ -209,11 +209,11 @@ class Leader(RankLoop):
             logger.info("saved")
             self._link.report(JobFinished(lease=lease, video=f"{lease.job_id}.mp4"))
         else:
-            outcome = failure if isinstance(failure, RunLeft) else save_failure()
+            outcome = failure if isinstance(failure, RunInterrupted) else save_failure()
             self._link.report(_ending(lease, outcome))
 
 
-def _ending(lease: Lease, outcome: RunLeft | JobError) -> JobFailed | JobStopped:
+def _ending(lease: Lease, outcome: RunInterrupted | JobError) -> JobFailed | JobStopped:
     if isinstance(outcome, JobError):
         return JobFailed(lease=lease, code=outcome.code, reason=outcome.reason)
     return JobStopped(lease=lease, preempted=isinstance(outcome, RunPreempted))

@@ -12,10 +12,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from broker.wire.job import JobSpec, Stage
-from ranks.checkpoint import State, load_state
-from ranks.denoise import Denoiser, Guidance, Predictor
+from ranks.sampling.checkpoint import State, load_state
+from ranks.sampling.denoise import Denoiser, Guidance, Predictor
 from ranks.engine import Engine
-from ranks.model.attention_cache import AttentionCache, CacheSchedule
+from ranks.sampling.attention_cache import AttentionCache, CacheSchedule
 from ranks.model.conditioning import (
     draw_noise,
     embed_image,
@@ -27,13 +27,13 @@ from ranks.model.transformer import LatentShape
 from ranks.model.vae import decode_chunks, encode_chunks, finish_encoding, num_latent_frames
 from ranks.parallel.layout import shard_sizes
 from ranks.parallel.ulysses import Condition, SequenceGroup
-from ranks.solver import Solver
+from ranks.sampling.solver import Solver
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class LocalJob:
     """What a run starts from, the same on every rank."""
 
     spec: JobSpec
@@ -67,7 +67,7 @@ class Run:
         observer: Of this rank.
     """
 
-    def __init__(self, engine: Engine, task: Task, observer: Observer) -> None:
+    def __init__(self, engine: Engine, task: LocalJob, observer: Observer) -> None:
         self._engine = engine
         self._models = engine.models
         self._rank = engine.world.rank
@@ -85,10 +85,10 @@ class Run:
             On rank 0, frames `[1, 3, T, H, W]` from -1 to 1, in order; elsewhere nothing.
 
         Raises:
-            RunLeft: On every rank at the same boundary, if the run ends early.
+            RunInterrupted: On every rank at the same boundary, if the run ends early.
             JobError: If the job cannot be done.
         """
-        self._engine.store_weights(self._spec)
+        self._engine.set_weight_sharding(self._spec)
         conditions, first_frame = self._encode()
         latents = self._denoise(conditions, first_frame)
         yield from self._decode(latents)

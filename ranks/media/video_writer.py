@@ -16,7 +16,7 @@ from broker.process.log import current_job, current_stage
 from broker.store.store import VIDEOS, Move, Store, StoreError
 from broker.wire.job import JobSpec, Stage
 from broker.wire.protocol import ErrorCode, Lease
-from ranks.errors import GroupStopping, JobError, RunCancelled, RunLeft
+from ranks.errors import GroupStopping, JobError, RunCancelled, RunInterrupted
 from ranks.media.mp4 import encode
 from ranks.media.stills import POSTER_SUFFIX, SPRITES_SUFFIX, Stills
 
@@ -25,9 +25,9 @@ logger = logging.getLogger(__name__)
 NO_ROOM = "the disk is full; the video is saved as soon as there is room"
 NO_STORE = "the store cannot be reached; the video is saved as soon as it can"
 SLOW_STORE = "the store is slow; the video is on its way there"
-TELL_EVERY_S = 15.0
+REPORT_DELAY_EVERY_S = 15.0
 """While a slow store takes a video: without a word the group would count as hung."""
-_PAUSES_S = (1, 2, 4, 8, 15)
+_RETRY_DELAYS_S = (1, 2, 4, 8, 15)
 
 
 class VideoWriter:
@@ -81,7 +81,7 @@ class VideoWriter:
         Raises:
             JobError: If the file cannot be written; found out while the ranks still work.
         """
-        if isinstance(self._failure, RunLeft):
+        if isinstance(self._failure, RunInterrupted):
             return  # the run ends at its next boundary, for the same reason
         if self._failure is not None:
             raise save_failure()
@@ -121,7 +121,7 @@ class VideoWriter:
         try:
             self._save()
         except Exception as error:
-            if not isinstance(error, RunLeft):
+            if not isinstance(error, RunInterrupted):
                 logger.exception("the video could not be saved")
             self._failure = error
         self._kept.clear()
@@ -132,11 +132,11 @@ class VideoWriter:
 
     def _save(self) -> None:
         """Bring the files to their places, however often there is no room for them."""
-        for pause_s in pauses():
+        for pause_s in retry_delays_s():
             try:
                 return self._save_once()
             except OSError as error:
-                if not _is_full(error):
+                if not _is_disk_full(error):
                     raise
                 logger.warning("no room for the video, next try in %d s: %s", pause_s, error)
             self._on_delay(NO_ROOM)
@@ -194,7 +194,7 @@ class VideoWriter:
             Move(self._sprites, f"{place}{SPRITES_SUFFIX}"),
             Move(self._partial, f"{place}.mp4"),  # the last: whoever sees it finds its stills
         ]
-        for pause_s in pauses():
+        for pause_s in retry_delays_s():
             try:
                 return self._store.put(moves, _Patience(self._leave_if_cancelled, self._on_delay))
             except StoreError as error:
@@ -215,14 +215,14 @@ class _Patience:
 
     def __call__(self) -> None:
         self._leave()
-        if time.monotonic() - self._told_s > TELL_EVERY_S:
+        if time.monotonic() - self._told_s > REPORT_DELAY_EVERY_S:
             self._told_s = time.monotonic()
             self._on_delay(SLOW_STORE)
 
 
-def pauses() -> Iterator[int]:
+def retry_delays_s() -> Iterator[int]:
     """Yield the seconds to wait after each failed try, without end."""
-    return itertools.chain(_PAUSES_S, itertools.repeat(_PAUSES_S[-1]))
+    return itertools.chain(_RETRY_DELAYS_S, itertools.repeat(_RETRY_DELAYS_S[-1]))
 
 
 def save_failure() -> JobError:
@@ -232,6 +232,6 @@ def save_failure() -> JobError:
     )
 
 
-def _is_full(error: OSError) -> bool:
+def _is_disk_full(error: OSError) -> bool:
     """Return whether disk or quota are used up; of ffmpeg's errors there are only words."""
     return any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT))

@@ -16,15 +16,15 @@ from broker.process.log import configure_logging
 from broker.store.folder import FolderStore
 from broker.store.store import CHECKPOINTS, INPUTS
 from broker.wire.job import Stage
-from ranks.checkpoint import State, save_state
+from ranks.sampling.checkpoint import State, save_state
 from ranks.config import RankConfig
 from ranks.control import ANNOUNCE_EVERY_S, Decision
 from ranks.device import open_device
 from ranks.engine import Engine
-from ranks.errors import RunLeft
+from ranks.errors import RunInterrupted
 from ranks.follower import as_job_error
 from ranks.parallel.process_group import leave
-from ranks.run import Run, Task
+from ranks.run import Run, LocalJob
 from ranks.serve import start_engine
 from tests.ranks.rank_group import Finding, GroupTask
 
@@ -96,14 +96,14 @@ class _TaskRun:
         """Run it and write what was found."""
         self._engine.control.decide = self._decide
         outcome, frames = "done", list[Tensor]()
-        task = Task(
+        task = LocalJob(
             spec=self._task.job.spec,
             image=self._store.local(f"{INPUTS}/{self._task.job.image}"),
             resume_from=self._store.local(_STATE) if self._task.is_resumed else None,
         )
         try:
             frames += Run(self._engine, task, self).frames()
-        except RunLeft as left:
+        except RunInterrupted as left:
             outcome, frames = type(left).__name__, []
         except Exception as error:  # noqa: BLE001 (told to the test)
             outcome, frames = repr(error), []

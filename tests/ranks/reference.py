@@ -12,7 +12,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from broker.wire.job import JobSpec
 from ranks.model.conditioning import open_image
 from ranks.model.weights import fill_transformer, load_vae, meta_transformer
-from ranks.solver import make_scheduler
+from ranks.sampling.solver import make_scheduler
 
 
 def load_reference(folder: Path) -> WanImageToVideoPipeline:

@@ -13,9 +13,9 @@ from broker.store.folder import FolderStore
 from broker.store.store import VIDEOS, checkpoint_name
 from broker.wire.job import JobSpec
 from broker.wire.protocol import Lease
-from ranks.checkpoint import Checkpoint, load_state
+from ranks.sampling.checkpoint import Checkpoint, load_state
 from ranks.errors import GroupStopping, RunCancelled
-from ranks.media.video_writer import NO_ROOM, VideoWriter, _is_full
+from ranks.media.video_writer import NO_ROOM, VideoWriter, _is_disk_full
 from tests.small_disk import fill, small_disk
 
 LEASE = Lease(group="group-0", epoch=1, job_id="0" * 32, attempt=1)
@@ -93,9 +93,9 @@ def test_a_group_that_stops_waits_for_no_room(disk: Path) -> None:
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_used_up_quota_is_a_full_disk(number: int, disk: Path) -> None:
     """As ffmpeg tells it: on a disk with quotas it has been seen to use these very words."""
-    assert _is_full(OSError(number, os.strerror(number)))
-    assert _is_full(OSError(f"ffmpeg ended with 134: Error writing trailer: {os.strerror(number)}"))
-    assert not _is_full(OSError("ffmpeg ended with 1: Invalid argument"))
+    assert _is_disk_full(OSError(number, os.strerror(number)))
+    assert _is_disk_full(OSError(f"ffmpeg ended with 134: Error writing trailer: {os.strerror(number)}"))
+    assert not _is_disk_full(OSError("ffmpeg ended with 1: Invalid argument"))
 
 
 def test_a_state_that_does_not_fit_leaves_the_last_one_whole(tmp_path: Path) -> None:

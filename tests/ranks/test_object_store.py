@@ -14,7 +14,7 @@ from broker.store.bucket import ObjectStore, StoredObject
 from broker.store.opening import open_store
 from broker.store.store import INPUTS, VIDEOS, Move, checkpoint_name, go_on
 from broker.wire.protocol import ErrorCode, RunJob
-from ranks.checkpoint import Checkpoint, load_state
+from ranks.sampling.checkpoint import Checkpoint, load_state
 from ranks.errors import GroupStopping, JobError, RunCancelled
 from ranks.job_inputs import NO_ROOM, JobInputs
 from ranks.job_inputs import NO_STORE as NOT_HERE
@@ -151,7 +151,7 @@ def test_a_slow_upload_tells_that_it_goes_on(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a word for a minute the broker would have the group killed."""
-    monkeypatch.setattr(video, "TELL_EVERY_S", 0.0)
+    monkeypatch.setattr(video, "REPORT_DELAY_EVERY_S", 0.0)
     writing = Writing(store)
     assert writing.ends.get(timeout=LIMIT_S) is None
     assert writing.delays.get(timeout=LIMIT_S) == SLOW_STORE

@@ -29,8 +29,8 @@ from broker.wire.protocol import (
     RunJob,
     StepDone,
 )
-from ranks.checkpoint import load_state
-from ranks.model.attention_cache import CacheSchedule
+from ranks.sampling.checkpoint import load_state
+from ranks.sampling.attention_cache import CacheSchedule
 from tests.ranks.conftest import draw_image
 from tests.ranks.group_life import GROUP, GroupLife, live
 from tests.small_disk import fill, small_disk

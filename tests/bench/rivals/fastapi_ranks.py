@@ -36,7 +36,7 @@ from ranks.device import open_device
 from ranks.engine import Engine
 from ranks.environment import set_environment_defaults
 from ranks.media.video_writer import VideoWriter
-from ranks.run import Run, Task
+from ranks.run import Run, LocalJob
 from ranks.serve import start_engine
 from tests.bench.rivals.body import Ask, Status, Submit, Submitted
 
@@ -232,8 +232,8 @@ def _rank_config(model_path: str, folder: Path, world_size: int) -> RankConfig:
     )
 
 
-def _task(order: Order) -> Task:
-    return Task(spec=order.spec, image=Path(order.image))
+def _task(order: Order) -> LocalJob:
+    return LocalJob(spec=order.spec, image=Path(order.image))
 
 
 def _store_image(url: str, path: Path) -> None:

@@ -45,7 +45,7 @@ def test_only_the_latest_prompts_are_kept(models: Models) -> None:
 def test_forgotten_prompts_are_encoded_anew(models: Models) -> None:
     encoder = PromptEncoder(models)
     encoder.encode("a cat walks")
-    encoder.forget()
+    encoder.clear()
     encoder.encode("a cat walks")
     assert encoder.num_hits == 0
 

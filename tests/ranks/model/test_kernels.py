@@ -11,7 +11,7 @@ from diffusers.models.attention_dispatch import AttentionBackendName
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
-from ranks.model.attention_cache import AttentionCache, CacheSchedule
+from ranks.sampling.attention_cache import AttentionCache, CacheSchedule
 from ranks.model.transformer import LatentShape, ShardTransformer
 from ranks.parallel.layout import shard_sizes
 from ranks.parallel.sharding import set_sharded, shard_transformer

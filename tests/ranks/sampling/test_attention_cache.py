@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from ranks.model.attention_cache import AttentionCache, CacheSchedule
+from ranks.sampling.attention_cache import AttentionCache, CacheSchedule
 
 CASES = json.loads((Path(__file__).parents[2] / "data" / "attention_cache.json").read_text())[
     "cases"

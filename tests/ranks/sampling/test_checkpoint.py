@@ -7,10 +7,10 @@ import torch
 
 from broker.store.folder import FolderStore
 from broker.store.store import CHECKPOINTS, checkpoint_name
-from ranks.checkpoint import Checkpoint, is_state, load_state, save_state
-from ranks.denoise import Denoiser
+from ranks.sampling.checkpoint import Checkpoint, is_state, load_state, save_state
+from ranks.sampling.denoise import Denoiser
 from ranks.model.conditioning import draw_noise
-from ranks.solver import Solver
+from ranks.sampling.solver import Solver
 
 NAME = checkpoint_name("job")
 STATE = {"step": torch.tensor(3), "latents": torch.arange(6.0).view(2, 3).T}

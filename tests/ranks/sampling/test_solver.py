@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ranks.solver import Solver, make_scheduler
+from ranks.sampling.solver import Solver, make_scheduler
 
 VECTORS = json.loads((Path(__file__).parents[1] / "data" / "solvers.json").read_text())
 TOLERANCE = VECTORS["verification"]["suggested_absolute_tolerance_final_latents"]

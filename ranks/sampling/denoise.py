@@ -7,10 +7,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ranks.model.attention_cache import AttentionCache
+from ranks.sampling.attention_cache import AttentionCache
 from ranks.model.transformer import ShardTransformer
 from ranks.parallel.ulysses import Condition, SequenceGroup, Shard
-from ranks.solver import Solver
+from ranks.sampling.solver import Solver
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""The denoising loop: samplers, attention cache, saved states."""
