@@ -1,6 +1,7 @@
-"""Starts the ranks of a group, and runs one rank where each is a process of its own.
+"""Starts the ranks of a group; on accelerators, also the entry point of each single rank.
 
-`python -m ranks CONFIG` starts all ranks and exits; the launcher, a subreaper, becomes their parent.
+`python -m ranks CONFIG` starts all ranks and exits. The launcher, a subreaper, becomes their
+parent.
 
 On the CPU this process imports the libraries once and forks the ranks: importing torch, diffusers
 and transformers takes seconds of processor time, and forks share the memory. No accelerator runtime

@@ -16,8 +16,8 @@ from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_a
 from diffusers.models.transformers.transformer_wan import WanAttention, WanTransformer3DModel
 from torch import Tensor
 
-from ranks.sampling.attention_cache import AttentionCache
 from ranks.model.kernels import Kernels
+from ranks.sampling.attention_cache import AttentionCache
 
 
 class SequenceGroup:

@@ -1,1 +1,1 @@
-"""The denoising loop: samplers, attention cache, saved states."""
+"""The denoising loop: samplers, guidance, attention cache, checkpoints."""

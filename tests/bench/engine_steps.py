@@ -9,13 +9,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ranks.control import Control
-from ranks.sampling.denoise import Denoiser, Guidance, Predictor
 from ranks.model.conditioning import draw_noise
 from ranks.model.transformer import LatentShape, ShardTransformer
 from ranks.model.weights import fill_transformer, meta_transformer
 from ranks.parallel.layout import Layout, shard_sizes
 from ranks.parallel.process_group import World
 from ranks.parallel.ulysses import SequenceGroup
+from ranks.sampling.denoise import Denoiser, Guidance, Predictor
 from ranks.sampling.solver import Solver, make_scheduler
 from tests.bench.context_parallel import parallelise
 

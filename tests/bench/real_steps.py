@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from ranks.sampling.denoise import Guidance, Predictor
 from ranks.device import Device
-from ranks.sampling.attention_cache import AttentionCache, CacheSchedule
 from ranks.model.transformer import ShardTransformer
 from ranks.parallel.ulysses import SequenceGroup
+from ranks.sampling.attention_cache import AttentionCache, CacheSchedule
+from ranks.sampling.denoise import Guidance, Predictor
 from tests.bench.device_rates import peak_gb, time_s
 from tests.bench.random_models import Size, make_stock, make_transformer
 

@@ -16,7 +16,6 @@ from broker.process.log import configure_logging
 from broker.store.folder import FolderStore
 from broker.store.store import CHECKPOINTS, INPUTS
 from broker.wire.job import Stage
-from ranks.sampling.checkpoint import State, save_state
 from ranks.config import RankConfig
 from ranks.control import ANNOUNCE_EVERY_S, Decision
 from ranks.device import open_device
@@ -24,7 +23,8 @@ from ranks.engine import Engine
 from ranks.errors import RunInterrupted
 from ranks.follower import as_job_error
 from ranks.parallel.process_group import leave
-from ranks.run import Run, LocalJob
+from ranks.run import LocalJob, Run
+from ranks.sampling.checkpoint import State, save_state
 from ranks.serve import start_engine
 from tests.ranks.rank_group import Finding, GroupTask
 
@@ -128,7 +128,7 @@ class _TaskRun:
     def show(self, latents: Tensor) -> None:
         """Show nothing."""
 
-    def keep(self, step: int, state: Callable[[], State]) -> None:
+    def offer_state(self, step: int, state: Callable[[], State]) -> None:
         """Save the state, or change it, if told to."""
         if self._engine.world.rank == self._task.drift_rank and step == self._num_steps:
             state()["latents"].add_(0.01)

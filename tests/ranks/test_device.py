@@ -77,7 +77,7 @@ def test_without_a_compiler_kernels_are_not_fused(tmp_path: Path, is_possible: b
     )
     assert answer.stdout == f"{is_possible}\n"
     assert answer.stderr.count("\n") == (0 if is_possible else 1), answer.stderr
-    assert is_possible or answer.stderr.startswith("kernels cannot be fused, which costs speed: ")
+    assert is_possible or answer.stderr.startswith("kernels cannot be fused, so steps are slower: ")
 
 
 def test_the_operator_has_the_last_word_on_the_environment() -> None:

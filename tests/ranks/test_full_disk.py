@@ -13,9 +13,9 @@ from broker.store.folder import FolderStore
 from broker.store.store import VIDEOS, checkpoint_name
 from broker.wire.job import JobSpec
 from broker.wire.protocol import Lease
-from ranks.sampling.checkpoint import Checkpoint, load_state
 from ranks.errors import GroupStopping, RunCancelled
 from ranks.media.video_writer import NO_ROOM, VideoWriter, _is_disk_full
+from ranks.sampling.checkpoint import Checkpoint, load_state
 from tests.small_disk import fill, small_disk
 
 LEASE = Lease(group="group-0", epoch=1, job_id="0" * 32, attempt=1)
@@ -94,7 +94,9 @@ def test_a_group_that_stops_waits_for_no_room(disk: Path) -> None:
 def test_a_used_up_quota_is_a_full_disk(number: int, disk: Path) -> None:
     """As ffmpeg tells it: on a disk with quotas it has been seen to use these very words."""
     assert _is_disk_full(OSError(number, os.strerror(number)))
-    assert _is_disk_full(OSError(f"ffmpeg ended with 134: Error writing trailer: {os.strerror(number)}"))
+    assert _is_disk_full(
+        OSError(f"ffmpeg ended with 134: Error writing trailer: {os.strerror(number)}")
+    )
     assert not _is_disk_full(OSError("ffmpeg ended with 1: Invalid argument"))
 
 
@@ -107,7 +109,7 @@ def test_a_state_that_does_not_fit_leaves_the_last_one_whole(tmp_path: Path) -> 
         for state in (torch.ones(16, 1024), torch.zeros(64, 1024)):
             # One after the other: of states that come up together only the last is tried.
             checkpoint = Checkpoint(store, checkpoint_name(LEASE.job_id))
-            checkpoint.keep({"latents": state})
+            checkpoint.save({"latents": state})
             checkpoint.close()
         assert load_state(path)["latents"].sum() == 16 * 1024
         assert [each.name for each in path.parent.iterdir()] == [path.name]

@@ -14,12 +14,12 @@ from broker.store.bucket import ObjectStore, StoredObject
 from broker.store.opening import open_store
 from broker.store.store import INPUTS, VIDEOS, Move, checkpoint_name, go_on
 from broker.wire.protocol import ErrorCode, RunJob
-from ranks.sampling.checkpoint import Checkpoint, load_state
 from ranks.errors import GroupStopping, JobError, RunCancelled
 from ranks.job_inputs import NO_ROOM, JobInputs
 from ranks.job_inputs import NO_STORE as NOT_HERE
 from ranks.media import video_writer as video
 from ranks.media.video_writer import NO_STORE, SLOW_STORE, VideoWriter
+from ranks.sampling.checkpoint import Checkpoint, load_state
 from tests.object_store import Fault, Site
 from tests.ranks.media.test_video_writer import LEASE, SPEC, stripes
 from tests.small_disk import fill, small_disk
@@ -164,7 +164,7 @@ def test_a_saved_state_comes_back_from_the_store(store: ObjectStore, tmp_path: P
     name = checkpoint_name(LEASE.job_id)
     checkpoint = Checkpoint(store, name)
     for step in range(1, 4):
-        checkpoint.keep({"step": torch.tensor(step)})
+        checkpoint.save({"step": torch.tensor(step)})
     checkpoint.close()
     assert files(tmp_path) == []
     assert load_state(store.fetch(name))["step"].item() == 3
@@ -184,10 +184,10 @@ def test_of_the_states_that_wait_for_a_slow_store_the_latest_is_saved(
             super().put(moves, check)
 
     checkpoint = Checkpoint(like(store, Slow), checkpoint_name(LEASE.job_id))
-    checkpoint.keep({"step": torch.tensor(1)})
+    checkpoint.save({"step": torch.tensor(1)})
     assert begun.wait(LIMIT_S)
     for step in (2, 3, 4):
-        checkpoint.keep({"step": torch.tensor(step)})
+        checkpoint.save({"step": torch.tensor(step)})
     goes_on.set()
     checkpoint.close()
     assert saved == [1, 4]
@@ -198,10 +198,10 @@ def test_a_state_that_cannot_be_saved_ends_nothing(
 ) -> None:
     site.line.fail("refuses")
     checkpoint = Checkpoint(store, checkpoint_name(LEASE.job_id))
-    checkpoint.keep({"step": torch.tensor(1)})
+    checkpoint.save({"step": torch.tensor(1)})
     checkpoint.discard()
     assert "no checkpoint could be saved" in caplog.text
-    assert "a checkpoint stays for now" in caplog.text
+    assert "a checkpoint stays until its job is removed" in caplog.text
 
 
 # --- what a run starts from ----------------------------------------------------------------------
@@ -232,7 +232,7 @@ def test_image_and_state_are_brought_here_and_forgotten_after_the_run(
     assert bringing.begin().result(LIMIT_S) is False
     assert store.local(f"{INPUTS}/{IMAGE}").read_bytes() == b"pixels"
     checkpoint = Checkpoint(store, checkpoint_name(LEASE.job_id))
-    checkpoint.keep({"step": torch.tensor(3)})
+    checkpoint.save({"step": torch.tensor(3)})
     checkpoint.close()
     assert bringing.begin().result(LIMIT_S) is True
     assert load_state(store.local(checkpoint_name(LEASE.job_id)))["step"].item() == 3

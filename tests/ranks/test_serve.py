@@ -29,8 +29,8 @@ from broker.wire.protocol import (
     RunJob,
     StepDone,
 )
-from ranks.sampling.checkpoint import load_state
 from ranks.sampling.attention_cache import CacheSchedule
+from ranks.sampling.checkpoint import load_state
 from tests.ranks.conftest import draw_image
 from tests.ranks.group_life import GROUP, GroupLife, live
 from tests.small_disk import fill, small_disk
@@ -249,7 +249,7 @@ def latest_start(spec: JobSpec, step: int) -> int:
         start=spec.start_step,
         interval=spec.attentioncache_interval,
         end=spec.end_step,
-        num_steps=spec.infer_steps,
+        num_inference_steps=spec.infer_steps,
     )
     is_start = schedule.can_begin_at if spec.use_attentioncache else bool
     return max(number for number in range(1, step + 1) if is_start(number))

@@ -77,7 +77,7 @@ def test_an_image_covers_the_size_and_is_cropped_at_its_centre(tmp_path: Path) -
 def test_an_unreadable_image_is_told_in_words(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "image.png"
     path.write_bytes(content)
-    with pytest.raises(JobError, match="cannot be read any more; submit it again"):
+    with pytest.raises(JobError, match="can no longer be read; submit it again"):
         open_image(path, 64, 64)
 
 

@@ -11,11 +11,11 @@ from diffusers.models.attention_dispatch import AttentionBackendName
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
-from ranks.sampling.attention_cache import AttentionCache, CacheSchedule
 from ranks.model.transformer import LatentShape, ShardTransformer
 from ranks.parallel.layout import shard_sizes
 from ranks.parallel.sharding import set_sharded, shard_transformer
 from ranks.parallel.ulysses import SequenceGroup, Shard
+from ranks.sampling.attention_cache import AttentionCache, CacheSchedule
 from tests.ranks.parallel.test_ulysses import small_model
 from tests.ranks.parallel.world import run_ranks
 
@@ -97,7 +97,7 @@ def check_shards(rank: int, world_size: int, compiled: Path) -> None:
     model = transformer(is_fused=True)
     shard_transformer(model, model.model, init_device_mesh("cpu", (world_size,)))
     model.warm_up(CPU, 9, 5)
-    cache = AttentionCache(CacheSchedule(start=0, interval=2, end=2, num_steps=2))
+    cache = AttentionCache(CacheSchedule(start=0, interval=2, end=2, num_inference_steps=2))
     for shape in SHAPES:
         expected = predict(transformer(is_fused=False), shape)
         sizes = shard_sizes(model.num_tokens(shape), world_size)

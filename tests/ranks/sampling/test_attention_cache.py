@@ -20,7 +20,7 @@ def schedule_of(case: dict[str, Any]) -> CacheSchedule:
         start=case["start_step"],
         interval=case["interval"],
         end=case["end_step"],
-        num_steps=case["num_steps"],
+        num_inference_steps=case["num_steps"],
     )
 
 
@@ -66,7 +66,7 @@ def test_nothing_is_held_before_it_can_be_reused_or_after_its_last_reuse(
 
 
 def test_a_run_that_fails_frees_what_it_kept() -> None:
-    cache = AttentionCache(CacheSchedule(start=0, interval=3, end=5, num_steps=7))
+    cache = AttentionCache(CacheSchedule(start=0, interval=3, end=5, num_inference_steps=7))
 
     def fail_after_the_first_step() -> None:
         with cache:
@@ -92,9 +92,9 @@ def test_a_run_continued_at_an_allowed_step_reuses_the_same_steps(case: dict[str
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("start", -1), ("interval", 0), ("end", 0), ("num_steps", 0)]
+    ("field", "value"), [("start", -1), ("interval", 0), ("end", 0), ("num_inference_steps", 0)]
 )
 def test_a_number_out_of_range_is_named(field: str, value: int) -> None:
-    numbers = {"start": 1, "interval": 3, "end": 5, "num_steps": 7, field: value}
+    numbers = {"start": 1, "interval": 3, "end": 5, "num_inference_steps": 7, field: value}
     with pytest.raises(ValueError, match=f"{field} {value}"):
         CacheSchedule(**numbers)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ranks.sampling.solver import Solver, make_scheduler
 
-VECTORS = json.loads((Path(__file__).parents[1] / "data" / "solvers.json").read_text())
+VECTORS = json.loads((Path(__file__).parents[2] / "data" / "solvers.json").read_text())
 TOLERANCE = VECTORS["verification"]["suggested_absolute_tolerance_final_latents"]
 
 every_case = pytest.mark.parametrize(
