@@ -82,7 +82,7 @@ def test_a_video_that_waits_for_room_can_be_cancelled(disk: Path) -> None:
 
 
 def test_a_group_that_stops_waits_for_no_room(disk: Path) -> None:
-    """Seen to fail without the look at `_may_not_wait`."""
+    """Seen to fail without the look at `_must_not_wait`."""
     fill(disk)
     writing = Writing(disk)
     writing.delays.get(timeout=LIMIT_S)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from broker.wire.protocol import MAX_PREVIEW_BYTES, Lease
 from ranks.media.latent_colours import Colours, fit_colours, paint
-from ranks.media.previews import Previews, encode
+from ranks.media.previews import Previews, encode_jpeg
 from ranks.model.conditioning import image_tensor, open_image
 from ranks.model.vae import encode_clip
 from ranks.model.weights import load_vae
@@ -64,7 +64,7 @@ def test_two_fits_of_one_vae_are_the_same(
 )
 def test_a_preview_is_small(latent_size: tuple[int, int], shown_size: tuple[int, int]) -> None:
     noise = np.random.default_rng(7).integers(0, 256, (*latent_size[::-1], 3), np.uint8)
-    jpeg = encode(Image.fromarray(noise))
+    jpeg = encode_jpeg(Image.fromarray(noise))
     assert len(jpeg) <= MAX_PREVIEW_BYTES
     with Image.open(io.BytesIO(jpeg)) as image:
         assert (image.format, image.size) == ("JPEG", shown_size)
