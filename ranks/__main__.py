@@ -79,7 +79,6 @@ def _run_rank(config: RankConfig, rank: int, starter_pid: int) -> NoReturn:
 
 
 def _await_new_parent(starter_pid: int) -> None:
-    """Wait until the starter has exited and the launcher is the parent."""
     deadline = time.monotonic() + _REPARENT_LIMIT_S
     while os.getppid() == starter_pid:
         if time.monotonic() > deadline:

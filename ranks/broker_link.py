@@ -130,7 +130,6 @@ class BrokerLink:
         self._wake()
 
     def finish_step(self, lease: Lease, num_steps: int) -> None:
-        """Count a finished step of a run; rank 0 publishes it."""
         self.activity.finish_item()
         if self._rank == 0:
             stage, step = self.activity.stage, self.activity.step
@@ -146,7 +145,6 @@ class BrokerLink:
         return lease in self._cancelled
 
     def is_preempted(self, lease: Lease) -> bool:
-        """Return whether the broker needs the group for a more urgent job."""
         return lease in self._preempted
 
     def _wake(self) -> None:

@@ -81,7 +81,6 @@ class Device:
         return _ATTENTION[self.kind]
 
     def attention_order(self) -> AbstractContextManager[object]:
-        """Return the context manager that fixes the order of attention kernels."""
         if self.kind != "cuda":
             return nullcontext()
         return sdpa_kernel(_CUDA_ATTENTION_ORDER, set_priority=True)
@@ -96,7 +95,6 @@ class Device:
 
     @property
     def backend(self) -> str:
-        """The torch.distributed backend for tensors on this device."""
         return _BACKENDS[self.kind]
 
     @property
@@ -133,7 +131,6 @@ class Device:
         return int(_runtime(self.kind).memory_reserved(self.index))
 
     def capacity_bytes(self) -> int:
-        """Return the total memory of the device, or of the host on the CPU."""
         if self.kind == "cpu":
             return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return int(_runtime(self.kind).mem_get_info(self.index)[1])
@@ -154,7 +151,6 @@ class Device:
             os.nice(_NICE)
 
     def free_memory(self) -> None:
-        """Return cached memory to the device."""
         if self.kind != "cpu":
             _runtime(self.kind).empty_cache()
 
@@ -212,7 +208,6 @@ def _require_devices(kind: DeviceKind, count: int) -> None:
 
 
 def explain_start_failure(text: str) -> str | None:
-    """Return the remedy for a known start failure, or None."""
     for marks, explanation in _START_FAILURES:
         if any(mark in text for mark in marks):
             return explanation
@@ -220,7 +215,6 @@ def explain_start_failure(text: str) -> str | None:
 
 
 def can_compile(device: torch.device) -> bool:
-    """Return whether a fused kernel compiles for this device, by compiling one."""
     try:
         tokens = torch.ones(1, 16, 1024, dtype=torch.bfloat16, device=device)
         Kernels(is_fused=True).add(tokens, tokens, tokens)
@@ -231,7 +225,6 @@ def can_compile(device: torch.device) -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether the device or the host ran out of memory."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     # The CPU allocator, and some NPU operators, raise a plain RuntimeError.
@@ -248,7 +241,6 @@ def _is_available(kind: DeviceKind) -> bool:
 
 
 def _runtime(kind: DeviceKind) -> Any:
-    """Return `torch.npu` or `torch.cuda`, which have the same functions."""
     return getattr(torch, kind)
 
 

@@ -53,7 +53,6 @@ class Engine:
         )
 
     def set_weight_sharding(self, spec: JobSpec) -> None:
-        """Keep weights sharded or gathered, as the job or else the group's default asks."""
         set_sharded(self.models.transformer, _or_default(spec.dit_fsdp, self._dit_fsdp))
         set_sharded(self.models.text_encoder, _or_default(spec.t5_fsdp, self._t5_fsdp))
 

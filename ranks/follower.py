@@ -129,7 +129,6 @@ class Follower(RankLoop):
     """Any rank but rank 0."""
 
     def work(self) -> None:
-        """Run the announced jobs until the group stops."""
         while True:
             payload = self._engine.control.announce()
             if not payload:

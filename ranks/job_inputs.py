@@ -56,7 +56,6 @@ class JobInputs:
             thread.shutdown(wait=False)
 
     def release(self) -> None:
-        """Remove the fetched copies from this machine."""
         for name in (self._image, self._checkpoint):
             self._store.release(name)
 

@@ -86,7 +86,6 @@ class Leader(RankLoop):
         return self._config.checkpoint_steps
 
     def work(self) -> None:
-        """Run job after job until SIGTERM."""
         self._link.group_ready(self._engine.shape)
         while not self.is_stopping:
             job = self._next_job()
@@ -128,7 +127,6 @@ class Leader(RankLoop):
         return Decision.GO_ON
 
     def _run_job(self, job: RunJob) -> RunInterrupted | JobError | None:
-        """Run a job on all ranks and report its end to the broker."""
         logger.info("attempt %d begins", job.lease.attempt)
         self._lease = job.lease
         self._link.report(JobStarted(lease=job.lease))
@@ -186,7 +184,6 @@ class Leader(RankLoop):
             raise RunCancelled
 
     def _delay_reporter(self, lease: Lease) -> Callable[[str], None]:
-        """Return a function that reports why a run waits."""
         return lambda reason: self._link.report(JobDelayed(lease=lease, reason=reason))
 
     def _writer(self, job: RunJob, checkpoint: Checkpoint) -> VideoWriter:

@@ -207,7 +207,6 @@ class Run:
                 self._finish_item(num_chunks)
 
     def _finish_item(self, num_items: int) -> None:
-        """Count a piece of work and meet the other ranks."""
         self._observer.finish_step(num_items)
         self._engine.control.meet()
 
@@ -246,6 +245,5 @@ class Run:
 
 
 def _placeholders(num_items: int) -> Iterator[Tensor]:
-    """Yield one empty tensor for each piece of work that another rank does."""
     for _ in range(num_items):
         yield torch.empty(0)

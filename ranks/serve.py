@@ -101,7 +101,6 @@ def _choose_kernels(world: World, device: Device) -> Device:
 
 @contextmanager
 def reporting_failure(config: RankConfig, rank: int) -> Iterator[None]:
-    """Report to the launcher why a rank cannot start, with a remedy if one is known."""
     try:
         yield
     except Exception as error:

@@ -61,7 +61,6 @@ class HeadScores:
     phase: float = 0.0
 
     def waves(self) -> list[tuple[float, float]]:
-        """Return score and angle of each pair of channels."""
         fast, slow = self.position
         fast_angle, slow_angle = (-self.tokens_left * frequency for frequency in _FREQUENCIES)
         return [
@@ -72,7 +71,6 @@ class HeadScores:
 
 
 def subtract_condition(attn: WanAttention) -> None:
-    """Subtract from the latents the condition at the same position of the first frame."""
     values = _read_pixels(attn, 0, HeadScores(), PIXELS)
     for channel, pixel in enumerate(PIXELS):
         attn.to_out[0].weight[ERROR + channel, values[pixel]] -= 1.0
@@ -97,7 +95,6 @@ def add_sway(attn: WanAttention) -> None:
 
 
 def add_glow(attn: WanAttention, head: int) -> None:
-    """Add warm light that varies over time."""
     scores = HeadScores(position=(_WEAK, _WEAK), first=2.1, rhythm=3.0, phase=2.6)
     _set_scores(attn, head, scores)
     value = _read_channel(attn, HEAD_DIM * head, IS_FIRST, 0.5)

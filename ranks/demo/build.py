@@ -153,7 +153,6 @@ def _make_tokenizer() -> T5TokenizerFast:
 
 
 def _tokenizer_corpus() -> Iterator[str]:
-    """Yield texts that resemble prompts."""
     subjects = "a cat, a small dog, the old lighthouse, waves, a red balloon, two people, a city"
     motions = "walks slowly, turns around, drifts in the wind, shines, opens its eyes, flies away"
     looks = "cinematic light, at sunset, in the rain, close up, slow motion, high quality, detailed"

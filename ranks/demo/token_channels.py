@@ -40,7 +40,6 @@ CONSTANT = 40.0
 
 
 def deviation(num_channels: int) -> float:
-    """Return the deviation by which a layer norm divides a token."""
     return CONSTANT * math.sqrt(2 / num_channels)
 
 

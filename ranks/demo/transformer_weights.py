@@ -63,7 +63,6 @@ def construct_transformer(model: WanTransformer3DModel) -> None:
 
 
 def _scale_down_random(model: WanTransformer3DModel) -> None:
-    """Scale random weights down where they touch the constructed channels."""
     _scale_down_time(model)
     for block in model.blocks:
         for writer, share in (
@@ -92,7 +91,6 @@ def _scale_down_time(model: WanTransformer3DModel) -> None:
 
 
 def _embed_patches(conv: nn.Conv3d) -> None:
-    """Write latents, condition and the mark of the first frame into a token's channels."""
     conv.weight[:NUM_CHANNELS] = 0.0
     conv.get_parameter("bias")[:NUM_CHANNELS] = 0.0
     condition = conv.in_channels - NUM_LATENTS

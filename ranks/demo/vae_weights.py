@@ -148,7 +148,6 @@ def _start_constant(conv: nn.Conv3d, channel: int) -> None:
 
 
 def _undo_constant(norm: WanRMS_norm, constant: int) -> None:
-    """Restore the size of the colours, and remove the constant."""
     norm.gamma.fill_(_CONSTANT / norm.scale)
     norm.gamma[constant] = 0.0
 
@@ -171,7 +170,6 @@ def _join_quarters(conv: nn.Conv2d) -> None:
 
 
 def _add_negatives(conv: nn.Conv2d, num_channels: int) -> None:
-    """Also compute the negatives of the first channels, placed after the constant."""
     rows = slice(num_channels + 1, 2 * num_channels + 1)
     conv.weight[rows] = -conv.weight[:num_channels]
     conv.get_parameter("bias")[rows] = 0.0
@@ -200,7 +198,6 @@ def _read_quarters(conv: nn.Conv3d) -> None:
 
 
 def _normalise_latents(vae: AutoencoderKLWan) -> None:
-    """Give the latents the mean and the deviation of the configuration."""
     mean = torch.tensor(vae.config.latents_mean)
     std = torch.tensor(vae.config.latents_std)
     _clear(vae.quant_conv, slice(NUM_LATENTS))

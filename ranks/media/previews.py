@@ -43,7 +43,6 @@ class Previews:
             self._changed.notify()
 
     def end(self) -> None:
-        """Stop sending pictures of the run."""
         with self._changed:
             self._shown = None
             self._changed.notify()

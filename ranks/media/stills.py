@@ -32,7 +32,6 @@ class Stills:
         self._sprites: list[Image.Image] = []
 
     def add(self, frames: bytes) -> None:
-        """Add the next whole frames, as RGB bytes."""
         for start in range(0, len(frames), self._frame_bytes):
             if self._num_seen in self._sprite_frames or self._num_seen == self._poster_frame:
                 self._keep(frames[start : start + self._frame_bytes])

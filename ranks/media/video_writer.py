@@ -130,7 +130,6 @@ class VideoWriter:
             self._on_end(self._failure)
 
     def _save(self) -> None:
-        """Write the files and put them into the store; retry while the disk is full."""
         for delay_s in retry_delays_s():
             try:
                 return self._save_once()
@@ -174,7 +173,6 @@ class VideoWriter:
             yield frames
 
     def _next(self) -> bytes | None:
-        """Return the next frames, or None after the last."""
         if not self._is_complete:
             frames = self._frames.get()
             self._is_complete = frames is None
@@ -186,7 +184,6 @@ class VideoWriter:
             raise RunCancelled
 
     def _put(self) -> None:
-        """Put the finished files into the store; retry while it cannot be reached."""
         stem = f"{VIDEOS}/{self._job_id}"
         moves = [
             Move(self._poster, f"{stem}{POSTER_SUFFIX}"),

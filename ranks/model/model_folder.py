@@ -90,7 +90,6 @@ def _expected_files(folder: Path) -> list[str]:
 
 
 def _weight_files(folder: Path, part: str) -> list[str]:
-    """Return the weight files of a component: those in its index, or the single one."""
     stem = "diffusion_pytorch_model" if part in ("transformer", "vae") else "model"
     index = folder / part / f"{stem}.safetensors.index.json"
     if not index.is_file():

@@ -82,7 +82,6 @@ def measure(
 
 
 def _num_bytes(modules: Iterable[nn.Module]) -> int:
-    """Return the bytes of the whole weights, even if this rank holds slices of them."""
     return sum(
         weight.numel() * weight.dtype.itemsize
         for module in modules
@@ -91,7 +90,6 @@ def _num_bytes(modules: Iterable[nn.Module]) -> int:
 
 
 def _vector_bytes(transformer: WanTransformer3DModel) -> int:
-    """Return the bytes of one token's hidden state."""
     config = transformer.config
     itemsize: int = transformer.patch_embedding.weight.dtype.itemsize
     return int(config.num_attention_heads * config.attention_head_dim) * itemsize

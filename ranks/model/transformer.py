@@ -51,11 +51,9 @@ class ShardTransformer(nn.Module):
 
     @property
     def num_heads(self) -> int:
-        """Number of attention heads, the upper limit of `ulysses_size`."""
         return int(self.model.config.num_attention_heads)
 
     def num_tokens(self, shape: LatentShape) -> int:
-        """Return the length of the whole sequence for latents of this shape."""
         return math.prod(shape) // int(math.prod(self.model.config.patch_size))
 
     def condition(self, prompt_embeds: Tensor, image_embeds: Tensor) -> Condition:

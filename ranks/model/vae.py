@@ -115,7 +115,6 @@ def decode_chunks(
 
 
 def _empty_cache(module: nn.Module) -> list[Tensor | str | None]:
-    """Return an empty cache for one clip: one entry for each causal convolution."""
     return [None for part in module.modules() if isinstance(part, WanCausalConv3d)]
 
 

@@ -64,7 +64,6 @@ def load_text_encoder(folder: Path, device: Device, mesh: DeviceMesh | None) -> 
 
 
 def load_vae(folder: Path, dtype: torch.dtype, device: torch.device) -> AutoencoderKLWan:
-    """Load the VAE, unsharded."""
     with torch.device("meta"):
         model: AutoencoderKLWan = AutoencoderKLWan.from_config(AutoencoderKLWan.load_config(folder))
     _for_inference(model, dtype)

@@ -55,6 +55,5 @@ class Layout:
 
 
 def shard_sizes(num_tokens: int, ulysses_size: int) -> list[int]:
-    """Return the number of tokens of each rank; the first ranks hold one more if it is uneven."""
     share, remainder = divmod(num_tokens, ulysses_size)
     return [share + (shard < remainder) for shard in range(ulysses_size)]

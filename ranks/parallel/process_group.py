@@ -42,17 +42,14 @@ class World:
         self._groups: dict[Layout, LayoutGroups] = {}
 
     def mesh(self, device: Device) -> DeviceMesh | None:
-        """Return the mesh that shards the weights: all ranks, or None for a single rank."""
         return init_device_mesh(device.kind, (self.world_size,)) if self.world_size > 1 else None
 
     def smallest(self, number: int) -> int:
-        """Return the minimum of `number` over all ranks."""
         agreed = torch.tensor([number])
         dist.all_reduce(agreed, op=dist.ReduceOp.MIN, group=self.control_group)
         return int(agreed.item())
 
     def from_rank_0(self, number: int) -> int:
-        """Return the `number` of rank 0 on every rank."""
         agreed = torch.tensor([number])
         dist.broadcast(agreed, src=0, group=self.control_group)
         return int(agreed.item())

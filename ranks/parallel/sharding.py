@@ -133,7 +133,6 @@ def _weights_by_names(model: nn.Module) -> list[tuple[list[str], nn.Parameter]]:
 
 
 def _own(weight: Tensor) -> Tensor:
-    """Return this rank's slice of a weight, or the whole weight if it is not sharded."""
     return weight.to_local() if isinstance(weight, DTensor) else weight
 
 

@@ -29,13 +29,11 @@ Margins = tuple[int, int, int, int]
 
 
 def grid_shape(world_size: int) -> tuple[int, int]:
-    """Return the number of rows and columns of patches, for example 4 and 2 on 8 ranks."""
     num_cols = 2 if world_size >= 8 and world_size % 2 == 0 else 1
     return world_size // num_cols, num_cols
 
 
 def split_evenly(length: int, num_parts: int) -> list[int]:
-    """Return the lengths of the parts; the first `length % num_parts` parts are longer by one."""
     share, remainder = divmod(length, num_parts)
     return [share + (part < remainder) for part in range(num_parts)]
 
@@ -249,7 +247,6 @@ def _forward_on_patch(module: nn.Module, patch: VaePatch) -> Callable[..., Tenso
 def _convolve_frames(
     conv: WanCausalConv3d, patch: VaePatch, x: Tensor, cache_x: Tensor | None = None
 ) -> Tensor:
-    """Convolve `x` `[B, C, T, H, W]`, preceded by the frames of `cache_x` and by zeros."""
     num_missing = conv.kernel_size[0] - 1
     if cache_x is not None:
         num_missing -= cache_x.shape[2]

@@ -44,7 +44,6 @@ class CacheSchedule:
 
     @property
     def is_off(self) -> bool:
-        """Whether every step computes its attention and nothing is kept."""
         is_after_run = self.start >= self.num_inference_steps
         return self.interval == 1 or self.start == self.end or is_after_run
 
@@ -59,7 +58,6 @@ class CacheSchedule:
 
     @cached_property
     def last_reuse(self) -> int:
-        """The last step that reuses an output, -1 if none does."""
         steps = range(self.num_inference_steps)
         return max((step for step in steps if self.reuses(step)), default=-1)
 

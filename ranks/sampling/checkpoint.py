@@ -38,7 +38,6 @@ class Checkpoint:
         self._states.put(state)
 
     def close(self) -> None:
-        """Wait until the latest state is saved."""
         if self._thread.ident:
             self._states.put(None)
             self._thread.join()

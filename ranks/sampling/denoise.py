@@ -40,7 +40,6 @@ class Guidance:
         return unconditional + self.guidance_scale * (conditional - unconditional)
 
     def _exchange(self, own: Tensor) -> list[Tensor]:
-        """Return the predictions of both branches, conditional first."""
         both = [torch.empty_like(own), torch.empty_like(own)]
         dist.all_gather(both, own.contiguous(), group=self.group)
         return both
@@ -119,7 +118,6 @@ class Denoiser:
         return self.step == self.solver.num_inference_steps
 
     def advance(self, predictor: Predictor) -> None:
-        """Run one step."""
         timestep = self.solver.timestep(self.step)
         velocity = predictor.predict(self.step, timestep, self.latents)
         self.latents = self.solver.advance(self.step, velocity, self.latents)

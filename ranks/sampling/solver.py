@@ -78,7 +78,6 @@ class Solver:
         return estimate
 
     def history(self) -> dict[str, Tensor]:
-        """Return the outputs and counters of earlier steps that later steps need."""
         scheduler = self._scheduler
         history = {
             f"output_{age}": output
