@@ -1,8 +1,8 @@
 """A group of real ranks for tests: 8 processes over gloo that run jobs on demand.
 
-`RankGroup` is the test's end. `python -m tests.ranks.rank_group CONFIG` is the other: it forks the
-ranks as the server's nursery does; rank 0 reads tasks from standard input, announces them to the
-others over the real control channel, and every rank writes what it found.
+`RankGroup` is the test's end. `python -m tests.ranks.rank_group CONFIG` is the other end: it forks
+the ranks as the server does. Rank 0 reads tasks from standard input and announces them to the other
+ranks over the real control channel. Every rank writes a report.
 """
 
 import json
@@ -28,7 +28,7 @@ _LIMIT_S = 120.0
 
 
 class GroupTask(msgspec.Struct, frozen=True, kw_only=True):
-    """One job for the group, and what is to happen in it."""
+    """One job for the group, and the events to provoke in it."""
 
     number: int
     job: RunJob
@@ -36,39 +36,39 @@ class GroupTask(msgspec.Struct, frozen=True, kw_only=True):
     fail_rank: int | None = None
     """Rank that raises after its second step."""
     drift_rank: int | None = None
-    """Rank whose latents change a little after the last step, as if a kernel had rounded so."""
+    """Rank whose latents change slightly after the last step, as a rounding kernel might do."""
     keep_step: int | None = None
     """Step after which rank 0 saves the state as `state.safetensors`."""
     is_resumed: bool = False
-    """Whether to go on from that state."""
+    """Whether to resume from that state."""
 
 
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """What one rank has to tell of a task."""
+class RankReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The outcome of a task on one rank."""
 
     rank: int
     outcome: str
-    meetings: int
+    num_meetings: int
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a task; frames are on the CPU, `[1, 3, T, H, W]`, from -1 to 1."""
+    """The outcome of a task; frames are `[1, 3, T, H, W]` from -1 to 1, on the CPU."""
 
-    findings: list[Finding]
+    reports: list[RankReport]
     frames: Tensor | None
 
     @property
     def outcomes(self) -> set[str]:
-        """How the task ended, over all ranks; `done` is the good end."""
-        return {finding.outcome for finding in self.findings}
+        """The outcomes on all ranks; `done` is success."""
+        return {report.outcome for report in self.reports}
 
 
 class RankGroup:
     """The test's end of a group of ranks.
 
     Args:
-        folder: For the group's files, new and empty.
+        folder: A new, empty folder for the group's files.
         model: Model folder.
         world_size: Number of ranks.
     """
@@ -127,11 +127,11 @@ class RankGroup:
         keep_step: int | None = None,
         is_resumed: bool = False,
     ) -> Result:
-        """Run a job on all ranks; return what each found, and the frames if there are any."""
+        """Run a job on all ranks; return their reports, and the frames if there are any."""
         self._num_tasks += 1
         number = self._num_tasks
         lease = Lease(group="group-0", epoch=1, job_id=f"{number:032x}", attempt=1)
-        self._tell(
+        self._submit(
             GroupTask(
                 number=number,
                 job=RunJob(lease=lease, spec=spec, image=image),
@@ -142,15 +142,15 @@ class RankGroup:
                 is_resumed=is_resumed,
             )
         )
-        findings = [
-            msgspec.json.decode(self._result(number, rank).read_bytes(), type=Finding)
+        reports = [
+            msgspec.json.decode(self._report(number, rank).read_bytes(), type=RankReport)
             for rank in range(self._world_size)
         ]
         path = self._folder / "results" / f"{number}.safetensors"
         frames = safetensors.torch.load_file(path)["frames"] if path.exists() else None
-        return Result(findings=findings, frames=frames)
+        return Result(reports=reports, frames=frames)
 
-    def _tell(self, task: GroupTask) -> None:
+    def _submit(self, task: GroupTask) -> None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(msgspec.json.encode(task) + b"\n")
@@ -160,9 +160,11 @@ class RankGroup:
             raise TimeoutError(f"no result within {_LIMIT_S} s")
         answer = self._process.stdout.readline()
         if json.loads(answer or b"null") != task.number:
-            raise RuntimeError(f"the group ended or is confused: {answer!r}")
+            raise RuntimeError(
+                f"the group exited or answered another task: {answer!r}, expected {task.number}"
+            )
 
-    def _result(self, number: int, rank: int) -> Path:
+    def _report(self, number: int, rank: int) -> Path:
         return self._folder / "results" / f"{number}.{rank}.json"
 
 

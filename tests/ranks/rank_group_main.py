@@ -26,14 +26,13 @@ from ranks.parallel.process_group import leave
 from ranks.run import LocalJob, Run
 from ranks.sampling.checkpoint import State, save_state
 from ranks.serve import start_engine
-from tests.ranks.rank_group import Finding, GroupTask
+from tests.ranks.rank_group import GroupTask, RankReport
 
 
 def main() -> None:
-    """Fork the ranks and wait for them."""
     config = msgspec.json.decode(sys.argv[1], type=RankConfig)
     pids = [_fork(config, rank) for rank in range(config.world_size)]
-    # Only rank 0 reads tasks; this end must not keep it from seeing the end of them.
+    # Only rank 0 reads tasks. This process must close its copy of the pipe's end.
     os.close(0)
     codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
     sys.exit(any(codes))
@@ -58,7 +57,7 @@ def _work(config: RankConfig, rank: int) -> None:
     with torch.inference_mode(), device.attention_order():
         engine = start_engine(config, rank, device)
         while True:
-            task_or_end = _hear(engine)
+            task_or_end = _next_task(engine)
             if task_or_end is None:
                 break
             _TaskRun(config, engine, task_or_end).do()
@@ -68,8 +67,8 @@ def _work(config: RankConfig, rank: int) -> None:
     leave()
 
 
-def _hear(engine: Engine) -> GroupTask | None:
-    """Return the next task on every rank, None when there will be no more."""
+def _next_task(engine: Engine) -> GroupTask | None:
+    """Return the next task on every rank, or None after the last."""
     payload = b""
     while not payload:
         if engine.world.rank == 0 and select.select([0], [], [], ANNOUNCE_EVERY_S)[0]:
@@ -82,64 +81,64 @@ _STATE = f"{CHECKPOINTS}/state.safetensors"
 
 
 class _TaskRun:
-    """One task on one rank, and its observer."""
+    """Runs one task on one rank, as the observer of its run."""
 
     def __init__(self, config: RankConfig, engine: Engine, task: GroupTask) -> None:
         self._config, self._engine, self._task = config, engine, task
         self._store = FolderStore(Path(config.store))
         self._results = Path(config.store) / "results"
         self._stage = Stage.IDLE
-        self._step = self._meetings = 0
+        self._step = self._num_meetings = 0
         self._num_steps = task.job.spec.infer_steps
 
     def do(self) -> None:
-        """Run it and write what was found."""
+        """Run the task and write a report."""
         self._engine.control.decide = self._decide
         outcome, frames = "done", list[Tensor]()
-        task = LocalJob(
+        job = LocalJob(
             spec=self._task.job.spec,
             image=self._store.local(f"{INPUTS}/{self._task.job.image}"),
             resume_from=self._store.local(_STATE) if self._task.is_resumed else None,
         )
         try:
-            frames += Run(self._engine, task, self).frames()
-        except RunInterrupted as left:
-            outcome, frames = type(left).__name__, []
-        except Exception as error:  # noqa: BLE001 (told to the test)
+            frames += Run(self._engine, job, self).frames()
+        except RunInterrupted as interruption:
+            outcome, frames = type(interruption).__name__, []
+        except Exception as error:  # noqa: BLE001 (reported to the test)
             outcome, frames = repr(error), []
             self._engine.control.report_failure(as_job_error(error).code)
         if frames:
             path = self._results / f"{self._task.number}.safetensors"
             safetensors.torch.save_file({"frames": torch.cat(frames, dim=2)}, path)
-        self._tell(outcome)
+        self._write_report(outcome)
 
     def enter(self, stage: Stage) -> None:
-        """Note the stage."""
         self._stage, self._step = stage, 0
 
     def finish_step(self, num_steps: int) -> None:
-        """Count; fail if told to."""
+        """Count the step; fail here if the task asks for it."""
         self._step += 1
-        self._meetings += 1
+        self._num_meetings += 1
         is_here = self._engine.world.rank == self._task.fail_rank
         if is_here and self._stage is Stage.DENOISE and self._step == 2:
-            raise ValueError("told to fail")
+            raise ValueError("failure that the test asked for")
 
     def show(self, latents: Tensor) -> None:
-        """Show nothing."""
+        pass
 
     def offer_state(self, step: int, state: Callable[[], State]) -> None:
-        """Save the state, or change it, if told to."""
+        """Save or change the state if the task asks for it."""
         if self._engine.world.rank == self._task.drift_rank and step == self._num_steps:
             state()["latents"].add_(0.01)
         if self._engine.world.rank == 0 and step == self._task.keep_step:
             save_state(state(), self._store, _STATE)
 
-    def _tell(self, outcome: str) -> None:
+    def _write_report(self, outcome: str) -> None:
         rank = self._engine.world.rank
-        finding = Finding(rank=rank, outcome=outcome, meetings=self._meetings)
+        report = RankReport(rank=rank, outcome=outcome, num_meetings=self._num_meetings)
         path = self._results / f"{self._task.number}.{rank}.json"
-        path.write_bytes(msgspec.json.encode(finding))
+        path.write_bytes(msgspec.json.encode(report))
 
     def _decide(self) -> Decision:
-        return Decision.CANCEL if self._meetings == self._task.cancel_at_meeting else Decision.GO_ON
+        is_cancelled = self._num_meetings == self._task.cancel_at_meeting
+        return Decision.CANCEL if is_cancelled else Decision.GO_ON

@@ -1,4 +1,4 @@
-"""Saved states."""
+"""Checkpoints of the denoising loop."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ NAME = checkpoint_name("job")
 STATE = {"step": torch.tensor(3), "latents": torch.arange(6.0).view(2, 3).T}
 
 
-def test_a_state_comes_back_to_the_bit(tmp_path: Path) -> None:
+def test_a_loaded_state_is_identical_to_the_saved_one(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     store.prepare()
     path = store.local(NAME)
