@@ -145,7 +145,7 @@ class Device:
     def lower_priority(self) -> None:
         """Lower the CPU priority of this thread, and of those it starts, if it computes on the CPU.
 
-        Otherwise a status request would wait behind the ranks in every process on its way.
+        Otherwise a status request would wait for CPU time in every process that it passes.
         """
         if self.kind == "cpu":
             os.nice(_NICE)
