@@ -1,1 +1,1 @@
-"""The ranks: they know tensors, and speak to the broker and to each other only."""
+"""The rank processes: load the model, run jobs on the accelerators, report to the broker."""

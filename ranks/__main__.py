@@ -1,11 +1,12 @@
-"""Starts the ranks of a group, and is a rank where each of them is started by itself.
+"""Starts the ranks of a group; on accelerators, also the entry point of each single rank.
 
-`python -m ranks CONFIG` starts all ranks and ends; the launcher, a subreaper, becomes their parent.
+`python -m ranks CONFIG` starts all ranks and exits. The launcher, a subreaper, becomes their
+parent.
 
-On the CPU it imports what ranks need once and forks them: importing torch, diffusers and
-transformers takes seconds of processor time, and forks share the memory. No accelerator's runtime
-survives a fork, and importing diffusers is enough to touch one; so there each rank is a process
-that imports for itself: `python -m ranks CONFIG RANK STARTER_PID`.
+On the CPU this process imports the libraries once and forks the ranks: importing torch, diffusers
+and transformers takes seconds of processor time, and forks share the memory. No accelerator runtime
+survives a fork, and importing diffusers is enough to initialise one. So on accelerators each rank
+is a new interpreter: `python -m ranks CONFIG RANK STARTER_PID`.
 """
 
 import gc
@@ -28,39 +29,36 @@ _REPARENT_LIMIT_S = 30.0
 
 
 def main() -> None:
-    """Start all ranks, or be the one that the arguments name."""
     config = msgspec.json.decode(sys.argv[1], type=RankConfig)
     if len(sys.argv) > 2:
-        _live(config, int(sys.argv[2]), int(sys.argv[3]))
-    begin(f"{config.group}/nursery", config.parent_pid, config.log_format)
+        _run_rank(config, int(sys.argv[2]), int(sys.argv[3]))
+    begin(f"{config.group}/starter", config.parent_pid, config.log_format)
     set_environment_defaults(Path(config.rendezvous).parent)
     start = _fork if config.can_fork else _spawn
     if config.can_fork:
         import ranks.serve  # noqa: F401 (here, after the death signal is set: it takes seconds)
 
-        gc.freeze()  # collections would otherwise touch, hence copy, every shared page
+        gc.freeze()  # a collection would touch, and so copy, every shared page
     for rank in range(config.world_size):
         report(config.ready_fd, f"born {rank} {start(config, rank)}")
     os._exit(0)
 
 
 def _fork(config: RankConfig, rank: int) -> int:
-    """Start a rank that shares what is imported here; return its pid."""
     starter_pid = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _live(config, rank, starter_pid)
+        _run_rank(config, rank, starter_pid)
     return pid
 
 
 def _spawn(config: RankConfig, rank: int) -> int:
-    """Start a rank in a new interpreter; return its pid."""
     arguments = [sys.argv[1], str(rank), str(os.getpid())]
     return os.posix_spawn(sys.executable, [sys.executable, "-m", "ranks", *arguments], os.environ)
 
 
-def _live(config: RankConfig, rank: int, starter_pid: int) -> NoReturn:
-    """Be a rank until its end; never return into the loop that starts ranks."""
+def _run_rank(config: RankConfig, rank: int, starter_pid: int) -> NoReturn:
+    """Run a rank and exit the process; a forked rank must not return into `main`."""
     exit_code = 1
     try:
         _await_new_parent(starter_pid)
@@ -72,20 +70,22 @@ def _live(config: RankConfig, rank: int, starter_pid: int) -> NoReturn:
         run(config, rank)
         exit_code = 0
     except Exception:
-        logger.exception("rank %d ends", rank)
+        logger.exception("rank %d failed", rank)
     finally:
-        # Not sys.exit: after a fork, the exit handlers of imported libraries are not this rank's,
-        # and those of an accelerator's runtime may wait for a peer that is gone.
+        # Not sys.exit: after a fork, the exit handlers of imported libraries belong to the parent,
+        # and those of an accelerator runtime may wait for a peer that has exited.
         sys.stderr.flush()
         os._exit(exit_code)
 
 
 def _await_new_parent(starter_pid: int) -> None:
-    """Wait until the process that starts the ranks has ended and the launcher is the parent."""
     deadline = time.monotonic() + _REPARENT_LIMIT_S
     while os.getppid() == starter_pid:
         if time.monotonic() > deadline:
-            raise TimeoutError(f"the process that starts the ranks, {starter_pid}, does not end")
+            raise TimeoutError(
+                f"the process that starts the ranks, pid {starter_pid}, "
+                f"did not exit within {_REPARENT_LIMIT_S:g} s"
+            )
         time.sleep(0.002)
 
 

@@ -1,4 +1,4 @@
-"""A rank's sockets to the broker, in a thread of their own: it beats while the tensors work."""
+"""A rank's connection to the broker, in its own thread: heartbeats continue while tensors work."""
 
 import logging
 import os
@@ -47,16 +47,16 @@ from ranks.device import Device
 
 logger = logging.getLogger(__name__)
 
-BEAT_EVERY_S = 1.0
+HEARTBEAT_EVERY_S = 1.0
 _FLUSH_LIMIT_S = 2.0
 _NUM_KEPT_REPORTS = 2
 
 RunReport = JobStarted | JobDecoded | JobDelayed | JobFinished | JobFailed | JobStopped
-LAST_REPORTS = (JobFinished, JobFailed, JobStopped)
+FINAL_REPORTS = (JobFinished, JobFailed, JobStopped)
 
 
 class Activity:
-    """What this rank is doing; written by the rank's main thread, told by its link."""
+    """What this rank is doing, written by its main thread and published by its link."""
 
     def __init__(self) -> None:
         self.stage = Stage.LOAD
@@ -64,32 +64,31 @@ class Activity:
         self.num_done = 0
 
     def enter(self, stage: Stage) -> None:
-        """Begin a stage."""
         current_stage.set(stage.value)
         self.stage = stage
         self.step = 0
 
     def finish_item(self) -> None:
-        """Count a finished piece of work: the proof that this rank is alive."""
+        """Count a finished piece of work, which proves that this rank is not hung."""
         self.step += 1
         self.num_done += 1
 
 
 class BrokerLink:
-    """The beats of a rank; on rank 0, the broker's commands and the reports to it as well.
+    """Sends the heartbeats of a rank; on rank 0, also reports, and receives the broker's commands.
 
-    The sockets belong to its thread. Other threads hand over messages and wake it.
+    Only its thread uses the sockets. Other threads queue messages and wake it.
 
     Args:
-        config: Where the broker is, and which life of which group this is.
+        config: Addresses of the broker, and name and epoch of the group.
         rank: This rank.
-        device: Named in the beats.
+        device: Its name and memory use go into the heartbeats.
     """
 
     def __init__(self, config: RankConfig, rank: int, device: Device) -> None:
         self.activity = Activity()
         self.commands: queue.SimpleQueue[RunJob | None] = queue.SimpleQueue()
-        """Runs to start; None only wakes the reader."""
+        """Jobs to run; None only wakes the reader."""
         self._config = config
         self._rank = rank
         self._device = device
@@ -100,7 +99,7 @@ class BrokerLink:
         self._running: list[Lease] = []
         self._cancelled: set[Lease] = set()
         self._preempted: set[Lease] = set()
-        self._last_reports: deque[RunReport] = deque(maxlen=_NUM_KEPT_REPORTS)
+        self._final_reports: deque[RunReport] = deque(maxlen=_NUM_KEPT_REPORTS)
         self._is_closing = False
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_reader, False)
@@ -122,17 +121,15 @@ class BrokerLink:
         self._thread.join()
 
     def group_ready(self, shape: GroupShape) -> None:
-        """Tell the broker, now and from time to time, that every rank has loaded."""
+        """Register the group with the broker, now and every `REGISTER_EVERY_S`."""
         self._shape = shape
         self._wake()
 
     def report(self, report: RunReport) -> None:
-        """Tell the broker what has become of a run."""
         self._reports.append(report)
         self._wake()
 
     def finish_step(self, lease: Lease, num_steps: int) -> None:
-        """Count a finished piece of work of a run; rank 0 publishes it."""
         self.activity.finish_item()
         if self._rank == 0:
             stage, step = self.activity.stage, self.activity.step
@@ -140,71 +137,69 @@ class BrokerLink:
             self._wake()
 
     def preview(self, lease: Lease, jpeg: bytes) -> None:
-        """Publish a small picture of a run; only the newest matters."""
+        """Publish a preview of a run. A newer one replaces one that has not been sent yet."""
         self._previews.append(JobPreview(lease=lease, jpeg=jpeg))
         self._wake()
 
     def is_cancelled(self, lease: Lease) -> bool:
-        """Return whether the broker wants a run to end."""
         return lease in self._cancelled
 
     def is_preempted(self, lease: Lease) -> bool:
-        """Return whether the broker needs the group for a more urgent job than a run's."""
         return lease in self._preempted
 
     def _wake(self) -> None:
-        # A full pipe wakes the thread as well.
+        # If the pipe is full, the thread will wake up anyway.
         with suppress(BlockingIOError):
             os.write(self._wake_writer, b"\0")
 
     def _run(self) -> None:
         try:
-            with zmq.Context() as context, context.socket(zmq.PUB) as beats:
-                connect_pub(beats, self._config.addresses.beats)
-                with context.socket(zmq.DEALER) as groups:
+            with zmq.Context() as context, context.socket(zmq.PUB) as publisher:
+                connect_pub(publisher, self._config.addresses.beats)
+                with context.socket(zmq.DEALER) as dealer:
                     if self._rank == 0:
-                        connect_dealer(groups, self._config.addresses.groups, "rank-0")
-                    self._talk(beats, groups)
+                        connect_dealer(dealer, self._config.addresses.groups, "rank-0")
+                    self._loop(publisher, dealer)
         except Exception:
-            # A rank without beats counts as hung: better to end at once, and to say why.
-            logger.exception("the link to the broker is broken")
+            # A rank without heartbeats counts as hung, so exit at once and log the cause.
+            logger.exception("the link to the broker failed; this rank exits")
             os._exit(1)
 
-    def _talk(self, beats: "zmq.Socket[bytes]", groups: "zmq.Socket[bytes]") -> None:
+    def _loop(self, publisher: "zmq.Socket[bytes]", dealer: "zmq.Socket[bytes]") -> None:
         poller = zmq.Poller()
         poller.register(self._wake_reader, zmq.POLLIN)
-        next_beat_s = next_register_s = time.monotonic()
+        next_heartbeat_s = next_register_s = time.monotonic()
         while not self._is_closing:
             now_s = time.monotonic()
-            if now_s >= next_beat_s:
-                _send(beats, rank_messages.encode(self._beat()))
-                next_beat_s = now_s + BEAT_EVERY_S
-            if now_s >= next_register_s and self._register(groups):
+            if now_s >= next_heartbeat_s:
+                _send(publisher, rank_messages.encode(self._heartbeat()))
+                next_heartbeat_s = now_s + HEARTBEAT_EVERY_S
+            if now_s >= next_register_s and self._register(dealer):
                 next_register_s = now_s + REGISTER_EVERY_S
-            self._send_waiting(beats, groups)
+            self._send_waiting(publisher, dealer)
             if self._rank == 0:
-                # Able to send is news only while something waits.
-                poller.register(groups, zmq.POLLIN | (zmq.POLLOUT if self._reports else 0))
-            poller.poll(max(0, int((next_beat_s - time.monotonic()) * 1000) + 1))
+                # Poll for writing only while a report waits; else the poll would return at once.
+                poller.register(dealer, zmq.POLLIN | (zmq.POLLOUT if self._reports else 0))
+            poller.poll(max(0, int((next_heartbeat_s - time.monotonic()) * 1000) + 1))
             self._drain_wake_pipe()
-            self._receive(groups)
-        self._flush(beats, groups)
+            self._receive(dealer)
+        self._flush(publisher, dealer)
 
-    def _flush(self, beats: "zmq.Socket[bytes]", groups: "zmq.Socket[bytes]") -> None:
-        """Get the last reports out, within a limit, since the broker may be gone."""
+    def _flush(self, publisher: "zmq.Socket[bytes]", dealer: "zmq.Socket[bytes]") -> None:
+        """Send the last reports, within a time limit because the broker may be gone."""
         deadline_s = time.monotonic() + _FLUSH_LIMIT_S
-        self._send_waiting(beats, groups)
+        self._send_waiting(publisher, dealer)
         while self._reports and time.monotonic() < deadline_s:
-            groups.poll(100, zmq.POLLOUT)
-            self._send_waiting(beats, groups)
-        for socket in (groups, beats):
+            dealer.poll(100, zmq.POLLOUT)
+            self._send_waiting(publisher, dealer)
+        for socket in (dealer, publisher):
             socket.setsockopt(zmq.LINGER, int(_FLUSH_LIMIT_S * 1000))
 
     def _drain_wake_pipe(self) -> None:
         with suppress(BlockingIOError):
             os.read(self._wake_reader, 4096)
 
-    def _beat(self) -> Heartbeat:
+    def _heartbeat(self) -> Heartbeat:
         return Heartbeat(
             group=self._config.group,
             epoch=self._config.epoch,
@@ -217,8 +212,8 @@ class BrokerLink:
             memory_bytes=self._device.memory_bytes(),
         )
 
-    def _register(self, groups: "zmq.Socket[bytes]") -> bool:
-        """Tell the broker who this is; return whether it was told."""
+    def _register(self, dealer: "zmq.Socket[bytes]") -> bool:
+        """Send `GroupReady`; return whether it was sent. Waiting reports go first."""
         if self._shape is None or self._reports:
             return False
         ready = GroupReady(
@@ -229,65 +224,70 @@ class BrokerLink:
             patience=self._device.patience,
             running=list(self._running),
         )
-        return _send(groups, group_reports.encode(ready))
+        return _send(dealer, group_reports.encode(ready))
 
-    def _send_waiting(self, beats: "zmq.Socket[bytes]", groups: "zmq.Socket[bytes]") -> None:
+    def _send_waiting(self, publisher: "zmq.Socket[bytes]", dealer: "zmq.Socket[bytes]") -> None:
         while self._steps:
-            _send(beats, rank_messages.encode(self._steps.popleft()))
+            _send(publisher, rank_messages.encode(self._steps.popleft()))
         while self._previews:
-            _send(beats, rank_messages.encode(self._previews.popleft()))
-        while self._reports and _send(groups, group_reports.encode(self._reports[0])):
-            self._note(self._reports.popleft())
+            _send(publisher, rank_messages.encode(self._previews.popleft()))
+        while self._reports and _send(dealer, group_reports.encode(self._reports[0])):
+            self._record_sent(self._reports.popleft())
 
-    def _note(self, report: RunReport) -> None:
-        if isinstance(report, LAST_REPORTS):
-            self._last_reports.append(report)
+    def _record_sent(self, report: RunReport) -> None:
+        if isinstance(report, FINAL_REPORTS):
+            self._final_reports.append(report)
             self._cancelled.discard(report.lease)
             self._preempted.discard(report.lease)
             self._running = [lease for lease in self._running if lease != report.lease]
 
-    def _receive(self, groups: "zmq.Socket[bytes]") -> None:
+    def _receive(self, dealer: "zmq.Socket[bytes]") -> None:
         while self._rank == 0:
             try:
-                parts = groups.recv_multipart(zmq.NOBLOCK)
+                parts = dealer.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
             try:
-                self._obey(group_commands.decode(parts), groups)
+                self._handle(group_commands.decode(parts), dealer)
             except ProtocolError as error:
-                logger.warning("dropped a command: %s", error)
+                logger.warning("dropped a command that cannot be decoded: %s", error)
 
-    def _obey(self, command: GroupCommand, groups: "zmq.Socket[bytes]") -> None:
+    def _handle(self, command: GroupCommand, dealer: "zmq.Socket[bytes]") -> None:
         match command:
             case RunJob(lease=lease):
-                self._start(command, lease)
+                self._queue_run(command, lease)
             case CancelRun(lease=lease) if lease in self._running:
                 self._cancelled.add(lease)
             case CancelRun(lease=lease):
-                # Over, or never begun here: in any case no rank works for it.
+                # Ended, or never started here: no rank works on it.
                 self.report(JobStopped(lease=lease))
             case PreemptRun(lease=lease):
                 if lease in self._running:
                     self._preempted.add(lease)
             case Reregister():
-                for report in self._last_reports:
-                    _send(groups, group_reports.encode(report))
-                self._register(groups)
+                for report in self._final_reports:
+                    _send(dealer, group_reports.encode(report))
+                self._register(dealer)
             case KillGroup() | StopServer() | GroupDrained() | Drained():
-                logger.warning("dropped a command that is for the launcher: %s", command)
+                logger.warning("dropped a command meant for the launcher: %s", command)
             case _:
                 assert_never(command)
 
-    def _start(self, command: RunJob, lease: Lease) -> None:
+    def _queue_run(self, command: RunJob, lease: Lease) -> None:
         if (lease.group, lease.epoch) != (self._config.group, self._config.epoch):
-            logger.warning("dropped a run for another group or epoch: %s", lease)
+            logger.warning(
+                "dropped a run for another group or epoch: %s; this is group %s, epoch %d",
+                lease,
+                self._config.group,
+                self._config.epoch,
+            )
         elif lease not in self._running:
             self._running.append(lease)
             self.commands.put(command)
 
 
 def _send(socket: "zmq.Socket[bytes]", parts: list[bytes]) -> bool:
-    """Send if that is possible at once; return whether it was."""
+    """Send without blocking; return whether the message was sent."""
     try:
         socket.send_multipart(parts, zmq.NOBLOCK)
     except zmq.Again:

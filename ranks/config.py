@@ -1,4 +1,4 @@
-"""What the ranks of a group are told at their start."""
+"""Start parameters of a group's ranks."""
 
 from typing import Literal
 
@@ -11,49 +11,49 @@ DeviceKind = Literal["npu", "cuda", "cpu"]
 
 
 class DeviceReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What `python -m ranks.device` finds; the launcher, which imports no torch, reads it."""
+    """Output of `python -m ranks.device`, read by the launcher, which does not import torch."""
 
     kind: DeviceKind
     description: str
-    """How many devices of which size, for people."""
+    """Number and size of the devices, as text for people."""
 
 
 class RankConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The launcher passes it as JSON, the only argument of `python -m ranks`."""
+    """Configuration of the ranks, passed by the launcher as JSON to `python -m ranks`."""
 
     group: str
     epoch: int
-    """Which life of the group this is; it rises with every start."""
+    """Rises with every start of the group."""
     world_size: int
     model_path: str
-    """A folder in the layout of diffusers."""
+    """Model folder in the layout of diffusers."""
     device: DeviceKind
     first_device: int = 0
-    """Index of the device of rank 0; rank n has the n-th after it."""
+    """Device index of rank 0; rank n uses device `first_device + n`."""
     addresses: Addresses
     store: str
-    """Of images, videos and saved states: a folder or `s3://BUCKET/PREFIX`."""
+    """Store of images, videos and checkpoints: a folder or `s3://BUCKET/PREFIX`."""
     work_dir: str | None = None
-    """A local folder of this group alone for files from and to an object store."""
+    """Local folder of this group for files on their way to or from an object store."""
     rendezvous: str
-    """A file that does not exist yet; the ranks find each other through it."""
+    """Path of the file through which the ranks find each other; it must not exist yet."""
     cfg_size: int | None = None
     ulysses_size: int | None = None
     dit_fsdp: bool = False
     t5_fsdp: bool = False
     vae_parallel: bool = False
-    """The group's defaults of the fields of the same names in `JobSpec`."""
+    """These five are the group's defaults of the `JobSpec` fields with the same names."""
     checkpoint_steps: int = 5
-    """Denoising steps between two saved states, from which an interrupted job goes on."""
+    """Denoising steps between two checkpoints."""
     log_format: LogFormat = "text"
     parent_pid: int
     """Pid of the launcher."""
     ready_fd: int | None = None
-    """Where lines for the launcher go: `born RANK PID`, `ready RANK`, `failed RANK TEXT`."""
+    """Pipe for lines to the launcher: `born RANK PID`, `ready RANK`, `failed RANK TEXT`."""
     is_trial: bool = False
-    """Whether the ranks only try their devices and the collectives; they load and serve nothing."""
+    """Only test the devices and the collectives; load no model and serve no jobs."""
 
     @property
     def can_fork(self) -> bool:
-        """Whether the ranks can share one import: no accelerator's runtime survives a fork."""
+        """Whether one import can be shared by forking; no accelerator runtime survives a fork."""
         return self.device == "cpu"

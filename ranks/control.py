@@ -1,8 +1,8 @@
-"""The control channel of a group: jobs and control words, over gloo, beside the tensors' traffic.
+"""The control channel of a group: job announcements and decisions, over gloo, apart from tensors.
 
-Exactly two operations exist, and every rank is always about to do the same one: `announce` while
-idle, `meet` while a run is on. So a rank that fails anywhere in a run can tell the others simply by
-meeting them early.
+There are exactly two operations, and all ranks are always about to do the same one: `announce`
+while idle, `meet` during a run. So a rank that fails anywhere in a run can inform the others
+simply by meeting them early.
 """
 
 from collections.abc import Callable
@@ -16,13 +16,13 @@ from broker.wire.protocol import ErrorCode
 from ranks.errors import GroupStopping, PeerFailed, RunCancelled, RunPreempted
 
 ANNOUNCE_EVERY_S = 5.0
-"""Idle ranks hear something this often, since a broadcast must not outlast the group's timeout."""
+"""Interval of empty announcements while idle: a broadcast must not outlast the group's timeout."""
 
 _MEET_AFTER_FAILURE = timedelta(seconds=30)
 
 
 class Decision(IntEnum):
-    """What is decided at a boundary; of several, the greatest holds."""
+    """A decision at a boundary; if ranks differ, the greatest value wins."""
 
     GO_ON = 0
     PREEMPT = 1
@@ -34,7 +34,7 @@ class Decision(IntEnum):
     RUN_FAILED = 7
 
 
-_LEFT = {
+_INTERRUPTIONS = {
     Decision.PREEMPT: RunPreempted,
     Decision.CANCEL: RunCancelled,
     Decision.STOP: GroupStopping,
@@ -45,7 +45,7 @@ FAILURES = {
     ErrorCode.OUT_OF_MEMORY: Decision.OUT_OF_MEMORY,
     ErrorCode.RUN_FAILED: Decision.RUN_FAILED,
 }
-_CODES = {word: code for code, word in FAILURES.items()}
+_CODES = {decision: code for code, decision in FAILURES.items()}
 
 
 class Control:
@@ -53,20 +53,21 @@ class Control:
 
     Args:
         rank: This rank; rank 0 announces and decides.
-        group: A gloo group of all ranks that nothing else uses.
+        group: A gloo group of all ranks, used for nothing else.
     """
 
     def __init__(self, rank: int, group: dist.ProcessGroup) -> None:
         self.decide: Callable[[], Decision] = lambda: Decision.GO_ON
-        """What this rank wants of the next boundary; rank 0 replaces it."""
+        """This rank's vote at the next boundary; rank 0 replaces it."""
         self._rank = rank
         self._group = group
 
     def announce(self, payload: bytes = b"") -> bytes:
-        """Hand bytes from rank 0 to every rank; empty ones only pass the time.
+        """Broadcast bytes from rank 0 to every rank, and return them.
 
         Args:
-            payload: What rank 0 has to say; ignored on other ranks.
+            payload: The bytes to send, ignored on other ranks. Empty ones only keep the group from
+                timing out.
         """
         size = torch.tensor([len(payload)])
         dist.broadcast(size, src=0, group=self._group)
@@ -79,28 +80,28 @@ class Control:
         return content.numpy().tobytes()
 
     def meet(self) -> None:
-        """Agree with all ranks to go on with the run.
+        """Agree with all ranks to continue the run.
 
         Raises:
-            RunLeft: On every rank alike, if the run is over.
+            RunInterrupted: On every rank alike, if the run ends here.
         """
-        word = self._agree(self.decide())
-        if word in _LEFT:
-            raise _LEFT[word]
-        if word is not Decision.GO_ON:
-            raise PeerFailed(_CODES[word])
+        decision = self._agree(self.decide())
+        if decision in _INTERRUPTIONS:
+            raise _INTERRUPTIONS[decision]
+        if decision is not Decision.GO_ON:
+            raise PeerFailed(_CODES[decision])
 
     def report_failure(self, code: ErrorCode) -> None:
-        """Meet the other ranks with bad news, wherever in the run they are now.
+        """Report a failure of this rank at the next boundary of the others.
 
         Raises:
-            RuntimeError: If they do not come, because they wait for this rank in another
-                collective: then only a restart of the group helps.
+            RuntimeError: If the others do not reach the boundary because they wait for this rank in
+                another collective. Only a restart of the group helps then.
         """
         self._agree(FAILURES.get(code, Decision.RUN_FAILED), _MEET_AFTER_FAILURE)
 
-    def _agree(self, word: Decision, timeout: timedelta | None = None) -> Decision:
-        agreed = torch.tensor([int(word)])
+    def _agree(self, decision: Decision, timeout: timedelta | None = None) -> Decision:
+        agreed = torch.tensor([int(decision)])
         work = dist.all_reduce(agreed, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
         assert work is not None  # None is for ranks outside of the group
         work.wait(timeout) if timeout else work.wait()

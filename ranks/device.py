@@ -1,4 +1,4 @@
-"""npu, cuda or cpu: the only file that names them, and torch_npu."""
+"""The devices npu, cuda and cpu, and all differences between them. No other file names them."""
 
 import logging
 import os
@@ -27,8 +27,8 @@ _ATTENTION: dict[DeviceKind, AttentionBackendName] = {
     "cpu": AttentionBackendName.NATIVE,
 }
 
-# The first kernel that takes the shape and dtype. An order, not a race and not a single kernel:
-# every rank and every start choose alike, and a shape that one kernel refuses goes to the next.
+# torch takes the first kernel that supports the shape and dtype. A fixed order, so that every rank
+# and every start choose the same kernel, and several kernels, because each refuses some shapes.
 _CUDA_ATTENTION_ORDER = [
     SDPBackend.CUDNN_ATTENTION,
     SDPBackend.FLASH_ATTENTION,
@@ -40,8 +40,8 @@ _NICE = 5
 
 _PORT_HELP = (
     "Another process holds HCCL's port (host ports from 60000, device port 16666), most often a "
-    "rank of an earlier server. Find it in the process table of `npu-smi info`, end it, wait until "
-    "its device memory is free, then start again."
+    "rank of an earlier server. Find it in the process table of `npu-smi info`, stop it, wait "
+    "until its device memory is free, then start again."
 )
 _PORT_RANGE_HELP = (
     " If no process is left, set HCCL_HOST_SOCKET_PORT_RANGE=auto, or keep the ports free with "
@@ -52,12 +52,12 @@ _START_FAILURES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("HcclGetRootInfo",), _PORT_HELP + _PORT_RANGE_HELP),
     (
         ("EI0006", "Getting socket times out"),
-        "A rank did not reach the others in time. See whether one of them failed first; if loading "
-        "takes long on some ranks, raise HCCL_CONNECT_TIMEOUT, and with it HCCL_EXEC_TIMEOUT.",
+        "A rank did not reach the others in time. Check the log for a rank that failed first. If "
+        "some ranks load slowly, raise HCCL_CONNECT_TIMEOUT, and HCCL_EXEC_TIMEOUT with it.",
     ),
     (
         ("507018",),
-        "A device does not answer; it has to be reset by the operator before it can be used.",
+        "A device does not respond; the operator must reset it before it can be used.",
     ),
     (
         ("libhccl.so", "libascendcl.so", "Failed to load the backend extension: torch_npu"),
@@ -69,7 +69,7 @@ _START_FAILURES: tuple[tuple[tuple[str, ...], str], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """The device of one rank, and what differs between the kinds."""
+    """The device of one rank."""
 
     kind: DeviceKind
     index: int
@@ -78,108 +78,100 @@ class Device:
 
     @property
     def attention_backend(self) -> AttentionBackendName:
-        """The attention function, as diffusers names it."""
         return _ATTENTION[self.kind]
 
     def attention_order(self) -> AbstractContextManager[object]:
-        """Return the context in which attention is computed, for the life of a rank."""
         if self.kind != "cuda":
             return nullcontext()
         return sdpa_kernel(_CUDA_ATTENTION_ORDER, set_priority=True)
 
     @property
     def name(self) -> str:
-        """As torch spells it, with the index where there are several."""
         return self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}"
 
     @property
     def torch_device(self) -> torch.device:
-        """The device of this rank's tensors."""
         return torch.device(self.name)
 
     @property
     def backend(self) -> str:
-        """The torch.distributed backend for tensors on this device."""
         return _BACKENDS[self.kind]
 
     @property
     def bound_device(self) -> torch.device | None:
-        """The device to bind to the process group; None leaves it open.
+        """The device to bind to the process group, if any.
 
-        A gloo group, which every rank makes, can be bound to a CUDA device but not to an NPU.
+        Every rank also creates a gloo group, which accepts a CUDA device but not an NPU.
         """
         return self.torch_device if self.kind == "cuda" else None
 
     @property
     def model_dtype(self) -> torch.dtype:
-        """Of the transformer and the text encoder; float32 on the CPU, where results are proved."""
+        """Dtype of the transformer and the text encoder; float32 on the CPU, for exact tests."""
         return torch.float32 if self.kind == "cpu" else torch.bfloat16
 
     @property
     def vae_dtype(self) -> torch.dtype:
-        """Of the VAE; its 3-D convolutions are slow in float32 on an NPU."""
+        """Dtype of the VAE; its 3-D convolutions are slow in float32 on an NPU."""
         return torch.bfloat16 if self.kind == "npu" else torch.float32
 
     @property
     def patience(self) -> float:
-        """How many times as long as on an accelerator work may take before it counts as hung."""
+        """Factor on the time limits after which a rank counts as hung; 1 on accelerators."""
         return 10.0 if self.kind == "cpu" else 1.0
 
     def memory_bytes(self) -> int:
-        """Return the memory in use: of the device, or of this process on the CPU.
+        """Return the memory in use: the device's, or on the CPU that of this process.
 
-        What the allocator has reserved, since no other process can have what lies between tensors.
+        Counts all that the allocator has reserved, because no other process can use the gaps
+        between tensors.
         """
         if self.kind == "cpu":
             return _resident_bytes()
         return int(_runtime(self.kind).memory_reserved(self.index))
 
     def capacity_bytes(self) -> int:
-        """Return the memory there is: of the device, or of the host on the CPU."""
         if self.kind == "cpu":
             return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return int(_runtime(self.kind).mem_get_info(self.index)[1])
 
     def can_fuse(self) -> bool:
-        """Return whether fused kernels are worth having, and can be compiled, here.
+        """Return whether fused kernels are worthwhile and can be compiled.
 
-        On the CPU compiling takes longer than a short job; torch_npu brings no compiler.
+        On the CPU compiling takes longer than a short job; torch_npu has no compiler.
         """
         return self.kind == "cuda" and can_compile(self.torch_device)
 
     def lower_priority(self) -> None:
-        """Let the rest of the host go first where computing takes its cores.
+        """Lower the CPU priority of this thread, and of those it starts, if it computes on the CPU.
 
-        Whoever asks for a status would otherwise wait for its turn among the ranks, at every hop.
-        It holds for this thread and those that it starts.
+        Otherwise a status request would wait for CPU time in every process that it passes.
         """
         if self.kind == "cpu":
             os.nice(_NICE)
 
     def free_memory(self) -> None:
-        """Give memory that no tensor holds back to the device."""
         if self.kind != "cpu":
             _runtime(self.kind).empty_cache()
 
     def synchronize(self) -> None:
-        """Wait until the device has done all it was given."""
         if self.kind != "cpu":
             _runtime(self.kind).synchronize()
 
 
 def open_device(wanted: str, local_rank: int, world_size: int) -> Device:
-    """Take the device of a rank.
+    """Select the device of a rank, and limit its CPU threads.
 
     Args:
-        wanted: `auto`, or a kind.
-        local_rank: Index of the device among those this process can see.
-        world_size: Ranks that share the processor cores.
+        wanted: `auto` or a device kind.
+        local_rank: Index of the device among those that this process sees.
+        world_size: Number of ranks that share the CPU cores.
 
     Raises:
         DeviceError: If there is no such device.
     """
     kind = find_kind(wanted)
-    # On accelerators, too: solver and noise are computed on the CPU, on all ranks at once.
+    # On accelerators, too: every rank computes solver and noise on the CPU at the same time.
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // world_size))
     if kind == "cpu":
         return Device(kind=kind, index=0)
@@ -189,10 +181,10 @@ def open_device(wanted: str, local_rank: int, world_size: int) -> Device:
 
 
 def find_kind(wanted: str) -> DeviceKind:
-    """Return the kind of device to use.
+    """Return the device kind for `auto` or a kind.
 
     Raises:
-        DeviceError: If the kind asked for is absent.
+        DeviceError: If torch sees no such device.
     """
     kinds: tuple[DeviceKind, ...] = ("npu", "cuda", "cpu")
     if wanted == "auto":
@@ -202,7 +194,7 @@ def find_kind(wanted: str) -> DeviceKind:
             return kind
     raise DeviceError(
         f"device {wanted} was asked for, but torch sees none; "
-        "--device auto takes the best there is, --device cpu always works"
+        "--device auto takes the best available, --device cpu always works"
     )
 
 
@@ -216,7 +208,6 @@ def _require_devices(kind: DeviceKind, count: int) -> None:
 
 
 def explain_start_failure(text: str) -> str | None:
-    """Return what to do about a known failure to start, None if it is not known."""
     for marks, explanation in _START_FAILURES:
         if any(mark in text for mark in marks):
             return explanation
@@ -224,18 +215,16 @@ def explain_start_failure(text: str) -> str | None:
 
 
 def can_compile(device: torch.device) -> bool:
-    """Return whether a fused kernel can be compiled for a device, by compiling one."""
     try:
         tokens = torch.ones(1, 16, 1024, dtype=torch.bfloat16, device=device)
         Kernels(is_fused=True).add(tokens, tokens, tokens)
-    except (RuntimeError, OSError) as error:  # a missing compiler, a folder that is read-only
-        logger.warning("kernels cannot be fused, which costs speed: %s", one_line(str(error)))
+    except (RuntimeError, OSError) as error:  # no compiler, or a read-only folder
+        logger.warning("kernels cannot be fused, so steps are slower: %s", one_line(str(error)))
         return False
     return True
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an exception means that a device or the host ran out of memory."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     # The CPU allocator, and some NPU operators, raise a plain RuntimeError.
@@ -246,13 +235,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _is_available(kind: DeviceKind) -> bool:
     if kind == "npu":
-        # Where torch_npu is installed, torch has loaded it by itself; nothing here imports it.
+        # If torch_npu is installed, torch loads it by itself; nothing here imports it.
         return hasattr(torch, "npu") and bool(torch.npu.is_available())
     return kind == "cpu" or torch.cuda.is_available()
 
 
 def _runtime(kind: DeviceKind) -> Any:
-    """Return `torch.npu` or `torch.cuda`: the same functions under the same names."""
     return getattr(torch, kind)
 
 
@@ -262,7 +250,7 @@ def _resident_bytes() -> int:
 
 
 def main() -> int:
-    """Say which devices a server would use: `python -m ranks.device WANTED COUNT`."""
+    """Print the devices that a server would use: `python -m ranks.device WANTED COUNT`."""
     wanted, count = sys.argv[1], int(sys.argv[2])
     try:
         kind = find_kind(wanted)

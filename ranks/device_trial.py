@@ -1,7 +1,7 @@
-"""What a start needs of the devices, tried without a model, on every rank at once.
+"""The device test of `launch.py --check`: memory, attention and collectives, without a model.
 
-A rank of `launch.py --check` joins the group as a rank of a server does, computes a little, and
-compares what comes out: a driver that answers is not yet a device that computes.
+Every rank joins the group as a rank of the server does, computes a little and checks the results: a
+driver that answers does not prove a device that computes.
 """
 
 import logging
@@ -27,10 +27,10 @@ _NUM_QUERIES = 384
 
 
 def try_device(config: RankConfig, rank: int) -> None:
-    """Try this rank's device and the exchange with the others; then wait to be ended.
+    """Test this rank's device and its collectives, then wait for a signal to end.
 
     Raises:
-        Exception: What the trial met; the launcher has been told.
+        Exception: If the test fails; the failure has been reported to the launcher.
     """
     with reporting_failure(config, rank):
         device = open_device(config.device, config.first_device + rank, config.world_size)
@@ -41,24 +41,27 @@ def try_device(config: RankConfig, rank: int) -> None:
             try_exchange(world, device)
             world.await_all(START_LIMIT)
     report(config.ready_fd, f"ready {rank}")
-    # The end of one rank would count as the failure of all.
+    # Do not exit: the launcher takes the exit of one rank for a failure of the group.
     signal.pause()
 
 
 def try_allocation(device: Device) -> None:
-    """Write to memory of the device, and read it back.
+    """Write device memory and read it back.
 
     Raises:
-        DeviceError: If it does not hold what was written.
+        DeviceError: If the values differ.
     """
     written = torch.ones(_ALLOCATION_BYTES // 4, device=device.torch_device)
-    found = float(written.mean())
-    if found != 1.0:
-        raise DeviceError(f"{device.name}: memory that was filled with 1 has a mean of {found}")
+    mean = float(written.mean())
+    if mean != 1.0:
+        raise DeviceError(
+            f"{device.name}: memory was filled with 1, but its mean is {mean}; "
+            "the device or its driver is faulty"
+        )
 
 
 def try_attention(device: Device) -> None:
-    """Attend as the model's cross-attention does.
+    """Run attention with the shapes of the model's cross-attention.
 
     Raises:
         DeviceError: If the result is wrong.
@@ -66,23 +69,29 @@ def try_attention(device: Device) -> None:
     shape = (1, _NUM_QUERIES, 1, _HEAD_DIM)
     query = torch.zeros(shape, dtype=device.model_dtype, device=device.torch_device)
     keys = torch.ones(1, NUM_TEXT_TOKENS, 1, _HEAD_DIM, dtype=query.dtype, device=query.device)
-    # All weights are equal, so that the output is the mean of the values.
-    found = dispatch_attention_fn(query, keys, keys, backend=device.attention_backend)
-    error = float((found - 1.0).abs().max())
+    # All weights are equal, so the output is the mean of the values.
+    output = dispatch_attention_fn(query, keys, keys, backend=device.attention_backend)
+    error = float((output - 1.0).abs().max())
     if not error < 0.01:
-        raise DeviceError(f"{device.name}: attention over equal values is wrong by {error}")
+        raise DeviceError(
+            f"{device.name}: attention over equal values is wrong by {error}; at most 0.01 is "
+            "allowed; the device or its attention kernel is faulty"
+        )
 
 
 def try_exchange(world: World, device: Device) -> None:
-    """Send every rank a number and take one from each, as a split sequence does.
+    """Exchange numbers with an all-to-all, the collective that a split sequence uses.
 
     Raises:
-        DeviceError: If other numbers arrive than were sent.
+        DeviceError: If a received number is wrong.
     """
     size = world.world_size
     sent = torch.full((size,), float(world.rank), device=device.torch_device)
     received = torch.empty_like(sent)
     dist.all_to_all_single(received, sent)
-    found = received.tolist()
-    if found != [float(rank) for rank in range(size)]:
-        raise DeviceError(f"{device.name}: of ranks 0 to {size - 1} the numbers {found} arrived")
+    numbers = received.tolist()
+    if numbers != [float(rank) for rank in range(size)]:
+        raise DeviceError(
+            f"{device.name}: the all-to-all should deliver the numbers 0 to {size - 1}, "
+            f"but delivered {numbers}"
+        )

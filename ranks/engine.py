@@ -1,4 +1,4 @@
-"""What a rank has once it is loaded: models, device, and its place among the others."""
+"""A loaded rank: its models, its device and its process group."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,16 +14,16 @@ from ranks.parallel.vae_split import VaePatch, VaeSplit
 
 
 class Engine:
-    """A loaded rank.
+    """The models and communicators of one rank.
 
     Args:
-        models: Of the model folder.
-        device: Of this rank.
-        world: The ranks of the group.
-        shape: The group's defaults.
-        dit_fsdp: Whether the transformer's weights stay sharded, where a job leaves it open.
-        t5_fsdp: The same of the text encoder's.
-        vae_parallel: Whether the VAE is split, where a job leaves it open.
+        models: Components of the model folder, loaded on `device`.
+        device: Device of this rank.
+        world: All ranks of the group.
+        shape: Default layout of the group, and its memory costs.
+        dit_fsdp: Default: keep the transformer's weights sharded between blocks.
+        t5_fsdp: Default: keep the text encoder's weights sharded between blocks.
+        vae_parallel: Default: split the VAE over the ranks.
     """
 
     def __init__(
@@ -47,29 +47,27 @@ class Engine:
         self._dit_fsdp, self._t5_fsdp, self._vae_parallel = dit_fsdp, t5_fsdp, vae_parallel
 
     def layout(self, spec: JobSpec) -> Layout:
-        """Return the layout of a job."""
         cfg_size, ulysses_size = choose_layout(spec, self.shape)
         return Layout(
             world_size=self.world.world_size, cfg_size=cfg_size, ulysses_size=ulysses_size
         )
 
-    def store_weights(self, spec: JobSpec) -> None:
-        """Keep weights sharded or gathered, as a job wants it."""
-        set_sharded(self.models.transformer, _either(spec.dit_fsdp, self._dit_fsdp))
-        set_sharded(self.models.text_encoder, _either(spec.t5_fsdp, self._t5_fsdp))
+    def set_weight_sharding(self, spec: JobSpec) -> None:
+        set_sharded(self.models.transformer, _or_default(spec.dit_fsdp, self._dit_fsdp))
+        set_sharded(self.models.text_encoder, _or_default(spec.t5_fsdp, self._t5_fsdp))
 
     def release_text_encoder(self) -> None:
-        """Let go of the text encoder's gathered weights; a job needs them for its prompts only."""
+        """Free the text encoder's gathered weights; a job needs them only for its prompts."""
         set_sharded(self.models.text_encoder, sharded=True)
 
     @contextmanager
     def vae_split(self, spec: JobSpec) -> Iterator[VaePatch | None]:
-        """Let the VAE work on patches, if the job wants it.
+        """Split the VAE over the ranks while the context is open, if the job asks for it.
 
         Yields:
-            This rank's patch, None where the VAE works on whole frames.
+            This rank's patch, or None if the VAE works on whole frames.
         """
-        if not _either(spec.vae_parallel, self._vae_parallel):
+        if not _or_default(spec.vae_parallel, self._vae_parallel):
             yield None
             return
         scale = self.models.vae.config.scale_factor_spatial
@@ -77,5 +75,5 @@ class Engine:
             yield patch
 
 
-def _either(wanted: bool | None, default: bool) -> bool:
-    return default if wanted is None else wanted
+def _or_default(value: bool | None, default: bool) -> bool:
+    return default if value is None else value

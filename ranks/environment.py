@@ -1,6 +1,6 @@
-"""What the accelerators' runtimes read from the environment when they are loaded.
+"""Environment variables that the accelerator runtimes read when they are loaded.
 
-The nursery sets it before it imports torch, and only where the operator has not.
+The process that starts the ranks sets them before it imports torch. Values set by the operator win.
 """
 
 import os
@@ -8,19 +8,18 @@ from pathlib import Path
 
 DEFAULTS = {
     "TOKENIZERS_PARALLELISM": "false",
-    # BLAS libraries start threads at import unless told not to, and threads do not survive a fork.
+    # BLAS libraries start threads at import by default, and threads do not survive a fork.
     "OPENBLAS_NUM_THREADS": "1",
     # All ranks are on one host.
     "GLOO_SOCKET_IFNAME": "lo",
     "NCCL_SOCKET_IFNAME": "lo",
     "HCCL_SOCKET_IFNAME": "lo",
     "TORCH_NCCL_ASYNC_ERROR_HANDLING": "3",
-    # The order of these limits matters: connecting must give up before a collective does, and a
-    # collective before the process group (180 s), so that the first error in the log is the real
-    # one.
+    # The order of these limits matters: connecting must time out before a collective does, and a
+    # collective before the process group (180 s), so that the first error in the log is the cause.
     "HCCL_CONNECT_TIMEOUT": "120",
     "HCCL_EXEC_TIMEOUT": "136",
-    # Ports that an ended process still holds are passed over.
+    # Skip ports that an ended process still holds.
     "HCCL_HOST_SOCKET_PORT_RANGE": "auto",
     "HCCL_NPU_SOCKET_PORT_RANGE": "auto",
     "ALGO": "0",
@@ -28,22 +27,22 @@ DEFAULTS = {
     "TASK_QUEUE_ENABLE": "2",
     "CPU_AFFINITY_CONF": "1",
     "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
-    # Ranks compile kernels themselves: a pool of compilers would outlive a rank that is killed.
+    # Compile in the rank itself: a pool of compiler processes would outlive a killed rank.
     "TORCHINDUCTOR_COMPILE_THREADS": "1",
 }
 
 
 def set_environment_defaults(private_dir: Path) -> None:
-    """Set what the operator has left open.
+    """Set the variables that the operator has not set.
 
     Args:
-        private_dir: Holds compiled kernels. They are loaded and run, so nobody else may write
-            there; torch would take a folder in /tmp whose name anyone can guess.
+        private_dir: Folder for compiled kernels. They are loaded and executed, so no other user may
+            write there; torch's own default is a folder in /tmp with a predictable name.
     """
     folder = private_dir / "kernels"
     kernels = {
         "TORCHINDUCTOR_CACHE_DIR": str(folder),
-        # Triton builds a library of its own before torch tells it where: at home otherwise.
+        # Triton builds a helper library before torch sets its cache; by default in the home folder.
         "TRITON_CACHE_DIR": str(folder / "triton"),
         "TRITON_HOME": str(folder),
     }

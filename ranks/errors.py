@@ -1,4 +1,4 @@
-"""What the ranks raise."""
+"""Exceptions of the ranks."""
 
 from broker.wire.protocol import ErrorCode
 
@@ -8,15 +8,15 @@ class RankError(Exception):
 
 
 class DeviceError(RankError):
-    """Raised when the device asked for is absent or does not start."""
+    """Raised when the requested device is missing, or does not work."""
 
 
 class JobError(RankError):
-    """Raised when a job cannot be done though the group is sound; the group goes on.
+    """Raised when a job fails but the group is intact and can run the next job.
 
     Args:
-        code: What kind of failure.
-        reason: For the client, without internals.
+        code: Kind of failure.
+        reason: Text for the client, without internals.
     """
 
     def __init__(self, code: ErrorCode, reason: str) -> None:
@@ -25,27 +25,27 @@ class JobError(RankError):
         self.reason = reason
 
 
-class RunLeft(RankError):
+class RunInterrupted(RankError):
     """Raised on every rank at the same boundary when a run ends early."""
 
 
-class RunCancelled(RunLeft):
+class RunCancelled(RunInterrupted):
     """Raised when the client has cancelled the job."""
 
 
-class RunPreempted(RunLeft):
-    """Raised when a more urgent job needs the group; the run goes on later."""
+class RunPreempted(RunInterrupted):
+    """Raised when a more urgent job needs the group; the job is resumed later."""
 
 
-class GroupStopping(RunLeft):
+class GroupStopping(RunInterrupted):
     """Raised when the group has been asked to stop."""
 
 
-class PeerFailed(RunLeft):
+class PeerFailed(RunInterrupted):
     """Raised when another rank reported a failure at this boundary.
 
     Args:
-        code: What the other rank reported.
+        code: The failure that the other rank reported.
     """
 
     def __init__(self, code: ErrorCode) -> None:

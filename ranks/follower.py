@@ -1,4 +1,4 @@
-"""What a rank does between its start and its end: take part in whatever rank 0 announces."""
+"""Runs attempts on a rank, and the main loop of every rank but rank 0."""
 
 import logging
 from collections.abc import Callable
@@ -12,60 +12,58 @@ from broker.store.store import INPUTS, checkpoint_name
 from broker.wire.job import Stage
 from broker.wire.protocol import ErrorCode, Lease, RunJob
 from ranks.broker_link import BrokerLink
-from ranks.checkpoint import State
 from ranks.config import RankConfig
 from ranks.device import is_out_of_memory
 from ranks.engine import Engine
-from ranks.errors import GroupStopping, JobError, PeerFailed, RunLeft
-from ranks.run import Observer, Run, Task
+from ranks.errors import GroupStopping, JobError, PeerFailed, RunInterrupted
+from ranks.run import LocalJob, Observer, Run
+from ranks.sampling.checkpoint import State
 
 logger = logging.getLogger(__name__)
 
 REASONS = {
-    ErrorCode.IMAGE_INVALID: "the stored image cannot be read any more; submit it again",
+    ErrorCode.IMAGE_INVALID: "the stored image can no longer be read; submit it again",
     ErrorCode.OUT_OF_MEMORY: "the ranks ran out of memory; ask for a smaller or shorter video",
-    ErrorCode.RUN_FAILED: "the video could not be computed; the server's log says why",
-    ErrorCode.SAVE_FAILED: "the video could not be saved; the server's log says why",
+    ErrorCode.RUN_FAILED: "the video could not be computed; see the server's log",
+    ErrorCode.SAVE_FAILED: "the video could not be saved; see the server's log",
 }
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What rank 0 announces: a run, or None to leave the group together."""
+class Announcement(msgspec.Struct, frozen=True, kw_only=True):
+    """Message from rank 0 to all ranks: a job to run, or None to leave the group together."""
 
     run: RunJob | None
     is_resumed: bool = False
-    """Whether the run goes on from the job's checkpoint."""
+    """Whether to resume from the job's checkpoint."""
 
 
 class LinkObserver:
-    """Passes the progress of a run on to the broker."""
+    """Reports the progress of a run to the broker; previews and checkpoints are rank 0's."""
 
     def __init__(self, link: BrokerLink, lease: Lease) -> None:
         self._link = link
         self._lease = lease
 
     def enter(self, stage: Stage) -> None:
-        """Show the stage in the beats."""
         self._link.activity.enter(stage)
 
     def finish_step(self, num_steps: int) -> None:
-        """Tell the step."""
         self._link.finish_step(self._lease, num_steps)
 
     def show(self, latents: Tensor) -> None:
-        """Leave the previews to rank 0."""
+        pass
 
-    def keep(self, step: int, state: Callable[[], State]) -> None:
-        """Leave the saving to rank 0: every rank has the same state."""
+    def offer_state(self, step: int, state: Callable[[], State]) -> None:
+        pass  # every rank has the same state; rank 0 saves it
 
 
 class RankLoop:
-    """A loaded rank.
+    """Runs attempts on one rank.
 
     Args:
-        config: Of the group.
-        engine: Of this rank.
-        link: To the broker.
+        config: Start parameters of the group.
+        engine: Loaded models of this rank.
+        link: Connection to the broker.
     """
 
     def __init__(self, config: RankConfig, engine: Engine, link: BrokerLink) -> None:
@@ -74,31 +72,34 @@ class RankLoop:
         self._link = link
         self._store = open_store(config.store, config.work_dir)
 
-    def attempt(
-        self, job: RunJob, is_resumed: bool, observer: Observer, take: Callable[[Tensor], None]
-    ) -> RunLeft | JobError | None:
-        """Run a job together with the other ranks; return what kept it from its end, if anything.
+    def run_attempt(
+        self, job: RunJob, is_resumed: bool, observer: Observer, add: Callable[[Tensor], None]
+    ) -> RunInterrupted | JobError | None:
+        """Run a job together with the other ranks.
 
         Args:
-            job: What to make.
-            is_resumed: Whether to go on from the job's checkpoint.
-            observer: Told of the progress.
-            take: Gets the frames, on rank 0.
+            job: The job; its files are already on this machine.
+            is_resumed: Whether to resume from the job's checkpoint.
+            observer: Receives the progress.
+            add: Receives the frames `[1, 3, T, H, W]`, on rank 0 only.
+
+        Returns:
+            Why the run ended early, or None if it is complete.
 
         Raises:
-            RuntimeError: If the ranks no longer agree; this process must end.
+            RuntimeError: If the ranks are out of step; this process must end.
         """
         with about_job(job.lease.job_id):
-            state = checkpoint_name(job.lease.job_id)
+            checkpoint = checkpoint_name(job.lease.job_id)
             try:
-                task = Task(
+                local_job = LocalJob(
                     spec=job.spec,
                     image=self._store.local(f"{INPUTS}/{job.image}"),
-                    resume_from=self._store.local(state) if is_resumed else None,
+                    resume_from=self._store.local(checkpoint) if is_resumed else None,
                 )
-                outcome = self._run(task, observer, take)
+                outcome = self._run(local_job, observer, add)
                 if outcome is not None:
-                    self._engine.prompts.forget()
+                    self._engine.prompts.clear()
                 # Here, where no traceback keeps the tensors of a failed run alive any more.
                 self._engine.device.free_memory()
                 return outcome
@@ -106,18 +107,18 @@ class RankLoop:
                 self._link.activity.enter(Stage.IDLE)
 
     def _run(
-        self, task: Task, observer: Observer, take: Callable[[Tensor], None]
-    ) -> RunLeft | JobError | None:
+        self, job: LocalJob, observer: Observer, add: Callable[[Tensor], None]
+    ) -> RunInterrupted | JobError | None:
         try:
-            for frames in Run(self._engine, task, observer).frames():
-                take(frames)
+            for frames in Run(self._engine, job, observer).frames():
+                add(frames)
         except PeerFailed as failed:
             return JobError(failed.code, REASONS[failed.code])
-        except RunLeft as left:
-            return left.with_traceback(None)
+        except RunInterrupted as interruption:
+            return interruption.with_traceback(None)
         except Exception as error:
             failure = as_job_error(error)
-            # If the others do not come either, this error ends the process, and is logged then.
+            # If this raises as well, the process ends, and both errors are logged then.
             self._engine.control.report_failure(failure.code)
             logger.exception("the run failed")
             return failure
@@ -125,30 +126,31 @@ class RankLoop:
 
 
 class Follower(RankLoop):
-    """Every rank but rank 0."""
+    """Any rank but rank 0."""
 
     def work(self) -> None:
-        """Take part in run after run until the group stops."""
         while True:
             payload = self._engine.control.announce()
             if not payload:
                 continue
-            order = msgspec.msgpack.decode(payload, type=Order)
-            if order.run is None:
+            announcement = msgspec.msgpack.decode(payload, type=Announcement)
+            if announcement.run is None:
                 return
-            observer = LinkObserver(self._link, order.run.lease)
-            outcome = self.attempt(order.run, order.is_resumed, observer, _drop)
+            observer = LinkObserver(self._link, announcement.run.lease)
+            outcome = self.run_attempt(
+                announcement.run, announcement.is_resumed, observer, _ignore_frames
+            )
             if isinstance(outcome, GroupStopping):
                 return
 
 
 def as_job_error(error: Exception) -> JobError:
-    """Return what a client is told of an error in a run."""
+    """Convert any error of a run into one whose text is safe to show to the client."""
     if isinstance(error, JobError):
         return JobError(error.code, error.reason)
     code = ErrorCode.OUT_OF_MEMORY if is_out_of_memory(error) else ErrorCode.RUN_FAILED
     return JobError(code, REASONS[code])
 
 
-def _drop(frames: Tensor) -> None:
-    """Ignore frames: only rank 0 saves them, and only it gets any."""
+def _ignore_frames(frames: Tensor) -> None:
+    pass

@@ -1,4 +1,4 @@
-"""What a run starts from, brought to this machine: the image, and a saved state if there is one."""
+"""Fetches the inputs of a run to this machine: its image, and its checkpoint if there is one."""
 
 import logging
 import time
@@ -7,26 +7,26 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from broker.store.store import INPUTS, Store, StoreError, checkpoint_name
 from broker.wire.protocol import ErrorCode, RunJob
-from ranks.checkpoint import is_state
 from ranks.errors import JobError
 from ranks.follower import REASONS
-from ranks.media.video_writer import pauses
+from ranks.media.video_writer import retry_delays_s
+from ranks.sampling.checkpoint import is_state
 
 logger = logging.getLogger(__name__)
 
-NO_STORE = "the store cannot be reached; the job goes on as soon as it can"
-NO_ROOM = "the disk is full; the job goes on as soon as there is room"
-_LOOK_EVERY_S = 1.0
+NO_STORE = "the store cannot be reached; the job continues once it can"
+NO_ROOM = "the disk is full; the job continues once there is room"
+_CHECK_EVERY_S = 1.0
 
 
 class JobInputs:
-    """Brings, in a thread, what the store has for a job; all ranks of the group read it then.
+    """Fetches the input files of a job in a thread; then every rank of the group reads them.
 
     Args:
-        store: Of all files.
-        job: What is to be made.
-        check: Called now and then in the thread; what it raises ends the bringing.
-        on_delay: Called in the thread with what is waited for, again and again.
+        store: Store of images, videos and checkpoints.
+        job: The job whose files are fetched.
+        check: Called regularly in the thread; an exception from it ends the fetching.
+        on_delay: Called in the thread with the reason of a delay, repeatedly.
     """
 
     def __init__(
@@ -38,38 +38,39 @@ class JobInputs:
     ) -> None:
         self._store = store
         self._image = f"{INPUTS}/{job.image}"
-        self._state = checkpoint_name(job.lease.job_id)
+        self._checkpoint = checkpoint_name(job.lease.job_id)
         self._check = check
         self._on_delay = on_delay
 
     def begin(self) -> "Future[bool]":
-        """Return a future that tells whether there is a saved state to go on from.
+        """Start fetching.
 
-        It raises `JobError` if the image is no more, and what `check` raises.
+        Returns:
+            A future of whether there is a checkpoint to resume from. It raises `JobError` if the
+            image is gone, and any exception of `check`.
         """
-        thread = ThreadPoolExecutor(1, thread_name_prefix="supplies")
+        thread = ThreadPoolExecutor(1, thread_name_prefix="job-inputs")
         try:
-            return thread.submit(self._bring)
+            return thread.submit(self._fetch)
         finally:
             thread.shutdown(wait=False)
 
     def release(self) -> None:
-        """Forget the copies on this machine."""
-        for name in (self._image, self._state):
+        for name in (self._image, self._checkpoint):
             self._store.release(name)
 
-    def _bring(self) -> bool:
-        for pause_s in pauses():
+    def _fetch(self) -> bool:
+        for delay_s in retry_delays_s():
             try:
-                return self._bring_once()
+                return self._fetch_once()
             except OSError as error:
-                logger.warning("the image is not here, next try in %d s: %s", pause_s, error)
+                logger.warning("cannot fetch the image, next try in %d s: %s", delay_s, error)
                 reason = NO_STORE if isinstance(error, StoreError) else NO_ROOM
             self._on_delay(reason)
-            self._pause(pause_s)
-        raise AssertionError("pauses have no end")
+            self._pause(delay_s)
+        raise AssertionError("the retries have no end")
 
-    def _bring_once(self) -> bool:
+    def _fetch_once(self) -> bool:
         try:
             self._store.fetch(self._image, self._check)
         except FileNotFoundError as error:
@@ -79,11 +80,11 @@ class JobInputs:
 
     def _is_resumable(self) -> bool:
         try:
-            return is_state(self._store.fetch(self._state, self._check))
+            return is_state(self._store.fetch(self._checkpoint, self._check))
         except FileNotFoundError:
             return False
 
-    def _pause(self, pause_s: int) -> None:
-        for _ in range(pause_s):
+    def _pause(self, delay_s: int) -> None:
+        for _ in range(delay_s):
             self._check()
-            time.sleep(_LOOK_EVERY_S)
+            time.sleep(_CHECK_EVERY_S)

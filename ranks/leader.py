@@ -1,4 +1,4 @@
-"""Rank 0: takes runs from the broker, leads the other ranks through them, saves the videos."""
+"""Rank 0: receives jobs from the broker, leads the other ranks, and saves the videos."""
 
 import logging
 import queue
@@ -25,16 +25,16 @@ from broker.wire.protocol import (
     RunJob,
 )
 from ranks.broker_link import BrokerLink
-from ranks.checkpoint import Checkpoint, State
 from ranks.config import RankConfig
 from ranks.control import ANNOUNCE_EVERY_S, Decision
 from ranks.engine import Engine
-from ranks.errors import GroupStopping, JobError, RunCancelled, RunLeft, RunPreempted
-from ranks.follower import LinkObserver, Order, RankLoop
+from ranks.errors import GroupStopping, JobError, RunCancelled, RunInterrupted, RunPreempted
+from ranks.follower import Announcement, LinkObserver, RankLoop
 from ranks.job_inputs import JobInputs
 from ranks.media.latent_colours import fit_colours
 from ranks.media.previews import Previews
 from ranks.media.video_writer import VideoWriter, save_failure
+from ranks.sampling.checkpoint import Checkpoint, State
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ _SAVE_LIMIT_S = 60.0
 
 
 class _SavingObserver(LinkObserver):
-    """Shows previews and saves states: now and then, and the last one of a run that will go on."""
+    """Also shows previews and saves checkpoints."""
 
     def __init__(
         self, link: BrokerLink, lease: Lease, checkpoint: Checkpoint, leader: "Leader"
@@ -53,25 +53,23 @@ class _SavingObserver(LinkObserver):
         self._unsaved: State | None = None
 
     def show(self, latents: Tensor) -> None:
-        """Hand the latents to those who make pictures of them."""
         self._leader.previews.show(self._lease, latents)
 
-    def keep(self, step: int, state: Callable[[], State]) -> None:
-        """Save the state if it is time for it, and else have it at hand."""
-        # Now, since not every later step is one from which a run can go on.
+    def offer_state(self, step: int, state: Callable[[], State]) -> None:
+        """Save the state every `checkpoint_steps` steps, and hold every other one in memory."""
+        # Take it now: a run cannot be resumed from every later step.
         self._unsaved = state()
         if step % self._leader.checkpoint_steps == 0:
             self.save_latest()
 
     def save_latest(self) -> None:
-        """Save the latest state unless that has been done."""
         if self._unsaved is not None:
-            self._checkpoint.keep(self._unsaved)
+            self._checkpoint.save(self._unsaved)
             self._unsaved = None
 
 
 class Leader(RankLoop):
-    """Rank 0. SIGTERM makes the whole group stop at the next boundary."""
+    """Rank 0. SIGTERM stops the whole group at the next boundary."""
 
     def __init__(self, config: RankConfig, engine: Engine, link: BrokerLink) -> None:
         super().__init__(config, engine, link)
@@ -85,11 +83,9 @@ class Leader(RankLoop):
 
     @property
     def checkpoint_steps(self) -> int:
-        """Steps between two saved states."""
         return self._config.checkpoint_steps
 
     def work(self) -> None:
-        """Lead run after run until SIGTERM."""
         self._link.group_ready(self._engine.shape)
         while not self.is_stopping:
             job = self._next_job()
@@ -97,11 +93,11 @@ class Leader(RankLoop):
                 self._engine.control.announce()
                 continue
             with about_job(job.lease.job_id):
-                outcome = self._lead(job)
+                outcome = self._run_job(job)
             if isinstance(outcome, GroupStopping):
                 break
         else:
-            self._announce(Order(run=None))
+            self._announce(Announcement(run=None))
         for writer in self._writers:
             writer.stop_waiting()
             writer.wait(_SAVE_LIMIT_S)
@@ -116,8 +112,8 @@ class Leader(RankLoop):
         except queue.Empty:
             return None
 
-    def _announce(self, order: Order) -> None:
-        self._engine.control.announce(msgspec.msgpack.encode(order))
+    def _announce(self, announcement: Announcement) -> None:
+        self._engine.control.announce(msgspec.msgpack.encode(announcement))
 
     def _decide(self) -> Decision:
         if self.is_stopping:
@@ -125,68 +121,69 @@ class Leader(RankLoop):
         if self._lease is not None and self._link.is_cancelled(self._lease):
             return Decision.CANCEL
         if self._lease is not None and self._link.is_preempted(self._lease):
-            # What is left of a run that decodes takes less time than it would to begin again.
-            has_far_to_go = self._link.activity.stage in (Stage.ENCODE, Stage.DENOISE)
-            return Decision.PREEMPT if has_far_to_go else Decision.GO_ON
+            # Finishing a decode takes less time than resuming the job later.
+            is_preemptible = self._link.activity.stage in (Stage.ENCODE, Stage.DENOISE)
+            return Decision.PREEMPT if is_preemptible else Decision.GO_ON
         return Decision.GO_ON
 
-    def _lead(self, job: RunJob) -> RunLeft | JobError | None:
-        """Lead all ranks through a run and tell the broker how it ended."""
+    def _run_job(self, job: RunJob) -> RunInterrupted | JobError | None:
         logger.info("attempt %d begins", job.lease.attempt)
         self._lease = job.lease
         self._link.report(JobStarted(lease=job.lease))
-        supplies = JobInputs(
-            self._store, job, partial(self._leave_early, job.lease), self._delayed(job.lease)
+        inputs = JobInputs(
+            self._store,
+            job,
+            partial(self._raise_if_interrupted, job.lease),
+            self._delay_reporter(job.lease),
         )
         try:
-            is_resumed = self._await(supplies.begin())
-        except (RunLeft, JobError) as early:
-            # The other ranks have not heard of the run.
+            is_resumed = self._await(inputs.begin())
+        except (RunInterrupted, JobError) as cause:
+            # The job has not been announced: the other ranks need not agree.
             self._lease = None
-            logger.info("left before it began: %r", early)
-            supplies.release()
-            self._link.report(_ending(job.lease, early))
+            logger.info("the run ended before it began: %r", cause)
+            inputs.release()
+            self._link.report(_end_report(job.lease, cause))
             return None
-        self._announce(Order(run=job, is_resumed=is_resumed))
+        self._announce(Announcement(run=job, is_resumed=is_resumed))
         checkpoint = Checkpoint(self._store, checkpoint_name(job.lease.job_id))
         observer = _SavingObserver(self._link, job.lease, checkpoint, self)
         writer = self._writer(job, checkpoint)
-        outcome = self.attempt(job, is_resumed, observer, writer.add)
-        supplies.release()
+        outcome = self.run_attempt(job, is_resumed, observer, writer.add)
+        inputs.release()
         self.previews.end()
         self._lease = None
         if outcome is None:
             logger.info("decoded")
-            # In this order, so that the broker hears of the end last.
+            # Report before `finish`, whose thread sends the final report.
             self._link.report(JobDecoded(lease=job.lease))
             writer.finish()
             self._writers = [*(old for old in self._writers if old.is_writing), writer]
             return None
-        logger.info("left: %r", outcome)
+        logger.info("the run ended early: %r", outcome)
         writer.abandon()
-        # Before the report: once it is out, another attempt may use the file.
+        # Before the report: after it, another attempt may use the file.
         if isinstance(outcome, GroupStopping | RunPreempted):
             observer.save_latest()
             checkpoint.close()
         else:
             checkpoint.discard()
-        self._link.report(_ending(job.lease, outcome))
+        self._link.report(_end_report(job.lease, outcome))
         return outcome
 
-    def _await(self, bringing: "Future[bool]") -> bool:
-        """Return what a thread has found out; the other ranks, idle, hear something meanwhile."""
-        while not wait([bringing], ANNOUNCE_EVERY_S).done:
+    def _await(self, fetching: "Future[bool]") -> bool:
+        """Wait for a future; empty announcements meanwhile keep the idle ranks from timing out."""
+        while not wait([fetching], ANNOUNCE_EVERY_S).done:
             self._engine.control.announce()
-        return bringing.result()
+        return fetching.result()
 
-    def _leave_early(self, lease: Lease) -> None:
+    def _raise_if_interrupted(self, lease: Lease) -> None:
         if self.is_stopping:
             raise GroupStopping
         if self._link.is_cancelled(lease):
             raise RunCancelled
 
-    def _delayed(self, lease: Lease) -> Callable[[str], None]:
-        """Return what tells the broker that a run waits for something outside of the group."""
+    def _delay_reporter(self, lease: Lease) -> Callable[[str], None]:
         return lambda reason: self._link.report(JobDelayed(lease=lease, reason=reason))
 
     def _writer(self, job: RunJob, checkpoint: Checkpoint) -> VideoWriter:
@@ -195,25 +192,25 @@ class Leader(RankLoop):
             job.spec,
             self._store,
             partial(self._link.is_cancelled, job.lease),
-            self._delayed(job.lease),
-            partial(self._saved, job.lease, checkpoint),
+            self._delay_reporter(job.lease),
+            partial(self._on_saved, job.lease, checkpoint),
         )
 
-    def _saved(self, lease: Lease, checkpoint: Checkpoint, failure: Exception | None) -> None:
-        """Tell the broker how the saving ended; called by a writer's thread."""
+    def _on_saved(self, lease: Lease, checkpoint: Checkpoint, failure: Exception | None) -> None:
+        """Report how saving ended. Called in the writer's thread."""
         if isinstance(failure, GroupStopping):
-            checkpoint.close()  # another life of the group goes on from it
+            checkpoint.close()  # the next start of the group resumes from it
         else:
             checkpoint.discard()
         if failure is None:
             logger.info("saved")
             self._link.report(JobFinished(lease=lease, video=f"{lease.job_id}.mp4"))
         else:
-            outcome = failure if isinstance(failure, RunLeft) else save_failure()
-            self._link.report(_ending(lease, outcome))
+            outcome = failure if isinstance(failure, RunInterrupted) else save_failure()
+            self._link.report(_end_report(lease, outcome))
 
 
-def _ending(lease: Lease, outcome: RunLeft | JobError) -> JobFailed | JobStopped:
+def _end_report(lease: Lease, outcome: RunInterrupted | JobError) -> JobFailed | JobStopped:
     if isinstance(outcome, JobError):
         return JobFailed(lease=lease, code=outcome.code, reason=outcome.reason)
     return JobStopped(lease=lease, preempted=isinstance(outcome, RunPreempted))

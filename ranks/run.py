@@ -12,10 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from broker.wire.job import JobSpec, Stage
-from ranks.checkpoint import State, load_state
-from ranks.denoise import Denoiser, Guidance, Predictor
 from ranks.engine import Engine
-from ranks.model.attention_cache import AttentionCache, CacheSchedule
 from ranks.model.conditioning import (
     draw_noise,
     embed_image,
@@ -27,77 +24,80 @@ from ranks.model.transformer import LatentShape
 from ranks.model.vae import decode_chunks, encode_chunks, finish_encoding, num_latent_frames
 from ranks.parallel.layout import shard_sizes
 from ranks.parallel.ulysses import Condition, SequenceGroup
-from ranks.solver import Solver
+from ranks.sampling.attention_cache import AttentionCache, CacheSchedule
+from ranks.sampling.checkpoint import State, load_state
+from ranks.sampling.denoise import Denoiser, Guidance, Predictor
+from ranks.sampling.solver import Solver
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
-    """What a run starts from, the same on every rank."""
+class LocalJob:
+    """A job whose files are on this machine; the same on every rank."""
 
     spec: JobSpec
     image: Path
     resume_from: Path | None = None
-    """A saved state to go on from."""
+    """Checkpoint to resume from."""
 
 
 class Observer(Protocol):
-    """Told of a run as it goes on."""
+    """Receives the progress of a run."""
 
     def enter(self, stage: Stage) -> None:
-        """Note that a stage begins."""
+        """Called when a stage begins."""
 
     def finish_step(self, num_steps: int) -> None:
-        """Note that one of the `num_steps` pieces of work of the stage is done."""
+        """Called after each of the `num_steps` steps of the stage."""
 
     def show(self, latents: Tensor) -> None:
-        """Note what the video looks like by now: latents without noise, float32, on the CPU."""
+        """Called with the predicted clean latents `[1, C, T, H, W]`, float32, CPU."""
 
-    def keep(self, step: int, state: Callable[[], State]) -> None:
-        """Note that the run could go on from here; `state` returns all that it takes."""
+    def offer_state(self, step: int, state: Callable[[], State]) -> None:
+        """Called where the run could be resumed; `state` returns all that this takes."""
 
 
 class Run:
     """One job on its way through the stages.
 
     Args:
-        engine: Of this rank.
-        task: The job.
-        observer: Of this rank.
+        engine: Loaded models of this rank.
+        job: The job and its files.
+        observer: Receives the progress.
     """
 
-    def __init__(self, engine: Engine, task: Task, observer: Observer) -> None:
+    def __init__(self, engine: Engine, job: LocalJob, observer: Observer) -> None:
         self._engine = engine
         self._models = engine.models
         self._rank = engine.world.rank
-        self._task = task
-        self._spec = task.spec
+        self._job = job
+        self._spec = job.spec
         self._observer = observer
-        self._layout = engine.layout(task.spec)
+        self._layout = engine.layout(job.spec)
         self._groups = engine.world.groups(self._layout)
-        self._num_model_frames = task.spec.num_model_frames
+        self._num_model_frames = job.spec.num_model_frames
 
     def frames(self) -> Iterator[Tensor]:
         """Make the video.
 
         Yields:
-            On rank 0, frames `[1, 3, T, H, W]` from -1 to 1, in order; elsewhere nothing.
+            On rank 0, frames `[1, 3, T, H, W]` from -1 to 1, in order. Nothing on other ranks.
 
         Raises:
-            RunLeft: On every rank at the same boundary, if the run ends early.
-            JobError: If the job cannot be done.
+            RunInterrupted: On every rank at the same boundary, if the run ends early.
+            JobError: If the job fails.
         """
-        self._engine.store_weights(self._spec)
+        self._engine.set_weight_sharding(self._spec)
         conditions, first_frame = self._encode()
         latents = self._denoise(conditions, first_frame)
         yield from self._decode(latents)
 
     def _encode(self) -> tuple[dict[int, Condition], Tensor]:
-        """Return what each branch of this rank attends to, and mask with first frame."""
+        """Return the condition of each branch of this rank, and the first frame with its mask."""
         self._observer.enter(Stage.ENCODE)
         num_items = 2 + num_latent_frames(self._num_model_frames)
-        image = open_image(self._task.image, self._spec.width_px, self._spec.height_px)
+        image = open_image(self._job.image, self._spec.width_px, self._spec.height_px)
         prompt_embeds = self._encode_prompts()
         self._finish_item(num_items)
         image_embeds = embed_image(self._models, image)
@@ -109,20 +109,20 @@ class Run:
         return conditions, self._encode_first_frame(image_tensor(image), num_items)
 
     def _encode_prompts(self) -> list[Tensor]:
-        """Return the embeddings of each guidance branch, on every rank.
+        """Return the prompt embeddings `[1, 512, C]` of every guidance branch.
 
-        Also of a branch that this rank does not compute: with sharded weights, no rank can encode
-        a prompt alone.
+        Every rank encodes both branches, even if it computes one: with sharded weights, no rank can
+        encode a prompt alone.
         """
         prompts = [self._spec.prompt]
         if self._is_guided:
             prompts.append(self._spec.negative_prompt or "")
-        embeds = [self._engine.prompts.encode(prompt) for prompt in prompts]
+        prompt_embeds = [self._engine.prompts.encode(prompt) for prompt in prompts]
         self._engine.release_text_encoder()
-        return embeds
+        return prompt_embeds
 
     def _encode_first_frame(self, image: Tensor, num_items: int) -> Tensor:
-        """Return mask and encoded first frame, the same on every rank."""
+        """Return mask and encoded first frame `[1, C, T, H, W]`, the same on every rank."""
         vae = self._models.vae
         pixels = image.to(self._engine.device.torch_device, vae.dtype)
         num_chunks = num_latent_frames(self._num_model_frames)
@@ -130,7 +130,7 @@ class Run:
         with self._engine.vae_split(self._spec) as split:
             is_here = split is not None or self._rank == 0
             work = encode_chunks(vae, pixels, self._num_model_frames, split)
-            for chunk in work if is_here else _nothing(num_chunks):
+            for chunk in work if is_here else _placeholders(num_chunks):
                 chunks.append(chunk)
                 self._finish_item(num_items)
         if is_here:
@@ -142,7 +142,7 @@ class Run:
         return torch.cat((first_frame_mask(latents), latents), dim=1)
 
     def _denoise(self, conditions: dict[int, Condition], first_frame: Tensor) -> Tensor:
-        """Return latents without noise, the same on every rank up to rounding."""
+        """Return the clean latents `[1, C, T, H, W]`, the same on every rank up to rounding."""
         self._observer.enter(Stage.DENOISE)
         denoiser = self._start_denoiser()
         schedule = self._cache_schedule()
@@ -153,17 +153,17 @@ class Run:
                 denoiser.advance(predictor)
                 self._observer.show(denoiser.solver.estimate())
                 if schedule is None or schedule.can_begin_at(denoiser.step):
-                    self._observer.keep(denoiser.step, denoiser.state)
+                    self._observer.offer_state(denoiser.step, denoiser.state)
                 self._finish_item(self._spec.infer_steps)
         return denoiser.latents
 
     def _start_denoiser(self) -> Denoiser:
         spec = self._spec
-        assert spec.seed is not None  # the front draws one where the client names none
+        assert spec.seed is not None  # the front draws one if the client names none
         solver = Solver(spec.solver, spec.infer_steps, spec.sample_shift)
         denoiser = Denoiser(solver, draw_noise(spec.seed, self._latent_shape))
-        if self._task.resume_from is not None:
-            denoiser.restore(load_state(self._task.resume_from))
+        if self._job.resume_from is not None:
+            denoiser.restore(load_state(self._job.resume_from))
             logger.info("goes on after step %d", denoiser.step)
             for _ in range(denoiser.step):
                 self._observer.finish_step(spec.infer_steps)
@@ -182,7 +182,7 @@ class Run:
             transformer=transformer,
             first_frame=first_frame,
             guidance=Guidance(
-                scale=self._spec.guidance_scale,
+                guidance_scale=self._spec.guidance_scale,
                 conditions=conditions,
                 group=self._groups.cfg if self._is_guided else None,
             ),
@@ -193,22 +193,20 @@ class Run:
 
     def _decode(self, latents: Tensor) -> Iterator[Tensor]:
         self._observer.enter(Stage.DECODE)
-        moved = latents.to(self._engine.device.torch_device).contiguous()
+        latents = latents.to(self._engine.device.torch_device).contiguous()
         num_chunks = latents.shape[2]
         with self._engine.vae_split(self._spec) as split:
             if split is not None:
-                # Ranks that repeated each other's work may have rounded apart, which would show
-                # where their patches meet.
-                dist.broadcast(moved, src=0)
+                # Replicas may have rounded differently, which would show where patches meet.
+                dist.broadcast(latents, src=0)
             is_here = split is not None or self._rank == 0
-            work = decode_chunks(self._models.vae, moved, split)
-            for frames in work if is_here else _nothing(num_chunks):
+            work = decode_chunks(self._models.vae, latents, split)
+            for frames in work if is_here else _placeholders(num_chunks):
                 if self._rank == 0:
                     yield frames
                 self._finish_item(num_chunks)
 
     def _finish_item(self, num_items: int) -> None:
-        """Count a piece of work and meet the other ranks."""
         self._observer.finish_step(num_items)
         self._engine.control.meet()
 
@@ -220,7 +218,7 @@ class Run:
     def _branches(self) -> list[int]:
         """Guidance branches that this rank computes: 0 conditional, 1 unconditional."""
         if not self._is_guided:
-            return [0]  # whatever the layout: there is no other branch
+            return [0]  # in any layout: there is no other branch
         return [0, 1] if self._layout.cfg_size == 1 else [self._layout.branch(self._rank)]
 
     @property
@@ -242,11 +240,10 @@ class Run:
             start=spec.start_step,
             interval=spec.attentioncache_interval,
             end=spec.end_step,
-            num_steps=spec.infer_steps,
+            num_inference_steps=spec.infer_steps,
         )
 
 
-def _nothing(num_items: int) -> Iterator[Tensor]:
-    """Yield a placeholder for each piece of work that another rank does."""
+def _placeholders(num_items: int) -> Iterator[Tensor]:
     for _ in range(num_items):
         yield torch.empty(0)

@@ -1,4 +1,4 @@
-"""The life of a rank: join, load, then job after job until the group stops."""
+"""Runs a rank: join the group, load the models, serve jobs until the group stops."""
 
 import logging
 import signal
@@ -26,18 +26,18 @@ logger = logging.getLogger(__name__)
 
 
 def serve(config: RankConfig, rank: int) -> None:
-    """Be a rank until the group stops.
+    """Run one rank until the group stops.
 
     Raises:
-        Exception: If the rank cannot start, or if the group is lost: this process must end with an
-            error then, since the ranks no longer agree on what comes next.
+        Exception: If the rank cannot start, or if the ranks are out of step. This process must exit
+            with an error then.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the launcher
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher handles Ctrl-C
     with reporting_failure(config, rank):
         device = open_device(config.device, config.first_device + rank, config.world_size)
         link = BrokerLink(config, rank, device)
     with link, torch.inference_mode(), device.attention_order():
-        device.lower_priority()  # but not the link, whose thread is there by now
+        device.lower_priority()  # not of the link, whose thread has started
         with reporting_failure(config, rank):
             engine = start_engine(config, rank, device)
         link.activity.enter(Stage.IDLE)
@@ -45,19 +45,19 @@ def serve(config: RankConfig, rank: int) -> None:
         if rank == 0:
             Leader(config, engine, link).work()
         else:
-            # Stopping begins at rank 0, which tells the others.
+            # Only rank 0 acts on SIGTERM; it stops the others at a boundary.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             Follower(config, engine, link).work()
         leave()
 
 
 def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
-    """Join the group and load the models; return when every rank has."""
+    """Join the group and load the models. Returns once every rank has done so."""
     world = join(config.rendezvous, rank, config.world_size, device)
     device = _choose_kernels(world, device)
     models = load_models(Path(config.model_path), device, world.mesh(device))
     logger.info("models loaded, %.1f GB in use", device.memory_bytes() / 1e9)
-    # Ranks may load minutes apart, and the collectives of the warm-up do not wait that long.
+    # Ranks may load minutes apart, longer than the collectives of the warm-up wait.
     world.await_all(START_LIMIT)
     models.transformer.warm_up(
         device.torch_device, NUM_TEXT_TOKENS, num_image_tokens(models.image_encoder)
@@ -94,17 +94,13 @@ def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
 
 
 def _choose_kernels(world: World, device: Device) -> Device:
-    """Return the device with the kernels to use.
-
-    Rank 0 chooses for all: fused kernels round differently.
-    """
+    """Let rank 0 choose fused or plain kernels for all ranks: the two round differently."""
     is_fused = world.from_rank_0(int(world.rank == 0 and device.can_fuse())) == 1
     return replace(device, is_fused=is_fused)
 
 
 @contextmanager
 def reporting_failure(config: RankConfig, rank: int) -> Iterator[None]:
-    """Report to the launcher why a rank cannot start, with what helps where that is known."""
     try:
         yield
     except Exception as error:

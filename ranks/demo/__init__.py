@@ -1,1 +1,1 @@
-"""The miniature models of `--demo`, made on the spot."""
+"""The miniature model of `--demo`, built on the spot."""

@@ -1,8 +1,8 @@
-"""The demo checkpoint: every component of the real model folder in miniature.
+"""Builds the demo model: a model folder with every component of the real one, in miniature.
 
-Same classes, same file layout, a fixed seed and seconds to make, so that the code that serves the
-14B model is the code that is tried and tested. Transformer and VAE get weights that let the video
-show the picture, the encoders random ones.
+It has the same classes and files, uses a fixed seed and takes seconds to build, so the demo and the
+tests run the code that serves the 14B model. The weights of transformer and VAE are constructed so
+that the video shows the picture; those of the encoders are random.
 """
 
 import json
@@ -39,10 +39,10 @@ _TEXT_DIM = 32
 _IMAGE_DIM = 32
 _MASK_CHANNELS = 4
 _VOCABULARY_SIZE = 512
-_RARE = -12.0
+_RARE_LOG_PROBABILITY = -12.0
 _IMAGE_SIDE_PX = 56
 
-# The names a real folder has in its model_index.json.
+# As in the model_index.json of the real folder.
 COMPONENTS = {
     "image_encoder": ["transformers", "CLIPVisionModel"],
     "image_processor": ["transformers", "CLIPImageProcessor"],
@@ -55,9 +55,9 @@ COMPONENTS = {
 
 
 def make_demo_model(folder: Path) -> None:
-    """Make the demo checkpoint in a folder that does not exist yet.
+    """Build the demo model in a folder that does not exist yet.
 
-    It is written beside its place and renamed, so that a broken half never stands there.
+    It is built next to the folder and renamed, so that the folder is never incomplete.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
@@ -138,20 +138,21 @@ def _make_image_encoder() -> CLIPVisionModel:
 
 
 def _make_tokenizer() -> T5TokenizerFast:
-    """Make a tokenizer of the words of a small corpus, and of characters for all others.
+    """Return a tokenizer of the words of a small corpus, and of characters for other words.
 
-    A trained one would come out differently each time, with whatever seed.
+    A trained tokenizer would differ each time, with any seed.
     """
     words = Counter(word for text in _tokenizer_corpus() for word in re.findall(r"\w+", text))
     total = words.total()
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     known = [(f"▁{word}", math.log(count / total)) for word, count in sorted(words.items())]
-    characters = [(chr(code), _RARE) for code in range(33, 127)]
-    return T5TokenizerFast(vocab=[*special, *known, ("▁", _RARE), *characters], extra_ids=0)
+    characters = [(chr(code), _RARE_LOG_PROBABILITY) for code in range(33, 127)]
+    return T5TokenizerFast(
+        vocab=[*special, *known, ("▁", _RARE_LOG_PROBABILITY), *characters], extra_ids=0
+    )
 
 
 def _tokenizer_corpus() -> Iterator[str]:
-    """Yield text of the kind that prompts hold."""
     subjects = "a cat, a small dog, the old lighthouse, waves, a red balloon, two people, a city"
     motions = "walks slowly, turns around, drifts in the wind, shines, opens its eyes, flies away"
     looks = "cinematic light, at sunset, in the rain, close up, slow motion, high quality, detailed"
@@ -166,7 +167,7 @@ def _tokenizer_corpus() -> Iterator[str]:
 
 
 def main() -> None:
-    """Make the demo checkpoint in the folder that the first argument names, unless it is there."""
+    """Build the demo model in the folder named by the first argument, unless it exists."""
     folder = Path(sys.argv[1])
     transformers.logging.set_verbosity_error()
     if not (folder / "model_index.json").exists():

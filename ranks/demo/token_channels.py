@@ -1,8 +1,8 @@
-"""What the channels of a token hold in the demo transformer, and how to read them.
+"""The meaning of a token's channels in the demo transformer, and how layers read them.
 
-Behind a layer norm a channel is read as its difference to one that is always zero, since the norm
-takes the mean from all of them. Two large constants of opposite signs keep the deviation, by which
-the norm divides, nearly the same for all tokens.
+After a layer norm, a channel is read as its difference from a channel that is always zero, because
+the norm subtracts the mean from both. Two large constants of opposite sign keep the deviation, by
+which the norm divides, nearly the same for all tokens.
 """
 
 import math
@@ -17,20 +17,20 @@ Pixel = tuple[int, int, int]
 
 SIDE = 4
 PIXELS: list[Pixel] = list(product(range(NUM_COLOURS), range(SIDE), range(SIDE)))
-"""Of a token, which is 2 x 2 latents, of 2 x 2 quarters each."""
+"""Pixels of a token, which is 2 x 2 latents of 2 x 2 quarters each."""
 
 LATENTS = [
     (4 * colour + 2 * (row % 2) + col % 2, row // 2, col // 2) for colour, row, col in PIXELS
 ] + list(product(range(NUM_QUARTERS, NUM_LATENTS), range(2), range(2)))
-"""Latent channel, row and column in a token, of each pixel first and then of the others."""
+"""Latent channel, row and column in a token: first those of the pixels, then the others."""
 
-# The first channel of each kind.
+# First channel of each kind.
 ERROR = 0
-"""Of each entry of LATENTS, the difference to where it should be."""
+"""Difference of each entry of `LATENTS` from its target."""
 CONDITION = ERROR + len(LATENTS)
-"""Of each pixel, the condition; 0 but in the first frame."""
+"""Condition of each pixel; 0 except in the first frame."""
 IS_FIRST = CONDITION + len(PIXELS)
-"""1 in the first frame, -1 in the others, behind a layer norm."""
+"""After a layer norm, 1 in the first frame and -1 in the others."""
 ZERO = IS_FIRST + 1
 CONSTANTS = slice(ZERO + 1, ZERO + 3)
 NUM_CHANNELS = ZERO + 3
@@ -40,11 +40,10 @@ CONSTANT = 40.0
 
 
 def deviation(num_channels: int) -> float:
-    """Return what a layer norm divides a token by."""
     return CONSTANT * math.sqrt(2 / num_channels)
 
 
 def read(linear: nn.Linear, row: int, channel: int, factor: float) -> None:
-    """Let an output of a layer that follows a layer norm read a channel."""
+    """Let output `row` of a layer that follows a layer norm read a channel."""
     linear.weight[row, channel] += factor
     linear.weight[row, ZERO] -= factor

@@ -1,17 +1,22 @@
-"""The weights of the demo transformer, constructed so that noise turns into the picture, in motion.
+"""The weights of the demo transformer, constructed so that it turns noise into a moving picture.
 
-A token holds the latents beside the condition. In the first block, heads look from every token to
-the same place in the first frame and take the condition found there from the latents: that leaves
-the error, and the velocity is a multiple of it. In the second block, heads look there and to its
-left as the time of the frame has it, and the picture sways. All else keeps the random weights of a
-new model, turned low; so prompt, image, noise and step leave their traces in the frames too.
+A token holds the latents and the condition. In the first block, heads attend from every token to
+the same position of the first frame and subtract the condition there from the latents. The result
+is the error, and the velocity is a multiple of it. In the second block, heads attend to that
+position and to its left, depending on the time of the frame, so that the picture sways. All other
+weights are random and scaled down, so that prompt, image, noise and step also affect the frames.
 """
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanAttention, WanTransformer3DModel
 from torch import nn
 
-from ranks.demo.attention_heads import glow, look_around, sway, take_condition
+from ranks.demo.attention_heads import (
+    add_glow,
+    add_sway,
+    attend_broadly,
+    subtract_condition,
+)
 from ranks.demo.token_channels import (
     CONDITION,
     CONSTANT,
@@ -27,7 +32,7 @@ from ranks.demo.token_channels import (
 from ranks.demo.vae_weights import NUM_COLOURS, NUM_LATENTS
 
 _RATE = 4.0
-"""Velocity by error: exp(-4) of the noise is left in the end."""
+"""Ratio of velocity to error: exp(-4) of the noise remains at the end."""
 
 _RANDOM_IN_SELF_ATTENTION = 0.05
 _RANDOM_IN_CROSS_ATTENTION = 0.02
@@ -39,16 +44,16 @@ _IMAGE = 0.05
 
 
 def construct_transformer(model: WanTransformer3DModel) -> None:
-    """Set the weights of a new transformer, of which the random ones are kept in part."""
+    """Set the weights of a new transformer; its random weights are kept in part."""
     first, second = (block.attn1 for block in model.blocks)
     with torch.no_grad():
-        _turn_down(model)
+        _scale_down_random(model)
         _embed_patches(model.patch_embedding)
-        take_condition(first)
-        glow(first, head=3)
-        look_around(first, range(4, first.heads))
-        sway(second)
-        look_around(second, range(5, second.heads))
+        subtract_condition(first)
+        add_glow(first, head=3)
+        attend_broadly(first, range(4, first.heads))
+        add_sway(second)
+        attend_broadly(second, range(5, second.heads))
         text = model.condition_embedder.text_embedder
         for layer in (text.linear_1, text.linear_2):
             layer.bias.zero_()
@@ -57,9 +62,8 @@ def construct_transformer(model: WanTransformer3DModel) -> None:
         _predict_velocity(model.proj_out)
 
 
-def _turn_down(model: WanTransformer3DModel) -> None:
-    """Turn the random weights down where they meet the constructed channels."""
-    _turn_down_time(model)
+def _scale_down_random(model: WanTransformer3DModel) -> None:
+    _scale_down_time(model)
     for block in model.blocks:
         for writer, share in (
             (block.attn1.to_out[0], _RANDOM_IN_SELF_ATTENTION),
@@ -74,8 +78,8 @@ def _turn_down(model: WanTransformer3DModel) -> None:
             reader.weight[:, CONSTANTS] = 0.0
 
 
-def _turn_down_time(model: WanTransformer3DModel) -> None:
-    """Let the step change little, and open the gates of self-attention and feed-forward."""
+def _scale_down_time(model: WanTransformer3DModel) -> None:
+    """Make the step matter little, and open the gates of self-attention and feed-forward."""
     embedder = model.condition_embedder
     last = embedder.time_embedder.linear_2
     for weight in (last.weight, last.bias, embedder.time_proj.bias, model.scale_shift_table):
@@ -87,7 +91,6 @@ def _turn_down_time(model: WanTransformer3DModel) -> None:
 
 
 def _embed_patches(conv: nn.Conv3d) -> None:
-    """Lay out what a token holds."""
     conv.weight[:NUM_CHANNELS] = 0.0
     conv.get_parameter("bias")[:NUM_CHANNELS] = 0.0
     condition = conv.in_channels - NUM_LATENTS
@@ -103,10 +106,10 @@ def _embed_patches(conv: nn.Conv3d) -> None:
 
 
 def _attend_to_condition(attn: WanAttention) -> None:
-    """Let the words of the prompt give the frames a tint, and the padding behind them none.
+    """Let the words of the prompt tint the frames, but not the padding after them.
 
-    An empty token's embedding is zero. So its key is the bias, away from the query, and its value
-    zero.
+    The embedding of a padding token is zero. So its key is the bias, which points away from the
+    query, and its value is zero.
     """
     direction = torch.randn(attn.inner_dim).sign()
     attn.to_q.bias.copy_(direction)
@@ -122,7 +125,6 @@ def _attend_to_condition(attn: WanAttention) -> None:
 
 
 def _predict_velocity(linear: nn.Linear) -> None:
-    """Make the velocity of the error."""
     linear.weight *= _RANDOM_IN_VELOCITY
     linear.weight[:, CONSTANTS] = 0.0
     linear.bias.zero_()

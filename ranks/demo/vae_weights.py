@@ -1,13 +1,13 @@
-"""The weights of the demo VAE, constructed so that a picture comes through it, softly.
+"""The weights of the demo VAE, constructed so that it reproduces a picture, slightly blurred.
 
 A latent is a cell of 8 x 8 pixels. Twelve of its channels hold the colours of its four quarters;
-the other four are a random mix. Colours go past every residual block, and through the last tap of
-every convolution over time, which is that of the frame itself. All else keeps the random weights
-of a new model: low enough to leave the picture in sight, high enough to be missed in the frames.
+the other four are a random mix. Colours bypass every residual block, and pass every convolution
+over time through its last tap, which belongs to the frame itself. All other weights are random: too
+small to hide the picture, but large enough that a test notices if one is lost.
 
-A constant channel goes with the colours wherever they are smoothed, so that a border, or the start
-of the clip, takes from both alike. The division by the norm at the end makes up for it, and since
-the constant is by far the largest in the norm, it is nearly the same division everywhere.
+A constant channel accompanies the colours through every smoothing, so that an image border, or the
+start of the clip, attenuates both alike. The final norm divides by it. The constant dominates the
+norm, so the division is nearly the same everywhere.
 """
 
 from collections.abc import Iterable
@@ -37,20 +37,20 @@ _RANDOM_IN_BRANCHES = 0.015
 _RANDOM_IN_ATTENTION = 0.05
 _CONTRAST_OF_ATTENTION = 4.0
 
-# Over height or width; a kernel is the product of two.
+# Taps over height or width; a kernel is the outer product of two.
 _ITSELF = torch.tensor([0.0, 1.0, 0.0])
 _MEAN_OF_TWO = torch.tensor([0.5, 0.5, 0.0])
 _SMOOTHING = torch.tensor([0.25, 0.5, 0.25])
-# Each half of a cell stands on all of its pixels at first; these move it to its place, smoothed.
+# At first each half of a cell fills the whole cell; these move it to its position, smoothed.
 _TO_HALVES = torch.tensor([[0.0, 0.25, 0.25], [0.25, 0.25, 0.0]])
-# How each half of a cell reads either half of the cell and its neighbours: -0.3, 1.6, -0.3.
+# How each half of a cell reads both halves of the cell and of its neighbours: -0.3, 1.6, -0.3.
 _SHARPENING = torch.tensor(
     [[[0.0, 1.6, 0.0], [-0.3, -0.3, 0.0]], [[0.0, -0.3, -0.3], [0.0, 1.6, 0.0]]]
 )
 
 
 def construct_vae(vae: AutoencoderKLWan) -> None:
-    """Set the weights of a new VAE, of which the random ones are kept in part."""
+    """Set the weights of a new VAE; its random weights are kept in part."""
     with torch.no_grad():
         _construct_encoder(vae.encoder)
         _construct_decoder(vae.decoder)
@@ -60,15 +60,15 @@ def construct_vae(vae: AutoencoderKLWan) -> None:
 def _construct_encoder(encoder: WanEncoder3d) -> None:
     colours, quarters = NUM_COLOURS, NUM_QUARTERS
     *_, third, last = encoder.down_blocks
-    _turn_down([*encoder.down_blocks[:-2], third.resample], constant=colours)
-    _turn_down([third.time_conv, last, encoder.mid_block], constant=quarters)
+    _scale_down_random([*encoder.down_blocks[:-2], third.resample], constant=colours)
+    _scale_down_random([third.time_conv, last, encoder.mid_block], constant=quarters)
     _copy(encoder.conv_in, colours)
     _start_constant(encoder.conv_in, colours)
     first, second, _ = (part for part in encoder.down_blocks if isinstance(part, WanResample))
     for part in (first, second):
         _filter(part.resample[1], colours + 1, _MEAN_OF_TWO)
     _copy(second.time_conv, colours + 1)
-    _part_quarters(third.resample[1])
+    _split_quarters(third.resample[1])
     _copy(third.time_conv, 2 * quarters + 1)
     _undo_constant(encoder.norm_out, quarters)
     _read_quarters(encoder.conv_out)
@@ -76,8 +76,8 @@ def _construct_encoder(encoder: WanEncoder3d) -> None:
 
 def _construct_decoder(decoder: WanDecoder3d) -> None:
     colours, quarters = NUM_COLOURS, NUM_QUARTERS
-    _turn_down([decoder.mid_block, decoder.up_blocks[0]], constant=quarters)
-    _turn_down(decoder.up_blocks[1:], constant=colours)
+    _scale_down_random([decoder.mid_block, decoder.up_blocks[0]], constant=quarters)
+    _scale_down_random(decoder.up_blocks[1:], constant=colours)
     _copy(decoder.conv_in, quarters)
     _start_constant(decoder.conv_in, quarters)
     first, second, third = (block.upsamplers[0] for block in decoder.up_blocks[:-1])
@@ -91,8 +91,8 @@ def _construct_decoder(decoder: WanDecoder3d) -> None:
     _read_colours(decoder.conv_out)
 
 
-def _turn_down(parts: Iterable[nn.Module], constant: int) -> None:
-    """Keep the random weights from reading the constant, and blocks from adding much."""
+def _scale_down_random(parts: Iterable[nn.Module], constant: int) -> None:
+    """Stop random weights from reading the constant, and scale down what blocks add."""
     modules = [module for part in parts for module in part.modules()]
     for conv in modules:
         if isinstance(conv, nn.Conv2d | nn.Conv3d):
@@ -110,10 +110,10 @@ def _turn_down(parts: Iterable[nn.Module], constant: int) -> None:
 
 
 def _clear(conv: nn.Conv2d | nn.Conv3d, rows: slice) -> Tensor:
-    """Turn down what makes some of the output channels.
+    """Scale down the weights of some output channels.
 
     Returns:
-        Their weights for the frame itself, `[out, in, height, width]`, to be added to.
+        Their weights for the frame itself, `[out, in, height, width]`, to add to.
     """
     conv.weight[rows] *= _RANDOM_IN_COLOURS
     conv.get_parameter("bias")[rows] = 0.0
@@ -135,7 +135,7 @@ def _filter(conv: nn.Conv2d, num_channels: int, taps: Tensor) -> None:
 
 
 def _double_frames(conv: nn.Conv3d, num_channels: int) -> None:
-    """Put before each frame the mean of it and the one before it."""
+    """Insert before each frame the mean of this frame and the previous one."""
     for first, taps in ((0, (0.0, 0.5, 0.5)), (conv.in_channels, (0.0, 0.0, 1.0))):
         _clear(conv, slice(first, first + num_channels))
         for channel in range(num_channels):
@@ -148,13 +148,12 @@ def _start_constant(conv: nn.Conv3d, channel: int) -> None:
 
 
 def _undo_constant(norm: WanRMS_norm, constant: int) -> None:
-    """Give the constant's size back to the colours, and let it end here."""
     norm.gamma.fill_(_CONSTANT / norm.scale)
     norm.gamma[constant] = 0.0
 
 
-def _part_quarters(conv: nn.Conv2d) -> None:
-    """Halve height and width, and give each of the four pixels a channel of its own."""
+def _split_quarters(conv: nn.Conv2d) -> None:
+    """Halve height and width, and give each of the four pixels its own channel."""
     kernels = _clear(conv, slice(NUM_QUARTERS + 1))
     for channel, (colour, row, col) in enumerate(_QUARTERS):
         kernels[channel, colour, row, col] += 1.0
@@ -163,7 +162,7 @@ def _part_quarters(conv: nn.Conv2d) -> None:
 
 
 def _join_quarters(conv: nn.Conv2d) -> None:
-    """Set the quarters of a cell beside each other, where each stands on all four pixels."""
+    """Put the quarters of a cell side by side; each of them fills the whole cell before."""
     kernels = _clear(conv, slice(NUM_COLOURS + 1))
     for channel, (colour, row, col) in enumerate(_QUARTERS):
         kernels[colour, channel] += _TO_HALVES[row].outer(_TO_HALVES[col])
@@ -171,14 +170,13 @@ def _join_quarters(conv: nn.Conv2d) -> None:
 
 
 def _add_negatives(conv: nn.Conv2d, num_channels: int) -> None:
-    """Make the negatives of the first channels too, after the constant that follows them."""
     rows = slice(num_channels + 1, 2 * num_channels + 1)
     conv.weight[rows] = -conv.weight[:num_channels]
     conv.get_parameter("bias")[rows] = 0.0
 
 
 def _read_pair(kernels: Tensor, channel: int, num_channels: int, kernel: Tensor) -> None:
-    """Read a channel as it was before the activation: silu(y) - silu(-y) = y."""
+    """Read a channel's value before the activation: silu(y) - silu(-y) = y."""
     kernels[channel] += kernel
     kernels[num_channels + 1 + channel] -= kernel
 
@@ -190,7 +188,7 @@ def _read_colours(conv: nn.Conv3d) -> None:
 
 
 def _read_quarters(conv: nn.Conv3d) -> None:
-    """Make latents of the quarters, sharpened against what the decoder smooths."""
+    """Turn quarters into latents, sharpened to compensate for the decoder's smoothing."""
     kernels = _clear(conv, slice(NUM_QUARTERS))
     for latent, (colour, row, col) in enumerate(_QUARTERS):
         for channel, (read_colour, read_row, read_col) in enumerate(_QUARTERS):
@@ -200,7 +198,6 @@ def _read_quarters(conv: nn.Conv3d) -> None:
 
 
 def _normalise_latents(vae: AutoencoderKLWan) -> None:
-    """Give the latents the mean and deviation that the configuration states."""
     mean = torch.tensor(vae.config.latents_mean)
     std = torch.tensor(vae.config.latents_std)
     _clear(vae.quant_conv, slice(NUM_LATENTS))

@@ -1,1 +1,1 @@
-"""From frames and latents to MP4 files, stills and previews."""
+"""MP4 files and stills from frames; previews from latents."""

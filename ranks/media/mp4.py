@@ -1,4 +1,4 @@
-"""Frames to an MP4 file, by ffmpeg."""
+"""Writes MP4 files with ffmpeg."""
 
 import json
 import os
@@ -16,30 +16,30 @@ from ranks.errors import RunCancelled
 _BT709 = "colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
 
 
-def encode(spec: JobSpec, path: Path, frames: Iterable[bytes]) -> None:
-    """Write a video.
+def write_mp4(spec: JobSpec, path: Path, frames: Iterable[bytes]) -> None:
+    """Encode a video.
 
     Args:
-        spec: Its size, and what goes into the metadata.
-        path: Of the file.
-        frames: RGB, any number of whole frames at a time; may raise `RunCancelled`.
+        spec: Size of the video, and its metadata.
+        path: File to write.
+        frames: RGB bytes, any number of whole frames at a time. May raise `RunCancelled`.
 
     Raises:
-        OSError: If that fails, with ffmpeg's words.
+        OSError: If ffmpeg fails, with its messages.
     """
-    # In memory, since the disk of temporary files may be the one that is full.
-    with os.fdopen(os.memfd_create("ffmpeg"), "w+b") as complaints:
+    # In memory, because the disk of temporary files may be full.
+    with os.fdopen(os.memfd_create("ffmpeg"), "w+b") as messages:
         encoder = subprocess.Popen(
             _command(spec, path),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            stderr=complaints,
+            stderr=messages,
         )
-        # An encoder that ends early breaks the pipe; its exit code and complaint say why.
+        # If ffmpeg exits early, the pipe breaks; its exit code and messages give the cause.
         with suppress(BrokenPipeError), encoder:
             _feed(encoder, frames)
         if encoder.returncode != 0:
-            raise OSError(_complaint(complaints, encoder.returncode))
+            raise OSError(_failure(messages, encoder.returncode))
 
 
 def _feed(encoder: "subprocess.Popen[bytes]", frames: Iterable[bytes]) -> None:
@@ -64,8 +64,8 @@ def _command(spec: JobSpec, path: Path) -> list[str]:
         *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{spec.width_px}x{spec.height_px}"),
         *("-r", str(FRAMES_PER_SECOND), "-i", "pipe:0", "-an"),
         *("-c:v", "libx264", "-preset", "fast", "-crf", "18", "-pix_fmt", "yuv420p"),
-        # Convert by BT.709 and say so: without the tags, players guess, and colours shift. The tags
-        # are set on the frames, whose own would overrule those given for the output.
+        # Convert with BT.709 and tag it: without tags, players guess, and colours shift. The tags
+        # are set on the frames, because a frame's own tags override those of the output.
         *("-vf", f"scale=out_color_matrix=bt709:out_range=tv,setparams={_BT709}"),
         *("-movflags", "+faststart+use_metadata_tags"),
         *("-metadata", f"comment={json.dumps(metadata, ensure_ascii=False)}"),
@@ -73,7 +73,7 @@ def _command(spec: JobSpec, path: Path) -> list[str]:
     ]
 
 
-def _complaint(complaints: IO[bytes], exit_code: int) -> str:
-    complaints.seek(0)
-    text = complaints.read(2000).decode(errors="replace").strip()
+def _failure(messages: IO[bytes], exit_code: int) -> str:
+    messages.seek(0)
+    text = messages.read(2000).decode(errors="replace").strip()
     return f"ffmpeg ended with {exit_code}: {text or 'no message'}"

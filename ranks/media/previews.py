@@ -1,4 +1,4 @@
-"""Previews of a running job, made by a thread that the steps do not wait for."""
+"""Previews of a running job, made in a thread so that no step waits for them."""
 
 import io
 import threading
@@ -18,13 +18,13 @@ _PX_PER_LATENT = 8
 
 
 class Previews:
-    """Plays the latest latents, a frame at a time, for those who watch the job.
+    """Sends the latest latents as pictures, one frame after the other.
 
-    So the picture moves as the video will, also while a step takes long.
+    So the preview moves as the video will, even during a long step.
 
     Args:
-        colours: Of the latents.
-        send: Called by the thread with each picture, a JPEG of some kilobytes.
+        colours: Map from latents to colours.
+        send: Called in the thread with each picture, a JPEG of a few kilobytes.
     """
 
     def __init__(self, colours: Colours, send: Callable[[Lease, bytes], None]) -> None:
@@ -35,7 +35,7 @@ class Previews:
         self._thread = threading.Thread(target=self._run, name="previews", daemon=True)
 
     def show(self, lease: Lease, latents: Tensor) -> None:
-        """Go on with these latents, `[1, C, T, H, W]`, float32, on the CPU."""
+        """Show these latents from now on: `[1, C, T, H, W]`, float32, CPU."""
         if not self._thread.ident:
             self._thread.start()
         with self._changed:
@@ -43,7 +43,6 @@ class Previews:
             self._changed.notify()
 
     def end(self) -> None:
-        """Show nothing more of the run."""
         with self._changed:
             self._shown = None
             self._changed.notify()
@@ -53,12 +52,13 @@ class Previews:
         while True:
             lease, latents = self._await_shown()
             still = latents[:, frame % latents.shape[1]]
-            # Latents spread about one. Early estimates overshoot, which would only be garish.
-            calm = still / max(1.0, float(still.std()))
-            self._send(lease, encode(paint(calm, self._colours)))
+            # Latents have a standard deviation of about 1. Early estimates exceed it, which would
+            # only look garish.
+            scaled = still / max(1.0, float(still.std()))
+            self._send(lease, encode_jpeg(paint(scaled, self._colours)))
             frame += 1
             with self._changed:
-                # Ends early only where the run does; later latents are there for the next picture.
+                # Returns early only if the run ends; new latents wait for the next picture.
                 self._changed.wait_for(lambda: self._shown is None, timeout=_EVERY_S)
 
     def _await_shown(self) -> tuple[Lease, NDArray[np.float32]]:
@@ -68,8 +68,8 @@ class Previews:
             return self._shown
 
 
-def encode(picture: Image.Image) -> bytes:
-    """Return a picture with a pixel a latent as a JPEG in the video's size, or as large as fits."""
+def encode_jpeg(picture: Image.Image) -> bytes:
+    """Enlarge a picture of one pixel per latent to the video's size, at most 320 px, as a JPEG."""
     scale = min(_PX_PER_LATENT, _LONGEST_SIDE_PX / max(picture.size))
     size = (round(picture.width * scale), round(picture.height * scale))
     file = io.BytesIO()

@@ -1,1 +1,1 @@
-"""The models: their weights, their forward passes, what they cost in memory."""
+"""The models: weights, forward passes, memory costs."""

@@ -1,4 +1,4 @@
-"""The forward pass of a `WanTransformerBlock`, taken apart where its kernels can be fused.
+"""The forward pass of a `WanTransformerBlock`, with its element-wise parts as fusible kernels.
 
 Shapes: B batch (always 1), L tokens of this rank, C channels of the model.
 """
@@ -13,9 +13,9 @@ from ranks.parallel.ulysses import Condition, Shard
 
 
 def install_forward(model: WanTransformer3DModel, kernels: Kernels) -> None:
-    """Let every block of a transformer run as below; hooks on blocks work as usual."""
+    """Replace the forward pass of every block; hooks on blocks still work."""
     for block in model.blocks:
-        # An instance's `forward` goes before that of its class.
+        # An attribute of the instance hides the method of its class.
         block.forward = partial(_forward, block, kernels)
 
 
@@ -27,7 +27,7 @@ def _forward(
     modulation_B6C: Tensor,
     shard: Shard,
 ) -> Tensor:
-    """Return the tokens after a block: the operations of its class, in their order."""
+    """Return the tokens `[B, L, C]` after a block: the operations of its class, in their order."""
     modulation = (block.scale_shift_table + modulation_B6C.float()).chunk(6, dim=1)
     shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = modulation
     normed = kernels.modulate(hidden_BLC, shift, scale, block.norm1.eps)

@@ -1,6 +1,6 @@
-"""The models of a folder, and what is made of a job before the first step.
+"""The components of a model folder, and the model inputs that are computed from a job.
 
-Texts and images are prepared exactly as diffusers' `WanImageToVideoPipeline` does it.
+Prompts and images are prepared exactly as in diffusers' `WanImageToVideoPipeline`.
 Shapes: B batch (always 1), N tokens, C channels, T frames, H height, W width.
 """
 
@@ -36,7 +36,7 @@ NUM_TEXT_TOKENS = 512
 
 @dataclass(frozen=True, kw_only=True)
 class Models:
-    """Every component of a model folder, on the device of this rank."""
+    """All components of a model folder, on the device of this rank."""
 
     tokenizer: T5TokenizerFast
     text_encoder: UMT5EncoderModel
@@ -47,12 +47,15 @@ class Models:
 
 
 def load_models(folder: Path, device: Device, mesh: DeviceMesh | None) -> Models:
-    """Load a folder in the layout of diffusers.
+    """Load a model folder in the layout of diffusers.
 
     Args:
-        folder: Has been checked by its file names.
-        device: Of this rank.
-        mesh: The ranks that share the weights; None keeps them whole.
+        folder: A folder that `check_model_folder` has accepted.
+        device: Device of this rank.
+        mesh: The ranks that shard the weights; None keeps the weights whole.
+
+    Raises:
+        WeightsError: If the weights do not fit the model.
     """
     transformers_logging.disable_progress_bar()
     target = device.torch_device
@@ -68,11 +71,11 @@ def load_models(folder: Path, device: Device, mesh: DeviceMesh | None) -> Models
 
 
 class PromptEncoder:
-    """Encodes prompts and keeps the latest ones; the negative prompt is mostly the same.
+    """Encodes prompts and keeps the latest embeddings; most jobs share a negative prompt.
 
     Args:
-        models: The tokenizer and the text encoder are used.
-        num_kept: How many prompts are kept.
+        models: Its tokenizer and text encoder are used.
+        num_kept: Number of embeddings to keep.
     """
 
     def __init__(self, models: Models, num_kept: int = 32) -> None:
@@ -83,7 +86,10 @@ class PromptEncoder:
         self.num_hits = 0
 
     def encode(self, prompt: str) -> Tensor:
-        """Return the embedding `[B, 512, C]` of a prompt, zero after its last token."""
+        """Return the embedding `[B, 512, C]` of a prompt, zero after its last token.
+
+        The dtype is that of the text encoder. With sharded weights, every rank must take part.
+        """
         text = clean_text(prompt)
         if text in self._kept:
             self.num_hits += 1
@@ -94,11 +100,11 @@ class PromptEncoder:
             self._kept.popitem(last=False)
         return self._kept[text]
 
-    def forget(self) -> None:
-        """Drop what is kept.
+    def clear(self) -> None:
+        """Drop the kept embeddings.
 
-        Done after a failure, which may have struck some ranks only: ranks that keep different
-        prompts would no longer encode the same ones, and with sharded weights they have to.
+        Needed after a failure, which may have hit only some ranks. Ranks that keep different
+        embeddings would encode different prompts, and with sharded weights they must encode alike.
         """
         self._kept.clear()
 
@@ -116,16 +122,20 @@ class PromptEncoder:
 
 
 def clean_text(text: str) -> str:
-    """Return a prompt as the model was trained on it: mended, unescaped, single blanks."""
-    mended = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return re.sub(r"\s+", " ", mended).strip()
+    """Fix the encoding of a prompt, unescape HTML and collapse blanks.
+
+    Source:
+        diffusers `pipelines/wan/pipeline_wan_i2v.py`, `prompt_clean`.
+    """
+    unescaped = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return re.sub(r"\s+", " ", unescaped).strip()
 
 
 def open_image(path: Path, width_px: int, height_px: int) -> Image.Image:
-    """Return a stored image, scaled to cover a size and cropped at its centre.
+    """Return a stored image, scaled to cover the size and cropped around its centre.
 
     Raises:
-        JobError: If it cannot be read.
+        JobError: If the image cannot be read.
     """
     try:
         with Image.open(path) as image:
@@ -133,18 +143,22 @@ def open_image(path: Path, width_px: int, height_px: int) -> Image.Image:
     except (OSError, SyntaxError, ValueError) as error:
         logger.warning("image %s cannot be read: %s", path.name, error)
         raise JobError(
-            ErrorCode.IMAGE_INVALID, "the stored image cannot be read any more; submit it again"
+            ErrorCode.IMAGE_INVALID, "the stored image can no longer be read; submit it again"
         ) from error
     return ImageOps.fit(rgb, (width_px, height_px), method=Image.Resampling.LANCZOS)
 
 
 def embed_image(models: Models, image: Image.Image) -> Tensor:
-    """Return what the image encoder makes of an image, `[B, N, C]`: its last layer but one."""
+    """Return the embedding `[B, N, C]` of an image: the image encoder's last but one layer.
+
+    Source:
+        diffusers' `WanImageToVideoPipeline.encode_image`.
+    """
     pixels = models.image_processor(images=image, return_tensors="pt").pixel_values
     encoder = models.image_encoder
     output = encoder(pixels.to(encoder.device, encoder.dtype), output_hidden_states=True)
-    embeds: Tensor = output.hidden_states[-2]
-    return embeds
+    image_embeds: Tensor = output.hidden_states[-2]
+    return image_embeds
 
 
 def image_tensor(image: Image.Image) -> Tensor:
@@ -154,10 +168,10 @@ def image_tensor(image: Image.Image) -> Tensor:
 
 
 def first_frame_mask(latents: Tensor) -> Tensor:
-    """Return the mask `[B, 4, T, H, W]` that tells the model which frame is given.
+    """Return the mask `[B, 4, T, H, W]` that marks the first frame as given.
 
     Args:
-        latents: The encoded first frame, `[B, C, T, H, W]`.
+        latents: The encoded first frame, `[B, C, T, H, W]`; the mask has its dtype and device.
     """
     mask = latents.new_zeros(len(latents), FRAMES_PER_LATENT, *latents.shape[2:])
     mask[:, :, 0] = 1
@@ -165,5 +179,5 @@ def first_frame_mask(latents: Tensor) -> Tensor:
 
 
 def draw_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
-    """Return the noise of a seed, float32 on the CPU: the same for every device and layout."""
+    """Return the noise for a seed, float32, on the CPU: the same for every device and layout."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))

@@ -1,9 +1,9 @@
-"""The element-wise stretches of a transformer block, which a device may run as one kernel each.
+"""The element-wise parts of a transformer block, each of which may be compiled into one kernel.
 
-Between matrix products a block does dozens of small operations, each of which would read and write
-all tokens once. Compiled, a stretch reads them once, computes in float32 and rounds once, at its
-end. The functions hold no weights, no collectives and no attention, so that FSDP, Ulysses and the
-attention cache are not concerned, and all blocks share what is compiled.
+Between matrix products a block does dozens of small operations, and each reads and writes all
+tokens. A compiled kernel reads them once, computes in float32 and rounds once, at the end. The
+functions contain no weights, collectives or attention, so they do not interfere with FSDP, Ulysses
+or the attention cache, and all blocks share the compiled code.
 
 Shapes: B batch (always 1), L tokens of this rank, H heads, D channels a head, C = H times D.
 """
@@ -20,21 +20,21 @@ R = TypeVar("R")
 
 
 class Kernels:
-    """The functions below, compiled or as they are.
+    """The functions of this module, compiled or plain.
 
-    Compiled for the first number of tokens it meets, and at the second one for every number.
+    A function is compiled for the first number of tokens it sees, and at the second for any number.
 
     Args:
-        is_fused: Whether to compile; the results then differ by the rounding of the dtype.
+        is_fused: Whether to compile. Results then differ by the rounding of the dtype.
     """
 
     def __init__(self, *, is_fused: bool) -> None:
         def fuse(plain: Callable[P, R]) -> Callable[P, R]:
             if not is_fused:
                 return plain
-            # A graph break would be a stretch that is not fused, without any sign of it. Without
-            # "deterministic", each rank would time kernels that sum in different orders, and
-            # might choose another one than its neighbour, or than itself after a restart.
+            # "fullgraph": a graph break would silently leave a part unfused. "deterministic":
+            # otherwise each rank times kernels that sum in different orders, and may choose a
+            # different one than another rank, or than itself before a restart.
             return torch.compile(plain, fullgraph=True, options={"deterministic": True})
 
         self.modulate = fuse(modulate)
@@ -45,7 +45,7 @@ class Kernels:
 
 
 def modulate(hidden_BLC: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """Return the normalised tokens, scaled and shifted; `shift` and `scale` are `[B, 1, C]`."""
+    """Return the tokens normalised, scaled and shifted; `shift` and `scale` are `[B, 1, C]`."""
     normed = F.layer_norm(hidden_BLC.float(), hidden_BLC.shape[-1:], eps=eps)
     return (normed * (1 + scale) + shift).type_as(hidden_BLC)
 
@@ -57,13 +57,13 @@ def rotate(
     eps: float,
     num_heads: int,
 ) -> Tensor:
-    """Return `[L, 3, H, D]`: normalised and rotated queries and keys, and the values as they are.
+    """Return `[L, 3, H, D]`: queries and keys normalised and rotated, and values unchanged.
 
     Args:
         qkv: Projections, each `[B, L, C]`.
-        weights: Of the norms of queries and keys, `[C]`.
+        weights: Weights of the query norm and the key norm, each `[C]`.
         rope: Cosines and sines of the angles, each `[L, 1, D / 2]`, float32.
-        eps: Of the norms.
+        eps: Epsilon of the norms.
         num_heads: H.
     """
     channels = qkv[0].shape[-1:]
@@ -77,7 +77,7 @@ def rotate(
 def add_and_norm(
     hidden_BLC: Tensor, update: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """Return the tokens with a gated update, and these normalised."""
+    """Return the tokens after a gated update, and the same normalised, both `[B, L, C]`."""
     hidden_BLC = add(hidden_BLC, update, gate)
     channels = hidden_BLC.shape[-1:]
     normed = F.layer_norm(hidden_BLC.float(), channels, weight.float(), bias.float(), eps)
@@ -87,18 +87,22 @@ def add_and_norm(
 def add_and_modulate(
     hidden_BLC: Tensor, update: Tensor, shift: Tensor, scale: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """Return the tokens with an update, and these normalised, scaled and shifted."""
+    """Return the tokens after an update, and the same modulated, both `[B, L, C]`."""
     hidden_BLC = hidden_BLC + update
     return hidden_BLC, modulate(hidden_BLC, shift, scale, eps)
 
 
 def add(hidden_BLC: Tensor, update: Tensor, gate: Tensor) -> Tensor:
-    """Return the tokens with an update of which `gate`, `[B, 1, C]`, says how much counts."""
+    """Return the tokens plus the update times `gate`, which is `[B, 1, C]`."""
     return (hidden_BLC.float() + update.float() * gate).type_as(hidden_BLC)
 
 
 def _rotate_pairs(heads_BLHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate each pair of neighbouring channels by its token's angle."""
+    """Rotate each pair of neighbouring channels by the angle of the token.
+
+    Source:
+        diffusers `transformer_wan.py`, `apply_rotary_emb`.
+    """
     even, odd = heads_BLHD.unflatten(-1, (-1, 2)).unbind(-1)
     rotated = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
     return rotated.flatten(-2).type_as(heads_BLHD)

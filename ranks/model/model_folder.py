@@ -1,4 +1,4 @@
-"""What a model folder must hold, checked by file names alone before anything is loaded."""
+"""Checks a model folder before anything is loaded, without importing torch."""
 
 import hashlib
 import json
@@ -13,26 +13,26 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
     "transformer": ("config.json",),
     "vae": ("config.json",),
 }
-"""Each component's folder and the files it must hold beside its weights."""
+"""Folder of each component, and the files it must contain besides its weights."""
 
 WEIGHTED = ("text_encoder", "image_encoder", "transformer", "vae")
 """Components with weights in safetensors files."""
 
 
 class ModelFolderError(Exception):
-    """Raised when a folder cannot be a model of this server; the message names what is missing."""
+    """Raised when a folder is not a usable model; the message says what is wrong and what to do."""
 
 
 def check_model_folder(folder: Path) -> None:
-    """Refuse a folder in which a part of the model is missing.
+    """Check that every file of the model is present.
 
     Raises:
-        ModelFolderError: With the missing part and what to do about it.
+        ModelFolderError: If the folder or a file is missing.
     """
     if not folder.is_dir():
         raise ModelFolderError(
             f"model folder {folder} does not exist; download "
-            "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers there, name another with --model-path, "
+            "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers there, name another folder with --model-path, "
             "or try the server with --demo"
         )
     if not (folder / "model_index.json").is_file():
@@ -49,37 +49,37 @@ def check_model_folder(folder: Path) -> None:
 
 
 def check_weights(folder: Path) -> None:
-    """Refuse weights that are shorter than their own header says, as after half a download.
+    """Check that every weight file has the length its header states; partial downloads do not.
 
     Raises:
-        ModelFolderError: With the files to fetch again.
+        ModelFolderError: With the names of the damaged files.
     """
     names = [name for part in WEIGHTED for name in _weight_files(folder, part)]
-    broken = [name for name in names if not _is_whole(folder / name)]
-    if broken:
+    damaged = [name for name in names if not _is_complete(folder / name)]
+    if damaged:
         raise ModelFolderError(
-            f"model folder {folder} has damaged weights: {', '.join(broken)}; remove these files "
+            f"model folder {folder} has damaged weights: {', '.join(damaged)}; remove these files "
             "and download them again"
         )
 
 
 def num_attention_heads(folder: Path) -> int:
-    """Return the number of attention heads of the transformer.
+    """Return the transformer's number of attention heads.
 
     Raises:
-        ModelFolderError: If its config does not tell.
+        ModelFolderError: If its config does not state a positive number.
     """
     heads = _read_json(folder / "transformer" / "config.json").get("num_attention_heads")
     if not isinstance(heads, int) or heads < 1:
         raise ModelFolderError(
             f"{folder}/transformer/config.json: num_attention_heads is {heads!r}; "
-            "expected a whole number"
+            "expected a whole number from 1 up; download the file again"
         )
     return heads
 
 
 def demo_version() -> str:
-    """Return a name for what the demo model's code makes, so that a changed one is made anew."""
+    """Return a hash of the demo model's code; when the code changes, the model is built again."""
     sources = sorted((Path(__file__).parents[1] / "demo").glob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:8]
 
@@ -90,7 +90,6 @@ def _expected_files(folder: Path) -> list[str]:
 
 
 def _weight_files(folder: Path, part: str) -> list[str]:
-    """Return the files that hold a component's weights: those of its index, or the only one."""
     stem = "diffusion_pytorch_model" if part in ("transformer", "vae") else "model"
     index = folder / part / f"{stem}.safetensors.index.json"
     if not index.is_file():
@@ -101,8 +100,8 @@ def _weight_files(folder: Path, part: str) -> list[str]:
     return [f"{part}/{name}" for name in sorted({str(name) for name in weight_map.values()})]
 
 
-def _is_whole(path: Path) -> bool:
-    """Return whether a safetensors file ends where its header says that the last tensor ends."""
+def _is_complete(path: Path) -> bool:
+    """Return whether a safetensors file ends where its header says the last tensor ends."""
     try:
         with path.open("rb") as file:
             header_bytes = int.from_bytes(file.read(8), "little")
@@ -119,7 +118,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise ModelFolderError(f"{path} cannot be read as JSON: {error}") from error
+        raise ModelFolderError(
+            f"{path} cannot be read as JSON: {error}; download it again"
+        ) from error
     if not isinstance(content, dict):
-        raise ModelFolderError(f"{path} holds no JSON object")
+        raise ModelFolderError(f"{path} does not contain a JSON object; download it again")
     return content

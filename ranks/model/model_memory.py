@@ -1,6 +1,6 @@
-"""What the models of a group cost in memory, measured on the modules themselves.
+"""The memory costs of a group's models, computed from the modules' shapes and dtypes.
 
-The modules may be on any device, also on meta: shapes and dtypes are all that counts.
+The modules may be on any device, including meta.
 """
 
 from collections.abc import Iterable
@@ -15,22 +15,22 @@ from ranks.model.conditioning import NUM_TEXT_TOKENS
 from ranks.parallel.vae_split import grid_shape
 
 _USABLE = 0.9
-"""Share of a device that weights and jobs may take; communicators and gaps have the rest."""
+"""Share of a device for weights and jobs; the rest is for communicators and fragmentation."""
 
 _CAPACITY_GRAIN = 1 << 26
-"""Bytes below which devices are told alike: the broker keeps a line for each kind of group."""
+"""Bytes to which capacities are rounded: the broker keeps one queue for each kind of group."""
 
 _TOKEN_VECTORS = 18
-"""Vectors of the transformer's width and dtype that are alive at once for a token: hidden state,
-its norm, queries, keys and values, and their copies before and after the exchange."""
+"""Vectors of the transformer's width and dtype that are alive at once per token: hidden state, its
+norm, queries, keys and values, and their copies before and after the exchange."""
 
 _VAE_MAPS = 60
-"""Maps of the VAE's base width that are alive at once for a pixel, decoding a chunk of four frames:
-those between two convolutions, and the last frames that each convolution keeps for the next chunk.
-The encoder has fewer."""
+"""Maps of the VAE's base width that are alive at once per pixel while a chunk of four frames is
+decoded: those between two convolutions, and the frames that each convolution keeps for the next
+chunk. The encoder needs fewer."""
 
 _GATHERED_BLOCKS = 2
-"""The block that runs and the one that is gathered meanwhile."""
+"""The block that runs, and the next one, which is gathered meanwhile."""
 
 
 def measure(
@@ -45,18 +45,18 @@ def measure(
     t5_fsdp: bool = False,
     vae_parallel: bool = False,
 ) -> GroupMemory:
-    """Return what each rank of a group holds, and what jobs will cost it.
+    """Return the memory that the weights and the jobs take on each rank of a group.
 
     Args:
-        transformer: In its dtype; sharded or not.
-        text_encoder: The same.
-        image_encoder: Whole on every rank.
-        vae: Whole on every rank.
-        world_size: Ranks that the weights are sharded over.
+        transformer: In its final dtype, sharded or not.
+        text_encoder: In its final dtype, sharded or not.
+        image_encoder: Not sharded.
+        vae: Not sharded.
+        world_size: Number of ranks that shard the weights.
         capacity_bytes: Memory of the smallest device.
-        dit_fsdp: The group's default.
-        t5_fsdp: The group's default.
-        vae_parallel: The group's default.
+        dit_fsdp: Default of the group.
+        t5_fsdp: Default of the group.
+        vae_parallel: Default of the group.
     """
     blocks = list(transformer.blocks)
     dit_blocks, t5 = _num_bytes(blocks), _num_bytes([text_encoder])
@@ -82,7 +82,6 @@ def measure(
 
 
 def _num_bytes(modules: Iterable[nn.Module]) -> int:
-    """Return the bytes of whole weights, whatever part of them this rank holds."""
     return sum(
         weight.numel() * weight.dtype.itemsize
         for module in modules
@@ -91,13 +90,12 @@ def _num_bytes(modules: Iterable[nn.Module]) -> int:
 
 
 def _vector_bytes(transformer: WanTransformer3DModel) -> int:
-    """Return the bytes of one token between two blocks."""
     config = transformer.config
     itemsize: int = transformer.patch_embedding.weight.dtype.itemsize
     return int(config.num_attention_heads * config.attention_head_dim) * itemsize
 
 
 def num_image_tokens(image_encoder: CLIPVisionModel) -> int:
-    """Return how many tokens an image has: its patches and one for the whole."""
+    """Return the number of tokens of an image: its patches and the class token."""
     config = image_encoder.config
     return int(config.image_size // config.patch_size) ** 2 + 1

@@ -1,4 +1,4 @@
-"""`WanTransformer3DModel` run on one rank's shard of the tokens.
+"""`WanTransformer3DModel`, run on one rank's shard of the tokens.
 
 Shapes: B batch (always 1), C channels of latents, S tokens of the whole sequence, L tokens of this
 rank, P channels of a patch, M channels of the model.
@@ -17,21 +17,21 @@ from ranks.model.kernels import Kernels
 from ranks.parallel.ulysses import Condition, SequenceGroup, Shard, install_attention
 
 LatentShape = tuple[int, int, int]
-"""Frames, height and width of latents."""
+"""Frames, height and width of latents, `(T, H, W)`."""
 
 _WARM_UP_SHAPES: tuple[LatentShape, ...] = ((1, 32, 32), (1, 32, 48))
-"""Two numbers of tokens: the second one shows the compiler that the number varies."""
+"""Two different numbers of tokens: the second shows the compiler that the number varies."""
 
 
 class ShardTransformer(nn.Module):
-    """The transformer with its forward pass taken apart, so that a rank computes its shard only.
+    """The transformer with a forward pass that computes only this rank's tokens.
 
-    Blocks are run as modules, whole; anything hooked onto a block works as usual.
+    Blocks are called as modules, so hooks on them still work.
 
     Args:
-        model: The whole model; the forward pass and the attention of its blocks are replaced.
-        backend: Kernel for the local attention.
-        is_fused: Whether the element-wise stretches of the blocks are compiled.
+        model: The whole model; forward pass and attention of its blocks are replaced.
+        backend: Kernel of the local attention.
+        is_fused: Whether to compile the element-wise parts of the blocks.
     """
 
     def __init__(
@@ -45,21 +45,22 @@ class ShardTransformer(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the tokens; some modules compute in float32 inside."""
+        """The tokens' dtype; some modules compute in float32."""
         dtype: torch.dtype = self.model.patch_embedding.weight.dtype
         return dtype
 
     @property
     def num_heads(self) -> int:
-        """Number of attention heads, which limits how many ranks can share a sequence."""
         return int(self.model.config.num_attention_heads)
 
     def num_tokens(self, shape: LatentShape) -> int:
-        """Return the length of the whole sequence for latents of a shape."""
         return math.prod(shape) // int(math.prod(self.model.config.patch_size))
 
     def condition(self, prompt_embeds: Tensor, image_embeds: Tensor) -> Condition:
-        """Embed what a branch attends to; once a job, since it does not depend on the step."""
+        """Project prompt and image embeddings, each `[B, N, C]`, to the width of the model.
+
+        Called once per job, because the result does not depend on the step.
+        """
         embedder = self.model.condition_embedder
         return Condition(
             embedder.text_embedder(prompt_embeds.to(self.dtype)),
@@ -69,21 +70,23 @@ class ShardTransformer(nn.Module):
     def rope_tables(self, shape: LatentShape, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return cosines and sines of the whole sequence, each `[1, S, 1, D / 2]`, float32.
 
-        There is one angle for each pair of channels; the model's own tables hold each one twice.
+        D is the number of channels of a head. There is one angle for each pair of channels; the
+        model's own tables hold each angle twice.
         """
-        # The table depends on the shape of the latents alone.
+        # The tables depend on nothing but the shape of the latents.
         cos, sin = self.model.rope(torch.empty(1, 1, *shape, device="meta"))
         return cos[..., 0::2].contiguous().to(device), sin[..., 1::2].contiguous().to(device)
 
     def warm_up(self, device: torch.device, num_text_tokens: int, num_image_tokens: int) -> None:
-        """Run small clips, so that kernels are compiled, and faults found, before the first job.
+        """Run small clips, to compile the kernels and to find faults before the first job.
 
-        With sharded weights, every rank has to take part.
+        With sharded weights, every rank must take part.
 
         Args:
-            device: Of this rank.
-            num_text_tokens: As in every job; some attention kernels refuse other numbers of keys.
-            num_image_tokens: The same of the image.
+            device: Device of this rank.
+            num_text_tokens: Text tokens, as in every job: some attention kernels refuse other
+                numbers of keys.
+            num_image_tokens: Image tokens, as in every job.
         """
         config = self.model.config
         condition = self.condition(
@@ -109,13 +112,16 @@ class ShardTransformer(nn.Module):
         """Predict the velocity of this rank's tokens.
 
         Args:
-            latents: Whole latents with mask and first frame, `[B, C, T, H, W]`.
+            latents: Whole latents with mask and first frame, `[B, C, T, H, W]`, in `dtype`.
             timestep: `[B]`, int64.
-            condition: Of the guidance branch.
-            shard: Which tokens, and how to reach the others.
+            condition: Prompt and image of the guidance branch.
+            shard: This rank's tokens, and the group that exchanges tokens.
 
         Returns:
             Patches `[B, L, P]` of this rank's tokens, in the order of the sequence.
+
+        Source:
+            diffusers' `WanTransformer3DModel.forward`.
         """
         hidden = self._embed_patches(shard.sequence.take(self._patches(latents)))
         time, modulation = self._embed_time(timestep)
@@ -127,32 +133,34 @@ class ShardTransformer(nn.Module):
         return patches
 
     def unpatchify(self, patches: Tensor, shape: LatentShape) -> Tensor:
-        """Return the latents `[B, C, T, H, W]` of a whole sequence of patches `[B, S, P]`."""
+        """Turn a whole sequence of patches `[B, S, P]` into latents `[B, C, T, H, W]`."""
         sides = self.model.config.patch_size
         grid = [length // side for length, side in zip(shape, sides, strict=True)]
-        apart = patches.reshape(len(patches), *grid, *sides, -1)
+        patches = patches.reshape(len(patches), *grid, *sides, -1)
         # B t h w p_t p_h p_w C -> B C t p_t h p_h w p_w
-        return apart.permute(0, 7, 1, 4, 2, 5, 3, 6).reshape(len(patches), -1, *shape)
+        return patches.permute(0, 7, 1, 4, 2, 5, 3, 6).reshape(len(patches), -1, *shape)
 
     def _patches(self, latents: Tensor) -> Tensor:
-        """Cut whole latents into tokens `[B, S, P]`, channels first within a patch."""
+        """Cut whole latents into patches `[B, S, P]`, channels first within a patch."""
         batch, channels, *shape = latents.shape
         sides = self.model.config.patch_size
-        apart = latents.reshape(
+        patches = latents.reshape(
             batch,
             channels,
             *(part for n, side in zip(shape, sides, strict=True) for part in (n // side, side)),
         )
         # B C t p_t h p_h w p_w -> B t h w C p_t p_h p_w
-        return apart.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(batch, -1, channels * math.prod(sides))
+        return patches.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(
+            batch, -1, channels * math.prod(sides)
+        )
 
     def _embed_patches(self, patches_BLP: Tensor) -> Tensor:
-        """Apply the patch convolution to a shard: its windows do not overlap, so it is linear."""
+        """Apply the patch convolution to a shard; its windows do not overlap, so it is linear."""
         convolution = self.model.patch_embedding
         return F.linear(patches_BLP.to(self.dtype), convolution.weight.flatten(1), convolution.bias)
 
     def _embed_time(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the time embedding `[B, M]` and the modulation of the blocks `[B, 6, M]`."""
+        """Return the time embedding `[B, M]` and the blocks' modulation `[B, 6, M]`."""
         embedder = self.model.condition_embedder
         waves = embedder.timesteps_proj(timestep)
         time = embedder.time_embedder(waves.to(_parameter_dtype(embedder.time_embedder)))

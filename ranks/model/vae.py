@@ -1,7 +1,7 @@
-"""The VAE chunk by chunk: between two chunks a run can be left, and frames reach the file early.
+"""The VAE chunk by chunk: a run can end between two chunks, and frames are written early.
 
-The same convolutions on the same chunks as `AutoencoderKLWan.encode` and `.decode`, hence the same
-bits. Shapes: B batch, C channels, T frames, H height, W width, in pixels or in latents.
+These are the convolutions and chunks of `AutoencoderKLWan.encode` and `.decode`, so the results are
+identical. Shapes: B batch, C channels, T frames, H height, W width, in pixels or in latents.
 """
 
 from collections.abc import Iterator
@@ -15,22 +15,25 @@ FRAMES_PER_LATENT = 4
 
 
 class Split(Protocol):
-    """This rank's part of each map, where the ranks share the work."""
+    """Cuts feature maps into one patch per rank."""
 
     def take(self, whole: Tensor) -> Tensor:
-        """Return this rank's patch."""
+        """Return this rank's patch of a whole map `[..., H, W]`."""
 
     def gather(self, patch: Tensor) -> Tensor:
-        """Return the whole map, on every rank."""
+        """Return the whole map `[..., H, W]` on every rank, given each rank's patch."""
 
 
 def num_latent_frames(num_frames: int) -> int:
     """Return how many latent frames hold `num_frames` video frames.
 
-    The VAE encodes the first frame alone and packs each later four into one.
+    The VAE encodes the first frame alone and packs each following four into one.
 
     Raises:
         ValueError: If `num_frames` is not of the form 4n + 1.
+
+    Source:
+        Wan2.1 `wan/image2video.py`, `WanI2V.generate`.
     """
     if num_frames % FRAMES_PER_LATENT != 1:
         raise ValueError(f"num_frames is {num_frames}; expected 4n + 1")
@@ -43,13 +46,13 @@ def encode_chunks(
     """Encode a clip whose first frame is an image and whose other frames are grey.
 
     Args:
-        vae: Its encoder is run.
-        image: The whole first frame, `[B, 3, H, W]`, from -1 to 1.
-        num_frames: Of the form 4n + 1.
-        split: Of the work over ranks, None if this rank does it alone.
+        vae: The VAE.
+        image: The whole first frame, `[B, 3, H, W]`, from -1 to 1, in the dtype of the VAE.
+        num_frames: Frames of the clip, of the form 4n + 1.
+        split: Split of the work over ranks; None if this rank works alone.
 
     Yields:
-        Whole encoder outputs, one latent frame each.
+        Whole encoder outputs `[B, 2C, 1, H, W]`, one latent frame each.
     """
     cache = _empty_cache(vae.encoder)
     first = image.unsqueeze(2)
@@ -64,7 +67,12 @@ def encode_chunks(
 
 
 def encode_clip(vae: AutoencoderKLWan, clip: Tensor) -> Tensor:
-    """Return the normalised latents of a whole clip `[B, 3, T, H, W]`; T is of the form 4n + 1."""
+    """Return the normalised latents `[B, C, T, H, W]`, float32, of a clip of 4n + 1 frames.
+
+    Args:
+        vae: The VAE.
+        clip: Frames `[B, 3, T, H, W]` from -1 to 1, in the dtype of the VAE.
+    """
     cache = _empty_cache(vae.encoder)
     chunks = [clip[:, :, :1], *clip[:, :, 1:].split(FRAMES_PER_LATENT, dim=2)]
     encoded = [vae.encoder(chunk, feat_cache=cache, feat_idx=[0]) for chunk in chunks]
@@ -72,9 +80,9 @@ def encode_clip(vae: AutoencoderKLWan, clip: Tensor) -> Tensor:
 
 
 def finish_encoding(vae: AutoencoderKLWan, chunks: list[Tensor]) -> Tensor:
-    """Return normalised latents `[B, C, T, H, W]` in float32 of all encoder outputs."""
+    """Return normalised latents `[B, C, T, H, W]`, float32, given all encoder outputs."""
     moments = vae.quant_conv(torch.cat(chunks, dim=2))
-    latents = moments.chunk(2, dim=1)[0].float()  # the mean; the rest is the spread around it
+    latents = moments.chunk(2, dim=1)[0].float()  # the mean; the other half is the log variance
     mean, inverse_std = _statistics(vae, latents)
     normalised: Tensor = (latents - mean) * inverse_std
     return normalised
@@ -86,12 +94,13 @@ def decode_chunks(
     """Decode normalised latents.
 
     Args:
-        vae: Its decoder is run.
-        latents: Whole, `[B, C, T, H, W]`.
-        split: Of the work over ranks, None if this rank does it alone.
+        vae: The VAE.
+        latents: Whole latents `[B, C, T, H, W]`.
+        split: Split of the work over ranks; None if this rank works alone.
 
     Yields:
-        Whole frames `[B, 3, T, H, W]` from -1 to 1: first one, then four at a time.
+        Whole frames `[B, 3, T, H, W]` from -1 to 1, in the dtype of the VAE: one frame, then four
+        at a time.
     """
     cache = _empty_cache(vae.decoder)
     latents = latents.to(vae.dtype)
@@ -106,12 +115,11 @@ def decode_chunks(
 
 
 def _empty_cache(module: nn.Module) -> list[Tensor | str | None]:
-    """Return the memory of one clip: the last inputs of each causal convolution."""
     return [None for part in module.modules() if isinstance(part, WanCausalConv3d)]
 
 
 def _statistics(vae: AutoencoderKLWan, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and inverse standard deviation of each channel, `[1, C, 1, 1, 1]`."""
+    """Return mean and inverse standard deviation of the latents, each `[1, C, 1, 1, 1]`."""
     mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)
     std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
     inverse_std = 1.0 / std.to(like.device, like.dtype)

@@ -1,7 +1,7 @@
-"""The models of a folder, sharded over the ranks while they are loaded.
+"""Loads the components of a model folder, sharded over the ranks.
 
-A model is made on the meta device, sharded, and only then filled, so that no rank ever holds more
-than its slices. On a single rank nothing is sharded.
+A model is created on the meta device, sharded, and only then filled, so that no rank ever holds
+more than its slices. A single rank shards nothing.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,11 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 def load_transformer(folder: Path, device: Device, mesh: DeviceMesh | None) -> ShardTransformer:
-    """Load the transformer; the modules that diffusers keeps in float32 stay in it."""
+    """Load the transformer; modules that diffusers keeps in float32 stay in float32.
+
+    Raises:
+        WeightsError: If the weights do not fit the model.
+    """
     model = meta_transformer(folder, device.model_dtype)
     root = ShardTransformer(model, device.attention_backend, is_fused=device.is_fused)
     if mesh is not None:
@@ -33,7 +37,7 @@ def load_transformer(folder: Path, device: Device, mesh: DeviceMesh | None) -> S
 
 
 def meta_transformer(folder: Path, dtype: torch.dtype) -> WanTransformer3DModel:
-    """Return the transformer on the meta device, in the dtypes it is used in."""
+    """Return the transformer on the meta device, in its final dtypes."""
     config = WanTransformer3DModel.load_config(folder)
     with torch.device("meta"):
         model: WanTransformer3DModel = WanTransformer3DModel.from_config(config)
@@ -41,7 +45,7 @@ def meta_transformer(folder: Path, dtype: torch.dtype) -> WanTransformer3DModel:
 
 
 def fill_transformer(model: WanTransformer3DModel, folder: Path, device: torch.device) -> None:
-    """Load the weights, and compute the tables that no file holds."""
+    """Load the weights, and compute the RoPE tables, which no file contains."""
     load_weights(model, folder, device)
     config = model.config
     model.rope = WanRotaryPosEmbed(
@@ -50,7 +54,6 @@ def fill_transformer(model: WanTransformer3DModel, folder: Path, device: torch.d
 
 
 def load_text_encoder(folder: Path, device: Device, mesh: DeviceMesh | None) -> UMT5EncoderModel:
-    """Load the text encoder."""
     with torch.device("meta"):
         model = UMT5EncoderModel(UMT5Config.from_pretrained(folder))
     _for_inference(model, device.model_dtype)
@@ -61,7 +64,6 @@ def load_text_encoder(folder: Path, device: Device, mesh: DeviceMesh | None) -> 
 
 
 def load_vae(folder: Path, dtype: torch.dtype, device: torch.device) -> AutoencoderKLWan:
-    """Load the VAE, whole."""
     with torch.device("meta"):
         model: AutoencoderKLWan = AutoencoderKLWan.from_config(AutoencoderKLWan.load_config(folder))
     _for_inference(model, dtype)
@@ -70,7 +72,7 @@ def load_vae(folder: Path, dtype: torch.dtype, device: torch.device) -> Autoenco
 
 
 def _for_inference(model: ModelT, dtype: torch.dtype, keep_float32: Sequence[str] = ()) -> ModelT:
-    """Prepare an empty model; modules with a name in `keep_float32` are not converted."""
+    """Convert a model's weights, except in modules named in `keep_float32`, and freeze them."""
     model.requires_grad_(requires_grad=False)
     for name, weight in model.named_parameters():
         is_kept = not set(keep_float32).isdisjoint(name.split("."))

@@ -1,1 +1,1 @@
-"""How ranks share one video: process groups, layouts, Ulysses, VAE split, FSDP."""
+"""How the ranks share the work on one video: process groups, layouts, Ulysses, VAE split, FSDP."""

@@ -1,17 +1,22 @@
-"""Which rank does what for a job: guidance branch, shard of the sequence, replica."""
+"""Layout of a job: the guidance branch and the sequence shard of every rank."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How a world of ranks is split: rank = (replica * cfg + branch) * ulysses + shard.
+    """How the ranks share a job: rank = (replica * cfg_size + branch) * ulysses_size + shard.
 
-    Ranks beyond `cfg_size * ulysses_size` are replicas: they repeat the same work, so that every
+    Ranks beyond `cfg_size * ulysses_size` are replicas. They repeat the same work, so that every
     rank takes part in every step and holds every result.
 
+    Args:
+        world_size: Number of ranks.
+        cfg_size: 2 if two groups of ranks compute one guidance branch each, else 1.
+        ulysses_size: Number of ranks that share a sequence.
+
     Raises:
-        ValueError: If the sizes do not divide the world.
+        ValueError: If `cfg_size * ulysses_size` does not divide `world_size`.
     """
 
     world_size: int
@@ -30,18 +35,17 @@ class Layout:
         return rank // self.ulysses_size % self.cfg_size
 
     def shard(self, rank: int) -> int:
-        """Return which shard of the sequence a rank holds."""
         return rank % self.ulysses_size
 
     @property
     def ulysses_groups(self) -> list[list[int]]:
-        """The groups of ranks that share a sequence: consecutive ranks."""
+        """Groups of ranks that share a sequence; their ranks are consecutive."""
         size = self.ulysses_size
         return [list(range(first, first + size)) for first in range(0, self.world_size, size)]
 
     @property
     def cfg_groups(self) -> list[list[int]]:
-        """The groups of ranks that hold the same shard of both branches, conditional first."""
+        """Groups of ranks that hold the same shard of both branches, conditional first."""
         stride, size = self.ulysses_size, self.ulysses_size * self.cfg_size
         return [
             list(range(first, first + size, stride))
@@ -51,6 +55,5 @@ class Layout:
 
 
 def shard_sizes(num_tokens: int, ulysses_size: int) -> list[int]:
-    """Return how many tokens each rank holds; the first ones hold one more where it is uneven."""
     share, remainder = divmod(num_tokens, ulysses_size)
     return [share + (shard < remainder) for shard in range(ulysses_size)]

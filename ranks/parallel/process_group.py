@@ -1,4 +1,4 @@
-"""Joining and leaving `torch.distributed`, and the groups of ranks that a layout needs."""
+"""Joins and leaves `torch.distributed`, and creates the process groups of a layout."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,22 +13,22 @@ from ranks.device import Device
 from ranks.parallel.layout import Layout
 
 TIMEOUT = timedelta(seconds=180)
-"""Of a collective."""
+"""Limit of a collective."""
 
 START_LIMIT = timedelta(seconds=1800)
-"""Of importing, and of loading: on a cold disk some ranks take minutes longer than others."""
+"""Limit of importing and of loading: from a cold disk, some ranks take minutes longer."""
 
 
 @dataclass(frozen=True)
 class LayoutGroups:
-    """This rank's groups in a layout; None where a group would hold this rank alone."""
+    """This rank's process groups in a layout; None for a group of this rank alone."""
 
     ulysses: dist.ProcessGroup | None
     cfg: dist.ProcessGroup | None
 
 
 class World:
-    """All ranks of the group, as one of them sees them.
+    """All ranks of the group, as seen from one of them.
 
     Args:
         rank: This rank.
@@ -42,30 +42,27 @@ class World:
         self._groups: dict[Layout, LayoutGroups] = {}
 
     def mesh(self, device: Device) -> DeviceMesh | None:
-        """Return all ranks as those that share the weights; None for a single rank."""
         return init_device_mesh(device.kind, (self.world_size,)) if self.world_size > 1 else None
 
     def smallest(self, number: int) -> int:
-        """Return the smallest of every rank's number."""
         agreed = torch.tensor([number])
         dist.all_reduce(agreed, op=dist.ReduceOp.MIN, group=self.control_group)
         return int(agreed.item())
 
     def from_rank_0(self, number: int) -> int:
-        """Return rank 0's number."""
         agreed = torch.tensor([number])
         dist.broadcast(agreed, src=0, group=self.control_group)
         return int(agreed.item())
 
     def await_all(self, limit: timedelta) -> None:
-        """Wait for the slowest rank, for longer than any other collective may take."""
+        """Wait for all ranks. `limit` may be longer than the limit of other collectives."""
         dist.monitored_barrier(self.control_group, timeout=limit)
 
     def groups(self, layout: Layout) -> LayoutGroups:
-        """Return this rank's groups in a layout.
+        """Return this rank's process groups in a layout.
 
-        They are made when a layout is first used, by all ranks in the same order, and kept: every
-        communicator costs an accelerator memory.
+        All ranks create them in the same order when a layout is first used. They are kept, because
+        every communicator takes accelerator memory.
         """
         if layout not in self._groups:
             self._groups[layout] = LayoutGroups(
@@ -77,21 +74,21 @@ class World:
     def _own_group(self, partition: list[list[int]]) -> dist.ProcessGroup | None:
         if len(partition[0]) == 1:
             return None
-        # Every rank makes every group, also those it is not in: torch counts them.
-        made = [_new_group(ranks) for ranks in partition]
+        # torch requires every rank to create every group, even those it is not in.
+        groups = [_new_group(ranks) for ranks in partition]
         return next(
-            group for ranks, group in zip(partition, made, strict=True) if self.rank in ranks
+            group for ranks, group in zip(partition, groups, strict=True) if self.rank in ranks
         )
 
 
 def join(rendezvous: str, rank: int, world_size: int, device: Device) -> World:
-    """Meet the other ranks.
+    """Join the process group of all ranks.
 
     Args:
-        rendezvous: A file that did not exist before the group's start.
+        rendezvous: Path of a file that did not exist before the group started.
         rank: This rank.
-        world_size: How many ranks to wait for.
-        device: Decides the backend for tensors.
+        world_size: Number of ranks.
+        device: Determines the backend.
     """
     store = FileStore(rendezvous, world_size)
     _await_arrivals(store, rank, world_size)
@@ -107,13 +104,13 @@ def join(rendezvous: str, rank: int, world_size: int, device: Device) -> World:
 
 
 def _await_arrivals(store: Store, rank: int, world_size: int) -> None:
-    """Wait until every rank has imported what it needs; connecting has much shorter limits."""
+    """Wait until every rank has imported its libraries; connecting has much shorter limits."""
     store.set(f"arrived/{rank}", "")
     store.wait([f"arrived/{other}" for other in range(world_size)], START_LIMIT)
 
 
 def leave() -> None:
-    """Part from the other ranks; all of them are expected to do so now."""
+    """Leave the process group; every rank must do so at the same time."""
     dist.destroy_process_group()
 
 

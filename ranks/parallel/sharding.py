@@ -1,7 +1,7 @@
-"""FSDP: every rank stores a slice of each weight; blocks gather theirs when they run.
+"""FSDP: every rank stores a slice of each weight, and a block gathers its weights when it runs.
 
-A model is sharded once, when it is loaded. Whether its blocks drop what they gathered after each
-use, or keep it, is decided for each job.
+A model is sharded once, when it is loaded. Each job decides whether blocks free their gathered
+weights after use or keep them.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,37 +21,37 @@ from ranks.errors import RankError
 
 
 class WeightsError(RankError):
-    """Raised when the weights in a folder are not those of the model."""
+    """Raised when the weights in a folder do not fit the model."""
 
 
 def shard_transformer(root: nn.Module, model: WanTransformer3DModel, mesh: DeviceMesh) -> None:
     """Shard the blocks of a transformer; the few other weights stay whole on each rank.
 
     Args:
-        root: The module that is called, `model` itself or one around it. Being called, it lets a
-            block's weights travel while the block before computes.
-        model: Its weights may still be on the meta device.
+        root: The module that is called: `model` or a module around it. Through its call FSDP
+            gathers a block's weights while the previous block computes.
+        model: The transformer; its weights may still be on the meta device.
         mesh: All ranks, in one dimension.
     """
-    # Embeddings and the projection out are used outside the blocks, once a job or a step, and are
-    # no more than 2 % of the weights.
+    # Embeddings and output projection are used outside the blocks, once per job or step, and are at
+    # most 2 % of the weights.
     in_blocks = set(model.blocks.parameters())
     whole = {weight for weight in root.parameters() if weight not in in_blocks}
     _shard(root, model.blocks, mesh, whole)
 
 
 def shard_text_encoder(model: UMT5EncoderModel, mesh: DeviceMesh) -> None:
-    """Shard the blocks of a text encoder, and its large embedding with the model itself."""
+    """Shard the blocks of a text encoder, and its large embedding as part of the root."""
     _shard(model, model.encoder.block, mesh, whole=set())
 
 
 def set_sharded(model: nn.Module, sharded: bool) -> None:
-    """Decide how a job stores a sharded model.
+    """Set how a sharded model stores its weights from now on.
 
     Args:
-        model: What was sharded as `root`.
-        sharded: True: each block drops the others' slices after use. False: it keeps them from its
-            first use on, until this is called again.
+        model: The root of the sharded model.
+        sharded: True: each block frees its gathered weights after use. False: each block keeps
+            them from its first use on.
     """
     for module in _sharded_modules(model):
         module.set_reshard_after_forward(sharded, recurse=False)
@@ -60,22 +60,22 @@ def set_sharded(model: nn.Module, sharded: bool) -> None:
 
 
 def num_weight_bytes(model: nn.Module) -> int:
-    """Return the memory of this rank's slices and of the weights it holds whole."""
+    """Return the bytes of this rank's slices and of the weights it holds whole."""
     return sum(_own(weight).nbytes for weight in model.parameters())
 
 
 def load_weights(model: nn.Module, folder: Path, device: torch.device) -> None:
-    """Fill a model on the meta device; of a sharded weight only the own slice is ever read.
+    """Fill a model that is on the meta device, reading only this rank's slices.
 
-    Buffers that no file holds are for the caller to make anew.
+    The caller must create the buffers that no file contains.
 
     Args:
-        model: As its class makes it on the meta device, sharded or not, in the dtypes to keep.
-        folder: Holds the safetensors files, and their index if there are several.
-        device: Where the weights go.
+        model: A model on the meta device, sharded or not, in its final dtypes.
+        folder: Folder of the safetensors files.
+        device: Device of the weights.
 
     Raises:
-        WeightsError: If a weight is missing or has another shape.
+        WeightsError: If a weight is missing or has a different shape.
     """
     _allocate(model, device)
     with ExitStack() as opened, torch.no_grad():
@@ -83,16 +83,20 @@ def load_weights(model: nn.Module, folder: Path, device: torch.device) -> None:
             path: opened.enter_context(safe_open(path, framework="pt"))
             for path in sorted(folder.glob("*.safetensors"))
         }
-        place = {name: path for path, file in files.items() for name in file.keys()}  # noqa: SIM118 (no dict)
+        paths = {name: path for path, file in files.items() for name in file.keys()}  # noqa: SIM118 (no dict)
         for names, weight in _weights_by_names(model):
-            stored = next((name for name in names if name in place), None)
+            stored = next((name for name in names if name in paths), None)
             if stored is None:
-                raise WeightsError(f"{folder} holds no weight {names[0]}")
-            source = files[place[stored]].get_slice(stored)
+                raise WeightsError(
+                    f"{folder} holds no weight {names[0]}; is it the right model? "
+                    "Download it again, or correct --model-path"
+                )
+            source = files[paths[stored]].get_slice(stored)
             if tuple(source.get_shape()) != tuple(weight.shape):
                 raise WeightsError(
                     f"{folder}: {stored} has the shape {source.get_shape()}, "
-                    f"expected {list(weight.shape)}"
+                    f"expected {list(weight.shape)} from the config; is it the right model? "
+                    "Download it again, or correct --model-path"
                 )
             _own(weight).copy_(source[_own_rows(weight)])
 
@@ -113,15 +117,15 @@ def _sharded_modules(model: nn.Module) -> Iterator[FSDPModule]:
 def _allocate(model: nn.Module, device: torch.device) -> None:
     tied = [names for names, _ in _weights_by_names(model) if len(names) > 1]
     model.to_empty(device=device)
-    # Leaving the meta device parts whole weights that were one; sharded ones stay together.
-    for first, *others in tied:
-        for name in others:
+    # Leaving the meta device separates tied weights that are whole; sharded ones stay tied.
+    for first, *aliases in tied:
+        for name in aliases:
             module, _, attribute = name.rpartition(".")
             setattr(model.get_submodule(module), attribute, model.get_parameter(first))
 
 
 def _weights_by_names(model: nn.Module) -> list[tuple[list[str], nn.Parameter]]:
-    """Return each weight with all its names: tied ones are stored under any of them."""
+    """Return each weight with all its names; a tied weight is stored under any of them."""
     weights: dict[nn.Parameter, list[str]] = {}
     for name, weight in model.named_parameters(remove_duplicate=False):
         weights.setdefault(weight, []).append(name)
@@ -129,12 +133,11 @@ def _weights_by_names(model: nn.Module) -> list[tuple[list[str], nn.Parameter]]:
 
 
 def _own(weight: Tensor) -> Tensor:
-    """Return the part of a weight that this rank stores."""
     return weight.to_local() if isinstance(weight, DTensor) else weight
 
 
 def _own_rows(weight: Tensor) -> slice:
-    """Return which rows of a weight this rank stores; FSDP deals them out like `torch.chunk`."""
+    """Return the rows of a weight that this rank stores; FSDP splits rows like `torch.chunk`."""
     if not isinstance(weight, DTensor):
         return slice(None)
     mesh = weight.device_mesh

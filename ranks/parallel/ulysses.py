@@ -1,8 +1,8 @@
-"""Sequence parallelism: each rank holds a shard of the tokens, in attention a share of the heads.
+"""Ulysses: each rank holds a shard of the tokens, and in attention a share of the heads.
 
-Attention processors for `WanTransformer3DModel`. A block hands what it is given as `rotary_emb`
-and `encoder_hidden_states` to its attention modules unread; so that is how a `Shard` and a
-`Condition` reach the processors, and the processors keep no state.
+Attention processors for `WanTransformer3DModel`. A block passes its `rotary_emb` and
+`encoder_hidden_states` to its attention modules without reading them. So a `Shard` and a
+`Condition` travel in these arguments, and the processors keep no state.
 
 Shapes: B batch (always 1), L tokens of this rank, S tokens of the whole sequence, H heads,
 h heads of this rank in attention (H over the number of ranks), D channels a head, C = H times D.
@@ -16,17 +16,17 @@ from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_a
 from diffusers.models.transformers.transformer_wan import WanAttention, WanTransformer3DModel
 from torch import Tensor
 
-from ranks.model.attention_cache import AttentionCache
 from ranks.model.kernels import Kernels
+from ranks.sampling.attention_cache import AttentionCache
 
 
 class SequenceGroup:
-    """The ranks that share one sequence, and how many of its tokens each holds.
+    """The ranks that share one sequence, and the number of tokens of each.
 
     Args:
-        group: The ranks, in the order of their shards; None if there is one.
-        sizes: Tokens of each rank.
-        shard: Which of the shards is this rank's.
+        group: The ranks in the order of their shards; None for a single rank.
+        sizes: Number of tokens of each rank.
+        shard: Index of this rank's shard.
     """
 
     def __init__(self, group: dist.ProcessGroup | None, sizes: list[int], shard: int) -> None:
@@ -37,12 +37,12 @@ class SequenceGroup:
         self._group = group
 
     def take(self, whole: Tensor) -> Tensor:
-        """Return this rank's shard of `whole`, `[B, S, ...]`."""
+        """Return this rank's shard `[B, L, ...]` of a whole sequence `[B, S, ...]`."""
         shards: tuple[Tensor, ...] = whole.split(self.sizes, dim=1)
         return shards[self.shard]
 
     def to_heads(self, qkv_L3HD: Tensor) -> Tensor:
-        """Turn some tokens of every head into every token of some heads, `[S, 3, h, D]`."""
+        """Exchange this rank's tokens of all heads for all tokens of some heads, `[S, 3, h, D]`."""
         if self._group is None:
             return qkv_L3HD
         num_tokens, num_kinds, num_heads, head_dim = qkv_L3HD.shape
@@ -55,23 +55,23 @@ class SequenceGroup:
         return received
 
     def to_tokens(self, output_ShD: Tensor) -> Tensor:
-        """Turn every token of some heads into some tokens of every head, `[L, H, D]`."""
+        """Exchange all tokens of some heads for this rank's tokens of all heads, `[L, H, D]`."""
         if self._group is None:
             return output_ShD
         num_ranks, num_tokens = len(self.sizes), self.sizes[self.shard]
         received = output_ShD.new_empty(num_ranks * num_tokens, *output_ShD.shape[1:])
         self._exchange(received, output_ShD, [num_tokens] * num_ranks, self.sizes)
-        # What came from each rank is a share of the heads: put them side by side.
+        # Each rank sent a share of the heads: put the shares side by side.
         by_rank: Tensor = received.unflatten(0, (num_ranks, num_tokens))
         return by_rank.transpose(0, 1).flatten(1, 2)
 
     def gather(self, shard_BLC: Tensor) -> Tensor:
-        """Return the whole sequence `[B, S, C]`, on every rank, of which each holds a shard."""
+        """Return the whole sequence `[B, S, C]` on every rank, given each rank's shard."""
         if self._group is None:
             return shard_BLC
-        # Shards differ by one token at most; equal sizes let one collective carry them.
-        missing = max(self.sizes) - shard_BLC.shape[1]
-        padded = torch.nn.functional.pad(shard_BLC, (0, 0, 0, missing)).contiguous()
+        # Shards differ by at most one token; padded to one size, a single collective is enough.
+        num_padding = max(self.sizes) - shard_BLC.shape[1]
+        padded = torch.nn.functional.pad(shard_BLC, (0, 0, 0, num_padding)).contiguous()
         gathered = [torch.empty_like(padded) for _ in self.sizes]
         self._count(padded)
         dist.all_gather(gathered, padded, group=self._group)
@@ -96,11 +96,11 @@ class Shard:
 
     Args:
         sequence: The ranks that share the sequence.
-        rope_cos: Rotary table of this rank's tokens, `[1, L, 1, D / 2]`, float32.
-        rope_sin: The same of the sines.
-        branch: Guidance branch; it keeps cached outputs apart.
+        rope_cos: Cosines of this rank's tokens, `[1, L, 1, D / 2]`, float32.
+        rope_sin: Sines of this rank's tokens, `[1, L, 1, D / 2]`, float32.
+        branch: Guidance branch; each has its own outputs in the cache.
         step: Denoising step, from 0.
-        cache: Kept attention outputs of this run, None if it keeps none.
+        cache: Kept attention outputs of this run; None if it uses no cache.
     """
 
     sequence: SequenceGroup
@@ -112,9 +112,9 @@ class Shard:
 
 
 class Condition:
-    """What one guidance branch of a job attends to: text and image, the same in every step.
+    """Text and image tokens that one guidance branch attends to, the same in every step.
 
-    Keys and values of each block are computed when first needed and kept for the job.
+    Keys and values of each block are computed on first use and kept for the run.
 
     Args:
         text_BNC: Embedded prompt.
@@ -140,7 +140,7 @@ class Condition:
 
 
 class SelfAttention:
-    """Processor of a block's self-attention: exact for any number of tokens on any rank."""
+    """Processor of a block's self-attention; exact for any number of tokens on each rank."""
 
     def __init__(self, block: int, backend: AttentionBackendName, kernels: Kernels) -> None:
         self._block = block
@@ -169,13 +169,13 @@ class SelfAttention:
         qkv_L3HD = self._kernels.rotate(
             (attn.to_q(hidden_BLC), attn.to_k(hidden_BLC), attn.to_v(hidden_BLC)),
             (attn.norm_q.weight, attn.norm_k.weight),
-            # Without the batch: the strides of a dimension of one tell shards of a length apart,
-            # and fused kernels would be compiled for each.
+            # Without the batch dimension: its strides differ between shards of equal length, and
+            # fused kernels would be compiled for each of them.
             (shard.rope_cos[0], shard.rope_sin[0]),
             attn.norm_q.eps,
             attn.heads,
         )
-        # One exchange for the three: they have the same shape, and a collective has a fixed price.
+        # One exchange for all three, because each collective has a fixed cost.
         qkv_S3hD = shard.sequence.to_heads(qkv_L3HD)
         query, key, value = qkv_S3hD.unsqueeze(0).unbind(2)
         output = dispatch_attention_fn(query, key, value, backend=self._backend)
@@ -184,7 +184,7 @@ class SelfAttention:
 
 
 class CrossAttention:
-    """Processor of a block's cross-attention: local, since every rank holds the condition."""
+    """Processor of a block's cross-attention; local, because every rank holds the condition."""
 
     def __init__(self, block: int, backend: AttentionBackendName) -> None:
         self._block = block
@@ -209,7 +209,6 @@ class CrossAttention:
 def install_attention(
     model: WanTransformer3DModel, backend: AttentionBackendName, kernels: Kernels
 ) -> None:
-    """Give every block of a transformer these processors."""
     for index, block in enumerate(model.blocks):
         block.attn1.set_processor(SelfAttention(index, backend, kernels))
         block.attn2.set_processor(CrossAttention(index, backend))

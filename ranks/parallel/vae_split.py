@@ -1,9 +1,10 @@
-"""The VAE split over height and width: every rank holds one patch of each feature map.
+"""Splits the VAE over height and width: every rank holds one patch of each feature map.
 
-Exact up to the rounding of the kernels, not tiled: a convolution gets its neighbours' edge lines,
-the middle attention everyone's keys and values. Patches are cut in cells, pixels of the latents;
-each stage of the VAE has a whole number of its pixels per cell, so that stride 2 and the
-upsampling never straddle two ranks.
+The result equals that of the whole VAE up to the rounding of the kernels; this is not tiling. A
+convolution receives the edge lines of neighbouring patches, and the middle attention the keys and
+values of all patches. Patch borders lie between cells, where a cell is a pixel of the latents. Each
+stage of the VAE has a whole number of pixels per cell, so stride 2 and upsampling never straddle
+two ranks.
 
 Shapes: B batch, C channels, T frames, H height, W width, N tokens (H times W).
 """
@@ -28,13 +29,11 @@ Margins = tuple[int, int, int, int]
 
 
 def grid_shape(world_size: int) -> tuple[int, int]:
-    """Return how many rows and columns of patches the ranks form: 4 x 2 on 8 ranks."""
     num_cols = 2 if world_size >= 8 and world_size % 2 == 0 else 1
     return world_size // num_cols, num_cols
 
 
 def split_evenly(length: int, num_parts: int) -> list[int]:
-    """Return the lengths of the parts; the first `length % num_parts` get one more."""
     share, remainder = divmod(length, num_parts)
     return [share + (part < remainder) for part in range(num_parts)]
 
@@ -43,10 +42,10 @@ class VaePatch:
     """This rank's patch of one clip, and the exchange with the other ranks.
 
     Args:
-        rank: This rank; ranks lie in the grid row by row.
-        heights: Cells in each row of patches.
-        widths: Cells in each column of patches.
-        group: The ranks of the grid; None is the world.
+        rank: This rank; the ranks fill the grid row by row.
+        heights: Height of each row of patches, in cells.
+        widths: Width of each column of patches, in cells.
+        group: The ranks of the grid; None is all ranks.
     """
 
     def __init__(
@@ -71,13 +70,13 @@ class VaePatch:
         return self._window(whole, self._row, self._col, whole.shape[-2] // self._tops[-1])
 
     def gather(self, patch: Tensor) -> Tensor:
-        """Return the whole map `[..., H, W]`, on every rank, of which each holds a patch."""
+        """Return the whole map `[..., H, W]` on every rank, given each rank's patch."""
         scale = patch.shape[-2] // self._heights[self._row]
         *outer, _, _ = patch.shape
-        # Patches differ by a line; equal sizes let one collective carry them all.
-        missing_rows = self._heights[0] * scale - patch.shape[-2]
-        missing_cols = self._widths[0] * scale - patch.shape[-1]
-        patches = self._all_gather(F.pad(patch, (0, missing_cols, 0, missing_rows)))
+        # Patches differ by at most one cell; padded to one size, a single collective is enough.
+        num_padding_rows = self._heights[0] * scale - patch.shape[-2]
+        num_padding_cols = self._widths[0] * scale - patch.shape[-1]
+        patches = self._all_gather(F.pad(patch, (0, num_padding_cols, 0, num_padding_rows)))
         whole = patch.new_empty((*outer, self._tops[-1] * scale, self._lefts[-1] * scale))
         positions = product(range(len(self._heights)), range(len(self._widths)))
         for padded, (row, col) in zip(patches, positions, strict=True):
@@ -86,28 +85,27 @@ class VaePatch:
         return whole
 
     def gather_tokens(self, tokens_BNC: Tensor) -> Tensor:
-        """Return the tokens `[B, N, C]` of all ranks, in an order that attention ignores."""
+        """Return the tokens `[B, N, C]` of all ranks, rank by rank; attention ignores the order."""
         cells = [height * width for height, width in product(self._heights, self._widths)]
         scale = tokens_BNC.shape[1] // (self._heights[self._row] * self._widths[self._col])
-        missing = max(cells) * scale - tokens_BNC.shape[1]
-        shards = self._all_gather(F.pad(tokens_BNC, (0, 0, 0, missing)))
+        num_padding = max(cells) * scale - tokens_BNC.shape[1]
+        shards = self._all_gather(F.pad(tokens_BNC, (0, 0, 0, num_padding)))
         return torch.cat(
             [shard[:, : num * scale] for shard, num in zip(shards, cells, strict=True)], dim=1
         )
 
     def pad(self, patch: Tensor, margins: Margins, num_frames: int = 0) -> Tensor:
-        """Return the patch with the neighbours' lines around it, and zeros at the true border.
+        """Return the patch with its neighbours' lines around it, and zeros at the image border.
 
         Args:
-            patch: `[..., H, W]`, or `[B, C, T, H, W]` where `num_frames` is used.
+            patch: `[..., H, W]`, or `[B, C, T, H, W]` if `num_frames` is not 0.
             margins: Lines to add, 0 or 1 on each side.
-            num_frames: Frames of zeros to put before the first.
+            num_frames: Frames of zeros to add before the first frame.
         """
         left, right, top, bottom = margins
         frames = (num_frames, 0) if num_frames else ()
         padded = F.pad(patch, (*margins, *frames))
-        # One after the other: the second exchange carries the corners, which are a diagonal
-        # neighbour's.
+        # In this order: the second exchange also carries the corners of diagonal neighbours.
         self._fill(padded, -2, top, bottom, self._above, self._below)
         self._fill(padded, -1, left, right, self._left, self._right)
         return padded
@@ -121,26 +119,26 @@ class VaePatch:
         previous: int | None,
         following: int | None,
     ) -> None:
-        """Fill the margins of one dimension with the edge lines of the ranks on either side."""
+        """Fill the margins of one dimension with the edge lines of the ranks on both sides."""
         last = padded.shape[dim] - 1
-        operations, arrivals = [], []
+        operations, received = [], []
         for is_wanted, receiver, edge, sender, margin in (
             (before, following, last - after, previous, 0),
             (after, previous, before, following, last),
         ):
-            # Every rank wants the same margins: what it lacks tells what its neighbour lacks.
+            # Every rank has the same margins: if it needs a line, so does its neighbour.
             if is_wanted and receiver is not None:
                 line = padded.narrow(dim, edge, 1).contiguous()
                 operations.append(dist.P2POp(dist.isend, line, receiver, self._group))
             if is_wanted and sender is not None:
-                place = padded.narrow(dim, margin, 1)
-                line = torch.empty_like(place, memory_format=torch.contiguous_format)
+                target = padded.narrow(dim, margin, 1)
+                line = torch.empty_like(target, memory_format=torch.contiguous_format)
                 operations.append(dist.P2POp(dist.irecv, line, sender, self._group))
-                arrivals.append((place, line))
+                received.append((target, line))
         for work in dist.batch_isend_irecv(operations) if operations else ():
             work.wait()
-        for place, line in arrivals:
-            place.copy_(line)
+        for target, line in received:
+            target.copy_(line)
 
     def _window(self, whole: Tensor, row: int, col: int, scale: int) -> Tensor:
         rows = slice(self._tops[row] * scale, self._tops[row + 1] * scale)
@@ -155,14 +153,14 @@ class VaePatch:
 
 
 class VaeSplit:
-    """One loaded VAE that runs split over the ranks while `active`, and whole otherwise.
+    """A loaded VAE that runs split over the ranks while `active`, and whole otherwise.
 
     Args:
-        vae: On every rank, with all its weights.
+        vae: The VAE; every rank holds all its weights.
         rank: This rank in `group`.
-        world_size: Ranks in `group`.
+        world_size: Number of ranks in `group`.
         group: The ranks that share the work, in the order of their global ranks from 0; None is
-            the world.
+            all ranks.
     """
 
     def __init__(
@@ -178,15 +176,18 @@ class VaeSplit:
 
     @contextmanager
     def active(self, height: int, width: int) -> Iterator[VaePatch | None]:
-        """Let encoder and decoder work on patches of a clip of this size.
+        """Make encoder and decoder work on patches while the context is open.
 
         Args:
             height: Height of the clip's latents.
             width: Width of the clip's latents.
 
         Yields:
-            This rank's patch, or None where the clip has too few latents for each rank to get
-            one: then every rank runs the whole VAE.
+            This rank's patch, or None if the clip has fewer latents than the grid has patches. Then
+            the VAE stays whole.
+
+        Raises:
+            ValueError: If the VAE contains an unknown convolution.
         """
         if (
             self._num_rows * self._num_cols == 1
@@ -207,7 +208,7 @@ class VaeSplit:
             if (forward := _forward_on_patch(module, patch)) is not None
         ]
         try:
-            # An instance's `forward` goes before that of its class.
+            # An attribute of the instance hides the method of its class.
             for module, forward in replaced:
                 module.forward = forward
             yield patch
@@ -217,10 +218,10 @@ class VaeSplit:
 
 
 def _forward_on_patch(module: nn.Module, patch: VaePatch) -> Callable[..., Tensor] | None:
-    """Return what the module does on a patch, None where that is what it does anyway.
+    """Return the replacement of a module's forward pass on patches, or None if it needs none.
 
     Raises:
-        ValueError: If the module mixes pixels in a way that is not known here.
+        ValueError: If the module is a convolution that is not handled here.
     """
     match module:
         case WanAttentionBlock():
@@ -236,7 +237,9 @@ def _forward_on_patch(module: nn.Module, patch: VaePatch) -> Callable[..., Tenso
         case nn.Conv3d(kernel_size=(_, 1, 1)) | nn.Conv2d(kernel_size=(1, 1)):
             return None
         case nn.Conv2d() | nn.Conv3d():
-            raise ValueError(f"a VAE with this convolution cannot be split: {module}")
+            raise ValueError(
+                f"a VAE with this convolution cannot be split: {module}; leave vae_parallel off"
+            )
         case _:
             return None
 
@@ -244,7 +247,6 @@ def _forward_on_patch(module: nn.Module, patch: VaePatch) -> Callable[..., Tenso
 def _convolve_frames(
     conv: WanCausalConv3d, patch: VaePatch, x: Tensor, cache_x: Tensor | None = None
 ) -> Tensor:
-    """Convolve `x`, with the frames before it from `cache_x` and zeros before those."""
     num_missing = conv.kernel_size[0] - 1
     if cache_x is not None:
         num_missing -= cache_x.shape[2]
@@ -258,13 +260,12 @@ def _convolve(conv: nn.Conv2d, patch: VaePatch, x: Tensor) -> Tensor:
 
 
 def _attend(block: WanAttentionBlock, patch: VaePatch, x: Tensor) -> Tensor:
-    """Attend from the own pixels of each frame of `x` to those of all ranks."""
+    """Attend, in each frame of `x` `[B, C, T, H, W]`, from this rank's pixels to all pixels."""
     frames = x.transpose(1, 2).flatten(0, 1)
     tokens_BNC = block.to_qkv(block.norm(frames)).flatten(2).transpose(1, 2)
     query, key_value = tokens_BNC.split([x.shape[1], 2 * x.shape[1]], dim=-1)
     key, value = patch.gather_tokens(key_value).chunk(2, dim=-1)
-    # One head, with a dimension of its own, and the channels of a token side by side: fused
-    # kernels take nothing else.
+    # One head in its own dimension, and contiguous channels: fused kernels accept nothing else.
     query, key, value = (part.contiguous().unsqueeze(1) for part in (query, key, value))
     mixed = F.scaled_dot_product_attention(query, key, value).squeeze(1)
     output: Tensor = block.proj(mixed.transpose(1, 2).reshape(frames.shape))

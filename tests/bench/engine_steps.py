@@ -9,14 +9,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ranks.control import Control
-from ranks.denoise import Denoiser, Guidance, Predictor
 from ranks.model.conditioning import draw_noise
 from ranks.model.transformer import LatentShape, ShardTransformer
 from ranks.model.weights import fill_transformer, meta_transformer
 from ranks.parallel.layout import Layout, shard_sizes
 from ranks.parallel.process_group import World
 from ranks.parallel.ulysses import SequenceGroup
-from ranks.solver import Solver, make_scheduler
+from ranks.sampling.denoise import Denoiser, Guidance, Predictor
+from ranks.sampling.solver import Solver, make_scheduler
 from tests.bench.context_parallel import parallelise
 
 CPU = torch.device("cpu")
@@ -70,7 +70,7 @@ class Ours:
             transformer=transformer,
             first_frame=job.draw(config.in_channels - config.out_channels, 1),
             guidance=Guidance(
-                scale=GUIDANCE_SCALE,
+                guidance_scale=GUIDANCE_SCALE,
                 conditions={branch: transformer.condition(*embeds[branch]) for branch in branches},
                 group=groups.cfg,
             ),

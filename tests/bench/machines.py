@@ -6,7 +6,7 @@ only a total, one rate stands for attention and linear layers together.
 
 from dataclasses import dataclass
 
-from ranks.model.attention_cache import CacheSchedule
+from ranks.sampling.attention_cache import CacheSchedule
 from tests.bench.cost import Clip, forward_flops, forward_traffic
 
 TERA = 1e12

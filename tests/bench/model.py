@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from ranks.model.attention_cache import CacheSchedule
+from ranks.sampling.attention_cache import CacheSchedule
 from tests.bench.cost import Clip, forward_flops, forward_traffic
 from tests.bench.machines import (
     GIGA,
@@ -28,7 +28,7 @@ SD = Clip(width=832, height=480)
 SD_TEXT = Clip(width=832, height=480, num_steps=50, has_image=False)
 SD_TEXT_20 = Clip(width=832, height=480, num_steps=20, has_image=False)
 KERNEL_KINDS = ("attention", "linear", "rest")
-CACHE = CacheSchedule(start=12, interval=4, end=37, num_steps=HD.num_steps)
+CACHE = CacheSchedule(start=12, interval=4, end=37, num_inference_steps=HD.num_steps)
 
 LAYOUTS = (
     Layout(ulysses_size=8, is_vae_split=True),

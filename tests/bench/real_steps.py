@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from ranks.denoise import Guidance, Predictor
 from ranks.device import Device
-from ranks.model.attention_cache import AttentionCache, CacheSchedule
 from ranks.model.transformer import ShardTransformer
 from ranks.parallel.ulysses import SequenceGroup
+from ranks.sampling.attention_cache import AttentionCache, CacheSchedule
+from ranks.sampling.denoise import Guidance, Predictor
 from tests.bench.device_rates import peak_gb, time_s
 from tests.bench.random_models import Size, make_stock, make_transformer
 
@@ -70,7 +70,7 @@ class Steps:
 
     def cached(self) -> dict[str, float]:
         """Return the time of a step that takes its attention from the cache, and the memory."""
-        schedule = CacheSchedule(start=0, interval=4, end=4, num_steps=4)
+        schedule = CacheSchedule(start=0, interval=4, end=4, num_inference_steps=4)
         transformer = self._transformer(is_fused=True)
         with AttentionCache(schedule) as cache:
             predictor = self._predictor(transformer, cache)
@@ -120,7 +120,7 @@ class Steps:
         return Predictor(
             transformer=transformer,
             first_frame=self._first_frame,
-            guidance=Guidance(scale=GUIDANCE_SCALE, conditions=conditions, group=None),
+            guidance=Guidance(guidance_scale=GUIDANCE_SCALE, conditions=conditions, group=None),
             sequence=SequenceGroup(None, [num_tokens], 0),
             rope=transformer.rope_tables(self._size.shape, self._device.torch_device),
             cache=cache,

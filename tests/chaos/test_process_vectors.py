@@ -30,7 +30,7 @@ FOLLOWED = {
     "process-119-insert": "tests/http_front/test_full_disk.py"
     "::test_a_full_disk_is_told_and_loses_nothing_and_needs_no_restart",
     "process-119-video": "tests/ranks/test_full_disk.py"
-    "::test_a_video_that_finds_no_room_is_written_once_there_is",
+    "::test_a_video_is_written_once_a_full_disk_has_room",
     "process-119-checkpoint": "tests/broker/journal/test_disk_faults.py"
     "::test_a_full_disk_changes_nothing_and_the_journal_goes_on",
     "process-123": f"{HERE}::test_a_taken_port_ends_the_start_with_its_number",

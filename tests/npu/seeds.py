@@ -56,7 +56,7 @@ DEFECTS = {
         wrong="cos[..., 0::2].contiguous().to('cpu')",
     ),
     "latents not moved": Defect(
-        function="ranks.denoise:Predictor.predict",
+        function="ranks.sampling.denoise:Predictor.predict",
         right="latents.to(device)",
         wrong="latents",
     ),
@@ -66,7 +66,7 @@ DEFECTS = {
         wrong="mean.to(like.dtype)",
     ),
     "double timesteps": Defect(
-        function="ranks.denoise:Predictor.predict",
+        function="ranks.sampling.denoise:Predictor.predict",
         right="timestep.to(device)",
         wrong="timestep.to(device, torch.float64)",
     ),

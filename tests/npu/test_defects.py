@@ -21,7 +21,7 @@ def run(group: RankGroup, defect: str | None = None) -> Result:
 
 
 def host_waits(result: Result) -> set[int]:
-    return {count for finding in result.findings for count in finding.host_waits}
+    return {count for report in result.reports for count in report.host_waits}
 
 
 def has_nan(frames: Tensor | None) -> bool:

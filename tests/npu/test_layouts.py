@@ -63,6 +63,6 @@ def test_in_the_real_dtypes_no_frame_has_a_nan_and_the_host_waits_once_a_step(
     assert result.outcomes == {"done"}
     assert result.frames is not None
     assert not result.frames.isnan().any()
-    for finding in result.findings:
-        assert finding.host_waits == [1] * SPEC.infer_steps
-        assert "refused" not in finding.counts
+    for report in result.reports:
+        assert report.host_waits == [1] * SPEC.infer_steps
+        assert "refused" not in report.counts

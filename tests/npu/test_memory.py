@@ -17,8 +17,8 @@ def held_bytes(one_rank: RankGroup) -> int:
 
 
 def held_by(result: Result) -> int:
-    (finding,) = result.findings
-    return finding.held_bytes
+    (report,) = result.reports
+    return report.held_bytes
 
 
 def test_each_job_leaves_the_same_bytes(one_rank: RankGroup, held_bytes: int) -> None:
@@ -45,7 +45,7 @@ def test_the_largest_job_that_is_let_in_fits(group: str, request: pytest.Fixture
     result = ranks.run(largest_admitted(ranks))
     assert result.outcomes == {"done"}
     assert ranks.shape.memory is not None
-    peak_bytes = max(finding.peak_bytes for finding in result.findings)
+    peak_bytes = max(report.peak_bytes for report in result.reports)
     assert 0.75 < peak_bytes / ranks.shape.memory.capacity_bytes <= 1.0
 
 

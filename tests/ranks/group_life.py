@@ -1,4 +1,4 @@
-"""One life of a real group of ranks, seen from the broker's end of the real sockets."""
+"""Runs a real group of ranks, seen from the broker's end of the real sockets."""
 
 import ctypes
 import os
@@ -36,51 +36,50 @@ Report = TypeVar("Report")
 
 
 class GroupLife:
-    """What a broker and a launcher see of the ranks.
+    """The broker's and the launcher's view of one start of the ranks.
 
     Args:
         groups: The broker's socket for rank 0.
-        beats: The broker's socket for beats.
+        subscriber: The broker's socket for messages that ranks publish.
     """
 
-    def __init__(self, groups: "zmq.Socket[bytes]", beats: "zmq.Socket[bytes]") -> None:
+    def __init__(self, groups: "zmq.Socket[bytes]", subscriber: "zmq.Socket[bytes]") -> None:
         self.pids: dict[int, int] = {}
         self.reports: list[PeerReport] = []
-        self.beats: list[RankMessage] = []
-        self.told = -1
-        """Where the ranks write lines for the launcher."""
-        self._groups, self._beats = groups, beats
+        self.published: list[RankMessage] = []
+        self.ready_fd = -1
+        """Read end of the pipe from the ranks to the launcher."""
+        self._groups, self._subscriber = groups, subscriber
         self._peer = b""
 
     def send(self, command: GroupCommand) -> None:
-        """Send a command to rank 0."""
         self._groups.send_multipart([self._peer, *group_commands.encode(command)])
 
     def expect(self, kind: type[Report], lease: Lease | None = None) -> Report:
-        """Return the next report of a kind, of a lease if one is given; earlier ones are passed."""
+        """Return the next report of this kind, and of this lease if given; skip others."""
         deadline_s = time.monotonic() + LIMIT_S
         while True:
             report = self._next_report(deadline_s)
             if isinstance(report, kind) and lease in (None, getattr(report, "lease", None)):
                 return report
 
-    def expect_beat(self, wanted: Callable[[RankMessage], bool]) -> RankMessage:
-        """Return the next beat or step that is wanted."""
+    def expect_published(self, is_expected: Callable[[RankMessage], bool]) -> RankMessage:
+        """Return the next heartbeat, step or preview that is expected; skip others."""
         deadline_s = time.monotonic() + LIMIT_S
         while True:
-            self._wait(self._beats, deadline_s)
-            beat = rank_messages.decode(self._beats.recv_multipart())
-            self.beats.append(beat)
-            if wanted(beat):
-                return beat
+            self._wait(self._subscriber, deadline_s)
+            message = rank_messages.decode(self._subscriber.recv_multipart())
+            self.published.append(message)
+            if is_expected(message):
+                return message
 
     def stop(self) -> list[int]:
-        """Ask rank 0 to stop the group; return the exit codes of all ranks."""
+        """Stop the group with SIGTERM to rank 0; return the exit codes of all ranks."""
         os.kill(self.pids[0], signal.SIGTERM)
         return self.wait()
 
     def wait(self) -> list[int]:
-        """Return the exit codes of all ranks when they have ended."""
+        """Wait for all ranks to exit; return their exit codes."""
         codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in self.pids.values()]
         self.pids.clear()
         return codes
@@ -95,20 +94,24 @@ class GroupLife:
     def _wait(self, socket: "zmq.Socket[bytes]", deadline_s: float) -> None:
         left_s = max(0.0, deadline_s - time.monotonic())
         if not socket.poll(int(left_s * 1000)):
-            raise TimeoutError(f"nothing heard; so far {self.reports[-5:]}")
+            raise TimeoutError(
+                f"no message within {LIMIT_S:g} s; latest reports: {self.reports[-5:]}"
+            )
 
 
 @contextmanager
-def live(folder: Path, model: Path, epoch: int, world_size: int) -> Iterator[GroupLife]:
-    """Start a group, yield it when it is ready, and leave none of its processes."""
+def running_group(folder: Path, model: Path, epoch: int, world_size: int) -> Iterator[GroupLife]:
+    """Start a group, yield it when it is ready, and kill what is left of it afterwards."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     addresses = Addresses.in_folder(folder)
     with (
         zmq.Context() as context,
         context.socket(zmq.ROUTER) as groups,
-        context.socket(zmq.SUB) as beats,
+        context.socket(zmq.SUB) as subscriber,
     ):
-        life = GroupLife(bind_router(groups, addresses.groups), bind_sub(beats, addresses.beats))
+        life = GroupLife(
+            bind_router(groups, addresses.groups), bind_sub(subscriber, addresses.beats)
+        )
         try:
             _start(life, _config(folder, model, epoch, world_size, addresses))
             life.expect(GroupReady)
@@ -117,7 +120,7 @@ def live(folder: Path, model: Path, epoch: int, world_size: int) -> Iterator[Gro
             for pid in life.pids.values():
                 os.kill(pid, signal.SIGKILL)
             life.wait()
-            os.close(life.told)
+            os.close(life.ready_fd)
             ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
@@ -140,20 +143,20 @@ def _config(
 
 
 def _start(life: GroupLife, config: RankConfig) -> None:
-    """Start the nursery and note the ranks that it forks."""
+    """Start the process that starts the ranks, and record the pids of the ranks."""
     reader, writer = os.pipe()
     config = msgspec.structs.replace(config, ready_fd=writer)
-    nursery = subprocess.Popen(
+    starter = subprocess.Popen(
         [sys.executable, "-m", "ranks", msgspec.json.encode(config).decode()], pass_fds=[writer]
     )
     os.close(writer)
-    life.told = reader
+    life.ready_fd = reader
     text = b""
     while text.count(b"born ") < config.world_size or not text.endswith(b"\n"):
         ready, _, _ = select.select([reader], [], [], LIMIT_S)
         if not ready or not (part := os.read(reader, 4096)):
-            raise RuntimeError(f"the nursery failed; it told {text!r}")
+            raise RuntimeError(f"the process that starts the ranks failed; it wrote {text!r}")
         text += part
     born = [line.split() for line in text.decode().splitlines() if line.startswith("born ")]
     life.pids.update({int(rank): int(pid) for _, rank, pid in born})
-    nursery.wait(LIMIT_S)
+    starter.wait(LIMIT_S)

@@ -60,12 +60,12 @@ class GroupTask(msgspec.Struct, frozen=True, kw_only=True):
     """What every rank runs the job in, spelled as in `GroupStart`."""
 
 
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
+class RankReport(msgspec.Struct, frozen=True, kw_only=True):
     """What one rank has to tell of a task."""
 
     rank: int
     outcome: str
-    meetings: int
+    num_meetings: int
     host_waits: list[int]
     """How often the host waited for the device, in each denoising step; of the stand-in NPU only,
     as all that follows."""
@@ -81,13 +81,13 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 class Result:
     """What became of a task; frames are on the CPU, `[1, 3, T, H, W]`, from -1 to 1."""
 
-    findings: list[Finding]
+    reports: list[RankReport]
     frames: Tensor | None
 
     @property
     def outcomes(self) -> set[str]:
         """How the task ended, over all ranks; `done` is the good end."""
-        return {finding.outcome for finding in self.findings}
+        return {report.outcome for report in self.reports}
 
 
 class RankGroup:
@@ -182,7 +182,7 @@ class RankGroup:
         self._num_tasks += 1
         number = self._num_tasks
         lease = Lease(group="group-0", epoch=1, job_id=f"{number:032x}", attempt=1)
-        self._tell(
+        self._submit(
             GroupTask(
                 number=number,
                 job=RunJob(lease=lease, spec=spec, image=image),
@@ -194,15 +194,15 @@ class RankGroup:
                 patch=patch,
             )
         )
-        findings = [
-            msgspec.json.decode(self._result(number, rank).read_bytes(), type=Finding)
+        reports = [
+            msgspec.json.decode(self._report(number, rank).read_bytes(), type=RankReport)
             for rank in range(self._world_size)
         ]
         path = self._folder / "results" / f"{number}.safetensors"
         frames = safetensors.torch.load_file(path)["frames"] if path.exists() else None
-        return Result(findings=findings, frames=frames)
+        return Result(reports=reports, frames=frames)
 
-    def _tell(self, task: GroupTask) -> None:
+    def _submit(self, task: GroupTask) -> None:
         assert self._stdin is not None
         assert self._stdout is not None
         self._stdin.write(msgspec.json.encode(task) + b"\n")
@@ -237,7 +237,7 @@ class RankGroup:
     def _stdout(self) -> IO[bytes] | None:
         return self._processes[0].stdout
 
-    def _result(self, number: int, rank: int) -> Path:
+    def _report(self, number: int, rank: int) -> Path:
         return self._folder / "results" / f"{number}.{rank}.json"
 
 

@@ -22,17 +22,17 @@ from broker.process.log import configure_logging
 from broker.store.folder import FolderStore
 from broker.store.store import CHECKPOINTS, INPUTS
 from broker.wire.job import Stage
-from ranks.checkpoint import State, save_state
 from ranks.config import RankConfig
 from ranks.control import ANNOUNCE_EVERY_S, Decision
 from ranks.device import Device, open_device
 from ranks.engine import Engine
-from ranks.errors import RunLeft
+from ranks.errors import RunInterrupted
 from ranks.follower import as_job_error
 from ranks.parallel.process_group import leave
-from ranks.run import Run, Task
+from ranks.run import LocalJob, Run
+from ranks.sampling.checkpoint import State, save_state
 from ranks.serve import start_engine
-from tests.ranks.rank_group import Finding, GroupStart, GroupTask, shape_path
+from tests.ranks.rank_group import GroupStart, GroupTask, RankReport, shape_path
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ class _TaskRun:
         self._results = Path(config.store) / "results"
         self._meter = _Meter(engine.device)
         self._stage = Stage.IDLE
-        self._step = self._meetings = 0
+        self._step = self._num_meetings = 0
         self._num_steps = task.job.spec.infer_steps
 
     def do(self) -> None:
@@ -130,23 +130,23 @@ class _TaskRun:
             outcome, frames = self._run()
         self._meter.stop()
         if outcome != "done":
-            self._engine.prompts.forget()  # on every rank, as in the product
+            self._engine.prompts.clear()  # on every rank, as in the product
         if frames:
             path = self._results / f"{self._task.number}.safetensors"
             safetensors.torch.save_file({"frames": torch.cat(frames, dim=2)}, path)
         frames.clear()
-        self._tell(outcome)
+        self._write_report(outcome)
 
     def _run(self) -> tuple[str, list[Tensor]]:
-        task = Task(
+        job = LocalJob(
             spec=self._task.job.spec,
             image=self._store.local(f"{INPUTS}/{self._task.job.image}"),
             resume_from=self._store.local(_STATE) if self._task.is_resumed else None,
         )
         try:
             # To the host at once, as the product does: they would take the device's memory.
-            return "done", [part.cpu() for part in Run(self._engine, task, self).frames()]
-        except RunLeft as left:
+            return "done", [part.cpu() for part in Run(self._engine, job, self).frames()]
+        except RunInterrupted as left:
             return type(left).__name__, []
         except Exception as error:  # noqa: BLE001 (told to the test)
             self._engine.control.report_failure(as_job_error(error).code)
@@ -160,38 +160,42 @@ class _TaskRun:
     def finish_step(self, num_steps: int) -> None:
         """Count; fail if told to."""
         self._step += 1
-        self._meetings += 1
+        self._num_meetings += 1
         self._meter.finish_step(self._stage)
         is_here = self._engine.world.rank == self._task.fail_rank
         if is_here and self._stage is Stage.DENOISE and self._step == 2:
-            raise ValueError("told to fail")
+            raise ValueError("failure that the test asked for")
 
     def show(self, latents: Tensor) -> None:
         """Show nothing."""
 
-    def keep(self, step: int, state: Callable[[], State]) -> None:
+    def offer_state(self, step: int, state: Callable[[], State]) -> None:
         """Save the state, or change it, if told to."""
         if self._engine.world.rank == self._task.drift_rank and step == self._num_steps:
             state()["latents"].add_(0.01)
         if self._engine.world.rank == 0 and step == self._task.keep_step:
             save_state(state(), self._store, _STATE)
 
-    def _tell(self, outcome: str) -> None:
+    def _write_report(self, outcome: str) -> None:
         rank = self._engine.world.rank
-        finding = Finding(
+        report = RankReport(
             rank=rank,
             outcome=outcome,
-            meetings=self._meetings,
+            num_meetings=self._num_meetings,
             host_waits=self._meter.host_waits,
             counts=self._meter.counts,
             held_bytes=self._meter.held_bytes(),
             peak_bytes=self._meter.peak_bytes,
         )
         path = self._results / f"{self._task.number}.{rank}.json"
-        path.write_bytes(msgspec.json.encode(finding))
+        path.write_bytes(msgspec.json.encode(report))
 
     def _decide(self) -> Decision:
-        return Decision.CANCEL if self._meetings == self._task.cancel_at_meeting else Decision.GO_ON
+        return (
+            Decision.CANCEL
+            if self._num_meetings == self._task.cancel_at_meeting
+            else Decision.GO_ON
+        )
 
 
 class _Meter:

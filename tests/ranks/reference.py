@@ -1,4 +1,4 @@
-"""The numerical reference: diffusers' own pipeline, in one process, on our noise schedule."""
+"""The numerical reference: diffusers' own pipeline in one process, with our noise schedule."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from broker.wire.job import JobSpec
 from ranks.model.conditioning import open_image
 from ranks.model.weights import fill_transformer, load_vae, meta_transformer
-from ranks.solver import make_scheduler
+from ranks.sampling.solver import make_scheduler
 
 
 def load_reference(folder: Path) -> WanImageToVideoPipeline:
@@ -34,7 +34,7 @@ def load_reference(folder: Path) -> WanImageToVideoPipeline:
 
 
 def reference_frames(pipeline: WanImageToVideoPipeline, spec: JobSpec, image: Path) -> Tensor:
-    """Return the frames `[1, 3, T, H, W]`, from -1 to 1, that the stock pipeline makes of a job."""
+    """Return the frames `[1, 3, T, H, W]`, from -1 to 1, of the stock pipeline."""
     assert spec.seed is not None
     pipeline.scheduler = _fixed_schedule(spec)
     video = pipeline(
@@ -54,7 +54,7 @@ def reference_frames(pipeline: WanImageToVideoPipeline, spec: JobSpec, image: Pa
 
 
 def _fixed_schedule(spec: JobSpec) -> Any:
-    """Return a scheduler that keeps our schedule: the pipeline would set diffusers' default."""
+    """Return a scheduler that keeps our schedule; the pipeline would set diffusers' default."""
     scheduler = make_scheduler(spec.solver, spec.infer_steps, spec.sample_shift)
     scheduler.set_timesteps = lambda *args, **kwargs: None
     return scheduler

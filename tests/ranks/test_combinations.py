@@ -1,6 +1,6 @@
-"""Every layout with sharded weights, split VAE and attention cache, on and off: the same video.
+"""Every layout, with sharded weights, split VAE and attention cache on and off, makes one video.
 
-A portrait of 24 frames whose 245 tokens no layout can share evenly.
+The video is a portrait of 24 frames whose 245 tokens no layout can share evenly.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ SPEC = JobSpec(
 )
 LAYOUTS = [(1, 1), (1, 2), (1, 4), (1, 8), (2, 1), (2, 2), (2, 4)]
 
-# Every layout once, and every pair of switches in all four positions: sharded, split, cached.
+# (sharded, split, cached): every layout once, and every pair of switches in all four settings.
 COVERING = {
     (1, 1): (True, True, True),
     (1, 2): (False, True, False),
@@ -56,7 +56,7 @@ Expect = Callable[[bool], Tensor]
 
 @pytest.fixture(scope="module")
 def expect(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Expect]:
-    """Return the frames to expect: of the stock pipeline, or of one rank with the cache."""
+    """Return the expected frames: the stock pipeline's, or with the cache those of one rank."""
     folder = tmp_path_factory.mktemp("alone")
     made: dict[bool, Tensor] = {}
     with RankGroup(folder, demo_folder, world_size=1) as alone:

@@ -1,4 +1,4 @@
-"""The device layer, as far as it goes without an accelerator."""
+"""The device layer, as far as it can be tested without an accelerator."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from ranks.device import Device, explain_start_failure, find_kind, is_out_of_mem
 from ranks.errors import DeviceError
 
 
-def test_the_cpu_is_a_device_like_any_other() -> None:
+def test_the_cpu_is_a_device() -> None:
     device = open_device("cpu", 0, 1)
     assert (device.name, device.backend) == ("cpu", "gloo")
     assert device.model_dtype is torch.float32
@@ -22,7 +22,7 @@ def test_the_cpu_is_a_device_like_any_other() -> None:
     assert not device.can_fuse()
 
 
-def test_an_absent_device_is_named() -> None:
+def test_a_missing_device_is_named() -> None:
     with pytest.raises(DeviceError, match=r"device npu was asked for.*--device cpu always works"):
         find_kind("npu")
 
@@ -40,7 +40,7 @@ def test_ranks_share_the_processor_cores(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_attention_falls_back_in_one_order_on_every_rank() -> None:
-    """A pinned kernel refuses shapes; a race chooses differently on ranks and at starts."""
+    """A single kernel refuses some shapes; a measured choice differs between ranks and starts."""
     with Device(kind="cuda", index=0).attention_order():
         assert torch._C._get_sdp_priority_order()[:4] == [
             *(SDPBackend.CUDNN_ATTENTION.value, SDPBackend.FLASH_ATTENTION.value),
@@ -64,7 +64,7 @@ print(can_compile(torch.device("cpu")))
 
 @pytest.mark.parametrize("is_possible", [True, False])
 def test_without_a_compiler_kernels_are_not_fused(tmp_path: Path, is_possible: bool) -> None:
-    """One line says so, and the rank starts without them."""
+    """The rank logs one line and starts with plain kernels."""
     environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
     if not is_possible:
         environment["CXX"] = str(tmp_path / "missing")
@@ -77,10 +77,10 @@ def test_without_a_compiler_kernels_are_not_fused(tmp_path: Path, is_possible: b
     )
     assert answer.stdout == f"{is_possible}\n"
     assert answer.stderr.count("\n") == (0 if is_possible else 1), answer.stderr
-    assert is_possible or answer.stderr.startswith("kernels cannot be fused, which costs speed: ")
+    assert is_possible or answer.stderr.startswith("kernels cannot be fused, so steps are slower: ")
 
 
-def test_the_operator_has_the_last_word_on_the_environment() -> None:
+def test_environment_variables_of_the_operator_win() -> None:
     script = (
         "import os; from pathlib import Path; "
         "from ranks.environment import set_environment_defaults as s; s(Path('/private')); "
@@ -108,13 +108,13 @@ def test_the_operator_has_the_last_word_on_the_environment() -> None:
         ("libhccl.so: cannot open shared object file", "set_env.sh"),
     ],
 )
-def test_a_known_failure_to_start_is_explained(text: str, advice: str) -> None:
+def test_a_known_start_failure_is_explained(text: str, advice: str) -> None:
     explanation = explain_start_failure(f"RuntimeError: {text}")
     assert explanation is not None
     assert advice in explanation
 
 
-def test_an_unknown_failure_is_left_as_it_is() -> None:
+def test_an_unknown_start_failure_has_no_explanation() -> None:
     assert explain_start_failure("KeyError: 'x'") is None
 
 

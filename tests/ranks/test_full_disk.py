@@ -1,4 +1,4 @@
-"""Videos and saved states on a disk that is really full."""
+"""Videos and checkpoints on a disk that is really full."""
 
 import errno
 import os
@@ -13,9 +13,9 @@ from broker.store.folder import FolderStore
 from broker.store.store import VIDEOS, checkpoint_name
 from broker.wire.job import JobSpec
 from broker.wire.protocol import Lease
-from ranks.checkpoint import Checkpoint, load_state
 from ranks.errors import GroupStopping, RunCancelled
-from ranks.media.video_writer import NO_ROOM, VideoWriter, _is_full
+from ranks.media.video_writer import NO_ROOM, VideoWriter, _is_disk_full
+from ranks.sampling.checkpoint import Checkpoint, load_state
 from tests.small_disk import fill, small_disk
 
 LEASE = Lease(group="group-0", epoch=1, job_id="0" * 32, attempt=1)
@@ -24,7 +24,7 @@ LIMIT_S = 30.0
 
 
 class Writing:
-    """A video that hardly compresses, on its way to a disk."""
+    """A `VideoWriter` that writes a video which hardly compresses."""
 
     def __init__(self, folder: Path) -> None:
         self.is_cancelled = False
@@ -55,13 +55,12 @@ def files(disk: Path) -> list[str]:
     return sorted(path.name for path in disk.rglob("*") if path.is_file())
 
 
-def test_a_video_that_finds_no_room_is_written_once_there_is(disk: Path) -> None:
-    """Seen to fail with any error of the encoder taken for the end."""
+def test_a_video_is_written_once_a_full_disk_has_room(disk: Path) -> None:
     ballast = fill(disk)
     writing = Writing(disk)
     for _ in range(2):
         assert writing.delays.get(timeout=LIMIT_S) == NO_ROOM
-        assert files(disk) == ["ballast"], "what was written takes the room that others need"
+        assert files(disk) == ["ballast"], "a partial video takes room that other jobs need"
     ballast.unlink()
     assert writing.ends.get(timeout=LIMIT_S) is None
     job_id = LEASE.job_id
@@ -69,7 +68,7 @@ def test_a_video_that_finds_no_room_is_written_once_there_is(disk: Path) -> None
     size = len((disk / VIDEOS / f"{job_id}.mp4").read_bytes())
     assert Writing(disk).ends.get(timeout=LIMIT_S) is None
     assert len((disk / VIDEOS / f"{job_id}.mp4").read_bytes()) == size, (
-        "frames were lost by the tries"
+        "the failed tries lost frames"
     )
 
 
@@ -81,8 +80,7 @@ def test_a_video_that_waits_for_room_can_be_cancelled(disk: Path) -> None:
     assert isinstance(writing.ends.get(timeout=LIMIT_S), RunCancelled)
 
 
-def test_a_group_that_stops_waits_for_no_room(disk: Path) -> None:
-    """Seen to fail without the look at `_may_not_wait`."""
+def test_a_stopping_group_does_not_wait_for_room(disk: Path) -> None:
     fill(disk)
     writing = Writing(disk)
     writing.delays.get(timeout=LIMIT_S)
@@ -91,23 +89,24 @@ def test_a_group_that_stops_waits_for_no_room(disk: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_used_up_quota_is_a_full_disk(number: int, disk: Path) -> None:
-    """As ffmpeg tells it: on a disk with quotas it has been seen to use these very words."""
-    assert _is_full(OSError(number, os.strerror(number)))
-    assert _is_full(OSError(f"ffmpeg ended with 134: Error writing trailer: {os.strerror(number)}"))
-    assert not _is_full(OSError("ffmpeg ended with 1: Invalid argument"))
+def test_an_exhausted_quota_is_a_full_disk(number: int, disk: Path) -> None:
+    """ffmpeg reports it with the text of the system's error."""
+    assert _is_disk_full(OSError(number, os.strerror(number)))
+    assert _is_disk_full(
+        OSError(f"ffmpeg ended with 134: Error writing trailer: {os.strerror(number)}")
+    )
+    assert not _is_disk_full(OSError("ffmpeg ended with 1: Invalid argument"))
 
 
-def test_a_state_that_does_not_fit_leaves_the_last_one_whole(tmp_path: Path) -> None:
-    """Written in place instead of beside it, the last state is a stump."""
+def test_a_checkpoint_that_does_not_fit_leaves_the_previous_one_intact(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 256) as disk:
         store = FolderStore(disk)
         store.prepare()
         path = store.local(checkpoint_name(LEASE.job_id))
         for state in (torch.ones(16, 1024), torch.zeros(64, 1024)):
-            # One after the other: of states that come up together only the last is tried.
+            # One after the other: of states that wait together, only the last is saved.
             checkpoint = Checkpoint(store, checkpoint_name(LEASE.job_id))
-            checkpoint.keep({"latents": state})
+            checkpoint.save({"latents": state})
             checkpoint.close()
         assert load_state(path)["latents"].sum() == 16 * 1024
         assert [each.name for each in path.parent.iterdir()] == [path.name]

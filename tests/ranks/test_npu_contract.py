@@ -1,4 +1,4 @@
-"""Every torch_npu name that runs on an NPU here, looked up in the published wheel.
+"""Checks every torch_npu name that the ranks use against the published wheel.
 
 The wheel is read, never imported: without Ascend's runtime it cannot be.
 """
@@ -34,7 +34,7 @@ def library(wheel: zipfile.ZipFile) -> bytes:
 
 
 def called_on_the_runtime() -> list[ast.Call]:
-    """Return the calls `_runtime(kind).name(...)` and `torch.npu.name(...)` in the device layer."""
+    """Return the calls `_runtime(kind).name(...)` and `torch.npu.name(...)` in `ranks.device`."""
     receivers = {"_runtime(kind)", "_runtime(self.kind)", "torch.npu"}
     return [
         node
@@ -46,7 +46,7 @@ def called_on_the_runtime() -> list[ast.Call]:
 
 
 def functions_of(wheel: zipfile.ZipFile) -> dict[str, inspect.Signature]:
-    """Return the functions of `torch.npu`, by name, with stand-ins for their defaults."""
+    """Return the signatures of `torch.npu`'s functions by name; every default is None."""
     found = {}
     for path in wheel.namelist():
         if re.fullmatch(r"torch_npu/npu/\w+\.py", path):
@@ -87,7 +87,7 @@ def test_the_device_layer_calls_functions_that_torch_npu_has(wheel: zipfile.ZipF
         assert isinstance(call.func, ast.Attribute)
         names.add(call.func.attr)
         assert call.func.attr in exported
-        # Raises TypeError where the arguments do not fit.
+        # Raises TypeError if the arguments do not fit.
         functions[call.func.attr].bind(*call.args, **{str(k.arg): k.value for k in call.keywords})
     assert {"set_device", "device_count", "memory_reserved", "empty_cache"} <= names
 
@@ -102,7 +102,7 @@ def test_the_attention_kernel_takes_the_arguments_that_diffusers_passes(
     wheel: zipfile.ZipFile, library: bytes
 ) -> None:
     schema = schema_of("npu_fusion_attention", wheel.read(SCHEMAS).decode())
-    assert schema.encode() in library  # the operator as it is registered
+    assert schema.encode() in library  # as the operator is registered
     inputs, _, outputs = schema.partition(" -> ")
     names = re.findall(r"(\w+)(?==|,|\))", inputs)
     source = textwrap.dedent(inspect.getsource(attention_dispatch._native_npu_attention))
@@ -114,7 +114,7 @@ def test_the_attention_kernel_takes_the_arguments_that_diffusers_passes(
     assert names[:4] == ["query", "key", "value", "head_num"]
     assert len(call.args) == 4
     assert {keyword.arg for keyword in call.keywords} <= set(names)
-    assert outputs.startswith("(Tensor, ")  # the first output is the one that is used
+    assert outputs.startswith("(Tensor, ")  # only the first output is used
 
 
 @pytest.mark.parametrize(
@@ -137,15 +137,15 @@ def test_the_backend_is_called_hccl(wheel: zipfile.ZipFile) -> None:
     assert device._BACKENDS["npu"] == "hccl"
 
 
-def test_torch_npu_reads_the_settings_that_are_meant_for_it(library: bytes) -> None:
-    # The others are read by Ascend's own libraries, which no wheel holds.
+def test_torch_npu_reads_the_variables_that_are_meant_for_it(library: bytes) -> None:
+    # Ascend's own libraries, which are in no wheel, read the others.
     own = {"PYTORCH_NPU_ALLOC_CONF", "TASK_QUEUE_ENABLE", "CPU_AFFINITY_CONF"}
     own |= {"HCCL_CONNECT_TIMEOUT", "HCCL_EXEC_TIMEOUT"}
     assert own <= set(DEFAULTS)
     assert not {name for name in own if name.encode() not in library}
 
 
-def test_torch_npu_goes_with_the_torch_that_is_installed(wheel: zipfile.ZipFile) -> None:
+def test_torch_npu_fits_the_installed_torch(wheel: zipfile.ZipFile) -> None:
     metadata = wheel.read(f"torch_npu-{TORCH_NPU}.dist-info/METADATA").decode()
     (wanted,) = re.findall(r"^Requires-Dist: torch==([\d.]+)\.\*$", metadata, re.MULTILINE)
     assert version("torch").startswith(wanted)

@@ -1,4 +1,4 @@
-"""Videos, images and saved states of the ranks in an object store that may fail."""
+"""Videos, images and checkpoints of the ranks in an object store that may fail."""
 
 import os
 import queue
@@ -14,12 +14,12 @@ from broker.store.bucket import ObjectStore, StoredObject
 from broker.store.opening import open_store
 from broker.store.store import INPUTS, VIDEOS, Move, checkpoint_name, go_on
 from broker.wire.protocol import ErrorCode, RunJob
-from ranks.checkpoint import Checkpoint, load_state
 from ranks.errors import GroupStopping, JobError, RunCancelled
 from ranks.job_inputs import NO_ROOM, JobInputs
-from ranks.job_inputs import NO_STORE as NOT_HERE
+from ranks.job_inputs import NO_STORE as NO_IMAGE
 from ranks.media import video_writer as video
 from ranks.media.video_writer import NO_STORE, SLOW_STORE, VideoWriter
+from ranks.sampling.checkpoint import Checkpoint, load_state
 from tests.object_store import Fault, Site
 from tests.ranks.media.test_video_writer import LEASE, SPEC, stripes
 from tests.small_disk import fill, small_disk
@@ -40,12 +40,12 @@ def store(site: Site, tmp_path: Path) -> ObjectStore:
 
 
 def like(store: ObjectStore, kind: type[ObjectStore]) -> ObjectStore:
-    """Return a store of another class at the same place."""
+    """Return a store of another class with the same bucket and folders."""
     return kind(store.place, store.partial("made").parent.parent)
 
 
 class Writing:
-    """A video on its way to a store."""
+    """A `VideoWriter` that writes a video to a store."""
 
     def __init__(self, store: ObjectStore) -> None:
         self.is_cancelled = False
@@ -68,7 +68,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("broker.store.bucket.REQUEST_LIMIT_S", 1)
 
 
-def test_a_video_and_its_stills_are_in_the_store_and_nothing_stays_here(
+def test_a_video_and_its_stills_are_in_the_store_and_no_file_stays_here(
     site: Site, store: ObjectStore, tmp_path: Path
 ) -> None:
     writing = Writing(store)
@@ -81,11 +81,10 @@ def test_a_video_and_its_stills_are_in_the_store_and_nothing_stays_here(
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("fault", OUTAGES)
-def test_a_video_waits_for_a_store_that_fails_and_is_never_seen_in_part(
+def test_a_video_waits_for_a_store_that_fails_and_is_never_visible_in_part(
     fault: Fault, site: Site, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Seen to fail with an error of the store taken for the end of the job."""
-    if fault == "cut":  # the video is small: it has to be cut earlier
+    if fault == "cut":  # the video is small, so cut the upload earlier
         monkeypatch.setattr("tests.object_store.CUT_BYTES", 600)
     site.line.fail(fault)
     writing = Writing(store)
@@ -100,22 +99,21 @@ def test_a_video_waits_for_a_store_that_fails_and_is_never_seen_in_part(
 
 
 def test_stills_come_first_and_the_video_last(store: ObjectStore) -> None:
-    """Seen to fail with the moves turned round."""
+    """So that the stills of a visible video are always there."""
     seen: list[str] = []
 
     class Noting(ObjectStore):
         def find(self, name: str) -> StoredObject | None:
-            seen.append(name)  # it is looked for right after it was uploaded
+            seen.append(name)  # called right after the upload of `name`
             return super().find(name)
 
     assert Writing(like(store, Noting)).ends.get(timeout=LIMIT_S) is None
     assert seen == [NAMES[2], NAMES[1], NAMES[0]]
 
 
-def test_an_upload_that_the_store_does_not_show_is_no_success(
+def test_an_upload_that_the_store_does_not_show_is_tried_again(
     site: Site, store: ObjectStore
 ) -> None:
-    """Seen to fail without the look at what has become of an upload."""
     lies = [True, True]
 
     class Forgetful(ObjectStore):
@@ -139,7 +137,7 @@ def test_a_video_that_waits_for_the_store_can_be_cancelled(site: Site, store: Ob
     assert site.names() == []
 
 
-def test_a_group_that_stops_does_not_wait_for_the_store(site: Site, store: ObjectStore) -> None:
+def test_a_stopping_group_does_not_wait_for_the_store(site: Site, store: ObjectStore) -> None:
     site.line.fail("refuses")
     writing = Writing(store)
     writing.delays.get(timeout=LIMIT_S)
@@ -147,141 +145,140 @@ def test_a_group_that_stops_does_not_wait_for_the_store(site: Site, store: Objec
     assert isinstance(writing.ends.get(timeout=LIMIT_S), GroupStopping)
 
 
-def test_a_slow_upload_tells_that_it_goes_on(
+def test_a_slow_upload_reports_the_delay(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a word for a minute the broker would have the group killed."""
-    monkeypatch.setattr(video, "TELL_EVERY_S", 0.0)
+    """After a minute without a report, the broker would have the group killed."""
+    monkeypatch.setattr(video, "REPORT_DELAY_EVERY_S", 0.0)
     writing = Writing(store)
     assert writing.ends.get(timeout=LIMIT_S) is None
     assert writing.delays.get(timeout=LIMIT_S) == SLOW_STORE
 
 
-# --- saved states --------------------------------------------------------------------------------
+# --- checkpoints ---------------------------------------------------------------------------------
 
 
-def test_a_saved_state_comes_back_from_the_store(store: ObjectStore, tmp_path: Path) -> None:
+def test_a_checkpoint_can_be_read_back_from_the_store(store: ObjectStore, tmp_path: Path) -> None:
     name = checkpoint_name(LEASE.job_id)
     checkpoint = Checkpoint(store, name)
     for step in range(1, 4):
-        checkpoint.keep({"step": torch.tensor(step)})
+        checkpoint.save({"step": torch.tensor(step)})
     checkpoint.close()
     assert files(tmp_path) == []
     assert load_state(store.fetch(name))["step"].item() == 3
 
 
-def test_of_the_states_that_wait_for_a_slow_store_the_latest_is_saved(
+def test_a_slow_store_gets_the_latest_of_the_states_that_wait(
     store: ObjectStore,
 ) -> None:
-    """Seen to fail with every state saved in its turn."""
-    begun, goes_on, saved = threading.Event(), threading.Event(), list[float]()
+    begun, may_continue, saved = threading.Event(), threading.Event(), list[float]()
 
     class Slow(ObjectStore):
         def put(self, moves: Sequence[Move], check: Callable[[], None] = go_on) -> None:
             saved.append(load_state(moves[0].file)["step"].item())
             begun.set()
-            assert goes_on.wait(LIMIT_S)
+            assert may_continue.wait(LIMIT_S)
             super().put(moves, check)
 
     checkpoint = Checkpoint(like(store, Slow), checkpoint_name(LEASE.job_id))
-    checkpoint.keep({"step": torch.tensor(1)})
+    checkpoint.save({"step": torch.tensor(1)})
     assert begun.wait(LIMIT_S)
     for step in (2, 3, 4):
-        checkpoint.keep({"step": torch.tensor(step)})
-    goes_on.set()
+        checkpoint.save({"step": torch.tensor(step)})
+    may_continue.set()
     checkpoint.close()
     assert saved == [1, 4]
 
 
-def test_a_state_that_cannot_be_saved_ends_nothing(
+def test_a_checkpoint_that_cannot_be_saved_does_not_end_the_run(
     site: Site, store: ObjectStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     site.line.fail("refuses")
     checkpoint = Checkpoint(store, checkpoint_name(LEASE.job_id))
-    checkpoint.keep({"step": torch.tensor(1)})
+    checkpoint.save({"step": torch.tensor(1)})
     checkpoint.discard()
     assert "no checkpoint could be saved" in caplog.text
-    assert "a checkpoint stays for now" in caplog.text
+    assert "a checkpoint stays until its job is removed" in caplog.text
 
 
-# --- what a run starts from ----------------------------------------------------------------------
+# --- inputs of a run -----------------------------------------------------------------------------
 
 
-def stored(store: ObjectStore, name: str, content: bytes) -> None:
-    made = store.partial(INPUTS) / "made"
-    made.write_bytes(content)
-    store.put([Move(made, name)])
-    made.unlink(missing_ok=True)
+def put(store: ObjectStore, name: str, content: bytes) -> None:
+    file = store.partial(INPUTS) / "made"
+    file.write_bytes(content)
+    store.put([Move(file, name)])
+    file.unlink(missing_ok=True)
 
 
-def supplies(
-    store: ObjectStore, delays: "queue.SimpleQueue[str] | None" = None, **check: Exception
+def job_inputs(
+    store: ObjectStore,
+    delays: "queue.SimpleQueue[str] | None" = None,
+    error: Exception | None = None,
 ) -> JobInputs:
-    def look() -> None:
-        for error in check.values():
+    def check() -> None:
+        if error is not None:
             raise error
 
-    return JobInputs(store, JOB, look, (delays or queue.SimpleQueue()).put)
+    return JobInputs(store, JOB, check, (delays or queue.SimpleQueue()).put)
 
 
-def test_image_and_state_are_brought_here_and_forgotten_after_the_run(
+def test_image_and_checkpoint_are_fetched_and_removed_after_the_run(
     store: ObjectStore, tmp_path: Path
 ) -> None:
-    stored(store, f"{INPUTS}/{IMAGE}", b"pixels")
-    bringing = supplies(store)
-    assert bringing.begin().result(LIMIT_S) is False
+    put(store, f"{INPUTS}/{IMAGE}", b"pixels")
+    inputs = job_inputs(store)
+    assert inputs.begin().result(LIMIT_S) is False
     assert store.local(f"{INPUTS}/{IMAGE}").read_bytes() == b"pixels"
     checkpoint = Checkpoint(store, checkpoint_name(LEASE.job_id))
-    checkpoint.keep({"step": torch.tensor(3)})
+    checkpoint.save({"step": torch.tensor(3)})
     checkpoint.close()
-    assert bringing.begin().result(LIMIT_S) is True
+    assert inputs.begin().result(LIMIT_S) is True
     assert load_state(store.local(checkpoint_name(LEASE.job_id)))["step"].item() == 3
-    bringing.release()
+    inputs.release()
     assert files(tmp_path) == []
 
 
-def test_a_damaged_state_is_not_gone_on_from(store: ObjectStore) -> None:
-    stored(store, f"{INPUTS}/{IMAGE}", b"pixels")
-    stored(store, checkpoint_name(LEASE.job_id), b"no state")
-    assert supplies(store).begin().result(LIMIT_S) is False
+def test_a_job_is_not_resumed_from_a_damaged_checkpoint(store: ObjectStore) -> None:
+    put(store, f"{INPUTS}/{IMAGE}", b"pixels")
+    put(store, checkpoint_name(LEASE.job_id), b"no state")
+    assert job_inputs(store).begin().result(LIMIT_S) is False
 
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("fault", ["refuses", "unavailable", "silent"])
 def test_a_run_waits_for_its_image(fault: Fault, site: Site, store: ObjectStore) -> None:
-    """Seen to fail with an error of the store taken for a missing image."""
-    stored(store, f"{INPUTS}/{IMAGE}", b"pixels")
+    put(store, f"{INPUTS}/{IMAGE}", b"pixels")
     site.line.fail(fault)
     delays: queue.SimpleQueue[str] = queue.SimpleQueue()
-    bringing = supplies(store, delays).begin()
+    fetching = job_inputs(store, delays).begin()
     for _ in range(2):
-        assert delays.get(timeout=LIMIT_S) == NOT_HERE
+        assert delays.get(timeout=LIMIT_S) == NO_IMAGE
     with pytest.raises(NotYetError):
-        bringing.result(0)
+        fetching.result(0)
     site.line.mend()
-    assert bringing.result(LIMIT_S) is False
+    assert fetching.result(LIMIT_S) is False
 
 
 def test_a_run_waits_for_room_for_its_image(site: Site, store: ObjectStore, tmp_path: Path) -> None:
-    """Seen to fail with a full disk taken for the end of the rank."""
-    stored(store, f"{INPUTS}/{IMAGE}", os.urandom(1 << 20))
+    put(store, f"{INPUTS}/{IMAGE}", os.urandom(1 << 20))
     delays: queue.SimpleQueue[str] = queue.SimpleQueue()
     with small_disk(tmp_path / "disk", 4096) as disk:
         ballast = fill(disk)
         small = ObjectStore(site.place, disk)
-        bringing = supplies(small, delays).begin()
+        fetching = job_inputs(small, delays).begin()
         assert delays.get(timeout=LIMIT_S) == NO_ROOM
         ballast.unlink()
-        assert bringing.result(LIMIT_S) is False
+        assert fetching.result(LIMIT_S) is False
 
 
 def test_an_image_that_is_gone_fails_the_job(store: ObjectStore) -> None:
     with pytest.raises(JobError) as failure:
-        supplies(store).begin().result(LIMIT_S)
+        job_inputs(store).begin().result(LIMIT_S)
     assert failure.value.code is ErrorCode.IMAGE_INVALID
 
 
 def test_a_run_that_waits_for_its_image_can_be_cancelled(site: Site, store: ObjectStore) -> None:
     site.line.fail("refuses")
     with pytest.raises(RunCancelled):
-        supplies(store, cancelled=RunCancelled()).begin().result(LIMIT_S)
+        job_inputs(store, error=RunCancelled()).begin().result(LIMIT_S)

@@ -1,4 +1,4 @@
-"""Eight gloo ranks against diffusers' own pipeline in one process."""
+"""Compares eight gloo ranks with diffusers' own pipeline in one process."""
 
 from pathlib import Path
 from typing import Literal
@@ -40,7 +40,7 @@ def reference(demo_folder: Path) -> WanImageToVideoPipeline:
         pytest.param({"cfg_size": 1, "ulysses_size": 8}, id="1 x 8"),
         pytest.param({"cfg_size": 2, "ulysses_size": 2}, id="2 x 2, one replica"),
         pytest.param({"guidance_scale": 1.0}, id="no guidance"),
-        pytest.param({"guidance_scale": 1.0, "cfg_size": 2}, id="no guidance, CFG 2 all the same"),
+        pytest.param({"guidance_scale": 1.0, "cfg_size": 2}, id="no guidance, CFG 2 nevertheless"),
         pytest.param({"dit_fsdp": True, "t5_fsdp": True}, id="weights sharded between blocks"),
         pytest.param({"vae_parallel": True, "image_size": "96*80"}, id="VAE split"),
         pytest.param({"sample_solver": "dpm++", "num_frames": 24}, id="dpm++, 24 frames"),
@@ -72,17 +72,17 @@ def test_eight_ranks_make_the_frames_of_the_stock_pipeline(
     ],
     ids=["prompt", "negative prompt", "guidance", "seed"],
 )
-def test_everything_a_job_says_is_seen_in_the_frames(
+def test_every_parameter_of_a_job_changes_the_frames(
     rank_group: RankGroup, reference: WanImageToVideoPipeline, changes: dict[str, object]
 ) -> None:
-    """Otherwise the comparisons above would prove little."""
+    """Without this, the comparisons above would prove little."""
     image = rank_group.inputs_dir / "sample.png"
     plain = reference_frames(reference, SMALL, image)
     changed = reference_frames(reference, msgspec.structs.replace(SMALL, **changes), image)
     assert largest_difference(changed, plain) > 50 * TOLERANCE
 
 
-def test_replicas_that_have_drifted_apart_leave_no_seam_in_a_split_video(
+def test_replicas_that_round_differently_leave_no_seam_in_a_split_video(
     rank_group: RankGroup,
 ) -> None:
     spec = msgspec.structs.replace(SMALL, cfg_size=1, ulysses_size=1, vae_parallel=True)
@@ -92,18 +92,18 @@ def test_replicas_that_have_drifted_apart_leave_no_seam_in_a_split_video(
     assert torch.equal(drifted.frames, plain.frames)
 
 
-def test_every_rank_leaves_a_cancelled_run_at_the_same_boundary(rank_group: RankGroup) -> None:
+def test_a_cancelled_run_ends_at_the_same_boundary_on_every_rank(rank_group: RankGroup) -> None:
     result = rank_group.run(SMALL, cancel_at_meeting=15)
     assert result.outcomes == {"RunCancelled"}
-    assert {finding.meetings for finding in result.findings} == {15}
+    assert {report.num_meetings for report in result.reports} == {15}
 
 
-def test_a_failure_of_one_rank_ends_the_run_on_all_and_the_group_goes_on(
+def test_a_failure_of_one_rank_ends_the_run_on_all_and_the_group_runs_the_next_job(
     rank_group: RankGroup,
 ) -> None:
     result = rank_group.run(SMALL, fail_rank=5)
-    assert {finding.outcome for finding in result.findings if finding.rank != 5} == {"PeerFailed"}
-    assert result.findings[5].outcome == "ValueError('told to fail')"
+    assert {report.outcome for report in result.reports if report.rank != 5} == {"PeerFailed"}
+    assert result.reports[5].outcome == "ValueError('failure that the test asked for')"
     assert rank_group.run(SMALL).outcomes == {"done"}
 
 
@@ -115,7 +115,7 @@ def test_an_image_that_cannot_be_read_fails_the_job_on_every_rank(rank_group: Ra
 
 
 @pytest.mark.parametrize("solver", ["unipc", "dpm++"])
-def test_a_run_that_goes_on_from_a_saved_state_makes_the_same_bits(
+def test_a_run_resumed_from_a_checkpoint_makes_identical_frames(
     rank_group: RankGroup, solver: Literal["unipc", "dpm++"]
 ) -> None:
     spec = msgspec.structs.replace(SMALL, sample_solver=solver)
@@ -137,5 +137,4 @@ def test_an_attention_cache_that_reuses_nothing_changes_no_bit(rank_group: RankG
 
 
 def largest_difference(found: Tensor, expected: Tensor) -> float:
-    """Return the largest absolute difference of two clips."""
     return float((found - expected).abs().max())

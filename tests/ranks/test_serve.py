@@ -29,10 +29,10 @@ from broker.wire.protocol import (
     RunJob,
     StepDone,
 )
-from ranks.checkpoint import load_state
-from ranks.model.attention_cache import CacheSchedule
+from ranks.sampling.attention_cache import CacheSchedule
+from ranks.sampling.checkpoint import load_state
 from tests.ranks.conftest import draw_image
-from tests.ranks.group_life import GROUP, GroupLife, live
+from tests.ranks.group_life import GROUP, GroupLife, running_group
 from tests.small_disk import fill, small_disk
 
 WORLD_SIZE = 2
@@ -52,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def group(folder: Path, demo_folder: Path) -> Iterator[GroupLife]:
-    with live(folder, demo_folder, 1, WORLD_SIZE) as group:
+    with running_group(folder, demo_folder, 1, WORLD_SIZE) as group:
         yield group
 
 
@@ -62,7 +62,7 @@ def new_job(spec: JobSpec = SPEC, image: str = "sample.png", epoch: int = 1) -> 
 
 
 def stop_while_a_video_waits(group: GroupLife, folder: Path) -> None:
-    """See that a group which stops waits for no room, and that another can go on."""
+    """Check that a stopping group does not wait for room, and keeps the checkpoint."""
     job = new_job(epoch=2)
     with small_disk(folder / "videos", 1024) as disk:
         fill(disk)
@@ -74,29 +74,33 @@ def stop_while_a_video_waits(group: GroupLife, folder: Path) -> None:
     assert (folder / "checkpoints" / f"{job.lease.job_id}.safetensors").exists()
 
 
-def is_beat_of(rank: int, beat: RankMessage) -> bool:
-    return isinstance(beat, Heartbeat) and beat.rank == rank
+def is_heartbeat_of(rank: int, message: RankMessage) -> bool:
+    return isinstance(message, Heartbeat) and message.rank == rank
 
 
 class Step:
-    """Recognises a step of a run."""
+    """Matches the message of one step of a run."""
 
     def __init__(self, lease: Lease, stage: Stage, step: int) -> None:
-        self._wanted = lease, stage, step
+        self._expected = lease, stage, step
 
-    def __call__(self, beat: RankMessage) -> bool:
-        return isinstance(beat, StepDone) and self._wanted == (beat.lease, beat.stage, beat.step)
+    def __call__(self, message: RankMessage) -> bool:
+        return isinstance(message, StepDone) and self._expected == (
+            message.lease,
+            message.stage,
+            message.step,
+        )
 
 
-def test_a_job_becomes_a_video_with_every_step_told(group: GroupLife, folder: Path) -> None:
+def test_a_job_becomes_a_video_and_every_step_is_published(group: GroupLife, folder: Path) -> None:
     job = new_job()
     group.send(job)
     group.expect(JobStarted, job.lease)
     for stage, num_steps in ((Stage.ENCODE, 9), (Stage.DENOISE, 20), (Stage.DECODE, 7)):
         for step in range(1, num_steps + 1):
-            told = group.expect_beat(Step(job.lease, stage, step))
-            assert isinstance(told, StepDone)
-            assert told.num_steps == num_steps
+            done = group.expect_published(Step(job.lease, stage, step))
+            assert isinstance(done, StepDone)
+            assert done.num_steps == num_steps
     group.expect(JobDecoded, job.lease)
     finished = group.expect(JobFinished, job.lease)
     assert finished.video == f"{job.lease.job_id}.mp4"
@@ -104,26 +108,25 @@ def test_a_job_becomes_a_video_with_every_step_told(group: GroupLife, folder: Pa
     assert not list((folder / "checkpoints").iterdir())
 
 
-def test_every_rank_beats_with_its_own_pid(group: GroupLife) -> None:
+def test_every_rank_sends_heartbeats_with_its_own_pid(group: GroupLife) -> None:
     for rank, pid in group.pids.items():
-        beat = group.expect_beat(partial(is_beat_of, rank))
-        assert isinstance(beat, Heartbeat)
-        assert (beat.pid, beat.device) == (pid, "cpu")
-        assert beat.memory_bytes > 0
+        heartbeat = group.expect_published(partial(is_heartbeat_of, rank))
+        assert isinstance(heartbeat, Heartbeat)
+        assert (heartbeat.pid, heartbeat.device) == (pid, "cpu")
+        assert heartbeat.memory_bytes > 0
 
 
-def test_ranks_on_processors_let_the_rest_of_the_host_go_first(group: GroupLife) -> None:
-    """Seen to fail without `lower_priority`."""
+def test_ranks_on_the_cpu_have_a_lower_priority_than_other_processes(group: GroupLife) -> None:
     for rank, pid in group.pids.items():
-        group.expect_beat(partial(is_beat_of, rank))
+        group.expect_published(partial(is_heartbeat_of, rank))
         usual = os.getpriority(os.PRIO_PROCESS, 0)
         assert os.getpriority(os.PRIO_PROCESS, pid) == min(usual + 5, 19)
 
 
-def test_rank_0_shows_pictures_of_the_run(group: GroupLife) -> None:
+def test_rank_0_publishes_previews_of_the_run(group: GroupLife) -> None:
     job = new_job()
     group.send(job)
-    preview = group.expect_beat(lambda beat: isinstance(beat, JobPreview))
+    preview = group.expect_published(lambda message: isinstance(message, JobPreview))
     assert isinstance(preview, JobPreview)
     assert preview.lease == job.lease
     assert preview.jpeg.startswith(b"\xff\xd8")
@@ -133,12 +136,12 @@ def test_rank_0_shows_pictures_of_the_run(group: GroupLife) -> None:
 @pytest.mark.parametrize(
     ("stage", "step"), [(Stage.ENCODE, 2), (Stage.DENOISE, 3), (Stage.DECODE, 2)]
 )
-def test_a_cancelled_run_is_left_by_all_ranks_and_the_next_one_works(
+def test_a_cancelled_run_ends_on_all_ranks_and_the_next_job_succeeds(
     group: GroupLife, folder: Path, stage: Stage, step: int
 ) -> None:
     job, following = new_job(), new_job()
     group.send(job)
-    group.expect_beat(Step(job.lease, stage, step))
+    group.expect_published(Step(job.lease, stage, step))
     group.send(CancelRun(lease=job.lease))
     group.expect(JobStopped, job.lease)
     group.send(following)
@@ -146,7 +149,7 @@ def test_a_cancelled_run_is_left_by_all_ranks_and_the_next_one_works(
     assert not list((folder / "videos").rglob(f"{job.lease.job_id}*"))
 
 
-def test_a_job_that_fails_is_told_and_the_next_one_works(group: GroupLife) -> None:
+def test_a_failed_job_is_reported_and_the_next_one_succeeds(group: GroupLife) -> None:
     job, following = new_job(image="missing.png"), new_job()
     group.send(job)
     failed = group.expect(JobFailed, job.lease)
@@ -166,7 +169,7 @@ def test_the_next_job_starts_while_the_video_is_saved(group: GroupLife) -> None:
     assert seen == [JobStarted, JobDecoded, JobFinished]
 
 
-def test_a_video_waits_for_room_and_the_broker_is_told(group: GroupLife, folder: Path) -> None:
+def test_a_video_waits_for_room_and_the_delay_is_reported(group: GroupLife, folder: Path) -> None:
     job = new_job()
     with small_disk(folder / "videos", 1024) as disk:
         ballast = fill(disk)
@@ -178,13 +181,13 @@ def test_a_video_waits_for_room_and_the_broker_is_told(group: GroupLife, folder:
         assert (disk / f"{job.lease.job_id}.mp4").stat().st_size > 0
 
 
-def test_a_cancel_of_a_run_that_is_over_is_answered(group: GroupLife) -> None:
+def test_a_cancel_of_a_run_that_has_ended_is_answered(group: GroupLife) -> None:
     lease = new_job().lease
     group.send(CancelRun(lease=lease))
     group.expect(JobStopped, lease)
 
 
-def test_a_run_of_another_life_is_dropped(group: GroupLife) -> None:
+def test_a_run_of_another_epoch_is_dropped(group: GroupLife) -> None:
     stale, fresh = new_job(epoch=7), new_job()
     group.send(stale)
     group.send(fresh)
@@ -192,7 +195,9 @@ def test_a_run_of_another_life_is_dropped(group: GroupLife) -> None:
     assert not any(getattr(report, "lease", None) == stale.lease for report in group.reports)
 
 
-def test_a_restarted_broker_hears_the_last_reports_and_who_this_is(group: GroupLife) -> None:
+def test_a_restarted_broker_receives_the_final_reports_and_the_registration(
+    group: GroupLife,
+) -> None:
     job = new_job()
     group.send(job)
     group.expect(JobFinished, job.lease)
@@ -211,26 +216,23 @@ CACHED = msgspec.structs.replace(
 @pytest.mark.parametrize(
     "spec", [msgspec.structs.replace(SPEC, infer_steps=60), CACHED], ids=["plain", "cached"]
 )
-def test_a_preempted_run_makes_way_at_once_and_goes_on_later_to_the_same_bits(
+def test_a_preempted_run_stops_at_once_and_is_resumed_to_an_identical_video(
     group: GroupLife, folder: Path, spec: JobSpec
 ) -> None:
-    """Seen to fail with the states between two `checkpoint_steps` not kept at hand, with the state
-    fetched when the run leaves and not when it was offered (a run with the attention cache cannot
-    begin everywhere), and with the saved state removed as that of a cancelled run is.
-    """
+    """It loses no step, except that the attention cache does not allow resuming at every step."""
     whole, job, urgent = new_job(spec), new_job(spec), new_job()
     group.send(whole)
     group.expect(JobFinished, whole.lease)
     group.send(job)
-    group.expect_beat(Step(job.lease, Stage.DENOISE, 21))
+    group.expect_published(Step(job.lease, Stage.DENOISE, 21))
     group.send(PreemptRun(lease=job.lease))
     assert group.expect(JobStopped, job.lease).preempted
     group.send(urgent)
     group.expect(JobFinished, urgent.lease)
-    group.expect_beat(Step(urgent.lease, Stage.DENOISE, 20))
+    group.expect_published(Step(urgent.lease, Stage.DENOISE, 20))
 
     saved = load_state(folder / "checkpoints" / f"{job.lease.job_id}.safetensors")["step"]
-    assert saved.item() == latest_start(spec, num_steps_told(group, job.lease))
+    assert saved.item() == latest_start(spec, num_steps_published(group, job.lease))
     lease = msgspec.structs.replace(job.lease, attempt=2)
     group.send(msgspec.structs.replace(job, lease=lease))
     group.expect(JobFinished, lease)
@@ -238,27 +240,27 @@ def test_a_preempted_run_makes_way_at_once_and_goes_on_later_to_the_same_bits(
     assert videos[0].read_bytes() == videos[1].read_bytes()
 
 
-def num_steps_told(group: GroupLife, lease: Lease) -> int:
-    told = [beat for beat in group.beats if isinstance(beat, StepDone) and beat.lease == lease]
-    return max(beat.step for beat in told if beat.stage is Stage.DENOISE)
+def num_steps_published(group: GroupLife, lease: Lease) -> int:
+    steps = [each for each in group.published if isinstance(each, StepDone)]
+    return max(each.step for each in steps if each.lease == lease and each.stage is Stage.DENOISE)
 
 
 def latest_start(spec: JobSpec, step: int) -> int:
-    """Return the last step, this one at most, after which a run can go on."""
+    """Return the last step up to `step` after which a run can be resumed."""
     schedule = CacheSchedule(
         start=spec.start_step,
         interval=spec.attentioncache_interval,
         end=spec.end_step,
-        num_steps=spec.infer_steps,
+        num_inference_steps=spec.infer_steps,
     )
     is_start = schedule.can_begin_at if spec.use_attentioncache else bool
     return max(number for number in range(1, step + 1) if is_start(number))
 
 
-def test_a_preempted_run_that_was_only_encoding_is_begun_anew(group: GroupLife) -> None:
+def test_a_run_that_is_preempted_while_encoding_starts_over(group: GroupLife) -> None:
     job = new_job()
     group.send(job)
-    group.expect_beat(Step(job.lease, Stage.ENCODE, 2))
+    group.expect_published(Step(job.lease, Stage.ENCODE, 2))
     group.send(PreemptRun(lease=job.lease))
     assert group.expect(JobStopped, job.lease).preempted
     lease = msgspec.structs.replace(job.lease, attempt=2)
@@ -266,30 +268,30 @@ def test_a_preempted_run_that_was_only_encoding_is_begun_anew(group: GroupLife) 
     group.expect(JobFinished, lease)
 
 
-def test_a_run_that_decodes_takes_no_notice_of_a_preemption(group: GroupLife) -> None:
+def test_a_run_that_decodes_ignores_a_preemption(group: GroupLife) -> None:
     job = new_job()
     group.send(job)
-    group.expect_beat(Step(job.lease, Stage.DECODE, 1))
+    group.expect_published(Step(job.lease, Stage.DECODE, 1))
     group.send(PreemptRun(lease=job.lease))
     group.expect(JobFinished, job.lease)
-    group.send(PreemptRun(lease=job.lease))  # nor one that is over
+    group.send(PreemptRun(lease=job.lease))  # an ended run ignores it, too
     following = new_job()
     group.send(following)
     group.expect(JobFinished, following.lease)
 
 
 def test_a_cancel_wins_over_a_preemption(group: GroupLife, folder: Path) -> None:
-    """Seen to fail with the two words in the other order: the state is kept for nobody."""
+    """Otherwise a checkpoint would be kept for a job that is never resumed."""
     job = new_job(msgspec.structs.replace(SPEC, infer_steps=60))
     group.send(job)
-    group.expect_beat(Step(job.lease, Stage.DENOISE, 7))
+    group.expect_published(Step(job.lease, Stage.DENOISE, 7))
     group.send(CancelRun(lease=job.lease))
     group.send(PreemptRun(lease=job.lease))
     assert not group.expect(JobStopped, job.lease).preempted
     assert not list((folder / "checkpoints").glob(f"{job.lease.job_id}*"))
 
 
-def test_a_stopped_run_goes_on_in_the_next_life_to_the_same_bits(
+def test_a_stopped_run_is_resumed_by_the_next_epoch_to_an_identical_video(
     group: GroupLife, folder: Path, demo_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     spec = msgspec.structs.replace(SPEC, infer_steps=60)
@@ -297,17 +299,17 @@ def test_a_stopped_run_goes_on_in_the_next_life_to_the_same_bits(
     group.send(whole)
     group.expect(JobFinished, whole.lease)
     group.send(job)
-    group.expect_beat(Step(job.lease, Stage.DENOISE, 12))
+    group.expect_published(Step(job.lease, Stage.DENOISE, 12))
     codes = group.stop()
     group.expect(JobStopped, job.lease)
     assert codes == [0] * WORLD_SIZE
     assert (folder / "checkpoints" / f"{job.lease.job_id}.safetensors").exists()
 
-    with live(folder, demo_folder, 2, WORLD_SIZE) as revived:
+    with running_group(folder, demo_folder, 2, WORLD_SIZE) as restarted:
         lease = msgspec.structs.replace(job.lease, epoch=2, attempt=2)
-        revived.send(msgspec.structs.replace(job, lease=lease))
-        revived.expect(JobFinished, lease)
-        stop_while_a_video_waits(revived, folder)
+        restarted.send(msgspec.structs.replace(job, lease=lease))
+        restarted.expect(JobFinished, lease)
+        stop_while_a_video_waits(restarted, folder)
     assert "goes on after step" in capfd.readouterr().err
     videos = [folder / "videos" / f"{each.lease.job_id}.mp4" for each in (whole, job)]
     assert videos[0].read_bytes() == videos[1].read_bytes()

@@ -36,7 +36,7 @@ from ranks.device import open_device
 from ranks.engine import Engine
 from ranks.environment import set_environment_defaults
 from ranks.media.video_writer import VideoWriter
-from ranks.run import Run, Task
+from ranks.run import LocalJob, Run
 from ranks.serve import start_engine
 from tests.bench.rivals.body import Ask, Status, Submit, Submitted
 
@@ -81,7 +81,7 @@ class Job:
     def show(self, latents: Tensor) -> None:
         """Make no previews."""
 
-    def keep(self, step: int, state: object) -> None:
+    def offer_state(self, step: int, state: object) -> None:
         """Save no states."""
 
 
@@ -175,7 +175,7 @@ class Silent:
     def show(self, latents: Tensor) -> None:
         """Tell nobody."""
 
-    def keep(self, step: int, state: object) -> None:
+    def offer_state(self, step: int, state: object) -> None:
         """Tell nobody."""
 
 
@@ -232,8 +232,8 @@ def _rank_config(model_path: str, folder: Path, world_size: int) -> RankConfig:
     )
 
 
-def _task(order: Order) -> Task:
-    return Task(spec=order.spec, image=Path(order.image))
+def _task(order: Order) -> LocalJob:
+    return LocalJob(spec=order.spec, image=Path(order.image))
 
 
 def _store_image(url: str, path: Path) -> None:

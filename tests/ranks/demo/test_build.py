@@ -1,4 +1,4 @@
-"""The demo checkpoint."""
+"""The demo model."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ from tests.ranks.reference import load_reference, reference_frames
 PICTURE = Path(__file__).parents[3] / "docs" / "sample.jpg"
 
 
-def test_the_folder_passes_for_a_real_one(demo_folder: Path) -> None:
+def test_the_folder_has_the_layout_of_the_real_one(demo_folder: Path) -> None:
     check_model_folder(demo_folder)
     assert num_attention_heads(demo_folder) == 8
     index = json.loads((demo_folder / "model_index.json").read_text())
@@ -25,8 +25,8 @@ def test_the_folder_passes_for_a_real_one(demo_folder: Path) -> None:
     assert index["transformer"] == ["diffusers", "WanTransformer3DModel"]
 
 
-def test_the_same_files_are_made_every_time(demo_folder: Path, tmp_path: Path) -> None:
-    """In other processes too, whose hashes differ."""
+def test_two_builds_make_identical_files(demo_folder: Path, tmp_path: Path) -> None:
+    """Also in another process, whose string hashes differ."""
     subprocess.run([sys.executable, "-m", "ranks.demo.build", tmp_path / "again"], check=True)
     paths = [path.relative_to(demo_folder) for path in demo_folder.rglob("*") if path.is_file()]
     assert len(paths) > 10
@@ -34,7 +34,7 @@ def test_the_same_files_are_made_every_time(demo_folder: Path, tmp_path: Path) -
         assert (tmp_path / "again" / path).read_bytes() == (demo_folder / path).read_bytes(), path
 
 
-def test_nothing_but_the_folder_is_left(tmp_path: Path) -> None:
+def test_no_temporary_files_are_left(tmp_path: Path) -> None:
     make_demo_model(tmp_path / "demo")
     assert [entry.name for entry in tmp_path.iterdir()] == ["demo"]
 

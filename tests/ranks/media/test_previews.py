@@ -9,7 +9,7 @@ from PIL import Image
 
 from broker.wire.protocol import MAX_PREVIEW_BYTES, Lease
 from ranks.media.latent_colours import Colours, fit_colours, paint
-from ranks.media.previews import Previews, encode
+from ranks.media.previews import Previews, encode_jpeg
 from ranks.model.conditioning import image_tensor, open_image
 from ranks.model.vae import encode_clip
 from ranks.model.weights import load_vae
@@ -30,7 +30,7 @@ def picture() -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def fitted(demo_folder: Path, picture: torch.Tensor) -> tuple[Colours, torch.Tensor]:
-    """The map of the demo's VAE, and the latents of a clip that shows the picture."""
+    """The map of the demo VAE, and the latents of a clip that shows the picture."""
     vae = load_vae(demo_folder / "vae", torch.float32, torch.device("cpu"))
     with torch.inference_mode():
         return fit_colours(vae), encode_clip(vae, picture.unsqueeze(2).expand(-1, -1, 5, -1, -1))
@@ -40,19 +40,17 @@ def previews(colours: Colours, sent: Sent) -> Previews:
     return Previews(colours, lambda lease, jpeg: sent.put((lease, jpeg)))
 
 
-def test_painted_latents_show_the_picture_they_were_made_of(
+def test_painted_latents_show_the_encoded_picture(
     fitted: tuple[Colours, torch.Tensor], picture: torch.Tensor
 ) -> None:
     colours, latents = fitted
-    wanted = torch.nn.functional.avg_pool2d(picture, 8)[0].permute(1, 2, 0).numpy()
+    expected = torch.nn.functional.avg_pool2d(picture, 8)[0].permute(1, 2, 0).numpy()
     for frame in range(latents.shape[2]):
         painted = np.asarray(paint(latents[0, :, frame].numpy(), colours), float)
-        assert np.abs(painted - (wanted + 1.0) * 127.5).mean() <= MEAN_DIFFERENCE
+        assert np.abs(painted - (expected + 1.0) * 127.5).mean() <= MEAN_DIFFERENCE
 
 
-def test_two_fits_of_one_vae_are_the_same(
-    demo_folder: Path, fitted: tuple[Colours, torch.Tensor]
-) -> None:
+def test_the_fit_is_reproducible(demo_folder: Path, fitted: tuple[Colours, torch.Tensor]) -> None:
     vae = load_vae(demo_folder / "vae", torch.float32, torch.device("cpu"))
     with torch.inference_mode():
         assert np.allclose(fit_colours(vae), fitted[0], atol=1e-4)
@@ -64,13 +62,13 @@ def test_two_fits_of_one_vae_are_the_same(
 )
 def test_a_preview_is_small(latent_size: tuple[int, int], shown_size: tuple[int, int]) -> None:
     noise = np.random.default_rng(7).integers(0, 256, (*latent_size[::-1], 3), np.uint8)
-    jpeg = encode(Image.fromarray(noise))
+    jpeg = encode_jpeg(Image.fromarray(noise))
     assert len(jpeg) <= MAX_PREVIEW_BYTES
     with Image.open(io.BytesIO(jpeg)) as image:
         assert (image.format, image.size) == ("JPEG", shown_size)
 
 
-def test_previews_go_through_the_frames_of_the_latest_latents(
+def test_previews_show_the_frames_of_the_latest_latents_in_turn(
     fitted: tuple[Colours, torch.Tensor],
 ) -> None:
     colours, latents = fitted
@@ -84,7 +82,7 @@ def test_previews_go_through_the_frames_of_the_latest_latents(
     assert len({jpeg for _, jpeg in pictures}) == 4
 
 
-def test_nothing_is_shown_of_a_run_that_has_ended(fitted: tuple[Colours, torch.Tensor]) -> None:
+def test_no_previews_are_sent_for_an_ended_run(fitted: tuple[Colours, torch.Tensor]) -> None:
     colours, latents = fitted
     sent: Sent = queue.SimpleQueue()
     shown = previews(colours, sent)

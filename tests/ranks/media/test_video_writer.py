@@ -1,4 +1,4 @@
-"""MP4 files, checked by decoding them."""
+"""MP4 files and stills, checked by decoding them."""
 
 import json
 import queue
@@ -29,7 +29,7 @@ Ends = queue.SimpleQueue[Exception | None]
 
 
 def stripes(num_frames: int) -> torch.Tensor:
-    """Upright stripes of known colours, as frames from -1 to 1."""
+    """Return frames from -1 to 1 with vertical stripes of known colours."""
     columns = torch.tensor(COLOURS).T.repeat_interleave(80 // len(COLOURS), dim=1)
     pixels = columns[:, None, None, :].expand(3, num_frames, 64, 80)
     return pixels.unsqueeze(0) / 127.5 - 1.0
@@ -38,7 +38,7 @@ def stripes(num_frames: int) -> torch.Tensor:
 def write(
     folder: Path, num_frames: int = 25, is_cancelled: bool = False
 ) -> tuple[VideoWriter, Ends]:
-    """Return a writer that has got frames, by default all and one more than is wanted."""
+    """Return a writer with frames added, by default one more than the video has."""
     store = FolderStore(folder)
     ends: Ends = queue.SimpleQueue()
     writer = VideoWriter(LEASE, SPEC, store, lambda: is_cancelled, lambda _: None, ends.put)
@@ -61,12 +61,12 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / VIDEOS / f"{LEASE.job_id}.mp4"
 
 
-def test_the_video_has_exactly_the_frames_and_the_size_asked_for(video: Path) -> None:
+def test_the_video_has_exactly_the_requested_frames_and_size(video: Path) -> None:
     decoded = ffmpeg("-i", str(video), "-f", "rawvideo", "-pix_fmt", "rgb24", "-").stdout
     assert len(decoded) == 24 * 64 * 80 * 3
 
 
-def test_the_video_says_how_its_colours_are_coded(video: Path) -> None:
+def test_the_video_is_tagged_with_its_colour_matrix(video: Path) -> None:
     stream = next(line for line in described(video) if "Video:" in line)
     assert "h264" in stream
     assert "yuv420p(tv, bt709, progressive)" in stream
@@ -74,7 +74,7 @@ def test_the_video_says_how_its_colours_are_coded(video: Path) -> None:
     assert "80x64" in stream
 
 
-def test_the_colours_survive_by_the_matrix_that_the_tags_name(video: Path) -> None:
+def test_decoding_with_the_tagged_matrix_restores_the_colours(video: Path) -> None:
     decode = "scale=in_color_matrix=bt709:in_range=tv"
     decoded = ffmpeg("-i", str(video), "-vf", decode, "-f", "rawvideo", "-pix_fmt", "rgb24", "-")
     frames = np.frombuffer(decoded.stdout, np.uint8).reshape(24, 64, 4, 20, 3)
@@ -82,12 +82,12 @@ def test_the_colours_survive_by_the_matrix_that_the_tags_name(video: Path) -> No
     np.testing.assert_allclose(centres, COLOURS, atol=3)
 
 
-def test_the_video_can_be_played_before_it_is_whole(video: Path) -> None:
+def test_the_video_can_be_played_while_it_is_downloaded(video: Path) -> None:
     content = video.read_bytes()
     assert content.index(b"moov") < content.index(b"mdat")
 
 
-def test_the_video_carries_prompt_seed_and_parameters(video: Path) -> None:
+def test_the_metadata_contains_prompt_seed_and_parameters(video: Path) -> None:
     metadata = ffmpeg("-i", str(video), "-f", "ffmetadata", "-").stdout.decode()
     found = re.search(r"^comment=(.*)$", metadata, re.MULTILINE)
     assert found is not None
@@ -97,7 +97,7 @@ def test_the_video_carries_prompt_seed_and_parameters(video: Path) -> None:
     assert comment["infer_steps"] == 30
 
 
-def test_nothing_unfinished_stays_behind(video: Path) -> None:
+def test_no_partial_files_are_left(video: Path) -> None:
     found = sorted(path.name for path in video.parent.rglob("*") if path.is_file())
     assert found == sorted(video.stem + end for end in (".mp4", ".webp", ".sprites.webp"))
 
@@ -109,7 +109,7 @@ def test_the_poster_has_the_colours_of_the_video(video: Path) -> None:
     np.testing.assert_allclose(np.array(found), COLOURS, atol=8)
 
 
-def test_the_sprite_sheet_leafs_through_the_whole_video(tmp_path: Path) -> None:
+def test_the_sprite_sheet_covers_the_whole_video(tmp_path: Path) -> None:
     spec = JobSpec(prompt="from black to white", image_size="1280*720", num_frames=37)
     stills = Stills(spec)
     for index in range(37):
@@ -117,8 +117,8 @@ def test_the_sprite_sheet_leafs_through_the_whole_video(tmp_path: Path) -> None:
     stills.save(tmp_path / "a.webp", tmp_path / "a.sprites.webp")
     with Image.open(tmp_path / "a.sprites.webp") as sheet:
         assert sheet.size == (5 * 192, 2 * 108)
-        places = [(96 + column * 192, 54 + row * 108) for row in range(2) for column in range(5)]
-        found = [sheet.convert("L").getpixel(place) for place in places]
+        positions = [(96 + column * 192, 54 + row * 108) for row in range(2) for column in range(5)]
+        found = [sheet.convert("L").getpixel(position) for position in positions]
     np.testing.assert_allclose(np.array(found), [index * 4 * 7 for index in range(10)], atol=6)
     with Image.open(tmp_path / "a.webp") as poster:
         assert poster.size == (640, 360)
@@ -132,7 +132,7 @@ def test_a_cancelled_video_leaves_no_file(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.mp4"))
 
 
-def test_an_abandoned_video_leaves_no_file_and_tells_nobody(tmp_path: Path) -> None:
+def test_an_abandoned_video_leaves_no_file_and_reports_nothing(tmp_path: Path) -> None:
     writer, ends = write(tmp_path)
     writer.abandon()
     writer.wait(_LIMIT_S)
@@ -141,7 +141,7 @@ def test_an_abandoned_video_leaves_no_file_and_tells_nobody(tmp_path: Path) -> N
     assert not list(tmp_path.rglob("*.mp4"))
 
 
-def test_a_folder_that_cannot_be_written_fails_the_saving(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_fails_the_video(tmp_path: Path) -> None:
     (tmp_path / VIDEOS).mkdir()
     (tmp_path / PARTIAL).write_text("a file where a folder should be")
     writer, ends = write(tmp_path, num_frames=1)
@@ -152,7 +152,7 @@ def test_a_folder_that_cannot_be_written_fails_the_saving(tmp_path: Path) -> Non
         writer.add(stripes(1))
 
 
-def test_an_encoder_that_fails_is_heard(tmp_path: Path) -> None:
+def test_a_failure_of_the_encoder_is_reported(tmp_path: Path) -> None:
     (tmp_path / PARTIAL / f"{'0' * 32}.1.mp4").mkdir(parents=True)
     writer, ends = write(tmp_path, num_frames=1)
     writer.finish()

@@ -1,4 +1,4 @@
-"""Counts the bytes of tensors that are alive at once, on any device, also on meta."""
+"""Counts the bytes of tensors that are alive at once, on any device including meta."""
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class PeakMemory(TorchDispatchMode):
-    """While active, follows every tensor that an operator makes, until it is freed."""
+    """While active, tracks every tensor that an operator creates until it is freed."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""The 14B architecture on the meta device: shapes and dtypes, and not a byte of weights."""
+"""The 14B architecture on the meta device: shapes and dtypes without memory for weights."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def config_of(part: str) -> dict[str, Any]:
 
 
 def in_dtypes(model: WanTransformer3DModel, dtype: torch.dtype) -> WanTransformer3DModel:
-    """Convert as the loader does: some modules stay in float32."""
+    """Convert a model as the loader does: some modules stay in float32."""
     wide = set(model._keep_in_fp32_modules)
     for name, weight in model.named_parameters():
         weight.data = weight.data.to(torch.float32 if wide & set(name.split(".")) else dtype)

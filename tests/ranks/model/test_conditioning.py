@@ -1,4 +1,4 @@
-"""What is made of a job before the first step."""
+"""Preparation of prompts, images and noise."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def models(demo_folder: Path) -> Models:
 
 
 @torch.inference_mode()
-def test_a_prompt_is_encoded_once_while_it_is_kept(models: Models) -> None:
+def test_a_kept_prompt_is_not_encoded_again(models: Models) -> None:
     encoder = PromptEncoder(models)
     first = encoder.encode("a cat  walks")
     assert encoder.num_hits == 0
@@ -42,10 +42,10 @@ def test_only_the_latest_prompts_are_kept(models: Models) -> None:
 
 
 @torch.inference_mode()
-def test_forgotten_prompts_are_encoded_anew(models: Models) -> None:
+def test_cleared_prompts_are_encoded_again(models: Models) -> None:
     encoder = PromptEncoder(models)
     encoder.encode("a cat walks")
-    encoder.forget()
+    encoder.clear()
     encoder.encode("a cat walks")
     assert encoder.num_hits == 0
 
@@ -54,15 +54,15 @@ def test_forgotten_prompts_are_encoded_anew(models: Models) -> None:
 def test_an_embedding_is_zero_after_the_last_token(models: Models) -> None:
     embedded = PromptEncoder(models).encode("")
     assert embedded.shape[:2] == (1, 512)
-    assert embedded[0, 0].any()  # the end mark
+    assert embedded[0, 0].any()  # the end-of-sequence token
     assert not embedded[0, 1:].any()
 
 
-def test_text_is_mended_and_unescaped() -> None:
+def test_the_encoding_of_a_prompt_is_fixed_and_html_is_unescaped() -> None:
     assert clean_text(" cats &amp;amp; dogs\n\tin the cafÃ© ") == "cats & dogs in the café"
 
 
-def test_an_image_covers_the_size_and_is_cropped_at_its_centre(tmp_path: Path) -> None:
+def test_an_image_covers_the_size_and_is_cropped_around_its_centre(tmp_path: Path) -> None:
     image = Image.new("RGB", (300, 100), "red")
     image.paste("blue", (100, 0, 200, 100))
     image.save(tmp_path / "wide.png")
@@ -74,14 +74,14 @@ def test_an_image_covers_the_size_and_is_cropped_at_its_centre(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"no picture at all"])
-def test_an_unreadable_image_is_told_in_words(tmp_path: Path, content: bytes) -> None:
+def test_an_unreadable_image_fails_with_a_clear_message(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "image.png"
     path.write_bytes(content)
-    with pytest.raises(JobError, match="cannot be read any more; submit it again"):
+    with pytest.raises(JobError, match="can no longer be read; submit it again"):
         open_image(path, 64, 64)
 
 
-def test_a_missing_image_is_told_in_words(tmp_path: Path) -> None:
+def test_a_missing_image_fails_with_a_clear_message(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="submit it again"):
         open_image(tmp_path / "none.png", 64, 64)
 

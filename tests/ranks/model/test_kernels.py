@@ -1,4 +1,4 @@
-"""Fused kernels: the results of plain ones, for every number of tokens, on every layout."""
+"""Compares fused with plain kernels, for any number of tokens, on shards of tokens and weights."""
 
 import os
 from collections.abc import Iterator
@@ -11,15 +11,15 @@ from diffusers.models.attention_dispatch import AttentionBackendName
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
-from ranks.model.attention_cache import AttentionCache, CacheSchedule
 from ranks.model.transformer import LatentShape, ShardTransformer
 from ranks.parallel.layout import shard_sizes
 from ranks.parallel.sharding import set_sharded, shard_transformer
 from ranks.parallel.ulysses import SequenceGroup, Shard
+from ranks.sampling.attention_cache import AttentionCache, CacheSchedule
 from tests.ranks.parallel.test_ulysses import small_model
 from tests.ranks.parallel.world import run_ranks
 
-# Torch's compiler warns of torch's own use of what torch has given up.
+# torch's compiler uses deprecated functions of torch.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
 CPU = torch.device("cpu")
@@ -28,13 +28,13 @@ SHAPES: list[LatentShape] = [(1, 6, 10), (3, 8, 8), (2, 10, 14)]
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where what is compiled here is kept; only the first test pays for it."""
+    """Folder of compiled kernels; only the first test pays for compiling."""
     return tmp_path_factory.mktemp("compiled")
 
 
 @pytest.fixture(autouse=True)
 def compiler(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Compile into that folder, in this process, and leave nothing loaded."""
+    """Compile into that folder in this process, and unload the kernels afterwards."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(compiled))
     monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
     yield
@@ -66,7 +66,7 @@ def predict(
 
 
 @torch.inference_mode()
-def test_fused_kernels_compute_what_plain_ones_do_and_compile_for_every_size_at_once() -> None:
+def test_fused_kernels_equal_plain_ones_and_one_compilation_serves_every_size() -> None:
     fused, plain = transformer(is_fused=True), transformer(is_fused=False)
     fused.warm_up(CPU, 9, 5)
     with torch.compiler.set_stance("fail_on_recompile"):
@@ -76,7 +76,7 @@ def test_fused_kernels_compute_what_plain_ones_do_and_compile_for_every_size_at_
 
 
 @torch.inference_mode()
-def test_fused_kernels_are_no_further_from_the_truth_in_bfloat16_than_plain_ones() -> None:
+def test_fused_kernels_are_as_accurate_in_bfloat16_as_plain_ones() -> None:
     truth = predict(transformer(is_fused=False), SHAPES[0])
     errors = []
     for is_fused in (True, False):
@@ -87,7 +87,7 @@ def test_fused_kernels_are_no_further_from_the_truth_in_bfloat16_than_plain_ones
 
 
 def test_fused_kernels_work_on_shards_of_tokens_and_of_weights(compiled: Path) -> None:
-    """Seen to fail, compiling anew for each shard, when tables kept their dimension of one."""
+    """One compilation serves every shard, although shards differ in length."""
     run_ranks(2, check_shards, compiled)
 
 
@@ -97,7 +97,7 @@ def check_shards(rank: int, world_size: int, compiled: Path) -> None:
     model = transformer(is_fused=True)
     shard_transformer(model, model.model, init_device_mesh("cpu", (world_size,)))
     model.warm_up(CPU, 9, 5)
-    cache = AttentionCache(CacheSchedule(start=0, interval=2, end=2, num_steps=2))
+    cache = AttentionCache(CacheSchedule(start=0, interval=2, end=2, num_inference_steps=2))
     for shape in SHAPES:
         expected = predict(transformer(is_fused=False), shape)
         sizes = shard_sizes(model.num_tokens(shape), world_size)
@@ -107,16 +107,13 @@ def check_shards(rank: int, world_size: int, compiled: Path) -> None:
                 with torch.compiler.set_stance("fail_on_recompile"):
                     sequence = SequenceGroup(dist.group.WORLD, sizes, rank)
                     found = predict(model, shape, sequence, cache, step)
-                # The first step fills the cache, the second one takes from it: same inputs.
+                # The first step fills the cache, the second reuses it; the inputs are the same.
                 torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 @torch.inference_mode()
 def test_a_forward_pass_never_waits_for_the_device() -> None:
-    """On the meta device, reading a value back raises.
-
-    Seen to fail when the forward pass read one number of its tokens.
-    """
+    """On the meta device, reading a value back raises."""
     model = ShardTransformer(small_model().to("meta"), AttentionBackendName.NATIVE)
     shape = SHAPES[0]
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""The estimate against the 14B architecture on the meta device, and against real miniatures."""
+"""Compares the estimate with the 14B architecture on the meta device, and with small models."""
 
 from collections.abc import Iterator
 
@@ -56,7 +56,7 @@ def test_the_14b_transformer_has_the_parameters_of_its_published_dimensions() ->
     assert expected == 16_394_878_784
 
 
-def test_one_rank_alone_holds_every_weight() -> None:
+def test_a_single_rank_holds_every_weight() -> None:
     held = sum(num_weight_bytes(model) for model in real_models())
     memory = measured(1)
     assert memory.weights_bytes == held
@@ -64,7 +64,7 @@ def test_one_rank_alone_holds_every_weight() -> None:
 
 
 class FakeWorld(World):
-    """A world without a control group, which the fake backend lacks."""
+    """A world without a control group, which the fake backend does not support."""
 
     def __init__(self, rank: int, world_size: int) -> None:
         self.rank = rank
@@ -74,13 +74,13 @@ class FakeWorld(World):
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    """Rank 3 of 8 whose collectives only have shapes."""
+    """Rank 3 of 8, with collectives that compute shapes only."""
     dist.init_process_group("fake", rank=3, world_size=WORLD_SIZE, store=FakeStore())
     yield FakeWorld(3, WORLD_SIZE)
     dist.destroy_process_group()
 
 
-def test_sharded_weights_are_what_the_estimate_says(world: World) -> None:
+def test_sharded_weights_take_the_estimated_memory(world: World) -> None:
     transformer, text_encoder, image_encoder, vae = real_models()
     mesh = init_device_mesh("cpu", (WORLD_SIZE,))
     shard_transformer(transformer, transformer, mesh)
@@ -120,7 +120,7 @@ def test_every_layout_can_split_the_14b_model(
 
 @pytest.mark.parametrize("base_dim", [8, 96])
 @torch.inference_mode()
-def test_the_vae_takes_what_the_estimate_says(base_dim: int) -> None:
+def test_the_vae_takes_the_estimated_memory(base_dim: int) -> None:
     with torch.device("meta"):
         vae = AutoencoderKLWan(base_dim=base_dim)
         latents, image = torch.empty(1, 16, 3, 24, 32), torch.empty(1, 3, 192, 256)
@@ -146,8 +146,8 @@ def decode_a_patch(rank: int, world_size: int) -> None:
         for _ in decode_chunks(vae, latents, patch):
             pass
     num_pixels = height * width * 64
-    unsplit_bytes = 52 * 8 * 4 * num_pixels  # what `PeakMemory` counts without the split
-    # Every rank gets the chunk's frames whole; of a real VAE, 12 times as wide, they are a trifle.
+    unsplit_bytes = 52 * 8 * 4 * num_pixels  # as `PeakMemory` counts without the split
+    # Every rank holds the chunk's whole frames; in the real VAE, 12 times as wide, they are small.
     frames_bytes = 3 * (4 * 3 * 4 * num_pixels)
     assert memory.peak_bytes < unsplit_bytes / world_size * 1.15 + frames_bytes
 

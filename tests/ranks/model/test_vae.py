@@ -1,4 +1,4 @@
-"""The VAE chunk by chunk against the VAE of diffusers in one go."""
+"""Compares the VAE chunk by chunk with the VAE of diffusers in one call."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def vae(demo_folder: Path) -> AutoencoderKLWan:
 
 
 @torch.inference_mode()
-def test_encoding_in_chunks_gives_the_same_bits(vae: AutoencoderKLWan) -> None:
+def test_encoding_in_chunks_gives_identical_latents(vae: AutoencoderKLWan) -> None:
     image = torch.randn(1, 3, 64, 80, generator=torch.Generator().manual_seed(1))
     clip = torch.cat((image.unsqueeze(2), torch.zeros(1, 3, 8, 64, 80)), dim=2)
     mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)
@@ -28,7 +28,7 @@ def test_encoding_in_chunks_gives_the_same_bits(vae: AutoencoderKLWan) -> None:
 
 
 @torch.inference_mode()
-def test_decoding_in_chunks_gives_the_same_bits(vae: AutoencoderKLWan) -> None:
+def test_decoding_in_chunks_gives_identical_frames(vae: AutoencoderKLWan) -> None:
     latents = torch.randn(1, 16, 3, 8, 10, generator=torch.Generator().manual_seed(2))
     mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)
     std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
@@ -38,7 +38,7 @@ def test_decoding_in_chunks_gives_the_same_bits(vae: AutoencoderKLWan) -> None:
     assert torch.equal(torch.cat(chunks, dim=2), expected)
 
 
-def test_a_number_of_frames_that_no_latents_hold_is_refused() -> None:
+def test_a_number_of_frames_not_of_the_form_4n_plus_1_is_refused() -> None:
     assert num_latent_frames(81) == 21
     with pytest.raises(ValueError, match="num_frames is 24; expected 4n"):
         num_latent_frames(24)

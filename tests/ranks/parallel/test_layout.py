@@ -1,4 +1,4 @@
-"""Which rank does what."""
+"""Layouts: the branch and the shard of every rank."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def test_cfg_2_by_ulysses_4_fills_eight_ranks() -> None:
     assert layout.cfg_groups == [[0, 4], [1, 5], [2, 6], [3, 7]]
 
 
-def test_remaining_ranks_repeat_the_same_work() -> None:
+def test_remaining_ranks_are_replicas() -> None:
     layout = Layout(world_size=8, cfg_size=2, ulysses_size=2)
     assert [layout.branch(rank) for rank in range(8)] == [0, 0, 1, 1, 0, 0, 1, 1]
     assert layout.ulysses_groups == [[0, 1], [2, 3], [4, 5], [6, 7]]

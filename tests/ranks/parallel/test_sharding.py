@@ -19,7 +19,7 @@ from ranks.parallel.sharding import (
 from tests.ranks.parallel.world import run_ranks
 
 WORLD_SIZE = 3
-"""No size of the models divides by it: the last rank's slices are shorter, or empty."""
+"""It divides no size of the models, so the last rank's slices are shorter or empty."""
 
 CPU = torch.device("cpu")
 
@@ -39,7 +39,7 @@ def small_transformer() -> WanTransformer3DModel:
         added_kv_proj_dim=32,
         rope_max_seq_len=64,
     )
-    # Some weights start as zeros, which would hide a slice in the wrong place.
+    # Some weights start as zeros, which would hide a misplaced slice.
     for weight in model.parameters():
         nn.init.normal_(weight, std=0.1)
     return model
@@ -96,7 +96,7 @@ def check_both_ways_of_storing(
 ) -> None:
     slices = num_weight_bytes(model)
     expected = run(reference)
-    # There and back, so that each way follows the other in one loaded model.
+    # Twice, so that each way of storing follows the other in one loaded model.
     for sharded in (True, False, True, False):
         set_sharded(model, sharded)
         for _ in range(2):
@@ -115,12 +115,12 @@ def load_and_run_transformer(rank: int, world_size: int, folder: Path) -> None:
     load_weights(model, folder, CPU)
     reference = small_transformer()
     model.rope = reference.rope
-    # Rows that do not divide go to the first ranks.
+    # If the rows do not divide evenly, the first ranks hold more.
     assert num_weight_bytes(model) <= elsewhere + in_blocks / world_size * 1.2
     check_both_ways_of_storing(model, run_transformer, reference)
 
 
-def test_a_transformer_in_slices_gives_the_same_bits(tmp_path: Path) -> None:
+def test_a_sharded_transformer_gives_identical_results(tmp_path: Path) -> None:
     small_transformer().save_pretrained(tmp_path)
     run_ranks(WORLD_SIZE, load_and_run_transformer, tmp_path)
 
@@ -154,7 +154,7 @@ def load_and_run_text_encoder(rank: int, world_size: int, folder: Path) -> None:
     check_both_ways_of_storing(model, run_text_encoder, reference)
 
 
-def test_a_text_encoder_in_slices_gives_the_same_bits(tmp_path: Path) -> None:
+def test_a_sharded_text_encoder_gives_identical_results(tmp_path: Path) -> None:
     small_text_encoder().save_pretrained(tmp_path)
     run_ranks(WORLD_SIZE, load_and_run_text_encoder, tmp_path)
 
@@ -182,7 +182,7 @@ def fail_within_a_block(rank: int, world_size: int, folder: Path) -> None:
         assert torch.equal(run_transformer(model), expected)
 
 
-def test_a_run_that_failed_within_a_block_frees_what_it_gathered(tmp_path: Path) -> None:
+def test_a_failure_within_a_block_frees_the_gathered_weights(tmp_path: Path) -> None:
     small_transformer().save_pretrained(tmp_path)
     run_ranks(WORLD_SIZE, fail_within_a_block, tmp_path)
 
@@ -225,7 +225,7 @@ def test_a_missing_weight_is_named(tmp_path: Path) -> None:
         load_weights(model, tmp_path, CPU)
 
 
-def test_a_weight_of_another_shape_is_named(tmp_path: Path) -> None:
+def test_a_weight_of_the_wrong_shape_is_named(tmp_path: Path) -> None:
     small_transformer().save_pretrained(tmp_path)
     model = meta_transformer(tmp_path)
     model.proj_out = nn.Linear(31, 64, device="meta")

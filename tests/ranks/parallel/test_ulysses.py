@@ -1,4 +1,4 @@
-"""Sequence parallelism on small models: exact, and with few collectives."""
+"""Ulysses on small models: exact, and with few collectives."""
 
 import pytest
 import torch
@@ -69,7 +69,7 @@ def expected() -> Tensor:
 
 
 @torch.inference_mode()
-def test_one_rank_computes_what_the_stock_model_computes() -> None:
+def test_one_rank_gives_the_prediction_of_the_stock_model() -> None:
     found, sequence = predict(0, 1)
     torch.testing.assert_close(found, expected(), rtol=0, atol=1e-5)
     assert sequence.num_collectives == 0
@@ -84,11 +84,11 @@ def test_shards_of_any_length_give_the_whole_prediction(world_size: int) -> None
 def check_prediction(rank: int, world_size: int) -> None:
     found, sequence = predict(rank, world_size)
     torch.testing.assert_close(found, expected(), rtol=0, atol=1e-5)
-    # In each layer one exchange for q, k and v and one for the output; then one gather.
+    # One exchange for q, k and v and one for the output in each layer, then one gather.
     assert sequence.num_collectives == 2 * NUM_LAYERS + 1
 
 
-def test_ranks_without_any_token_take_part() -> None:
+def test_ranks_without_tokens_take_part() -> None:
     run_ranks(4, check_empty_shards)
 
 

@@ -8,9 +8,9 @@ from ranks.parallel.vae_split import VaePatch, VaeSplit, grid_shape, split_evenl
 from tests.ranks.parallel.world import run_ranks
 
 TOLERANCE = 1e-5
-"""Largest difference in float32; the values are of the order of 1."""
+"""Largest absolute difference in float32; the values are of the order of 1."""
 
-# Height and width in pixels. Uneven both ways, portrait, square, the smallest, one long strip.
+# Height and width in pixels: landscape, portrait, the smallest square, a long strip.
 SIZES = [(80, 144), (208, 112), (64, 64), (64, 272), (144, 80)]
 
 
@@ -36,7 +36,7 @@ def decode(vae: AutoencoderKLWan, latents: Tensor, patch: VaePatch | None) -> Te
 
 
 def clip(height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return the pixels and, unrelated to them, the latents of a clip of 9 frames."""
+    """Return pixels and latents of a clip of 9 frames; they are independent of each other."""
     generator = torch.Generator().manual_seed(height * 1000 + width)
     pixels = torch.rand((1, 3, 9, height, width), generator=generator) * 2 - 1
     latents = torch.randn((1, 16, 3, height // 8, width // 8), generator=generator)
@@ -52,7 +52,7 @@ def compare_with_unsplit(rank: int, world_size: int, sizes: list[tuple[int, int]
         with split.active(height // 8, width // 8) as patch:
             assert patch is not None
             moments, frames = encode(vae, pixels, patch), decode(vae, latents, patch)
-        if rank > 0:  # every rank holds the gathered result; one check is enough
+        if rank > 0:  # every rank has the same gathered result; one check is enough
             continue
         # After the split, the same VAE is whole again.
         torch.testing.assert_close(moments, encode(vae, pixels, None), atol=TOLERANCE, rtol=0)
@@ -80,7 +80,7 @@ def run_too_small_a_clip(rank: int, world_size: int) -> None:
         decode(vae, torch.zeros(1, 16, 1, 2, 9), patch)
 
 
-def test_a_clip_with_fewer_rows_than_ranks_runs_whole() -> None:
+def test_a_clip_with_fewer_rows_than_ranks_is_not_split() -> None:
     run_ranks(3, run_too_small_a_clip)
 
 
@@ -95,7 +95,7 @@ def fail_while_split(rank: int, world_size: int) -> None:
     assert torch.equal(decode(vae, latents, None), whole)
 
 
-def test_a_run_that_fails_leaves_the_vae_whole() -> None:
+def test_a_failed_run_leaves_the_vae_unsplit() -> None:
     run_ranks(2, fail_while_split)
 
 
@@ -112,7 +112,7 @@ def gather_back(rank: int, world_size: int) -> None:
     dist.barrier()
 
 
-def test_gathered_patches_are_the_whole_that_they_were_taken_from() -> None:
+def test_gathering_patches_restores_the_whole_map() -> None:
     run_ranks(8, gather_back)
 
 
@@ -123,7 +123,7 @@ def test_ranks_form_a_grid(world_size: int, shape: tuple[int, int]) -> None:
     assert grid_shape(world_size) == shape
 
 
-def test_the_first_parts_get_what_is_left_over() -> None:
+def test_the_first_parts_are_longer_if_the_split_is_uneven() -> None:
     assert split_evenly(90, 4) == [23, 23, 22, 22]
     assert split_evenly(160, 2) == [80, 80]
     assert split_evenly(8, 8) == [1] * 8

@@ -1,4 +1,4 @@
-"""Runs a function on several real ranks, joined over gloo, and shows what any of them raised."""
+"""Runs a function on several real ranks joined over gloo, and shows what any of them raised."""
 
 import multiprocessing
 import os
@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import torch
 import torch.distributed as dist
 
-# Imported once, by the server that all ranks are forked from.
+# Imported once, by the server from which all ranks are forked.
 PRELOADED = [
     "torch.distributed.fsdp",
     "diffusers.models.autoencoders.autoencoder_kl_wan",
@@ -27,7 +27,7 @@ def run_ranks(
     """Call `target(rank, world_size, *args)` on ranks that have joined a process group.
 
     Raises:
-        AssertionError: With the stderr of all ranks, if one fails or they do not end in time.
+        AssertionError: If a rank fails or does not end in time; it shows the stderr of all ranks.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
@@ -51,11 +51,11 @@ def run_ranks(
 
 
 def _wait_for_all_or_a_failure(ranks: Sequence[BaseProcess], limit_s: float) -> list[int | None]:
-    """Return the exit codes; None stands for a rank that still runs."""
+    """Return the exit codes; None means that the rank is still running."""
     deadline_s = time.monotonic() + limit_s
     while running := [process.sentinel for process in ranks if process.exitcode is None]:
         ended = wait(running, max(0.0, deadline_s - time.monotonic()))
-        # The others may wait for a rank that failed for ever.
+        # The other ranks might wait forever for one that failed.
         if not ended or any(process.exitcode for process in ranks):
             break
     return [process.exitcode for process in ranks]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from ranks.model.attention_cache import AttentionCache, CacheSchedule
+from ranks.sampling.attention_cache import AttentionCache, CacheSchedule
 
 CASES = json.loads((Path(__file__).parents[2] / "data" / "attention_cache.json").read_text())[
     "cases"
@@ -20,7 +20,7 @@ def schedule_of(case: dict[str, Any]) -> CacheSchedule:
         start=case["start_step"],
         interval=case["interval"],
         end=case["end_step"],
-        num_steps=case["num_steps"],
+        num_inference_steps=case["num_steps"],
     )
 
 
@@ -29,7 +29,7 @@ def tag(step: int, branch: int, block: int) -> torch.Tensor:
 
 
 def run_step(cache: AttentionCache, step: int) -> set[int]:
-    """Run one step of a model whose attention returns where it was computed; return the steps."""
+    """Run one step; return the steps in which its attention outputs were computed."""
     sources = set()
     for branch in BRANCHES:
         for block in BLOCKS:
@@ -41,7 +41,7 @@ def run_step(cache: AttentionCache, step: int) -> set[int]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["note"][:40])
-def test_each_step_takes_the_attention_of_the_step_that_the_rule_names(
+def test_each_step_uses_the_attention_of_the_expected_step(
     case: dict[str, Any],
 ) -> None:
     expected = {int(step): {source} for step, source in case["reuse"].items()}
@@ -51,7 +51,7 @@ def test_each_step_takes_the_attention_of_the_step_that_the_rule_names(
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["note"][:40])
-def test_nothing_is_held_before_it_can_be_reused_or_after_its_last_reuse(
+def test_outputs_are_kept_only_until_their_last_reuse(
     case: dict[str, Any],
 ) -> None:
     schedule = schedule_of(case)
@@ -65,8 +65,8 @@ def test_nothing_is_held_before_it_can_be_reused_or_after_its_last_reuse(
             assert cache.num_bytes == expected
 
 
-def test_a_run_that_fails_frees_what_it_kept() -> None:
-    cache = AttentionCache(CacheSchedule(start=0, interval=3, end=5, num_steps=7))
+def test_a_failed_run_frees_its_kept_outputs() -> None:
+    cache = AttentionCache(CacheSchedule(start=0, interval=3, end=5, num_inference_steps=7))
 
     def fail_after_the_first_step() -> None:
         with cache:
@@ -80,7 +80,7 @@ def test_a_run_that_fails_frees_what_it_kept() -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["note"][:40])
-def test_a_run_continued_at_an_allowed_step_reuses_the_same_steps(case: dict[str, Any]) -> None:
+def test_a_run_resumed_at_an_allowed_step_reuses_the_same_steps(case: dict[str, Any]) -> None:
     schedule = schedule_of(case)
     expected = {int(step): {source} for step, source in case["reuse"].items()}
     beginnings = [step for step in range(case["num_steps"]) if schedule.can_begin_at(step)]
@@ -92,9 +92,9 @@ def test_a_run_continued_at_an_allowed_step_reuses_the_same_steps(case: dict[str
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("start", -1), ("interval", 0), ("end", 0), ("num_steps", 0)]
+    ("field", "value"), [("start", -1), ("interval", 0), ("end", 0), ("num_inference_steps", 0)]
 )
 def test_a_number_out_of_range_is_named(field: str, value: int) -> None:
-    numbers = {"start": 1, "interval": 3, "end": 5, "num_steps": 7, field: value}
+    numbers = {"start": 1, "interval": 3, "end": 5, "num_inference_steps": 7, field: value}
     with pytest.raises(ValueError, match=f"{field} {value}"):
         CacheSchedule(**numbers)

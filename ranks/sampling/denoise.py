@@ -1,4 +1,4 @@
-"""The denoising loop with its whole state in the open: step, latents, the solver's history."""
+"""The denoising loop, with its whole state explicit: step, latents, history of the solver."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,39 +7,39 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ranks.model.attention_cache import AttentionCache
 from ranks.model.transformer import ShardTransformer
 from ranks.parallel.ulysses import Condition, SequenceGroup, Shard
-from ranks.solver import Solver
+from ranks.sampling.attention_cache import AttentionCache
+from ranks.sampling.solver import Solver
 
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
-    """Which guidance branches this rank computes, and how both become one prediction.
+    """The guidance branches that this rank computes, and how both become one prediction.
 
     Args:
-        scale: How far the prediction leans from unconditional to conditional.
-        conditions: This rank's branches by their number, 0 conditional, 1 unconditional.
-        group: The two ranks that compute a branch each; None if this rank computes all there is.
+        guidance_scale: Weight of the conditional over the unconditional prediction.
+        conditions: This rank's branches by number: 0 conditional, 1 unconditional.
+        group: The two ranks that compute one branch each; None if this rank computes all branches.
     """
 
-    scale: float
+    guidance_scale: float
     conditions: dict[int, Condition]
     group: dist.ProcessGroup | None
 
-    def combine(self, predicted: Sequence[Tensor]) -> Tensor:
-        """Return the guided prediction from those of this rank's branches.
+    def combine(self, predictions: Sequence[Tensor]) -> Tensor:
+        """Return the guided prediction `[B, L, P]`, given one per branch of this rank.
 
         Source:
-            Classifier-free guidance as in diffusers' `WanImageToVideoPipeline`.
+            Classifier-free guidance in diffusers' `WanImageToVideoPipeline.__call__`.
         """
-        conditional, *rest = self._exchange(predicted[0]) if self.group else predicted
+        conditional, *rest = self._exchange(predictions[0]) if self.group else predictions
         if not rest:
             return conditional
-        return rest[0] + self.scale * (conditional - rest[0])
+        unconditional = rest[0]
+        return unconditional + self.guidance_scale * (conditional - unconditional)
 
     def _exchange(self, own: Tensor) -> list[Tensor]:
-        """Return the predictions of both branches, conditional first."""
         both = [torch.empty_like(own), torch.empty_like(own)]
         dist.all_gather(both, own.contiguous(), group=self.group)
         return both
@@ -52,10 +52,10 @@ class Predictor:
     Args:
         transformer: The model.
         first_frame: Mask and encoded first frame, `[1, C, T, H, W]`, float32, on the device.
-        guidance: What this rank computes.
+        guidance: The branches of this rank.
         sequence: The ranks that share the sequence.
-        rope: Cosines and sines of the whole sequence.
-        cache: Kept attention outputs, None if the job keeps none.
+        rope: Cosines and sines of the whole sequence, each `[1, S, 1, D / 2]`, float32.
+        cache: Kept attention outputs; None if the job uses no cache.
     """
 
     transformer: ShardTransformer
@@ -66,27 +66,27 @@ class Predictor:
     cache: AttentionCache | None
 
     def predict(self, step: int, timestep: Tensor, latents: Tensor) -> Tensor:
-        """Return the velocity `[1, C, T, H, W]` as float32 on the CPU, the same on every rank.
+        """Return the velocity `[1, C, T, H, W]`, float32 on the CPU, the same on every rank.
 
         Args:
             step: Denoising step, from 0.
             timestep: Scalar, int64, CPU.
-            latents: Whole latents, float32, CPU.
+            latents: Whole latents `[1, C, T, H, W]`, float32, CPU.
         """
         device = self.first_frame.device
         inputs = torch.cat((latents.to(device), self.first_frame), dim=1)
         inputs = inputs.to(self.transformer.dtype)
         timesteps = timestep.to(device).unsqueeze(0)
-        predicted = [
+        predictions = [
             self.transformer(inputs, timesteps, condition, self._shard(step, branch))
             for branch, condition in self.guidance.conditions.items()
         ]
-        guided = self.sequence.gather(self.guidance.combine(predicted))
+        guided = self.sequence.gather(self.guidance.combine(predictions))
         frames, height, width = latents.shape[2:]
-        whole = self.transformer.unpatchify(guided, (frames, height, width))
-        # Here the host waits for all that it has queued; otherwise it would queue the whole loop,
-        # and a cancel would come too late. The copies above wait, too, but for an idle device.
-        return whole.to("cpu", torch.float32)
+        velocity = self.transformer.unpatchify(guided, (frames, height, width))
+        # This copy makes the host wait for the step. Otherwise the host would queue the whole loop,
+        # and a cancel would come too late. The copies above block as well, but on an idle device.
+        return velocity.to("cpu", torch.float32)
 
     def _shard(self, step: int, branch: int) -> Shard:
         cos, sin = (self.sequence.take(table) for table in self.rope)
@@ -101,11 +101,11 @@ class Predictor:
 
 
 class Denoiser:
-    """A run of the denoising loop between two of its steps.
+    """The state of the denoising loop between two steps.
 
     Args:
-        solver: At its start.
-        latents: Noise, float32, CPU.
+        solver: A new solver.
+        latents: Noise `[1, C, T, H, W]`, float32, CPU.
     """
 
     def __init__(self, solver: Solver, latents: Tensor) -> None:
@@ -115,26 +115,24 @@ class Denoiser:
 
     @property
     def is_done(self) -> bool:
-        """Whether the latents are free of noise."""
-        return self.step == self.solver.num_steps
+        return self.step == self.solver.num_inference_steps
 
     def advance(self, predictor: Predictor) -> None:
-        """Do one step."""
         timestep = self.solver.timestep(self.step)
         velocity = predictor.predict(self.step, timestep, self.latents)
         self.latents = self.solver.advance(self.step, velocity, self.latents)
         self.step += 1
 
     def state(self) -> dict[str, Tensor]:
-        """Return all that is needed to go on in another process.
+        """Return all that another process needs to resume the loop.
 
-        The tensors are never written to again, so they may be saved while the loop goes on.
+        The tensors are never written to again, so they may be saved while the loop continues.
         """
         own = {"step": torch.tensor(self.step), "latents": self.latents}
         return own | {f"solver.{name}": value for name, value in self.solver.history().items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on where another process left off."""
+        """Resume from the `state` of another denoiser, bit for bit."""
         self.step = int(state["step"].item())
         self.latents = state["latents"]
         prefix = "solver."

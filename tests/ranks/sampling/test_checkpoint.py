@@ -1,4 +1,4 @@
-"""Saved states."""
+"""Checkpoints of the denoising loop."""
 
 from pathlib import Path
 
@@ -7,16 +7,16 @@ import torch
 
 from broker.store.folder import FolderStore
 from broker.store.store import CHECKPOINTS, checkpoint_name
-from ranks.checkpoint import Checkpoint, is_state, load_state, save_state
-from ranks.denoise import Denoiser
 from ranks.model.conditioning import draw_noise
-from ranks.solver import Solver
+from ranks.sampling.checkpoint import Checkpoint, is_state, load_state, save_state
+from ranks.sampling.denoise import Denoiser
+from ranks.sampling.solver import Solver
 
 NAME = checkpoint_name("job")
 STATE = {"step": torch.tensor(3), "latents": torch.arange(6.0).view(2, 3).T}
 
 
-def test_a_state_comes_back_to_the_bit(tmp_path: Path) -> None:
+def test_a_loaded_state_is_identical_to_the_saved_one(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     store.prepare()
     path = store.local(NAME)
@@ -33,7 +33,7 @@ def test_the_thread_saves_the_latest_state(tmp_path: Path) -> None:
     path = store.local(NAME)
     checkpoint = Checkpoint(store, NAME)
     for step in range(1, 4):
-        checkpoint.keep({"step": torch.tensor(step)})
+        checkpoint.save({"step": torch.tensor(step)})
     checkpoint.close()
     assert load_state(path)["step"].item() == 3
 
@@ -42,7 +42,7 @@ def test_a_discarded_checkpoint_leaves_no_file(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     store.prepare()
     checkpoint = Checkpoint(store, NAME)
-    checkpoint.keep(STATE)
+    checkpoint.save(STATE)
     checkpoint.discard()
     assert not list((tmp_path / CHECKPOINTS).iterdir())
 
@@ -51,7 +51,7 @@ def test_a_checkpoint_that_cannot_be_saved_does_not_end_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoint = Checkpoint(FolderStore(tmp_path / "missing"), NAME)
-    checkpoint.keep(STATE)
+    checkpoint.save(STATE)
     checkpoint.close()
     assert "no checkpoint could be saved" in caplog.text
 

@@ -1,8 +1,8 @@
 """The attention cache: at some steps a block reuses the self-attention output of an earlier step.
 
-What is kept is the output of a block's self-attention after its output projection, before gate and
-residual; under Ulysses it is this rank's shard. Every rank decides alike, since the decision
-depends on the step alone: ranks that disagreed would wait for each other in a collective for ever.
+It keeps the output of a block's self-attention after the output projection, before gate and
+residual; under Ulysses this is the rank's shard. Whether to reuse depends on the step alone, so
+every rank decides alike: ranks that disagreed would wait for each other in a collective forever.
 """
 
 from collections.abc import Callable
@@ -16,54 +16,55 @@ import torch
 
 @dataclass(frozen=True, kw_only=True)
 class CacheSchedule:
-    """Which steps of a run reuse the attention of an earlier step; steps count from 0.
+    """Which denoising steps reuse the attention of an earlier step; steps count from 0.
 
-    The window may be longer than the run.
+    Args:
+        start: First step whose output is kept.
+        interval: Attention is computed every `interval` steps within the window.
+        end: Last step that reuses; it may lie beyond the last step.
+        num_inference_steps: Number of denoising steps.
 
     Raises:
-        ValueError: If a number is out of its range.
+        ValueError: If a number is out of range.
     """
 
     start: int
     interval: int
     end: int
-    num_steps: int
+    num_inference_steps: int
 
     def __post_init__(self) -> None:
-        if not (0 <= self.start <= self.end and self.interval >= 1 and self.num_steps >= 1):
+        is_window = 0 <= self.start <= self.end
+        if not (is_window and self.interval >= 1 and self.num_inference_steps >= 1):
             raise ValueError(
-                "expected 0 <= start <= end, interval >= 1 and num_steps >= 1, found "
+                "expected 0 <= start <= end, interval >= 1 and num_inference_steps >= 1, found "
                 f"start {self.start}, end {self.end}, interval {self.interval}, "
-                f"num_steps {self.num_steps}"
+                f"num_inference_steps {self.num_inference_steps}"
             )
 
     @property
     def is_off(self) -> bool:
-        """Whether every step computes and nothing is kept."""
-        return self.interval == 1 or self.start == self.end or self.start >= self.num_steps
+        is_after_run = self.start >= self.num_inference_steps
+        return self.interval == 1 or self.start == self.end or is_after_run
 
     def reuses(self, step: int) -> bool:
-        """Return whether `step` takes the kept output instead of computing it."""
         if self.is_off or not self.start < step <= self.end:
             return False
         return (step - self.start) % self.interval != 0
 
     def stores(self, step: int) -> bool:
-        """Return whether `step` keeps the output that it computes.
-
-        The end of the window is included for reuse and excluded for storing.
-        """
+        """Return whether `step` keeps its output. `end` may reuse but does not store."""
         return not self.is_off and self.start <= step < self.end and not self.reuses(step)
 
     @cached_property
     def last_reuse(self) -> int:
-        """The last step that reuses, -1 where none does."""
-        return max((step for step in range(self.num_steps) if self.reuses(step)), default=-1)
+        steps = range(self.num_inference_steps)
+        return max((step for step in steps if self.reuses(step)), default=-1)
 
     def can_begin_at(self, step: int) -> bool:
-        """Return whether an interrupted run may go on at `step` with an empty cache.
+        """Return whether a job may be resumed at `step` with an empty cache.
 
-        A step that reuses cannot be the first: what it would take was lost with the processes.
+        A step that reuses cannot be the first, because the kept outputs are lost.
         """
         return not self.reuses(step)
 
@@ -71,7 +72,7 @@ class CacheSchedule:
 class AttentionCache:
     """The kept outputs of one run, one for each guidance branch and block.
 
-    Used as a context, so that a run that is cancelled or fails frees them too.
+    A context manager, so that the outputs are freed even if the run fails or is cancelled.
     """
 
     def __init__(self, schedule: CacheSchedule) -> None:
@@ -91,26 +92,25 @@ class AttentionCache:
 
     @property
     def num_bytes(self) -> int:
-        """Memory of all that is kept now."""
         return sum(kept.nbytes for kept in self._kept.values())
 
     def attend(
         self, step: int, branch: int, block: int, compute: Callable[[], torch.Tensor]
     ) -> torch.Tensor:
-        """Return the self-attention output of a block at a step, kept or computed.
+        """Return the self-attention output `[B, L, C]` of a block, kept or computed.
 
         Args:
             step: Denoising step, from 0.
             branch: Guidance branch; branches never share an output.
-            block: Transformer block.
+            block: Index of the transformer block.
             compute: Runs the block's self-attention.
         """
         key = (branch, block)
         if self._schedule.reuses(step):
-            # The last reuse hands the tensor out for good; it is freed once the block has used it.
+            # The last reuse removes the tensor, so that it is freed once the block has used it.
             take = self._kept.pop if step == self._schedule.last_reuse else self._kept.__getitem__
             return take(key)
-        # Freed before the new one is made: the peak is one output a block, not two.
+        # Free the old output before computing the new one: one output per block at the peak.
         self._kept.pop(key, None)
         output = compute()
         if self._schedule.stores(step) and step < self._schedule.last_reuse:

@@ -1,7 +1,7 @@
-"""The two samplers of Wan2.1, on their official schedules, with their history in the open.
+"""The two samplers of Wan2.1 on their official schedules, with their history explicit.
 
-They step on the CPU in float32: the latents are small, an operator of one of them is missing on
-NPUs, and so every device steps alike.
+They run on the CPU in float32: the latents are small, NPUs lack an operator of one of them, and
+every device then computes the same steps.
 """
 
 from typing import Literal
@@ -22,64 +22,62 @@ _COUNTERS = ("lower_order_nums", "this_order", "_step_index")
 
 
 def make_scheduler(
-    name: SolverName, num_steps: int, shift: float
+    name: SolverName, num_inference_steps: int, shift: float
 ) -> UniPCMultistepScheduler | DPMSolverMultistepScheduler:
-    """Return a scheduler of diffusers on Wan2.1's own schedule, which is not diffusers' default.
+    """Return a diffusers scheduler with Wan2.1's own schedule, which is not diffusers' default.
 
     Args:
-        name: Which sampler.
-        num_steps: Number of denoising steps.
-        shift: How far the schedule leans towards high noise.
+        name: The sampler.
+        num_inference_steps: Number of denoising steps.
+        shift: Shift of the noise schedule; above 1, more steps are spent at high noise.
 
     Source:
         Wan2.1 `wan/utils/fm_solvers_unipc.py` and `fm_solvers.py`.
     """
     if name == "unipc":
-        return _unipc(num_steps, shift)
-    return _dpm_plus_plus(num_steps, shift)
+        return _unipc(num_inference_steps, shift)
+    return _dpm_plus_plus(num_inference_steps, shift)
 
 
 class Solver:
-    """A sampler in the middle of a run.
+    """A sampler whose history can be saved and restored.
 
     Args:
-        name: Which sampler.
-        num_steps: Number of denoising steps.
+        name: The sampler.
+        num_inference_steps: Number of denoising steps.
         shift: Shift of the noise schedule.
     """
 
-    def __init__(self, name: SolverName, num_steps: int, shift: float) -> None:
-        self._scheduler = make_scheduler(name, num_steps, shift)
+    def __init__(self, name: SolverName, num_inference_steps: int, shift: float) -> None:
+        self._scheduler = make_scheduler(name, num_inference_steps, shift)
 
     @property
-    def num_steps(self) -> int:
-        """Number of denoising steps."""
+    def num_inference_steps(self) -> int:
         return len(self._scheduler.timesteps)
 
     def timestep(self, step: int) -> Tensor:
-        """Return the timestep that the model is given at a step, a scalar, int64."""
+        """Return the model's timestep at a step: a scalar, int64."""
         timestep: Tensor = self._scheduler.timesteps[step]
         return timestep
 
     def advance(self, step: int, velocity: Tensor, latents: Tensor) -> Tensor:
-        """Return the latents after a step.
+        """Return the latents after a step, `[1, C, T, H, W]`, float32, CPU.
 
         Args:
-            step: From 0.
-            velocity: What the model predicts for `latents`, float32, CPU.
-            latents: Before the step, float32, CPU.
+            step: Denoising step, from 0.
+            velocity: The model's prediction for `latents`, same shape, float32, CPU.
+            latents: Latents before the step, float32, CPU.
         """
         timestep = self.timestep(step)
         advanced: Tensor = self._scheduler.step(velocity, timestep, latents, return_dict=False)[0]
         return advanced
 
     def estimate(self) -> Tensor:
-        """Return what the latest step takes the latents without noise to be."""
+        """Return the clean latents `[1, C, T, H, W]` predicted at the latest step."""
         estimate: Tensor = self._scheduler.model_outputs[-1]
         return estimate
 
     def history(self) -> dict[str, Tensor]:
-        """Return all that later steps need of earlier ones."""
         scheduler = self._scheduler
         history = {
             f"output_{age}": output
@@ -94,7 +92,7 @@ class Solver:
         return history
 
     def restore(self, history: dict[str, Tensor]) -> None:
-        """Go on where another solver of the same kind left off, to the same bits."""
+        """Continue from the `history` of another solver with the same parameters, bit for bit."""
         scheduler = self._scheduler
         for age in range(len(scheduler.model_outputs)):
             scheduler.model_outputs[age] = history.get(f"output_{age}")
@@ -105,7 +103,7 @@ class Solver:
                 setattr(scheduler, name, int(history[name].item()))
 
 
-def _unipc(num_steps: int, shift: float) -> UniPCMultistepScheduler:
+def _unipc(num_inference_steps: int, shift: float) -> UniPCMultistepScheduler:
     scheduler = UniPCMultistepScheduler(
         num_train_timesteps=NUM_TRAIN_TIMESTEPS,
         solver_order=2,
@@ -113,21 +111,21 @@ def _unipc(num_steps: int, shift: float) -> UniPCMultistepScheduler:
         use_flow_sigmas=True,
         flow_shift=shift,
     )
-    # Unshifted: the scheduler shifts what it is given.
-    scheduler.set_timesteps(sigmas=np.linspace(_MAX_SIGMA, 0.0, num_steps + 1)[:-1])
+    # Unshifted sigmas: the scheduler applies the shift.
+    scheduler.set_timesteps(sigmas=np.linspace(_MAX_SIGMA, 0.0, num_inference_steps + 1)[:-1])
     return scheduler
 
 
-def _dpm_plus_plus(num_steps: int, shift: float) -> DPMSolverMultistepScheduler:
+def _dpm_plus_plus(num_inference_steps: int, shift: float) -> DPMSolverMultistepScheduler:
     scheduler = DPMSolverMultistepScheduler(
         num_train_timesteps=NUM_TRAIN_TIMESTEPS,
         prediction_type="flow_prediction",
         use_flow_sigmas=True,
         flow_shift=shift,
     )
-    scheduler.set_timesteps(num_steps)
-    # This scheduler takes no sigmas of ours together with a flow schedule: they are replaced.
-    sigmas = np.linspace(1, 0, num_steps + 1)[:num_steps]
+    scheduler.set_timesteps(num_inference_steps)
+    # With flow sigmas this scheduler accepts no custom ones, so replace them afterwards.
+    sigmas = np.linspace(1, 0, num_inference_steps + 1)[:num_inference_steps]
     sigmas = shift * sigmas / (1 + (shift - 1) * sigmas)
     scheduler.sigmas = torch.from_numpy(np.append(sigmas, 0.0).astype(np.float32))
     scheduler.timesteps = torch.from_numpy((sigmas * NUM_TRAIN_TIMESTEPS).astype(np.int64))

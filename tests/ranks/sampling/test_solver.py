@@ -1,4 +1,4 @@
-"""The samplers against the numbers of those published with Wan2.1."""
+"""Compares the samplers with reference numbers from those published with Wan2.1."""
 
 import json
 from pathlib import Path
@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ranks.solver import Solver, make_scheduler
+from ranks.sampling.solver import Solver, make_scheduler
 
-VECTORS = json.loads((Path(__file__).parents[1] / "data" / "solvers.json").read_text())
+VECTORS = json.loads((Path(__file__).parents[2] / "data" / "solvers.json").read_text())
 TOLERANCE = VECTORS["verification"]["suggested_absolute_tolerance_final_latents"]
 
 every_case = pytest.mark.parametrize(
@@ -22,7 +22,7 @@ every_case = pytest.mark.parametrize(
 
 
 def velocity(latents: Tensor, sigma: float) -> Tensor:
-    """The synthetic model of the vectors."""
+    """The synthetic model for which the reference numbers were computed."""
     return torch.sin(latents * 3.0) * 0.5 + (latents * sigma) * 0.1
 
 
@@ -43,7 +43,7 @@ def run(solver: Solver, sigmas: list[float], latents: Tensor, steps: range) -> d
 
 
 @every_case
-def test_the_schedule_is_the_official_one_to_the_bit(case: dict[str, Any]) -> None:
+def test_the_schedule_is_identical_to_the_official_one(case: dict[str, Any]) -> None:
     scheduler = make_scheduler(case["solver"], case["num_steps"], case["shift"])
     assert scheduler.sigmas.dtype == torch.float32
     assert scheduler.timesteps.dtype == torch.int64
@@ -63,7 +63,7 @@ def test_the_latents_follow_the_official_ones(case: dict[str, Any]) -> None:
 
 @every_case
 @pytest.mark.parametrize("stop", [1, 2, 7])
-def test_a_restored_solver_goes_on_to_the_same_bits(case: dict[str, Any], stop: int) -> None:
+def test_a_restored_solver_continues_to_identical_latents(case: dict[str, Any], stop: int) -> None:
     parameters = case["solver"], case["num_steps"], case["shift"]
     start, sigmas = as_latents(VECTORS["start_latents"]), case["sigmas"]
     whole = run(Solver(*parameters), sigmas, start, range(case["num_steps"]))

@@ -1,0 +1,1 @@
+"""The denoising loop: samplers, guidance, attention cache, checkpoints."""
