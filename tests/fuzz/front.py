@@ -8,5 +8,5 @@ from http_front import __main__ as front
 from http_front.access import key_guard
 
 if __name__ == "__main__":
-    key_guard.STRANGERS_PER_MINUTE = 10**9
+    key_guard.UNAUTHORIZED_PER_MINUTE = 10**9
     front.main()

@@ -17,7 +17,7 @@ from broker.process.child import allow_many_files, begin, report
 from http_front.app import create_app
 from http_front.config import FrontConfig
 from http_front.http_server import create_runner
-from http_front.images.address_guard import may_be_dialled
+from http_front.images.address_guard import may_connect_to
 from http_front.images.fetch import ImageSource
 from tests.chaos.stub_settings import StubSettings
 from tests.http_front.images.image_server import IMAGE_ADDRESS, Names
@@ -77,7 +77,7 @@ async def serve(config: FrontConfig) -> None:
     outside = GuardedHttp(Path(StubSettings.inherited().folder))
 
     def guard(address: str) -> bool:
-        allowed = address == IMAGE_ADDRESS or may_be_dialled(address)
+        allowed = address == IMAGE_ADDRESS or may_connect_to(address)
         if allowed:
             outside.note(address)
         return allowed

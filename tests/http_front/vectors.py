@@ -73,7 +73,7 @@ def cases(group: str, *forms: str) -> list[Case]:
     return found
 
 
-def kill_hung_groups(case: Case, status: int, answer: Any) -> None:
+def check_answer(case: Case, status: int, answer: Any) -> None:
     """Check what holds for every answer to a bad input, and what this case expects."""
     assert status < 500, (case.id, answer)
     if status >= 400:

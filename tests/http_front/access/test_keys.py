@@ -20,7 +20,7 @@ import pytest
 import pytest_asyncio
 
 from broker.wire.protocol import RunJob
-from http_front.access.key_guard import STRANGERS_PER_MINUTE
+from http_front.access.key_guard import UNAUTHORIZED_PER_MINUTE
 from http_front.access.keys import ApiKey, Limits, hash_key, make_key, write_keys
 from http_front.docs.openapi import make_document
 from tests.broker.driver import broker_config, running_broker
@@ -161,11 +161,11 @@ async def test_health_without_a_key_is_one_word(keyed: Keyed) -> None:
 async def test_whoever_guesses_keys_is_slowed_down_and_locks_nobody_out(keyed: Keyed) -> None:
     for key in (make_key(), None):
         answers = await asyncio.gather(
-            *(keyed.call("GET", "/video/list", key) for _ in range(2 * STRANGERS_PER_MINUTE))
+            *(keyed.call("GET", "/video/list", key) for _ in range(2 * UNAUTHORIZED_PER_MINUTE))
         )
         refused = [answer for answer in answers if answer[0] == 429]
         assert {status for status, _, _ in answers} <= {401, 429}
-        assert len(refused) > STRANGERS_PER_MINUTE / 2
+        assert len(refused) > UNAUTHORIZED_PER_MINUTE / 2
         assert all(1 <= int(headers["Retry-After"]) <= 2 for _, headers, _ in refused)
         assert all(b"rate_limited" in told for _, _, told in refused)
     assert (await keyed.call("GET", "/live", None))[0] == 200

@@ -19,7 +19,7 @@ LIMIT_S = 10.0
 @pytest_asyncio.fixture
 async def silent(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
     """The URL of a server that begins a video, and says nothing more to anybody."""
-    monkeypatch.setattr(client, "ANSWER_LIMIT_S", 0.2)
+    monkeypatch.setattr(client, "RESPONSE_LIMIT_S", 0.2)
 
     async def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if b"GET /videos/" in await reader.readuntil(b"\r\n\r\n"):
@@ -51,7 +51,7 @@ async def test_an_upload_may_take_as_long_as_the_server_waits_for_it(
 ) -> None:
     """Seen to fail with the time for an answer alone."""
     assert client.UPLOAD_LIMIT_S == SERVERS_UPLOAD_LIMIT_S
-    monkeypatch.setattr(client, "ANSWER_LIMIT_S", 0.2)
+    monkeypatch.setattr(client, "RESPONSE_LIMIT_S", 0.2)
     is_late = asyncio.Event()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

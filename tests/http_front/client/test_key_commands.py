@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from http_front.access.keys import ApiKey, KeyRing, Limits, read_keys, sole_writer, write_keys
+from http_front.access.keys import ApiKey, KeyRing, Limits, lock_key_file, read_keys, write_keys
 from tests.running_server import until
 
 
@@ -41,7 +41,7 @@ def test_a_key_is_shown_once_and_only_its_hash_is_kept(file: Path) -> None:
 async def test_of_two_keys_that_are_added_at_once_none_is_lost(file: Path) -> None:
     """Seen to fail without the lock."""
     command = [sys.executable, "-m", "launcher.wan", "keys", "add", "ann", "--file", str(file)]
-    with sole_writer(file):
+    with lock_key_file(file):
         adding = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL)
         lock = str(file.with_name("keys.json.lock"))
         await until(lambda: adding.returncode is not None or lock in open_files(adding.pid), 60)

@@ -7,7 +7,7 @@ from PIL import Image
 from tests.http_front.besieged import Besieged
 from tests.http_front.images.image_server import http_answer
 from tests.http_front.serving import PROMPT
-from tests.http_front.vectors import IMAGE_URL, Case, cases, kill_hung_groups
+from tests.http_front.vectors import IMAGE_URL, Case, cases, check_answer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -41,7 +41,7 @@ async def test_a_bad_file_is_refused_quickly_and_leaves_nothing(
     start = time.monotonic()
     status, answer = await besieged.front.upload(case.file)
     assert time.monotonic() - start < 5  # 2 on a machine that does nothing else
-    kill_hung_groups(case, status, answer)
+    check_answer(case, status, answer)
     stored = besieged.front.stored_images()
     if status != 202:
         assert answer["error"]["code"] == "image_invalid"
@@ -67,5 +67,5 @@ async def test_a_bad_file_from_a_url_is_refused_alike(besieged: Besieged, name: 
         "/video/submit",
         {"prompt": PROMPT, "image_url": IMAGE_URL},
     )
-    kill_hung_groups(case, status, answer)
+    check_answer(case, status, answer)
     await besieged.assert_nothing_happened()

@@ -15,7 +15,7 @@ from tests.http_front.besieged import Besieged
 from tests.http_front.images import near_urls
 from tests.http_front.images.image_server import IMAGE_ADDRESS, http_answer
 from tests.http_front.images.test_address_guard import VECTORS
-from tests.http_front.vectors import GOOD_PICTURE, VALID_BODY, Case, cases, kill_hung_groups
+from tests.http_front.vectors import GOOD_PICTURE, VALID_BODY, Case, cases, check_answer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -45,7 +45,7 @@ async def test_a_good_url_makes_a_job(besieged: Besieged) -> None:
 @pytest.mark.parametrize("case", cases("url", "url"), ids=lambda case: case.id)
 async def test_a_forbidden_url_opens_no_connection(besieged: Besieged, case: Case) -> None:
     status, answer = await submit_url(besieged, case.text)
-    kill_hung_groups(case, status, answer)
+    check_answer(case, status, answer)
     assert 400 <= status < 500
     await besieged.assert_nothing_happened()
     assert not besieged.dialled

@@ -29,51 +29,51 @@ def view(seq: int, state: JobState = JobState.IN_PROGRESS, **more: Any) -> JobVi
 
 def test_a_running_job_is_told_by_its_latest_change_as_long_as_that_is_fresh() -> None:
     clock = Clock()
-    news = StatusCache(clock)
+    cache = StatusCache(clock)
     for seq in (2, 4, 3):
-        news.hear(view(seq, eta_s=9.0))
+        cache.update(view(seq, eta_s=9.0))
     clock.now_s += 1.5
-    told = news.find(JOB_ID, None)
+    told = cache.find(JOB_ID, None)
     assert told is not None
     assert (told.seq, told.eta_s) == (4, 7.5)
     clock.now_s += FRESH_S
-    assert news.find(JOB_ID, None) is None
+    assert cache.find(JOB_ID, None) is None
 
 
 def test_an_event_that_comes_late_does_not_bring_back_what_is_over() -> None:
     """Fails where only running jobs are kept: the older event would be all that is known."""
-    news = StatusCache(Clock())
-    news.hear(view(3))
-    news.hear(view(5, JobState.CANCELLED))
-    news.hear(view(4))
-    assert news.find(JOB_ID, None) is None
-    news.hear(view(5 + 1))
-    assert news.find(JOB_ID, None) is not None, "a broker that numbers on is believed"
+    cache = StatusCache(Clock())
+    cache.update(view(3))
+    cache.update(view(5, JobState.CANCELLED))
+    cache.update(view(4))
+    assert cache.find(JOB_ID, None) is None
+    cache.update(view(5 + 1))
+    assert cache.find(JOB_ID, None) is not None, "a broker that numbers on is believed"
 
 
 def test_nothing_is_told_of_a_job_that_was_removed() -> None:
-    news = StatusCache(Clock())
-    news.hear(view(3))
-    news.forget(JOB_ID)
-    news.hear(view(4))
-    assert news.find(JOB_ID, None) is None
+    cache = StatusCache(Clock())
+    cache.update(view(3))
+    cache.forget(JOB_ID)
+    cache.update(view(4))
+    assert cache.find(JOB_ID, None) is None
 
 
 def test_another_owners_job_is_none_of_the_callers_business() -> None:
-    news = StatusCache(Clock())
-    news.hear(view(3, owner="anna"))
-    assert news.find(JOB_ID, "anna") is not None
-    assert news.find(JOB_ID, None) is not None
-    assert news.find(JOB_ID, "bert") is None
+    cache = StatusCache(Clock())
+    cache.update(view(3, owner="anna"))
+    assert cache.find(JOB_ID, "anna") is not None
+    assert cache.find(JOB_ID, None) is not None
+    assert cache.find(JOB_ID, "bert") is None
 
 
 def test_old_news_is_dropped() -> None:
     clock = Clock()
-    news = StatusCache(clock)
+    cache = StatusCache(clock)
     for number in range(1000):
         clock.now_s += 0.1
-        news.hear(msgspec.structs.replace(view(1), job_id=f"{number:032x}"))
-    assert len(news) <= FRESH_S / 0.1 + 1
+        cache.update(msgspec.structs.replace(view(1), job_id=f"{number:032x}"))
+    assert len(cache) <= FRESH_S / 0.1 + 1
 
 
 async def status(front: Served, job_id: str) -> Any:

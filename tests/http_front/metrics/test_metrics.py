@@ -37,7 +37,7 @@ def test_an_end_counts_once_however_often_it_is_told() -> None:
     metrics = Metrics()
     ended = view(2, JobState.SUCCEED, 40.0, video="x.mp4", stage_s={"queue": 4.0, "denoise": 20.0})
     for change in (view(1, JobState.IN_QUEUE), ended, ended):
-        metrics.hear(change)
+        metrics.record(change)
     assert value(metrics, "wan_jobs_total", status="Succeed") == 1.0
     assert value(metrics, "wan_job_duration_seconds_sum", status="Succeed") == 30.0
     assert value(metrics, "wan_job_queue_seconds_sum") == 4.0
@@ -48,10 +48,10 @@ def test_an_end_counts_once_however_often_it_is_told() -> None:
 def test_a_step_is_timed_between_two_changes_of_one_attempt() -> None:
     metrics = Metrics()
     running: dict[str, Any] = {"stage": Stage.DENOISE, "attempt": 1}
-    metrics.hear(view(1, JobState.IN_PROGRESS, 10.0, step=1, **running))
-    metrics.hear(view(2, JobState.IN_PROGRESS, 13.0, step=3, **running))
-    metrics.hear(view(2, JobState.IN_PROGRESS, 13.0, step=3, **running))
-    metrics.hear(view(3, JobState.IN_PROGRESS, 99.0, step=4, stage=Stage.DENOISE, attempt=2))
+    metrics.record(view(1, JobState.IN_PROGRESS, 10.0, step=1, **running))
+    metrics.record(view(2, JobState.IN_PROGRESS, 13.0, step=3, **running))
+    metrics.record(view(2, JobState.IN_PROGRESS, 13.0, step=3, **running))
+    metrics.record(view(3, JobState.IN_PROGRESS, 99.0, step=4, stage=Stage.DENOISE, attempt=2))
     assert value(metrics, "wan_step_seconds_count") == 1.0
     assert value(metrics, "wan_step_seconds_sum") == 1.5
 

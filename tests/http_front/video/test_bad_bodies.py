@@ -8,7 +8,7 @@ import pytest
 from broker.wire.job import JobSpec
 from tests.http_front.besieged import Besieged
 from tests.http_front.serving import PROMPT, picture
-from tests.http_front.vectors import VALID_BODY, Case, cases, kill_hung_groups
+from tests.http_front.vectors import VALID_BODY, Case, cases, check_answer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -31,7 +31,7 @@ async def submit_with(besieged: Besieged, **changes: object) -> tuple[int, Any]:
 @pytest.mark.parametrize("case", cases("json", "json-body", "body-base64"), ids=lambda c: c.id)
 async def test_a_bad_body_makes_no_job(besieged: Besieged, case: Case) -> None:
     status, answer = await submit_bytes(besieged, case.body)
-    kill_hung_groups(case, status, answer)
+    check_answer(case, status, answer)
     if status != 202:
         await besieged.assert_nothing_happened()
     assert (await submit_bytes(besieged, VALID_BODY.encode()))[0] == 202
@@ -43,7 +43,7 @@ async def test_a_bad_reference_is_refused(besieged: Besieged, path: str, case: C
     async with besieged.front.session.post(
         besieged.front.url + path, data=case.body, headers=JSON
     ) as response:
-        kill_hung_groups(case, response.status, await response.json())
+        check_answer(case, response.status, await response.json())
 
 
 @pytest.mark.parametrize("case", cases("json", "job-id"), ids=lambda c: c.id)
@@ -51,7 +51,7 @@ async def test_a_bad_reference_is_refused(besieged: Besieged, path: str, case: C
 async def test_an_id_that_no_job_has_is_404(besieged: Besieged, path: str, case: Case) -> None:
     status, answer = await besieged.front.post(path, {"requestId": case.text})
     assert status == 404
-    kill_hung_groups(case, status, answer)
+    check_answer(case, status, answer)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest_asyncio
 from aiohttp import web
 
 from broker.store.folder import FolderStore
-from http_front.images.address_guard import is_allowed
+from http_front.images.address_guard import is_public
 from http_front.images.fetch import ImageSource
 from tests.broker.driver import BrokerProcess, broker_config, running_broker
 from tests.http_front.images.image_server import IMAGE_ADDRESS
@@ -85,7 +85,7 @@ async def stack(receiver: Receiver) -> AsyncIterator[Stack]:
 
 def serving(folder: Path, broker: BrokerProcess) -> AbstractAsyncContextManager[Served]:
     """A front that takes one address of this machine for a public one."""
-    source = ImageSource(guard=lambda a: a == IMAGE_ADDRESS or is_allowed(a), ports=None)
+    source = ImageSource(guard=lambda a: a == IMAGE_ADDRESS or is_public(a), ports=None)
     return serve(folder, broker.config.addresses, source, makes_callbacks=True)
 
 
