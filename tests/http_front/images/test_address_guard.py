@@ -133,7 +133,7 @@ def test_neighbours_of_special_ranges_are_allowed(address: str) -> None:
     assert is_public(address)
 
 
-def test_an_address_of_this_machine_is_known_as_its_own() -> None:
+def test_an_address_of_this_machine_is_recognised() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect(("127.0.0.1", 9))
         assert is_own(probe.getsockname()[0])

@@ -21,7 +21,7 @@ IMAGE_CASES = cases("image", "file-base64", "file-gzip-base64")
 
 
 def quarters(image: Image.Image) -> list[str]:
-    """Name the colours of the four quarters, each by the one that is nearest."""
+    """Return the name of the nearest colour for each quarter."""
     width, height = image.size
     points = [(width * x // 4, height * y // 4) for y in (1, 3) for x in (1, 3)]
     return [nearest(image.getpixel(point)) for point in points]
@@ -40,7 +40,7 @@ async def test_a_bad_file_is_refused_quickly_and_leaves_nothing(
 ) -> None:
     start = time.monotonic()
     status, answer = await besieged.front.upload(case.file)
-    assert time.monotonic() - start < 5  # 2 on a machine that does nothing else
+    assert time.monotonic() - start < 5  # takes at most 2 s on an idle machine
     check_answer(case, status, answer)
     stored = besieged.front.stored_images()
     if status != 202:
@@ -60,7 +60,7 @@ async def test_a_bad_file_is_refused_quickly_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("name", ["image-047", "image-051-png", "image-053-svg"])
-async def test_a_bad_file_from_a_url_is_refused_alike(besieged: Besieged, name: str) -> None:
+async def test_a_bad_file_from_a_url_is_refused_too(besieged: Besieged, name: str) -> None:
     (case,) = [case for case in IMAGE_CASES if case.id == name]
     besieged.images.answer = http_answer(case.file)
     status, answer = await besieged.front.post(

@@ -75,15 +75,15 @@ async def test_an_id_that_no_job_has_is_404(besieged: Besieged, path: str, case:
         (
             "prompt",
             "short",
-            'prompt is "short" (5 characters); it must be a text of 10 to 500 characters',
+            'prompt is "short" (5 characters); it must be a string of 10 to 500 characters',
         ),
-        ("image_size", "big", 'image_size is "big" (3 characters); it must be a text of the form'),
+        ("image_size", "big", 'image_size is "big" (3 characters); it must be a string that match'),
         (
             "image_size",
             "1281*720",
             "image_size is 1281*720; each side must be a multiple of 16 and at least 64",
         ),
-        ("output_path", "/etc/x", '"output_path" is no field of this request'),
+        ("output_path", "/etc/x", '"output_path" is not a field of this request'),
     ],
 )
 async def test_a_refusal_names_field_value_and_range(
@@ -100,11 +100,11 @@ async def test_a_missing_field_is_named(besieged: Besieged) -> None:
     status, answer = await submit_bytes(besieged, b'{"image_url": "http://images.example.com/"}')
     assert status == 422
     assert answer["error"]["message"] == (
-        "prompt is missing; it must be a text of 10 to 500 characters"
+        "prompt is missing; it must be a string of 10 to 500 characters"
     )
 
 
-async def test_every_default_is_that_of_the_job(besieged: Besieged) -> None:
+async def test_every_default_is_the_default_of_the_job_spec(besieged: Besieged) -> None:
     body = {"prompt": PROMPT, "image_url": "http://images.example.com/cat.png", "seed": 1}
     status, answer = await submit_bytes(besieged, msgspec.json.encode(body))
     assert status == 202
@@ -138,10 +138,10 @@ async def test_a_form_is_checked_like_json(
     [
         ("num_frames", "500", "num_frames is 500; it must be a whole number from 24 to 121"),
         ("dit_fsdp", "perhaps", "dit_fsdp is perhaps; it must be true or false or null"),
-        ("prompt", "500", 'prompt is "500" (3 characters); it must be a text of 10 to 500'),
+        ("prompt", "500", 'prompt is "500" (3 characters); it must be a string of 10 to 500'),
     ],
 )
-async def test_what_a_form_means_as_a_number_is_shown_as_one(
+async def test_a_number_in_a_form_is_shown_without_quotes(
     besieged: Besieged, field: str, value: str, message: str
 ) -> None:
     _, answer = await besieged.front.upload(picture(), **{field: value})
