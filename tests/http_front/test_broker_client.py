@@ -84,9 +84,7 @@ async def test_a_broker_that_starts_late_gets_the_request() -> None:
         context.term()
 
 
-async def test_an_unreadable_reply_is_ignored(
-    client: BrokerClient, broker: ScriptedBroker
-) -> None:
+async def test_an_unreadable_reply_is_ignored(client: BrokerClient, broker: ScriptedBroker) -> None:
     await client.ask(GetHealth())
     for parts in ([b""], [b"0"], [b"0", b"1", b"\xc1"], [b"0", b"9", b""], [b""] * 100):
         await broker.send_to_front(*parts)

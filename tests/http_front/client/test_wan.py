@@ -34,9 +34,7 @@ async def test_wan_submit_watches_and_downloads(stack: Stack, tmp_path: Path) ->
     assert json.loads(out)["priority"] == 3
 
 
-async def test_wan_names_a_video_in_a_folder_after_its_job(
-    stack: Stack, tmp_path: Path
-) -> None:
+async def test_wan_names_a_video_in_a_folder_after_its_job(stack: Stack, tmp_path: Path) -> None:
     job_id = await stack.submit()
     await stack.end_of(job_id)
     code, out, err = await stack.wan("download", job_id, "--output", str(tmp_path))

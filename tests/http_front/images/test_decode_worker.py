@@ -75,9 +75,7 @@ def test_a_small_photo_keeps_every_pixel(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_shrinking_a_large_photo_does_not_change_its_videos(
-    tmp_path: Path, kind: str
-) -> None:
+def test_shrinking_a_large_photo_does_not_change_its_videos(tmp_path: Path, kind: str) -> None:
     with Image.open(PHOTO) as photo:
         large = photo.convert("RGB").resize((3000, 2250), Image.Resampling.BICUBIC)
     kept = decoded(tmp_path, encoded(large, kind, quality=95))

@@ -88,9 +88,7 @@ def test_the_least_recently_used_image_is_forgotten_first(
 
 
 @pytest.mark.parametrize("num_bytes", [0, 1, 1 << 16, (1 << 16) + 1, 1 << 20])
-def test_a_spool_has_the_same_content_in_memory_and_on_disk(
-    tmp_path: Path, num_bytes: int
-) -> None:
+def test_a_spool_has_the_same_content_in_memory_and_on_disk(tmp_path: Path, num_bytes: int) -> None:
     content = bytes(range(256)) * (num_bytes // 256) + b"x" * (num_bytes % 256)
     with open_spool(tmp_path) as spool:
         for start in range(0, num_bytes, 10_000):

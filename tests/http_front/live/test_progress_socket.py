@@ -71,9 +71,7 @@ async def test_a_lost_event_is_requested_from_the_broker(
         assert [(await receive(socket))["seq"] for _ in range(2)] == [2, 3]
 
 
-async def test_a_repeated_event_is_sent_once(
-    front: Served, broker: ScriptedBroker
-) -> None:
+async def test_a_repeated_event_is_sent_once(front: Served, broker: ScriptedBroker) -> None:
     job_id = await front.submit()
     async with watch(front, job_id) as socket:
         await receive(socket)

@@ -89,9 +89,7 @@ async def test_gauges_show_the_current_state(front: Served, broker: ScriptedBrok
         assert line in text.splitlines()
 
 
-async def test_ended_jobs_and_requests_are_counted(
-    front: Served, broker: ScriptedBroker
-) -> None:
+async def test_ended_jobs_and_requests_are_counted(front: Served, broker: ScriptedBroker) -> None:
     job_id = await front.submit()
     await front.post("/video/status", {"requestId": "unknown"})
     await broker.publish(broker.history[job_id][-1])
@@ -113,9 +111,7 @@ async def test_metrics_are_served_while_the_broker_does_not_reply(
 
 
 @pytest.mark.parametrize("name", ["grafana-dashboard.json", "alerts.yaml"])
-async def test_every_metric_in_use_exists(
-    front: Served, broker: ScriptedBroker, name: str
-) -> None:
+async def test_every_metric_in_use_exists(front: Served, broker: ScriptedBroker, name: str) -> None:
     broker.health = group_health()
     asked = set(re.findall(r"wan_[a-z_]+", (MONITORING / name).read_text()))
     assert asked

@@ -140,9 +140,7 @@ async def test_broken_json_is_refused(besieged: Besieged, text: str) -> None:
     [(field, value) for field, values in OUTSIDE.items() for value in values],
     ids=lambda value: ascii(value)[:24],
 )
-async def test_an_invalid_value_is_refused(
-    besieged: Besieged, field: str, value: object
-) -> None:
+async def test_an_invalid_value_is_refused(besieged: Besieged, field: str, value: object) -> None:
     body = json.dumps(json.loads(VALID_BODY) | {field: value}).encode()
     status, answer = await submit_bytes(besieged, body)
     assert status in (400, 422), answer
