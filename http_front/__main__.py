@@ -24,7 +24,6 @@ def main() -> None:
 
 
 async def serve(config: FrontConfig) -> None:
-    """Serve requests until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signal_number in (signal.SIGTERM, signal.SIGINT):

@@ -158,7 +158,6 @@ class WanClient:
             partial.unlink(missing_ok=True)
 
     async def _connected(self, job_id: str, last_seq: int) -> AsyncGenerator[JobUpdate, None]:
-        """Yield the changes received over one connection."""
         url = f"{self._server}/video/progress?requestId={job_id}&last_seq={last_seq}"
         try:
             async with self._session.ws_connect(url, heartbeat=20) as socket:

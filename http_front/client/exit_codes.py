@@ -50,7 +50,6 @@ Known = FrontError | ClientError | KeyFileError | OSError | UsageError | LeftRun
 
 
 def explain(error: Known) -> tuple[ExitCode, Problem]:
-    """Return the exit code for an error, and what to print."""
     match error:
         case FrontError():
             problem = Problem(code=error.code.value, message=error.message, field=error.field)

@@ -21,7 +21,6 @@ class Output:
         _write(msgspec.json.encode(fields).decode() if self.as_json else text)
 
     def note(self, text: str) -> None:
-        """Write additional information for people."""
         self.notes.print(text, markup=False)
 
     def fail(self, problem: Problem) -> None:

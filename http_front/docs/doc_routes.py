@@ -20,7 +20,6 @@ _PAGE_POLICY = (
 
 
 def add_routes(app: web.Application, with_keys: bool) -> None:
-    """Add the routes; for `with_keys` see `make_document`."""
     document = msgspec.json.format(msgspec.json.encode(make_document(with_keys)), indent=2)
 
     async def openapi(_request: web.Request) -> web.Response:

@@ -76,7 +76,7 @@ def paths(idempotency_key: Schema) -> Schema:
 
 def _content() -> Schema:
     variant = query_parameter(
-        "variant", "Which file.", {"enum": list(VARIANTS), "default": "video"}
+        "variant", "Which file to download.", {"enum": list(VARIANTS), "default": "video"}
     )
     responses = file_responses(*sorted(set(CONTENT_TYPES.values())))
     return _operation("Download a video or its stills", responses, parameters=[_ID, variant])

@@ -114,7 +114,6 @@ def _require_keys(document: Schema) -> None:
 
 
 def _with_file(spec: Schema) -> Schema:
-    """Return the schema of a form: the fields of a job and an image file."""
     form = copy.deepcopy(spec)
     form["properties"]["image"] = {
         "type": "string",
@@ -182,7 +181,7 @@ def _paths() -> Schema:
         },
         "/live": {
             "get": operation(
-                "Check whether the front responds", {"200": response("It does.", Alive)}
+                "Check whether the front responds", {"200": response("The front responds.", Alive)}
             )
         },
         "/metrics": {
@@ -219,8 +218,8 @@ def _progress() -> Schema:
     previews = {
         "name": "previews",
         "in": "query",
-        "description": "1: also send previews of the running job, as JPEGs in binary messages, at "
-        "most two per second.",
+        "description": "Set to 1 to also get previews of the running job: JPEGs in binary "
+        "messages, at most two per second.",
         "schema": {"type": "string", "enum": ["0", "1"], "default": "0"},
     }
     about = (

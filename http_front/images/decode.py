@@ -90,7 +90,6 @@ class ImageDecoder:
             target.unlink(missing_ok=True)
 
     async def close(self) -> None:
-        """Stop the child processes."""
         while not self._idle.empty():
             await self._idle.get_nowait().stop()
 

@@ -53,7 +53,6 @@ class UnusableImageError(Exception):
 
 
 def main() -> None:
-    """Decode images until the parent closes the pipe."""
     configure_logging("image-worker", "text")
     die_with_parent(int(sys.argv[1]))
     _limit()

@@ -117,7 +117,6 @@ class GuardedConnector:
         self.has_refused = False
 
     def __call__(self, address: tuple[Any, ...]) -> socket.socket:
-        """Return a socket for an address, as aiohttp's connector asks for it."""
         family, kind, protocol, _, endpoint = address
         if not self._guard(endpoint[0]):
             self.has_refused = True

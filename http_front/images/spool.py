@@ -56,7 +56,6 @@ class Spool:
             self._spill()
 
     def close(self) -> None:
-        """Close and delete the file."""
         if self._file is not None:
             self._file.close()
             self._path.unlink(missing_ok=True)
@@ -80,7 +79,6 @@ def image_too_large() -> FrontError:
 
 @contextlib.contextmanager
 def open_spool(folder: Path) -> Iterator[Spool]:
-    """Open a spool that is deleted at exit."""
     spool = Spool(folder / f"{secrets.token_hex(16)}.upload")
     try:
         yield spool

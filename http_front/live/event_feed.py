@@ -75,7 +75,6 @@ class EventFeed:
         await asyncio.gather(*(mailbox.emptied.wait() for mailbox in mailboxes))
 
     async def close(self) -> None:
-        """Stop reading and close the socket."""
         self._reader.cancel()
         await asyncio.wait([self._reader])
         self._socket.close()
@@ -107,7 +106,7 @@ class EventFeed:
     def _subscribe(self, job_id: str) -> "_Mailbox":
         mailbox = _Mailbox()
         mailboxes = self._mailboxes.setdefault(job_id, set())
-        if not mailboxes:  # the full id as topic tells the broker that the job is watched
+        if not mailboxes:  # a subscription to the full id shows the broker that the job is watched
             self._socket.subscribe(job_id.encode())
         mailboxes.add(mailbox)
         return mailbox

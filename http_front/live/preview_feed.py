@@ -35,7 +35,6 @@ class PreviewFeed:
                 self._socket.unsubscribe(topic)
 
     async def close(self) -> None:
-        """Stop reading and close the socket."""
         self._reader.cancel()
         await asyncio.wait([self._reader])
         self._socket.close()

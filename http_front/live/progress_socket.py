@@ -24,7 +24,6 @@ BUFFER_BYTES = 1 << 14
 
 
 async def progress(request: web.Request) -> web.WebSocketResponse:
-    """Send the job as it is now, then every change until it ends."""
     front = request.app[FRONT]
     job_id, last_seq, with_previews = _checked_query(request)
     socket = web.WebSocketResponse(

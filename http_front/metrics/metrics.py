@@ -148,7 +148,6 @@ async def metrics(request: web.Request) -> web.Response:
 
 @web.middleware
 async def count_requests(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Count requests by route and status code."""
     response = await handler(request)
     resource = request.match_info.route.resource
     route = "none" if resource is None else resource.canonical

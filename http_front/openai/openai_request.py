@@ -71,7 +71,6 @@ def _checked_url(name: str, url: object) -> str:
 
 
 def _job_spec(body: dict[str, Any]) -> JobSpec:
-    """Return the job that the fields of `CreateVideo` describe."""
     renamed = {JOB_NAMES[name]: value for name, value in body.items() if name in JOB_NAMES}
     given = {name: value for name, value in renamed.items() if value is not None}
     if body["seconds"] is not None and "num_frames" not in given:

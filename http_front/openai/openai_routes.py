@@ -63,7 +63,6 @@ async def delete(request: web.Request) -> web.Response:
 
 
 async def content(request: web.Request) -> web.StreamResponse:
-    """Send the video of a finished job, or stills from it."""
     job_id, variant = _named_id(request), request.query.get("variant", "video")
     if variant not in VARIANTS:
         names = ", ".join(VARIANTS)

@@ -38,7 +38,6 @@ _Field = tuple[str, Any] | tuple[str, Any, Any]
 
 
 def _create_fields() -> list[_Field]:
-    """Return the fields of `CreateVideo`, with their types and ranges from `JobSpec`."""
     fields: list[_Field] = []
     for name, job_name in JOB_NAMES.items():
         field = _JOB_FIELDS[job_name]

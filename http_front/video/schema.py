@@ -41,7 +41,6 @@ class SubmitByFile(JobSpec, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     @property
     def spec(self) -> JobSpec:
-        """The job without the other fields."""
         fields = {name: getattr(self, name) for name in JobSpec.__struct_fields__}
         return JobSpec(**fields)
 
@@ -61,7 +60,7 @@ class SubmitByUrl(SubmitByFile, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class JobRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Names a job."""
+    """The id of a job."""
 
     # Clients use this spelling.
     requestId: Annotated[str, Meta(description="The id from the response to the submit request.")]

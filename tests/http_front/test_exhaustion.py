@@ -77,7 +77,7 @@ async def test_a_broker_may_open_as_many_files_as_the_system_lets_it(config: Bro
 async def front_process(config: BrokerConfig) -> AsyncIterator[tuple[int, str]]:
     """Run a front as a process; yield its pid and URL."""
     state_dir = Path(config.state_dir)
-    heard, ready_fd = os.pipe()
+    read_fd, ready_fd = os.pipe()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         front = FrontConfig(
             addresses=config.addresses,
@@ -91,11 +91,11 @@ async def front_process(config: BrokerConfig) -> AsyncIterator[tuple[int, str]]:
         process = await asyncio.create_subprocess_exec(*command, pass_fds=fds)
         os.close(ready_fd)
         try:
-            assert await asyncio.to_thread(os.read, heard, 64) == b"ready\n"
+            assert await asyncio.to_thread(os.read, read_fd, 64) == b"ready\n"
             yield process.pid, f"http://127.0.0.1:{listener.getsockname()[1]}"
             assert process.returncode is None, "the front has stopped"
         finally:
-            os.close(heard)
+            os.close(read_fd)
             process.send_signal(signal.SIGTERM)
             await process.wait()
 

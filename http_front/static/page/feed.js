@@ -28,11 +28,11 @@ export class Feed {
 
   #connect() {
     this.#socket = watch(this.#id, this.#lastSeq);
-    this.#socket.addEventListener("message", ({ data }) => this.#hear(data));
+    this.#socket.addEventListener("message", ({ data }) => this.#receive(data));
     this.#socket.addEventListener("close", () => this.#reconnect());
   }
 
-  #hear(data) {
+  #receive(data) {
     if (this.#listeners === null) return;
     if (data instanceof Blob) {
       this.#listeners.preview(data);

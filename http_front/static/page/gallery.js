@@ -17,10 +17,10 @@ export class Gallery {
   #cards = new Map();
   #feeds = new Map();
 
-  /** `reuse` is called with a job's settings, `tell` with a message, `fail` with a Refusal. */
-  constructor({ reuse, tell, fail }) {
+  /** `reuse` is called with a job's settings, `announce` with a message, `fail` with a Refusal. */
+  constructor({ reuse, announce, fail }) {
     this.reuse = reuse;
-    this.tell = tell;
+    this.announce = announce;
     this.fail = fail;
     this.#older.addEventListener("click", () => this.#showOlder());
     setInterval(() => this.#active().forEach((card) => card.refresh()), 1000);
@@ -56,7 +56,7 @@ export class Gallery {
     }
     const before = card.state;
     card.update(job);
-    if (before !== card.state) this.tell(`${text(`state.${card.state}`)}: ${card.shortName}`);
+    if (before !== card.state) this.announce(`${text(`state.${card.state}`)}: ${card.shortName}`);
     if (card.isEnded) this.#close(id);
   }
 
@@ -108,7 +108,7 @@ export class Gallery {
     await api.remove(id);
     await this.refresh();
     document.getElementById("jobs").focus({ preventScroll: true }); // the pressed button is gone
-    this.tell(text("deleted"));
+    this.announce(text("deleted"));
   }
 
   #drop(id) {

@@ -19,7 +19,7 @@ showLanguageButton();
 const fields = await api.jobFields();
 const picture = new Picture({ taken: turn });
 const settings = new Settings(fields, { changed });
-const gallery = new Gallery({ reuse, tell, fail });
+const gallery = new Gallery({ reuse, announce, fail });
 
 prompt.maxLength = fields.prompt.maxLength;
 prompt.value = store.draft.get().prompt ?? "";
@@ -73,7 +73,7 @@ async function submit(event) {
     const thumbnail = picture.thumbnail();
     if (thumbnail) store.thumbnails.keep(id, thumbnail);
     await gallery.refresh();
-    tell(text("submitted"));
+    announce(text("submitted"));
     if (matchMedia("(max-width: 56rem)").matches) part("jobs").scrollIntoView();
   } catch (refusal) {
     fail(refusal);
@@ -111,7 +111,7 @@ function reuse(used) {
   keepDraft();
   form.scrollIntoView({ block: "start" });
   prompt.focus({ preventScroll: true });
-  tell(text("reused"));
+  announce(text("reused"));
 }
 
 async function refresh() {
@@ -195,6 +195,6 @@ function hideProblem() {
   part("problem").hidden = true;
 }
 
-function tell(sentence) {
+function announce(sentence) {
   part("news").textContent = sentence;
 }

@@ -186,7 +186,7 @@ async def test_a_plain_client_follows_the_link(
         assert (status, headers["Cache-Control"]) == (307, "no-store")
         link = headers["Location"]
         assert re.search("X-Amz-Expires=600&", link)
-        async with aiohttp.ClientSession() as stranger, stranger.get(link) as response:
+        async with aiohttp.ClientSession() as session, session.get(link) as response:
             assert await response.read() == CONTENT
         async with WanClient(it.front.url, "a-key") as client:
             await client.download(NAME.removesuffix(".mp4"), tmp_path / "video.mp4")

@@ -142,7 +142,7 @@ async def test_a_full_queue_refuses_before_it_looks_at_the_image() -> None:
     """The image below is not valid, so decoding it first would give another error."""
     async with open_desk(max_queue=1) as desk:
         await desk.submit("a")
-        status, answer = await desk.upload("b", b"this is no picture")
+        status, answer = await desk.upload("b", b"not a picture")
         assert (status, answer["error"]["code"]) == (429, "queue_full")
         assert len(desk.images()) == 1
 
@@ -154,7 +154,7 @@ async def test_a_submit_refused_after_its_image_was_stored_leaves_no_image() -> 
         answers = await asyncio.gather(*submits)
         assert sorted({status for status, _ in answers}) == [202, 429]
         # The broker removes an image after its reply, but before the next reply.
-        assert (await desk.upload("late", b"this is no picture"))[0] == 429
+        assert (await desk.upload("late", b"not a picture"))[0] == 429
         assert len(desk.images()) == 2
 
 
