@@ -1,1 +1,1 @@
-"""The HTTP front: it knows HTTP and images, and imports no torch."""
+"""The HTTP front: routes, request checks and images. It never imports torch."""

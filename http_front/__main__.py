@@ -1,4 +1,4 @@
-"""The process of the HTTP front: `python -m http_front JSON`, with a `FrontConfig` as JSON."""
+"""Run the HTTP front: `python -m http_front JSON`, where JSON is a `FrontConfig`."""
 
 import asyncio
 import signal
@@ -15,7 +15,6 @@ from http_front.http_server import create_runner
 
 
 def main() -> None:
-    """Serve until SIGTERM or SIGINT."""
     config = msgspec.json.decode(sys.argv[1], type=FrontConfig)
     begin("front", config.parent_pid, config.log_format)
     allow_many_files()
@@ -25,11 +24,10 @@ def main() -> None:
 
 
 async def serve(config: FrontConfig) -> None:
-    """Answer requests until the process is told to stop."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, stop.set)
     runner = create_runner(create_app(config))
     await runner.setup()
     try:

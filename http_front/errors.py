@@ -1,4 +1,4 @@
-"""What goes wrong at the HTTP edge: the exception, and each `ErrorCode`'s HTTP status."""
+"""The front's exception, and the HTTP status of each `ErrorCode`."""
 
 from broker.wire.protocol import ErrorCode, Refused
 
@@ -25,7 +25,7 @@ STATUS = {
     ErrorCode.UNAUTHORIZED: 401,
     ErrorCode.FORBIDDEN: 403,
     ErrorCode.INTERNAL: 500,
-    # Those below are reasons of failed jobs; no request is refused with them.
+    # The codes below say why a job failed; no request is refused with them.
     ErrorCode.RUN_FAILED: 500,
     ErrorCode.OUT_OF_MEMORY: 500,
     ErrorCode.SAVE_FAILED: 500,
@@ -34,13 +34,13 @@ STATUS = {
 
 
 class FrontError(Exception):
-    """Raised when a request is refused; the client sees code, message and field, nothing else.
+    """Raised when a request is refused. The client sees the code, message and field only.
 
     Args:
-        code: Decides the HTTP status.
-        message: What was found and what is allowed, for a person.
-        field: The field of the body that is to blame.
-        retry_after_s: After how long the same request may be granted.
+        code: Determines the HTTP status.
+        message: What was found and what is allowed, for people.
+        field: The request field that caused the error.
+        retry_after_s: When the client may send the same request again.
     """
 
     def __init__(
@@ -58,10 +58,8 @@ class FrontError(Exception):
 
     @classmethod
     def from_refusal(cls, refused: Refused) -> "FrontError":
-        """Return the error that tells a client what the broker refused."""
         return cls(refused.code, refused.message, refused.field, refused.retry_after_s)
 
     @property
     def status(self) -> int:
-        """The HTTP status of the answer."""
         return STATUS[self.code]

@@ -1,4 +1,4 @@
-"""aiohttp's server with our limits, our access log, and our answers to what is no HTTP."""
+"""aiohttp's server with our limits, access log and error bodies, even for malformed HTTP."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -16,12 +16,12 @@ _Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 def create_runner(app: web.Application) -> web.AppRunner:
-    """Return a runner with limits on everything that a client can draw out."""
+    """Return a runner with a limit on everything that a client can prolong or enlarge."""
     return _Runner(
         app,
         access_log_class=PathLogger,
         shutdown_timeout=5.0,
-        keepalive_timeout=15.0,  # also the time within which a request's head must arrive
+        keepalive_timeout=15.0,  # also limits how long the head of a request may take
         lingering_time=5.0,
         max_line_size=8190,
         max_field_size=8190,
@@ -31,10 +31,9 @@ def create_runner(app: web.Application) -> web.AppRunner:
 
 
 class PathLogger(AbstractAccessLogger):
-    """Logs requests without query and headers, which may hold secrets."""
+    """Logs requests without their query and headers, which may hold secrets."""
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
-        """Write the line of a request."""
         self.logger.info(
             "%s %s %s %d %.0f ms",
             request.remote,
@@ -46,15 +45,14 @@ class PathLogger(AbstractAccessLogger):
 
     @property
     def enabled(self) -> bool:
-        """Whether lines are wanted."""
         return self.logger.isEnabledFor(logging.INFO)
 
 
 class _Handler(web.RequestHandler):
-    """A connection.
+    """Handles one connection.
 
-    Where its bytes are no HTTP, aiohttp would answer with the parser's words and log a traceback;
-    both repeat what the client has sent, an API key included.
+    For malformed HTTP, aiohttp sends the parser's error text and logs a traceback. Both repeat the
+    client's bytes, which may include an API key, so this class sends our own message instead.
     """
 
     def handle_error(
@@ -64,11 +62,10 @@ class _Handler(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer a request that cannot be read; the connection is closed afterwards."""
         if status >= 500:
             return super().handle_error(request, status, exc, message)
         if request.writer.output_size > 0:
-            raise ConnectionError("the answer has begun already")
+            raise ConnectionError("the response has already started")
         error = FrontError(ErrorCode.INVALID_BODY, "the request is not valid HTTP")
         response = refusal(error, status=status)
         response.force_close()
@@ -81,7 +78,8 @@ class _Server(web.Server):
 
 
 class _Runner(web.AppRunner):
-    # aiohttp has no public place for another handler; the tests of bad HTTP hold it to this one.
+    # aiohttp has no public way to set a request handler. The tests of bad HTTP would fail if a new
+    # version of aiohttp ignored this one.
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
         handle = _refusing_expectations(made.request_handler)
@@ -89,13 +87,13 @@ class _Runner(web.AppRunner):
 
 
 def _refusing_expectations(handle: _Handle) -> _Handle:
-    """Answer in our shape where `Expect` is refused, which is before any middleware."""
+    """Send our error body for a bad `Expect` header; aiohttp checks it before any middleware."""
 
     async def handle_or_refuse(request: web.BaseRequest) -> web.StreamResponse:
         try:
             return await handle(request)
         except web.HTTPExpectationFailed as error:
-            refused = FrontError(ErrorCode.INVALID_BODY, "of Expect only 100-continue can be met")
+            refused = FrontError(ErrorCode.INVALID_BODY, "the Expect header must be 100-continue")
             return refusal(refused, status=error.status)
 
     return handle_or_refuse

@@ -1,4 +1,4 @@
-"""The web page at `/`: files of this package, which ask no other server for anything."""
+"""The web page at `/`, served from this package. It loads nothing from other servers."""
 
 from pathlib import Path
 
@@ -6,18 +6,17 @@ from aiohttp import web
 
 _FOLDER = Path(__file__).parent / "static" / "page"
 _FILES = {path.name: path for path in _FOLDER.iterdir() if path.name != "index.html"}
-# `blob:` is what the page itself makes: pictures to show before they are sent, live previews, and
-# videos that it has fetched with the API key, which a <video> cannot show.
+# The page makes `blob:` URLs itself: for pictures before upload, for live previews, and for videos
+# fetched with the API key, because a <video> element cannot send a key.
 _POLICY = (
     "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; object-src 'none'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-# Asked for each time, answered with 304: a new release is never mixed with an old one.
+# The browser revalidates every file, so it never mixes files of two releases.
 _HEADERS = {"Cache-Control": "no-cache", "Content-Security-Policy": _POLICY}
 
 
 def add_routes(app: web.Application) -> None:
-    """Add the page's routes."""
     app.add_routes([web.get("/", _page), web.get("/static/page/{name}", _file)])
 
 

@@ -1,4 +1,4 @@
-"""The middleware that turns whatever goes wrong into the one shape of an error."""
+"""The middleware that turns every error into an `ErrorBody` response."""
 
 import errno
 import logging
@@ -10,7 +10,7 @@ from aiohttp.typedefs import Handler
 
 from broker.wire.protocol import ErrorCode
 from http_front.errors import FrontError
-from http_front.video.routes import answer
+from http_front.responses import json_response
 from http_front.video.schema import ErrorBody, ErrorDetail
 
 logger = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 @web.middleware
 async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer errors without internals; what is our fault goes to the log."""
+    """Answer errors without internal details. Server faults are logged."""
     try:
         return await handler(request)
     except FrontError as error:
@@ -37,9 +37,8 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
 
 
 def refusal(error: FrontError, status: int | None = None) -> web.Response:
-    """Return the response that tells an error."""
     detail = ErrorDetail(code=error.code, message=error.message, field=error.field)
-    response = answer(ErrorBody(error=detail), status=status or error.status)
+    response = json_response(ErrorBody(error=detail), status=status or error.status)
     if error.code is ErrorCode.UNAUTHORIZED:
         response.headers["WWW-Authenticate"] = "Bearer"
     if error.retry_after_s is not None:
@@ -48,39 +47,38 @@ def refusal(error: FrontError, status: int | None = None) -> web.Response:
 
 
 def _http_refusal(error: web.HTTPException) -> web.Response:
-    """Say in our shape what aiohttp refused."""
     if isinstance(error, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(error.allowed_methods))
-        message = f"this address answers {allowed} only"
+        message = f"this route allows only {allowed}"
         response = refusal(FrontError(ErrorCode.METHOD_NOT_ALLOWED, message))
         response.headers["Allow"] = allowed
         return response
     if isinstance(error, web.HTTPNotFound):
-        return refusal(FrontError(ErrorCode.NOT_FOUND, "there is nothing at this address"))
+        return refusal(FrontError(ErrorCode.NOT_FOUND, "there is no such route"))
     if isinstance(error, web.HTTPRequestEntityTooLarge):
         message = "the body is too large; send the image as a file in multipart/form-data"
         return refusal(FrontError(ErrorCode.BODY_TOO_LARGE, message))
     message = f"the request was refused: {error.reason}"
     response = refusal(FrontError(ErrorCode.INVALID_BODY, message), status=error.status)
-    if "Content-Range" in error.headers:  # of a range that a file has not
+    if "Content-Range" in error.headers:  # 416: gives the length of the file
         response.headers["Content-Range"] = error.headers["Content-Range"]
     return response
 
 
 def _os_refusal(error: OSError) -> web.Response:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        logger.error("no space is left: %s", error)
-        message = "no space is left on the server"
+        logger.error("no disk space left: %s", error)
+        message = "the server has no disk space left; try again later"
         return refusal(FrontError(ErrorCode.STORAGE_FULL, message, retry_after_s=60))
     if error.errno in (errno.EMFILE, errno.ENFILE):
-        logger.error("no more files can be opened: %s", error)
-        message = "the server has too much to do at once"
+        logger.error("the limit of open files is reached: %s", error)
+        message = "the server is overloaded; try again later"
         return refusal(FrontError(ErrorCode.UNAVAILABLE, message, retry_after_s=5))
-    if isinstance(error, ConnectionError):  # the client has gone; nobody reads the answer
-        return refusal(FrontError(ErrorCode.INVALID_BODY, "the connection broke off"))
+    if isinstance(error, ConnectionError):  # the client is gone and will not see this response
+        return refusal(FrontError(ErrorCode.INVALID_BODY, "the connection was closed"))
     logger.error("a request failed", exc_info=error)
     return _our_fault()
 
 
 def _our_fault() -> web.Response:
-    return refusal(FrontError(ErrorCode.INTERNAL, "the server failed; its log says more"))
+    return refusal(FrontError(ErrorCode.INTERNAL, "internal error; see the server's log"))

@@ -1,4 +1,4 @@
-"""What the handlers share."""
+"""State shared by the request handlers."""
 
 import asyncio
 import time
@@ -30,7 +30,7 @@ from http_front.webhooks.signing import WebhookKey
 
 @dataclass(frozen=True, kw_only=True)
 class Front:
-    """The front's parts; one object for the life of the process."""
+    """The parts of the front; one object per process."""
 
     config: FrontConfig
     broker: BrokerClient
@@ -39,17 +39,16 @@ class Front:
     source: ImageSource
     decoder: ImageDecoder
     images: KnownImages
-    news: StatusCache
-    """How running jobs are, by the broker's events."""
+    statuses: StatusCache
     files: StoredFiles
     partial_dir: Path
-    """Where images lie that are not yet whole."""
+    """Folder for images that are still being received or decoded."""
     callbacks: CallbackSender | None
-    """None where no callbacks are made."""
+    """None if callbacks are off."""
     sockets: set[web.WebSocketResponse] = field(default_factory=set)
-    """Open WebSockets, to be closed in order when the front ends."""
-    watchers: Counter[str | None] = field(default_factory=Counter)
-    """How many WebSockets each owner has open, or is about to."""
+    """Open WebSockets; the front closes them properly when it stops."""
+    num_watchers: Counter[str | None] = field(default_factory=Counter)
+    """Number of WebSockets that each owner has open or is opening."""
 
 
 FRONT = web.AppKey("front", Front)
@@ -57,14 +56,14 @@ FRONT = web.AppKey("front", Front)
 
 @asynccontextmanager
 async def open_front(
-    config: FrontConfig, source: ImageSource, hear: Callable[[JobView], None]
+    config: FrontConfig, source: ImageSource, on_event: Callable[[JobView], None]
 ) -> AsyncIterator[Front]:
-    """Open the parts, and close them in the opposite order.
+    """Open the parts of the front, and close them at exit.
 
     Args:
-        config: What the launcher told.
+        config: From the launcher.
         source: Fetches images.
-        hear: Takes every change of every job.
+        on_event: Called with every change of every job.
     """
     store = open_store(config.store, config.work_dir)
     await asyncio.to_thread(store.prepare)
@@ -73,13 +72,13 @@ async def open_front(
     files = StoredFiles(store)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     broker = BrokerClient(context, config.addresses.requests)
-    news = StatusCache(time.monotonic)
-    feed = EventFeed(context, config.addresses.events, broker, (hear, news.hear))
+    statuses = StatusCache(time.monotonic)
+    feed = EventFeed(context, config.addresses.events, broker, (on_event, statuses.update))
     previews = PreviewFeed(context, config.addresses.events)
     decoder = ImageDecoder(files)
     callbacks = None
     if config.makes_callbacks:
-        callbacks = CallbackSender(broker, source.outside, WebhookKey(files))
+        callbacks = CallbackSender(broker, source.http, WebhookKey(files))
     try:
         yield Front(
             config=config,
@@ -90,7 +89,7 @@ async def open_front(
             decoder=decoder,
             images=KnownImages(),
             files=files,
-            news=news,
+            statuses=statuses,
             partial_dir=partial_dir,
             callbacks=callbacks,
         )

@@ -1,1 +1,1 @@
-"""Who may use the server: API keys, rates, origins."""
+"""Access control: API keys, rate limits and origin checks."""

@@ -1,4 +1,4 @@
-"""The API keys: who may use the server and how much of it, and the file that says so."""
+"""API keys and their limits, and the file that holds them."""
 
 import fcntl
 import hashlib
@@ -21,27 +21,27 @@ _Stamp = tuple[int, int, int]
 
 
 class KeyFileError(Exception):
-    """Raised when a file of keys cannot be read, or a change of it makes no sense."""
+    """Raised when a key file cannot be read or a change to it is not possible."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How much of the server one key may use."""
+    """Usage limits of one key."""
 
-    submits_per_minute: Annotated[int, Meta(ge=1, description="Jobs it may submit.")] = 10
-    requests_per_second: Annotated[int, Meta(ge=1, description="Other requests.")] = 10
-    queue_share: Annotated[int, Meta(ge=1, description="Its jobs that may wait.")] = 10
-    websockets: Annotated[int, Meta(ge=1, description="Its WebSockets that may be open.")] = 8
+    submits_per_minute: Annotated[int, Meta(ge=1, description="Job submissions per minute.")] = 10
+    requests_per_second: Annotated[int, Meta(ge=1, description="Other requests per second.")] = 10
+    queue_share: Annotated[int, Meta(ge=1, description="Jobs waiting in the queue.")] = 10
+    websockets: Annotated[int, Meta(ge=1, description="Open WebSockets.")] = 8
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One key, as the file holds it: the key itself is nowhere."""
+    """One entry of the key file. The file holds the hash of the key, never the key itself."""
 
     name: Annotated[str, Meta(pattern=r"\A[A-Za-z0-9._-]{1,64}\Z")]
-    """Whose jobs are the key's; also in log lines."""
+    """Owner of the jobs submitted with this key; also appears in log lines."""
     sha256: Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
-    """A key is 32 random bytes, so a plain hash of it cannot be turned back."""
+    """A key has 32 random bytes, so a plain hash cannot be reversed."""
     admin: bool = False
-    """Whether it may use `/admin/*`."""
+    """Whether the key may use `/admin/*` and `/metrics`."""
     limits: Limits = Limits()
 
 
@@ -51,11 +51,11 @@ class _KeyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         names = [key.name for key in self.keys]
         if len(set(names)) < len(names):
-            raise ValueError("two keys have one name")
+            raise ValueError("two keys have the same name")
 
 
 class KeyRing:
-    """The keys that are good now: a changed file is read again, a broken one changes nothing.
+    """The valid keys. A changed file is read again; if it is broken, the old keys stay valid.
 
     Raises:
         KeyFileError: If the file cannot be read at the start.
@@ -67,17 +67,17 @@ class KeyRing:
         self._keys = read_keys(path)
 
     def find(self, text: str) -> ApiKey | None:
-        """Return the key that a client has shown; how long it takes tells nothing about any key."""
+        """Return the entry of a key; None if it is not valid. Takes the same time either way."""
         self._refresh()
-        shown = hash_key(text)
+        digest = hash_key(text)
         found = None
         for key in self._keys:
-            if hmac.compare_digest(key.sha256, shown):
+            if hmac.compare_digest(key.sha256, digest):
                 found = key
         return found
 
     def has(self, key: ApiKey) -> bool:
-        """Return whether a key that was found is still good, and still the same name's."""
+        """Return whether a key found earlier is still valid under the same name."""
         self._refresh()
         return (key.name, key.sha256) in [(other.name, other.sha256) for other in self._keys]
 
@@ -89,44 +89,42 @@ class KeyRing:
         try:
             self._keys = read_keys(self._path)
         except KeyFileError as error:
-            logger.error("the keys stay as they were: %s", error)
+            logger.error("keeping the previous API keys: %s", error)
         else:
             logger.info("read %d keys from %s", len(self._keys), self._path)
 
 
 def make_key() -> str:
-    """Return a new key, which nobody can guess."""
     return f"wan_{secrets.token_urlsafe(_KEY_BYTES)}"
 
 
 def hash_key(text: str) -> str:
-    """Return what the file holds of a key."""
-    # A header may hold bytes that are no text; they make a hash that no key has.
+    # A header may hold bytes that are not text. Their hash matches no key.
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def read_keys(path: Path) -> list[ApiKey]:
-    """Return the keys of a file.
+    """Return the keys in a file.
 
     Raises:
-        KeyFileError: If it is not there, or holds something else.
+        KeyFileError: If the file does not exist or is not a key file.
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=_KeyFile).keys
     except OSError as error:
         raise KeyFileError(f"{path}: {error.strerror}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise KeyFileError(f"{path} is no file of API keys: {error}") from error
+        raise KeyFileError(f"{path} is not a file of API keys: {error}") from error
 
 
 @contextmanager
-def sole_writer(path: Path) -> Iterator[None]:
-    """Keep other writers of a file of keys waiting: each writes what it has read, and one more.
+def lock_key_file(path: Path) -> Iterator[None]:
+    """Make other writers wait, so that no change is lost between reading and writing the file.
 
     Raises:
-        KeyFileError: If there is no such folder, or it is not this user's.
+        KeyFileError: If the folder does not exist or is not writable.
     """
-    lock = path.with_name(f"{path.name}.lock")  # the file itself is another after each change
+    lock = path.with_name(f"{path.name}.lock")  # each change replaces the key file itself
     try:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
@@ -139,7 +137,7 @@ def sole_writer(path: Path) -> Iterator[None]:
 
 
 def write_keys(path: Path, keys: list[ApiKey]) -> None:
-    """Put other keys in the file's place, all at once; only this user may read it."""
+    """Replace the key file atomically. Only the current user may read the new file."""
     body = msgspec.json.format(msgspec.json.encode(_KeyFile(keys)), indent=2)
     partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -154,9 +152,9 @@ def write_keys(path: Path, keys: list[ApiKey]) -> None:
 
 
 def _stamp(path: Path) -> _Stamp | None:
-    """Return what changes whenever the file does; None while there is none."""
+    """Return a value that changes whenever the file changes; None if there is no file."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_ino, found.st_size
+    return status.st_mtime_ns, status.st_ino, status.st_size

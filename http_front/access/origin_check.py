@@ -1,4 +1,4 @@
-"""The middleware that keeps out what a browser sends on behalf of another site."""
+"""The middleware that refuses requests a browser sends on behalf of another site."""
 
 from collections.abc import Sequence
 
@@ -19,12 +19,12 @@ _PREFLIGHT_ANSWER = {
 }
 
 
-def make_gate(config: FrontConfig) -> Middleware:
-    """Return the middleware for a configuration.
+def make_origin_check(config: FrontConfig) -> Middleware:
+    """Return the middleware that checks the Host and Origin headers.
 
-    A page of another site can point its own name at us (DNS rebinding), so a server on loopback
-    answers to its own names only. One on a public address cannot know all its names: there the
-    check is on only if `allowed_hosts` names them.
+    Another site can point its own host name at this server (DNS rebinding). A server on loopback
+    therefore accepts only its own names. A server on a public address cannot know all its names,
+    so it checks the Host header only if `allowed_hosts` lists them.
     """
     names = None
     if config.allowed_hosts or is_loopback(config.host):
@@ -32,7 +32,7 @@ def make_gate(config: FrontConfig) -> Middleware:
         names = _LOOPBACK_NAMES | {name.lower() for name in own}
 
     @web.middleware
-    async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         _check_host(request, names)
         _check_origin(request, config.cors_origins)
         if _is_preflight(request):
@@ -43,13 +43,13 @@ def make_gate(config: FrontConfig) -> Middleware:
             )
         return await handler(request)
 
-    return gate
+    return check
 
 
-def allow_origin(
+def add_cors_headers(
     request: web.Request, response: web.StreamResponse, origins: Sequence[str]
 ) -> None:
-    """Let a page of one of these sites read an answer; never with its user's cookies."""
+    """Let pages of the allowed origins read the response, without credentials."""
     if not origins:
         return
     response.headers["Vary"] = "Origin"
@@ -59,7 +59,7 @@ def allow_origin(
 
 
 def _is_preflight(request: web.Request) -> bool:
-    """Whether a browser asks first; an `Origin` that may not has been refused by now."""
+    """Whether this is a CORS preflight. `_check_origin` must have accepted the origin before."""
     headers = request.headers
     return (
         request.method == "OPTIONS"
@@ -71,7 +71,7 @@ def _is_preflight(request: web.Request) -> bool:
 def _check_host(request: web.Request, names: frozenset[str] | None) -> None:
     host = _host_name(request.headers.get("Host", ""))
     if not host or (names is not None and host not in names):
-        raise FrontError(ErrorCode.FORBIDDEN, "the Host header names no host of this server")
+        raise FrontError(ErrorCode.FORBIDDEN, "the Host header does not name this server")
 
 
 def _host_name(header: str) -> str | None:
@@ -81,9 +81,9 @@ def _host_name(header: str) -> str | None:
         return None
 
 
-def _check_origin(request: web.Request, others: Sequence[str]) -> None:
-    """Refuse other sites' pages; programs send no Origin. Origins are compared whole."""
+def _check_origin(request: web.Request, allowed: Sequence[str]) -> None:
+    """Refuse pages of other sites. Programs send no Origin header and are accepted."""
     origin = request.headers.get("Origin")
     host = request.headers.get("Host", "")
-    if origin is not None and origin not in (f"http://{host}", f"https://{host}", *others):
+    if origin is not None and origin not in (f"http://{host}", f"https://{host}", *allowed):
         raise FrontError(ErrorCode.FORBIDDEN, "pages of other sites may not use this server")

@@ -1,4 +1,4 @@
-"""How often something may happen."""
+"""Rate limits."""
 
 import ipaddress
 import math
@@ -8,7 +8,7 @@ from http_front.access.keys import Limits
 
 
 class TokenBucket:
-    """Lets `count` things happen in `period_s`, all of them at once if none did before."""
+    """Allows `count` events per `period_s`. A full bucket allows all of them at once."""
 
     def __init__(self, count: int, period_s: float) -> None:
         self._count = count
@@ -17,7 +17,7 @@ class TokenBucket:
         self._seen_s = -math.inf
 
     def take(self, now_s: float) -> float:
-        """Return 0.0 if it may happen now, else after how many seconds it may."""
+        """Return 0.0 if the event may happen now, else the seconds to wait."""
         elapsed_s = max(0.0, now_s - self._seen_s)
         self._left = min(float(self._count), self._left + elapsed_s * self._per_s)
         self._seen_s = now_s
@@ -36,11 +36,11 @@ class KeyRates:
 
 
 class AddressRates:
-    """A bucket for each address that requests come from, of the latest addresses only.
+    """One token bucket per client address.
 
     Args:
-        count, period_s: As for a `TokenBucket`.
-        max_addresses: How many are remembered.
+        count, period_s: See `TokenBucket`.
+        max_addresses: Number of addresses to keep; the least recent are dropped.
     """
 
     def __init__(self, count: int, period_s: float, max_addresses: int) -> None:
@@ -50,17 +50,17 @@ class AddressRates:
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
     def take(self, address: str, now_s: float) -> float:
-        """Return what the bucket of an address says."""
-        site = _site(address)
-        bucket = self._buckets.setdefault(site, TokenBucket(self._count, self._period_s))
-        self._buckets.move_to_end(site)
+        """Take a token from the bucket of an address; see `TokenBucket.take`."""
+        client = _client_of(address)
+        bucket = self._buckets.setdefault(client, TokenBucket(self._count, self._period_s))
+        self._buckets.move_to_end(client)
         if len(self._buckets) > self._max_addresses:
             self._buckets.popitem(last=False)
         return bucket.take(now_s)
 
 
-def _site(address: str) -> str:
-    """Return the address, or the /64 that it is in: whoever has one of IPv6 has all of these."""
+def _client_of(address: str) -> str:
+    """Return the address; for IPv6 its /64 network, because one client usually owns all of it."""
     if ":" not in address:
         return address
     return str(ipaddress.ip_network((address.partition("%")[0], 64), strict=False))

@@ -1,1 +1,1 @@
-"""The Python client and the `wan` commands over HTTP."""
+"""The Python client and the `wan` commands that use it."""

@@ -1,4 +1,4 @@
-"""`wan backup`: a copy of the journal of a server that runs on this machine."""
+"""`wan backup`: copy the job journal of a server on this machine."""
 
 import argparse
 import asyncio
@@ -19,35 +19,34 @@ _LIMIT_S = 60.0
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the command."""
     parser = commands.add_parser(
-        "backup", help="copy the job journal of a server that runs on this machine"
+        "backup", help="copy the job journal of a server on this machine, while it runs"
     )
-    parser.add_argument("file", metavar="FILE", type=Path, help="where to; must not exist yet")
+    parser.add_argument("file", metavar="FILE", type=Path, help="target file; must not exist yet")
     parser.add_argument(
         "--state-dir",
         type=Path,
         default=Path(os.environ.get("WAN_STATE_DIR", DEFAULT_STATE_DIR)),
-        help=f"the server's; default: WAN_STATE_DIR, else {DEFAULT_STATE_DIR}",
+        help=f"state folder of the server; default: WAN_STATE_DIR, else {DEFAULT_STATE_DIR}",
     )
 
 
 def run(options: argparse.Namespace, output: Output) -> None:
-    """Have the broker write the copy, since it alone may open the journal while it runs.
+    """Ask the broker to write the copy: while it runs, only the broker may open the journal.
 
     Raises:
-        FrontError: If the broker refuses, or there is none.
+        FrontError: If the broker refuses or does not run.
     """
     copied = asyncio.run(_back_up(options.state_dir.absolute(), options.file.absolute()))
-    told = {"file": str(options.file), "num_bytes": copied.num_bytes}
-    output.result(told, f"{options.file}: {copied.num_bytes} bytes")
+    fields = {"file": str(options.file), "num_bytes": copied.num_bytes}
+    output.result(fields, f"{options.file}: {copied.num_bytes} bytes")
 
 
 async def _back_up(state_dir: Path, file: Path) -> BackedUp:
     addresses = Addresses.in_folder(state_dir / "run")
     if not (state_dir / "run" / "requests.sock").is_socket():
         raise FrontError(
-            ErrorCode.UNAVAILABLE, f"no server has been started with --state-dir {state_dir}"
+            ErrorCode.UNAVAILABLE, f"no server was started with --state-dir {state_dir}"
         )
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     broker = BrokerClient(context, addresses.requests)

@@ -1,4 +1,4 @@
-"""A small typed client of the HTTP API; the `wan` command is made from it."""
+"""A small typed client of the HTTP API. The `wan` command uses it."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -22,20 +22,20 @@ from http_front.video.schema import (
     Submitted,
 )
 
-ANSWER_LIMIT_S = 60.0
-"""How long an answer may take; of a video, each next part of it."""
+RESPONSE_LIMIT_S = 60.0
+"""Time limit for a response; while a video is downloaded, for each part of it."""
 UPLOAD_LIMIT_S = 120.0
-"""How long the upload of an image may take, as long as the server waits for it."""
+"""Time limit for an image upload, the same as the server's."""
 RECONNECT_LIMIT_S = 60.0
-"""How long `watch` goes on trying when the server is away."""
+"""How long `watch` tries to reconnect."""
 _RECONNECT_EVERY_S = 0.5
 _CHUNK_BYTES = 1 << 16
 
-Answer = TypeVar("Answer")
+Response = TypeVar("Response")
 
 
 class ClientError(Exception):
-    """Base of what goes wrong between client and server."""
+    """Base class of the client's errors."""
 
 
 class RefusedError(ClientError):
@@ -43,7 +43,7 @@ class RefusedError(ClientError):
 
     Args:
         status: The HTTP status.
-        detail: What the server says was wrong.
+        detail: The error from the server.
     """
 
     def __init__(self, status: int, detail: ErrorDetail) -> None:
@@ -53,15 +53,15 @@ class RefusedError(ClientError):
 
 
 class UnreachableError(ClientError):
-    """Raised when there is no answer from the server."""
+    """Raised when the server does not respond."""
 
 
 class WanClient:
-    """Speaks to one server; use it in `async with`.
+    """Client of one server; use it with `async with`.
 
     Args:
-        server: Its URL.
-        api_key: The key to show, where the server asks for one.
+        server: URL of the server.
+        api_key: API key, if the server requires one.
     """
 
     def __init__(self, server: str, api_key: str | None = None) -> None:
@@ -81,11 +81,11 @@ class WanClient:
         await self._session.close()
 
     async def submit(self, image: Path | str, fields: dict[str, object]) -> str:
-        """Submit a job; return its id.
+        """Submit a job and return its id.
 
         Args:
-            image: A file, or the URL that the server shall fetch.
-            fields: Those of `JobSpec`, at least the prompt, and `priority`.
+            image: A file to upload, or a URL for the server to fetch.
+            fields: Fields of the job: `prompt` and any other field of `JobSpec`, and `priority`.
         """
         if isinstance(image, str):
             body = {**fields, "image_url": image}
@@ -98,30 +98,31 @@ class WanClient:
             ).requestId
 
     async def status(self, job_id: str) -> JobStatus:
-        """Return how a job is."""
         return await self._post("/video/status", JobStatus, json={"requestId": job_id})
 
     async def jobs(self, limit: int, after: str | None = None) -> JobList:
-        """Return the newest of the caller's jobs, page by page until there are enough.
+        """Return the caller's newest jobs, fetched page by page.
 
         Args:
-            limit: How many at most.
-            after: Begin with the first that is older than this job.
+            limit: Maximum number of jobs.
+            after: Return only jobs older than this one.
         """
-        found = JobList(jobs=[], has_more=True)
-        while found.has_more and (left := limit - len(found.jobs)) > 0:
+        listed = JobList(jobs=[], has_more=True)
+        while listed.has_more and (left := limit - len(listed.jobs)) > 0:
             query = {"limit": str(min(left, MAX_LISTED))} | ({"after": after} if after else {})
-            page = await self._ask("GET", "/video/list", JobList, params=query)
-            found = JobList(jobs=[*found.jobs, *page.jobs], has_more=page.has_more)
-            after = found.jobs[-1].requestId if found.jobs else None
-        return found
+            page = await self._request("GET", "/video/list", JobList, params=query)
+            listed = JobList(jobs=[*listed.jobs, *page.jobs], has_more=page.has_more)
+            after = listed.jobs[-1].requestId if listed.jobs else None
+        return listed
 
     async def cancel(self, job_id: str) -> None:
-        """End a job."""
         await self._post("/video/cancel", Cancelled, json={"requestId": job_id})
 
     async def watch(self, job_id: str) -> AsyncGenerator[JobUpdate, None]:
-        """Yield how a job is, then every change to its end, across restarts of the server."""
+        """Yield the job as it is now, then every change until it ends.
+
+        The watch reconnects when the server restarts.
+        """
         seq = 0
         clock = asyncio.get_running_loop()
         give_up_at = clock.time() + RECONNECT_LIMIT_S
@@ -139,10 +140,10 @@ class WanClient:
                     raise
             await asyncio.sleep(_RECONNECT_EVERY_S)
 
-    async def download(self, job_id: str, place: Path) -> None:
-        """Write the video of a finished job to a file, which appears only when it is whole."""
-        partial = place.with_name(f"{place.name}.part")
-        limit = aiohttp.ClientTimeout(connect=ANSWER_LIMIT_S, sock_read=ANSWER_LIMIT_S)
+    async def download(self, job_id: str, path: Path) -> None:
+        """Save the video of a finished job. The file appears only when it is complete."""
+        partial = path.with_name(f"{path.name}.part")
+        limit = aiohttp.ClientTimeout(connect=RESPONSE_LIMIT_S, sock_read=RESPONSE_LIMIT_S)
         url = f"{self._server}/videos/{job_id}.mp4"
         try:
             async with self._session.get(url, timeout=limit) as response:
@@ -150,14 +151,13 @@ class WanClient:
                 with partial.open("wb") as file:
                     async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
                         file.write(chunk)
-            partial.rename(place)
+            partial.rename(path)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._unreachable(error) from error
         finally:
             partial.unlink(missing_ok=True)
 
     async def _connected(self, job_id: str, last_seq: int) -> AsyncGenerator[JobUpdate, None]:
-        """Yield the changes that one connection brings."""
         url = f"{self._server}/video/progress?requestId={job_id}&last_seq={last_seq}"
         try:
             async with self._session.ws_connect(url, heartbeat=20) as socket:
@@ -165,41 +165,46 @@ class WanClient:
                     if message.type is aiohttp.WSMsgType.TEXT:
                         yield _decode_update(message.data)
         except aiohttp.WSServerHandshakeError as error:
-            # The refusal of a handshake has no body; the status route tells the reason.
+            # A refused handshake has no body, so let the status route raise the reason.
             await self.status(job_id)
             raise self._unreachable(error) from error
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._unreachable(error) from error
 
     async def _post(
-        self, path: str, answer: type[Answer], upload_s: float = 0.0, **body: Any
-    ) -> Answer:
-        return await self._ask("POST", path, answer, upload_s, **body)
+        self, path: str, response_type: type[Response], upload_s: float = 0.0, **body: Any
+    ) -> Response:
+        return await self._request("POST", path, response_type, upload_s, **body)
 
-    async def _ask(
-        self, method: str, path: str, answer: type[Answer], upload_s: float = 0.0, **more: Any
-    ) -> Answer:
-        """Return the answer to a request.
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        response_type: type[Response],
+        upload_s: float = 0.0,
+        **arguments: Any,
+    ) -> Response:
+        """Send a request and return the decoded response.
 
         Args:
-            method: Of HTTP.
-            path: Of the route.
-            answer: What the server answers with.
-            upload_s: How long sending the body may take, besides.
-            more: What aiohttp takes for the request.
+            method: HTTP method.
+            path: Path of the route.
+            response_type: Type of the response body.
+            upload_s: Additional time for sending the body.
+            arguments: Further arguments of aiohttp's `request`.
         """
-        limit = aiohttp.ClientTimeout(total=ANSWER_LIMIT_S + upload_s)
+        limit = aiohttp.ClientTimeout(total=RESPONSE_LIMIT_S + upload_s)
         url = self._server + path
         try:
-            async with self._session.request(method, url, timeout=limit, **more) as response:
+            async with self._session.request(method, url, timeout=limit, **arguments) as response:
                 await _raise_if_refused(response)
-                return msgspec.json.decode(await response.read(), type=answer)
+                return msgspec.json.decode(await response.read(), type=response_type)
         except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError) as error:
             raise self._unreachable(error) from error
 
     def _unreachable(self, error: Exception) -> UnreachableError:
         return UnreachableError(
-            f"no answer from {self._server} ({str(error) or type(error).__name__})"
+            f"no response from {self._server} ({str(error) or type(error).__name__})"
         )
 
 
@@ -209,7 +214,7 @@ async def _raise_if_refused(response: aiohttp.ClientResponse) -> None:
     try:
         detail = msgspec.json.decode(await response.read(), type=ErrorBody).error
     except msgspec.DecodeError:
-        # Something between us and the server has answered.
+        # The response is not ours: it comes from a proxy or another server.
         detail = ErrorDetail(code=ErrorCode.UNAVAILABLE, message=f"HTTP status {response.status}")
     raise RefusedError(response.status, detail)
 
@@ -218,7 +223,7 @@ def _decode_update(text: str) -> JobUpdate:
     try:
         return msgspec.json.decode(text, type=JobUpdate)
     except msgspec.ValidationError:
-        # The other message there is: the server cannot go on, and says why.
+        # The only other message is an error, after which the server closes the connection.
         error = msgspec.json.decode(text, type=ErrorBody).error
         raise UnreachableError(error.message) from None
 

@@ -1,4 +1,4 @@
-"""How `wan` ends: its exit codes, and what each error is told as."""
+"""Exit codes of `wan`, and the exit code and message of each error."""
 
 from enum import IntEnum
 
@@ -10,7 +10,7 @@ from http_front.errors import FrontError
 
 
 class ExitCode(IntEnum):
-    """What a script can tell from the end of a command."""
+    """Exit codes of the `wan` commands."""
 
     DONE = 0
     FAILED = 1
@@ -22,16 +22,16 @@ class ExitCode(IntEnum):
 
 MEANINGS = {
     ExitCode.DONE: "done",
-    ExitCode.FAILED: "the job failed; of doctor: something keeps the server from starting",
-    ExitCode.REFUSED: "the command line is wrong, or the server or a file refuses it",
-    ExitCode.UNREACHABLE: "no answer from the server, or one of 500 and above",
+    ExitCode.FAILED: "the job failed, or wan doctor found an error",
+    ExitCode.REFUSED: "the command line is wrong, the server refused, or a file cannot be used",
+    ExitCode.UNREACHABLE: "the server did not respond, or responded with status 500 or above",
     ExitCode.CANCELLED: "the job was cancelled",
     ExitCode.INTERRUPTED: "Ctrl-C",
 }
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """An error, in the form that the server's own errors have."""
+    """An error, in the same form as the server's errors."""
 
     code: str
     message: str
@@ -39,18 +39,17 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UsageError(Exception):
-    """Raised when the command line makes no sense."""
+    """Raised when the command line is not valid."""
 
 
 class LeftRunningError(Exception):
-    """Raised when Ctrl-C has ended the watch of a job that goes on."""
+    """Raised when Ctrl-C ends a watch and the job keeps running."""
 
 
 Known = FrontError | ClientError | KeyFileError | OSError | UsageError | LeftRunningError
 
 
 def explain(error: Known) -> tuple[ExitCode, Problem]:
-    """Return how `wan` ends with an error, and what it says."""
     match error:
         case FrontError():
             problem = Problem(code=error.code.value, message=error.message, field=error.field)

@@ -1,4 +1,4 @@
-"""What `wan` does with jobs: submit, list, status, watch, cancel and download."""
+"""The `wan` commands for jobs: submit, list, status, watch, cancel and download."""
 
 import argparse
 import os
@@ -43,44 +43,47 @@ _EXIT_OF = {
 
 
 def add_parsers(commands: Commands) -> None:
-    """Add the commands; the options of `submit` are the fields of a request."""
+    """Add the commands. The options of `submit` are made from the fields of a request."""
     submit = commands.add_parser("submit", help="submit a job")
-    submit.add_argument("image", metavar="IMAGE", help="a file, or an http(s) URL")
+    submit.add_argument("image", metavar="IMAGE", help="image file or http(s) URL")
     for field in msgspec.structs.fields(SubmitByFile):
         if field.name in _SUBMIT_FIELDS:
             _add_field(submit, field)
-    submit.add_argument("--watch", action="store_true", help="show progress until the end")
-    submit.add_argument("--output", type=Path, help="with --watch: file or folder of the video")
-    listing = commands.add_parser("list", help="list your jobs, the newest first")
+    submit.add_argument("--watch", action="store_true", help="show progress until the job ends")
+    submit.add_argument("--output", type=Path, help="with --watch: file or folder for the video")
+    listing = commands.add_parser("list", help="list your jobs, newest first")
     listing.add_argument(
-        "--limit", type=_count, default=DEFAULT_LISTED, help=f"how many; default: {DEFAULT_LISTED}"
+        "--limit",
+        type=_count,
+        default=DEFAULT_LISTED,
+        help=f"maximum number of jobs; default: {DEFAULT_LISTED}",
     )
-    listing.add_argument("--after", metavar="ID", help="only those that are older than this one")
+    listing.add_argument("--after", metavar="ID", help="list only jobs older than this one")
     for parser in (submit, listing):
         _add_server(parser)
     for name, text in (
-        ("status", "tell how a job is"),
-        ("watch", "show progress until the end"),
-        ("cancel", "end a job"),
-        ("download", "fetch the video of a finished job"),
+        ("status", "show the state of a job"),
+        ("watch", "show progress until the job ends"),
+        ("cancel", "cancel a job"),
+        ("download", "download the video of a finished job"),
     ):
         command = commands.add_parser(name, help=text)
-        command.add_argument("id", metavar="ID", help="what submit printed")
+        command.add_argument("id", metavar="ID", help="job id, as printed by submit")
         if name in ("watch", "download"):
-            command.add_argument("--output", type=Path, help="file or folder of the video")
+            command.add_argument("--output", type=Path, help="file or folder for the video")
         _add_server(command)
 
 
 async def run(options: argparse.Namespace, output: Output) -> ExitCode:
-    """Carry out a command.
+    """Run a job command.
 
     Raises:
-        ClientError: If the server does not answer, or refuses.
-        FrontError: If a field of a job makes no sense.
-        LeftRunningError: If Ctrl-C has ended a watch.
-        UsageError: If the key can be none.
+        ClientError: If the server refuses or does not respond.
+        FrontError: If a field of the job is not valid.
+        LeftRunningError: If Ctrl-C ended a watch.
+        UsageError: If the API key holds characters that no key has.
     """
-    # The key is no option: every user of the machine sees the command lines of all.
+    # The API key is not an option, because all users of a machine can see its command lines.
     async with WanClient(options.server, _api_key()) as client:
         match options.command:
             case "submit":
@@ -94,7 +97,7 @@ async def run(options: argparse.Namespace, output: Output) -> ExitCode:
             case "cancel":
                 await client.cancel(options.id)
                 output.result({"requestId": options.id, "status": "Cancelled"}, "cancelled")
-            case _:  # argparse lets no other through
+            case _:  # download; argparse refuses anything else
                 await _download(client, options.id, options.output or Path(), output)
     return ExitCode.DONE
 
@@ -113,39 +116,39 @@ async def _submit(client: WanClient, options: argparse.Namespace, output: Output
     return await _watch(client, job_id, options.output, output)
 
 
-async def _watch(client: WanClient, job_id: str, place: Path | None, output: Output) -> ExitCode:
+async def _watch(client: WanClient, job_id: str, target: Path | None, output: Output) -> ExitCode:
     last = await Watch(client, job_id, output).run()
     if last.status is not JobState.SUCCEED:
         reason = f": {last.reason}" if last.reason else ""
         output.note(f"wan: the job ended as {last.status.value}{reason}")
-    elif place is not None:
-        await _download(client, job_id, place, output)
+    elif target is not None:
+        await _download(client, job_id, target, output)
     else:
-        output.note(f"done; fetch the video: wan download {job_id}")
+        output.note(f"done; to get the video: wan download {job_id}")
     return _EXIT_OF[last.status]
 
 
-async def _download(client: WanClient, job_id: str, place: Path, output: Output) -> None:
-    file = _video_file(place, job_id)
+async def _download(client: WanClient, job_id: str, target: Path, output: Output) -> None:
+    file = _video_file(target, job_id)
     await client.download(job_id, file)
     output.result({"requestId": job_id, "video": str(file)}, str(file))
 
 
-def _video_file(place: Path, job_id: str) -> Path:
-    """Return the file that a video goes to; in a folder it is named after its job."""
-    return place / f"{job_id}.mp4" if place.is_dir() else place
+def _video_file(target: Path, job_id: str) -> Path:
+    """Return the target file; in a folder, the file is named after the job."""
+    return target / f"{job_id}.mp4" if target.is_dir() else target
 
 
 async def _list(client: WanClient, options: argparse.Namespace, output: Output) -> ExitCode:
-    found = await client.jobs(options.limit, options.after)
-    output.result(found, _table(found.jobs) if found.jobs else "no jobs")
-    if found.has_more:
-        output.note(f"older ones: wan list --after {found.jobs[-1].requestId}")
+    listed = await client.jobs(options.limit, options.after)
+    output.result(listed, _table(listed.jobs) if listed.jobs else "no jobs")
+    if listed.has_more:
+        output.note(f"older jobs: wan list --after {listed.jobs[-1].requestId}")
     return ExitCode.DONE
 
 
 def _table(jobs: Iterable[JobEntry]) -> str:
-    """Return the jobs as a table, in which prompts alone are cut to the width."""
+    """Return the jobs as a table. Only prompts are shortened to fit the terminal."""
     table = Table("id", "state", "done", "submitted", "prompt", box=None, pad_edge=False)
     for column in table.columns[:-1]:
         column.no_wrap = True
@@ -178,14 +181,14 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
         "--server",
         type=_server_url,
         default=os.environ.get("WAN_SERVER") or DEFAULT_SERVER,
-        help=f"URL of the server; default: WAN_SERVER, else {DEFAULT_SERVER}",
+        help=f"server URL; default: WAN_SERVER, else {DEFAULT_SERVER}",
     )
 
 
 def _server_url(text: str) -> str:
     if not text.startswith(("http://", "https://")):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no URL of a server, as {DEFAULT_SERVER} (nor may WAN_SERVER be another)"
+            f"{text!r} is not a server URL such as {DEFAULT_SERVER}; check --server and WAN_SERVER"
         )
     return text
 
@@ -193,19 +196,19 @@ def _server_url(text: str) -> str:
 def _api_key() -> str | None:
     key = os.environ.get("WAN_API_KEY") or None
     if key is not None and not key.isprintable():
-        raise UsageError("WAN_API_KEY holds a line break or another character that no key has")
+        raise UsageError("WAN_API_KEY holds a line break or another unprintable character")
     return key
 
 
 def _count(text: str) -> int:
     if not (text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError("expected a whole number from 1 up")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
 
 
 def _add_field(parser: argparse.ArgumentParser, field: msgspec.structs.FieldInfo) -> None:
     schema = msgspec.json.schema(field.type)
-    about = str(schema.get("description") or _described_option(schema))
+    about = str(schema.get("description") or _optional_description(schema))
     if not field.required and field.default is not None:
         about += f" Default: {field.default}."
     names = [f"--{field.name.replace('_', '-')}"]
@@ -222,8 +225,8 @@ def _add_field(parser: argparse.ArgumentParser, field: msgspec.structs.FieldInfo
     )
 
 
-def _described_option(schema: dict[str, Any]) -> str:
-    """Return the description of an optional field, which lies in its first choice."""
+def _optional_description(schema: dict[str, Any]) -> str:
+    """Return the description of an optional field, which is in one of its alternatives."""
     return str(next(choice["description"] for choice in schema["anyOf"] if "description" in choice))
 
 

@@ -1,4 +1,4 @@
-"""Shows the changes of a job: as a bar on a terminal, as lines elsewhere."""
+"""Shows the progress of a job: a bar on a terminal, lines of text elsewhere."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ from rich.text import Text
 from broker.wire.job import JobState, Stage
 from http_front.video.schema import JobUpdate
 
-# Short, so that bar, step, pace and remaining time fit on a line of 80 characters.
+# Short words, so that bar, step, pace and remaining time fit into 80 characters.
 _STAGES = {
     Stage.ENCODE: "encoding",
     Stage.DENOISE: "denoising",
@@ -30,7 +30,7 @@ _BAR_WIDTH = 20
 
 
 class ProgressBar:
-    """Use it in `with`; `show` each change."""
+    """Use it with `with`, and call `show` with each change."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -61,7 +61,7 @@ class ProgressBar:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the terminal to others for a while."""
+        """Hide the bar while something else uses the terminal."""
         self._progress.stop()
         try:
             yield
@@ -69,7 +69,6 @@ class ProgressBar:
             self._progress.start()
 
     def show(self, update: JobUpdate) -> None:
-        """Show a change."""
         phase = _phase(update)
         detail = _detail(update, self._pace.step_s(update))
         left_s = None if update.status.is_terminal else update.eta_s
@@ -88,10 +87,9 @@ class ProgressBar:
 
 
 class _TimeLeft(ProgressColumn):
-    """The remaining time, which goes on counting while a long step tells nothing new."""
+    """The remaining time; it keeps counting down between changes."""
 
     def render(self, task: Task) -> Text:
-        """Return what is shown now."""
         due_at = task.fields["due_at"]
         if due_at is None:
             return Text()
@@ -100,14 +98,14 @@ class _TimeLeft(ProgressColumn):
 
 
 class _Pace:
-    """Measures the seconds of a step from the changes themselves."""
+    """Measures the seconds per step from the times of the changes."""
 
     def __init__(self) -> None:
         self._stage: Stage | None = None
         self._first: tuple[int, float] = (0, 0.0)
 
     def step_s(self, update: JobUpdate) -> float | None:
-        """Return the mean step time of the present stage, once there is one."""
+        """Return the mean step time of the current stage; None before its second step."""
         if update.stage is not self._stage or update.step < self._first[0]:
             self._stage = update.stage
             self._first = (update.step, update.updated_at)
@@ -126,7 +124,7 @@ def _phase(update: JobUpdate) -> str:
 def _detail(update: JobUpdate, step_s: float | None) -> str:
     parts = []
     if update.queue_position is not None:
-        parts.append(f"place {update.queue_position} in the queue")
+        parts.append(f"queue position {update.queue_position}")
     if update.num_steps > 1 and update.status is JobState.IN_PROGRESS:
         parts.append(f"step {update.step}/{update.num_steps}")
     if step_s is not None:

@@ -1,4 +1,4 @@
-"""Watches a job to its end, and asks at Ctrl-C what shall become of it."""
+"""Watches a job until it ends, and asks on Ctrl-C whether to cancel it."""
 
 import asyncio
 import os
@@ -14,11 +14,11 @@ from http_front.client.output import Output
 from http_front.client.progress_bar import ProgressBar
 from http_front.video.schema import JobUpdate
 
-_QUESTION = "Cancel the job? y: cancel it, n: go on watching, Ctrl-C: leave it running. "
+_QUESTION = "Cancel the job? y: cancel it, n: keep watching, Ctrl-C: leave it running. "
 
 
 class Watch:
-    """One command's watch of one job."""
+    """Shows the progress of one job on the terminal."""
 
     def __init__(self, client: WanClient, job_id: str, output: Output) -> None:
         self._client = client
@@ -27,10 +27,10 @@ class Watch:
         self._bar = ProgressBar(output.notes)
 
     async def run(self) -> JobUpdate:
-        """Show every change; return the last.
+        """Show every change and return the last one.
 
         Raises:
-            LeftRunningError: If Ctrl-C has ended the watch.
+            LeftRunningError: If Ctrl-C ended the watch.
         """
         with _ctrl_c() as pressed, self._bar:
             following = asyncio.create_task(self._follow())
@@ -55,33 +55,33 @@ class Watch:
         return last
 
     def _may_ask(self) -> bool:
-        """Return whether there is somebody who sees the question and can answer."""
+        """Return whether a person can see the question and answer it."""
         return not self._output.as_json and sys.stdin.isatty() and sys.stderr.isatty()
 
     async def _ask(self, following: "asyncio.Task[JobUpdate]", pressed: asyncio.Event) -> None:
         self._output.notes.print(f"\n{_QUESTION}", end="")
         answering = asyncio.create_task(_read_line())
         try:
-            # The job may also end while nobody answers.
+            # The job may also end while the question is open.
             if not await _is_done(following, answering, pressed=pressed):
                 self._output.note("")
                 raise self._left_running()
             if answering.done() and answering.result().strip().lower() in ("y", "yes"):
-                with suppress(RefusedError):  # it has just ended: the last change tells how
+                with suppress(RefusedError):  # it has just ended; its last change is on its way
                     await self._client.cancel(self._job_id)
         finally:
             answering.cancel()
 
     def _left_running(self) -> LeftRunningError:
         return LeftRunningError(
-            f"the job goes on. See it again: wan watch {self._job_id}   "
-            f"End it: wan cancel {self._job_id}"
+            f"the job keeps running. Watch it: wan watch {self._job_id}   "
+            f"Cancel it: wan cancel {self._job_id}"
         )
 
 
 @contextmanager
 def _ctrl_c() -> Iterator[asyncio.Event]:
-    """Have Ctrl-C set an event instead of ending the command."""
+    """Make Ctrl-C set an event instead of ending the command."""
     pressed = asyncio.Event()
     loop, before = asyncio.get_running_loop(), signal.getsignal(signal.SIGINT)
     loop.add_signal_handler(signal.SIGINT, pressed.set)
@@ -93,7 +93,7 @@ def _ctrl_c() -> Iterator[asyncio.Event]:
 
 
 async def _is_done(*work: "asyncio.Future[Any]", pressed: asyncio.Event) -> bool:
-    """Wait for one piece of work or Ctrl-C; return whether it was not Ctrl-C alone."""
+    """Wait for the first of several tasks or Ctrl-C; return whether any task is done."""
     waiting = asyncio.ensure_future(pressed.wait())
     await asyncio.wait({*work, waiting}, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
@@ -102,12 +102,12 @@ async def _is_done(*work: "asyncio.Future[Any]", pressed: asyncio.Event) -> bool
 
 
 async def _read_line() -> str:
-    """Return what is typed; unlike a thread that reads, this can be given up."""
-    loop, typed = asyncio.get_running_loop(), sys.stdin.fileno()
+    """Return a line from standard input. Unlike a read in a thread, this can be cancelled."""
+    loop, stdin = asyncio.get_running_loop(), sys.stdin.fileno()
     ready = asyncio.Event()
-    loop.add_reader(typed, ready.set)
+    loop.add_reader(stdin, ready.set)
     try:
         await ready.wait()
-        return os.read(typed, 1024).decode(errors="replace")
+        return os.read(stdin, 1024).decode(errors="replace")
     finally:
-        loop.remove_reader(typed)
+        loop.remove_reader(stdin)

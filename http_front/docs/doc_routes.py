@@ -1,4 +1,4 @@
-"""The API pages: the OpenAPI document, and a page that shows it without the internet."""
+"""Routes of the OpenAPI document and of the Swagger UI page, which needs no internet access."""
 
 from pathlib import Path
 
@@ -20,7 +20,6 @@ _PAGE_POLICY = (
 
 
 def add_routes(app: web.Application, with_keys: bool) -> None:
-    """Add the pages' routes; `with_keys` as for `make_document`."""
     document = msgspec.json.format(msgspec.json.encode(make_document(with_keys)), indent=2)
 
     async def openapi(_request: web.Request) -> web.Response:

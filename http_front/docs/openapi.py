@@ -1,4 +1,4 @@
-"""The OpenAPI document, made from the structs that check and answer requests."""
+"""Makes the OpenAPI document from the structs of requests and responses."""
 
 import copy
 
@@ -6,6 +6,7 @@ import msgspec
 
 from broker.wire.job import JobSpec
 from http_front.access.key_guard import OPEN_PATHS
+from http_front.docs import openai_paths
 from http_front.docs.openapi_parts import (
     REF,
     SMALL_JOB,
@@ -19,7 +20,6 @@ from http_front.docs.openapi_parts import (
     submit_content,
 )
 from http_front.files.file_routes import CONTENT_TYPES, POSTER, SPRITES, VIDEO
-from http_front.openai import openai_document
 from http_front.video.idempotency import HEADER
 from http_front.video.schema import (
     EXAMPLE_IMAGE,
@@ -45,30 +45,30 @@ _TYPES = (
     *(SubmitByUrl, SubmitByFile, JobSpec, WebhookSecret, JobRef, Submitted, JobStatus, JobUpdate),
     *(JobList, Deleted, Cancelled, Health, Alive, Removed, Draining, ErrorBody),
 )
-_ABOUT = """A job is submitted, then watched or polled, then its video is fetched. An error is
-always `{"error": {"code", "message", "field"}}`, with a message that says what was found and what
-is allowed."""
+_ABOUT = """Submit a job, watch or poll it, then download its video. Every error has the form
+`{"error": {"code", "message", "field"}}`. The message says what was found and what is allowed."""
 
-_ABOUT_CALLBACKS = """A job with a `callback_url` ends with a POST to it: `video.completed` or
-`video.failed`, with the job's id as `data.id`, signed after the Standard Webhooks specification.
-It is tried again after 10 s, 30 s, 2 min, 10 min, 30 min and 1 h until the answer is 2xx."""
+_ABOUT_CALLBACKS = """When a job with a `callback_url` ends, the server sends a POST request to that
+URL: `video.completed` or `video.failed`, with the job's id as `data.id`, signed according to the
+Standard Webhooks specification. If the response is not 2xx, the server tries again after 10 s,
+30 s, 2 min, 10 min, 30 min and 1 h."""
 
 _FILES = {
     VIDEO: "a video",
     POSTER: "one frame of a video",
-    SPRITES: "ten frames of a video, in two rows of five",
+    SPRITES: "ten frames of a video in two rows of five",
 }
 
 _IDEMPOTENCY_KEY = {
     "name": HEADER,
     "in": "header",
-    "description": "Your name for this request. As long as its job is known, the same request "
-    "under the same name is answered with the same job, and another one with 422.",
+    "description": "A key of your choice for this request. As long as the job is kept, the same "
+    "request with the same key returns the same job, and a different request returns 422.",
     "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
 }
 
 
-# What the id in the answer to a submit request is good for.
+# Operations that take the id from the response to a submit request.
 _ID = {"requestId": "$response.body#/requestId"}
 _LINKS = {
     "links": {
@@ -86,26 +86,26 @@ def make_document(with_keys: bool = False) -> Schema:
     Args:
         with_keys: Whether clients must show an API key.
     """
-    types = (*_TYPES, *openai_document.TYPES)
+    types = (*_TYPES, *openai_paths.TYPES)
     _, components = msgspec.json.schema_components(types, ref_template=REF)
-    openai_document.add_forms(components)
+    openai_paths.add_forms(components)
     form = _with_file(components["SubmitByFile"])
     document = {
         "openapi": "3.1.0",
         "info": {
             "title": "wan-ranks",
-            "version": "1",  # of the API
+            "version": "1",  # version of the API
             "description": _ABOUT,
         },
         "paths": _paths(),
         "components": {"schemas": components | {"SubmitByFile": form}},
     }
     if with_keys:
-        _ask_for_keys(document)
+        _require_keys(document)
     return document
 
 
-def _ask_for_keys(document: Schema) -> None:
+def _require_keys(document: Schema) -> None:
     document["components"]["securitySchemes"] = {"apiKey": {"type": "http", "scheme": "bearer"}}
     document["security"] = [{"apiKey": []}]
     for path in OPEN_PATHS & document["paths"].keys():
@@ -114,12 +114,11 @@ def _ask_for_keys(document: Schema) -> None:
 
 
 def _with_file(spec: Schema) -> Schema:
-    """Return the schema of a form: the fields of a job, and the image as a file."""
     form = copy.deepcopy(spec)
     form["properties"]["image"] = {
         "type": "string",
         "format": "binary",
-        "description": "JPEG, PNG or WebP; 64 to 8192 pixels a side; at most 20 MiB.",
+        "description": "JPEG, PNG or WebP; 64 to 8192 pixels per side; at most 20 MiB.",
     }
     form["required"] = [*form["required"], "image"]
     return form
@@ -131,76 +130,79 @@ def _paths() -> Schema:
         "/video/submit": {
             "post": operation(
                 "Submit a job",
-                {"202": response("The job is on disk and will run.", Submitted) | _LINKS},
+                {"202": response("The job is stored and will run.", Submitted) | _LINKS},
                 body=submit_content("Submit", SMALL_JOB | {"image_url": EXAMPLE_IMAGE}),
                 parameters=[_IDEMPOTENCY_KEY],
             )
         },
         "/video/status": {
             "post": operation(
-                "Tell how a job is", {"200": response("How it is now.", JobStatus)}, body=job
+                "Get the status of a job", {"200": response("The status.", JobStatus)}, body=job
             )
         },
         "/video/cancel": {
             "post": operation(
-                "End a job", {"200": response("It has ended, for good.", Cancelled)}, body=job
+                "Cancel a job", {"200": response("The job has ended.", Cancelled)}, body=job
             )
         },
         "/video/delete": {
             "post": operation(
-                "Remove a job and its files",
-                {"200": response("Nothing of it is left.", Deleted)},
+                "Delete a job and its files",
+                {"200": response("The job is deleted.", Deleted)},
                 body=job,
-                about="One that has not ended is cancelled first.",
+                about="A job that has not ended is cancelled first.",
             )
         },
         "/video/list": {
             "get": operation(
                 "List jobs",
-                {"200": response("A page of them, newest first.", JobList)},
+                {"200": response("A page of jobs, newest first by default.", JobList)},
                 parameters=page_parameters(),
             )
         },
         "/video/webhook_secret": {
             "get": operation(
-                "Tell the secret that signatures of callbacks are checked with",
-                {"200": response("It is the caller's own.", WebhookSecret)},
+                "Get the secret that verifies callback signatures",
+                {"200": response("The caller's secret.", WebhookSecret)},
                 about=_ABOUT_CALLBACKS,
             )
         },
-        **openai_document.paths(_IDEMPOTENCY_KEY),
+        **openai_paths.paths(_IDEMPOTENCY_KEY),
         "/video/progress": {"get": _progress()},
         **{f"/videos/{{requestId}}{ending}": {"get": _file(ending)} for ending in CONTENT_TYPES},
         "/health": {
             "get": operation(
-                "Tell whether jobs are served",
+                "Check whether the server runs jobs",
                 {
                     "200": response("A group is ready.", Health),
-                    "503": response("No group is ready, or the server stops.", Health),
+                    "503": response("No group is ready, or the server is stopping.", Health),
                 },
             )
         },
         "/live": {
-            "get": operation("Tell that the front answers", {"200": response("It does.", Alive)})
+            "get": operation(
+                "Check whether the front responds", {"200": response("The front responds.", Alive)}
+            )
         },
         "/metrics": {
             "get": operation(
-                "Tell the metrics of the server, for Prometheus",
-                {"200": {"description": "They are.", "content": {"text/plain": {}}}},
-                about="Where API keys are in use, it takes that of an administrator.",
+                "Get the server's metrics for Prometheus",
+                {"200": {"description": "All metrics.", "content": {"text/plain": {}}}},
+                about="If the server requires API keys, this needs an administrator's key.",
             )
         },
         "/admin/cleanup": {
             "post": operation(
-                "Remove expired jobs now", {"200": response("They are gone.", Removed)}
+                "Remove expired jobs now", {"200": response("They are removed.", Removed)}
             )
         },
         "/admin/drain": {
             "post": operation(
-                "Let what runs finish, then end the server",
-                {"202": response("Nothing more is started.", Draining)},
-                about="As SIGTERM does. A job that does not finish within --drain-timeout waits "
-                "for the next start and loses no attempt.",
+                "Let running jobs finish, then stop the server",
+                {"202": response("No more jobs are started.", Draining)},
+                about="The same as SIGTERM. A job that does not finish within --drain-timeout "
+                "runs again after the next start, and the interruption does not count as an "
+                "attempt.",
             )
         },
     }
@@ -210,20 +212,21 @@ def _progress() -> Schema:
     last_seq = {
         "name": "last_seq",
         "in": "query",
-        "description": "`seq` of the last change that is known; the feed goes on after it.",
+        "description": "`seq` of the last change you received; the feed continues after it.",
         "schema": {"type": "integer", "minimum": 0, "maximum": MAX_SEQ, "default": 0},
     }
     previews = {
         "name": "previews",
         "in": "query",
-        "description": "1 asks for pictures of the running job, too: JPEGs in binary messages, at "
-        "most two a second.",
+        "description": "Set to 1 to also get previews of the running job: JPEGs in binary "
+        "messages, at most two per second.",
         "schema": {"type": "string", "enum": ["0", "1"], "default": "0"},
     }
     about = (
-        "A WebSocket. The job as it is comes first, then every change, each a JSON text of the "
-        "form of JobUpdate; after the last one the server closes with 1000. Pages, which cannot "
-        "set headers here, show an API key as one of the subprotocols `wan` and `bearer.KEY`."
+        "A WebSocket. The server sends the job as it is now, then every change, each as a JSON "
+        "text in the form of JobUpdate. After the last change it closes with 1000. A web page "
+        "cannot set headers on a WebSocket; it sends its API key by offering the subprotocols "
+        "`wan` and `bearer.KEY`."
     )
     responses = {"101": {"description": about, "content": json_content(JobUpdate)}}
     return operation(
@@ -236,8 +239,8 @@ def _progress() -> Schema:
 
 def _file(ending: str) -> Schema:
     responses = file_responses(CONTENT_TYPES[ending])
-    return operation(f"Fetch {_FILES[ending]}", responses, parameters=[_id_parameter("path")])
+    return operation(f"Download {_FILES[ending]}", responses, parameters=[_id_parameter("path")])
 
 
-def _id_parameter(place: str) -> Schema:
-    return {"name": "requestId", "in": place, "required": True, "schema": {"type": "string"}}
+def _id_parameter(where: str) -> Schema:
+    return {"name": "requestId", "in": where, "required": True, "schema": {"type": "string"}}

@@ -1,4 +1,4 @@
-"""The pieces that the OpenAPI document is put together from."""
+"""Builds parts of the OpenAPI document, shared by the two APIs."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ SMALL_JOB = {
     "num_frames": 24,
     "infer_steps": 20,
 }
-"""What the examples ask for: made in seconds on any machine."""
+"""The job in the examples; it takes seconds on any machine."""
 
 
 def operation(
@@ -28,7 +28,6 @@ def operation(
     about: str | None = None,
     refusal: type[msgspec.Struct] = ErrorBody,
 ) -> Schema:
-    """Return what a method of a path does."""
     made: Schema = {"summary": summary}
     if about is not None:
         made["description"] = about
@@ -36,22 +35,20 @@ def operation(
         made["parameters"] = parameters
     if body is not None:
         made["requestBody"] = {"required": True, "content": body}
-    made["responses"] = responses | {"default": response("Refused.", refusal)}
+    made["responses"] = responses | {"default": response("An error.", refusal)}
     return made
 
 
 def response(description: str, body: type[msgspec.Struct]) -> Schema:
-    """Return an answer in JSON."""
     return {"description": description, "content": json_content(body)}
 
 
 def json_content(body: type[msgspec.Struct]) -> Schema:
-    """Return a body in JSON."""
     return {"application/json": {"schema": ref(body.__name__)}}
 
 
 def submit_content(prefix: str, example: Schema) -> Schema:
-    """Return the two forms of a submit request's body; `example` is one in JSON."""
+    """Return the body of a submit request in its two forms; `example` shows the JSON form."""
     return {
         "application/json": {"schema": ref(f"{prefix}ByUrl"), "example": example},
         "multipart/form-data": {"schema": ref(f"{prefix}ByFile")},
@@ -59,34 +56,37 @@ def submit_content(prefix: str, example: Schema) -> Schema:
 
 
 def file_responses(*content_types: str) -> Schema:
-    """Return the answers of a route that sends a file."""
     schema = {"schema": {"type": "string", "format": "binary"}}
     content = {content_type: schema for content_type in content_types}
     return {
-        "200": {"description": "The whole file.", "content": content},
-        "206": {"description": "The range that was asked for.", "content": content},
-        "307": {"description": "The file is there for ten minutes, if the operator wants it so."},
+        "200": {"description": "The file.", "content": content},
+        "206": {"description": "The requested range.", "content": content},
+        "307": {
+            "description": "A link to the file in the object store, valid for ten minutes. Only if "
+            "the server runs with --store-downloads redirect."
+        },
     }
 
 
 def query_parameter(name: str, about: str, schema: Schema) -> Schema:
-    """Return a parameter that may be left out."""
     return {"name": name, "in": "query", "description": about, "schema": schema}
 
 
 def page_parameters() -> list[Schema]:
-    """Return the parameters of a list of jobs."""
     return [
-        query_parameter("after", "The last job of the page before.", {"type": "string"}),
+        query_parameter("after", "Id of the last job of the previous page.", {"type": "string"}),
         query_parameter(
             "limit",
-            "Jobs of a page.",
+            "Maximum number of jobs per page.",
             {"type": "integer", "minimum": 1, "maximum": 100, "default": 20},
         ),
-        query_parameter("order", "By age.", {"enum": ["asc", "desc"], "default": "desc"}),
+        query_parameter(
+            "order",
+            "By time of submission: asc is oldest first.",
+            {"enum": ["asc", "desc"], "default": "desc"},
+        ),
     ]
 
 
 def ref(name: str) -> Schema:
-    """Return the reference to a schema."""
     return {"$ref": REF.format(name=name)}

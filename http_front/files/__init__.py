@@ -1,1 +1,1 @@
-"""Finished videos and stills, from a folder or a bucket."""
+"""Files of finished jobs, from a folder or a bucket."""

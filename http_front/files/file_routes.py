@@ -1,53 +1,57 @@
-"""Routes of the files of finished jobs: the video, and the stills from it."""
+"""Routes for the files of finished jobs: the video, its poster and its sprite sheet."""
 
+import logging
 import re
 import stat
+from http import HTTPStatus
 from pathlib import Path
 
-from aiohttp import web
+from aiohttp import ETag, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.typedefs import Handler
 
-from broker.store.bucket import ObjectStore
+from broker.store.bucket import CHUNK_BYTES, ObjectStore, StoredObject
 from broker.store.folder import FolderStore
-from broker.store.store import VIDEOS
+from broker.store.store import VIDEOS, StoreError
 from broker.wire.protocol import ErrorCode, GetJob
 from http_front.access.key_guard import owner
 from http_front.errors import FrontError
-from http_front.files.bucket_download import BucketDownload, no_such_range
+from http_front.files.stored_files import StoredFiles
+from http_front.job_ids import JOB_ID_PATTERN, use_job_id
 from http_front.state import FRONT
-from http_front.video.routes import subject
+
+logger = logging.getLogger(__name__)
 
 VIDEO = ".mp4"
 POSTER = ".webp"
 SPRITES = ".sprites.webp"
 CONTENT_TYPES = {VIDEO: "video/mp4", POSTER: "image/webp", SPRITES: "image/webp"}
-_JOB_ID = "[0-9a-f]{32}"
-# A browser shows a video in a page of its own, which must be allowed to load it.
+# A browser opens a video in a page of its own; the policy must let that page load the video.
 _POLICY = "default-src 'none'; media-src 'self'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+# Only a single range of bytes is supported.
 _RANGE = re.compile("bytes=[^,]*", re.IGNORECASE)
-"""What is understood of `Range`: one stretch of bytes."""
+_ANY_ETAG = "*"
 
 
 def add_routes(app: web.Application) -> None:
-    """Add a route for each kind of file."""
     for ending in CONTENT_TYPES:
-        app.router.add_get(f"/videos/{{requestId:{_JOB_ID}}}{ending}", _sender(ending))
+        app.router.add_get(f"/videos/{{requestId:{JOB_ID_PATTERN}}}{ending}", _sender(ending))
 
 
 def _sender(ending: str) -> Handler:
     async def send(request: web.Request) -> web.StreamResponse:
-        return await send_file(request, subject(request.match_info["requestId"]), ending)
+        return await send_file(request, use_job_id(request.match_info["requestId"]), ending)
 
     return send
 
 
 async def send_file(request: web.Request, job_id: str, ending: str) -> web.StreamResponse:
-    """Return a file of a finished job, or the range of it that is asked for, or where it is.
+    """Respond with a file of a finished job, a range of it, or a redirect to it.
 
     Raises:
-        FrontError: If there is none, or it is another owner's; or the store cannot be reached.
-        HTTPRequestRangeNotSatisfiable: If it has no such range.
+        FrontError: If there is no such file, the job has another owner, or the store cannot be
+            reached.
+        HTTPRequestRangeNotSatisfiable: If the file has no such range.
     """
     front = request.app[FRONT]
     if owner(request) is not None:
@@ -58,50 +62,177 @@ async def send_file(request: web.Request, job_id: str, ending: str) -> web.Strea
     if isinstance(store, FolderStore):
         return _send_from_folder(request, store.local(name), headers)
     assert isinstance(store, ObjectStore), store
-    return await _send_object(request, store, name, headers)
+    return await _send_from_bucket(request, store, name, headers)
 
 
 def _send_from_folder(
     request: web.Request, path: Path, headers: dict[str, str]
 ) -> web.FileResponse:
     try:
-        found = path.lstat()
+        status = path.lstat()
     except FileNotFoundError:
         raise _no_video() from None
-    if not stat.S_ISREG(found.st_mode):  # a link could lead anywhere
+    if not stat.S_ISREG(status.st_mode):  # a link could lead out of the folder
         raise _no_video()
-    _check_range(request, found.st_size)
-    return _Sent(path, headers=headers)
+    _check_range(request, status.st_size)
+    return _RangeFileResponse(path, headers=headers)
 
 
-async def _send_object(
+async def _send_from_bucket(
     request: web.Request, store: ObjectStore, name: str, headers: dict[str, str]
 ) -> web.StreamResponse:
     front = request.app[FRONT]
-    found = await front.files.call(lambda: store.find(name))
-    if found is None:
+    stored = await front.files.call(lambda: store.find(name))
+    if stored is None:
         raise _no_video()
-    # A signed link is good for one method only; who asks for the head gets it from here.
+    # A signed link is valid for one method only, so HEAD is answered here.
     if front.config.store_downloads == "redirect" and request.method == "GET":
         link = await front.files.call(lambda: store.sign(name))
         return web.Response(status=307, headers={"Location": link, "Cache-Control": "no-store"})
-    _check_range(request, found.num_bytes)
-    relay = BucketDownload(front.files, store, name, found)
-    return await relay.send(request, headers, ranged=_asks_for_range(request))
+    _check_range(request, stored.num_bytes)
+    download = BucketDownload(front.files, store, name, stored)
+    return await download.send(request, headers)
 
 
 def _no_video() -> FrontError:
     return FrontError(ErrorCode.NOT_FOUND, "there is no such video")
 
 
-class _Sent(web.FileResponse):
-    """A file, whole where the `Range` is none that is understood, as RFC 9110 has it."""
+class _RangeFileResponse(web.FileResponse):
+    """A file response that ignores a `Range` header it does not support, as RFC 9110 requires."""
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         if "Range" in request.headers and not _asks_for_range(request):
-            others = {k: v for k, v in request.headers.items() if k.lower() != "range"}
-            request = request.clone(headers=others)
+            headers = {k: v for k, v in request.headers.items() if k.lower() != "range"}
+            request = request.clone(headers=headers)
         return await super().prepare(request)
+
+
+class BucketDownload:
+    """Sends one object of an object store, as aiohttp sends a file of a folder.
+
+    Args:
+        files: Calls the store in threads.
+        store: The same store.
+        name: Name of the object.
+        stored: What the store says about the object. If the object changes during the download,
+            the download is aborted.
+    """
+
+    def __init__(
+        self, files: StoredFiles, store: ObjectStore, name: str, stored: StoredObject
+    ) -> None:
+        self._files = files
+        self._store = store
+        self._name = name
+        self._stored = stored
+
+    async def send(self, request: web.Request, headers: dict[str, str]) -> web.StreamResponse:
+        """Respond to a request, with respect to its conditions and its range.
+
+        Raises:
+            FrontError: If the store cannot be reached. Nothing has been sent then.
+        """
+        status = self._condition(request)
+        if status is not None:
+            response = web.StreamResponse(status=status, headers=headers)
+            if status == HTTPStatus.NOT_MODIFIED:
+                self._add_validators(response)
+            else:
+                response.content_length = 0
+            await response.prepare(request)
+            return response
+        response = web.StreamResponse(headers=headers)
+        start, stop = None, self._stored.num_bytes
+        if _asks_for_range(request):
+            start, stop = self._range(request)
+        if start is not None:
+            response.set_status(HTTPStatus.PARTIAL_CONTENT)
+            content_range = f"bytes {start}-{stop - 1}/{self._stored.num_bytes}"
+            response.headers["Content-Range"] = content_range
+        self._add_validators(response)
+        response.headers["Accept-Ranges"] = "bytes"
+        response.content_length = stop - (start or 0)
+        await self._send_body(request, response, start or 0, stop)
+        return response
+
+    async def _send_body(
+        self, request: web.Request, response: web.StreamResponse, start: int, stop: int
+    ) -> None:
+        if request.method == "HEAD":
+            await response.prepare(request)
+            return
+        # Read the first chunk before sending headers, so that an error still has its status code.
+        chunk = await self._read(start, stop)
+        await response.prepare(request)
+        try:
+            while chunk:
+                await response.write(chunk)
+                start += len(chunk)
+                chunk = await self._read(start, stop)
+        except (FrontError, StoreError):
+            logger.warning("download of %s aborted at byte %d of %d", self._name, start, stop)
+            if request.transport is not None:
+                request.transport.abort()
+
+    async def _read(self, start: int, stop: int) -> bytes:
+        stop = min(start + CHUNK_BYTES, stop)
+        if start >= stop:
+            return b""
+        return await self._files.call(
+            lambda: self._store.read(self._name, start, stop, self._stored.etag)
+        )
+
+    def _add_validators(self, response: web.StreamResponse) -> None:
+        response.etag = self._stored.etag
+        response.last_modified = self._stored.modified_s
+
+    def _condition(self, request: web.Request) -> int | None:
+        """Return 304 or 412 if the request's conditions demand it, else None."""
+        modified_s = self._stored.modified_s
+        if request.if_match is not None:
+            if not self._matches(request.if_match, weak=False):
+                return HTTPStatus.PRECONDITION_FAILED
+        elif (
+            unmodified := request.if_unmodified_since
+        ) is not None and modified_s > unmodified.timestamp():
+            return HTTPStatus.PRECONDITION_FAILED
+        if request.if_none_match is not None:
+            if self._matches(request.if_none_match, weak=True):
+                return HTTPStatus.NOT_MODIFIED
+        elif (
+            modified := request.if_modified_since
+        ) is not None and modified_s <= modified.timestamp():
+            return HTTPStatus.NOT_MODIFIED
+        return None
+
+    def _matches(self, etags: tuple[ETag, ...], *, weak: bool) -> bool:
+        return any(
+            etag.value in (_ANY_ETAG, self._stored.etag)
+            for etag in etags
+            if weak or not etag.is_weak
+        )
+
+    def _range(self, request: web.Request) -> tuple[int | None, int]:
+        """Return start and stop of the requested bytes; a start of None means the whole file.
+
+        Raises:
+            HTTPRequestRangeNotSatisfiable: If the object has no such bytes.
+        """
+        num_bytes = self._stored.num_bytes
+        if_range = request.if_range
+        if if_range is not None and self._stored.modified_s > if_range.timestamp():
+            return None, num_bytes
+        try:
+            wanted = request.http_range
+        except ValueError:
+            raise _no_such_range(num_bytes) from None
+        if wanted.start is None:
+            return None, num_bytes
+        start, stop, _ = wanted.indices(num_bytes)
+        if start >= num_bytes:
+            raise _no_such_range(num_bytes)
+        return start, stop
 
 
 def _asks_for_range(request: web.BaseRequest) -> bool:
@@ -109,12 +240,16 @@ def _asks_for_range(request: web.BaseRequest) -> bool:
 
 
 def _check_range(request: web.Request, num_bytes: int) -> None:
-    """Refuse a range that a file has not; aiohttp would do so with an empty body."""
+    """Refuse a range beyond the end of the file; aiohttp would respond with an empty body."""
     if not _asks_for_range(request) or request.if_range is not None:
-        return  # with a condition, the date decides later
+        return  # If-Range is decided later, by the file's date
     try:
-        is_there = (request.http_range.start or 0) < num_bytes
+        is_satisfiable = (request.http_range.start or 0) < num_bytes
     except ValueError:
-        is_there = False
-    if not is_there:
-        raise no_such_range(num_bytes)
+        is_satisfiable = False
+    if not is_satisfiable:
+        raise _no_such_range(num_bytes)
+
+
+def _no_such_range(num_bytes: int) -> web.HTTPRequestRangeNotSatisfiable:
+    return web.HTTPRequestRangeNotSatisfiable(headers={"Content-Range": f"bytes */{num_bytes}"})

@@ -1,4 +1,4 @@
-"""The store, as the front's event loop uses it: each call in a thread, its errors for clients."""
+"""Calls the store in threads, and turns its errors into errors for clients."""
 
 import asyncio
 import logging
@@ -20,34 +20,32 @@ Result = TypeVar("Result")
 
 
 class StoredFiles:
-    """Asks the store without holding up other requests.
-
-    Args:
-        store: Of all files.
-    """
+    """Calls the store without blocking the event loop."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="store")
 
     async def call(self, work: Callable[[], Result]) -> Result:
-        """Return what a call of the store returns.
+        """Run a store operation in a thread and return its result.
 
         Raises:
-            FrontError: If the store cannot be reached in time.
-            OSError: Whatever else goes wrong on a disk.
+            FrontError: If the store fails or does not reply in time.
+            OSError: If the local disk fails.
         """
         try:
             async with asyncio.timeout(CALL_LIMIT_S):
                 return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         except (StoreError, TimeoutError) as error:
-            logger.error("the store cannot be reached: %s", error or "it does not answer")
+            logger.error(
+                "the store cannot be reached: %s", error or f"no reply within {CALL_LIMIT_S:g} s"
+            )
             raise FrontError(
                 ErrorCode.UNAVAILABLE,
-                "the server's store of files cannot be reached; try again",
+                "the server cannot reach its file store; try again later",
                 retry_after_s=_RETRY_AFTER_S,
             ) from error
 
     def close(self) -> None:
-        """Let go of the threads, which may hang with the store for a while."""
+        """Shut down without waiting: threads may hang as long as the store does not reply."""
         self._threads.shutdown(wait=False, cancel_futures=True)

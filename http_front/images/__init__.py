@@ -1,1 +1,1 @@
-"""Input images: fetched, guarded, decoded, stored."""
+"""Input images: fetching, checking, decoding and storing them."""

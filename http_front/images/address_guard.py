@@ -1,7 +1,7 @@
-"""Which addresses an image may be fetched from: public ones only.
+"""Decides which addresses the server may connect to for a client: public ones only.
 
-The lists follow the IANA registries as of 2026, because the standard library's `is_global` lags
-behind them and takes addresses that lead to private ones through a translator for public.
+The lists follow the IANA registries as of 2026. The standard library's `is_global` is not enough:
+it lags behind the registries, and it accepts addresses that a translator maps to private ones.
 """
 
 import ipaddress
@@ -10,8 +10,8 @@ import socket
 _PUBLIC_V6 = tuple(
     ipaddress.IPv6Network(block)
     for block in (
-        # What IANA has given to the registries of the world; the rest of 2000::/3 is nobody's yet,
-        # and nothing outside of it is global unicast.
+        # The blocks that IANA has allocated to regional registries. The rest of 2000::/3 is
+        # unallocated, and nothing outside 2000::/3 is global unicast.
         "2001::/16",
         "2003::/18",
         "2400::/11",
@@ -34,9 +34,9 @@ _REFUSED_V6 = tuple(
 _REFUSED_V4 = tuple(
     ipaddress.IPv4Network(block)
     for block in (
-        "0.0.0.0/8",  # this network; many systems connect 0.0.0.0 to loopback
+        "0.0.0.0/8",  # this network; on many systems 0.0.0.0 connects to loopback
         "10.0.0.0/8",  # private
-        "100.64.0.0/10",  # shared; also metadata services
+        "100.64.0.0/10",  # shared address space; also metadata services
         "127.0.0.0/8",  # loopback
         "169.254.0.0/16",  # link-local; metadata services
         "172.16.0.0/12",  # private
@@ -49,7 +49,7 @@ _REFUSED_V4 = tuple(
         "203.0.113.0/24",  # documentation
         "224.0.0.0/4",  # multicast
         "240.0.0.0/4",  # reserved, broadcast
-        # Public by the registries, yet services that answer only inside one cloud:
+        # Public in the registries, but used for services inside one cloud:
         "168.63.129.16/32",  # Azure's platform
         "199.36.153.4/30",  # Google's restricted APIs
         "199.36.153.8/30",  # Google's private APIs
@@ -57,15 +57,15 @@ _REFUSED_V4 = tuple(
         "166.8.0.0/14",  # IBM's service endpoints
     )
 )
-# An interface id with one of these upper halves carries an IPv4 address through a tunnel (ISATAP).
+# Upper halves of an interface id that embeds an IPv4 address for a tunnel (ISATAP).
 _ISATAP = (0x00005EFE, 0x02005EFE)
 
 
-def is_allowed(address: str) -> bool:
-    """Return whether the address is global unicast in its strict spelling.
+def is_public(address: str) -> bool:
+    """Return whether the text is a global unicast address in strict spelling.
 
-    Anything else is refused, never interpreted. An IPv4-mapped address counts as the IPv4 address
-    in it.
+    Other spellings are refused, never interpreted. An IPv4-mapped address counts as the IPv4
+    address inside it.
     """
     try:
         parsed = ipaddress.ip_address(address)
@@ -81,24 +81,23 @@ def is_allowed(address: str) -> bool:
 
 
 def is_own(address: str) -> bool:
-    """Return whether an address is one of this machine's, public or not.
+    """Return whether the address belongs to this machine, public or not.
 
-    To reach itself a machine uses the same address as source; connecting a datagram socket makes
-    the kernel say so, and sends nothing.
+    To reach its own address, a machine uses that address as the source too. Connecting a datagram
+    socket makes the kernel choose the source address without sending anything.
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((address, 9))
         except OSError:
-            return False  # unreachable, hence another machine's
+            return False  # unreachable, so it belongs to another machine
         source = str(probe.getsockname()[0])
     return ipaddress.ip_address(source.partition("%")[0]) == ipaddress.ip_address(address)
 
 
-def may_be_dialled(address: str) -> bool:
-    """Return whether an image may be fetched from an address."""
-    return is_allowed(address) and not is_own(address)
+def may_connect_to(address: str) -> bool:
+    return is_public(address) and not is_own(address)
 
 
 def _is_public_v4(address: ipaddress.IPv4Address) -> bool:

@@ -1,4 +1,4 @@
-"""A `data:` URL too long for the memory, decoded piece by piece."""
+"""Decodes a long `data:` URL chunk by chunk, so that it is never held in memory."""
 
 import binascii
 import re
@@ -14,8 +14,8 @@ class DataUrlDecoder:
     """Writes the image of a data URL to a spool.
 
     Args:
-        field: Who is to blame if it is not valid.
-        spool: Takes the image.
+        field: The request field to name in errors.
+        spool: Receives the image.
     """
 
     def __init__(self, field: str, spool: Spool) -> None:
@@ -25,35 +25,35 @@ class DataUrlDecoder:
         self._is_padded = False
 
     @staticmethod
-    def length_of_head(start: bytes) -> int:
-        """Return how long the head is of the data URL that begins like this; 0 if it is none."""
-        found = _HEAD.match(start)
-        return found.end() if found else 0
+    def head_bytes(start: bytes) -> int:
+        """Return the length of a data URL up to its base64 text; 0 if it is not a data URL."""
+        match = _HEAD.match(start)
+        return match.end() if match else 0
 
     def write(self, chunk: bytes) -> None:
-        """Decode the next piece.
+        """Decode the next chunk of base64 text.
 
         Raises:
-            FrontError: If it is not base64, or the image becomes too large.
+            FrontError: If the text is not valid base64, or the image becomes too large.
         """
         text = self._rest + chunk
-        whole = len(text) - len(text) % 4
-        self._rest = text[whole:]
-        if not whole:
+        num_whole = len(text) - len(text) % 4
+        self._rest = text[num_whole:]
+        if not num_whole:
             return
         if self._is_padded:
             raise self._invalid()
-        self._is_padded = text[:whole].endswith(b"=")
+        self._is_padded = text[:num_whole].endswith(b"=")
         try:
-            self._spool.write(binascii.a2b_base64(text[:whole], strict_mode=True))
+            self._spool.write(binascii.a2b_base64(text[:num_whole], strict_mode=True))
         except binascii.Error as error:
             raise self._invalid() from error
 
     def finish(self) -> None:
-        """Say that all pieces have come.
+        """Check that the base64 text is complete.
 
         Raises:
-            FrontError: If something is missing.
+            FrontError: If it is not, or if it is empty.
         """
         if self._rest or not self._spool.num_bytes:
             raise self._invalid()
@@ -61,6 +61,6 @@ class DataUrlDecoder:
     def _invalid(self) -> FrontError:
         return FrontError(
             ErrorCode.IMAGE_URL_FORBIDDEN,
-            f"{self._field} is a data URL whose base64 is not valid",
+            f"{self._field} is a data URL with invalid base64",
             self._field,
         )

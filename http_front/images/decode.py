@@ -1,4 +1,4 @@
-"""Decode images in limited child processes, which stay warm, and store them."""
+"""Decodes images in child processes with resource limits, and stores the pixels."""
 
 import asyncio
 import contextlib
@@ -22,20 +22,20 @@ WALL_LIMIT_S = 15.0
 
 
 class DecodeImage(msgspec.Struct, frozen=True, kw_only=True):
-    """To the child: turn the image in one file into plain pixels in another."""
+    """Sent to the child: decode the image in `source` and write its pixels to `target`."""
 
     source: str
     target: str
 
 
 class ImageDecoded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The pixels are whole and on disk."""
+    """The pixels are complete and on disk."""
 
     sha256: str
 
 
 class ImageRefused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The image cannot be used; the reason is one of our own sentences, never the decoder's."""
+    """The image cannot be used. The reason is our own text, never the decoder's."""
 
     reason: str
 
@@ -48,11 +48,11 @@ Outcome = ImageDecoded | ImageRefused | NoSpaceLeft
 
 
 class ImageDecoder:
-    """Turns images of strangers into files of pixels (PPM) named by their content.
+    """Turns untrusted images into stored PPM files, named by their SHA-256.
 
     Args:
-        files: Where the finished ones go.
-        wall_limit_s: How long one image may take.
+        files: Stores the PPM files.
+        wall_limit_s: Time limit for one image.
     """
 
     def __init__(self, files: StoredFiles, *, wall_limit_s: float = WALL_LIMIT_S) -> None:
@@ -63,11 +63,11 @@ class ImageDecoder:
             self._idle.put_nowait(_Child(wall_limit_s))
 
     async def store(self, source: Path) -> str:
-        """Return the name of the file that the image in a file has become.
+        """Decode and store the image in a file; return the name of the stored file.
 
         Raises:
-            FrontError: If it is no image that can be used, the disk is full, or the store cannot
-                be reached.
+            FrontError: If the image cannot be used, the disk is full, or the store cannot be
+                reached.
         """
         target = self._partial_dir / f"{secrets.token_hex(16)}.ppm"
         try:
@@ -82,50 +82,53 @@ class ImageDecoder:
                     raise FrontError(ErrorCode.IMAGE_INVALID, reason, "image")
                 case NoSpaceLeft():
                     raise FrontError(
-                        ErrorCode.STORAGE_FULL, "no space is left for the image", retry_after_s=60
+                        ErrorCode.STORAGE_FULL,
+                        "the server has no disk space left for the image; try again later",
+                        retry_after_s=60,
                     )
         finally:
             target.unlink(missing_ok=True)
 
     async def close(self) -> None:
-        """End the children."""
         while not self._idle.empty():
             await self._idle.get_nowait().stop()
 
-    async def _decode(self, order: DecodeImage) -> Outcome:
+    async def _decode(self, command: DecodeImage) -> Outcome:
         child = await self._idle.get()
         try:
-            return await child.decode(order)
+            return await child.decode(command)
         finally:
             self._idle.put_nowait(child)
 
 
 class _Child:
-    """One child process, started when first needed and after each loss."""
+    """One child process, started on first use and again after it has died."""
 
     def __init__(self, wall_limit_s: float) -> None:
         self._wall_limit_s = wall_limit_s
         self._process: asyncio.subprocess.Process | None = None
         self._outcomes = msgspec.json.Decoder(Outcome)
 
-    async def decode(self, order: DecodeImage) -> Outcome:
-        """Let the child decode; a child that dies or takes too long counts against the image."""
-        answered = False
+    async def decode(self, command: DecodeImage) -> Outcome:
+        """Have the child decode an image. If the child dies or hangs, the image is refused."""
+        has_outcome = False
         try:
             async with asyncio.timeout(self._wall_limit_s):
-                line = await self._exchange(msgspec.json.encode(order) + b"\n")
+                line = await self._exchange(msgspec.json.encode(command) + b"\n")
             outcome: Outcome = self._outcomes.decode(line)
-            answered = True
+            has_outcome = True
             return outcome
         except (TimeoutError, ConnectionError, msgspec.DecodeError):
-            logger.warning("an image ended its decoder or took more than %g s", self._wall_limit_s)
+            logger.warning(
+                "image refused: its decoder died or took more than %g s", self._wall_limit_s
+            )
             return ImageRefused(reason="the image cannot be decoded")
         finally:
-            if not answered:  # the next image gets a new child
+            if not has_outcome:  # the next image gets a new child
                 await self.stop()
 
     async def stop(self) -> None:
-        """Kill the child; it holds nothing worth keeping."""
+        """Kill the child process; it has no state to save."""
         process, self._process = self._process, None
         if process is not None:
             with contextlib.suppress(ProcessLookupError):

@@ -1,7 +1,7 @@
-"""The child that decodes: `python -m http_front.images.decode_worker PARENT_PID`.
+"""The decoding child process: `python -m http_front.images.decode_worker PARENT_PID`.
 
-It reads one `DecodeImage` a line and writes one outcome a line. It is limited in memory and
-processor time, because the files come from strangers and decoders have faults.
+It reads one `DecodeImage` per line and writes one outcome per line. Its memory and CPU time are
+limited, because the files are untrusted and decoders have bugs.
 """
 
 import contextlib
@@ -49,46 +49,45 @@ _UPRIGHT = {
 
 
 class UnusableImageError(Exception):
-    """Raised when a picture is outside our limits; its text is for the client."""
+    """Raised when an image is outside our limits. Its text is sent to the client."""
 
 
 def main() -> None:
-    """Serve until the parent closes the pipe."""
     configure_logging("image-worker", "text")
     die_with_parent(int(sys.argv[1]))
     _limit()
-    orders = msgspec.json.Decoder(DecodeImage)
+    commands = msgspec.json.Decoder(DecodeImage)
     for line in sys.stdin.buffer:
-        _allow_cpu_time()
-        outcome = _serve(orders.decode(line))
+        _extend_cpu_limit()
+        outcome = _serve(commands.decode(line))
         sys.stdout.buffer.write(msgspec.json.encode(outcome) + b"\n")
         sys.stdout.buffer.flush()
 
 
-def _serve(order: DecodeImage) -> Outcome:
-    target = Path(order.target)
+def _serve(command: DecodeImage) -> Outcome:
+    target = Path(command.target)
     try:
-        picture = decode(Path(order.source))
+        picture = decode(Path(command.source))
         return ImageDecoded(sha256=save(picture, target))
     except UnusableImageError as error:
         return ImageRefused(reason=str(error))
-    except Exception as error:  # noqa: BLE001 - decoders raise every type there is
+    except Exception as error:  # noqa: BLE001 - decoders raise many types
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return NoSpaceLeft()
         return ImageRefused(reason="the image cannot be decoded")
 
 
 def decode(path: Path) -> Image.Image:
-    """Return the first frame of the picture in a file: upright, sRGB, opaque, not needlessly large.
+    """Return the first frame of an image file: upright, sRGB, opaque, and scaled to `stored_size`.
 
     Raises:
-        UnusableImageError: If its size is outside the limits; known before anything is decoded.
-        Exception: Whatever Pillow makes of a bad file.
+        UnusableImageError: If the size is outside the limits. It is checked before decoding.
+        Exception: Any type that Pillow raises for a bad file.
     """
     with _open(path) as image:
         _check_size(*image.size)
         size = stored_size(*image.size)
-        image.draft(None, size)  # a JPEG can be decoded at a half, a quarter, an eighth of its size
+        image.draft(None, size)  # decodes a JPEG at 1/2, 1/4 or 1/8 of its size where possible
         image.load()
         picture = _to_srgb(_shrink(_flatten(image), size))
         turn = _UPRIGHT.get(_orientation(image))
@@ -96,21 +95,23 @@ def decode(path: Path) -> Image.Image:
 
 
 def stored_size(width_px: int, height_px: int) -> tuple[int, int]:
-    """Return the size that a picture is kept in: its shorter side has at most `STORED_SIDE_PX`.
+    """Return the size to store an image in: its shorter side has at most `STORED_SIDE_PX`.
 
-    The ranks scale it to cover a video of at most 921,600 pixels, whose size is not looked at here:
-    one picture is stored once, whatever is made of it. With 1280 pixels on its shorter side it
-    covers 1280x720, 720x1280 and every other video without a longer side, and is never enlarged for
-    them; for 1280x720 a picture of 4:3 is scaled down by 1.33 once more, one of 16:9 by 1.78.
+    The ranks scale the stored image to cover the video, which has at most 921,600 pixels. The
+    video's size does not matter here, so that an image is stored once for all its jobs. A shorter
+    side of 1280 pixels covers every video with sides up to 1280, such as 1280x720 and 720x1280,
+    without enlarging the image. For 1280x720 the ranks scale a 4:3 image down by another 1.33, and
+    a 16:9 image by 1.78.
     """
     scale = min(1.0, STORED_SIDE_PX / min(width_px, height_px))
     return round(width_px * scale), round(height_px * scale)
 
 
 def save(picture: Image.Image, target: Path) -> str:
-    """Write plain rows of pixels, no metadata; return their SHA-256 once they are on the disk.
+    """Write the pixels without metadata, sync the file, and return its SHA-256.
 
-    PPM, since packing a photo as PNG takes longer than all the rest, for half of the space.
+    The format is PPM: compressing a photo as PNG takes longer than all other work on it, and saves
+    only half of the space.
     """
     with target.open("w+b") as file:
         picture.save(file, "PPM")
@@ -124,29 +125,31 @@ def _open(path: Path) -> Image.Image:
     try:
         return Image.open(path, formats=_FORMATS)
     except UnidentifiedImageError as error:
-        raise UnusableImageError("the image is no JPEG, PNG or WebP file") from error
+        raise UnusableImageError("the image is not a JPEG, PNG or WebP file") from error
 
 
 def _check_size(width_px: int, height_px: int) -> None:
-    shown = f"the image has {width_px}x{height_px} pixels"
+    size = f"the image has {width_px}x{height_px} pixels"
     if not all(MIN_SIDE_PX <= side <= MAX_SIDE_PX for side in (width_px, height_px)):
-        raise UnusableImageError(f"{shown}; each side must have {MIN_SIDE_PX} to {MAX_SIDE_PX}")
+        raise UnusableImageError(f"{size}; each side must have {MIN_SIDE_PX} to {MAX_SIDE_PX}")
     if width_px * height_px > MAX_PIXELS:
-        raise UnusableImageError(f"{shown}; at most {MAX_PIXELS} together are possible")
+        raise UnusableImageError(f"{size}; at most {MAX_PIXELS} in total are allowed")
     if max(width_px, height_px) > MAX_ASPECT * min(width_px, height_px):
-        raise UnusableImageError(f"{shown}; no side may be over {MAX_ASPECT} times the other")
+        raise UnusableImageError(
+            f"{size}; the longer side may be at most {MAX_ASPECT} times the shorter"
+        )
 
 
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:  # noqa: BLE001 - damaged EXIF raises many types; the picture is still good
+    except Exception:  # noqa: BLE001 - damaged EXIF raises many types; the image is still usable
         return 1
 
 
 def _flatten(image: Image.Image) -> Image.Image:
-    """Return the picture as grey, RGB or CMYK of 8 bits, opaque; a colour profile stays beside."""
-    if image.mode.startswith("I"):  # 16 bits of grey; Pillow's own conversion would clip them
+    """Return the image as opaque 8-bit grey, RGB or CMYK; a colour profile stays in `info`."""
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip
         return image.convert("I").point(lambda value: value / 256).convert("L")
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         return _on_white(image)
@@ -168,7 +171,7 @@ def _shrink(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _to_srgb(picture: Image.Image) -> Image.Image:
-    """Return the picture in sRGB, as its profile says, if it has one that can be used."""
+    """Convert to sRGB by the image's colour profile, or to plain RGB if it has no usable one."""
     profile = picture.info.get("icc_profile")
     if profile:
         with contextlib.suppress(ImageCms.PyCMSError, OSError, ValueError):
@@ -181,14 +184,14 @@ def _to_srgb(picture: Image.Image) -> Image.Image:
 
 
 def _limit() -> None:
-    Image.MAX_IMAGE_PIXELS = None  # our own limit is lower and has a message
+    Image.MAX_IMAGE_PIXELS = None  # our own limit is lower and has its own message
     _set_limit(resource.RLIMIT_AS, MEMORY_LIMIT_BYTES)
     _set_limit(resource.RLIMIT_FSIZE, FILE_LIMIT_BYTES)
     _set_limit(resource.RLIMIT_CORE, 0)
 
 
-def _allow_cpu_time() -> None:
-    """Give the next image its own share: the limit counts the whole life of the process."""
+def _extend_cpu_limit() -> None:
+    """Allow `CPU_LIMIT_S` for the next image; the limit counts from the start of the process."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     _set_limit(resource.RLIMIT_CPU, int(usage.ru_utime + usage.ru_stime) + CPU_LIMIT_S)
 

@@ -1,4 +1,4 @@
-"""Fetch an image from a URL that a stranger chose."""
+"""Fetches an image from a client's URL."""
 
 import asyncio
 import base64
@@ -12,7 +12,7 @@ from yarl import URL
 
 from broker.wire.protocol import ErrorCode
 from http_front.errors import FrontError
-from http_front.images.address_guard import may_be_dialled
+from http_front.images.address_guard import may_connect_to
 from http_front.images.guarded_http import BAD_CHARS, WEB_PORTS, Guard, GuardedHttp, UrlError
 from http_front.images.spool import MAX_IMAGE_BYTES, Spool, image_too_large
 
@@ -31,33 +31,34 @@ class ImageSource:
     """Fetches images.
 
     Args:
-        guard: Decides on each address about to be dialled.
-        ports: Those that a URL may name; None is all.
-        resolver: Turns names into addresses; None is the system's.
-        total_limit_s: How long a fetch may take, redirects included.
-        hosts: Those that a URL may name, `.example.com` for all below it; empty is any.
+        guard: Returns whether the server may connect to an address.
+        ports: Ports allowed in URLs; None allows all.
+        resolver: Resolves host names; None uses the system's resolver.
+        total_limit_s: Time limit for a fetch, redirects included.
+        hosts: Hosts allowed in URLs; `.example.com` allows all hosts below it; empty allows any.
     """
 
     def __init__(
         self,
         *,
-        guard: Guard = may_be_dialled,
+        guard: Guard = may_connect_to,
         ports: frozenset[int] | None = WEB_PORTS,
         resolver: AbstractResolver | None = None,
         total_limit_s: float = TOTAL_LIMIT_S,
         hosts: Sequence[str] = (),
     ) -> None:
-        self.outside = GuardedHttp(guard, ports, resolver)
-        """What may be called from here, also by others."""
+        self.http = GuardedHttp(guard, ports, resolver)
+        """Also used for callbacks."""
         self._total_limit_s = total_limit_s
         self._hosts = [host.lower() for host in hosts]
         self._slots = asyncio.Semaphore(MAX_FETCHES)
 
     async def fetch(self, text: str, spool: Spool) -> None:
-        """Write what is at the URL to the spool.
+        """Write the image at a URL to the spool.
 
         Raises:
-            FrontError: If the URL is not allowed, or its server does not deliver in time and size.
+            FrontError: If the URL is not allowed, its server fails or is too slow, or the image is
+                too large.
         """
         if is_data_url(text):
             spool.write(_decode_data_url(text))
@@ -68,22 +69,24 @@ class ImageSource:
                 async with asyncio.timeout(self._total_limit_s):
                     await self._follow(url, spool)
             except TimeoutError as error:
-                raise _unavailable("did not deliver the image in time") from error
+                raise _unavailable(
+                    f"did not deliver the image within {self._total_limit_s:g} s"
+                ) from error
 
     async def _follow(self, url: URL, spool: Spool) -> None:
         for _ in range(MAX_REDIRECTS + 1):
             location = await self._get(url, spool)
             if location is None:
                 return
-            url = self._redirected(url, location)
+            url = self._redirect_target(url, location)
         raise _unavailable(f"redirected more than {MAX_REDIRECTS} times")
 
     async def _get(self, url: URL, spool: Spool) -> str | None:
-        """Read the answer of one server; return where it redirects to, if it does."""
-        dialler = self.outside.dialler()
+        """Send one request. Return the location if the server redirects, else None."""
+        connector = self.http.connector()
         try:
             async with (
-                self.outside.session(dialler) as session,
+                self.http.session(connector) as session,
                 session.get(url, headers=_HEADERS, allow_redirects=False) as response,
             ):
                 if response.status in _REDIRECTS:
@@ -91,21 +94,21 @@ class ImageSource:
                 await _read(response, spool)
                 return None
         except (aiohttp.ClientError, ValueError, OSError) as error:
-            if dialler.has_refused:
+            if connector.has_refused:
                 raise _forbidden("leads to an address that is not public") from error
             if isinstance(error, TimeoutError):
                 raise
-            raise _unavailable("could not be reached or broke off") from error
+            raise _unavailable("could not be reached or closed the connection early") from error
 
     def _check(self, text: str) -> URL:
         try:
-            return self.outside.check(text, self._hosts)
+            return self.http.check(text, self._hosts)
         except UrlError as error:
             raise _forbidden(str(error)) from error
 
-    def _redirected(self, url: URL, location: str) -> URL:
+    def _redirect_target(self, url: URL, location: str) -> URL:
         if not location or BAD_CHARS.search(location):
-            raise _unavailable("redirected to nowhere")
+            raise _unavailable("redirected without a valid Location header")
         try:
             target = url.join(URL(location))
         except ValueError as error:
@@ -116,16 +119,16 @@ class ImageSource:
 
 
 def is_data_url(text: str) -> bool:
-    """Whether a URL holds the image itself, so that nobody is asked for it."""
+    """Whether the URL contains the image itself, so that no server is needed."""
     return _DATA_URL.match(text) is not None
 
 
 def make_source(allow_private: bool, hosts: Sequence[str]) -> ImageSource:
-    """Return the source that an operator has chosen.
+    """Return the source for the operator's options.
 
     Args:
-        allow_private: Whether any address and any port may be dialled.
-        hosts: As for `ImageSource`.
+        allow_private: Whether any address and any port is allowed.
+        hosts: See `ImageSource`.
     """
     if allow_private:
         return ImageSource(guard=lambda _address: True, ports=None, hosts=hosts)
@@ -134,9 +137,9 @@ def make_source(allow_private: bool, hosts: Sequence[str]) -> ImageSource:
 
 async def _read(response: aiohttp.ClientResponse, spool: Spool) -> None:
     if response.status != 200:
-        raise _unavailable(f"answered with status {response.status}")
+        raise _unavailable(f"responded with status {response.status}")
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise _unavailable("answered with a compressed body")
+        raise _unavailable("responded with a compressed body")
     if (response.content_length or 0) > MAX_IMAGE_BYTES:
         raise image_too_large()
     async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
@@ -147,14 +150,12 @@ def _decode_data_url(text: str) -> bytes:
     try:
         return base64.b64decode(text.partition(",")[2], validate=True)
     except (binascii.Error, ValueError) as error:
-        raise _forbidden("is a data URL whose base64 is not valid") from error
+        raise _forbidden("is a data URL with invalid base64") from error
 
 
-def _forbidden(rule: str) -> FrontError:
-    return FrontError(ErrorCode.IMAGE_URL_FORBIDDEN, f"image_url {rule}", _FIELD)
+def _forbidden(what: str) -> FrontError:
+    return FrontError(ErrorCode.IMAGE_URL_FORBIDDEN, f"image_url {what}", _FIELD)
 
 
-def _unavailable(event: str) -> FrontError:
-    return FrontError(
-        ErrorCode.IMAGE_UNAVAILABLE, f"the server of image_url {event}; no image was read", _FIELD
-    )
+def _unavailable(what: str) -> FrontError:
+    return FrontError(ErrorCode.IMAGE_UNAVAILABLE, f"the server of image_url {what}", _FIELD)

@@ -1,7 +1,7 @@
-"""Call a URL that a stranger chose, without becoming their way into a network.
+"""HTTP requests to URLs chosen by clients, protected against access to private networks (SSRF).
 
-Every rule is checked on what is really dialled: the socket factory sees each address after name
-resolution, and literals, too, which never pass a resolver.
+The socket factory checks the address of every connection. It sees addresses after name resolution,
+and also literal addresses, which never pass a resolver.
 """
 
 import ipaddress
@@ -19,26 +19,27 @@ READ_LIMIT_S = 5.0
 MAX_URL_CHARS = 2048
 WEB_PORTS = frozenset({80, 443})
 
-# Blanks, control characters, line separators, direction marks, backslash: parsers disagree on them.
+# Whitespace, control characters, line separators, direction marks and the backslash: URL parsers
+# disagree about them.
 BAD_CHARS = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\\]")
 
-# Also an empty user, of which the parser says nothing.
+# Matches an empty user name too, which the URL parser does not report.
 _USER = re.compile(r"[^/?#]*//[^/?#]*@")
 
 Guard = Callable[[str], bool]
 
 
 class UrlError(ValueError):
-    """Raised when a URL may not be called; the message says why, after the name of its field."""
+    """Raised when a URL is not allowed. The message continues a sentence after the field's name."""
 
 
 class GuardedHttp:
-    """What may be called outside of this machine.
+    """Checks URLs and makes sessions that connect only to allowed addresses.
 
     Args:
-        guard: Decides on each address about to be dialled.
-        ports: Those that a URL may name; None is all.
-        resolver: Turns names into addresses; None is the system's.
+        guard: Returns whether the server may connect to an address.
+        ports: Ports allowed in URLs; None allows all.
+        resolver: Resolves host names; None uses the system's resolver.
     """
 
     def __init__(
@@ -49,19 +50,21 @@ class GuardedHttp:
         self._resolver = resolver
 
     def check(self, text: str, hosts: Sequence[str] = ()) -> URL:
-        """Return the URL if its text keeps to every rule that needs no connection.
+        """Check everything about a URL that needs no connection, and return it parsed.
 
         Args:
-            text: As its client wrote it.
-            hosts: Those that it may name, `.example.com` for all below it; empty is any.
+            text: As the client wrote it.
+            hosts: Allowed hosts; `.example.com` allows all hosts below it; empty allows any.
 
         Raises:
-            UrlError: If it does not.
+            UrlError: If the URL is not allowed.
         """
         if len(text) > MAX_URL_CHARS:
             raise UrlError(f"has {len(text)} characters; at most {MAX_URL_CHARS} are allowed")
         if BAD_CHARS.search(text):
-            raise UrlError("holds a blank, a control character, a direction mark or a backslash")
+            raise UrlError(
+                "must not hold whitespace, control characters, direction marks or a backslash"
+            )
         try:
             url = URL(text)
             host, port = url.host, url.port
@@ -72,24 +75,25 @@ class GuardedHttp:
         if url.user is not None or url.password is not None or _USER.match(text):
             raise UrlError("must not hold a user name or a password")
         if self._ports is not None and port not in self._ports:
-            raise UrlError(f"names port {port}; only 80 and 443 are allowed")
+            allowed_ports = " and ".join(map(str, sorted(self._ports)))
+            raise UrlError(f"names port {port}; only {allowed_ports} are allowed")
         if hosts and not any(_is_at(host, allowed) for allowed in hosts):
             raise UrlError(f"names a host that is not one of {', '.join(hosts)}")
         return url
 
     def refuses(self, url: URL) -> bool:
-        """Return whether a URL names an address that may not be dialled; of a name, time tells."""
+        """Whether the URL holds an address that is not allowed. Names are checked on connect."""
         return _is_address(url.host or "") and not self._guard(url.host or "")
 
-    def dialler(self) -> "GuardedConnector":
-        """Return what dials for one session, and tells afterwards whether it refused to."""
+    def connector(self) -> "GuardedConnector":
+        """Return the connector for one session; it records whether it refused an address."""
         return GuardedConnector(self._guard)
 
-    def session(self, dialler: "GuardedConnector") -> aiohttp.ClientSession:
-        """Return a session that dials what may be dialled only, and takes nothing along."""
+    def session(self, connector: "GuardedConnector") -> aiohttp.ClientSession:
+        """Return a session that connects only to allowed addresses and keeps no cookies."""
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                socket_factory=dialler,
+                socket_factory=connector,
                 resolver=self._resolver,
                 use_dns_cache=False,
                 force_close=True,
@@ -106,18 +110,17 @@ class GuardedHttp:
 
 
 class GuardedConnector:
-    """Makes the socket for each address about to be dialled, or refuses to."""
+    """Socket factory that refuses addresses that are not allowed."""
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
         self.has_refused = False
 
     def __call__(self, address: tuple[Any, ...]) -> socket.socket:
-        """Return a socket for an address, as the connector asks for it."""
         family, kind, protocol, _, endpoint = address
         if not self._guard(endpoint[0]):
             self.has_refused = True
-            raise OSError("this address may not be dialled")
+            raise OSError("connecting to this address is not allowed")
         return socket.socket(family, kind, protocol)
 
 

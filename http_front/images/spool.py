@@ -1,4 +1,4 @@
-"""The place where an image lies, as it came, until it has been decoded."""
+"""Temporary storage for an uploaded or fetched image until it is decoded."""
 
 import contextlib
 import hashlib
@@ -12,15 +12,15 @@ from broker.wire.protocol import ErrorCode
 from http_front.errors import FrontError
 
 MAX_IMAGE_BYTES = 20 << 20
-_HELD_BYTES = 1 << 16
-_LEFT_OVER_AFTER_S = 3600.0
+_MEMORY_BYTES = 1 << 16
+_STALE_AFTER_S = 3600.0
 
 
 class Spool:
-    """Takes an image's bytes up to the limit: a few in memory, more of them in a file.
+    """Collects the bytes of one image: small ones in memory, larger ones in a file.
 
     Args:
-        path: Of the file, which comes to be when it is needed.
+        path: Path of the file, which is created when it is needed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,7 +32,7 @@ class Spool:
 
     @property
     def path(self) -> Path:
-        """A file with all bytes so far."""
+        """A file with all bytes so far; created if the bytes are still in memory."""
         self._spill()
         return self._path
 
@@ -45,18 +45,17 @@ class Spool:
         """Add bytes.
 
         Raises:
-            FrontError: If the image is then too large.
+            FrontError: If the image becomes too large.
         """
         self.num_bytes += len(chunk)
         if self.num_bytes > MAX_IMAGE_BYTES:
             raise image_too_large()
         self._hash.update(chunk)
         self._held += chunk
-        if self._file is not None or len(self._held) > _HELD_BYTES:
+        if self._file is not None or len(self._held) > _MEMORY_BYTES:
             self._spill()
 
     def close(self) -> None:
-        """Close and remove the file."""
         if self._file is not None:
             self._file.close()
             self._path.unlink(missing_ok=True)
@@ -65,13 +64,12 @@ class Spool:
         if self._file is None:
             self._file = self._path.open("wb")
         self._file.write(self._held)
-        # Others read the file by name, so nothing may stay in a buffer.
+        # The decoder opens the file by name, so no bytes may stay in the buffer.
         self._file.flush()
         self._held.clear()
 
 
 def image_too_large() -> FrontError:
-    """Return the error for an image over the limit."""
     return FrontError(
         ErrorCode.IMAGE_TOO_LARGE,
         f"the image has more than {MAX_IMAGE_BYTES} bytes (20 MiB)",
@@ -81,7 +79,6 @@ def image_too_large() -> FrontError:
 
 @contextlib.contextmanager
 def open_spool(folder: Path) -> Iterator[Spool]:
-    """Make a spool that is gone afterwards."""
     spool = Spool(folder / f"{secrets.token_hex(16)}.upload")
     try:
         yield spool
@@ -90,9 +87,9 @@ def open_spool(folder: Path) -> Iterator[Spool]:
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make the folder, and remove what a front that was killed has left in it."""
+    """Create the folder, and delete files that a killed front left in it."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for path in folder.iterdir():
-        with contextlib.suppress(FileNotFoundError):  # another front may be as quick
-            if time.time() - path.stat().st_mtime > _LEFT_OVER_AFTER_S:
+        with contextlib.suppress(FileNotFoundError):  # another front may delete it first
+            if time.time() - path.stat().st_mtime > _STALE_AFTER_S:
                 path.unlink()

@@ -1,1 +1,1 @@
-"""What changes while a client watches: events, previews, cached statuses."""
+"""Live updates: job events, previews and the status cache."""

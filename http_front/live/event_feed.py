@@ -1,4 +1,4 @@
-"""The WebSocket feed: a snapshot first, then every change, numbered, to the last one."""
+"""Delivers a job's numbered changes to its watchers, without gaps."""
 
 import asyncio
 from collections import deque
@@ -11,19 +11,19 @@ from broker.wire.socket_reader import SocketReader
 from broker.wire.sockets import connect_sub
 from http_front.broker_client import BrokerClient
 
-MAX_WAITING = 64
+MAILBOX_SIZE = 64
 RESYNC_AFTER_S = 15.0
 _HEX_DIGITS = b"0123456789abcdef"
 
 
 class EventFeed:
-    """Hears the broker's events and hands them to those who watch a job.
+    """Receives the broker's events and passes them to the watchers of each job.
 
     Args:
-        context, address: Of the events.
-        broker: Is asked for what was missed.
-        hearers: Take each event of each job, before who watches it: what they know is never
-            older than what a watcher has been told.
+        context, address: ZeroMQ context, and address of the broker's events.
+        broker: Answers requests for missed changes.
+        listeners: Called with every event of every job, before the job's watchers get it. So they
+            never know less than a watcher does.
     """
 
     def __init__(
@@ -31,54 +31,53 @@ class EventFeed:
         context: "zmq.Context[zmq.Socket[bytes]]",
         address: str,
         broker: BrokerClient,
-        hearers: Sequence[Callable[[JobView], None]],
+        listeners: Sequence[Callable[[JobView], None]],
     ) -> None:
-        self._line = SocketReader(connect_sub(context.socket(zmq.SUB), address))
-        for digit in _HEX_DIGITS:  # with what a job's id begins: previews have other topics
-            self._line.subscribe(bytes([digit]))
-        self._hearers = hearers
+        self._socket = SocketReader(connect_sub(context.socket(zmq.SUB), address))
+        for digit in _HEX_DIGITS:  # all job ids, but not previews, whose topics start otherwise
+            self._socket.subscribe(bytes([digit]))
+        self._listeners = listeners
         self._broker = broker
         self._mailboxes: dict[str, set[_Mailbox]] = {}
-        self._reader = asyncio.create_task(self._line.read(self._hear), name="broker-events")
+        self._reader = asyncio.create_task(self._socket.read(self._receive), name="broker-events")
 
     @property
     def num_watchers(self) -> int:
-        """How many watch a job now."""
         return sum(map(len, self._mailboxes.values()))
 
     async def watch(
         self, job_id: str, after_seq: int, owner: str | None = None
     ) -> AsyncGenerator[JobView, None]:
-        """Yield a job as it is, then each change, in order; end after the last one there can be.
+        """Yield the job as it is now, then each change in order, until the job has ended.
 
         Args:
-            job_id: The job.
-            after_seq: The last change that is known already; 0 for none.
-            owner: Whose job it must be; None is anybody's.
+            job_id: Id of the job.
+            after_seq: `seq` of the last change that the watcher knows; 0 for none.
+            owner: Required owner of the job; None allows any owner.
 
         Raises:
-            FrontError: If there is no such job, or the broker does not answer.
+            FrontError: If there is no such job, or the broker does not reply.
         """
         mailbox = self._subscribe(job_id)
         try:
-            # Subscribed first, asked afterwards: what changes in between comes twice, not never.
+            # Subscribe before asking the broker: a change in between then arrives twice instead
+            # of being lost.
             async for view in self._follow(mailbox, job_id, after_seq, owner):
                 yield view
         finally:
             self._unsubscribe(job_id, mailbox)
 
     async def catch_up(self) -> None:
-        """Return once all who watch have been told what there is now, be its event lost or late."""
+        """Wait until all watchers have every change so far, even one whose event was lost."""
         mailboxes = [mailbox for each in self._mailboxes.values() for mailbox in each]
         for mailbox in mailboxes:
             mailbox.put(None)
         await asyncio.gather(*(mailbox.emptied.wait() for mailbox in mailboxes))
 
     async def close(self) -> None:
-        """Stop reading and close the socket."""
         self._reader.cancel()
         await asyncio.wait([self._reader])
-        self._line.close()
+        self._socket.close()
 
     async def _follow(
         self, mailbox: "_Mailbox", job_id: str, after_seq: int, owner: str | None
@@ -86,7 +85,7 @@ class EventFeed:
         known = after_seq
         missed = await self._changes(job_id, known, owner)
         if missed and missed[-1].seq < known:
-            known = 0  # there never was such a change; begin with what there is
+            known = 0  # the watcher's seq does not exist; start with the current state
         while True:
             for view in missed:
                 if view.seq > known or view.state.is_terminal:
@@ -95,9 +94,9 @@ class EventFeed:
                 if view.state.is_terminal:
                     return
             event = await mailbox.take(RESYNC_AFTER_S)
-            # A gap, or a silence in which the last event may have been lost: ask for it.
-            whole = event is not None and event.seq <= known + 1
-            missed = [event] if event and whole else await self._changes(job_id, known, owner)
+            # After a gap, or a pause in which an event may have been lost, ask the broker.
+            is_next = event is not None and event.seq <= known + 1
+            missed = [event] if event and is_next else await self._changes(job_id, known, owner)
 
     async def _changes(self, job_id: str, after_seq: int, owner: str | None) -> list[JobView]:
         reply = await self._broker.ask(WatchJob(job_id=job_id, after_seq=after_seq, owner=owner))
@@ -107,8 +106,8 @@ class EventFeed:
     def _subscribe(self, job_id: str) -> "_Mailbox":
         mailbox = _Mailbox()
         mailboxes = self._mailboxes.setdefault(job_id, set())
-        if not mailboxes:  # so that the broker knows that the job is watched
-            self._line.subscribe(job_id.encode())
+        if not mailboxes:  # a subscription to the full id shows the broker that the job is watched
+            self._socket.subscribe(job_id.encode())
         mailboxes.add(mailbox)
         return mailbox
 
@@ -118,33 +117,33 @@ class EventFeed:
         mailbox.emptied.set()
         if not mailboxes:
             del self._mailboxes[job_id]
-            self._line.unsubscribe(job_id.encode())
+            self._socket.unsubscribe(job_id.encode())
 
-    async def _hear(self, parts: list[bytes]) -> None:
+    async def _receive(self, parts: list[bytes]) -> None:
         view = job_events.decode(parts[1:])
-        for hear in self._hearers:
-            hear(view)
+        for listener in self._listeners:
+            listener(view)
         for mailbox in self._mailboxes.get(view.job_id, ()):
             mailbox.put(view)
 
 
 class _Mailbox:
-    """Holds the newest events for one watcher; the oldest are dropped, and show as a gap."""
+    """Holds the newest events for one watcher. If it overflows, the watcher sees a gap in `seq`."""
 
     def __init__(self) -> None:
-        self._views: deque[JobView | None] = deque(maxlen=MAX_WAITING)
+        self._views: deque[JobView | None] = deque(maxlen=MAILBOX_SIZE)
         self._filled = asyncio.Event()
         self.emptied = asyncio.Event()
-        """All that was put in has been told."""
+        """Set when the watcher has handled all events."""
 
     def put(self, view: JobView | None) -> None:
-        """Add an event; None has the broker asked, as a silence does."""
+        """Add an event; None makes the watcher ask the broker."""
         self._views.append(view)
         self._filled.set()
         self.emptied.clear()
 
     async def take(self, limit_s: float) -> JobView | None:
-        """Return the next event, or None after a silence."""
+        """Return the next event, or None if there is none within the limit."""
         if not self._views:
             self.emptied.set()
         try:

@@ -1,4 +1,4 @@
-"""Previews of running jobs: each watcher gets the newest picture there is, and none twice."""
+"""Delivers previews of running jobs: each watcher gets the newest one, and none twice."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -11,19 +11,19 @@ from broker.wire.sockets import connect_sub
 
 
 class PreviewFeed:
-    """Hears the broker's previews, on a socket of its own: they may be lost, changes may not."""
+    """Receives the broker's previews, on a separate socket: previews may be lost, events not."""
 
     def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", address: str) -> None:
-        self._line = SocketReader(connect_sub(context.socket(zmq.SUB), address))
+        self._socket = SocketReader(connect_sub(context.socket(zmq.SUB), address))
         self._slots: dict[bytes, set[_Slot]] = {}
-        self._reader = asyncio.create_task(self._line.read(self._hear), name="broker-previews")
+        self._reader = asyncio.create_task(self._socket.read(self._receive), name="broker-previews")
 
     async def watch(self, job_id: str) -> AsyncGenerator[bytes, None]:
-        """Yield the JPEG of each preview of a job; whoever is slow misses some. Never ends."""
+        """Yield the JPEG of each preview of a job, without end. A slow watcher misses some."""
         topic, slot = preview_topic(job_id), _Slot()
         slots = self._slots.setdefault(topic, set())
         if not slots:
-            self._line.subscribe(topic)
+            self._socket.subscribe(topic)
         slots.add(slot)
         try:
             while True:
@@ -32,22 +32,21 @@ class PreviewFeed:
             slots.remove(slot)
             if not slots:
                 del self._slots[topic]
-                self._line.unsubscribe(topic)
+                self._socket.unsubscribe(topic)
 
     async def close(self) -> None:
-        """Stop reading and close the socket."""
         self._reader.cancel()
         await asyncio.wait([self._reader])
-        self._line.close()
+        self._socket.close()
 
-    async def _hear(self, parts: list[bytes]) -> None:
+    async def _receive(self, parts: list[bytes]) -> None:
         preview = job_previews.decode(parts[1:])
         for slot in self._slots.get(parts[0], ()):
             slot.put(preview.jpeg)
 
 
 class _Slot:
-    """Room for one picture."""
+    """Holds one picture; a newer one replaces it."""
 
     def __init__(self) -> None:
         self._picture = b""

@@ -1,4 +1,4 @@
-"""The route of the WebSocket that tells a job's progress."""
+"""The WebSocket route that sends a job's progress."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
@@ -12,19 +12,18 @@ from broker.wire.protocol import ErrorCode, GetJob, JobView
 from http_front.access.key_guard import PROTOCOL, caller, owner, until_removed
 from http_front.access.keys import ApiKey
 from http_front.errors import FrontError
+from http_front.job_ids import use_job_id
 from http_front.state import FRONT, Front
-from http_front.video.routes import subject
 from http_front.video.schema import MAX_SEQ, ErrorBody, ErrorDetail, JobUpdate
 
 MAX_SOCKETS = 256
 SEND_LIMIT_S = 10.0
 CATCH_UP_LIMIT_S = 1.0
 BUFFER_BYTES = 1 << 14
-"""What may wait for a client that reads slowly, in this process and again in the kernel."""
+"""Buffer for a client that reads slowly: this much in the process and as much in the kernel."""
 
 
 async def progress(request: web.Request) -> web.WebSocketResponse:
-    """Send the job as it is, then every change, until it has ended."""
     front = request.app[FRONT]
     job_id, last_seq, with_previews = _checked_query(request)
     socket = web.WebSocketResponse(
@@ -37,9 +36,9 @@ async def progress(request: web.Request) -> web.WebSocketResponse:
     )
     _check_protocol(request)
     if not socket.can_prepare(request):
-        raise FrontError(ErrorCode.INVALID_BODY, "this address answers WebSockets only")
-    with _place(front, caller(request)):
-        # 404 before the upgrade
+        raise FrontError(ErrorCode.INVALID_BODY, "this route accepts only WebSockets")
+    with _reserve_socket(front, caller(request)):
+        # Raises 404 while a normal response is still possible.
         await front.broker.ask(GetJob(job_id=job_id, owner=owner(request)))
         _bound_buffers(request)
         await socket.prepare(request)
@@ -58,36 +57,41 @@ async def progress(request: web.Request) -> web.WebSocketResponse:
 
 
 async def close_all(app: web.Application) -> None:
-    """Tell every watcher what is new, the end of the last job of a drain included, and goodbye."""
+    """Send the last changes, such as the end of a drained job, then close every WebSocket."""
     front = app[FRONT]
     with suppress(TimeoutError):
         async with asyncio.timeout(CATCH_UP_LIMIT_S):
             await front.feed.catch_up()
     closing = [
-        socket.close(code=WSCloseCode.GOING_AWAY, message=b"the server stops")
+        socket.close(code=WSCloseCode.GOING_AWAY, message=b"the server is stopping")
         for socket in front.sockets
     ]
     await asyncio.gather(*closing)
 
 
 @contextmanager
-def _place(front: Front, key: ApiKey | None) -> Iterator[None]:
-    """Hold one of the places that there are for watchers.
+def _reserve_socket(front: Front, key: ApiKey | None) -> Iterator[None]:
+    """Count one more open WebSocket for the key.
 
     Raises:
-        FrontError: If all are taken, or all of this key.
+        FrontError: If the server or the key has too many open already.
     """
     name = None if key is None else key.name
-    if front.watchers.total() >= MAX_SOCKETS:
-        raise FrontError(ErrorCode.UNAVAILABLE, "too many WebSockets are open", retry_after_s=10)
-    if key is not None and front.watchers[name] >= key.limits.websockets:
-        message = f"{front.watchers[name]} WebSockets of this key are open; more are not allowed"
+    num_open = front.num_watchers.total()
+    if num_open >= MAX_SOCKETS:
+        message = f"{num_open} WebSockets are open on this server, the maximum; try again later"
+        raise FrontError(ErrorCode.UNAVAILABLE, message, retry_after_s=10)
+    if key is not None and front.num_watchers[name] >= key.limits.websockets:
+        message = (
+            f"{front.num_watchers[name]} WebSockets are open with this key; "
+            f"at most {key.limits.websockets} are allowed"
+        )
         raise FrontError(ErrorCode.RATE_LIMITED, message, retry_after_s=10)
-    front.watchers[name] += 1
+    front.num_watchers[name] += 1
     try:
         yield
     finally:
-        front.watchers[name] -= 1
+        front.num_watchers[name] -= 1
 
 
 async def _serve(
@@ -96,10 +100,10 @@ async def _serve(
     changes: AsyncGenerator[JobView, None],
     previews: AsyncGenerator[bytes, None] | None,
 ) -> int | None:
-    """Send until the job has ended, the client has gone, or its key has been removed.
+    """Send changes until the job ends, the client leaves, or its key is removed.
 
     Returns:
-        The code to close with; None for a client that would not even read a close.
+        The close code; None if the client is gone or too slow to read a close message.
     """
     sender = asyncio.create_task(_send_changes(socket, changes))
     removal = asyncio.create_task(until_removed(request))
@@ -127,7 +131,7 @@ async def _send_changes(
                 await _send(socket, JobUpdate.of(job))
     except FrontError as error:
         return await _send_last(socket, error)
-    except (TimeoutError, ConnectionError):  # the client reads too slowly, or has gone
+    except (TimeoutError, ConnectionError):  # the client reads too slowly or is gone
         return None
     return WSCloseCode.OK
 
@@ -135,7 +139,7 @@ async def _send_changes(
 async def _send_previews(
     socket: web.WebSocketResponse, previews: AsyncGenerator[bytes, None]
 ) -> None:
-    with suppress(TimeoutError, ConnectionError):  # the sender of changes meets the same
+    with suppress(TimeoutError, ConnectionError):  # _send_changes fails too and ends the socket
         async with aclosing(previews):
             async for picture in previews:
                 async with asyncio.timeout(SEND_LIMIT_S):
@@ -157,7 +161,7 @@ async def _send(socket: web.WebSocketResponse, message: msgspec.Struct) -> None:
 
 
 def _bound_buffers(request: web.Request) -> None:
-    """Keep transport and kernel from taking megabytes for a client that does not read."""
+    """Keep transport and kernel from buffering megabytes for a client that does not read."""
     if request.transport is not None:
         request.transport.set_write_buffer_limits(high=BUFFER_BYTES)
         connection = request.transport.get_extra_info("socket")
@@ -170,27 +174,28 @@ def _abort(request: web.Request) -> None:
 
 
 async def _listen(socket: web.WebSocketResponse) -> None:
-    """Return when the client has gone; what it says means nothing."""
+    """Wait until the client closes the socket; its messages are ignored."""
     async for _ in socket:
         pass
 
 
 def _check_protocol(request: web.Request) -> None:
-    """Refuse here what aiohttp would log: an API key may stand among the protocols."""
+    """Refuse unknown subprotocols before aiohttp logs them: one of them may be an API key."""
     offered = request.headers.get("Sec-WebSocket-Protocol")
     if offered is not None and PROTOCOL not in map(str.strip, offered.split(",")):
-        raise FrontError(ErrorCode.INVALID_BODY, f"this WebSocket speaks the protocol {PROTOCOL}")
+        message = f"Sec-WebSocket-Protocol must offer {PROTOCOL}"
+        raise FrontError(ErrorCode.INVALID_BODY, message)
 
 
 def _checked_query(request: web.Request) -> tuple[str, int, bool]:
-    job_id = subject(request.query.get("requestId", ""))
+    job_id = use_job_id(request.query.get("requestId", ""))
     last_seq = request.query.get("last_seq", "0")
-    # The length first: reading a very long number is slow, and Python refuses it.
+    # Check the length first: int() is slow for very long numbers, and then raises.
     is_number = last_seq.isascii() and last_seq.isdigit() and len(last_seq) <= 16
     if not (is_number and int(last_seq) <= MAX_SEQ):
         raise FrontError(
             ErrorCode.INVALID_FIELD,
-            f"last_seq must be the seq of a message, 0 to {MAX_SEQ}",
+            f"last_seq must be a whole number from 0 to {MAX_SEQ}",
             "last_seq",
         )
     previews = request.query.get("previews", "0")

@@ -1,4 +1,4 @@
-"""How running jobs are by the latest news of them: a status that is asked often costs one hop."""
+"""Caches the status of running jobs, so that frequent polling does not reach the broker."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -10,47 +10,47 @@ from broker.wire.job import JobState
 from broker.wire.protocol import JobView
 
 FRESH_S = 2.0
-"""So long a word about a job holds: events may be lost, and then the broker has to be asked."""
+"""Lifetime of an entry. Events may be lost, so an older entry may be wrong."""
 
 
-class _News(NamedTuple):
-    heard_s: float
+class _Entry(NamedTuple):
+    received_s: float
     seq: float
     view: JobView | None
 
 
 class StatusCache:
-    """What was heard of each job a moment ago, from the broker's events or in its answers.
+    """Holds the latest state of each job, from the broker's events and replies.
 
-    Only a running job is told from here: it changes with every step, and each step is published.
-    Of the others it is remembered that they run no more, since an event may arrive after the
-    answer that was given later.
+    Only running jobs are answered from the cache: each of their steps is published, so an entry is
+    soon replaced. Entries of other jobs exist because an event may arrive after a newer reply; the
+    event must not make an ended job look running.
 
     Args:
-        clock: Seconds that never go back.
+        clock: Monotonic clock, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._news: OrderedDict[str, _News] = OrderedDict()
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._news)
+        return len(self._entries)
 
-    def hear(self, view: JobView) -> None:
-        """Take an event, or what the broker has answered."""
-        self._keep(view.job_id, view.seq, view)
+    def update(self, view: JobView) -> None:
+        """Store a job from an event or a reply, unless a newer state is known."""
+        self._store(view.job_id, view.seq, view)
 
     def forget(self, job_id: str) -> None:
-        """Tell nothing more of a job: it has been removed."""
-        self._keep(job_id, float("inf"), None)
+        """Drop a deleted job, and ignore late events of it."""
+        self._store(job_id, float("inf"), None)
 
     def find(self, job_id: str, owner: str | None) -> JobView | None:
-        """Return how a running job of an owner is; None if the broker has to be asked."""
-        known = self._news.get(job_id)
-        if known is None or known.view is None:
+        """Return a running job of the owner; None if the broker must be asked."""
+        entry = self._entries.get(job_id)
+        if entry is None or entry.view is None:
             return None
-        view, age_s = known.view, self._clock() - known.heard_s
+        view, age_s = entry.view, self._clock() - entry.received_s
         if age_s > FRESH_S or view.state is not JobState.IN_PROGRESS:
             return None
         if owner not in (None, view.owner):
@@ -58,11 +58,11 @@ class StatusCache:
         eta_s = None if view.eta_s is None else max(0.0, view.eta_s - age_s)
         return msgspec.structs.replace(view, eta_s=eta_s)
 
-    def _keep(self, job_id: str, seq: float, view: JobView | None) -> None:
+    def _store(self, job_id: str, seq: float, view: JobView | None) -> None:
         now_s = self._clock()
-        known = self._news.get(job_id)
-        if known is None or known.seq <= seq:
-            self._news[job_id] = _News(now_s, seq, view)
-            self._news.move_to_end(job_id)
-        while self._news and now_s - next(iter(self._news.values())).heard_s > FRESH_S:
-            self._news.popitem(last=False)
+        entry = self._entries.get(job_id)
+        if entry is None or entry.seq <= seq:
+            self._entries[job_id] = _Entry(now_s, seq, view)
+            self._entries.move_to_end(job_id)
+        while self._entries and now_s - next(iter(self._entries.values())).received_s > FRESH_S:
+            self._entries.popitem(last=False)

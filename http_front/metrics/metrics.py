@@ -1,55 +1,70 @@
-"""What `/metrics` tells a Prometheus server; never a job's id, nor anything that a client wrote."""
+"""Metrics for Prometheus, and their route. They hold no job ids and no text from clients."""
 
 from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    generate_latest,
+)
 
 from broker.wire.job import Stage
-from broker.wire.protocol import HealthFound, JobView
+from broker.wire.protocol import GetHealth, HealthFound, JobView
+from http_front.broker_client import HEALTH_LIMIT_S
+from http_front.errors import FrontError
+from http_front.state import FRONT
 
 _DURATIONS_S = (1, 5, 10, 30, 60, 120, 300, 600, 1200, 1800, 3600)
 _STEPS_S = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120)
-_FRESH_S = 5.0
+_ALIVE_WITHIN_S = 5.0
 
 
 class Metrics:
-    """The metrics of one front. Counters count what it has seen since its start."""
+    """The metrics of one front. Counters start at zero with the process."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self._live: dict[str, JobView] = {}
         self.http_requests = Counter(
-            "wan_http_requests", "Requests.", ["route", "code"], registry=registry
+            "wan_http_requests", "HTTP requests.", ["route", "code"], registry=registry
         )
-        self._jobs = Counter("wan_jobs", "Jobs that have ended.", ["status"], registry=registry)
+        self._jobs = Counter("wan_jobs", "Jobs that ended.", ["status"], registry=registry)
         self._queue_s = Histogram(
             "wan_job_queue_seconds",
-            "From submit to the start of the last attempt.",
+            "Time from submission to the start of the last attempt.",
             buckets=_DURATIONS_S,
             registry=registry,
         )
         self._duration_s = Histogram(
             "wan_job_duration_seconds",
-            "From submit to end.",
+            "Time from submission to the end of the job.",
             ["status"],
             buckets=_DURATIONS_S,
             registry=registry,
         )
         self._stage_s = Histogram(
             "wan_stage_seconds",
-            "Time in a stage, of jobs that succeeded.",
+            "Time spent in a stage by successful jobs.",
             ["stage"],
             buckets=_DURATIONS_S,
             registry=registry,
         )
         self._step_s = Histogram(
-            "wan_step_seconds", "One denoising step.", buckets=_STEPS_S, registry=registry
+            "wan_step_seconds", "Time of one denoising step.", buckets=_STEPS_S, registry=registry
         )
         self._health = _Health(registry)
-        Info("wan_build", "What runs.", registry=registry).info({"version": version("wan-ranks")})
+        Info("wan_build", "Version of the server.", registry=registry).info(
+            {"version": version("wan-ranks")}
+        )
 
-    def hear(self, job: JobView) -> None:
-        """Take a change of a job; those that come twice, and late, count once."""
+    def record(self, job: JobView) -> None:
+        """Record a change of a job. Repeated and late changes are not counted twice."""
         before = self._live.get(job.job_id)
         if job.state.is_terminal:
             if before is not None:
@@ -61,7 +76,7 @@ class Metrics:
                 self._time_step(before, job)
 
     def expose(self, health: HealthFound | None) -> bytes:
-        """Return all metrics as text; None is a broker that does not answer."""
+        """Return all metrics as text; `health` is None if the broker does not reply."""
         self._health.set(health)
         return generate_latest(self.registry)
 
@@ -77,38 +92,64 @@ class Metrics:
                     self._stage_s.labels(stage.value).observe(job.stage_s[stage.value])
 
     def _time_step(self, before: JobView, job: JobView) -> None:
-        is_run_on = before.stage is job.stage is Stage.DENOISE and before.attempt == job.attempt
+        is_denoising = before.stage is job.stage is Stage.DENOISE
         num_steps = job.step - before.step
-        if is_run_on and num_steps > 0:
+        if is_denoising and before.attempt == job.attempt and num_steps > 0:
             self._step_s.observe((job.updated_at - before.updated_at) / num_steps)
 
 
 class _Health:
-    """The gauges: how things are at the moment of the question."""
+    """The gauges, set at each scrape."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def gauge(name: str, about: str, *labels: str) -> Gauge:
             return Gauge(f"wan_{name}", about, labels, registry=registry)
 
-        self._broker_up = gauge("broker_up", "Whether the broker answers.")
-        self._queued = gauge("jobs_queued", "Jobs that wait.")
-        self._running = gauge("jobs_running", "Jobs that run, or whose file is being written.")
-        self._groups = gauge("groups_ready", "Groups that take jobs.")
-        self._alive = gauge("ranks_alive", "Ranks that have beaten lately.")
-        self._restarts = gauge("group_restarts", "Lives of a group after its first.", "group")
-        self._memory = gauge("device_memory_bytes", "In use by a rank.", "group", "rank")
+        self._broker_up = gauge("broker_up", "Whether the broker replies: 1 or 0.")
+        self._queued = gauge("jobs_queued", "Jobs waiting in the queue.")
+        self._running = gauge("jobs_running", "Jobs running or writing their video file.")
+        self._groups = gauge("groups_ready", "Groups that accept jobs.")
+        self._alive = gauge(
+            "ranks_alive", f"Ranks with a heartbeat in the last {_ALIVE_WITHIN_S:g} s."
+        )
+        self._restarts = gauge("group_restarts", "Restarts of a group.", "group")
+        self._memory = gauge(
+            "device_memory_bytes", "Device memory used by a rank.", "group", "rank"
+        )
 
-    def set(self, told: HealthFound | None) -> None:
-        """Take what the broker has told."""
-        self._broker_up.set(told is not None)
-        groups = [] if told is None else told.groups
+    def set(self, health: HealthFound | None) -> None:
+        self._broker_up.set(health is not None)
+        groups = [] if health is None else health.groups
         ranks = [(group.group, rank) for group in groups for rank in group.ranks]
-        self._queued.set(0 if told is None else told.queued)
-        self._running.set(0 if told is None else told.running)
+        self._queued.set(0 if health is None else health.queued)
+        self._running.set(0 if health is None else health.running)
         self._groups.set(sum(group.ready for group in groups))
-        self._alive.set(sum(rank.beat_age_s < _FRESH_S for _, rank in ranks))
+        self._alive.set(sum(rank.beat_age_s < _ALIVE_WITHIN_S for _, rank in ranks))
         for group in groups:
             self._restarts.labels(group.group).set(group.restarts)
-        self._memory.clear()  # a rank that is gone uses none
+        self._memory.clear()  # drops ranks that no longer exist
         for name, rank in ranks:
             self._memory.labels(name, str(rank.rank)).set(rank.memory_bytes)
+
+
+METRICS = web.AppKey("metrics", Metrics)
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """Return all metrics, even if the broker does not reply."""
+    try:
+        health = await request.app[FRONT].broker.ask(GetHealth(), HEALTH_LIMIT_S)
+    except FrontError:
+        health = None
+    assert health is None or isinstance(health, HealthFound)
+    text = request.app[METRICS].expose(health)
+    return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+@web.middleware
+async def count_requests(request: web.Request, handler: Handler) -> web.StreamResponse:
+    response = await handler(request)
+    resource = request.match_info.route.resource
+    route = "none" if resource is None else resource.canonical
+    request.app[METRICS].http_requests.labels(route, str(response.status)).inc()
+    return response

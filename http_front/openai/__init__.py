@@ -1,1 +1,1 @@
-"""The API under `/v1`, for clients of OpenAI's Videos API."""
+"""The API under `/v1`, compatible with OpenAI's Videos API."""

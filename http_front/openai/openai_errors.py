@@ -1,11 +1,11 @@
-"""The middleware that tells clients of the OpenAI API what was wrong, in the form they read."""
+"""The middleware that puts errors into OpenAI's form for requests under `/v1/`."""
 
 import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from http_front.openai.openai_schema import OpenAIError, OpenAIErrorDetail
-from http_front.video.routes import answer
+from http_front.responses import json_response
 from http_front.video.schema import ErrorBody
 
 FOLDER = "/v1/"
@@ -18,8 +18,7 @@ _TYPES = {
 
 
 @web.middleware
-async def speak_openai(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn a refusal into OpenAI's form where its API is spoken."""
+async def translate_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     response = await handler(request)
     if request.path.startswith(FOLDER) and response.status >= 400:
         return _translated(response)
@@ -29,15 +28,15 @@ async def speak_openai(request: web.Request, handler: Handler) -> web.StreamResp
 def _translated(response: web.StreamResponse) -> web.Response:
     assert isinstance(response, web.Response)
     assert isinstance(response.body, bytes)
-    told = msgspec.json.decode(response.body, type=ErrorBody).error
+    error = msgspec.json.decode(response.body, type=ErrorBody).error
     default = "server_error" if response.status >= 500 else "invalid_request_error"
     detail = OpenAIErrorDetail(
-        message=told.message,
+        message=error.message,
         type=_TYPES.get(response.status, default),
-        param=told.field,
-        code=told.code.value,
+        param=error.field,
+        code=error.code.value,
     )
-    translated = answer(OpenAIError(error=detail), status=response.status)
+    translated = json_response(OpenAIError(error=detail), status=response.status)
     for name in ("WWW-Authenticate", "Retry-After", "Allow", "Content-Range"):
         if name in response.headers:
             translated.headers[name] = response.headers[name]

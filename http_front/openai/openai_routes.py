@@ -1,27 +1,26 @@
-"""The routes under `/v1/videos`: our jobs for clients of the OpenAI Videos API."""
+"""The routes under `/v1/videos`, compatible with OpenAI's Videos API."""
 
 from aiohttp import web
 
 from broker.wire.protocol import ErrorCode, GetJob, JobFound
 from http_front.access.key_guard import owner
 from http_front.errors import FrontError
-from http_front.files import file_routes as files
-from http_front.files.file_routes import send_file
+from http_front.files.file_routes import POSTER, SPRITES, VIDEO, send_file
 from http_front.images.spool import open_spool
+from http_front.job_ids import use_job_id
 from http_front.openai.openai_request import read_create
 from http_front.openai.openai_schema import Video, VideoDeleted, VideoList
+from http_front.responses import json_response
 from http_front.state import FRONT
 from http_front.video.acceptance import accept
 from http_front.video.listing import read_page, remove
-from http_front.video.routes import answer, subject
 
 POLL_AFTER_MS = 2000
-"""When clients ask again; they keep to the first value that they are told."""
-VARIANTS = {"video": files.VIDEO, "thumbnail": files.POSTER, "spritesheet": files.SPRITES}
+"""Suggested polling interval. Clients keep the first value that they receive."""
+VARIANTS = {"video": VIDEO, "thumbnail": POSTER, "spritesheet": SPRITES}
 
 
 def add_routes(app: web.Application) -> None:
-    """Add the routes."""
     app.add_routes(
         [
             web.post("/v1/videos", create),
@@ -34,22 +33,19 @@ def add_routes(app: web.Application) -> None:
 
 
 async def create(request: web.Request) -> web.Response:
-    """Submit a job."""
     with open_spool(request.app[FRONT].partial_dir) as spool:
         job_id = await accept(request, await read_create(request, spool), spool)
     return await _answer_video(request, job_id)
 
 
 async def retrieve(request: web.Request) -> web.Response:
-    """Tell how a job is, one that has failed as well."""
     return await _answer_video(request, _named_id(request))
 
 
 async def list_videos(request: web.Request) -> web.Response:
-    """Tell a page of the caller's jobs."""
     page = await read_page(request)
     videos = [Video.of(job) for job in page.jobs]
-    return answer(
+    return json_response(
         VideoList(
             data=videos,
             first_id=videos[0].id if videos else None,
@@ -60,14 +56,13 @@ async def list_videos(request: web.Request) -> web.Response:
 
 
 async def delete(request: web.Request) -> web.Response:
-    """Remove a job and its files; one that has not ended is cancelled first."""
+    """Delete a job and its files. A job that has not ended is cancelled first."""
     job_id = _named_id(request)
     await remove(request, job_id)
-    return answer(VideoDeleted(id=job_id))
+    return json_response(VideoDeleted(id=job_id))
 
 
 async def content(request: web.Request) -> web.StreamResponse:
-    """Send the video of a finished job, or stills from it."""
     job_id, variant = _named_id(request), request.query.get("variant", "video")
     if variant not in VARIANTS:
         names = ", ".join(VARIANTS)
@@ -81,7 +76,7 @@ async def content(request: web.Request) -> web.StreamResponse:
 
 async def _answer_video(request: web.Request, job_id: str) -> web.Response:
     found = await _find(request, job_id)
-    response = answer(Video.of(found.job))
+    response = json_response(Video.of(found.job))
     if not found.job.state.is_terminal:
         response.headers["openai-poll-after-ms"] = str(POLL_AFTER_MS)
     return response
@@ -94,4 +89,4 @@ async def _find(request: web.Request, job_id: str) -> JobFound:
 
 
 def _named_id(request: web.Request) -> str:
-    return subject(request.match_info["id"], "id")
+    return use_job_id(request.match_info["id"], "id")

@@ -1,4 +1,4 @@
-"""The objects of the OpenAI Videos API, as its clients read them, made from our jobs."""
+"""The objects of the OpenAI Videos API, made from our jobs."""
 
 from typing import Annotated, Any, Literal
 
@@ -12,7 +12,7 @@ from http_front.video.schema import CallbackUrl
 MODEL = "wan2.1-i2v-14b-720p"
 VideoStatus = Literal["queued", "in_progress", "completed", "failed"]
 
-OWN_NAMES = {
+JOB_NAMES = {
     "prompt": "prompt",
     "size": "image_size",
     "num_frames": "num_frames",
@@ -22,27 +22,26 @@ OWN_NAMES = {
     "negative_prompt": "negative_prompt",
     "flow_shift": "sample_shift",
 }
-"""Fields of a request, and those of `JobSpec` that they are."""
-CLIENT_NAMES = {own: name for name, own in OWN_NAMES.items()}
+"""Maps field names of this API to those of `JobSpec`."""
+OPENAI_NAMES = {job_name: name for name, job_name in JOB_NAMES.items()}
 
 _STATUS: dict[JobState, VideoStatus] = {
     JobState.IN_QUEUE: "queued",
     JobState.IN_PROGRESS: "in_progress",
     JobState.SUCCEED: "completed",
     JobState.FAILED: "failed",
-    # Clients know no other status, and stop to poll at one that they do not know.
+    # OpenAI has no status for cancelled, and clients stop polling at an unknown status.
     JobState.CANCELLED: "failed",
 }
-_OWN_FIELDS = {field.name: field for field in msgspec.structs.fields(JobSpec)}
+_JOB_FIELDS = {field.name: field for field in msgspec.structs.fields(JobSpec)}
 _Field = tuple[str, Any] | tuple[str, Any, Any]
 
 
 def _create_fields() -> list[_Field]:
-    """Return the fields of `CreateVideo`, with the ranges that they have in `JobSpec`."""
     fields: list[_Field] = []
-    for name, own_name in OWN_NAMES.items():
-        own = _OWN_FIELDS[own_name]
-        fields.append((name, own.type) if own.required else (name, own.type | None, None))
+    for name, job_name in JOB_NAMES.items():
+        field = _JOB_FIELDS[job_name]
+        fields.append((name, field.type) if field.required else (name, field.type | None, None))
     return fields
 
 
@@ -56,8 +55,8 @@ CreateVideo = msgspec.defstruct(
                 str,
                 Meta(
                     pattern=r"^[0-9]{1,3}(\.[0-9]{1,6})?$",
-                    description=f"Length, {FRAMES_PER_SECOND} frames a second; `num_frames` says "
-                    "it exactly.",
+                    description=f"Length of the video at {FRAMES_PER_SECOND} frames per second. "
+                    "`num_frames` sets it exactly.",
                 ),
             ]
             | Annotated[float, Meta(ge=0, le=999)]
@@ -73,12 +72,12 @@ CreateVideo = msgspec.defstruct(
         ("priority", Priority, 0),
         (
             "model",
-            Annotated[str, Meta(max_length=200, description=f"Whatever it says: {MODEL} is used.")]
+            Annotated[str, Meta(max_length=200, description=f"Ignored; the model is {MODEL}.")]
             | None,
             None,
         ),
     ],
-    namespace={"__doc__": "A video to make; the image comes beside these fields."},
+    namespace={"__doc__": "A video to make. The image is given in a separate field."},
     frozen=True,
     kw_only=True,
     forbid_unknown_fields=True,
@@ -93,7 +92,7 @@ class VideoError(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Video(msgspec.Struct, frozen=True, kw_only=True):
-    """A job; the last fields are ours."""
+    """A job. The fields from `queue_position` on are not part of OpenAI's API."""
 
     id: str
     object: Literal["video"] = "video"
@@ -115,8 +114,8 @@ class Video(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, job: JobView) -> "Video":
-        """Return a job that the broker was asked for."""
-        assert job.spec is not None, "asked for, not heard of by an event"
+        """Return the video of a job from a broker reply; jobs in events have no spec."""
+        assert job.spec is not None, "jobs in replies have a spec"
         is_done = job.state is JobState.SUCCEED
         return cls(
             id=job.job_id,
@@ -143,12 +142,12 @@ class VideoList(msgspec.Struct, frozen=True, kw_only=True):
     data: list[Video]
     first_id: str | None
     last_id: str | None
-    """Clients ask for the next page with it."""
+    """The `after` of the next page."""
     has_more: bool
 
 
 class VideoDeleted(msgspec.Struct, frozen=True, kw_only=True):
-    """The job and its files are gone."""
+    """The job and its files are deleted."""
 
     id: str
     object: Literal["video.deleted"] = "video.deleted"
@@ -156,7 +155,7 @@ class VideoDeleted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OpenAIErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
-    """What was wrong."""
+    """Details of an error."""
 
     message: str
     type: str
@@ -165,7 +164,7 @@ class OpenAIErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OpenAIError(msgspec.Struct, frozen=True, kw_only=True):
-    """The body of every refusal."""
+    """The body of every error response."""
 
     error: OpenAIErrorDetail
 
@@ -176,4 +175,4 @@ def _error(job: JobView) -> VideoError | None:
     if job.state is not JobState.FAILED:
         return None
     code = "internal" if job.error_code is None else job.error_code.value
-    return VideoError(code=code, message=job.reason or "the job has failed")
+    return VideoError(code=code, message=job.reason or "the job failed")

@@ -1,4 +1,4 @@
-// Shows our own document and asks no other server for anything.
+// Shows the server's own document and loads nothing from other servers.
 SwaggerUIBundle({
   url: "/openapi.json",
   dom_id: "#api",
@@ -8,7 +8,7 @@ SwaggerUIBundle({
   requestInterceptor: leaveOutNulls,
 });
 
-/** Send no field that is null: in a form it would be the word. */
+/** Remove fields that are null, because a form would send them as the text "null". */
 function leaveOutNulls(request) {
   if (request.body instanceof FormData) {
     for (const [name, value] of [...request.body]) {

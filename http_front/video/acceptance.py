@@ -1,4 +1,4 @@
-"""From a submit request, whatever its form, to a job on disk."""
+"""Accept a submitted job: check it, store its image and hand it to the broker."""
 
 import secrets
 
@@ -21,12 +21,14 @@ _MAX_SEED = 2_147_483_647
 
 
 async def accept(request: web.Request, submission: Submission, spool: Spool) -> str:
-    """Store the image, hand the job to the broker, and return its id once it is on disk there.
+    """Store the image, submit the job to the broker, and return the job's id.
+
+    On return the broker has written the job to disk.
 
     Args:
-        request: Whose key, and whose name for the request, count.
-        submission: What is asked for.
-        spool: Holds the image if it was uploaded; else it will.
+        request: For its API key and its Idempotency-Key header.
+        submission: The job that the client wants.
+        spool: Holds the image if it was uploaded; otherwise receives it from its URL.
 
     Raises:
         FrontError: If the job cannot be accepted.
@@ -40,20 +42,20 @@ async def accept(request: web.Request, submission: Submission, spool: Spool) -> 
     image = front.images.find(owner(request), spool.digest) if spool.num_bytes else None
     if image is not None:
         try:
-            return await _hand_over(request, submission, key, image)
+            return await _submit(request, submission, key, image)
         except FrontError as error:
             if (error.code, error.field) != (ErrorCode.UNAVAILABLE, "image"):
                 raise
-            # The last job with this image has gone meanwhile, and the image with it.
+            # The last job with this image was removed in the meantime, and the image with it.
     return await _accept_new(request, submission, key, spool)
 
 
 async def _accept_new(
     request: web.Request, submission: Submission, key: IdempotencyKey | None, spool: Spool
 ) -> str:
-    """Accept a job whose image is still to be fetched, or to be decoded."""
+    """Accept a job whose image is not stored yet."""
     front = request.app[FRONT]
-    # That is work, so it is done only for a job that can be accepted.
+    # Fetching and decoding cost time, so first ask whether the broker would accept the job.
     reply = await front.broker.ask(
         OfferJob(
             spec=submission.spec,
@@ -68,13 +70,12 @@ async def _accept_new(
         await front.source.fetch(submission.image_url, spool)
     image = await front.decoder.store(spool.path)
     front.images.keep(owner(request), spool.digest, image)
-    return await _hand_over(request, submission, key, image)
+    return await _submit(request, submission, key, image)
 
 
-async def _hand_over(
+async def _submit(
     request: web.Request, submission: Submission, key: IdempotencyKey | None, image: str
 ) -> str:
-    """Have the broker accept a job whose image is stored."""
     current_job.set(job_id := secrets.token_hex(16))
     reply = await request.app[FRONT].broker.ask(
         SubmitJob(
@@ -102,22 +103,22 @@ def _idempotency_key(
 
 
 def _check_priority(request: web.Request, priority: int) -> None:
-    """Let administrators alone put a job before those of others."""
+    """Allow only administrators to put a job ahead of other owners' jobs."""
     key = caller(request)
     if priority > 0 and key is not None and not key.admin:
-        message = f"priority is {priority}; more than 0 needs the key of an administrator"
+        message = f"priority is {priority}; more than 0 needs an administrator's key"
         raise FrontError(ErrorCode.FORBIDDEN, message, "priority")
 
 
 def _check_callback(front: Front, url: str | None) -> None:
-    """Refuse a callback that could never be made."""
+    """Refuse a callback URL that the server could never call."""
     if url is None:
         return
     if front.callbacks is None:
         raise FrontError(ErrorCode.INVALID_FIELD, "this server makes no callbacks", "callback_url")
-    outside = front.source.outside
+    http = front.source.http
     try:
-        if outside.refuses(outside.check(url)):
+        if http.refuses(http.check(url)):
             raise UrlError("leads to an address that is not public")
     except UrlError as error:
         raise FrontError(
@@ -126,7 +127,7 @@ def _check_callback(front: Front, url: str | None) -> None:
 
 
 def _with_seed(spec: JobSpec) -> JobSpec:
-    """Choose the seed here, so that every attempt of the job makes the same video."""
+    """Choose a missing seed now, so that every attempt of the job makes the same video."""
     if spec.seed is not None:
         return spec
     return msgspec.structs.replace(spec, seed=secrets.randbelow(_MAX_SEED + 1))

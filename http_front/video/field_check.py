@@ -1,4 +1,4 @@
-"""The check of a body against its struct, with messages made from the struct's own types."""
+"""Check request bodies against their structs, with error messages made from the field types."""
 
 from typing import Any, TypeVar
 
@@ -16,15 +16,15 @@ Body = TypeVar("Body", bound=msgspec.Struct)
 
 
 def decode_json(body: bytes) -> dict[str, object]:
-    """Return the JSON object that a body holds.
+    """Return the fields of a JSON object.
 
     Raises:
-        FrontError: If it holds something else.
+        FrontError: If the body is not a JSON object.
     """
     try:
         fields = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        # The last two are no msgspec errors, yet bad bytes and deep nesting raise them.
+        # Invalid bytes raise UnicodeDecodeError, and deep nesting raises RecursionError.
         raise FrontError(ErrorCode.INVALID_BODY, "the body is not valid JSON") from error
     if not isinstance(fields, dict):
         raise FrontError(ErrorCode.INVALID_BODY, "the body must be a JSON object")
@@ -32,15 +32,16 @@ def decode_json(body: bytes) -> dict[str, object]:
 
 
 def check(fields: dict[str, object], body_type: type[Body], *, lax: bool = False) -> Body:
-    """Return the body that the fields make.
+    """Convert fields to a struct.
 
     Args:
-        fields: Names and values as they came.
-        body_type: The struct whose types and ranges they must keep to.
-        lax: Whether texts stand for numbers and booleans, as in a form.
+        fields: Names and values as the client sent them.
+        body_type: The struct, whose types and ranges are checked.
+        lax: Whether strings may stand for numbers and booleans, as in a form.
 
     Raises:
-        FrontError: If they do not; it names field, value and what is allowed.
+        FrontError: If a field is wrong. The message names the field, its value and what is
+            allowed.
     """
     try:
         return msgspec.convert(fields, body_type, strict=not lax)
@@ -60,7 +61,7 @@ def _explain(
             return _unknown(name, list(known))
         if not _fits(value, known[name].type, lax):
             info = inspect.type_info(known[name].type)
-            # In a form everything is text; 500 is meant as a number all the same.
+            # In a form every value is text. Show a number as 500, not as "500" (3 characters).
             shown = _short(one_line(str(value))) if lax and not _is_text(info) else _shown(value)
             message = f"{name} is {shown}; it must be {_allowed(info)}"
             return FrontError(ErrorCode.INVALID_FIELD, message, name)
@@ -73,7 +74,7 @@ def _explain(
 
 def _unknown(name: str, known: list[str]) -> FrontError:
     shown = _short(one_line(name))
-    message = f'"{shown}" is no field of this request; its fields are {", ".join(known)}'
+    message = f'"{shown}" is not a field of this request; its fields are {", ".join(known)}'
     return FrontError(ErrorCode.INVALID_FIELD, message, shown)
 
 
@@ -96,7 +97,7 @@ def _is_text(info: inspect.Type) -> bool:
 
 
 def _shown(value: object) -> str:
-    """Return a value as JSON, short and on one line; a long text also by its length."""
+    """Return a value as short JSON on one line, with the length of a string."""
     text = _short(one_line(msgspec.json.encode(value).decode()))
     return f"{text} ({len(value)} characters)" if isinstance(value, str) else text
 
@@ -106,7 +107,7 @@ def _short(text: str) -> str:
 
 
 def _allowed(info: inspect.Type) -> str:
-    """Say in words what a type admits."""
+    """Describe the values that a type allows."""
     match info:
         case inspect.Metadata(type=inner):
             return _allowed(inner)
@@ -122,13 +123,14 @@ def _allowed(info: inspect.Type) -> str:
             return "one of " + ", ".join(str(value) for value in values)
         case inspect.BoolType():
             return "true or false"
-        case _:  # None, the only other type there is in a body
+        case _:  # None, the only other type in a body
             return "null"
 
 
 def _allowed_text(info: inspect.StrType) -> str:
     if info.pattern is not None:
-        return f"a text of the form {info.pattern}"
+        return f"a string that matches {info.pattern}"
     if info.max_length is None:
-        return f"a text of at least {info.min_length} characters" if info.min_length else "a text"
-    return f"a text of {info.min_length or 0} to {info.max_length} characters"
+        least = info.min_length
+        return f"a string of at least {least} characters" if least else "a string"
+    return f"a string of {info.min_length or 0} to {info.max_length} characters"

@@ -1,4 +1,4 @@
-"""What makes two submit requests the same: the client's key, and all that it asked for."""
+"""The `Idempotency-Key` header, and the hash that tells whether two requests are the same."""
 
 import hashlib
 import re
@@ -15,17 +15,19 @@ _KEY = re.compile("[!-~]{1,255}")
 
 
 def read_key(request: web.Request) -> str | None:
-    """Return the client's key for a request.
+    """Return the value of the header; None if there is none.
 
     Raises:
-        FrontError: If there are several, or if it cannot be used.
+        FrontError: If the header is repeated or malformed.
     """
     keys = request.headers.getall(HEADER, [])
     if not keys:
         return None
     if len(keys) > 1 or not _KEY.fullmatch(keys[0]):
         raise FrontError(
-            ErrorCode.INVALID_FIELD, f"{HEADER} must be 1 to 255 visible ASCII characters", HEADER
+            ErrorCode.INVALID_FIELD,
+            f"send one {HEADER} of 1 to 255 visible ASCII characters",
+            HEADER,
         )
     return keys[0]
 
@@ -33,17 +35,18 @@ def read_key(request: web.Request) -> str | None:
 def identify(
     key: str, spec: JobSpec, image: str, callback_url: str | None = None, priority: int = 0
 ) -> IdempotencyKey:
-    """Return the key with the hash of its request.
+    """Return the key with a hash of its request.
 
-    Fields that have their default are left out: whether they are written makes no other request,
-    nor does a field that a later version of the server adds.
+    The hash leaves out fields that have their default value. A request is therefore the same
+    whether it spells out a default or not, and a field added by a later version does not change
+    the hash of older requests.
 
     Args:
-        key: What the client calls its request.
-        spec: The job as the client described it, before a seed is chosen for it.
-        image: The URL of the image as the client wrote it, or the hash of the uploaded file.
-        callback_url: Where the client wants to hear of the end.
-        priority: How urgent it is.
+        key: The client's key.
+        spec: The job as the client described it, before the server chooses a seed.
+        image: The image URL as the client wrote it, or the hash of the uploaded file.
+        callback_url: As in the request.
+        priority: As in the request.
     """
     fields = {
         field.name: getattr(spec, field.name)

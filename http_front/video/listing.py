@@ -1,12 +1,13 @@
-"""Routes about what there is: the list of jobs, and the removal of one."""
+"""Routes to list and to delete jobs."""
 
 from aiohttp import web
 
 from broker.wire.protocol import DeleteJob, ErrorCode, JobsListed, ListJobs
 from http_front.access.key_guard import owner
 from http_front.errors import FrontError
+from http_front.job_ids import checked_job_id, use_job_id
+from http_front.responses import json_response
 from http_front.state import FRONT
-from http_front.video.routes import answer, checked_id, subject
 from http_front.video.schema import MAX_LISTED, Deleted, JobEntry, JobList, JobRef
 from http_front.video.submission import read_json
 
@@ -14,31 +15,29 @@ DEFAULT_LIMIT = 20
 
 
 async def list_jobs(request: web.Request) -> web.Response:
-    """Tell a page of the caller's jobs, newest first."""
     page = await read_page(request)
     jobs = [JobEntry.of(job) for job in page.jobs]
-    return answer(JobList(jobs=jobs, has_more=page.has_more))
+    return json_response(JobList(jobs=jobs, has_more=page.has_more))
 
 
 async def delete(request: web.Request) -> web.Response:
-    """Remove a job and its files; one that has not ended is cancelled first."""
-    job_id = subject((await read_json(request, JobRef)).requestId)
+    """Delete a job and its files. A job that has not ended is cancelled first."""
+    job_id = use_job_id((await read_json(request, JobRef)).requestId)
     await remove(request, job_id)
-    return answer(Deleted())
+    return json_response(Deleted())
 
 
 async def remove(request: web.Request, job_id: str) -> None:
-    """Have a job removed."""
     front = request.app[FRONT]
     await front.broker.ask(DeleteJob(job_id=job_id, owner=owner(request)))
-    front.news.forget(job_id)
+    front.statuses.forget(job_id)
 
 
 async def read_page(request: web.Request) -> JobsListed:
-    """Return the page of jobs that the query `after`, `limit`, `order` asks for.
+    """Ask the broker for the page of jobs that the query (`after`, `limit`, `order`) selects.
 
     Raises:
-        FrontError: If the query makes no sense.
+        FrontError: If the query is not valid.
     """
     query = request.query
     after, order = query.get("after"), query.get("order", "desc")
@@ -47,7 +46,7 @@ async def read_page(request: web.Request) -> JobsListed:
     page = await request.app[FRONT].broker.ask(
         ListJobs(
             limit=_checked_limit(query.get("limit", str(DEFAULT_LIMIT))),
-            after=None if after is None else checked_id(after, "after"),
+            after=None if after is None else checked_job_id(after, "after"),
             oldest_first=order == "asc",
             owner=owner(request),
         )

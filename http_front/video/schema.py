@@ -1,4 +1,4 @@
-"""Bodies of requests and answers; `field_check` turns input into them."""
+"""Bodies of requests and responses. `field_check` makes the request bodies from input."""
 
 from typing import Annotated, Any, Literal
 
@@ -8,16 +8,16 @@ from msgspec import Meta
 from broker.wire.job import JobSpec, JobState, Priority, Stage
 from broker.wire.protocol import ErrorCode, GroupView, HealthFound, JobView, RankView
 
-EXAMPLE_IMAGE = (  # 64 by 64 pixels of one colour
+EXAMPLE_IMAGE = (  # 64x64 pixels of one colour
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAEAAAABAAQAAAACCEkxzAAAAFElEQVR42m"
     "P8zwABTAyjjFEGyQwAzx8Bf7QK4E8AAAAASUVORK5CYII="
 )
 
 MAX_SEQ = 2**53 - 1
-"""The greatest number of a change: beyond it, JavaScript would round it."""
+"""Largest `seq` of a change; JavaScript rounds larger numbers."""
 
 MAX_LISTED = 100
-"""Jobs in a page of the list."""
+"""Maximum number of jobs per page of the list."""
 
 CallbackUrl = (
     Annotated[
@@ -25,7 +25,7 @@ CallbackUrl = (
         Meta(
             min_length=1,
             max_length=2048,
-            description="Where to tell of the job's end, by a POST that is signed.",
+            description="URL that gets a signed POST when the job ends.",
             extra_json_schema={"pattern": "^https?://"},
         ),
     ]
@@ -41,7 +41,6 @@ class SubmitByFile(JobSpec, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     @property
     def spec(self) -> JobSpec:
-        """The job alone."""
         fields = {name: getattr(self, name) for name in JobSpec.__struct_fields__}
         return JobSpec(**fields)
 
@@ -53,18 +52,18 @@ class SubmitByUrl(SubmitByFile, frozen=True, kw_only=True, forbid_unknown_fields
         str,
         Meta(
             min_length=1,
-            description="Where the image is: an http or https URL of at most 2048 characters, or "
-            "a `data:` URL. JPEG, PNG or WebP; 64 to 8192 pixels a side.",
+            description="Image URL: http or https with at most 2048 characters, or a `data:` URL. "
+            "JPEG, PNG or WebP; 64 to 8192 pixels per side.",
             extra_json_schema={"pattern": "^(https?://|data:image/)", "examples": [EXAMPLE_IMAGE]},
         ),
     ]
 
 
 class JobRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Names a job."""
+    """The id of a job."""
 
-    # The spelling is that of clients.
-    requestId: Annotated[str, Meta(description="What the submit request was answered with.")]
+    # Clients use this spelling.
+    requestId: Annotated[str, Meta(description="The id from the response to the submit request.")]
 
 
 class Submitted(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,25 +73,25 @@ class Submitted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cancelled(msgspec.Struct, frozen=True, kw_only=True):
-    """The job has ended; nothing will change that."""
+    """The job has ended; its status is final."""
 
     status: JobState
 
 
 class WebhookSecret(msgspec.Struct, frozen=True, kw_only=True):
-    """What the signatures of a caller's callbacks are checked with."""
+    """The secret that verifies the signatures of the caller's callbacks."""
 
     secret: str
 
 
 class Deleted(msgspec.Struct, frozen=True, kw_only=True):
-    """The job and its files are gone."""
+    """The job and its files are deleted."""
 
     deleted: Literal[True] = True
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the video is, and stills from it."""
+    """Paths of the video and of stills from it."""
 
     video_url: str
     video_path: str
@@ -103,11 +102,11 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How a job is."""
+    """State and progress of a job."""
 
     status: JobState
     reason: str | None
-    """Why it has failed; while it runs, what it waits for, as room on the disk."""
+    """Why the job failed; while it runs, what it is waiting for, such as disk space."""
     results: Results | None
     queue_position: int | None
     progress: Annotated[float, Meta(ge=0.0, le=1.0)]
@@ -119,25 +118,23 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
     eta_s: float | None
     attempt: int
     stage_s: dict[str, float]
-    """Seconds that the latest attempt has spent in each stage, and before it in the queue."""
+    """Seconds that the latest attempt spent in each stage, and in the queue before it."""
     priority: int
 
     @classmethod
     def of(cls, job: JobView) -> "JobStatus":
-        """Return what clients are told of a job."""
-        return cls(**_told(job))
+        return cls(**_status_fields(job))
 
 
 class JobUpdate(JobStatus, frozen=True, kw_only=True):
-    """How a job is after one of its changes; `seq` numbers the changes."""
+    """A job after one of its changes; `seq` numbers the changes."""
 
     requestId: str
     seq: int
 
     @classmethod
     def of(cls, job: JobView) -> "JobUpdate":
-        """Return what watchers are told of a change."""
-        return cls(**_told(job), requestId=job.job_id, seq=job.seq)
+        return cls(**_status_fields(job), requestId=job.job_id, seq=job.seq)
 
 
 class JobEntry(JobStatus, frozen=True, kw_only=True):
@@ -145,26 +142,30 @@ class JobEntry(JobStatus, frozen=True, kw_only=True):
 
     requestId: str
     settings: JobSpec | None
-    """What was asked for."""
+    """The settings from the submit request."""
     expires_at: float | None
-    """When job and files will be removed; null while it has not ended."""
+    """When the job and its files will be removed; null until the job ends."""
 
     @classmethod
     def of(cls, job: JobView) -> "JobEntry":
-        """Return what the list tells of a job."""
-        return cls(**_told(job), requestId=job.job_id, settings=job.spec, expires_at=job.expires_at)
+        return cls(
+            **_status_fields(job),
+            requestId=job.job_id,
+            settings=job.spec,
+            expires_at=job.expires_at,
+        )
 
 
 class JobList(msgspec.Struct, frozen=True, kw_only=True):
-    """A page of the jobs, the newest first."""
+    """A page of jobs, newest first by default."""
 
     jobs: list[JobEntry]
     has_more: bool
-    """Whether older jobs follow: ask for those after the last of this page."""
+    """Whether more jobs follow; to get them, pass the last id of this page as `after`."""
 
 
 class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
-    """What was wrong."""
+    """Details of an error."""
 
     code: ErrorCode
     message: str
@@ -172,13 +173,13 @@ class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
-    """The body of every refusal."""
+    """The body of every error response."""
 
     error: ErrorDetail
 
 
 class RankHealth(msgspec.Struct, frozen=True, kw_only=True):
-    """One rank, as its last beat told."""
+    """One rank at its last heartbeat."""
 
     group: str
     rank: int
@@ -192,7 +193,7 @@ class RankHealth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether jobs are served now."""
+    """Whether the server accepts and runs jobs now."""
 
     status: Literal["healthy", "unhealthy", "draining"]
     rank: int = 0
@@ -205,36 +206,35 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     ranks: list[RankHealth] = []
 
     @classmethod
-    def of(cls, told: HealthFound) -> "Health":
-        """Return what clients are told of queue and groups."""
-        ranks = [_rank_health(group, rank) for group in told.groups for rank in group.ranks]
-        healthy: Literal["healthy", "unhealthy"] = "healthy" if told.ready else "unhealthy"
+    def of(cls, found: HealthFound) -> "Health":
+        ranks = [_rank_health(group, rank) for group in found.groups for rank in group.ranks]
+        healthy: Literal["healthy", "unhealthy"] = "healthy" if found.ready else "unhealthy"
         return cls(
-            status="draining" if told.draining else healthy,
-            total_tasks=told.queued + told.running,
+            status="draining" if found.draining else healthy,
+            total_tasks=found.queued + found.running,
             pipeline_world_size=len(ranks),
-            queued=told.queued,
-            running=told.running,
-            ready_groups=sum(group.ready for group in told.groups),
+            queued=found.queued,
+            running=found.running,
+            ready_groups=sum(group.ready for group in found.groups),
             ranks=ranks,
         )
 
 
 class Alive(msgspec.Struct, frozen=True, kw_only=True):
-    """The front answers; of the rest this says nothing."""
+    """The front responds. This says nothing about the broker or the ranks."""
 
     status: Literal["alive"] = "alive"
 
 
 class Draining(msgspec.Struct, frozen=True, kw_only=True):
-    """Nothing more is started; the server ends when nothing runs, or its time for that is over."""
+    """The server starts no more jobs and stops when the running ones finish or time out."""
 
     status: Literal["draining"] = "draining"
     running: Annotated[int, Meta(description="Jobs that may still finish.")]
 
 
 class Removed(msgspec.Struct, frozen=True, kw_only=True):
-    """How many expired jobs were removed."""
+    """Number of expired jobs that were removed."""
 
     removed: int
 
@@ -253,7 +253,7 @@ def _rank_health(group: GroupView, rank: RankView) -> RankHealth:
     )
 
 
-def _told(job: JobView) -> dict[str, Any]:
+def _status_fields(job: JobView) -> dict[str, Any]:
     results = None
     if job.video is not None:
         results = Results(

@@ -24,30 +24,29 @@ _CHUNK_BYTES = 1 << 16
 
 
 class Submission(NamedTuple):
-    """A submit request as its client wrote it."""
+    """A submit request as the client wrote it."""
 
     spec: JobSpec
     image_url: str | None
-    """Where the image is; None if it has been uploaded."""
+    """None if the image was uploaded."""
     callback_url: str | None = None
-    """Where to tell of the job's end."""
     priority: int = 0
 
 
 async def read_json(request: web.Request, body_type: type[Body]) -> Body:
-    """Return the checked body of a JSON request.
+    """Read a JSON request and check it against a struct.
 
     Raises:
-        FrontError: If it is no JSON, too slow, too large, or not of this type.
+        FrontError: If the body is not JSON, too slow, too large, or does not fit the struct.
     """
     return check(await read_json_fields(request), body_type)
 
 
 async def read_json_fields(request: web.Request) -> dict[str, object]:
-    """Return what a JSON request holds.
+    """Read the fields of a JSON request.
 
     Raises:
-        FrontError: If it is no JSON object, too slow or too large.
+        FrontError: If the body is not a JSON object, too slow or too large.
     """
     if request.content_type != "application/json":
         raise _unsupported("application/json", request)
@@ -58,10 +57,10 @@ async def read_json_fields(request: web.Request) -> dict[str, object]:
 
 
 async def read_submission(request: web.Request, spool: Spool) -> Submission:
-    """Return what a submit request asks for; an uploaded image is then in the spool.
+    """Read a submit request, and write an uploaded image to the spool.
 
     Raises:
-        FrontError: If the body cannot be used.
+        FrontError: If the body is not valid.
     """
     if request.content_type == "multipart/form-data":
         return await _read_form(request, spool)
@@ -87,16 +86,16 @@ async def _read_form(request: web.Request, spool: Spool) -> Submission:
 async def read_form(
     request: web.Request, spool: Spool, file_part: str, url_parts: frozenset[str] = frozenset()
 ) -> dict[str, object]:
-    """Return the text parts of a form.
+    """Read a form, write its image to the spool, and return its text parts.
 
     Args:
-        request: Has the form.
-        spool: Takes the bytes of the image.
-        file_part: The part that is the image.
-        url_parts: Those that may be the image as a data URL, of any length.
+        request: The request with the form.
+        spool: Receives the image.
+        file_part: Name of the part with the image file.
+        url_parts: Names of parts that may hold the image as a data URL.
 
     Raises:
-        FrontError: If the form is broken, too slow or too large.
+        FrontError: If the form is malformed, too slow or too large.
     """
     form = _Form(spool, file_part, url_parts)
     async with _body_limit(UPLOAD_LIMIT_S):
@@ -115,13 +114,13 @@ async def _read_parts(request: web.Request, form: "_Form") -> None:
                 return
             await form.read_part(part)
     except (ValueError, LookupError, RuntimeError, AssertionError) as error:
-        # All of them are what aiohttp raises for malformed forms.
+        # aiohttp raises all of these for malformed forms.
         raise FrontError(ErrorCode.INVALID_BODY, "the body is not a valid form") from error
     raise FrontError(ErrorCode.INVALID_BODY, f"the form has more than {MAX_PARTS} parts")
 
 
 class _Form:
-    """A form on its way in: the image goes to the spool, the other parts are kept."""
+    """Reads a form: the image goes to the spool, the other parts to `fields`."""
 
     def __init__(self, spool: Spool, file_part: str, url_parts: frozenset[str]) -> None:
         self.fields: dict[str, object] = {}
@@ -130,13 +129,12 @@ class _Form:
         self._url_parts = url_parts
 
     async def read_part(self, part: object) -> None:
-        """Take the next part."""
         if not isinstance(part, BodyPartReader) or not part.name:
-            raise ValueError("a part without a name, or with parts of its own")
-        # A browser names the file; what it is called does not matter.
+            raise ValueError("a part has no name or is a nested multipart")
+        # Where the part may also be a URL, only a file has a file name.
         is_file = part.name == self._file_part and (not self._url_parts or bool(part.filename))
         if part.name in self.fields:
-            raise FrontError(ErrorCode.INVALID_BODY, "the form has two parts of one name")
+            raise FrontError(ErrorCode.INVALID_BODY, "the form has two parts with the same name")
         if is_file and self._spool.num_bytes:
             raise FrontError(ErrorCode.INVALID_BODY, "the form has two images")
         if is_file:
@@ -152,9 +150,9 @@ class _Form:
 
     async def _read_text(self, part: BodyPartReader, name: str) -> None:
         body = bytearray(await part.read_chunk(_CHUNK_BYTES))
-        head = DataUrlDecoder.length_of_head(bytes(body)) if name in self._url_parts else 0
-        if head and not self._spool.num_bytes:
-            await self._read_data_url(part, name, bytes(body[head:]))
+        head_bytes = DataUrlDecoder.head_bytes(bytes(body)) if name in self._url_parts else 0
+        if head_bytes and not self._spool.num_bytes:
+            await self._read_data_url(part, name, bytes(body[head_bytes:]))
             return
         while chunk := await part.read_chunk(_CHUNK_BYTES):
             body += chunk
@@ -175,7 +173,7 @@ class _Form:
 
 @asynccontextmanager
 async def _body_limit(limit_s: float) -> AsyncIterator[None]:
-    """Bound the time for a body; aiohttp itself waits for ever."""
+    """Limit the time for reading a body; aiohttp has no such limit."""
     try:
         async with asyncio.timeout(limit_s):
             yield

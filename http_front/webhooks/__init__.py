@@ -1,1 +1,1 @@
-"""Signed calls to a `callback_url` when a job ends."""
+"""Webhooks: signed requests to a job's `callback_url` when the job ends."""

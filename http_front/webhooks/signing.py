@@ -1,4 +1,4 @@
-"""Webhooks: what is told to a `callback_url`, signed after the Standard Webhooks specification."""
+"""Bodies and signatures of webhooks, by the Standard Webhooks specification."""
 
 import hashlib
 import hmac
@@ -16,9 +16,10 @@ _KEY_NAME = "webhook.key"
 
 
 class WebhookKey:
-    """The server's key, from which all secrets are made; the first front to need it makes it.
+    """The server's key, from which the secrets of all owners are derived.
 
-    It is in the store, so that all fronts sign alike. It may be out of reach when they start.
+    The key is in the store, so that all fronts sign alike. It is read or created on first use,
+    because the store may be unreachable when a front starts.
     """
 
     def __init__(self, files: StoredFiles) -> None:
@@ -26,7 +27,7 @@ class WebhookKey:
         self._key: bytes | None = None
 
     async def get(self) -> bytes:
-        """Return the key.
+        """Return the key; create it if the store has none.
 
         Raises:
             FrontError: If the store cannot be reached.
@@ -38,17 +39,17 @@ class WebhookKey:
 
 
 def make_secret(key: bytes, owner: str | None) -> bytes:
-    """Return the secret of an owner: nobody can sign what another one's receiver accepts."""
+    """Derive the secret of one owner, which cannot sign for another owner's receivers."""
     return hmac.digest(key, f"webhook {owner or ''}".encode(), hashlib.sha256)
 
 
-def show_secret(secret: bytes) -> str:
-    """Return a secret as receivers take it."""
+def encode_secret(secret: bytes) -> str:
+    """Return a secret in the text form of Standard Webhooks."""
     return f"whsec_{b64encode(secret).decode()}"
 
 
 def make_body(callback: Callback) -> bytes:
-    """Return the news of a job's end, in the form of OpenAI's events."""
+    """Return the JSON body for the end of a job, in the form of OpenAI's webhook events."""
     kind = "completed" if callback.state is JobState.SUCCEED else "failed"
     return msgspec.json.encode(
         {
@@ -62,17 +63,17 @@ def make_body(callback: Callback) -> bytes:
 
 
 def event_id(callback: Callback) -> str:
-    """Return the id of an event, the same in each try: receivers know by it what they have."""
+    """Return the event id. It is the same in every try, so that receivers can drop duplicates."""
     return f"evt_{callback.job_id}"
 
 
-def sign(secret: bytes, name: str, body: bytes, now_s: float) -> dict[str, str]:
-    """Return the headers that prove who sends a body, and when."""
+def sign(secret: bytes, message_id: str, body: bytes, now_s: float) -> dict[str, str]:
+    """Return the headers that sign a body, its id and the time."""
     timestamp = str(int(now_s))
-    signed = b".".join([name.encode(), timestamp.encode(), body])
+    signed = b".".join([message_id.encode(), timestamp.encode(), body])
     signature = b64encode(hmac.digest(secret, signed, hashlib.sha256)).decode()
     return {
-        "webhook-id": name,
+        "webhook-id": message_id,
         "webhook-timestamp": timestamp,
         "webhook-signature": f"v1,{signature}",
     }

@@ -1,4 +1,4 @@
-"""Debian's Chromium, pages that must not stray, and a front whose broker does as a test says."""
+"""Fixtures: Debian's Chromium, a page, and a front with a scripted broker."""
 
 import importlib.util
 import shutil
@@ -21,9 +21,9 @@ else:
     async def chromium() -> AsyncIterator[Browser]:
         program = shutil.which("chromium")
         if program is None:
-            pytest.skip("there is no chromium: apt-get install chromium")
+            pytest.skip("chromium is not installed; fix: apt-get install chromium")
         async with async_playwright() as playwright:
-            # Without its sandbox: it cannot have one where tests run as root.
+            # Without the sandbox, which does not work as root.
             browser = await playwright.chromium.launch(
                 executable_path=program, args=["--no-sandbox"]
             )

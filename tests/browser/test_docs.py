@@ -1,4 +1,4 @@
-"""The API pages: what they suggest to send is accepted as it stands."""
+"""The API page: its examples are accepted as they are."""
 
 import pytest
 from playwright.async_api import Browser, Page, expect
@@ -27,7 +27,7 @@ async def test_the_examples_of_a_submit_are_accepted(chromium: Browser, front: S
 
 
 async def execute(page: Page) -> None:
-    """Send what stands there; it must be accepted."""
+    """Send the request; it must be accepted."""
     await page.locator(f"{_OPEN} .execute").click()
     answered = page.locator(f"{_OPEN} .live-responses-table tbody .response-col_status")
     await expect(answered.first).to_contain_text("202")

@@ -1,4 +1,4 @@
-"""The page in a real browser, before a real front whose broker does as each test says."""
+"""The page in a real browser, with a real front and a broker scripted by each test."""
 
 import io
 import re
@@ -30,7 +30,7 @@ from tests.http_front.serving import Served, serve
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 LARGEST_CROP_DIFFERENCE = 6.0
-"""Of a colour of 255: the browser scales by another filter than the server."""
+"""Of 255; the browser and the server scale with different filters."""
 
 
 def latest(broker: ScriptedBroker) -> str:
@@ -59,14 +59,14 @@ async def show_preview(broker: ScriptedBroker, job_id: str, colour: str) -> None
 
 
 @pytest.mark.parametrize("picture_size", [(400, 100), (120, 300)])
-async def test_a_dropped_picture_is_shown_as_the_server_will_cut_it(
+async def test_a_dropped_picture_is_shown_as_the_server_will_crop_it(
     visit: Visit, picture_size: tuple[int, int]
 ) -> None:
     picture = stripes(*picture_size)
     await visit.page.select_option("[name=image_size]", "640*640")
     await visit.drop(as_png(picture))
     shown = await visit.picture_of("#picture-crop")
-    inner = shown.crop((12, 12, shown.width - 12, shown.height - 12))  # its corners are round
+    inner = shown.crop((12, 12, shown.width - 12, shown.height - 12))  # without the round corners
     wanted = ImageOps.fit(picture, shown.size, Image.Resampling.LANCZOS)
     wanted = wanted.crop((12, 12, shown.width - 12, shown.height - 12))
     difference = np.abs(np.asarray(inner, float) - np.asarray(wanted, float))
@@ -74,7 +74,9 @@ async def test_a_dropped_picture_is_shown_as_the_server_will_cut_it(
     await expect(visit.page.locator("#picture-note")).to_contain_text("cut off")
 
 
-async def test_a_portrait_picture_turns_the_size(visit: Visit, broker: ScriptedBroker) -> None:
+async def test_a_portrait_picture_selects_a_portrait_size(
+    visit: Visit, broker: ScriptedBroker
+) -> None:
     await visit.drop(as_png(stripes(90, 160)))
     await visit.page.fill("#prompt", PROMPT)
     await visit.page.click("#submit")
@@ -82,7 +84,7 @@ async def test_a_portrait_picture_turns_the_size(visit: Visit, broker: ScriptedB
     assert broker.specs[latest(broker)].image_size == "720*1280"
 
 
-async def test_the_job_is_what_the_form_says(visit: Visit, broker: ScriptedBroker) -> None:
+async def test_the_job_has_the_settings_of_the_form(visit: Visit, broker: ScriptedBroker) -> None:
     await visit.page.click("label:has(#preset-draft)")
     await visit.page.click("#more summary")
     await visit.page.fill("[name=seed]", "42")
@@ -94,7 +96,7 @@ async def test_the_job_is_what_the_form_says(visit: Visit, broker: ScriptedBroke
     assert (spec.sample_solver, spec.cfg_size) == ("dpm++", None)
 
 
-async def test_a_waiting_job_shows_its_place_and_how_long_it_takes(
+async def test_a_waiting_job_shows_its_queue_position_and_remaining_time(
     visit: Visit, broker: ScriptedBroker
 ) -> None:
     card = await visit.submit()
@@ -134,7 +136,7 @@ async def test_a_failed_job_says_why(visit: Visit, broker: ScriptedBroker) -> No
     await expect(card.locator(".status")).to_have_text(reason)
 
 
-async def test_a_refusal_is_shown_and_leads_to_its_field(
+async def test_an_error_is_shown_and_its_field_gets_the_focus(
     visit: Visit, broker: ScriptedBroker
 ) -> None:
     broker.script = lambda request: (
@@ -149,7 +151,7 @@ async def test_a_refusal_is_shown_and_leads_to_its_field(
     await expect(visit.page.locator("[name=cfg_size]")).to_be_focused()
 
 
-async def test_what_is_missing_is_said_before_anything_is_sent(
+async def test_a_missing_field_is_reported_before_anything_is_sent(
     visit: Visit, broker: ScriptedBroker
 ) -> None:
     await visit.page.click("#submit")
@@ -162,15 +164,15 @@ async def test_what_is_missing_is_said_before_anything_is_sent(
     assert not broker.specs
 
 
-async def test_a_file_that_is_no_picture_is_not_taken(visit: Visit) -> None:
+async def test_a_file_that_is_not_a_picture_is_refused(visit: Visit) -> None:
     file = FilePayload(name="notes.png", mimeType="image/png", buffer=b"no picture")
     await visit.page.set_input_files("#picture-file", file)
-    await expect(visit.page.locator("#picture-note")).to_contain_text("no picture")
+    await expect(visit.page.locator("#picture-note")).to_contain_text("cannot show this file")
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def fetching(tmp_path: Path, broker: ScriptedBroker) -> AsyncIterator[tuple[Served, str]]:
-    """A front that may fetch from this machine, and the address of a picture there."""
+    """A front that may fetch from this machine, and the URL of a picture on it."""
     async with (
         ImageServer().listen("127.0.0.1") as images,
         serve(tmp_path, broker.addresses, allow_private_images=True) as front,
@@ -186,7 +188,7 @@ async def fetching(tmp_path: Path, broker: ScriptedBroker) -> AsyncIterator[tupl
         ("zh-CN", "或填写图片网址", "图片由服务器下载"),
     ],
 )
-async def test_a_picture_is_given_by_its_address(
+async def test_a_picture_can_be_given_by_its_address(
     chromium: Browser,
     broker: ScriptedBroker,
     fetching: tuple[Served, str],
@@ -210,7 +212,7 @@ async def test_a_picture_is_given_by_its_address(
         assert await visit.page.get_by_label(label).input_value() == ""
 
 
-async def test_an_address_that_is_none_or_may_not_be_fetched_is_said(
+async def test_an_invalid_or_forbidden_address_is_reported(
     visit: Visit, broker: ScriptedBroker
 ) -> None:
     address = visit.page.get_by_label("Or the address of a picture")
@@ -218,7 +220,7 @@ async def test_an_address_that_is_none_or_may_not_be_fetched_is_said(
     await visit.page.fill("#prompt", PROMPT)
     await address.fill("boat.png")
     await visit.page.click("#submit")
-    await expect(alert).to_have_text("An address begins with https:// or http://")
+    await expect(alert).to_have_text("The address must begin with https:// or http://")
     await address.fill("http://127.0.0.1/boat.png")
     await visit.page.click("#submit")
     await expect(alert).to_contain_text("The server may not fetch from this address. image_url")
@@ -226,9 +228,7 @@ async def test_an_address_that_is_none_or_may_not_be_fetched_is_said(
     assert not broker.specs
 
 
-async def test_all_jobs_can_be_shown_however_many_there_are(
-    visit: Visit, broker: ScriptedBroker
-) -> None:
+async def test_all_jobs_can_be_shown_page_by_page(visit: Visit, broker: ScriptedBroker) -> None:
     spec = JobSpec(prompt=PROMPT)
     for number in range(130):
         job_id = f"{number:032x}"
@@ -244,7 +244,7 @@ async def test_all_jobs_can_be_shown_however_many_there_are(
             )
         ]
     await visit.reload()
-    older = visit.page.get_by_role("button", name="Show older ones")
+    older = visit.page.get_by_role("button", name="Show older videos")
     for shown in (24, 48, 96):
         await expect(visit.cards).to_have_count(shown)
         await older.click()
@@ -262,7 +262,7 @@ async def test_jobs_and_the_draft_survive_a_reload(visit: Visit, broker: Scripte
     assert await visit.page.input_value("[name=image_size]") == "480*832"
 
 
-async def test_settings_of_a_job_go_back_into_the_form(visit: Visit) -> None:
+async def test_the_settings_of_a_job_are_copied_to_the_form(visit: Visit) -> None:
     card = await visit.submit(image_size="640*640")
     await visit.page.fill("#prompt", "Something quite different")
     await visit.page.select_option("[name=image_size]", "832*480")
@@ -272,9 +272,7 @@ async def test_settings_of_a_job_go_back_into_the_form(visit: Visit) -> None:
     await expect(visit.page.locator("#prompt")).to_be_focused()
 
 
-async def test_the_page_speaks_the_language_of_its_visitor(
-    chromium: Browser, front: Served
-) -> None:
+async def test_the_page_uses_the_language_of_its_visitor(chromium: Browser, front: Served) -> None:
     async with open_visit(chromium, front.url, locale="zh-CN") as visit:
         await expect(visit.page.locator("#submit")).to_have_text("生成视频")
         assert await visit.page.get_attribute("html", "lang") == "zh-CN"
@@ -318,7 +316,9 @@ async def test_everything_can_be_done_with_the_keyboard(
     await expect(visit.cards.first.get_by_role("button", name="Use settings")).to_be_focused()
 
 
-async def test_a_job_that_begins_to_run_moves_nothing(visit: Visit, broker: ScriptedBroker) -> None:
+async def test_a_job_that_starts_does_not_change_the_layout(
+    visit: Visit, broker: ScriptedBroker
+) -> None:
     card = await visit.submit()
     await broker.change(latest(broker), eta_s=90.0)
     await expect(card.locator(".status")).to_contain_text("done in about")
@@ -328,7 +328,7 @@ async def test_a_job_that_begins_to_run_moves_nothing(visit: Visit, broker: Scri
     assert await card.bounding_box() == before
 
 
-async def test_the_time_of_a_job_is_written_as_the_visitor_writes_times(visit: Visit) -> None:
+async def test_the_time_of_a_job_is_formatted_by_the_visitors_locale(visit: Visit) -> None:
     card = await visit.submit()
     await expect(card.locator(".details")).to_have_text(re.compile(r" · \d\d:\d\d$"))
 
@@ -364,7 +364,7 @@ async def test_the_page_fits_a_phone(
         await visit.keep(f"phone-{scheme}", whole=True)
 
 
-async def test_a_lost_connection_is_said_and_comes_back(
+async def test_a_lost_connection_is_shown_and_restored(
     visit: Visit, broker: ScriptedBroker
 ) -> None:
     card = await visit.submit()
@@ -378,7 +378,7 @@ async def test_a_lost_connection_is_said_and_comes_back(
     await visit.wait_for_text(".status", "step 9 of 30")
 
 
-async def test_the_policy_lets_nothing_of_others_in(front: Served) -> None:
+async def test_the_security_policy_allows_no_other_origin(front: Served) -> None:
     async with front.session.get(front.url + "/") as response:
         policy = response.headers["Content-Security-Policy"]
         text = await response.text()

@@ -1,4 +1,4 @@
-"""Finished videos in a real browser: their colours, and what can be done with them."""
+"""Finished videos in a real browser: their colours, and the actions on them."""
 
 import secrets
 import threading
@@ -25,9 +25,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 LARGEST_COLOUR_DIFFERENCE = 8
 """Of 255, in any channel of any patch of the chart."""
-# The colours of the usual chart of 24 patches: skin, sky, leaves, primaries as things have them,
-# greys. Chromium without a GPU shows bluer ones than these up to 13 too dark, whatever the file
-# says: it multiplies Cb by 2, where BT.709 says 2.11.
+# The usual chart of 24 patches: natural colours, primaries and greys. Without a GPU, Chromium shows
+# stronger blues up to 13 too dark whatever the file says: it multiplies Cb by 2, BT.709 by 2.11.
 CHART = (
     *("#735244", "#c29682", "#627a9d", "#576c43", "#8580b1", "#67bdaa"),
     *("#d67e2c", "#505ba6", "#c15a63", "#5e3c6c", "#9dbc40", "#e0a32e"),
@@ -84,7 +83,7 @@ def write_video(store: Store, job_id: str, spec: JobSpec) -> None:
 
 
 def finish_job(broker: ScriptedBroker, front: Served) -> str:
-    """Let a job have succeeded; return its id."""
+    """Add a successful job with a video; return its id."""
     job_id = secrets.token_hex(16)
     spec = JobSpec(prompt=PROMPT, image_size=f"{WIDTH_PX}*{HEIGHT_PX}", num_frames=24, seed=7)
     write_video(FolderStore(Path(front.config.store)), job_id, spec)
@@ -102,7 +101,7 @@ def finish_job(broker: ScriptedBroker, front: Served) -> str:
 
 
 async def colour_difference(card: Locator) -> tuple[int, str]:
-    """Return the largest difference, and at which colour."""
+    """Return the largest difference, and the colour where it occurs."""
     rows = len(CHART) // COLUMNS
     video = card.locator("video")
     shown = await video.evaluate(READ_PATCHES, [COLUMNS, rows, PATCH_PX])
@@ -118,7 +117,7 @@ async def colour_difference(card: Locator) -> tuple[int, str]:
     return int(differences[worst]), f"{CHART[worst]} is shown as {shown[worst]}"
 
 
-async def test_a_played_video_has_the_colours_that_were_made(
+async def test_a_played_video_has_its_original_colours(
     visit: Visit, front: Served, broker: ScriptedBroker
 ) -> None:
     finish_job(broker, front)
@@ -146,7 +145,7 @@ async def test_a_finished_job_shows_its_poster_and_is_downloaded(
     assert (tmp_path / "saved.mp4").read_bytes() == original.read_bytes()
 
 
-async def test_a_video_is_deleted_at_the_second_press(
+async def test_a_video_is_deleted_when_the_button_is_pressed_twice(
     visit: Visit, front: Served, broker: ScriptedBroker
 ) -> None:
     job_id = finish_job(broker, front)
@@ -160,7 +159,7 @@ async def test_a_video_is_deleted_at_the_second_press(
     await expect(visit.page.locator("#no-jobs")).to_be_visible()
 
 
-async def test_with_api_keys_the_page_asks_for_one_and_then_does_all_it_does(
+async def test_with_api_keys_the_page_asks_for_one_and_then_works_as_usual(
     chromium: Browser, broker: ScriptedBroker, tmp_path: Path
 ) -> None:
     text, keys = make_key(), tmp_path / "keys.json"
@@ -185,7 +184,7 @@ async def test_with_api_keys_the_page_asks_for_one_and_then_does_all_it_does(
         await expect(visit.cards).to_have_count(2)
 
 
-async def test_who_has_no_key_is_asked_once_and_a_wrong_one_is_said_to_be_wrong(
+async def test_the_page_asks_once_for_a_key_and_reports_a_wrong_one(
     chromium: Browser, broker: ScriptedBroker, tmp_path: Path
 ) -> None:
     text, keys = make_key(), tmp_path / "keys.json"
@@ -198,7 +197,7 @@ async def test_who_has_no_key_is_asked_once_and_a_wrong_one_is_said_to_be_wrong(
         await page.keyboard.press("Escape")
         await expect(dialog).to_be_hidden()
         async with page.expect_response(lambda answer: "/video/list" in answer.url):
-            pass  # asked again by itself, and refused
+            pass  # the page asks again on its own, and is refused
         await expect(page.locator("#server")).to_have_text("An API key is needed")
         await expect(dialog).to_be_hidden()
         await page.click("#key-button")

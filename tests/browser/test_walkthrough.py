@@ -1,4 +1,4 @@
-"""The walkthrough of the page: every label that it names is used, in its order."""
+"""The walkthrough of the page: every label in it is used, in its order."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -17,7 +17,7 @@ JOB_LIMIT_MS = 120_000
 DOCUMENT = WALKTHROUGHS / "browser.md"
 
 
-async def test_the_page_can_be_used_as_the_walkthrough_says(
+async def test_the_page_works_as_the_walkthrough_says(
     chromium: Browser, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     port = free_port()

@@ -1,4 +1,4 @@
-"""The page before a whole server: eight ranks, a restart in between, and a video to play."""
+"""The page with a whole server: eight ranks, a restart and a video to play."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -26,7 +26,7 @@ async def server(state_dir: Path) -> AsyncIterator[RunningServer]:
         yield server
 
 
-async def test_a_dropped_picture_becomes_a_video_over_a_reload_and_a_restart(
+async def test_jobs_survive_a_reload_of_the_page_and_a_restart_of_the_server(
     chromium: Browser, server: RunningServer, state_dir: Path
 ) -> None:
     async with open_visit(chromium, server.url) as visit:

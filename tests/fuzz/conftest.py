@@ -1,4 +1,4 @@
-"""How much is tried: `--examples N`; `make fuzz` takes the long way."""
+"""The option `--examples N`; `make fuzz` uses many more than the default."""
 
 import pytest
 
@@ -11,5 +11,5 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def num_examples(request: pytest.FixtureRequest) -> int:
-    """How many inputs there shall be per operation of the API, and per function."""
+    """Number of inputs per operation of the API and per function."""
     return int(request.config.getoption("--examples", SHORT))

@@ -1,7 +1,4 @@
-"""A stranger with a key tries all that the OpenAPI document allows, and all that it does not.
-
-Seen to fail with bodies whose bad JSON, or whose wrong fields, raise what nobody catches.
-"""
+"""A client with a key sends valid and invalid requests for every documented operation."""
 
 import asyncio
 import os
@@ -31,15 +28,15 @@ WIDE = Limits(
 
 @dataclass(frozen=True)
 class Besieged:
-    """A whole server, but for the ranks; a stranger's key and a well-behaved client's."""
+    """A whole server without ranks, and the keys of an attacker, a user and an administrator."""
 
     server: ChaosServer
-    stranger: str
-    friend: str
+    attacker: str
+    user: str
     admin: str
 
     def processes(self) -> dict[str, int]:
-        """Every process that must still be there afterwards, by its name."""
+        """Return the pids of all processes that must survive, by name."""
         ranks = self.server.life.pids("stub_ranks")
         found = {f"rank {number}": pid for number, pid in enumerate(sorted(ranks))}
         for part in PARTS:
@@ -51,7 +48,7 @@ class Besieged:
 
 @pytest_asyncio.fixture
 async def besieged(tmp_path: Path) -> AsyncIterator[Besieged]:
-    file, names = tmp_path / "keys", ("stranger", "friend", "admin")
+    file, names = tmp_path / "keys", ("attacker", "user", "admin")
     keys = [make_key() for _ in names]
     write_keys(
         file,
@@ -60,15 +57,15 @@ async def besieged(tmp_path: Path) -> AsyncIterator[Besieged]:
             for name, key in zip(names, keys, strict=True)
         ],
     )
-    # Long enough for a job to be there when it is asked for a moment later, on a busy machine too.
+    # Long enough that a job still exists when it is requested a moment later on a busy machine.
     flags = ["--api-keys", str(file), "--job-ttl", "60"]
     async with chaos_server(tmp_path, flags=flags, front_module=FRONT, step_s=0.001) as server:
         yield Besieged(server, *keys)
 
 
-async def test_no_request_finds_a_fault(besieged: Besieged, num_examples: int) -> None:
+async def test_no_request_breaks_the_server(besieged: Besieged, num_examples: int) -> None:
     before = besieged.processes()
-    await attack(besieged, 10)  # what is loaded on first use is no growth
+    await attack(besieged, 10)  # memory used on first use does not count as growth
     memory = {part: memory_bytes(before[part]) for part in PARTS}
     attacking = asyncio.create_task(attack_as_all(besieged, num_examples))
     num_videos = await make_videos(besieged, attacking)
@@ -80,69 +77,65 @@ async def test_no_request_finds_a_fault(besieged: Besieged, num_examples: int) -
         assert grown < MAX_GROWTH_BYTES, f"{part} has grown by {grown >> 20} MiB"
     log = besieged.server.life.log()
     assert "Traceback" not in log
-    assert besieged.stranger not in log
+    assert besieged.attacker not in log
     assert await drain(besieged) == 0
 
 
 async def attack_as_all(besieged: Besieged, num_examples: int) -> None:
-    """Attack as a stranger, and where only an administrator comes as one."""
+    """Attack with the attacker's key, and the admin routes with the administrator's key."""
     await attack(besieged, num_examples)
     chosen = [word for path in ADMIN_PATHS for word in ("--include-path", path)]
-    phases = ["--phases", "examples,coverage,fuzzing"]  # no links lead there
+    phases = ["--phases", "examples,coverage,fuzzing"]  # no links point to these routes
     await attack(besieged, num_examples, besieged.admin, *chosen, *phases)
 
 
 async def attack(
     besieged: Besieged, num_examples: int, key: str | None = None, *options: str
 ) -> None:
-    """Let schemathesis try operations; it ends with 0 if it has found nothing."""
+    """Run schemathesis; it exits with 0 if it finds no failure."""
     command = [
         *("-m", "schemathesis.cli", "--config-file", str(CONFIG), "--no-color", "run"),
         f"{besieged.server.life.url}/openapi.json",
         *("--checks", "all", "--max-examples", str(num_examples), "--continue-on-failure"),
         *("--seed", "1", "--generation-database", "none"),
-        *("--header", f"Authorization: Bearer {key or besieged.stranger}", *options),
+        *("--header", f"Authorization: Bearer {key or besieged.attacker}", *options),
     ]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, *command),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
-        env=os.environ | {"PYTHONHASHSEED": "0"},  # the seed alone leaves the order of sets open
+        env=os.environ | {"PYTHONHASHSEED": "0"},  # the order of sets depends on it, too
     )
     try:
-        told, _ = await process.communicate()
+        output, _ = await process.communicate()
     finally:
         if process.returncode is None:
             process.kill()
-    assert process.returncode == 0, told.decode()
+    assert process.returncode == 0, output.decode()
 
 
 async def drain(besieged: Besieged) -> int:
-    """Send all kinds of requests that shall not end the server, then the one that does.
-
-    Returns:
-        The server's exit code.
-    """
+    """Send requests that must not stop the server, then the one that does; return its exit code."""
     async with aiohttp.ClientSession(besieged.server.life.url) as session:
         for key, method, status in (
             (None, "POST", 401),
             ("wan_", "POST", 401),
-            (besieged.stranger, "POST", 403),
+            (besieged.attacker, "POST", 403),
             (besieged.admin, "GET", 405),
             (besieged.admin, "DELETE", 405),
             (besieged.admin, "POST", 202),
         ):
             headers = {} if key is None else {"Authorization": f"Bearer {key}"}
             async with session.request(
-                method, DRAIN_PATH, headers=headers, data=b"{nothing that is read"
+                method, DRAIN_PATH, headers=headers, data=b"{the body is ignored"
             ) as response:
                 assert response.status == status
     return await asyncio.to_thread(besieged.server.life.process.wait, DRAIN_LIMIT_S)
 
 
 async def make_videos(besieged: Besieged, attacking: asyncio.Task[None]) -> int:
-    """Have videos made, one after the other, while the attack lasts; return how many."""
-    headers = {"Authorization": f"Bearer {besieged.friend}"}
+    """Make videos one after the other during the attack; return how many."""
+    headers = {"Authorization": f"Bearer {besieged.user}"}
     num_videos = 0
     async with aiohttp.ClientSession(besieged.server.life.url, headers=headers) as session:
         caller = Caller(session)
@@ -153,8 +146,7 @@ async def make_videos(besieged: Besieged, attacking: asyncio.Task[None]) -> int:
 
 
 def memory_bytes(pid: int) -> int:
-    """Return how much memory a process holds."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) << 10
-    raise AssertionError(f"process {pid} has gone")
+    raise AssertionError(f"process {pid} has ended")

@@ -1,6 +1,6 @@
-"""However a URL is spelled, nothing but a public address is dialled.
+"""However a URL is spelled, the server connects only to public addresses.
 
-Seen to fail with a guard that trusts the standard library: `not is_private`, or `is_global`.
+The standard library's `is_private` and `is_global` are not strict enough to pass these tests.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from http_front.errors import FrontError
-from http_front.images.address_guard import is_allowed
+from http_front.images.address_guard import is_public
 from http_front.images.fetch import ImageSource
 from http_front.images.spool import open_spool
 
@@ -26,7 +26,7 @@ NAT64 = int(ipaddress.IPv6Address("64:ff9b::"))
 
 
 class OneName(AbstractResolver):
-    """Every name leads to the address of the moment."""
+    """Resolves every name to `address`."""
 
     def __init__(self) -> None:
         self.address = ""
@@ -34,19 +34,19 @@ class OneName(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        found = socket.AF_INET6 if ":" in self.address else socket.AF_INET
+        family = socket.AF_INET6 if ":" in self.address else socket.AF_INET
         return [
             ResolveResult(
-                hostname=host, host=self.address, port=port, family=found, proto=0, flags=0
+                hostname=host, host=self.address, port=port, family=family, proto=0, flags=0
             )
         ]
 
     async def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing."""
 
 
 def spelled(address: str) -> list[str]:
-    """The ways to write an IPv4 address that some parser understands."""
+    """Return spellings of an IPv4 address that some parser accepts."""
     number = int(ipaddress.IPv4Address(address))
     a, b, c, d = address.split(".")
     mapped = f"{number >> 16:x}:{number & 0xFFFF:x}"
@@ -64,9 +64,9 @@ def test_every_spelling_of_a_private_address_is_refused(tmp_path: Path, num_exam
     names, passed = OneName(), list[str]()
 
     def spy(address: str) -> bool:
-        if is_allowed(address):
+        if is_public(address):
             passed.append(address)
-        return False  # nothing is ever dialled from here
+        return False  # never connect
 
     async def fetch(text: str) -> None:
         source = ImageSource(guard=spy, ports=None, resolver=names)
@@ -101,9 +101,9 @@ def test_no_address_that_is_not_global_is_allowed(num_examples: int) -> None:
     @given(st.ip_addresses(v=4), st.ip_addresses(v=6))
     def try_addresses(v4: ipaddress.IPv4Address, v6: ipaddress.IPv6Address) -> None:
         for address in (v4, v6):
-            assert address.is_global or not is_allowed(str(address))
-        # An address inside an address is not dialled at all.
+            assert address.is_global or not is_public(str(address))
+        # IPv6 addresses that embed an IPv4 address are refused, except a mapped public one.
         for outer in (int(v4) | 0xFFFF << 32, int(v4) | NAT64, int(v4) << 80 | 0x2002 << 112):
-            assert not is_allowed(str(ipaddress.IPv6Address(outer))) or v4.is_global
+            assert not is_public(str(ipaddress.IPv6Address(outer))) or v4.is_global
 
     try_addresses()

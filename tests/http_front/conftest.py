@@ -12,7 +12,7 @@ from tests.http_front.serving import Served, serve
 
 @pytest_asyncio.fixture
 async def broker() -> AsyncIterator[ScriptedBroker]:
-    # Not under tmp_path: its names are too long for a socket.
+    # Not in tmp_path, whose path is too long for a socket.
     with tempfile.TemporaryDirectory(prefix="wan-") as run_dir:
         async with ScriptedBroker(Path(run_dir)) as scripted:
             yield scripted

@@ -1,7 +1,7 @@
 """`python -m tests.http_front.front_with_names JSON`: the front of a whole server under test.
 
-It is the product's but for its fetching of images: names lead where a file says, one
-address of this machine counts as public, and a file tells which addresses it dials.
+It differs from the product in how it fetches images: a file gives the addresses of host names, one
+address of this machine counts as public, and a file records the addresses it connects to.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from broker.process.child import allow_many_files, begin, report
 from http_front.app import create_app
 from http_front.config import FrontConfig
 from http_front.http_server import create_runner
-from http_front.images.address_guard import may_be_dialled
+from http_front.images.address_guard import may_connect_to
 from http_front.images.fetch import ImageSource
 from tests.chaos.stub_settings import StubSettings
 from tests.http_front.images.image_server import IMAGE_ADDRESS, Names
@@ -25,64 +25,63 @@ from tests.http_front.images.image_server import IMAGE_ADDRESS, Names
 FETCH_LIMIT_S = 3.0
 
 
-class GuardedHttp:
-    """The folder in which a test and the front tell each other of names and calls."""
+class NamesFolder:
+    """A folder that a test shares with the front: host names, and recorded connections."""
 
     def __init__(self, folder: Path) -> None:
         self._names = folder / "names.json"
-        self._dialled = folder / "dialled"
+        self._connected = folder / "connected"
 
-    def lead(self, names: dict[str, list[tuple[str, int]]]) -> None:
-        """Say where names lead: a list is used up but for its last."""
+    def set(self, names: dict[str, list[tuple[str, int]]]) -> None:
+        """Set the addresses of names. They are used in order; the last one is repeated."""
         partial = self._names.with_suffix(".new")
         partial.write_bytes(msgspec.json.encode(names))
         partial.rename(self._names)
-        self._dialled.write_text("")
+        self._connected.write_text("")
 
-    def names(self) -> dict[str, list[tuple[str, int]]]:
-        """Return where names lead now."""
+    def read(self) -> dict[str, list[tuple[str, int]]]:
         return msgspec.json.decode(self._names.read_bytes(), type=dict[str, list[tuple[str, int]]])
 
-    def note(self, address: str) -> None:
-        """Write down that an address is dialled."""
-        with self._dialled.open("a") as file:
+    def record(self, address: str) -> None:
+        """Record a connection to an address."""
+        with self._connected.open("a") as file:
             file.write(f"{address}\n")
 
-    def dialled(self) -> list[str]:
-        """Return the addresses that have been dialled since the names were laid out."""
-        return self._dialled.read_text().split()
+    def connected(self) -> list[str]:
+        """Return the addresses recorded since the names were set."""
+        return self._connected.read_text().split()
 
 
-class LaidOutNames(Names):
-    """Looks names up in the folder."""
+class NamesFromFolder(Names):
+    """Resolves names from the folder."""
 
-    def __init__(self, outside: GuardedHttp) -> None:
+    def __init__(self, folder: NamesFolder) -> None:
         super().__init__()
-        self._outside = outside
-        self._laid_out: dict[str, list[tuple[str, int]]] = {}
+        self._folder = folder
+        self._last_read: dict[str, list[tuple[str, int]]] = {}
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Return the next address of a name."""
-        laid_out = self._outside.names()
-        if laid_out != self._laid_out:
-            self._laid_out = laid_out
-            self.answers = {name: [*answers] for name, answers in laid_out.items()}
+        names = self._folder.read()
+        if names != self._last_read:
+            self._last_read = names
+            self.answers = {name: [*answers] for name, answers in names.items()}
         return await super().resolve(host, port, family)
 
 
 async def serve(config: FrontConfig) -> None:
-    """Answer requests until the process is ended."""
-    outside = GuardedHttp(Path(StubSettings.inherited().folder))
+    """Serve requests until the process is killed."""
+    folder = NamesFolder(Path(StubSettings.inherited().folder))
 
     def guard(address: str) -> bool:
-        allowed = address == IMAGE_ADDRESS or may_be_dialled(address)
+        allowed = address == IMAGE_ADDRESS or may_connect_to(address)
         if allowed:
-            outside.note(address)
+            folder.record(address)
         return allowed
 
-    source = ImageSource(guard=guard, resolver=LaidOutNames(outside), total_limit_s=FETCH_LIMIT_S)
+    resolver = NamesFromFolder(folder)
+    source = ImageSource(guard=guard, resolver=resolver, total_limit_s=FETCH_LIMIT_S)
     runner = create_runner(create_app(config, source))
     await runner.setup()
     await web.SockSite(runner, socket.socket(fileno=config.listen_fd)).start()
@@ -91,7 +90,6 @@ async def serve(config: FrontConfig) -> None:
 
 
 def main() -> None:
-    """Serve."""
     config = msgspec.json.decode(sys.argv[1], type=FrontConfig)
     begin("front", config.parent_pid, config.log_format)
     allow_many_files()

@@ -1,4 +1,4 @@
-"""A front before a real broker and a group without torch, and the `wan` command on a terminal."""
+"""A front with a real broker and a group without torch, and the `wan` command on a terminal."""
 
 import asyncio
 import os
@@ -31,7 +31,7 @@ class Stack:
     image: Path
 
     async def wan(self, *words: str) -> tuple[int, str, str]:
-        """Run the `wan` command; return exit code, output and errors."""
+        """Run the `wan` command; return exit code, stdout and stderr."""
         process = await start_wan(*words, "--server", self.front.url)
         async with asyncio.timeout(LIMIT_S):
             out, err = await process.communicate()
@@ -42,7 +42,7 @@ class Stack:
         return await self.client.submit(self.image, {"prompt": prompt})
 
     async def end_of(self, job_id: str) -> JobUpdate:
-        """Watch a job, and whether the watch is right; return its last change."""
+        """Watch a job to its end, check the order of its changes, and return the last one."""
         async with asyncio.timeout(LIMIT_S):
             updates = [update async for update in self.client.watch(job_id)]
         seqs = [update.seq for update in updates]
@@ -56,7 +56,7 @@ class Stack:
 async def open_stack(tmp_path: Path) -> AsyncIterator[Stack]:
     image = tmp_path / "cat.png"
     image.write_bytes(picture())
-    # Not under tmp_path: its names are too long for a socket.
+    # Not in tmp_path, whose path is too long for a socket.
     with tempfile.TemporaryDirectory(prefix="wan-") as state_dir:
         folder = Path(state_dir)
         config = broker_config(folder)
@@ -71,7 +71,7 @@ async def open_stack(tmp_path: Path) -> AsyncIterator[Stack]:
 
 
 async def start_wan(*words: str) -> asyncio.subprocess.Process:
-    """Start the `wan` command with nothing to read and nobody at a terminal."""
+    """Start the `wan` command without input and without a terminal."""
     return await asyncio.create_subprocess_exec(
         *(*WAN, *words),
         stdin=asyncio.subprocess.DEVNULL,
@@ -81,7 +81,7 @@ async def start_wan(*words: str) -> asyncio.subprocess.Process:
 
 
 class Terminal:
-    """The `wan` command on a terminal of its own, with somebody who reads and types."""
+    """The `wan` command on its own terminal, with methods to read and to type."""
 
     def __init__(self, *words: str) -> None:
         self._words = words
@@ -96,7 +96,7 @@ class Terminal:
             env=os.environ | {"TERM": "xterm", "COLUMNS": "80", "LINES": "24"},
         )
         os.close(inside)
-        self._news = asyncio.Event()
+        self._has_output = asyncio.Event()
         asyncio.get_running_loop().add_reader(self._screen, self._read)
         return self
 
@@ -114,16 +114,16 @@ class Terminal:
 
     @property
     def shown(self) -> str:
-        """All that has appeared on the terminal."""
+        """Everything shown on the terminal so far."""
         return self._shown.decode(errors="replace")
 
     async def until(self, text: str) -> None:
-        """Wait until a text has appeared."""
+        """Wait until a text appears."""
         try:
             async with asyncio.timeout(LIMIT_S):
                 while text not in self.shown:
-                    self._news.clear()
-                    await self._news.wait()
+                    self._has_output.clear()
+                    await self._has_output.wait()
         except TimeoutError:
             raise AssertionError(f"{text!r} does not appear: {self.shown}") from None
 
@@ -132,13 +132,13 @@ class Terminal:
         os.write(self._screen, keys.encode())
 
     async def end(self) -> int:
-        """Wait until the command has ended; return its exit code."""
+        """Wait until the command ends; return its exit code."""
         async with asyncio.timeout(LIMIT_S):
             return await self.process.wait()
 
     def _read(self) -> None:
         try:
             self._shown += os.read(self._screen, 1 << 16)
-        except OSError:  # the command has ended, and with it its side of the terminal
+        except OSError:  # the command has ended and closed its side of the terminal
             asyncio.get_running_loop().remove_reader(self._screen)
-        self._news.set()
+        self._has_output.set()

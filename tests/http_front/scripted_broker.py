@@ -1,4 +1,4 @@
-"""A broker that answers as a test says: a real peer on real sockets, without journal or groups."""
+"""A broker scripted by a test: a real peer on real sockets, without journal or groups."""
 
 import asyncio
 import time
@@ -58,11 +58,11 @@ _DONE: dict[type, FrontReply] = {
 }
 
 Script = Callable[[FrontRequest], FrontReply | None]
-"""Answers a request; None leaves it to the plain behaviour."""
+"""Returns the reply to a request; None selects the default reply."""
 
 
 class ScriptedBroker:
-    """Keeps jobs in memory; `script` may answer instead, `silent` answers nothing."""
+    """Keeps jobs in memory. `script` may override replies; `silent` suppresses all of them."""
 
     def __init__(self, run_dir: Path) -> None:
         self.addresses = Addresses.in_folder(run_dir)
@@ -95,7 +95,7 @@ class ScriptedBroker:
         self._context.destroy(linger=0)
 
     async def change(self, job_id: str, *, publish: bool = True, **changes: object) -> JobView:
-        """Change a job and tell those who watch it, or let the event be lost."""
+        """Change a job, and publish the change unless its event should be lost."""
         before = self.history[job_id][-1]
         view = msgspec.structs.replace(
             before, seq=before.seq + 1, updated_at=time.time(), **changes
@@ -106,15 +106,14 @@ class ScriptedBroker:
         return view
 
     async def publish(self, view: JobView) -> None:
-        """Send an event."""
         await self._events.send_multipart([view.job_id.encode(), *job_events.encode(view)])
 
     async def send_raw(self, *parts: bytes) -> None:
-        """Send an event that no broker would."""
+        """Send an event that a real broker would not send."""
         await self._events.send_multipart(parts)
 
     async def send_to_front(self, *parts: bytes) -> None:
-        """Send the front that asked last a reply that no broker would."""
+        """Send a reply that a real broker would not send, to the front that asked last."""
         await self._requests.send_multipart([self._last_front, *parts])
 
     async def _listen(self) -> None:

@@ -1,4 +1,4 @@
-"""A front on a free port of this machine, in this process, and what tests send to it."""
+"""A front in this process, on a free port, with helpers to send requests."""
 
 import asyncio
 import os
@@ -33,12 +33,12 @@ class Served:
     session: aiohttp.ClientSession
 
     async def post(self, path: str, body: object) -> tuple[int, Any]:
-        """Send JSON; return the status and the JSON of the answer."""
+        """Send JSON; return the status and the JSON body."""
         async with self.session.post(self.url + path, json=body) as response:
             return response.status, await response.json()
 
     async def get(self, path: str) -> tuple[int, Any]:
-        """Return the status and the JSON of the answer."""
+        """Return the status and the JSON body."""
         async with self.session.get(self.url + path) as response:
             return response.status, await response.json()
 
@@ -50,18 +50,17 @@ class Served:
             return response.status, await response.json()
 
     async def submit(self) -> str:
-        """Submit a good job; return its id."""
+        """Submit a valid job; return its id."""
         status, answer = await self.upload(picture())
         assert status == 202, answer
         return str(answer["requestId"])
 
     @property
     def videos(self) -> Path:
-        """The folder that finished videos are served from."""
         return Path(self.config.store) / VIDEOS
 
     def stored_images(self) -> list[Path]:
-        """The files that accepted images have left, and any others."""
+        """All files in the folder of input images."""
         inputs = Path(self.config.store) / INPUTS
         return [path for path in inputs.rglob("*") if path.is_file()]
 
@@ -70,7 +69,6 @@ class Served:
 async def serve(
     folder: Path, addresses: Addresses, source: ImageSource | None = None, **settings: Any
 ) -> AsyncIterator[Served]:
-    """Run a front."""
     settings = {"store": str(folder), **settings}
     config = FrontConfig(addresses=addresses, parent_pid=os.getppid(), **settings)
     runner = create_runner(create_app(config, source))
@@ -86,17 +84,16 @@ async def serve(
 
 
 def picture(width_px: int = 96, height_px: int = 64, kind: str = "PNG") -> bytes:
-    """Return an image file."""
     file = BytesIO()
     Image.new("RGB", (width_px, height_px), "teal").save(file, kind)
     return file.getvalue()
 
 
 async def send_raw(port: int, data: bytes, *, head_only: bool = False, ends: bool = False) -> bytes:
-    """Write bytes on a fresh connection; return what comes back until it is closed.
+    """Send bytes on a new connection; return the response, read until the server closes it.
 
-    With `head_only` the connection is dropped as soon as the head of the answer is there; with
-    `ends` the server is told that nothing follows.
+    With `head_only`, stop reading after the head of the response. With `ends`, send EOF after the
+    data.
     """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:

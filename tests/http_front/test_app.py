@@ -22,7 +22,7 @@ async def test_the_log_of_requests_holds_no_query_and_no_header(
     assert "hidden" not in caplog.text
 
 
-async def test_every_answer_carries_the_headers_that_tame_browsers(front: Served) -> None:
+async def test_every_response_has_the_security_headers(front: Served) -> None:
     for path in ("/live", "/health", "/nothing", "/openapi.json", f"/videos/{'0' * 32}.mp4"):
         async with front.session.get(front.url + path) as response:
             assert response.headers["X-Content-Type-Options"] == "nosniff"
@@ -39,7 +39,7 @@ async def test_every_answer_carries_the_headers_that_tame_browsers(front: Served
         ({"allowed_hosts": ("Wan.Example",)}, "wan.example", 200),
     ],
 )
-async def test_the_names_of_the_server_depend_on_where_it_listens(
+async def test_the_allowed_host_names_depend_on_the_listening_address(
     tmp_path: Path,
     broker: ScriptedBroker,
     settings: dict[str, Any],
@@ -52,10 +52,10 @@ async def test_the_names_of_the_server_depend_on_where_it_listens(
     assert answer.startswith(b"HTTP/1.1 %d " % status)
 
 
-async def test_an_error_of_ours_is_500_without_internals_and_logged(
+async def test_a_server_fault_is_logged_and_answered_with_500_without_internals(
     front: Served, broker: ScriptedBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # A reply of the wrong kind breaks an invariant of ours.
+    # A reply of the wrong type violates an assertion.
     broker.script = lambda _request: broker.health
     status, answer = await front.post("/video/status", {"requestId": "0" * 32})
     assert (status, answer["error"]["code"]) == (500, "internal")
@@ -63,7 +63,7 @@ async def test_an_error_of_ours_is_500_without_internals_and_logged(
     assert "AssertionError" in caplog.text
 
 
-def test_leftovers_of_a_killed_front_are_removed_and_fresh_files_are_not(
+def test_old_files_of_a_killed_front_are_removed_and_new_files_are_kept(
     tmp_path: Path,
 ) -> None:
     for name, age_s in (("old.upload", 7200), ("new.upload", 0)):

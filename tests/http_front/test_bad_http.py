@@ -12,8 +12,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 RAW = [
     case
     for case in cases("http", "http-raw")
-    if not case.id.startswith("http-104")  # those are about API keys
-    and case.id not in ("http-085", "http-087")  # never finished: see the test of slow clients
+    if not case.id.startswith("http-104")  # about API keys
+    and case.id not in ("http-085", "http-087")  # never complete: see the test of slow clients
 ]
 
 KEYS = [case for case in cases("http", "http-raw") if case.id.startswith("http-104")]
@@ -22,7 +22,7 @@ KEYS = [case for case in cases("http", "http-raw") if case.id.startswith("http-1
 async def raw(
     besieged: Besieged, text: str, job_id: str = "0" * 32, *, head_only: bool = False
 ) -> tuple[int, str]:
-    """Send the characters of a case; return status and the whole answer."""
+    """Send the text of a case; return the status and the whole response."""
     text = fill(besieged, text, job_id)
     data = await send_raw(besieged.front.port, text.encode("latin-1"), head_only=head_only)
     answer = data.decode("latin-1")
@@ -32,7 +32,7 @@ async def raw(
 
 
 def fill(besieged: Besieged, text: str, job_id: str = "0" * 32) -> str:
-    """Put what they stand for into the places of a case."""
+    """Fill in the placeholders of a case."""
     return (
         text.replace("{{SUBMIT}}", "/video/submit")
         .replace("{{HOST}}", f"127.0.0.1:{besieged.front.port}")
@@ -52,7 +52,7 @@ async def test_bad_http_is_refused_and_the_connection_closed(
     assert 400 <= status < 500
     assert "Traceback" not in answer
     assert "echo-me" not in answer
-    # In our words, not the parser's, whatever it stumbled over.
+    # The message is ours, not the parser's.
     assert "reading" not in answer
     assert "b'" not in answer
     assert case.text.startswith("HEAD") or '{"error":{"code":' in answer
@@ -75,7 +75,7 @@ async def test_a_compressed_body_is_not_unpacked(besieged: Besieged, case: Case)
     await besieged.assert_nothing_happened()
 
 
-async def test_slow_heads_and_bodies_are_cut_off(besieged: Besieged) -> None:
+async def test_slow_heads_and_bodies_time_out(besieged: Besieged) -> None:
     head = f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{besieged.front.port}\r\nX-A: b\r\n"
     half_body = (
         f"POST /video/submit HTTP/1.1\r\nHost: 127.0.0.1:{besieged.front.port}\r\n"
@@ -144,14 +144,14 @@ async def test_a_foreign_host_header_is_refused(besieged: Besieged, host: str) -
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:1", "127.0.0.1:8088", "[::1]:8088"])
-async def test_each_name_of_loopback_is_good(besieged: Besieged, host: str) -> None:
+async def test_every_loopback_name_is_accepted(besieged: Besieged, host: str) -> None:
     status, _ = await raw(
         besieged, f"GET /live HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
     )
     assert status == 200
 
 
-async def test_a_form_of_another_site_makes_no_job(besieged: Besieged) -> None:
+async def test_a_form_from_another_site_makes_no_job(besieged: Besieged) -> None:
     async with besieged.front.session.post(
         besieged.front.url + "/video/submit",
         json={"prompt": PROMPT},
@@ -161,15 +161,17 @@ async def test_a_form_of_another_site_makes_no_job(besieged: Besieged) -> None:
         assert (await response.json())["error"]["code"] == "forbidden"
 
 
-async def test_an_unknown_address_is_404_in_the_shape_of_an_error(besieged: Besieged) -> None:
+async def test_an_unknown_route_is_404_with_an_error_body(besieged: Besieged) -> None:
     status, answer = await besieged.front.get("/nothing/here")
     assert (status, answer["error"]["code"]) == (404, "not_found")
 
 
 @pytest.mark.parametrize("case", KEYS, ids=lambda case: case.id)
-async def test_an_odd_authorization_header_is_a_wrong_one(besieged: Besieged, case: Case) -> None:
+async def test_a_malformed_authorization_header_is_unauthorized(
+    besieged: Besieged, case: Case
+) -> None:
     status, answer = await raw(besieged, case.text)
-    # With the right key the job is made.
+    # The case with a valid key makes a job.
     expected = {"http-104-space": {202}, "http-104-10kb": {400, 401, 431}}
     assert status in expected.get(case.id, {401})
     for text in (answer, besieged.log):

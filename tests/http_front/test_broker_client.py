@@ -31,7 +31,7 @@ async def client(broker: ScriptedBroker) -> AsyncIterator[BrokerClient]:
     context.term()
 
 
-async def test_many_requests_at_once_get_their_own_answers(
+async def test_concurrent_requests_get_their_own_replies(
     client: BrokerClient, broker: ScriptedBroker
 ) -> None:
     def script(request: FrontRequest) -> FrontReply | None:
@@ -49,7 +49,7 @@ async def test_many_requests_at_once_get_their_own_answers(
     assert await asyncio.gather(*(ask(n) for n in range(500))) == [str(n) for n in range(500)]
 
 
-async def test_silence_ends_as_unavailable_at_the_limit(
+async def test_a_request_without_a_reply_is_unavailable_after_the_limit(
     client: BrokerClient, broker: ScriptedBroker
 ) -> None:
     broker.silent = True
@@ -61,7 +61,7 @@ async def test_silence_ends_as_unavailable_at_the_limit(
     assert isinstance(await client.ask(GetHealth()), HealthFound)
 
 
-async def test_a_request_is_sent_again_until_it_is_answered(
+async def test_a_request_is_sent_again_until_there_is_a_reply(
     client: BrokerClient, broker: ScriptedBroker
 ) -> None:
     broker.silent = True
@@ -72,7 +72,7 @@ async def test_a_request_is_sent_again_until_it_is_answered(
     await asking
 
 
-async def test_a_broker_that_comes_late_is_found() -> None:
+async def test_a_broker_that_starts_late_gets_the_request() -> None:
     with tempfile.TemporaryDirectory(prefix="wan-") as run_dir:
         broker = ScriptedBroker(Path(run_dir))
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -84,9 +84,7 @@ async def test_a_broker_that_comes_late_is_found() -> None:
         context.term()
 
 
-async def test_a_reply_that_cannot_be_read_ends_nothing(
-    client: BrokerClient, broker: ScriptedBroker
-) -> None:
+async def test_an_unreadable_reply_is_ignored(client: BrokerClient, broker: ScriptedBroker) -> None:
     await client.ask(GetHealth())
     for parts in ([b""], [b"0"], [b"0", b"1", b"\xc1"], [b"0", b"9", b""], [b""] * 100):
         await broker.send_to_front(*parts)

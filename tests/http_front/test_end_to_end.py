@@ -1,4 +1,4 @@
-"""The front against a real broker and a group without torch."""
+"""The front with a real broker and a group without torch."""
 
 import asyncio
 import os
@@ -32,7 +32,7 @@ async def test_a_job_goes_from_submit_to_its_video(stack: Stack, tmp_path: Path)
 
 
 async def test_the_examples_of_the_original_document_work(stack: Stack) -> None:
-    """Seen to fail, now and then, with an ear of its own for those who watch: it may be ahead."""
+    """A status request after the last change of a watch returns that change, never an older one."""
     job_id = await stack.submit()
     await stack.end_of(job_id)
     code, answer = await stack.front.post("/video/status", {"requestId": job_id})
@@ -65,7 +65,7 @@ async def test_a_finished_job_cannot_be_cancelled(stack: Stack) -> None:
     assert caught.value.status == 409
 
 
-async def test_a_layout_the_group_cannot_do_is_refused_with_its_numbers(stack: Stack) -> None:
+async def test_a_layout_the_group_cannot_run_is_refused_with_its_numbers(stack: Stack) -> None:
     with pytest.raises(RefusedError, match=r"2 times ulysses_size 3 is 6; .* 8 ranks") as caught:
         await stack.client.submit(stack.image, {"prompt": PROMPT, "ulysses_size": 3, "cfg_size": 2})
     assert caught.value.status == 422

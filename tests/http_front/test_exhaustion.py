@@ -1,4 +1,4 @@
-"""A front and a broker that may open no further file: nothing is lost, and all is well after."""
+"""A front and a broker that cannot open more files: nothing is lost, and both recover."""
 
 import asyncio
 import os
@@ -27,7 +27,7 @@ LIMIT_S = 30.0
 
 @contextmanager
 def no_more_files(pid: int) -> Iterator[None]:
-    """Let a process keep the files that it has open, and open no other."""
+    """Keep a process from opening more files; its open files stay open."""
     numbers = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
     first_free = min(set(range(len(numbers) + 1)) - numbers)
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
@@ -40,15 +40,14 @@ def no_more_files(pid: int) -> Iterator[None]:
 
 @pytest.fixture
 def config() -> Iterator[BrokerConfig]:
-    # Not under tmp_path: its names are too long for a socket.
+    # Not in tmp_path, whose path is too long for a socket.
     with tempfile.TemporaryDirectory(prefix="wan-") as folder:
         yield broker_config(Path(folder))
 
 
-async def test_a_broker_without_file_descriptors_serves_those_who_are_there(
+async def test_a_broker_without_file_descriptors_serves_its_connected_clients(
     config: BrokerConfig,
 ) -> None:
-    """Without the catch in `_find` it ends when it removes the files of an expired job."""
     config = changed_config(config, job_ttl_s=0.0)
     async with running_broker(config) as broker, Front(config) as front:
         job_id = await front.submit_ok()
@@ -63,7 +62,7 @@ async def test_a_broker_without_file_descriptors_serves_those_who_are_there(
 
 
 async def test_a_broker_may_open_as_many_files_as_the_system_lets_it(config: BrokerConfig) -> None:
-    """With the usual 1,024, libzmq ends the process at the connection after them."""
+    """With the usual limit of 1,024, libzmq aborts the process at the next connection."""
     usual, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(usual, 1024), most))
     try:
@@ -78,7 +77,7 @@ async def test_a_broker_may_open_as_many_files_as_the_system_lets_it(config: Bro
 async def front_process(config: BrokerConfig) -> AsyncIterator[tuple[int, str]]:
     """Run a front as a process; yield its pid and URL."""
     state_dir = Path(config.state_dir)
-    heard, ready_fd = os.pipe()
+    read_fd, ready_fd = os.pipe()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         front = FrontConfig(
             addresses=config.addresses,
@@ -92,17 +91,17 @@ async def front_process(config: BrokerConfig) -> AsyncIterator[tuple[int, str]]:
         process = await asyncio.create_subprocess_exec(*command, pass_fds=fds)
         os.close(ready_fd)
         try:
-            assert await asyncio.to_thread(os.read, heard, 64) == b"ready\n"
+            assert await asyncio.to_thread(os.read, read_fd, 64) == b"ready\n"
             yield process.pid, f"http://127.0.0.1:{listener.getsockname()[1]}"
-            assert process.returncode is None, "the front has ended"
+            assert process.returncode is None, "the front has stopped"
         finally:
-            os.close(heard)
+            os.close(read_fd)
             process.send_signal(signal.SIGTERM)
             await process.wait()
 
 
 async def submit(session: aiohttp.ClientSession, width_px: int = 96) -> tuple[int, str | None]:
-    """Return the status, and when to come again."""
+    """Return the status and the Retry-After header."""
     form = aiohttp.FormData({"prompt": PROMPT})
     form.add_field("image", picture(width_px), filename="cat.png")
     async with session.post("/video/submit", data=form) as response:
@@ -110,7 +109,7 @@ async def submit(session: aiohttp.ClientSession, width_px: int = 96) -> tuple[in
 
 
 async def test_a_front_without_file_descriptors_says_so_and_recovers(config: BrokerConfig) -> None:
-    """Without EMFILE told from other errors the answer is 500."""
+    """The response is 503 with Retry-After, so that clients try again."""
     async with running_broker(config), front_process(config) as (pid, url):
         async with aiohttp.ClientSession(url) as session, asyncio.timeout(LIMIT_S):
             assert (await submit(session))[0] == 202

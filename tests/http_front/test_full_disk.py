@@ -1,4 +1,4 @@
-"""A disk that is really full, under a front and a broker: 503, nothing lost, nothing restarted."""
+"""A front and a broker on a full disk: 503, no job lost, no restart needed."""
 
 import asyncio
 import tempfile
@@ -19,7 +19,7 @@ LIMIT_S = 30.0
 
 @pytest_asyncio.fixture
 async def disk() -> AsyncIterator[Path]:
-    # Not under tmp_path: its names are too long for a socket.
+    # Not in tmp_path, whose path is too long for a socket.
     with (
         tempfile.TemporaryDirectory(prefix="wan-") as folder,
         small_disk(Path(folder) / "disk", 1024) as mounted,
@@ -28,15 +28,15 @@ async def disk() -> AsyncIterator[Path]:
 
 
 async def submit(front: Served, number: int) -> tuple[int, str | None, Any]:
-    """Submit a picture that no other has; return status, Retry-After and answer."""
+    """Submit a unique picture; return the status, the Retry-After header and the body."""
     form = aiohttp.FormData({"prompt": PROMPT})
     form.add_field("image", picture(64 + number % 200, 64), filename="cat.png")
     async with front.session.post(front.url + "/video/submit", data=form) as response:
         return response.status, response.headers.get("Retry-After"), await response.json()
 
 
-async def test_a_full_disk_is_told_and_loses_nothing_and_needs_no_restart(disk: Path) -> None:
-    """Without `NoSpaceLeft` the image is blamed, with 422."""
+async def test_a_full_disk_is_reported_and_loses_no_job_and_needs_no_restart(disk: Path) -> None:
+    """The server reports its full disk (503) and does not call the image bad (422)."""
     config = broker_config(disk)
     accepted: list[str] = []
     async with running_broker(config) as broker, serve(disk, config.addresses) as front:

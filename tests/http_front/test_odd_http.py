@@ -1,4 +1,4 @@
-"""Requests that parsers have disagreed about, against the whole running server."""
+"""Requests that HTTP parsers disagree about, sent to the whole running server."""
 
 import re
 
@@ -81,12 +81,12 @@ def odd(line: str, head: str) -> str:
     ],
     ids=lambda text: ascii(text)[-90:-12],
 )
-async def test_what_parsers_disagree_about_makes_no_job_and_no_5xx(
+async def test_a_request_that_parsers_disagree_about_makes_no_job_and_no_5xx(
     besieged: Besieged, text: str
 ) -> None:
     data = await send_raw(besieged.front.port, fill(besieged, text).encode("latin-1"), ends=True)
     statuses = re.findall(rb"HTTP/1\.[01] (\d{3}) ", data)
-    assert len(statuses) <= 1, "one request was taken for two"
+    assert len(statuses) <= 1, "one request was read as two"
     assert all(400 <= int(status) < 500 for status in statuses), data
     assert b"Traceback" not in data
     await besieged.assert_nothing_happened()

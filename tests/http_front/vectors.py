@@ -1,4 +1,4 @@
-"""The bad inputs in `tests/data/bad_inputs.json`, and how their answers are judged."""
+"""The bad inputs in `tests/data/bad_inputs.json`, and the check of their responses."""
 
 import base64
 import gzip
@@ -16,8 +16,6 @@ _INTERNALS = re.compile(r"Traceback|File \"|\.py\b|0x[0-9a-f]{6}|/tmp/|/inputs/|
 
 
 class Case(msgspec.Struct, frozen=True):
-    """One bad input."""
-
     id: str
     group: str
     form: str
@@ -26,31 +24,31 @@ class Case(msgspec.Struct, frozen=True):
 
     @property
     def may_be_accepted(self) -> bool:
-        """Whether another answer than a refusal is good, too."""
+        """Whether the server may accept the input as well as refuse it."""
         return not re.match(r"(The URL|Cut|[^.]*)?\bRefused with", self.expect) or bool(
             re.match(r"Refused \(or accepted|Refused with 4..(, or| or taken)", self.expect)
         )
 
     @property
     def must_be_accepted(self) -> bool:
-        """Whether nothing but an accepted job is good."""
+        """Whether the server must accept the input."""
         return self.expect.startswith("Accepted.") or self.expect.startswith("Accepted:")
 
     @property
     def text(self) -> str:
-        """The input with its repeats written out."""
+        """The input with its repeats expanded."""
         return _REPEAT.sub(lambda found: found[1] * int(found[2]), self.input)
 
     @property
     def body(self) -> bytes:
-        """The input as the bytes of a body."""
+        """The input as a request body."""
         if self.form.endswith("body-base64"):
             return base64.b64decode(self.input).replace(b"{{IMAGE}}", IMAGE_URL.encode())
         return self.text.replace("{{IMAGE}}", IMAGE_URL).encode()
 
     @property
     def file(self) -> bytes:
-        """The input as the bytes of an image file."""
+        """The input as an image file."""
         data = base64.b64decode(self.input)
         return gzip.decompress(data) if self.form == "file-gzip-base64" else data
 
@@ -67,14 +65,14 @@ VALID_BODY = _VECTORS.valid_body.replace("{{IMAGE}}", IMAGE_URL)
 
 
 def cases(group: str, *forms: str) -> list[Case]:
-    """Return the cases of a group that have one of the forms."""
+    """Return the cases of a group in one of the forms."""
     found = [case for case in _VECTORS.cases if case.group == group and case.form in forms]
     assert found, (group, forms)
     return found
 
 
-def kill_hung_groups(case: Case, status: int, answer: Any) -> None:
-    """Check what holds for every answer to a bad input, and what this case expects."""
+def check_answer(case: Case, status: int, answer: Any) -> None:
+    """Check the response to a bad input: the rules for all of them, then those of the case."""
     assert status < 500, (case.id, answer)
     if status >= 400:
         assert set(answer["error"]) == {"code", "message", "field"}

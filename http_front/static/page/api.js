@@ -1,12 +1,12 @@
-// The server's API, with the API key where one is in use.
+// Calls the server's API, with the API key if there is one.
 
 import { key } from "./store.js";
 import { text, textOr } from "./texts.js";
 
-// The most that the server tells at once.
+// The server's limit for one page.
 const MAX_PAGE = 100;
 
-/** What the server refused, as a person should read it. */
+/** An error from the server, with a message for people. */
 export class Refusal extends Error {
   constructor(status, body = {}) {
     const { code = "", message = "", field = null } = body.error ?? {};
@@ -42,13 +42,13 @@ async function post(path, body) {
   return response.json();
 }
 
-/** Return the fields of a job with their ranges, from the server's own definition. */
+/** Return the fields of a job with their ranges, from the OpenAPI document. */
 export async function jobFields() {
   const document = await (await call("/openapi.json")).json();
   return document.components.schemas.SubmitByFile.properties;
 }
 
-/** Return how server and queue are; also of a server that is not ready. */
+/** Return the state of the server and its queue, even if the server is not ready. */
 export async function health() {
   try {
     return await (await call("/health")).json();
@@ -58,7 +58,7 @@ export async function health() {
   }
 }
 
-/** Submit a job, with a picture or the address of one as text; return its id. */
+/** Submit a job with a picture, as a file or as a URL; return its id. */
 export async function submit(picture, settings) {
   const form = new FormData();
   for (const [name, value] of Object.entries(settings)) form.append(name, value);
@@ -67,7 +67,7 @@ export async function submit(picture, settings) {
   return (await response.json()).requestId;
 }
 
-/** Return the latest jobs, newest first, and whether there are older ones. */
+/** Return the latest jobs, newest first, and whether there are more. */
 export async function list(limit) {
   const jobs = [];
   for (;;) {
@@ -82,16 +82,16 @@ export async function list(limit) {
 export const cancel = (id) => post("/video/cancel", { requestId: id });
 export const remove = (id) => post("/video/delete", { requestId: id });
 
-/** Open the feed of a job's changes and preview pictures. */
+/** Open the WebSocket with a job's changes and previews. */
 export function watch(id, lastSeq) {
   const url = new URL("/video/progress", location.href);
   url.protocol = url.protocol.replace("http", "ws");
   url.search = new URLSearchParams({ requestId: id, last_seq: lastSeq, previews: 1 });
-  // Browsers send no Authorization with a WebSocket, so the key goes where they let us write.
+  // A page cannot set Authorization on a WebSocket, so the key goes into the subprotocols.
   return new WebSocket(url, key.get() ? ["wan", `bearer.${key.get()}`] : ["wan"]);
 }
 
-/** Return an address that an element can load: elements show no key, so we may have to fetch. */
+/** Return a URL that an element can load. Elements cannot send a key, so a file may be fetched. */
 export async function loadable(path) {
   if (!key.get()) return path;
   return URL.createObjectURL(await (await call(path)).blob());

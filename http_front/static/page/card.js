@@ -14,7 +14,7 @@ export class Card {
   #settings = null;
   #heardAt = 0;
 
-  /** `thumbnail` is a small picture of what was submitted, if this browser has one. */
+  /** `thumbnail` is a small copy of the submitted picture, if this browser has one. */
   constructor(id, thumbnail, { cancel, reuse, remove, fail }) {
     this.id = id;
     this.fail = fail;
@@ -44,12 +44,12 @@ export class Card {
     return this.#settings?.prompt ?? this.id;
   }
 
-  /** The beginning of its name, to be read aloud. */
+  /** The start of the prompt, for screen readers. */
   get shortName() {
     return this.name.length > LONGEST_SAID ? `${this.name.slice(0, LONGEST_SAID)}…` : this.name;
   }
 
-  /** Show how the job is now; the list tells its settings, its feed does not. */
+  /** Show the job's current state. The list includes its settings, the feed does not. */
   update(job) {
     if (this.#job !== null && job.updated_at < this.#job.updated_at) return;
     const hasSucceeded = job.status === "Succeed" && this.state !== "Succeed";
@@ -62,17 +62,17 @@ export class Card {
     this.refresh();
   }
 
-  /** Show the sentences anew: time has passed, or the language has changed. */
+  /** Update the texts, because time has passed or the language has changed. */
   refresh() {
     this.#part(".prompt").textContent = this.name;
-    this.#part(".prompt").title = this.name; // the card has room for its beginning only
+    this.#part(".prompt").title = this.name; // the card shows only the start
     this.#part(".badge").textContent = text(`state.${this.state}`);
     this.#part(".status").textContent = this.#describe();
     this.#part(".details").textContent = this.#details();
     this.#part("progress").ariaLabel = text(`state.${this.state}`);
   }
 
-  /** Show a picture of the running job. */
+  /** Show a preview of the running job. */
   preview(picture) {
     this.#part("img").classList.add("live");
     this.#show("img", URL.createObjectURL(picture));
@@ -83,13 +83,13 @@ export class Card {
     this.element.remove();
   }
 
-  /** The button goes, so the keyboard stays at what takes its place. */
+  /** The button disappears, so move the focus to the one that replaces it. */
   async #cancel(act) {
     await act();
     this.#part(".reuse").focus({ preventScroll: true });
   }
 
-  /** A second press within some seconds is a yes. */
+  /** Delete on a second press within a few seconds. */
   #askOnce(act) {
     const button = this.#part(".delete");
     if (button.classList.contains("sure")) {
@@ -106,19 +106,19 @@ export class Card {
 
   #describe() {
     const job = this.#job;
-    // Why it has failed, or what it waits for.
+    // Why the job failed, or what it is waiting for.
     if (job.reason) return job.reason;
     if (this.isEnded) return "";
     const parts = [];
     if (job.status === "InQueue" && job.queue_position) {
-      parts.push(text("place", job.queue_position));
+      parts.push(text("position", job.queue_position));
     }
     if (job.status === "InProgress" && job.stage) parts.push(text(`stage.${job.stage}`));
     if (job.stage === "denoise" && job.step) parts.push(text("step", job.step, job.num_steps));
     if (job.eta_s !== null) {
       const left = job.eta_s - (performance.now() - this.#heardAt) / 1000;
       const sentence = job.status === "InQueue" ? "doneIn" : "left";
-      if (left > 0) parts.push(text(sentence, duration(left))); // else it takes longer than thought
+      if (left > 0) parts.push(text(sentence, duration(left))); // else the estimate was too short
     }
     return parts.join(" · ");
   }
@@ -136,7 +136,7 @@ export class Card {
 
   async #showPoster() {
     const poster = await api.loadable(this.#job.results.poster_url).catch(() => null);
-    if (poster) this.#show("img", poster); // else the last preview is as good
+    if (poster) this.#show("img", poster); // else keep the last preview
   }
 
   async #play() {
@@ -145,7 +145,7 @@ export class Card {
     video.hidden = false;
     video.ariaLabel = this.name;
     this.element.classList.add("played");
-    await video.play().catch(() => {}); // paused at once, or not allowed: its controls are there
+    await video.play().catch(() => {}); // paused at once or not allowed; the controls still work
     video.focus();
   }
 
@@ -160,7 +160,7 @@ export class Card {
     return api.loadable(this.#job.results.video_url);
   }
 
-  /** Change what an element shows, and let go of what it has shown. */
+  /** Set an element's source, and release the previous one. */
   #show(kind, address) {
     const element = this.#part(kind);
     if (element.src.startsWith("blob:")) URL.revokeObjectURL(element.src);

@@ -1,4 +1,4 @@
-// A control for each field of a job, made from the field's schema: its range, default and kind.
+// Makes a control for each field of a job from the field's schema: type, range and default.
 
 import { language, text, textOr } from "./texts.js";
 
@@ -9,7 +9,7 @@ const SLIDERS = {
 };
 const LONG_TEXT = 100;
 
-/** Return a labelled control; `get` and `set` its value as text, "" where it is left open. */
+/** Return a labelled control. `get` and `set` use text; "" means no value. */
 export function makeControl(name, schema) {
   const field = unwrap(schema);
   const input = makeInput(name, field);
@@ -22,7 +22,7 @@ export function makeControl(name, schema) {
   const caption = document.createElement("span");
   const shown = document.createElement("span");
   shown.className = "count";
-  shown.ariaHidden = "true"; // it is read aloud as the slider's value
+  shown.ariaHidden = "true"; // screen readers read the slider's value instead
   label.append(caption, shown);
   box.append(label, input);
 
@@ -54,7 +54,7 @@ export function makeControl(name, schema) {
   return control;
 }
 
-/** Return what a field is, without the null that an optional one may be as well. */
+/** Return the schema of a field without the null alternative of an optional one. */
 function unwrap(schema) {
   const kinds = (schema.anyOf ?? [schema]).filter((kind) => kind.type !== "null");
   return { ...kinds[0], default: schema.default, optional: schema.anyOf !== undefined };

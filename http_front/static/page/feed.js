@@ -1,4 +1,4 @@
-// Follows one job, through lost connections and restarted servers, until it has ended.
+// Follows one job until it ends, across lost connections and server restarts.
 
 import { watch } from "./api.js";
 
@@ -13,7 +13,7 @@ export class Feed {
   #lastSeq = 0;
   #waitMs = FIRST_WAIT_MS;
 
-  /** `change` gets each state of the job, `preview` each picture as a Blob. */
+  /** `change` is called with each state of the job, `preview` with each picture as a Blob. */
   constructor(id, listeners) {
     this.#id = id;
     this.#listeners = listeners;
@@ -28,18 +28,18 @@ export class Feed {
 
   #connect() {
     this.#socket = watch(this.#id, this.#lastSeq);
-    this.#socket.addEventListener("message", ({ data }) => this.#hear(data));
+    this.#socket.addEventListener("message", ({ data }) => this.#receive(data));
     this.#socket.addEventListener("close", () => this.#reconnect());
   }
 
-  #hear(data) {
+  #receive(data) {
     if (this.#listeners === null) return;
     if (data instanceof Blob) {
       this.#listeners.preview(data);
       return;
     }
     const change = JSON.parse(data);
-    if (change.error) return; // the server closes now, and we come again
+    if (change.error) return; // the server closes the socket, and we reconnect
     this.#lastSeq = change.seq;
     this.#waitMs = FIRST_WAIT_MS;
     this.#listeners.change(change);

@@ -1,4 +1,4 @@
-// All jobs that are shown: as the server lists them, with a feed for each of the active ones.
+// Shows the listed jobs, with a feed for each active one.
 
 import * as api from "./api.js";
 import { Card } from "./card.js";
@@ -6,7 +6,7 @@ import { Feed } from "./feed.js";
 import { thumbnails } from "./store.js";
 import { text } from "./texts.js";
 
-// A server lets a key open a few WebSockets only; the other jobs wait in the queue anyway.
+// The server limits the WebSockets of a key; the other jobs are waiting in the queue anyway.
 const MAX_FEEDS = 4;
 const FIRST_LISTED = 24;
 
@@ -17,20 +17,20 @@ export class Gallery {
   #cards = new Map();
   #feeds = new Map();
 
-  /** `reuse` takes the settings of a job, `tell` a sentence for everybody, `fail` a Refusal. */
-  constructor({ reuse, tell, fail }) {
+  /** `reuse` is called with a job's settings, `announce` with a message, `fail` with a Refusal. */
+  constructor({ reuse, announce, fail }) {
     this.reuse = reuse;
-    this.tell = tell;
+    this.announce = announce;
     this.fail = fail;
     this.#older.addEventListener("click", () => this.#showOlder());
     setInterval(() => this.#active().forEach((card) => card.refresh()), 1000);
   }
 
-  /** Make the cards what the server says. */
+  /** Update the cards from the server's list. */
   async refresh() {
     const limit = this.#limit;
     const { jobs, hasMore } = await api.list(limit);
-    if (limit < this.#limit) return; // meanwhile more are wanted, and on their way
+    if (limit < this.#limit) return; // a newer request for more jobs is under way
     const listed = new Set(jobs.map((job) => job.requestId));
     for (const id of this.#cards.keys()) if (!listed.has(id)) this.#drop(id);
     for (const job of jobs) this.#show(job.requestId, job);
@@ -56,11 +56,11 @@ export class Gallery {
     }
     const before = card.state;
     card.update(job);
-    if (before !== card.state) this.tell(`${text(`state.${card.state}`)}: ${card.shortName}`);
+    if (before !== card.state) this.announce(`${text(`state.${card.state}`)}: ${card.shortName}`);
     if (card.isEnded) this.#close(id);
   }
 
-  /** Put a new card before all that are older. */
+  /** Insert a new card before all older ones. */
   #place(id, job) {
     const card = new Card(id, thumbnails.all()[id], {
       cancel: () => this.#cancel(id),
@@ -107,8 +107,8 @@ export class Gallery {
   async #remove(id) {
     await api.remove(id);
     await this.refresh();
-    document.getElementById("jobs").focus({ preventScroll: true }); // its button is gone
-    this.tell(text("deleted"));
+    document.getElementById("jobs").focus({ preventScroll: true }); // the pressed button is gone
+    this.announce(text("deleted"));
   }
 
   #drop(id) {

@@ -10,7 +10,7 @@ import { language, preferredLanguage, speak, text } from "./texts.js";
 const REFRESH_MS = 4000;
 
 const part = (id) => document.getElementById(id);
-let hasAsked = false; // for a key: who has closed the dialog may look round, and finds its button
+let hasAsked = false; // ask for a key only once; after that the user opens the dialog by its button
 const form = part("form");
 const prompt = part("prompt");
 
@@ -19,7 +19,7 @@ showLanguageButton();
 const fields = await api.jobFields();
 const picture = new Picture({ taken: turn });
 const settings = new Settings(fields, { changed });
-const gallery = new Gallery({ reuse, tell, fail });
+const gallery = new Gallery({ reuse, announce, fail });
 
 prompt.maxLength = fields.prompt.maxLength;
 prompt.value = store.draft.get().prompt ?? "";
@@ -43,7 +43,7 @@ await refresh();
 document.body.classList.add("ready");
 setInterval(() => document.hidden || refresh(), REFRESH_MS);
 
-/** A picture has been taken. */
+/** Adapt the video size to a new picture. */
 function turn(width, height) {
   hideProblem();
   settings.turn(height > width);
@@ -55,7 +55,7 @@ function changed() {
   part("prompt-count").value = `${prompt.value.length} / ${prompt.maxLength}`;
 }
 
-/** Remember what is in the form; only what somebody has put there. */
+/** Store the user's input of the form. */
 function keepDraft() {
   store.draft.set({ prompt: prompt.value, ...settings.values() });
 }
@@ -73,7 +73,7 @@ async function submit(event) {
     const thumbnail = picture.thumbnail();
     if (thumbnail) store.thumbnails.keep(id, thumbnail);
     await gallery.refresh();
-    tell(text("submitted"));
+    announce(text("submitted"));
     if (matchMedia("(max-width: 56rem)").matches) part("jobs").scrollIntoView();
   } catch (refusal) {
     fail(refusal);
@@ -84,7 +84,7 @@ async function submit(event) {
   }
 }
 
-/** Show what keeps the form from being sent, and return whether there is anything. */
+/** Show the first problem of the form; return whether there is one. */
 function findProblem() {
   const least = fields.prompt.minLength;
   if (!picture.source) {
@@ -101,7 +101,7 @@ function findProblem() {
 }
 
 function busy(isBusy) {
-  part("submit").ariaDisabled = isBusy; // not `disabled`, which would take the focus away
+  part("submit").ariaDisabled = isBusy; // `disabled` would remove the focus
   part("submit").textContent = text(isBusy ? "submitting" : "submit");
 }
 
@@ -111,7 +111,7 @@ function reuse(used) {
   keepDraft();
   form.scrollIntoView({ block: "start" });
   prompt.focus({ preventScroll: true });
-  tell(text("reused"));
+  announce(text("reused"));
 }
 
 async function refresh() {
@@ -133,7 +133,7 @@ function showServer(health) {
   const isBusy = health?.running || health?.queued;
   const load = isBusy ? ` · ${text("server.busy", health.running, health.queued)}` : "";
   const line = text(`server.${state}`) + load;
-  // Written only when it changes: it is read aloud.
+  // Write only changes, because screen readers read them aloud.
   if (part("server").textContent !== line) part("server").textContent = line;
   part("server").dataset.state = state;
 }
@@ -160,11 +160,11 @@ function askForKey(note = "keyNote") {
   part("key-note").textContent = text(note);
   if (part("key-dialog").open) return;
   hasAsked = true;
-  part("key-dialog").returnValue = ""; // else Escape would repeat the last answer
+  part("key-dialog").returnValue = ""; // else Escape would return the previous value
   part("key-dialog").showModal();
 }
 
-/** The server wants a key, or another one than it was shown. */
+/** Ask for a key, or for another key if the server refused the stored one. */
 function askAgain() {
   askForKey(store.key.get() ? "keyWrong" : "keyNote");
 }
@@ -195,6 +195,6 @@ function hideProblem() {
   part("problem").hidden = true;
 }
 
-function tell(sentence) {
+function announce(sentence) {
   part("news").textContent = sentence;
 }

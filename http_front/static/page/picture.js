@@ -1,4 +1,4 @@
-// The picture that the video starts from: dropped, chosen or pasted, and shown as it will be cut.
+// The input picture: dropped, chosen or pasted, and shown as the server will crop it.
 
 import { text } from "./texts.js";
 
@@ -28,18 +28,18 @@ export class Picture {
     this.translate();
   }
 
-  /** What the video is made from: a file, or the address of one as text; null while it is neither. */
+  /** The input picture: a file or a URL; null if there is none. */
   get source() {
     if (this.#file) return this.#file;
     return this.#problem ? null : this.#address.value.trim() || null;
   }
 
-  /** What is wrong with what was chosen, as a sentence; empty if nothing is. */
+  /** What is wrong with the chosen picture; empty if nothing is. */
   get problem() {
     return this.#problem && text(this.#problem);
   }
 
-  /** Show the picture as a video of this size will show it. */
+  /** Show the picture cropped to a video of this size. */
   fit(width, height) {
     this.#size = [width, height];
     this.#frame.style.aspectRatio = `${width} / ${height}`;
@@ -67,7 +67,7 @@ export class Picture {
     this.translate();
   }
 
-  /** Return the cropped picture as a small data URL, to remember a job by; null if it is elsewhere. */
+  /** Return the cropped picture as a small data URL; null if the page has only a URL of it. */
   thumbnail() {
     if (!this.#file) return null;
     const [width, height] = this.#size;
@@ -79,7 +79,7 @@ export class Picture {
     const cover = Math.max(canvas.width / naturalWidth, canvas.height / naturalHeight);
     const [shownWidth, shownHeight] = [naturalWidth * cover, naturalHeight * cover];
     const context = canvas.getContext("2d");
-    context.fillStyle = "white"; // as the server does with what is transparent
+    context.fillStyle = "white"; // the server fills transparent pixels with white, too
     context.fillRect(0, 0, canvas.width, canvas.height);
     context.drawImage(
       this.#crop,
@@ -105,7 +105,7 @@ export class Picture {
     return share ? text("pictureCut", this.#file.name, share) : text("pictureFits", this.#file.name);
   }
 
-  /** Take an address in place of the file. The page may ask no other server, so it shows nothing. */
+  /** Use a URL instead of a file. The page may not load from other servers, so it shows nothing. */
   #takeAddress() {
     const address = this.#address.value.trim();
     const isAddress = /^https?:\/\/./i.test(address) && this.#address.checkValidity();
@@ -120,11 +120,11 @@ export class Picture {
     this.#crop.removeAttribute("src");
     this.#crop.hidden = true;
     this.#zone.classList.remove("filled");
-    document.getElementById("picture-file").value = ""; // so that the same file can be taken again
+    document.getElementById("picture-file").value = ""; // so that the same file can be chosen again
   }
 
   #acceptDrops() {
-    // The whole page: a picture dropped beside the zone must not replace the page.
+    // Listen on the whole page, because a picture dropped outside the zone would replace the page.
     document.addEventListener("dragover", (event) => {
       event.preventDefault();
       this.#zone.classList.add("hovered");

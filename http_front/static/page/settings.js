@@ -1,4 +1,4 @@
-// The settings of a video: presets, its size, and a control for every other field of the server.
+// The settings of a video: presets, size, and a control for each other field.
 
 import { makeControl } from "./controls.js";
 import { text } from "./texts.js";
@@ -17,7 +17,7 @@ const PRESETS = {
   fine: { image_size: "1280*720", num_frames: "81", infer_steps: "50" },
 };
 
-/** Return width and height of `W*H`; null while it is none. */
+/** Return width and height of `W*H`; null if the text has another form. */
 export function parseSize(size) {
   const found = /^(\d{1,5})[*x](\d{1,5})$/.exec(size);
   return found && [Number(found[1]), Number(found[2])];
@@ -28,7 +28,7 @@ export class Settings {
   #size;
   #isPortrait = false;
 
-  /** `fields` are the server's; `changed` is called after each change. */
+  /** `fields` are the server's fields of a job; `changed` is called after each change. */
   constructor(fields, { changed }) {
     this.#size = makeSizeControl(fields.image_size.default);
     this.#controls.set("image_size", this.#size);
@@ -46,27 +46,27 @@ export class Settings {
     this.translate();
   }
 
-  /** Return what differs from nothing, as the server takes it. */
+  /** Return the values that are set, in the form that the server expects. */
   values() {
     const values = [...this.#controls].map(([name, control]) => [name, control.get()]);
     return Object.fromEntries(values.filter(([, value]) => value !== ""));
   }
 
-  /** Take the settings of another job; what it left open is open again. */
+  /** Set the values of another job, and clear the values that it does not set. */
   fill(values) {
     for (const [name, control] of this.#controls) control.set(values[name]);
     this.#markPreset();
     this.changed();
   }
 
-  /** Offer what a server without accelerators can make in reasonable time. */
+  /** Offer a preset that a server without accelerators runs in reasonable time. */
   offerTiny({ now }) {
     const label = document.getElementById("preset-tiny").parentElement;
     if (label.hidden && now) this.#usePreset("tiny");
     label.hidden = false;
   }
 
-  /** Turn a usual size so that it loses least of the picture. */
+  /** Turn a listed size to the orientation of the picture. */
   turn(isPortrait) {
     this.#isPortrait = isPortrait;
     if (SIZES.includes(this.#size.get())) this.#size.set(this.#turned(this.#size.get()));
@@ -77,7 +77,7 @@ export class Settings {
     return parseSize(this.#size.get());
   }
 
-  /** Lead the eye to a field. */
+  /** Unfold the section of a field and focus the field. */
   show(name) {
     const control = this.#controls.get(name);
     if (!control) return;
@@ -145,7 +145,7 @@ function makePresets(names, use) {
   }
 }
 
-/** Return a control of the usual sizes, with room for any other. */
+/** Return a control with the listed sizes and an input for any other size. */
 function makeSizeControl(usual) {
   const control = makeControl("image_size", { enum: [...SIZES, "other"], default: usual });
   const custom = Object.assign(document.createElement("input"), {

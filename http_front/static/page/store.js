@@ -1,4 +1,4 @@
-// What this browser remembers: small pictures, the draft in the form, the key, the language.
+// Data stored in this browser: thumbnails, the draft of the form, the API key and the language.
 
 const MAX_THUMBNAILS = 100;
 
@@ -6,7 +6,7 @@ function read(name, otherwise) {
   try {
     return JSON.parse(localStorage.getItem(name)) ?? otherwise;
   } catch {
-    return otherwise; // storage is off, or holds something else
+    return otherwise; // storage is off or holds an invalid value
   }
 }
 
@@ -14,11 +14,11 @@ function write(name, value) {
   try {
     localStorage.setItem(name, JSON.stringify(value));
   } catch {
-    // Full or off: the page works on, and forgets at the next load.
+    // Storage is full or off. The page still works, but forgets the value at the next load.
   }
 }
 
-/** The small pictures of what this browser has submitted, by job: the server keeps none of them. */
+/** Thumbnails of the pictures submitted from this browser, by job; the server keeps none. */
 export const thumbnails = {
   all: () => read("wan.thumbnails", {}),
 

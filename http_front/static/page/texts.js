@@ -1,22 +1,22 @@
-// Every sentence of the page, in English and Chinese.
+// All texts of the page, in English and Chinese.
 
 const ENGLISH = {
   skip: "Skip to the videos",
   key: "API key",
   api: "API",
-  formTitle: "A picture becomes a video",
+  formTitle: "Turn a picture into a video",
   drop: "Drop a picture here, or choose one",
   pictureNote: "JPEG, PNG or WebP, up to 20 MB",
-  pictureFits: (name) => `${name}: shown whole`,
-  pictureCut: (name, share) => `${name}: shown as the video will be; ${share}% at the edges is cut off`,
-  pictureBad: "This file is no picture that the browser can show.",
+  pictureFits: (name) => `${name}: not cropped`,
+  pictureCut: (name, share) => `${name}: cropped to the video; ${share}% is cut off at the edges`,
+  pictureBad: "The browser cannot show this file as a picture.",
   pictureLarge: "This picture is larger than 20 MB.",
   pictureMissing: "Choose a picture first.",
   pictureUrl: "Or the address of a picture",
-  pictureFetched: "The server will fetch the picture, and cut off what the video has no room for.",
-  addressBad: "An address begins with https:// or http://",
+  pictureFetched: "The server will fetch the picture and crop it to the video.",
+  addressBad: "The address must begin with https:// or http://",
   promptExample: "What happens in the video? A swan glides over the lake, ripples spread, morning light …",
-  promptShort: (least) => `Describe the video in ${least} characters or more.`,
+  promptShort: (least) => `Describe the video in at least ${least} characters.`,
   preset: "Quality",
   "preset.tiny": "Tiny",
   "preset.draft": "Draft",
@@ -27,20 +27,20 @@ const ENGLISH = {
   submit: "Make the video",
   submitting: "Sending the picture …",
   jobsTitle: "Videos",
-  noJobs: "Your videos will appear here, and stay while the server keeps them.",
+  noJobs: "Your videos will appear here. The server keeps them for a limited time.",
   keyTitle: "API key",
-  keyNote: "This server asks for a key. It is kept in this browser only.",
+  keyNote: "This server requires an API key. The key is stored only in this browser.",
   keyWrong: "The server does not know this key.",
   useKey: "Use it",
   forget: "Forget it",
   cancel: "Cancel",
   play: "Play",
-  older: "Show older ones",
+  older: "Show older videos",
   download: "Download",
   reuse: "Use settings",
   delete: "Delete",
   deleteSure: "Delete for good?",
-  reused: "The settings are in the form.",
+  reused: "The settings have been copied to the form.",
   deleted: "The video has been deleted.",
   submitted: "The video is in the queue.",
   frames: (number) => `${number} frames · ${(number / 16).toFixed(1)} s`,
@@ -62,9 +62,9 @@ const ENGLISH = {
   "state.Cancelled": "Cancelled",
   "stage.encode": "Reading prompt and picture",
   "stage.denoise": "Making the video",
-  "stage.decode": "Unfolding the frames",
+  "stage.decode": "Decoding the frames",
   "stage.save": "Writing the file",
-  place: (place) => (place === 1 ? "next in the queue" : `number ${place} in the queue`),
+  position: (position) => (position === 1 ? "next in the queue" : `number ${position} in the queue`),
   step: (step, total) => `step ${step} of ${total}`,
   left: (time) => `about ${time} left`,
   doneIn: (time) => `done in about ${time}`,
@@ -75,7 +75,7 @@ const ENGLISH = {
   "error.image_url_forbidden": "The server may not fetch from this address.",
   "error.image_unavailable": "The picture could not be fetched.",
   "error.image_too_large": "The picture is too large.",
-  "error.image_invalid": "This is no picture that the server can use.",
+  "error.image_invalid": "The server cannot use this picture.",
   "error.queue_full": "The queue is full.",
   "error.rate_limited": "Too many requests with this key.",
   "error.unauthorized": "The API key is missing or wrong.",
@@ -83,12 +83,12 @@ const ENGLISH = {
   "label.image_size": "Size",
   "label.num_frames": "Length",
   "label.infer_steps": "Denoising steps",
-  "label.guidance_scale": "Closeness to the prompt",
+  "label.guidance_scale": "Guidance scale",
   "label.seed": "Seed",
-  "label.negative_prompt": "Not to be seen",
+  "label.negative_prompt": "Negative prompt",
   "label.vae_parallel": "Split VAE",
-  "label.ulysses_size": "Ranks to a sequence",
-  "label.cfg_size": "Guidance branches side by side",
+  "label.ulysses_size": "Ranks per sequence",
+  "label.cfg_size": "Parallel guidance branches",
   "label.dit_fsdp": "Shard the transformer",
   "label.t5_fsdp": "Shard the text encoder",
   "label.use_attentioncache": "Attention cache",
@@ -163,7 +163,7 @@ const CHINESE = {
   "stage.denoise": "生成画面",
   "stage.decode": "解码视频帧",
   "stage.save": "写入文件",
-  place: (place) => (place === 1 ? "下一个执行" : `排在第 ${place} 位`),
+  position: (position) => (position === 1 ? "下一个执行" : `排在第 ${position} 位`),
   step: (step, total) => `第 ${step} / ${total} 步`,
   left: (time) => `还需约 ${time}`,
   doneIn: (time) => `约 ${time}后完成`,
@@ -182,9 +182,9 @@ const CHINESE = {
   "label.image_size": "尺寸",
   "label.num_frames": "时长",
   "label.infer_steps": "去噪步数",
-  "label.guidance_scale": "贴合提示词的程度",
+  "label.guidance_scale": "引导系数",
   "label.seed": "随机种子",
-  "label.negative_prompt": "不希望出现的内容",
+  "label.negative_prompt": "反向提示词",
   "label.vae_parallel": "拆分 VAE",
   "label.ulysses_size": "每个序列的卡数",
   "label.cfg_size": "并行的引导分支",
@@ -201,36 +201,36 @@ const CHINESE = {
 const LANGUAGES = { en: ENGLISH, zh: CHINESE };
 let current = "en";
 
-/** Return the language that is shown: en or zh. */
+/** Return the current language: en or zh. */
 export function language() {
   return current;
 }
 
-/** Return a sentence, with values where it takes any. */
+/** Return a text in the current language; `values` fill its gaps. */
 export function text(name, ...values) {
   const found = LANGUAGES[current][name];
   return typeof found === "function" ? found(...values) : found;
 }
 
-/** Return a sentence, or something else where there is none of this name. */
+/** Return a text, or `otherwise` if there is no text of this name. */
 export function textOr(name, otherwise) {
   return LANGUAGES[current][name] ?? otherwise;
 }
 
-/** Return what the browser's user reads best. */
+/** Return the user's preferred language among those of the page. */
 export function preferredLanguage() {
   const known = navigator.languages.map((tag) => tag.slice(0, 2).toLowerCase());
   return known.find((tag) => tag in LANGUAGES) ?? "en";
 }
 
-/** Speak a language from now on, wherever the document names a sentence. */
+/** Switch the language and translate the whole document. */
 export function speak(name) {
   current = name;
   document.documentElement.lang = name === "zh" ? "zh-CN" : "en";
   translate(document);
 }
 
-/** Fill in the sentences that a part of the document names. */
+/** Fill in the texts of all elements in a part of the document. */
 export function translate(part) {
   for (const element of part.querySelectorAll("[data-text]")) {
     element.textContent = text(element.dataset.text);
@@ -243,7 +243,7 @@ export function translate(part) {
   }
 }
 
-/** Return a time as the browser's user writes it, with the day unless it is today. */
+/** Format a time by the user's locale, with the date unless it is today. */
 export function clock(epochS) {
   const time = new Date(epochS * 1000);
   const format = { hour: "2-digit", minute: "2-digit" };
@@ -254,7 +254,7 @@ export function clock(epochS) {
   return time.toLocaleString(own ?? document.documentElement.lang, format);
 }
 
-/** Return a number of seconds as people say it. */
+/** Format a duration in the largest suitable unit. */
 export function duration(seconds) {
   if (seconds < 90) return text("seconds", Math.max(1, Math.round(seconds)));
   if (seconds < 5400) return text("minutes", Math.round(seconds / 60));

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the vendored files of this folder anew from the package they come from.
+# Updates the vendored files in this folder from their npm package.
 set -euo pipefail
 cd "$(dirname "$0")"
 

@@ -1,9 +1,4 @@
-"""A front with API keys, before a real broker and a group without torch.
-
-Seen to fail: without the guard in `create_app`; with `owner` always None in `key_guard`; with a
-ring that never reads its file again; with buckets that are always full; without the bucket of an
-address; without `until_removed` among what ends a WebSocket.
-"""
+"""A front with API keys, a real broker and a group without torch."""
 
 import asyncio
 import contextlib
@@ -20,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from broker.wire.protocol import RunJob
-from http_front.access.key_guard import STRANGERS_PER_MINUTE
+from http_front.access.key_guard import UNAUTHORIZED_PER_MINUTE
 from http_front.access.keys import ApiKey, Limits, hash_key, make_key, write_keys
 from http_front.docs.openapi import make_document
 from tests.broker.driver import broker_config, running_broker
@@ -34,7 +29,7 @@ OPEN = {"/live", "/health", "/docs", "/openapi.json"}
 
 @dataclass
 class Keyed:
-    """A front, its file of keys, and three keys: two users' and an administrator's."""
+    """A front, its key file, and three keys: two for users and one for an administrator."""
 
     front: Served
     group: StubGroup
@@ -85,7 +80,7 @@ class Keyed:
 async def keyed(tmp_path: Path) -> AsyncIterator[Keyed]:
     file = tmp_path / "keys.json"
     async with AsyncExitStack() as stack:
-        # Not under tmp_path: its names are too long for a socket.
+        # Not in tmp_path, whose path is too long for a socket.
         state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wan-")))
         config = broker_config(state)
         await stack.enter_async_context(running_broker(config))
@@ -110,7 +105,7 @@ async def calling_from(keyed: Keyed, address: str) -> AsyncIterator[Keyed]:
 
 
 def paths(job_id: str) -> list[tuple[str, str, dict[str, Any]]]:
-    """Every documented operation, with what is sent to it."""
+    """Return every documented operation, with the body to send."""
     found = []
     for path, operations in make_document()["paths"].items():
         for method in operations:
@@ -120,7 +115,7 @@ def paths(job_id: str) -> list[tuple[str, str, dict[str, Any]]]:
     return found
 
 
-async def test_without_a_key_no_route_tells_anything(keyed: Keyed) -> None:
+async def test_without_a_key_no_route_reveals_anything(keyed: Keyed) -> None:
     job_id = await keyed.submit(keyed.ann)
     for number, (method, path, body) in enumerate(paths(job_id)):
         async with calling_from(keyed, f"127.0.0.{10 + number}") as stranger:
@@ -133,48 +128,49 @@ async def test_without_a_key_no_route_tells_anything(keyed: Keyed) -> None:
                 assert (status, b"unauthorized" in answer) == (401, True), (path, wrong)
 
 
-async def test_administrators_alone_put_a_job_before_those_of_others(keyed: Keyed) -> None:
-    """Seen to fail without `_check_priority`."""
+async def test_only_administrators_may_raise_the_priority(keyed: Keyed) -> None:
     for key, priority in ((keyed.ann, "0"), (keyed.ann, "-10"), (keyed.root, "10")):
         status, answer = await keyed.ask_for(key, priority=priority)
         assert (status, "requestId" in answer) == (202, True), answer
         body = {"requestId": answer["requestId"]}
-        _, _, told = await keyed.call("POST", "/video/status", key, json=body)
-        assert json.loads(told)["priority"] == int(priority)
+        _, _, status_body = await keyed.call("POST", "/video/status", key, json=body)
+        assert json.loads(status_body)["priority"] == int(priority)
     status, answer = await keyed.ask_for(keyed.ann, priority="1")
     assert (status, answer["error"]["code"], answer["error"]["field"]) == (
         *(403, "forbidden"),
         "priority",
     )
-    assert "priority is 1; more than 0 needs the key of an administrator" in str(answer)
+    assert "priority is 1; more than 0 needs an administrator's key" in str(answer)
 
 
-async def test_health_without_a_key_is_one_word(keyed: Keyed) -> None:
+async def test_health_without_a_key_shows_only_the_status(keyed: Keyed) -> None:
     await keyed.submit(keyed.ann)
-    _, _, told = await keyed.call("GET", "/health", None)
-    assert b'"ranks":[]' in told
-    assert b'"pipeline_world_size":0' in told
-    _, _, told = await keyed.call("GET", "/health", keyed.ann)
-    assert b'"pid":' in told
+    _, _, body = await keyed.call("GET", "/health", None)
+    assert b'"ranks":[]' in body
+    assert b'"pipeline_world_size":0' in body
+    _, _, body = await keyed.call("GET", "/health", keyed.ann)
+    assert b'"pid":' in body
 
 
-async def test_whoever_guesses_keys_is_slowed_down_and_locks_nobody_out(keyed: Keyed) -> None:
+async def test_a_client_that_guesses_keys_is_slowed_down_and_locks_no_other_out(
+    keyed: Keyed,
+) -> None:
     for key in (make_key(), None):
         answers = await asyncio.gather(
-            *(keyed.call("GET", "/video/list", key) for _ in range(2 * STRANGERS_PER_MINUTE))
+            *(keyed.call("GET", "/video/list", key) for _ in range(2 * UNAUTHORIZED_PER_MINUTE))
         )
         refused = [answer for answer in answers if answer[0] == 429]
         assert {status for status, _, _ in answers} <= {401, 429}
-        assert len(refused) > STRANGERS_PER_MINUTE / 2
+        assert len(refused) > UNAUTHORIZED_PER_MINUTE / 2
         assert all(1 <= int(headers["Retry-After"]) <= 2 for _, headers, _ in refused)
-        assert all(b"rate_limited" in told for _, _, told in refused)
+        assert all(b"rate_limited" in body for _, _, body in refused)
     assert (await keyed.call("GET", "/live", None))[0] == 200
     assert (await keyed.call("GET", "/video/list", keyed.ann))[0] == 200
     async with calling_from(keyed, "127.0.0.9") as neighbour:
         assert (await neighbour.call("GET", "/video/list", make_key()))[0] == 401
 
 
-async def test_another_keys_job_is_answered_byte_for_byte_as_an_unknown_one(keyed: Keyed) -> None:
+async def test_another_owners_job_and_an_unknown_job_get_identical_responses(keyed: Keyed) -> None:
     job_id = await keyed.submit(keyed.ann)
     await until_succeeded(keyed, job_id)
     # This is json-082-other of the bad inputs.
@@ -223,7 +219,7 @@ async def until_succeeded(keyed: Keyed, job_id: str) -> None:
         assert [message.json() async for message in feed][-1]["status"] == "Succeed"
 
 
-async def test_a_key_that_is_removed_or_added_counts_at_once(keyed: Keyed) -> None:
+async def test_adding_and_removing_a_key_takes_effect_at_once(keyed: Keyed) -> None:
     job = {"json": {"requestId": "0" * 32}}
     assert (await keyed.call("POST", "/video/status", keyed.bob, **job))[0] == 404
     write_keys(keyed.file, [key for key in keyed.users() if key.name != "bob"])
@@ -233,7 +229,7 @@ async def test_a_key_that_is_removed_or_added_counts_at_once(keyed: Keyed) -> No
     assert (await keyed.call("POST", "/video/status", new, **job))[0] == 404
 
 
-async def test_a_broken_file_of_keys_changes_nothing(
+async def test_a_broken_key_file_keeps_the_previous_keys(
     keyed: Keyed, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert (await keyed.call("POST", "/admin/cleanup", keyed.root))[0] == 200
@@ -241,7 +237,7 @@ async def test_a_broken_file_of_keys_changes_nothing(
     assert (await keyed.call("POST", "/admin/cleanup", keyed.root))[0] == 200
     keyed.file.unlink()
     assert (await keyed.call("POST", "/admin/cleanup", keyed.root))[0] == 200
-    assert "the keys stay as they were" in caplog.text
+    assert "keeping the previous API keys" in caplog.text
 
 
 async def test_only_an_administrators_key_opens_admin_routes(keyed: Keyed) -> None:
@@ -292,14 +288,14 @@ async def test_a_key_is_held_to_its_number_of_websockets(keyed: Keyed) -> None:
     assert refused.value.status == 429
     await first.close()
     async with asyncio.timeout(LIMIT_S):
-        while True:  # the server hears of the close a moment later
+        while True:  # the server sees the close a moment later
             with contextlib.suppress(aiohttp.WSServerHandshakeError):
                 third = await session.ws_connect(url, headers=headers)
                 break
     await asyncio.gather(second.close(), third.close())
 
 
-async def test_a_removed_keys_websockets_are_closed_and_the_others_go_on(keyed: Keyed) -> None:
+async def test_removing_a_key_closes_its_websockets_and_no_others(keyed: Keyed) -> None:
     keyed.group.hold.clear()
     url = keyed.front.url + "/video/progress?requestId="
     feeds = []

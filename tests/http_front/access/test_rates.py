@@ -1,12 +1,7 @@
-"""How often something may happen.
-
-Seen to fail with each address of IPv6 as a site of its own, and with none ever forgotten.
-"""
-
 from http_front.access.rates import AddressRates, TokenBucket
 
 
-def test_a_bucket_lets_all_happen_at_once_and_then_one_by_one() -> None:
+def test_a_full_bucket_allows_a_burst_and_then_single_events() -> None:
     bucket = TokenBucket(2, 10.0)
     assert [bucket.take(0.0) for _ in range(3)] == [0.0, 0.0, 5.0]
     assert bucket.take(5.0) == 0.0
@@ -14,7 +9,7 @@ def test_a_bucket_lets_all_happen_at_once_and_then_one_by_one() -> None:
     assert [bucket.take(100.0) for _ in range(3)] == [0.0, 0.0, 5.0]
 
 
-def test_each_address_has_a_bucket_and_a_site_of_ipv6_has_one() -> None:
+def test_each_ipv4_address_and_each_ipv6_network_has_its_own_bucket() -> None:
     rates = AddressRates(1, 60.0, max_addresses=10)
     for address in ("192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8:0:1::1", "", "fe80::1%lo"):
         assert rates.take(address, 0.0) == 0.0
@@ -22,7 +17,7 @@ def test_each_address_has_a_bucket_and_a_site_of_ipv6_has_one() -> None:
         assert rates.take(address, 0.0) == 60.0
 
 
-def test_only_the_latest_addresses_are_remembered() -> None:
+def test_the_least_recent_addresses_are_dropped() -> None:
     rates = AddressRates(1, 60.0, max_addresses=2)
     for address in ("a", "b", "a", "c"):
         rates.take(address, 0.0)

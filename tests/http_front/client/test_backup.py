@@ -1,4 +1,4 @@
-"""`wan backup` against a broker that runs."""
+"""`wan backup` with a running broker."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ LIMIT_S = 20.0
 
 @pytest_asyncio.fixture
 async def config() -> AsyncIterator[BrokerConfig]:
-    # Not under tmp_path: its names are too long for a socket.
+    # Not in tmp_path, whose path is too long for a socket.
     with tempfile.TemporaryDirectory(prefix="wan-") as folder:
         yield broker_config(Path(folder))
 
@@ -38,7 +38,7 @@ async def back_up(file: Path, state_dir: str, *flags: str) -> tuple[int, str, st
     return process.returncode, out.decode(), err.decode()
 
 
-async def test_a_backup_of_a_live_journal_holds_all_that_was_accepted(
+async def test_a_backup_of_a_live_journal_holds_every_accepted_job(
     config: BrokerConfig, tmp_path: Path
 ) -> None:
     file = tmp_path / "copy.sqlite3"
@@ -75,7 +75,7 @@ async def test_a_broker_starts_on_a_backup(config: BrokerConfig, tmp_path: Path)
         await front.get(job_id)
 
 
-async def test_a_backup_overwrites_nothing(config: BrokerConfig, tmp_path: Path) -> None:
+async def test_a_backup_never_overwrites_a_file(config: BrokerConfig, tmp_path: Path) -> None:
     file = tmp_path / "precious"
     file.write_text("do not touch")
     async with running_broker(config):
@@ -86,7 +86,7 @@ async def test_a_backup_overwrites_nothing(config: BrokerConfig, tmp_path: Path)
     assert file.read_text() == "do not touch"
 
 
-async def test_a_place_that_cannot_be_written_is_said_and_the_broker_lives_on(
+async def test_an_unwritable_target_is_reported_and_the_broker_keeps_running(
     config: BrokerConfig, tmp_path: Path
 ) -> None:
     async with running_broker(config), Front(config) as front:
@@ -100,10 +100,10 @@ async def test_a_place_that_cannot_be_written_is_said_and_the_broker_lives_on(
 async def test_without_a_server_the_command_says_so(tmp_path: Path) -> None:
     code, _, err = await back_up(tmp_path / "copy", str(tmp_path))
     assert code == 3
-    assert " ".join(err.split()).startswith("wan: no server has been started with --state-dir")
+    assert " ".join(err.split()).startswith("wan: no server was started with --state-dir")
 
 
-async def test_with_json_a_backup_is_told_as_json(config: BrokerConfig, tmp_path: Path) -> None:
+async def test_with_json_the_result_is_json(config: BrokerConfig, tmp_path: Path) -> None:
     file = tmp_path / "copy.sqlite3"
     async with running_broker(config):
         _, out, _ = await back_up(file, config.state_dir, "--json")

@@ -1,4 +1,4 @@
-"""The Python client before a server that falls silent."""
+"""The Python client with a server that stops responding."""
 
 import asyncio
 import os
@@ -18,8 +18,8 @@ LIMIT_S = 10.0
 
 @pytest_asyncio.fixture
 async def silent(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
-    """The URL of a server that begins a video, and says nothing more to anybody."""
-    monkeypatch.setattr(client, "ANSWER_LIMIT_S", 0.2)
+    """The URL of a server that sends the start of a video and then nothing more."""
+    monkeypatch.setattr(client, "RESPONSE_LIMIT_S", 0.2)
 
     async def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if b"GET /videos/" in await reader.readuntil(b"\r\n\r\n"):
@@ -31,17 +31,17 @@ async def silent(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
-async def test_a_server_that_falls_silent_is_told_as_no_answer(silent: str) -> None:
+async def test_a_silent_server_is_reported_as_no_response(silent: str) -> None:
     async with asyncio.timeout(LIMIT_S), WanClient(silent) as wan:
-        with pytest.raises(UnreachableError, match=r"no answer from http://.* \(TimeoutError\)"):
+        with pytest.raises(UnreachableError, match=r"no response from http://.* \(TimeoutError\)"):
             await wan.status(JOB)
 
 
-async def test_a_video_that_stops_coming_is_told_as_no_answer_and_leaves_no_file(
+async def test_a_stalled_download_is_reported_as_no_response_and_leaves_no_file(
     silent: str, tmp_path: Path
 ) -> None:
     async with asyncio.timeout(LIMIT_S), WanClient(silent) as wan:
-        with pytest.raises(UnreachableError, match=r"no answer from http://.* \(.*[Tt]ime.*\)"):
+        with pytest.raises(UnreachableError, match=r"no response from http://.* \(.*[Tt]ime.*\)"):
             await wan.download(JOB, tmp_path / "video.mp4")
     assert os.listdir(tmp_path) == []
 
@@ -49,9 +49,8 @@ async def test_a_video_that_stops_coming_is_told_as_no_answer_and_leaves_no_file
 async def test_an_upload_may_take_as_long_as_the_server_waits_for_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Seen to fail with the time for an answer alone."""
     assert client.UPLOAD_LIMIT_S == SERVERS_UPLOAD_LIMIT_S
-    monkeypatch.setattr(client, "ANSWER_LIMIT_S", 0.2)
+    monkeypatch.setattr(client, "RESPONSE_LIMIT_S", 0.2)
     is_late = asyncio.Event()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -70,7 +69,7 @@ async def test_an_upload_may_take_as_long_as_the_server_waits_for_it(
         WanClient(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as wan,
     ):
         submit = asyncio.create_task(wan.submit(image, {"prompt": "a cat"}))
-        for _ in range(2):  # twice as long as an answer may take
+        for _ in range(2):  # twice the time limit for a response
             with pytest.raises(UnreachableError):
                 await wan.status(JOB)
         is_late.set()

@@ -18,15 +18,15 @@ from tests.stub_group import FAKE_VIDEO
 
 
 async def test_wan_submit_watches_and_downloads(stack: Stack, tmp_path: Path) -> None:
-    place = tmp_path / "out.mp4"
+    video = tmp_path / "out.mp4"
     code, out, err = await stack.wan(
         *("submit", str(stack.image), "--prompt", PROMPT, "--frames", "24", "--steps", "20"),
-        *("--no-vae-parallel", "--priority", "3", "--watch", "--output", str(place)),
+        *("--no-vae-parallel", "--priority", "3", "--watch", "--output", str(video)),
     )
     assert code == 0, err
     job_id, shown = out.split()
-    assert (len(job_id), shown) == (32, str(place))
-    assert place.read_bytes() == FAKE_VIDEO
+    assert (len(job_id), shown) == (32, str(video))
+    assert video.read_bytes() == FAKE_VIDEO
     assert "denoising" in err
     command = await stack.group.heard(RunJob)
     assert (command.spec.num_frames, command.spec.vae_parallel) == (24, False)
@@ -34,15 +34,13 @@ async def test_wan_submit_watches_and_downloads(stack: Stack, tmp_path: Path) ->
     assert json.loads(out)["priority"] == 3
 
 
-async def test_wan_puts_a_video_into_a_folder_under_the_jobs_id(
-    stack: Stack, tmp_path: Path
-) -> None:
+async def test_wan_names_a_video_in_a_folder_after_its_job(stack: Stack, tmp_path: Path) -> None:
     job_id = await stack.submit()
     await stack.end_of(job_id)
     code, out, err = await stack.wan("download", job_id, "--output", str(tmp_path))
-    place = tmp_path / f"{job_id}.mp4"
-    assert (code, out, err) == (0, f"{place}\n", "")
-    assert place.read_bytes() == FAKE_VIDEO
+    video = tmp_path / f"{job_id}.mp4"
+    assert (code, out, err) == (0, f"{video}\n", "")
+    assert video.read_bytes() == FAKE_VIDEO
 
 
 async def test_wan_watch_prints_every_change_as_json(stack: Stack) -> None:
@@ -68,12 +66,12 @@ async def test_wan_status_cancel_and_download(stack: Stack, tmp_path: Path) -> N
     assert sorted(os.listdir(tmp_path)) == ["cat.png"]
 
 
-async def test_wan_tells_how_a_job_ended_by_its_exit_code(stack: Stack) -> None:
+async def test_the_exit_code_of_wan_says_how_a_job_ended(stack: Stack) -> None:
     stack.group.behaviour = "fail"
     failing = await stack.submit()
     code, _, err = await stack.wan("watch", failing)
     assert code == 1
-    assert "the stub was told to fail" in err
+    assert "wan: the job ended as Failed: the stub" in err
     stack.group.hold.clear()
     cancelled = await stack.submit()
     await stack.client.cancel(cancelled)
@@ -97,37 +95,38 @@ async def run_wan(*words: str) -> tuple[int | None, str, str]:
         (("submit", "x.png", "--prompt", PROMPT, "--frames", "1000"), "num_frames is"),
     ],
 )
-async def test_wan_says_what_was_wrong(stack: Stack, words: tuple[str, ...], message: str) -> None:
+async def test_wan_explains_an_error(stack: Stack, words: tuple[str, ...], message: str) -> None:
     code, out, err = await stack.wan(*words)
     assert (code, out) == (2, "")
     assert message in err
     assert "Traceback" not in err
 
 
-async def test_wan_without_a_server_ends_with_3() -> None:
+async def test_without_a_server_wan_exits_with_3() -> None:
     code, _, err = await run_wan("status", "0" * 32, "--server", "http://127.0.0.1:9")
     assert code == 3
-    assert err.startswith("wan: no answer from http://127.0.0.1:9")
+    assert err.startswith("wan: no response from http://127.0.0.1:9")
 
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("WAN_SERVER", "127.0.0.1:9", "'127.0.0.1:9' is no URL of a server, as http://127"),
+        ("WAN_SERVER", "127.0.0.1:9", "'127.0.0.1:9' is not a server URL such as http://127"),
         ("WAN_API_KEY", "wan_a\nwan_b", "WAN_API_KEY holds a line break"),
     ],
 )
-async def test_wan_names_the_variable_that_makes_no_sense(
+async def test_wan_names_the_variable_with_an_invalid_value(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
 ) -> None:
     monkeypatch.setenv(name, value)
     code, _, err = await run_wan("status", "0" * 32)
     assert code == 2
     assert message in err
+    assert name in err
     assert "Traceback" not in err
 
 
-async def test_wan_lists_jobs_newest_first_and_says_how_to_see_the_older_ones(
+async def test_wan_lists_jobs_newest_first_and_says_how_to_see_older_jobs(
     stack: Stack,
 ) -> None:
     stack.group.hold.clear()
@@ -139,7 +138,7 @@ async def test_wan_lists_jobs_newest_first_and_says_how_to_see_the_older_ones(
     assert "InQueue" in lines[1]
     assert "A cat no. 2 walks" in lines[1]
     assert "\x1b" not in out, "a prompt has written to the terminal"
-    assert err == f"older ones: wan list --after {jobs[1]}\n"
+    assert err == f"older jobs: wan list --after {jobs[1]}\n"
     code, out, err = await stack.wan("list", "--after", jobs[1], "--json")
     assert [job["requestId"] for job in json.loads(out)["jobs"]] == [jobs[0]]
     assert (code, err, json.loads(out)["has_more"]) == (0, "", False)
@@ -153,11 +152,11 @@ async def test_a_long_list_is_fetched_in_pages(stack: Stack) -> None:
     assert not found.has_more
 
 
-async def test_wan_without_jobs_lists_none(stack: Stack) -> None:
+async def test_wan_list_says_when_there_are_no_jobs(stack: Stack) -> None:
     assert await stack.wan("list") == (0, "no jobs\n", "")
 
 
-async def test_with_json_an_error_is_json_as_the_servers_own(stack: Stack) -> None:
+async def test_with_json_an_error_has_the_form_of_the_servers_errors(stack: Stack) -> None:
     code, out, err = await stack.wan("status", "0" * 32, "--json")
     assert (code, out) == (2, "")
     error = json.loads(err)["error"]
@@ -172,10 +171,10 @@ async def test_with_json_an_error_is_json_as_the_servers_own(stack: Stack) -> No
     [
         (("frobnicate",), "argument COMMAND: invalid choice: 'frobnicate'"),
         (("status",), "the following arguments are required: ID; see wan status --help"),
-        (("list", "--limit", "0"), "argument --limit: expected a whole number from 1 up"),
+        (("list", "--limit", "0"), "argument --limit: '0' is not a whole number of at least 1"),
     ],
 )
-async def test_a_wrong_command_line_ends_with_2_and_says_what_is_wrong(
+async def test_a_wrong_command_line_exits_with_2_and_an_explanation(
     words: tuple[str, ...], message: str
 ) -> None:
     assert (await run_wan(*words))[:2] == (2, "")
@@ -185,7 +184,7 @@ async def test_a_wrong_command_line_ends_with_2_and_says_what_is_wrong(
     assert message in error["message"]
 
 
-async def test_the_help_tells_every_exit_code() -> None:
+async def test_the_help_lists_every_exit_code() -> None:
     code, out, _ = await run_wan("--help")
     assert code == 0
     for exit_code in ExitCode:
@@ -203,7 +202,7 @@ async def test_ctrl_c_without_a_terminal_leaves_the_job_running_and_says_so(stac
     job_id = await stack.submit()
     process = await start_wan("watch", job_id, "--server", stack.front.url)
     assert process.stderr is not None
-    assert await process.stderr.readline()  # it watches
+    assert await process.stderr.readline()  # the watch has started
     process.send_signal(signal.SIGINT)
     async with asyncio.timeout(LIMIT_S):
         _, err = await process.communicate()

@@ -16,14 +16,14 @@ def watching(stack: Stack, *words: str) -> Terminal:
     return Terminal(*words, "--server", stack.front.url)
 
 
-async def test_the_bar_shows_place_stage_step_pace_and_remaining_time(stack: Stack) -> None:
-    # The bar is drawn ten times a second: no step must be over before that.
+async def test_the_bar_shows_position_stage_step_pace_and_remaining_time(stack: Stack) -> None:
+    # The bar is drawn ten times per second, so steps must not be much shorter.
     stack.group.config = msgspec.structs.replace(stack.group.config, step_s=0.05)
     stack.group.hold.clear()
     await stack.submit()
     waiting = await stack.submit()
     async with watching(stack, "watch", waiting) as terminal:
-        await terminal.until("place 1 in the queue")
+        await terminal.until("queue position 1")
         stack.group.hold.set()
         assert await terminal.end() == 0
         for text in ("denoising", "/30 · 0.0", " s/step · 0:0", " left", "100%", "wan download"):
@@ -46,7 +46,7 @@ async def test_ctrl_c_and_y_cancel_the_job(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("answer", ["n\n", "\n"])
-async def test_ctrl_c_and_any_other_answer_go_on_watching(stack: Stack, answer: str) -> None:
+async def test_ctrl_c_and_any_other_answer_keep_watching(stack: Stack, answer: str) -> None:
     stack.group.hold.clear()
     job_id = await stack.submit()
     async with watching(stack, "watch", job_id) as terminal:
@@ -60,7 +60,7 @@ async def test_ctrl_c_and_any_other_answer_go_on_watching(stack: Stack, answer: 
         assert f"wan download {job_id}" in terminal.shown
 
 
-async def test_a_second_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(
+async def test_a_second_ctrl_c_leaves_the_job_running_and_says_how_to_watch_it(
     stack: Stack,
 ) -> None:
     stack.group.hold.clear()
@@ -76,7 +76,7 @@ async def test_a_second_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(
     assert (await stack.client.status(job_id)).status is JobState.IN_PROGRESS
 
 
-async def test_a_job_that_ends_while_the_question_stands_ends_the_watch(stack: Stack) -> None:
+async def test_a_job_that_ends_while_the_question_is_open_ends_the_watch(stack: Stack) -> None:
     stack.group.hold.clear()
     job_id = await stack.submit()
     async with watching(stack, "watch", job_id) as terminal:

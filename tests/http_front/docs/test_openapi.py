@@ -32,7 +32,7 @@ def test_every_route_is_in_the_document_and_every_path_is_a_route(
     assert documented == routes
 
 
-def test_every_reference_leads_somewhere() -> None:
+def test_every_reference_points_to_a_schema() -> None:
     document = make_document()
     text = msgspec.json.encode(document).decode()
     used = set(re.findall(r'"#/components/schemas/(\w+)"', text))
@@ -67,7 +67,7 @@ async def test_every_example_of_a_body_is_accepted() -> None:
 
 
 def json_bodies() -> list[tuple[str, Any, set[str]]]:
-    """Return each body in JSON with its path and the answers that are told of, but for refusals."""
+    """Return path, JSON body and documented success codes of each operation with a body."""
     return [
         (
             path,
@@ -80,7 +80,7 @@ def json_bodies() -> list[tuple[str, Any, set[str]]]:
     ]
 
 
-async def test_the_pages_ask_no_other_server(front: Served) -> None:
+async def test_the_pages_load_nothing_from_other_servers(front: Served) -> None:
     async with front.session.get(front.url + "/docs") as response:
         assert response.status == 200
         assert response.content_type == "text/html"

@@ -1,4 +1,4 @@
-"""Downloads: from an object store they are what they are from a folder, or links to the store."""
+"""Downloads from an object store behave as from a folder, or are links to the store."""
 
 import asyncio
 import re
@@ -21,7 +21,7 @@ from tests.http_front.scripted_broker import ScriptedBroker
 from tests.http_front.serving import Served, picture, serve
 from tests.object_store import Fault, Site
 
-CONTENT = bytes(range(256)) * 50_000  # more than is read at once
+CONTENT = bytes(range(256)) * 50_000  # more than one chunk
 NAME = f"{'a' * 32}.mp4"
 Downloads = Literal["relay", "redirect"]
 
@@ -40,7 +40,6 @@ class Shop:
     async def get(
         self, method: str = "GET", **headers: str
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """Return status, headers and body."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         async with self.front.session.request(
             method, self.url, headers=named, allow_redirects=False
@@ -113,7 +112,7 @@ async def test_a_range_is_sent(
 
 
 @pytest.mark.parametrize("wanted", ["bytes=99999999-", "bytes=9-3", "bytes=-", "bytes=one"])
-async def test_a_range_that_there_is_not_is_refused(
+async def test_a_range_beyond_the_end_is_refused(
     tmp_path: Path, broker: ScriptedBroker, place: str, wanted: str
 ) -> None:
     async with shop(tmp_path, broker, place) as it:
@@ -122,7 +121,7 @@ async def test_a_range_that_there_is_not_is_refused(
 
 
 @pytest.mark.parametrize("wanted", ["seconds=1-2", "bytes=0-1,4-5", "10-19"])
-async def test_a_range_that_is_not_understood_counts_for_nothing(
+async def test_an_unsupported_range_is_ignored(
     tmp_path: Path, broker: ScriptedBroker, place: str, wanted: str
 ) -> None:
     async with shop(tmp_path, broker, place) as it:
@@ -130,7 +129,9 @@ async def test_a_range_that_is_not_understood_counts_for_nothing(
         assert (status, body) == (200, CONTENT)
 
 
-async def test_conditions_are_kept(tmp_path: Path, broker: ScriptedBroker, place: str) -> None:
+async def test_conditional_requests_work(
+    tmp_path: Path, broker: ScriptedBroker, place: str
+) -> None:
     async with shop(tmp_path, broker, place) as it:
         _, headers, _ = await it.get("HEAD")
         etag, modified = headers["ETag"], headers["Last-Modified"]
@@ -150,20 +151,20 @@ async def test_conditions_are_kept(tmp_path: Path, broker: ScriptedBroker, place
             (206, ranged | {"If_Range": late}),
             (200, ranged | {"If_Range": early}),
         ):
-            told, answer, body = await it.get(**conditions)
-            assert told == status, conditions
+            found, headers, body = await it.get(**conditions)
+            assert found == status, conditions
             assert len(body) == {200: len(CONTENT), 206: 2}.get(status, 0), conditions
             if status == 304:
-                assert (answer["ETag"], answer["Last-Modified"]) == (etag, modified)
+                assert (headers["ETag"], headers["Last-Modified"]) == (etag, modified)
 
 
-async def test_what_is_not_there_is_404(tmp_path: Path, broker: ScriptedBroker, place: str) -> None:
+async def test_a_missing_video_is_404(tmp_path: Path, broker: ScriptedBroker, place: str) -> None:
     async with shop(tmp_path, broker, place) as it:
         status, answer = await it.front.get(f"/videos/{'b' * 32}.mp4")
         assert (status, answer["error"]["code"]) == (404, "not_found")
 
 
-async def test_an_upload_goes_into_the_store_and_nothing_stays_here(
+async def test_an_upload_goes_into_the_store_and_leaves_no_local_file(
     tmp_path: Path, broker: ScriptedBroker, site: Site
 ) -> None:
     async with shop(tmp_path, broker, site.place) as it:
@@ -185,7 +186,7 @@ async def test_a_plain_client_follows_the_link(
         assert (status, headers["Cache-Control"]) == (307, "no-store")
         link = headers["Location"]
         assert re.search("X-Amz-Expires=600&", link)
-        async with aiohttp.ClientSession() as stranger, stranger.get(link) as response:
+        async with aiohttp.ClientSession() as session, session.get(link) as response:
             assert await response.read() == CONTENT
         async with WanClient(it.front.url, "a-key") as client:
             await client.download(NAME.removesuffix(".mp4"), tmp_path / "video.mp4")
@@ -200,10 +201,9 @@ async def test_a_plain_client_follows_the_link(
 
 
 @pytest.mark.parametrize("downloads", ["relay", "redirect"])
-async def test_nobody_gets_a_link_to_what_is_anothers(
+async def test_another_owners_video_is_not_linked(
     tmp_path: Path, broker: ScriptedBroker, site: Site, downloads: Downloads
 ) -> None:
-    """Seen to fail with the link made before the broker is asked."""
     keys = tmp_path / "keys.json"
     write_keys(keys, [ApiKey(name="ann", sha256=hash_key("anns-key"))])
 
@@ -221,11 +221,11 @@ async def test_nobody_gets_a_link_to_what_is_anothers(
         assert (status, "Location" in headers) == (404, False)
 
 
-# --- a store that is away ------------------------------------------------------------------------
+# --- an unreachable store ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fault", ["refuses", "unavailable", "silent"])
-async def test_while_the_store_is_away_requests_are_told_so(
+async def test_requests_fail_with_503_while_the_store_is_unreachable(
     tmp_path: Path,
     broker: ScriptedBroker,
     site: Site,
@@ -239,18 +239,18 @@ async def test_while_the_store_is_away_requests_are_told_so(
         assert status == 503
         status, answer = await it.front.upload(picture())
         assert (status, answer["error"]["code"]) == (503, "unavailable")
-        assert "store of files cannot be reached" in answer["error"]["message"]
+        assert "cannot reach its file store" in answer["error"]["message"]
         assert await it.front.get("/live") == (200, {"status": "alive"})
-        site.line.mend()
+        site.line.fail("none")
         status, _, body = await it.get()
         assert (status, body) == (200, CONTENT)
         await it.front.submit()
 
 
-async def test_a_download_that_breaks_off_is_not_taken_for_whole(
+async def test_an_aborted_download_is_an_error_for_the_client(
     tmp_path: Path, broker: ScriptedBroker, site: Site
 ) -> None:
-    """Seen to fail without an end of the connection: the client waits for the rest."""
+    """The server closes the connection, so that the client does not wait for the rest."""
     async with shop(tmp_path, broker, site.place) as it:
         async with it.front.session.get(it.url) as response:
             assert response.status == 200
@@ -262,7 +262,7 @@ async def test_a_download_that_breaks_off_is_not_taken_for_whole(
         assert (await it.front.get("/live"))[0] == 200
 
 
-async def test_two_fronts_sign_callbacks_alike_also_when_the_store_was_away_at_their_start(
+async def test_two_fronts_share_the_signing_key_even_if_the_store_was_unreachable_at_start(
     tmp_path: Path, broker: ScriptedBroker, site: Site
 ) -> None:
     settings: dict[str, Any] = {"store": site.place, "makes_callbacks": True}
@@ -274,7 +274,7 @@ async def test_two_fronts_sign_callbacks_alike_also_when_the_store_was_away_at_t
     ):
         status, _ = await first.get("/video/webhook_secret")
         assert status == 503
-        site.line.mend()
+        site.line.fail("none")
         secrets = [await front.get("/video/webhook_secret") for front in (first, second)]
         assert secrets[0][0] == 200
         assert secrets[0] == secrets[1]

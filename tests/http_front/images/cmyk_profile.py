@@ -1,7 +1,7 @@
-"""A colour profile for inks, made by hand: no library makes one, and those of others are not ours.
+"""A CMYK colour profile made by hand: no library makes one, and other profiles are not free.
 
-Its inks are odd on purpose. What is printed as cyan looks green, magenta looks blue, and yellow
-looks red, so that a picture whose profile was ignored has visibly other colours.
+Its inks are wrong on purpose: cyan looks green, magenta looks blue and yellow looks red. If the
+profile of an image is ignored, its colours are visibly different.
 """
 
 import itertools
@@ -9,12 +9,12 @@ import struct
 
 from PIL import Image, ImageCms
 
-# What one full ink leaves of the white paper, as sRGB; black ink leaves nothing.
+# The sRGB colour of each full ink on white paper: cyan, magenta, yellow, black.
 _LEAVES = ((0, 255, 0), (0, 0, 255), (255, 0, 0), (0, 0, 0))
 
 
 def odd_inks() -> bytes:
-    """Return the profile, of version 2 of the ICC specification: CMYK to Lab by a table."""
+    """Return the profile: ICC version 2, CMYK to Lab by a table."""
     tags = {b"A2B0": _table(), b"wtpt": _xyz(0.9642, 1.0, 0.8249)}
     place = 128 + 4 + 12 * len(tags)
     index, data = struct.pack(">I", len(tags)), b""
@@ -37,7 +37,7 @@ def _xyz(*values: float) -> bytes:
 
 
 def _table() -> bytes:
-    """The colours of all combinations of inks, each there or not: 2 points an ink, 4 inks."""
+    """Return the colours of all 16 combinations of the 4 inks: 2 grid points per ink."""
     unit = (1, 0, 0, 0, 1, 0, 0, 0, 1)
     head = struct.pack(">4s4x4B9i", b"mft1", 4, 3, 2, 0, *(value * 65536 for value in unit))
     straight = bytes(range(256))
@@ -46,7 +46,7 @@ def _table() -> bytes:
 
 
 def _lab(inks: tuple[int, ...]) -> bytes:
-    """Return the colour of some full inks above each other, as the three bytes of a Lab."""
+    """Return the colour of several full inks printed together, as three bytes of Lab."""
     layers = [leaves for ink, leaves in zip(inks, _LEAVES, strict=True) if ink]
     red, green, blue = (min(values) for values in zip((255, 255, 255), *layers, strict=True))
     to_lab = ImageCms.buildTransform(
@@ -55,5 +55,5 @@ def _lab(inks: tuple[int, ...]) -> bytes:
     converted = ImageCms.applyTransform(Image.new("RGB", (1, 1), (red, green, blue)), to_lab)
     assert converted is not None
     lightness, a, b = converted.tobytes()
-    # Pillow's bytes of a and b are signed; those of a profile begin at -128.
+    # In Pillow, a and b are signed bytes; in a profile, byte 0 means -128.
     return bytes([lightness, (a + 128) % 256, (b + 128) % 256])

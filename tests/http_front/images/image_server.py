@@ -1,4 +1,4 @@
-"""The servers that images come from, and the names that lead to them."""
+"""Image servers, and a resolver for their host names."""
 
 import asyncio
 import socket
@@ -9,26 +9,26 @@ from typing import Any
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 Talk = Callable[[asyncio.StreamWriter], Coroutine[Any, Any, None]]
-IMAGE_ADDRESS = "127.0.0.2"  # what the tests' guard takes for public
+IMAGE_ADDRESS = "127.0.0.2"  # the tests' guard treats it as public
 
 
 def http_answer(
     body: bytes, status: str = "200 OK", kind: str = "image/png", length: int | None = None
 ) -> bytes:
-    """Return a whole answer; `length` may lie."""
+    """Return a whole response; `length` may be wrong on purpose."""
     length = len(body) if length is None else length
     head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n"
     return head.encode() + b"Connection: close\r\n\r\n" + body
 
 
 class ImageServer:
-    """Answers every request with `answer`, or lets `talk` write; keeps count."""
+    """Sends `answer` to every request, or lets `talk` write; counts connections."""
 
     def __init__(self) -> None:
         self.answer = b""
         self.talk: Talk | None = None
         self.closes = True
-        """Whether the connection ends with the answer."""
+        """Whether the connection is closed after the response."""
         self.heads: list[bytes] = []
         self.num_calls = 0
         self.port = 0
@@ -36,7 +36,7 @@ class ImageServer:
 
     @asynccontextmanager
     async def listen(self, address: str, port: int = 0) -> AsyncIterator["ImageServer"]:
-        """Serve on a port of an address, a free one if none is named."""
+        """Serve on an address; port 0 selects a free port."""
         server = await asyncio.start_server(self._serve, address, port)
         self.port = server.sockets[0].getsockname()[1]
         try:
@@ -64,13 +64,13 @@ class ImageServer:
             if not self.closes:
                 await reader.read()
         except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # the other side has seen enough
+            pass  # the client closed the connection early
         finally:
             writer.close()
 
 
 class Names(AbstractResolver):
-    """Answers with what a test put into `answers`; each list is used up but for its last."""
+    """Resolves names from `answers`. Each list is used in order; its last entry is repeated."""
 
     def __init__(self) -> None:
         self.answers: dict[str, list[tuple[str, int]]] = {}
@@ -78,7 +78,6 @@ class Names(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Return the next address of a name."""
         answers = self.answers.get(host)
         if not answers:
             raise OSError(f"no such name: {host}")
@@ -95,4 +94,4 @@ class Names(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """There is nothing to close: each fetch uses the same names."""
+        """Do nothing: every fetch uses the same resolver."""

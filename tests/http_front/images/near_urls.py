@@ -1,6 +1,6 @@
-"""Further spellings of what may not be fetched, of the kinds that `bad_inputs.json` has one of."""
+"""More spellings of forbidden URLs; `bad_inputs.json` has one of each kind."""
 
-# ruff: noqa: RUF001 (some look like others: that is the test)
+# ruff: noqa: RUF001 (look-alike characters are the point of the test)
 
 LOOPBACK = [
     *("http://127.0.0.1./", "http://127.0.0.1:80/", "https://127.0.0.1/", "HTTP://127.0.0.1/"),

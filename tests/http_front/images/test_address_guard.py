@@ -3,7 +3,7 @@ import socket
 import msgspec
 import pytest
 
-from http_front.images.address_guard import is_allowed, is_own
+from http_front.images.address_guard import is_own, is_public
 from tests.http_front.vectors import DATA
 
 
@@ -17,12 +17,12 @@ VECTORS = msgspec.json.decode((DATA / "addresses.json").read_bytes(), type=Addre
 
 @pytest.mark.parametrize("address", VECTORS.refuse)
 def test_an_address_that_is_not_public_is_refused(address: str) -> None:
-    assert not is_allowed(address)
+    assert not is_public(address)
 
 
 @pytest.mark.parametrize("address", VECTORS.allow)
 def test_a_public_address_is_allowed(address: str) -> None:
-    assert is_allowed(address)
+    assert is_public(address)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_public_address_is_allowed(address: str) -> None:
     ],
 )
 def test_other_special_ranges_and_loose_spellings_are_refused(address: str) -> None:
-    assert not is_allowed(address)
+    assert not is_public(address)
 
 
 @pytest.mark.parametrize(
@@ -130,10 +130,10 @@ def test_other_special_ranges_and_loose_spellings_are_refused(address: str) -> N
     ],
 )
 def test_neighbours_of_special_ranges_are_allowed(address: str) -> None:
-    assert is_allowed(address)
+    assert is_public(address)
 
 
-def test_an_address_of_this_machine_is_known_as_its_own() -> None:
+def test_an_address_of_this_machine_is_recognised() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect(("127.0.0.1", 9))
         assert is_own(probe.getsockname()[0])

@@ -32,7 +32,7 @@ async def decoder(tmp_path: Path) -> AsyncIterator[ImageDecoder]:
 
 
 async def store(decoder: ImageDecoder, folder: Path, data: bytes) -> Image.Image:
-    """Return what has been stored of a file."""
+    """Decode and store a file; return the stored image."""
     source = folder / "source"
     source.write_bytes(data)
     name = await decoder.store(source)
@@ -52,11 +52,14 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     [
         ((63, 64), "the image has 63x64 pixels; each side must have 64 to 8192"),
         ((64, 8193), "the image has 64x8193 pixels; each side must have 64 to 8192"),
-        ((8000, 5001), "the image has 8000x5001 pixels; at most 40000000 together are possible"),
-        ((64, 513), "the image has 64x513 pixels; no side may be over 8 times the other"),
+        ((8000, 5001), "the image has 8000x5001 pixels; at most 40000000 in total are allowed"),
+        (
+            (64, 513),
+            "the image has 64x513 pixels; the longer side may be at most 8 times the shorter",
+        ),
     ],
 )
-async def test_a_size_outside_the_limits_is_named(
+async def test_a_size_outside_the_limits_is_refused_with_its_numbers(
     decoder: ImageDecoder, tmp_path: Path, size: tuple[int, int], message: str
 ) -> None:
     with pytest.raises(FrontError) as caught:
@@ -65,7 +68,7 @@ async def test_a_size_outside_the_limits_is_named(
 
 
 @pytest.mark.parametrize("size", [(64, 64), (64, 512), (8192, 1024)])
-async def test_a_size_at_the_limits_is_good(
+async def test_a_size_at_the_limits_is_accepted(
     decoder: ImageDecoder, tmp_path: Path, size: tuple[int, int]
 ) -> None:
     image = await store(decoder, tmp_path, encoded(Image.new("1", size)))
@@ -149,7 +152,7 @@ async def test_only_the_first_frame_of_ten_thousand_is_decoded(
 
 
 def children() -> list[int]:
-    """The decoders that run now."""
+    """Return the pids of the running decoders."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -168,7 +171,7 @@ async def test_a_decoder_stays_warm_and_is_replaced_when_it_dies(
     assert children() == [first]
     os.kill(first, signal.SIGSTOP)
     decoding = asyncio.create_task(store(decoder, tmp_path, picture()))
-    await asyncio.sleep(0)  # it has been handed to the child
+    await asyncio.sleep(0)  # now the child has the image
     os.kill(first, signal.SIGKILL)
     with pytest.raises(FrontError, match="cannot be decoded"):
         await decoding
@@ -176,7 +179,7 @@ async def test_a_decoder_stays_warm_and_is_replaced_when_it_dies(
     assert first not in children()
 
 
-async def test_a_decoder_that_hangs_is_given_up(tmp_path: Path, decoder: ImageDecoder) -> None:
+async def test_a_hung_decoder_is_replaced(tmp_path: Path, decoder: ImageDecoder) -> None:
     decoder = ImageDecoder(StoredFiles(FolderStore(tmp_path)), wall_limit_s=5.0)
     await store(decoder, tmp_path, picture())
     os.kill(children()[0], signal.SIGSTOP)
@@ -187,14 +190,14 @@ async def test_a_decoder_that_hangs_is_given_up(tmp_path: Path, decoder: ImageDe
     await decoder.close()
 
 
-async def test_no_decoder_is_left_after_the_end(decoder: ImageDecoder, tmp_path: Path) -> None:
+async def test_close_ends_every_decoder(decoder: ImageDecoder, tmp_path: Path) -> None:
     await asyncio.gather(*(store(decoder, tmp_path, picture()) for _ in range(8)))
     assert len(children()) == 2
     await decoder.close()
     assert not children()
 
 
-async def test_a_decoder_is_limited_in_memory(decoder: ImageDecoder, tmp_path: Path) -> None:
+async def test_a_decoder_has_memory_and_cpu_limits(decoder: ImageDecoder, tmp_path: Path) -> None:
     await store(decoder, tmp_path, picture())
     limits = resource.prlimit(children()[0], resource.RLIMIT_AS)
     assert limits[0] == image_worker.MEMORY_LIMIT_BYTES

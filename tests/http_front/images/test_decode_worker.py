@@ -1,9 +1,4 @@
-"""What the child makes of large pictures and of those for print, called here without the process.
-
-Seen to fail: with `draft` before the check of the size, which then looks at the draft's; with the
-profile dropped by `_shrink`; with CMYK turned to RGB before its profile is looked at; with a
-palette and single bits shrunk as they are, which Pillow does without smoothing; without `_shrink`.
-"""
+"""Decoding of large images and of CMYK images, called without the child process."""
 
 import io
 import time
@@ -24,7 +19,7 @@ from tests.http_front.images.test_decode import encoded
 
 PHOTO = Path(__file__).parents[3] / "docs" / "sample.jpg"
 LIMIT_S = 1.0
-"""For a photo of 12 megapixels, on a machine that does other things, too; alone it takes 0.1."""
+"""For a 12-megapixel photo on a busy machine; on an idle one it takes 0.1 s."""
 
 Colour = tuple[int, ...]
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -46,8 +41,8 @@ def quarters(width_px: int, height_px: int, mode: str, *colours: Colour | int) -
 
 def assert_quarters(image: Image.Image, *colours: Colour, tolerance: int = 4) -> None:
     for number, colour in enumerate(colours):
-        place = (image.width * (1 + number % 2 * 2) // 4, image.height * (1 + number // 2 * 2) // 4)
-        found = image.getpixel(place)
+        point = (image.width * (1 + number % 2 * 2) // 4, image.height * (1 + number // 2 * 2) // 4)
+        found = image.getpixel(point)
         assert isinstance(found, tuple)
         assert max(abs(a - b) for a, b in zip(found, colour, strict=True)) <= tolerance, found
 
@@ -64,7 +59,7 @@ def assert_quarters(image: Image.Image, *colours: Colour, tolerance: int = 4) ->
         ((8192, 4882), (2148, 1280)),
     ],
 )
-def test_only_what_no_video_needs_is_taken_away(
+def test_an_image_keeps_the_pixels_that_a_video_can_need(
     size: tuple[int, int], stored: tuple[int, int]
 ) -> None:
     assert stored_size(*size) == stored
@@ -80,16 +75,14 @@ def test_a_small_photo_keeps_every_pixel(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_a_video_from_a_large_photo_looks_as_if_all_of_it_had_been_kept(
-    tmp_path: Path, kind: str
-) -> None:
+def test_shrinking_a_large_photo_does_not_change_its_videos(tmp_path: Path, kind: str) -> None:
     with Image.open(PHOTO) as photo:
         large = photo.convert("RGB").resize((3000, 2250), Image.Resampling.BICUBIC)
     kept = decoded(tmp_path, encoded(large, kind, quality=95))
     for size in ((1280, 720), (720, 1280)):
         ours, whole = (ImageOps.fit(picture, size) for picture in (kept, large))
         error = ImageStat.Stat(ImageChops.difference(ours, whole)).rms
-        assert max(error) < 3.0  # of 255; what a JPEG of quality 95 itself costs is about 2
+        assert max(error) < 3.0  # of 255; JPEG at quality 95 alone accounts for about 2
 
 
 def test_a_photo_of_12_megapixels_is_stored_quickly(tmp_path: Path) -> None:
@@ -132,7 +125,7 @@ def test_a_large_picture_of_any_mode_keeps_its_colours(
 
 
 @pytest.mark.parametrize("mode", ["1", "P", "L"])
-def test_fine_dots_of_black_and_white_become_grey(tmp_path: Path, mode: str) -> None:
+def test_a_fine_black_and_white_pattern_becomes_grey(tmp_path: Path, mode: str) -> None:
     tile = quarters(2, 2, "L", 0, 255, 255, 0)
     image = Image.new("L", (3000, 2000))
     for x in range(0, 3000, 2):
@@ -143,7 +136,7 @@ def test_fine_dots_of_black_and_white_become_grey(tmp_path: Path, mode: str) -> 
     assert ImageStat.Stat(stored).stddev[0] < 64  # of 127.5
 
 
-def test_the_limits_are_those_of_the_file_and_not_of_what_is_kept(tmp_path: Path) -> None:
+def test_the_limits_apply_to_the_file_and_not_to_the_stored_size(tmp_path: Path) -> None:
     image = Image.new("RGB", (8000, 5001))
     with pytest.raises(UnusableImageError, match="8000x5001"):
         decoded(tmp_path, encoded(image, "JPEG"))
@@ -153,17 +146,17 @@ INKS = [(255, 0, 0, 0), (0, 255, 0, 0), (0, 0, 255, 0), (0, 0, 0, 0)]
 
 
 def without_adobe(data: bytes) -> bytes:
-    """Take the Adobe marker out of a JPEG: nothing says any more that its inks are inverted."""
+    """Remove the Adobe marker of a JPEG, which says that its inks are inverted."""
     start = data.index(b"\xff\xee")
     return data[:start] + data[start + 2 + int.from_bytes(data[start + 2 : start + 4]) :]
 
 
 @pytest.mark.parametrize("side_px", [128, 3000])
 @pytest.mark.parametrize("profile", [None, odd_inks()], ids=["plain", "profile"])
-def test_inks_become_the_colours_that_they_print(
+def test_cmyk_is_converted_to_the_printed_colours(
     tmp_path: Path, profile: bytes | None, side_px: int
 ) -> None:
-    """Pillow writes CMYK as Adobe does, inverted and marked so."""
+    """Pillow writes CMYK as Adobe does: inverted, and with a marker that says so."""
     seen = [(0, 255, 255), (255, 0, 255), (255, 255, 0), WHITE]
     if profile is not None:
         seen = [GREEN, BLUE, RED, WHITE]
@@ -173,14 +166,14 @@ def test_inks_become_the_colours_that_they_print(
     assert_quarters(decoded(tmp_path, data), *seen, tolerance=12)
 
 
-def test_inks_without_a_mark_are_read_as_adobe_writes_them(tmp_path: Path) -> None:
+def test_cmyk_without_a_marker_is_read_as_adobe_writes_it(tmp_path: Path) -> None:
     image = quarters(128, 128, "CMYK", *INKS)
     data = without_adobe(encoded(image, "JPEG", quality=95))
     stored = decoded(tmp_path, data)
     assert_quarters(stored, (0, 255, 255), (255, 0, 255), (255, 255, 0), WHITE, tolerance=12)
 
 
-def test_half_of_an_ink_is_half_of_its_colour(tmp_path: Path) -> None:
+def test_half_an_ink_gives_half_its_colour(tmp_path: Path) -> None:
     image = quarters(128, 128, "CMYK", (128, 0, 0, 0), (0, 0, 0, 128), (0, 0, 0, 255), (255,) * 4)
     stored = decoded(tmp_path, encoded(image, "JPEG", quality=95))
     assert_quarters(stored, (127, 255, 255), (127,) * 3, (0,) * 3, (0,) * 3)

@@ -1,4 +1,4 @@
-"""The same picture again: it is decoded once, as long as it is stored."""
+"""A repeated image is decoded only once, as long as it is stored."""
 
 import asyncio
 from pathlib import Path
@@ -17,17 +17,13 @@ from tests.http_front.serving import Served, picture
 NAME = f"{7:064x}.ppm"
 
 
-async def test_a_picture_that_is_stored_is_not_decoded_again(
-    front: Served, broker: ScriptedBroker
-) -> None:
-    """Seen to fail with nothing kept in mind."""
+async def test_a_stored_image_is_not_decoded_again(front: Served, broker: ScriptedBroker) -> None:
     first, second = await front.submit(), await front.submit()
     assert broker.images[first] == broker.images[second]
     assert [type(request) for request in broker.asked] == [OfferJob, SubmitJob, SubmitJob]
 
 
-async def test_a_picture_that_has_been_removed_is_decoded_again(tmp_path: Path) -> None:
-    """Seen to fail with the broker's refusal passed on, and with a broker that does not look."""
+async def test_a_removed_image_is_decoded_again(tmp_path: Path) -> None:
     async with open_stack(tmp_path) as stack:
         await stack.submit()
         (stored,) = stack.front.stored_images()
@@ -37,10 +33,9 @@ async def test_a_picture_that_has_been_removed_is_decoded_again(tmp_path: Path) 
         assert (await stack.end_of(job_id)).status is JobState.SUCCEED
 
 
-async def test_a_picture_that_goes_while_the_job_is_handed_over_is_decoded_again(
+async def test_an_image_removed_during_the_submit_is_decoded_again(
     front: Served, broker: ScriptedBroker
 ) -> None:
-    """Seen to fail with the refusal passed on."""
     await front.submit()
     (stored,) = front.stored_images()
 
@@ -57,8 +52,9 @@ async def test_a_picture_that_goes_while_the_job_is_handed_over_is_decoded_again
     assert front.stored_images() == [stored]
 
 
-async def test_a_refusal_of_a_known_picture_is_told(front: Served, broker: ScriptedBroker) -> None:
-    """Seen to fail with the picture looked for, and decoded anew, whatever the reason."""
+async def test_another_refusal_of_a_known_image_is_passed_on(
+    front: Served, broker: ScriptedBroker
+) -> None:
     await front.submit()
     (stored,) = front.stored_images()
     await asyncio.to_thread(stored.unlink)
@@ -69,8 +65,8 @@ async def test_a_refusal_of_a_known_picture_is_told(front: Served, broker: Scrip
     assert [type(request) for request in broker.asked] == [OfferJob, SubmitJob, SubmitJob]
 
 
-def test_owners_share_no_pictures() -> None:
-    """Seen to fail with the owner left out."""
+def test_owners_share_no_images() -> None:
+    """Otherwise a fast submit would reveal that another owner has submitted the image."""
     images = KnownImages()
     images.keep("ann", b"digest", NAME)
     assert images.find("ann", b"digest") == NAME
@@ -78,7 +74,7 @@ def test_owners_share_no_pictures() -> None:
     assert images.find(None, b"digest") is None
 
 
-def test_the_picture_not_used_for_longest_is_forgotten_first(
+def test_the_least_recently_used_image_is_forgotten_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(known_images, "MAX_KNOWN", 2)
@@ -92,11 +88,11 @@ def test_the_picture_not_used_for_longest_is_forgotten_first(
 
 
 @pytest.mark.parametrize("num_bytes", [0, 1, 1 << 16, (1 << 16) + 1, 1 << 20])
-def test_a_spool_has_one_content_in_memory_and_on_disk(tmp_path: Path, num_bytes: int) -> None:
+def test_a_spool_has_the_same_content_in_memory_and_on_disk(tmp_path: Path, num_bytes: int) -> None:
     content = bytes(range(256)) * (num_bytes // 256) + b"x" * (num_bytes % 256)
     with open_spool(tmp_path) as spool:
-        for place in range(0, num_bytes, 10_000):
-            spool.write(content[place : place + 10_000])
+        for start in range(0, num_bytes, 10_000):
+            spool.write(content[start : start + 10_000])
         assert bool(list(tmp_path.iterdir())) is (num_bytes > 1 << 16)
         assert spool.path.read_bytes() == content
         spool.write(b"more")

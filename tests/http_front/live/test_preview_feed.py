@@ -39,7 +39,7 @@ async def test_a_watcher_that_asks_gets_previews_as_binary_messages(
     async with watch(front, job_id) as socket, asyncio.timeout(5):
         await socket.receive_json()
         await heard_subscription(broker, preview_topic(job_id))
-        await broker.send_raw(preview_topic(job_id), b"1", b"\xc1")  # ends nothing
+        await broker.send_raw(preview_topic(job_id), b"1", b"\xc1")  # unreadable, so ignored
         await send_preview(broker, job_id)
         message = await socket.receive()
         assert (message.type, message.data) == (aiohttp.WSMsgType.BINARY, JPEG)
@@ -48,7 +48,7 @@ async def test_a_watcher_that_asks_gets_previews_as_binary_messages(
     await heard_subscription(broker, preview_topic(job_id), b"\x00")
 
 
-async def test_a_watcher_that_does_not_ask_hears_of_changes_only(
+async def test_a_watcher_that_does_not_ask_gets_only_changes(
     front: Served, broker: ScriptedBroker
 ) -> None:
     job_id = await front.submit()
@@ -71,7 +71,7 @@ async def test_another_value_of_previews_is_refused(front: Served, value: str) -
     assert caught.value.status == 422
 
 
-async def test_a_page_shows_its_key_among_the_protocols_of_a_websocket(
+async def test_a_page_sends_its_key_in_the_subprotocols_of_a_websocket(
     tmp_path: Path, broker: ScriptedBroker
 ) -> None:
     key, path = make_key(), tmp_path / "keys.json"
@@ -89,7 +89,7 @@ async def test_a_page_shows_its_key_among_the_protocols_of_a_websocket(
             assert caught.value.status == 401
 
 
-async def test_a_key_without_our_protocol_beside_it_is_refused_and_not_logged(
+async def test_a_key_without_our_subprotocol_is_refused_and_not_logged(
     front: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
     job_id = await front.submit()

@@ -60,7 +60,7 @@ async def test_last_seq_resumes_without_a_gap(front: Served, broker: ScriptedBro
         assert [(await receive(socket))["seq"] for _ in range(3)] == [4, 5, 6]
 
 
-async def test_a_lost_event_shows_as_a_gap_and_is_asked_for(
+async def test_a_lost_event_is_requested_from_the_broker(
     front: Served, broker: ScriptedBroker
 ) -> None:
     job_id = await front.submit()
@@ -71,9 +71,7 @@ async def test_a_lost_event_shows_as_a_gap_and_is_asked_for(
         assert [(await receive(socket))["seq"] for _ in range(2)] == [2, 3]
 
 
-async def test_an_event_that_comes_twice_is_told_once(
-    front: Served, broker: ScriptedBroker
-) -> None:
+async def test_a_repeated_event_is_sent_once(front: Served, broker: ScriptedBroker) -> None:
     job_id = await front.submit()
     async with watch(front, job_id) as socket:
         await receive(socket)
@@ -84,7 +82,7 @@ async def test_an_event_that_comes_twice_is_told_once(
         assert [(await receive(socket))["seq"] for _ in range(2)] == [2, 3]
 
 
-async def test_a_last_seq_that_never_was_gets_the_job_as_it_is(
+async def test_an_unknown_last_seq_gets_the_job_as_it_is_now(
     front: Served, broker: ScriptedBroker
 ) -> None:
     job_id = await front.submit()
@@ -95,19 +93,19 @@ async def test_a_last_seq_that_never_was_gets_the_job_as_it_is(
 
 
 @pytest.mark.parametrize("last_seq", [str(MAX_SEQ + 1), "9" * 4000, "-1", "1e3", "٣"])
-async def test_a_last_seq_that_cannot_be_is_refused(front: Served, last_seq: str) -> None:
+async def test_an_invalid_last_seq_is_refused(front: Served, last_seq: str) -> None:
     query = {"requestId": await front.submit(), "last_seq": last_seq}
     status, answer = await front.get(f"/video/progress?{urlencode(query)}")
     assert status == 422
-    assert answer["error"]["message"] == f"last_seq must be the seq of a message, 0 to {MAX_SEQ}"
+    assert answer["error"]["message"] == f"last_seq must be a whole number from 0 to {MAX_SEQ}"
 
 
-async def test_the_greatest_last_seq_is_taken(front: Served) -> None:
+async def test_the_largest_last_seq_is_accepted(front: Served) -> None:
     async with watch(front, await front.submit(), last_seq=MAX_SEQ) as socket:
         assert (await receive(socket))["seq"] == 1
 
 
-async def test_a_job_that_has_ended_is_told_once_and_the_socket_closes(
+async def test_an_ended_job_is_sent_once_and_the_socket_closes(
     front: Served, broker: ScriptedBroker
 ) -> None:
     job_id = await front.submit()
@@ -124,18 +122,18 @@ async def test_an_unknown_job_is_404_before_the_upgrade(front: Served, query: st
     assert caught.value.status == 404
 
 
-async def test_a_plain_get_is_told_that_a_websocket_is_wanted(front: Served) -> None:
+async def test_a_plain_get_is_refused_because_a_websocket_is_required(front: Served) -> None:
     status, answer = await front.get(f"/video/progress?requestId={'0' * 32}")
     assert status == 400
     assert "WebSocket" in answer["error"]["message"]
 
 
-async def test_an_error_on_the_way_is_told_before_the_close(
+async def test_an_error_during_a_watch_is_sent_before_the_close(
     front: Served, broker: ScriptedBroker
 ) -> None:
     job_id = await front.submit()
     broker.script = lambda request: (
-        Refused(code=ErrorCode.UNAVAILABLE, message="the broker drains")
+        Refused(code=ErrorCode.UNAVAILABLE, message="the broker is draining")
         if isinstance(request, WatchJob)
         else None
     )
@@ -145,40 +143,40 @@ async def test_an_error_on_the_way_is_told_before_the_close(
 
 
 @pytest.mark.parametrize(("is_silent", "last_status"), [(False, "Succeed"), (True, "InQueue")])
-async def test_before_the_front_stops_it_tells_the_last_change_if_the_broker_does(
+async def test_a_stopping_front_sends_the_last_change_if_the_broker_replies_in_time(
     broker: ScriptedBroker, tmp_path: Path, is_silent: bool, last_status: str
 ) -> None:
-    """Seen to fail with watchers told what is heard alone; the second, with no limit to it."""
+    """The watcher gets the last change even if its event was lost."""
 
     async def watch_to_the_end(socket: Socket) -> None:
         async for message in socket:
-            heard.append(message.json()["status"])
+            received.append(message.json()["status"])
 
-    heard: list[str] = []
+    received: list[str] = []
     async with aiohttp.ClientSession() as session, asyncio.timeout(8):
         async with serve(tmp_path, broker.addresses) as front:
             job_id = await front.submit()
             socket = await session.ws_connect(f"{front.url}/video/progress?requestId={job_id}")
-            heard.append((await receive(socket))["status"])
+            received.append((await receive(socket))["status"])
             watching = asyncio.create_task(watch_to_the_end(socket))
             await broker.change(job_id, state=JobState.SUCCEED, publish=False)
             broker.silent = is_silent
         await watching
-    assert heard[-1] == last_status
+    assert received[-1] == last_status
 
 
-async def test_a_client_that_leaves_is_forgotten(front: Served, broker: ScriptedBroker) -> None:
+async def test_a_client_that_leaves_is_unsubscribed(front: Served, broker: ScriptedBroker) -> None:
     job_id = await front.submit()
     async with watch(front, job_id) as socket:
         await receive(socket)
-    heard = []
+    topics = []
     async with asyncio.timeout(5):
-        while b"\x00" + job_id.encode() not in heard:
-            heard.append(await broker.subscribed.get())
-    assert b"\x01" + job_id.encode() in heard
+        while b"\x00" + job_id.encode() not in topics:
+            topics.append(await broker.subscribed.get())
+    assert b"\x01" + job_id.encode() in topics
 
 
-async def test_a_history_longer_than_the_broker_keeps_begins_with_what_it_has(
+async def test_a_watcher_gets_the_part_of_the_history_that_the_broker_keeps(
     front: Served, broker: ScriptedBroker
 ) -> None:
     job_id = await front.submit()

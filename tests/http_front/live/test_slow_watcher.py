@@ -10,7 +10,7 @@ NUM_CHANGES = 10_000
 
 
 async def upgrade_and_never_read(port: int, job_id: str) -> socket.socket:
-    """Return a WebSocket whose owner will not read; its buffers are small, to be full soon."""
+    """Return a WebSocket that is never read; its buffers are small, so that they fill soon."""
     silent = socket.socket()
     silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     silent.setblocking(False)
@@ -26,7 +26,7 @@ async def upgrade_and_never_read(port: int, job_id: str) -> socket.socket:
     return silent
 
 
-async def test_a_watcher_that_never_reads_is_cut_off_and_holds_up_nobody(
+async def test_a_watcher_that_never_reads_is_disconnected_and_delays_no_other(
     front: Served, broker: ScriptedBroker
 ) -> None:
     job_id = await front.submit()

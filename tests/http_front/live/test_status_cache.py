@@ -27,60 +27,59 @@ def view(seq: int, state: JobState = JobState.IN_PROGRESS, **more: Any) -> JobVi
     )
 
 
-def test_a_running_job_is_told_by_its_latest_change_as_long_as_that_is_fresh() -> None:
+def test_a_running_job_is_cached_with_its_latest_change_for_a_short_time() -> None:
     clock = Clock()
-    news = StatusCache(clock)
+    cache = StatusCache(clock)
     for seq in (2, 4, 3):
-        news.hear(view(seq, eta_s=9.0))
+        cache.update(view(seq, eta_s=9.0))
     clock.now_s += 1.5
-    told = news.find(JOB_ID, None)
-    assert told is not None
-    assert (told.seq, told.eta_s) == (4, 7.5)
+    found = cache.find(JOB_ID, None)
+    assert found is not None
+    assert (found.seq, found.eta_s) == (4, 7.5)
     clock.now_s += FRESH_S
-    assert news.find(JOB_ID, None) is None
+    assert cache.find(JOB_ID, None) is None
 
 
-def test_an_event_that_comes_late_does_not_bring_back_what_is_over() -> None:
-    """Fails where only running jobs are kept: the older event would be all that is known."""
-    news = StatusCache(Clock())
-    news.hear(view(3))
-    news.hear(view(5, JobState.CANCELLED))
-    news.hear(view(4))
-    assert news.find(JOB_ID, None) is None
-    news.hear(view(5 + 1))
-    assert news.find(JOB_ID, None) is not None, "a broker that numbers on is believed"
+def test_a_late_event_does_not_make_an_ended_job_look_running() -> None:
+    cache = StatusCache(Clock())
+    cache.update(view(3))
+    cache.update(view(5, JobState.CANCELLED))
+    cache.update(view(4))
+    assert cache.find(JOB_ID, None) is None
+    cache.update(view(5 + 1))
+    assert cache.find(JOB_ID, None) is not None, "a change with a higher seq replaces the entry"
 
 
-def test_nothing_is_told_of_a_job_that_was_removed() -> None:
-    news = StatusCache(Clock())
-    news.hear(view(3))
-    news.forget(JOB_ID)
-    news.hear(view(4))
-    assert news.find(JOB_ID, None) is None
+def test_a_deleted_job_is_not_found() -> None:
+    cache = StatusCache(Clock())
+    cache.update(view(3))
+    cache.forget(JOB_ID)
+    cache.update(view(4))
+    assert cache.find(JOB_ID, None) is None
 
 
-def test_another_owners_job_is_none_of_the_callers_business() -> None:
-    news = StatusCache(Clock())
-    news.hear(view(3, owner="anna"))
-    assert news.find(JOB_ID, "anna") is not None
-    assert news.find(JOB_ID, None) is not None
-    assert news.find(JOB_ID, "bert") is None
+def test_another_owners_job_is_not_found() -> None:
+    cache = StatusCache(Clock())
+    cache.update(view(3, owner="anna"))
+    assert cache.find(JOB_ID, "anna") is not None
+    assert cache.find(JOB_ID, None) is not None
+    assert cache.find(JOB_ID, "bert") is None
 
 
-def test_old_news_is_dropped() -> None:
+def test_old_entries_are_dropped() -> None:
     clock = Clock()
-    news = StatusCache(clock)
+    cache = StatusCache(clock)
     for number in range(1000):
         clock.now_s += 0.1
-        news.hear(msgspec.structs.replace(view(1), job_id=f"{number:032x}"))
-    assert len(news) <= FRESH_S / 0.1 + 1
+        cache.update(msgspec.structs.replace(view(1), job_id=f"{number:032x}"))
+    assert len(cache) <= FRESH_S / 0.1 + 1
 
 
 async def status(front: Served, job_id: str) -> Any:
     return (await front.post("/video/status", {"requestId": job_id}))[1]
 
 
-async def test_a_running_job_that_is_asked_for_often_costs_the_broker_nothing(
+async def test_polling_a_running_job_does_not_reach_the_broker(
     front: Served, broker: ScriptedBroker
 ) -> None:
     job_id = await front.submit()
@@ -91,13 +90,12 @@ async def test_a_running_job_that_is_asked_for_often_costs_the_broker_nothing(
         while (await status(front, job_id))["step"] != 2:
             pass
     asked = [request for request in broker.asked if isinstance(request, GetJob)]
-    assert len(asked) <= 1  # none if the first event was as quick as the first question
+    assert len(asked) <= 1  # none if the first event arrived before the first request
 
 
-async def test_who_cancels_sees_the_job_cancelled_whatever_events_are_still_on_the_way(
+async def test_after_a_cancel_the_status_is_cancelled_even_before_the_event_arrives(
     front: Served, broker: ScriptedBroker
 ) -> None:
-    """Fails where the answer to a cancel is not heard: the running job is then still told."""
     job_id = await front.submit()
     await broker.change(job_id, state=JobState.IN_PROGRESS, step=1)
     assert (await status(front, job_id))["status"] == "InProgress"
@@ -105,10 +103,9 @@ async def test_who_cancels_sees_the_job_cancelled_whatever_events_are_still_on_t
     assert (await status(front, job_id))["status"] == "Cancelled"
 
 
-async def test_who_deletes_a_running_job_finds_it_no_more(
+async def test_after_a_delete_the_job_is_not_found_even_before_the_event_arrives(
     front: Served, broker: ScriptedBroker
 ) -> None:
-    """Fails where a removal is not noted: the running job is then still told."""
     job_id = await front.submit()
     await broker.change(job_id, state=JobState.IN_PROGRESS, step=1)
     assert (await status(front, job_id))["status"] == "InProgress"

@@ -1,4 +1,4 @@
-"""The metrics, and that the dashboard and the alerts ask for none that there is not."""
+"""The metrics, and that the dashboard and the alerts use only existing ones."""
 
 import asyncio
 import re
@@ -33,11 +33,11 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(name, labels)
 
 
-def test_an_end_counts_once_however_often_it_is_told() -> None:
+def test_a_repeated_end_of_a_job_counts_once() -> None:
     metrics = Metrics()
     ended = view(2, JobState.SUCCEED, 40.0, video="x.mp4", stage_s={"queue": 4.0, "denoise": 20.0})
     for change in (view(1, JobState.IN_QUEUE), ended, ended):
-        metrics.hear(change)
+        metrics.record(change)
     assert value(metrics, "wan_jobs_total", status="Succeed") == 1.0
     assert value(metrics, "wan_job_duration_seconds_sum", status="Succeed") == 30.0
     assert value(metrics, "wan_job_queue_seconds_sum") == 4.0
@@ -48,10 +48,10 @@ def test_an_end_counts_once_however_often_it_is_told() -> None:
 def test_a_step_is_timed_between_two_changes_of_one_attempt() -> None:
     metrics = Metrics()
     running: dict[str, Any] = {"stage": Stage.DENOISE, "attempt": 1}
-    metrics.hear(view(1, JobState.IN_PROGRESS, 10.0, step=1, **running))
-    metrics.hear(view(2, JobState.IN_PROGRESS, 13.0, step=3, **running))
-    metrics.hear(view(2, JobState.IN_PROGRESS, 13.0, step=3, **running))
-    metrics.hear(view(3, JobState.IN_PROGRESS, 99.0, step=4, stage=Stage.DENOISE, attempt=2))
+    metrics.record(view(1, JobState.IN_PROGRESS, 10.0, step=1, **running))
+    metrics.record(view(2, JobState.IN_PROGRESS, 13.0, step=3, **running))
+    metrics.record(view(2, JobState.IN_PROGRESS, 13.0, step=3, **running))
+    metrics.record(view(3, JobState.IN_PROGRESS, 99.0, step=4, stage=Stage.DENOISE, attempt=2))
     assert value(metrics, "wan_step_seconds_count") == 1.0
     assert value(metrics, "wan_step_seconds_sum") == 1.5
 
@@ -76,7 +76,7 @@ async def exposed(front: Served) -> str:
         return await response.text()
 
 
-async def test_gauges_tell_how_things_are_now(front: Served, broker: ScriptedBroker) -> None:
+async def test_gauges_show_the_current_state(front: Served, broker: ScriptedBroker) -> None:
     broker.health = group_health()
     text = await exposed(front)
     for line in (
@@ -89,11 +89,9 @@ async def test_gauges_tell_how_things_are_now(front: Served, broker: ScriptedBro
         assert line in text.splitlines()
 
 
-async def test_what_happens_to_jobs_and_requests_is_counted(
-    front: Served, broker: ScriptedBroker
-) -> None:
+async def test_ended_jobs_and_requests_are_counted(front: Served, broker: ScriptedBroker) -> None:
     job_id = await front.submit()
-    await front.post("/video/status", {"requestId": "nobody"})
+    await front.post("/video/status", {"requestId": "unknown"})
     await broker.publish(broker.history[job_id][-1])
     await broker.change(job_id, state=JobState.CANCELLED)
     async with asyncio.timeout(LIMIT_S):
@@ -104,7 +102,7 @@ async def test_what_happens_to_jobs_and_requests_is_counted(
     assert job_id not in text
 
 
-async def test_metrics_are_told_while_the_broker_is_away(
+async def test_metrics_are_served_while_the_broker_does_not_reply(
     front: Served, broker: ScriptedBroker
 ) -> None:
     broker.silent = True
@@ -113,9 +111,7 @@ async def test_metrics_are_told_while_the_broker_is_away(
 
 
 @pytest.mark.parametrize("name", ["grafana-dashboard.json", "alerts.yaml"])
-async def test_every_metric_that_is_asked_for_exists(
-    front: Served, broker: ScriptedBroker, name: str
-) -> None:
+async def test_every_metric_in_use_exists(front: Served, broker: ScriptedBroker, name: str) -> None:
     broker.health = group_health()
     asked = set(re.findall(r"wan_[a-z_]+", (MONITORING / name).read_text()))
     assert asked

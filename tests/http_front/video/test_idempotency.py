@@ -1,4 +1,4 @@
-"""The same request twice makes one job: a front and a broker on their real sockets."""
+"""The same request twice makes one job: a front and a broker on real sockets."""
 
 import asyncio
 import base64
@@ -23,13 +23,13 @@ NUM_SUBMITS = 200
 
 @dataclass
 class Desk:
-    """Where requests are handed in; no group works on them."""
+    """A front and a broker without groups."""
 
     broker: BrokerProcess
     front: Served
 
     async def submit(self, key: str, **changes: object) -> tuple[int, Any]:
-        """Submit with the image in the URL; return status and answer."""
+        """Submit with the image as a data URL; return the status and the body."""
         url = "data:image/png;base64," + base64.b64encode(picture()).decode()
         body = {"prompt": PROMPT, "image_url": url, **changes}
         return await self._post(key, json=body)
@@ -41,14 +41,12 @@ class Desk:
         return await self._post(key, data=form)
 
     async def num_jobs(self) -> int:
-        """Return how many jobs wait."""
         async with Front(self.broker.config) as front:
             health = await front.ask(GetHealth())
         assert isinstance(health, HealthFound)
         return health.queued
 
     def images(self) -> list[str]:
-        """Return the names of the stored images."""
         return [path.name for path in self.front.stored_images()]
 
     async def _post(self, key: str, **body: Any) -> tuple[int, Any]:
@@ -60,7 +58,7 @@ class Desk:
 
 @asynccontextmanager
 async def open_desk(**changes: object) -> AsyncIterator[Desk]:
-    # Not under tmp_path: its names are too long for a socket.
+    # Not in tmp_path, whose path is too long for a socket.
     with tempfile.TemporaryDirectory(prefix="wan-") as folder:
         config = broker_config(Path(folder), **changes)
         async with running_broker(config) as broker, serve(Path(folder), config.addresses) as front:
@@ -74,9 +72,8 @@ async def desk() -> AsyncIterator[Desk]:
 
 
 async def test_the_same_request_under_the_same_key_is_one_job(desk: Desk) -> None:
-    """Without the key's index in the table of jobs there are two."""
     first = await desk.submit("a", num_frames=81)
-    # Another order of fields, a default left out: still the same request.
+    # The request is the same with another order of fields or without a default value.
     assert await desk.submit("a") == first
     assert await desk.submit("a", priority=0) == first
     assert first[0] == 202
@@ -90,7 +87,6 @@ async def test_the_same_upload_under_the_same_key_is_one_job(desk: Desk) -> None
 
 
 async def test_another_request_under_the_same_key_is_refused(desk: Desk) -> None:
-    """Without the comparison of hashes it is answered with the job of the first request."""
     assert (await desk.submit("a"))[0] == 202
     for status, answer in (
         await desk.submit("a", num_frames=24),
@@ -111,8 +107,7 @@ async def test_different_keys_and_none_make_different_jobs(desk: Desk) -> None:
     assert len({answer["requestId"] for _, answer in answers}) == 4
 
 
-async def test_a_key_holds_over_a_kill_of_the_broker(desk: Desk) -> None:
-    """Without the two columns in the journal the request makes a second job."""
+async def test_a_key_survives_a_kill_of_the_broker(desk: Desk) -> None:
     first = await desk.submit("a")
     await desk.broker.kill()
     await desk.broker.start()
@@ -121,19 +116,18 @@ async def test_a_key_holds_over_a_kill_of_the_broker(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("key", ["", " ", "a b", "x" * 256, "käse", "a\tb"])
-async def test_a_key_that_cannot_be_used_is_refused(desk: Desk, key: str) -> None:
+async def test_an_invalid_key_is_refused(desk: Desk, key: str) -> None:
     status, answer = await desk.submit(key)
     assert status == 422
     assert answer["error"]["field"] == "Idempotency-Key"
     assert desk.images() == []
 
 
-async def test_the_longest_key_is_good(desk: Desk) -> None:
+async def test_the_longest_key_is_accepted(desk: Desk) -> None:
     assert (await desk.submit("~" * 255))[0] == 202
 
 
-async def test_many_equal_submits_at_once_make_one_job_a_key(desk: Desk) -> None:
-    """Without `AnswerAfter` for a key that is on its way to the disk there are more jobs."""
+async def test_concurrent_equal_submits_make_one_job_per_key(desk: Desk) -> None:
     for key in range(NUM_KEYS):
         submits = (desk.submit(f"key-{key}") for _ in range(NUM_SUBMITS))
         answers = await asyncio.gather(*submits)
@@ -143,27 +137,26 @@ async def test_many_equal_submits_at_once_make_one_job_a_key(desk: Desk) -> None
 
 
 async def test_a_full_queue_refuses_before_it_looks_at_the_image() -> None:
-    """Without `OfferJob` the image is fetched and decoded for nothing, here in vain."""
+    """The image below is not valid, so decoding it first would give another error."""
     async with open_desk(max_queue=1) as desk:
         await desk.submit("a")
-        status, answer = await desk.upload("b", b"this is no picture")
+        status, answer = await desk.upload("b", b"not a picture")
         assert (status, answer["error"]["code"]) == (429, "queue_full")
         assert len(desk.images()) == 1
 
 
-async def test_a_submit_that_is_refused_after_all_leaves_no_image() -> None:
-    """Without `DropInput` the images of the refused stay until the next start of the broker."""
+async def test_a_submit_refused_after_its_image_was_stored_leaves_no_image() -> None:
     async with open_desk(max_queue=2) as desk:
         pictures = [picture(64 + 16 * number, 64) for number in range(16)]
         submits = (desk.upload(f"key-{n}", image) for n, image in enumerate(pictures))
         answers = await asyncio.gather(*submits)
         assert sorted({status for status, _ in answers}) == [202, 429]
-        # An answer comes before the removal, but the next answer after it.
-        assert (await desk.upload("late", b"this is no picture"))[0] == 429
+        # The broker removes an image after its reply, but before the next reply.
+        assert (await desk.upload("late", b"not a picture"))[0] == 429
         assert len(desk.images()) == 2
 
 
-async def test_a_repeat_is_answered_while_the_queue_is_full() -> None:
+async def test_a_repeated_request_gets_its_job_while_the_queue_is_full() -> None:
     async with open_desk(max_queue=1) as desk:
         first = await desk.submit("a")
         assert (await desk.submit("b"))[0] == 429

@@ -1,4 +1,4 @@
-"""The list of jobs, the removal of one, and the stills from its video."""
+"""The list of jobs, the deletion of a job, and the stills of its video."""
 
 import pytest
 
@@ -17,12 +17,12 @@ async def test_jobs_are_listed_newest_first_with_their_settings(
     assert status == 200
     assert [job["requestId"] for job in answer["jobs"]] == [second, first]
     assert answer["has_more"] is False
-    told = answer["jobs"][1]
-    assert told["settings"]["prompt"] == PROMPT
-    assert (told["status"], told["expires_at"]) == ("InQueue", 12.5)
+    entry = answer["jobs"][1]
+    assert entry["settings"]["prompt"] == PROMPT
+    assert (entry["status"], entry["expires_at"]) == ("InQueue", 12.5)
 
 
-async def test_a_page_goes_on_after_the_last_one(front: Served, broker: ScriptedBroker) -> None:
+async def test_a_page_continues_after_the_given_job(front: Served, broker: ScriptedBroker) -> None:
     job_id, second, _ = [await front.submit() for _ in range(3)]
     _, answer = await front.get(f"/video/list?limit=1&after={job_id}&order=asc")
     assert [job["requestId"] for job in answer["jobs"]] == [second]
@@ -40,14 +40,14 @@ async def test_a_page_goes_on_after_the_last_one(front: Served, broker: Scripted
         ("after=nothing", "after", 404),
     ],
 )
-async def test_a_page_that_makes_no_sense_is_refused(
+async def test_an_invalid_query_is_refused(
     front: Served, query: str, field: str, status: int
 ) -> None:
     found, answer = await front.get(f"/video/list?{query}")
     assert (found, answer["error"]["field"]) == (status, field)
 
 
-async def test_a_deleted_job_is_not_found_any_more(front: Served) -> None:
+async def test_a_deleted_job_is_no_longer_found(front: Served) -> None:
     job_id = await front.submit()
     assert await front.post("/video/delete", {"requestId": job_id}) == (200, {"deleted": True})
     for path in ("/video/delete", "/video/status"):
@@ -56,7 +56,7 @@ async def test_a_deleted_job_is_not_found_any_more(front: Served) -> None:
 
 
 @pytest.mark.parametrize("ending", [".webp", ".sprites.webp"])
-async def test_stills_are_served_once_there_are_any(
+async def test_stills_are_served_once_they_exist(
     front: Served, broker: ScriptedBroker, ending: str
 ) -> None:
     job_id = await front.submit()

@@ -1,4 +1,4 @@
-"""Bodies of the kinds that `bad_inputs.json` has one of, against the whole running server."""
+"""More bad bodies, sent to the whole running server; `bad_inputs.json` has one of each kind."""
 
 import json
 from typing import Any
@@ -47,17 +47,17 @@ OUTSIDE: dict[str, list[Any]] = {
     "callback_url": ["", "x", "http://user@a/", "ftp://a/", 1, []],
     "image_url": [None, 1, [], {}, "", ["http://images.example.com/"]],
 }
-"""Values that a field must not have, most of them just outside of its range."""
+"""Invalid values of each field, most of them just outside its range."""
 ENCODINGS = ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "cp037"]
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-@pytest.mark.parametrize("told", ["", "; charset=utf-8", "; charset={}"])
-async def test_json_is_utf_8_whatever_is_said_of_it(
-    besieged: Besieged, encoding: str, told: str
+@pytest.mark.parametrize("parameter", ["", "; charset=utf-8", "; charset={}"])
+async def test_json_must_be_utf_8_whatever_the_content_type_says(
+    besieged: Besieged, encoding: str, parameter: str
 ) -> None:
     body = VALID_BODY.replace("wooden", "wööden").encode(encoding)
-    headers = {"Content-Type": "application/json" + told.format(encoding)}
+    headers = {"Content-Type": "application/json" + parameter.format(encoding)}
     status, answer = await submit_bytes(besieged, body, headers)
     assert status in (400, 415), answer
     await besieged.assert_nothing_happened()
@@ -73,7 +73,7 @@ async def test_json_is_utf_8_whatever_is_said_of_it(
     ],
 )
 @pytest.mark.parametrize("path", ["/video/submit", "/v1/videos", "/video/status"])
-async def test_no_other_content_type_is_read(besieged: Besieged, path: str, kind: str) -> None:
+async def test_another_content_type_is_refused(besieged: Besieged, path: str, kind: str) -> None:
     async with besieged.front.session.post(
         besieged.front.url + path, data=VALID_BODY.encode(), headers={"Content-Type": kind}
     ) as response:
@@ -82,7 +82,7 @@ async def test_no_other_content_type_is_read(besieged: Besieged, path: str, kind
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd", "compress", "x", "gzip, br"])
-async def test_no_content_coding_is_undone(besieged: Besieged, coding: str) -> None:
+async def test_a_content_encoding_is_refused(besieged: Besieged, coding: str) -> None:
     status, _ = await submit_bytes(
         besieged, VALID_BODY.encode(), {**JSON, "Content-Encoding": coding}
     )
@@ -140,9 +140,7 @@ async def test_broken_json_is_refused(besieged: Besieged, text: str) -> None:
     [(field, value) for field, values in OUTSIDE.items() for value in values],
     ids=lambda value: ascii(value)[:24],
 )
-async def test_a_value_just_outside_is_refused(
-    besieged: Besieged, field: str, value: object
-) -> None:
+async def test_an_invalid_value_is_refused(besieged: Besieged, field: str, value: object) -> None:
     body = json.dumps(json.loads(VALID_BODY) | {field: value}).encode()
     status, answer = await submit_bytes(besieged, body)
     assert status in (400, 422), answer
@@ -164,7 +162,7 @@ async def test_a_value_just_outside_is_refused(
     ],
     ids=ascii,
 )
-async def test_an_id_of_another_form_is_404(besieged: Besieged, job_id: str) -> None:
+async def test_a_malformed_id_is_404(besieged: Besieged, job_id: str) -> None:
     front = besieged.front
     for path in ("/video/status", "/video/cancel", "/video/delete"):
         assert (await front.post(path, {"requestId": job_id}))[0] == 404

@@ -33,7 +33,7 @@ async def test_a_stored_image_is_named_by_the_hash_of_its_content(
     assert [path.name for path in front.stored_images()] == [broker.images[first]]
 
 
-async def test_a_seed_left_out_is_chosen_before_the_job_is_stored(
+async def test_a_missing_seed_is_chosen_before_the_job_is_stored(
     front: Served, broker: ScriptedBroker
 ) -> None:
     job_id = await front.submit()
@@ -104,7 +104,7 @@ async def test_cancel_is_final_and_repeatable(front: Served) -> None:
         )
 
 
-async def test_what_the_broker_refuses_is_told_with_its_code_and_numbers(
+async def test_a_refusal_of_the_broker_is_passed_on_with_its_code_and_numbers(
     front: Served, broker: ScriptedBroker
 ) -> None:
     message = "cfg_size 2 times ulysses_size 3 is 6; it must divide the group's 8 ranks"
@@ -129,7 +129,7 @@ async def test_a_full_queue_is_429_with_retry_after(front: Served, broker: Scrip
         assert response.headers["Retry-After"] == "33"
 
 
-async def test_a_video_can_be_had_in_ranges(front: Served) -> None:
+async def test_a_video_is_served_in_ranges(front: Served) -> None:
     name = f"{'a' * 32}.mp4"
     (front.videos / name).write_bytes(VIDEO)
     url = f"{front.url}/videos/{name}"
@@ -143,27 +143,27 @@ async def test_a_video_can_be_had_in_ranges(front: Served) -> None:
         assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
-async def test_a_missing_id_is_told_as_missing(front: Served) -> None:
+async def test_a_missing_id_is_reported(front: Served) -> None:
     status, answer = await front.post("/video/status", {})
     assert (status, answer["error"]["field"]) == (422, "requestId")
-    assert answer["error"]["message"] == "requestId is missing; it must be a text"
+    assert answer["error"]["message"] == "requestId is missing; it must be a string"
 
 
 @pytest.mark.parametrize("path", ["/live", "/nowhere"])
-async def test_an_expectation_that_cannot_be_met_is_refused(front: Served, path: str) -> None:
+async def test_an_unknown_expectation_is_refused(front: Served, path: str) -> None:
     headers = {"Expect": "banana"}
     async with front.session.get(front.url + path, headers=headers) as response:
         assert response.status == 417
         assert response.headers["X-Content-Type-Options"] == "nosniff"
         assert (await response.json())["error"] == {
             "code": "invalid_body",
-            "message": "of Expect only 100-continue can be met",
+            "message": "the Expect header must be 100-continue",
             "field": None,
         }
 
 
 @pytest.mark.parametrize("wanted", ["bytes=999999-", "bytes=9-3", "bytes=-", "bytes=one"])
-async def test_a_range_that_a_video_has_not_is_refused_with_its_length(
+async def test_a_range_beyond_the_end_is_refused_with_the_length(
     front: Served, wanted: str
 ) -> None:
     name = f"{'a' * 32}.mp4"
@@ -177,19 +177,17 @@ async def test_a_range_that_a_video_has_not_is_refused_with_its_length(
 
 
 @pytest.mark.parametrize("wanted", ["seconds=1-2", "bytes=0-1,4-5", "10-19"])
-async def test_a_range_that_is_not_understood_counts_for_nothing(
-    front: Served, wanted: str
-) -> None:
+async def test_an_unsupported_range_is_ignored(front: Served, wanted: str) -> None:
     name = f"{'a' * 32}.mp4"
     (front.videos / name).write_bytes(VIDEO)
     url = f"{front.url}/videos/{name}"
     async with front.session.get(url, headers={"Range": wanted}) as response:
         assert (response.status, await response.read()) == (200, VIDEO)
-    async with front.session.get(url) as response:  # the connection is still good
+    async with front.session.get(url) as response:  # the connection still works
         assert (response.status, await response.read()) == (200, VIDEO)
 
 
-async def test_a_link_in_the_videos_folder_is_no_video(front: Served, tmp_path: Path) -> None:
+async def test_a_link_in_the_videos_folder_is_not_served(front: Served, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("secret")
     (front.videos / f"{'b' * 32}.mp4").symlink_to(secret)
@@ -240,15 +238,15 @@ async def test_health_is_503_within_5_s_when_the_broker_is_silent(
     assert await front.get("/live") == (200, {"status": "alive"})
 
 
-async def test_cleanup_tells_how_many_jobs_were_removed(front: Served) -> None:
+async def test_cleanup_returns_the_number_of_removed_jobs(front: Served) -> None:
     await front.submit()
     assert await front.post("/admin/cleanup", None) == (200, {"removed": 1})
 
 
-async def test_a_browser_may_play_a_video_in_a_page_of_its_own(front: Served) -> None:
+async def test_a_browser_may_play_a_video_in_its_own_tab(front: Served) -> None:
     name = f"{'c' * 32}.mp4"
     (front.videos / name).write_bytes(VIDEO)
     async with front.session.get(f"{front.url}/videos/{name}") as response:
         policy = response.headers["Content-Security-Policy"]
     assert "media-src 'self'" in policy
-    assert "sandbox" not in policy  # it would take the page its origin, and with it the video
+    assert "sandbox" not in policy  # a sandboxed page has no origin and cannot load the video

@@ -1,4 +1,4 @@
-"""A job's end is told to its client's address, and heard by a receiver that checks signatures."""
+"""Callbacks at the end of a job, sent to a receiver that verifies signatures."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ import pytest_asyncio
 from aiohttp import web
 
 from broker.store.folder import FolderStore
-from http_front.images.address_guard import is_allowed
+from http_front.images.address_guard import is_public
 from http_front.images.fetch import ImageSource
 from tests.broker.driver import BrokerProcess, broker_config, running_broker
 from tests.http_front.images.image_server import IMAGE_ADDRESS
@@ -24,24 +24,25 @@ from tests.stub_group import StubConfig, StubGroup
 
 LIMIT_S = 20.0
 
-Heard = tuple[dict[str, str], bytes]
+Call = tuple[dict[str, str], bytes]
+"""Headers and body of a callback."""
 
 
 class Receiver:
-    """A client's server: keeps what it hears, and answers as it is told."""
+    """A client's server: stores the calls it gets, and responds with `status`."""
 
     def __init__(self) -> None:
-        self.heard: asyncio.Queue[Heard] = asyncio.Queue()
+        self.calls: asyncio.Queue[Call] = asyncio.Queue()
         self.status = 204
         self.url = ""
 
-    async def hear(self, request: web.Request) -> web.Response:
-        await self.heard.put((dict(request.headers), await request.read()))
+    async def receive(self, request: web.Request) -> web.Response:
+        await self.calls.put((dict(request.headers), await request.read()))
         return web.Response(status=self.status)
 
-    async def next(self) -> Heard:
+    async def next(self) -> Call:
         async with asyncio.timeout(LIMIT_S):
-            return await self.heard.get()
+            return await self.calls.get()
 
 
 @dataclass
@@ -60,7 +61,7 @@ class Stack:
 @pytest_asyncio.fixture
 async def receiver() -> AsyncIterator[Receiver]:
     receiver, app = Receiver(), web.Application()
-    app.router.add_post("/hook", receiver.hear)
+    app.router.add_post("/hook", receiver.receive)
     runner = web.AppRunner(app)
     await runner.setup()
     site = web.TCPSite(runner, IMAGE_ADDRESS, 0)
@@ -84,16 +85,16 @@ async def stack(receiver: Receiver) -> AsyncIterator[Stack]:
 
 
 def serving(folder: Path, broker: BrokerProcess) -> AbstractAsyncContextManager[Served]:
-    """A front that takes one address of this machine for a public one."""
-    source = ImageSource(guard=lambda a: a == IMAGE_ADDRESS or is_allowed(a), ports=None)
+    """Run a front that treats one address of this machine as public."""
+    source = ImageSource(guard=lambda a: a == IMAGE_ADDRESS or is_public(a), ports=None)
     return serve(folder, broker.config.addresses, source, makes_callbacks=True)
 
 
 FRESH = b"k" * 32
 
 
-def test_a_key_that_cannot_be_written_whole_is_made_by_the_next_start(tmp_path: Path) -> None:
-    """Seen to fail where the file has its name before its content: anybody knows an empty key."""
+def test_a_key_that_could_not_be_written_is_made_at_the_next_start(tmp_path: Path) -> None:
+    """A half-written key file would leave the server with an empty key, which is no secret."""
     store = FolderStore(tmp_path)
     path, limits = tmp_path / "webhook.key", resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
@@ -109,11 +110,11 @@ def test_a_key_that_cannot_be_written_whole_is_made_by_the_next_start(tmp_path: 
     ]
 
 
-async def test_a_receiver_with_the_openai_package_accepts_the_news(stack: Stack) -> None:
+async def test_the_openai_package_verifies_a_callback(stack: Stack) -> None:
     job_id = await stack.submit()
     headers, body = await stack.receiver.next()
-    _, told = await stack.front.get("/video/webhook_secret")
-    webhooks = openai.OpenAI(api_key="none", webhook_secret=told["secret"]).webhooks
+    _, answer = await stack.front.get("/video/webhook_secret")
+    webhooks = openai.OpenAI(api_key="none", webhook_secret=answer["secret"]).webhooks
     webhooks.verify_signature(body, headers)
     event = json.loads(body)
     assert event["type"] == "video.completed"
@@ -123,14 +124,14 @@ async def test_a_receiver_with_the_openai_package_accepts_the_news(stack: Stack)
         webhooks.verify_signature(body.replace(b"completed", b"failed"), headers)
 
 
-async def test_a_cancelled_job_is_news_too(stack: Stack) -> None:
+async def test_a_cancelled_job_makes_a_callback_too(stack: Stack) -> None:
     stack.group.hold.clear()
     job_id = await stack.submit()
     await stack.front.post("/video/cancel", {"requestId": job_id})
     assert json.loads((await stack.receiver.next())[1])["type"] == "video.failed"
 
 
-async def test_what_was_not_heard_is_told_again_also_by_the_next_broker(stack: Stack) -> None:
+async def test_a_failed_callback_is_sent_again_even_after_a_broker_restart(stack: Stack) -> None:
     stack.receiver.status = 500
     await stack.submit()
     first, _ = await stack.receiver.next()
@@ -141,10 +142,10 @@ async def test_what_was_not_heard_is_told_again_also_by_the_next_broker(stack: S
     assert again["webhook-id"] == first["webhook-id"]
 
 
-async def test_what_was_heard_is_told_once(stack: Stack) -> None:
+async def test_a_successful_callback_is_sent_once(stack: Stack) -> None:
     jobs = [await stack.submit() for _ in range(3)]
-    heard = [json.loads((await stack.receiver.next())[1])["data"]["id"] for _ in jobs]
-    assert sorted(heard) == sorted(jobs)
+    received = [json.loads((await stack.receiver.next())[1])["data"]["id"] for _ in jobs]
+    assert sorted(received) == sorted(jobs)
 
 
 @pytest.mark.parametrize(
@@ -152,13 +153,13 @@ async def test_what_was_heard_is_told_once(stack: Stack) -> None:
     [
         ("ftp://example.com/", "must be an http or https URL with a host"),
         ("http://user:secret@example.com/", "must not hold a user name or a password"),
-        ("http://example.com/a b", "holds a blank"),
+        ("http://example.com/a b", "must not hold whitespace"),
         ("http://127.0.0.1/hook", "leads to an address that is not public"),
         ("http://[::ffff:10.0.0.1]/hook", "leads to an address that is not public"),
         ("http://169.254.169.254/latest", "leads to an address that is not public"),
     ],
 )
-async def test_an_address_that_can_never_be_called_is_refused(
+async def test_a_callback_url_that_is_not_allowed_is_refused(
     stack: Stack, url: str, words: str
 ) -> None:
     status, answer = await stack.front.upload(picture(), callback_url=url)
@@ -166,20 +167,19 @@ async def test_an_address_that_can_never_be_called_is_refused(
     assert words in answer["error"]["message"]
 
 
-async def test_an_address_that_is_not_public_is_never_called(stack: Stack) -> None:
-    """Seen to fail with a session that is not guarded."""
+async def test_a_name_of_a_private_address_is_never_called(stack: Stack) -> None:
     inner = Receiver()
     app = web.Application()
-    app.router.add_post("/hook", inner.hear)
+    app.router.add_post("/hook", inner.receive)
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
         url = f"http://localhost:{runner.addresses[0][1]}/hook"
         status, _ = await stack.front.upload(picture(), callback_url=url)
-        assert status == 202, "a name is looked up only when it is dialled"
+        assert status == 202, "a name is resolved only when it is called"
         await stack.submit()
-        await stack.receiver.next()  # the second one's news: the first one's were due before
+        await stack.receiver.next()  # the second job's callback, after the first job's was tried
     finally:
         await runner.cleanup()
-    assert inner.heard.empty()
+    assert inner.calls.empty()

@@ -1,4 +1,4 @@
-"""The part of the OpenAPI document that is about `/v1/videos`."""
+"""The paths under `/v1/videos` in the OpenAPI document."""
 
 import copy
 
@@ -15,7 +15,7 @@ from http_front.docs.openapi_parts import (
 from http_front.files.file_routes import CONTENT_TYPES
 from http_front.openai.openai_routes import VARIANTS
 from http_front.openai.openai_schema import (
-    CLIENT_NAMES,
+    OPENAI_NAMES,
     CreateVideo,
     OpenAIError,
     Video,
@@ -26,17 +26,17 @@ from http_front.video.schema import EXAMPLE_IMAGE
 
 TYPES = (CreateVideo, Video, VideoList, VideoDeleted, OpenAIError)
 
-_ABOUT = """For clients of OpenAI's Videos API, with its objects and errors. The same jobs are seen
-by both APIs. A cancelled job is `failed` with the code `cancelled`."""
-_URL = {"type": "string", "description": "Where the image is: an http, https or data URL."}
-_EXAMPLE = {CLIENT_NAMES[name]: value for name, value in SMALL_JOB.items()} | {
+_ABOUT = """Compatible with OpenAI's Videos API, including its objects and errors. Both APIs show
+the same jobs. A cancelled job has the status `failed` with the error code `cancelled`."""
+_URL = {"type": "string", "description": "Image URL: http, https or data."}
+_EXAMPLE = {OPENAI_NAMES[name]: value for name, value in SMALL_JOB.items()} | {
     "reference_url": EXAMPLE_IMAGE
 }
 _ID = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
 
 
 def add_forms(schemas: Schema) -> None:
-    """Add the bodies of a create request: `CreateVideo` with an image as a URL or as a file."""
+    """Replace `CreateVideo` with its two forms: with the image as a URL and as a file."""
     for name, field, image in (
         ("CreateVideoByUrl", "reference_url", _URL),
         ("CreateVideoByFile", "input_reference", {"type": "string", "format": "binary"}),
@@ -50,10 +50,9 @@ def add_forms(schemas: Schema) -> None:
 
 
 def paths(idempotency_key: Schema) -> Schema:
-    """Return the paths."""
-    created = {"200": response("The job is on disk and will run.", Video)}
+    created = {"200": response("The job is stored and will run.", Video)}
     bodies = submit_content("CreateVideo", _EXAMPLE)
-    listed = {"200": response("A page of them.", VideoList)}
+    listed = {"200": response("A page of jobs.", VideoList)}
     return {
         "/v1/videos": {
             "post": _operation("Submit a job", created, body=bodies, parameters=[idempotency_key]),
@@ -61,11 +60,13 @@ def paths(idempotency_key: Schema) -> Schema:
         },
         "/v1/videos/{id}": {
             "get": _operation(
-                "Tell how a job is", {"200": response("How it is now.", Video)}, parameters=[_ID]
+                "Get the status of a job",
+                {"200": response("The status.", Video)},
+                parameters=[_ID],
             ),
             "delete": _operation(
-                "Remove a job and its files",
-                {"200": response("Nothing of it is left.", VideoDeleted)},
+                "Delete a job and its files",
+                {"200": response("The job is deleted.", VideoDeleted)},
                 parameters=[_ID],
             ),
         },
@@ -74,9 +75,11 @@ def paths(idempotency_key: Schema) -> Schema:
 
 
 def _content() -> Schema:
-    variant = query_parameter("variant", "Which.", {"enum": list(VARIANTS), "default": "video"})
+    variant = query_parameter(
+        "variant", "Which file to download.", {"enum": list(VARIANTS), "default": "video"}
+    )
     responses = file_responses(*sorted(set(CONTENT_TYPES.values())))
-    return _operation("Fetch a video, or stills from it", responses, parameters=[_ID, variant])
+    return _operation("Download a video or its stills", responses, parameters=[_ID, variant])
 
 
 def _operation(
