@@ -52,11 +52,11 @@ async def wait_in_vain(caller: Caller, site: Site) -> None:
     """Cancel a job that has been given to the group, and waits there for its image."""
     first, second = await caller.submit(infer_steps="100"), await caller.submit()
     await caller.wait_for(first, stage="denoise")
-    site.line.fail("refuses")
+    site.proxy.fail("refuses")
     await caller.post("/video/cancel", first)
     await caller.wait_for(second, reason=NO_IMAGE)
     await caller.post("/video/cancel", second)
-    site.line.mend()
+    site.proxy.recover()
     for job_id in (first, second):
         await caller.post("/video/delete", job_id)
 
@@ -66,14 +66,14 @@ async def make(caller: Caller, site: Site) -> str:
     job_id = await caller.submit()
     await caller.wait_for(job_id, stage="denoise")
     await until(lambda: f"checkpoints/{job_id}.safetensors" in site.names(), LIMIT_S)
-    site.line.fail("refuses")
+    site.proxy.fail("refuses")
     delayed = await caller.wait_for(job_id, stage="save", reason=NO_STORE)
     assert delayed["status"] == "InProgress"
     form = aiohttp.FormData(SMALL_JOB)
     form.add_field("image", SAMPLE.read_bytes(), filename="sample.jpg")
     async with caller.session.post("/video/submit", data=form) as response:
         assert response.status == 503, await response.text()
-    site.line.mend()
+    site.proxy.recover()
     done = await caller.wait_for(job_id, status="Succeed", attempt=1)
     assert done["reason"] is None
     await until(lambda: f"checkpoints/{job_id}.safetensors" not in site.names(), LIMIT_S)

@@ -51,7 +51,7 @@ async def busy(
     ):
         client = Client(session, witness := Witness())
         client.url = server.life.url
-        server.faults.lay("denoise", "hold")
+        server.faults.set("denoise", "hold")
         await client.submit()
         await until(lambda: server.faults.is_reached("denoise"), 10.0)
         yield server, client, witness
@@ -88,7 +88,7 @@ async def test_watchers_that_never_read_cost_no_more_than_their_buffers(tmp_path
     ):
         client = Client(session, Witness())
         client.url = server.life.url
-        server.faults.lay("denoise", "hold")
+        server.faults.set("denoise", "hold")
         job_id = await client.submit() or ""
         port = int(client.url.rpartition(":")[2])
         with ExitStack() as stack:

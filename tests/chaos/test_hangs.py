@@ -50,7 +50,7 @@ async def test_a_stopped_rank_is_noticed_within_ten_seconds_and_a_tick(tmp_path:
 async def test_a_step_that_never_ends_is_ended_though_every_rank_beats(tmp_path: Path) -> None:
     """Fails if a beat counts as progress whatever its count of finished items says."""
     async with serving(tmp_path) as (server, client):
-        server.faults.lay("denoise", "hold")
+        server.faults.set("denoise", "hold")
         job_id = await client.submit()
         await until(lambda: server.faults.is_reached("denoise"), 10.0)
         held_at = time.monotonic()
@@ -65,7 +65,7 @@ async def test_steps_that_take_five_times_as_long_are_left_alone(tmp_path: Path)
     async with serving(tmp_path, step_s=0.3, num_steps=3) as (server, client):
         usual, slow = await client.submit(), await client.submit()
         await client.until_ended(usual)
-        server.faults.lay("denoise", "slow")
+        server.faults.set("denoise", "slow")
         done = await client.until_ended(slow)
         assert (done["status"], done["attempt"]) == ("Succeed", 1)
         assert "has finished nothing" not in server.life.log()

@@ -47,7 +47,7 @@ async def reach(server: ChaosServer, client: Client, stage: str) -> str | None:
     await server.until_healthy()
     if stage == "idle":
         return None
-    server.faults.lay(POINTS[stage], "hold")
+    server.faults.set(POINTS[stage], "hold")
     job_id = None
     if stage == "load":
         server.kill((await ranks_of(server))[0])

@@ -29,7 +29,7 @@ async def test_a_group_that_dies_while_it_saves_leaves_nothing_half_done(
         client = Client(session, witness := Witness())
         client.url = server.life.url
         for point in SAVE_POINTS * (NUM_DEATHS_LONG if is_long else NUM_DEATHS):
-            server.faults.lay(point, "die")
+            server.faults.set(point, "die")
             job_id = await client.submit()
             done = await client.until_ended(job_id)
             assert (done["status"], done["attempt"]) == ("Succeed", 2)

@@ -87,13 +87,13 @@ def test_a_video_waits_for_a_store_that_fails_and_is_never_seen_in_part(
     """Seen to fail with an error of the store taken for the end of the job."""
     if fault == "cut":  # the video is small: it has to be cut earlier
         monkeypatch.setattr("tests.object_store.CUT_BYTES", 600)
-    site.line.fail(fault)
+    site.proxy.fail(fault)
     writing = Writing(store)
     for _ in range(2):
         assert writing.delays.get(timeout=LIMIT_S) == NO_STORE
         assert NAMES[0] not in site.names()
         assert writing.ends.empty()
-    site.line.mend()
+    site.proxy.recover()
     assert writing.ends.get(timeout=LIMIT_S) is None
     assert site.names() == NAMES
     assert site.num_uploads() == 0
@@ -130,17 +130,17 @@ def test_an_upload_that_the_store_does_not_show_is_no_success(
 
 @pytest.mark.usefixtures("impatient")
 def test_a_video_that_waits_for_the_store_can_be_cancelled(site: Site, store: ObjectStore) -> None:
-    site.line.fail("silent")
+    site.proxy.fail("silent")
     writing = Writing(store)
     writing.delays.get(timeout=LIMIT_S)
     writing.is_cancelled = True
     assert isinstance(writing.ends.get(timeout=LIMIT_S), RunCancelled)
-    site.line.mend()
+    site.proxy.recover()
     assert site.names() == []
 
 
 def test_a_group_that_stops_does_not_wait_for_the_store(site: Site, store: ObjectStore) -> None:
-    site.line.fail("refuses")
+    site.proxy.fail("refuses")
     writing = Writing(store)
     writing.delays.get(timeout=LIMIT_S)
     writing.writer.stop_waiting()
@@ -196,7 +196,7 @@ def test_of_the_states_that_wait_for_a_slow_store_the_latest_is_saved(
 def test_a_state_that_cannot_be_saved_ends_nothing(
     site: Site, store: ObjectStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    site.line.fail("refuses")
+    site.proxy.fail("refuses")
     checkpoint = Checkpoint(store, checkpoint_name(LEASE.job_id))
     checkpoint.keep({"step": torch.tensor(1)})
     checkpoint.discard()
@@ -251,14 +251,14 @@ def test_a_damaged_state_is_not_gone_on_from(store: ObjectStore) -> None:
 def test_a_run_waits_for_its_image(fault: Fault, site: Site, store: ObjectStore) -> None:
     """Seen to fail with an error of the store taken for a missing image."""
     stored(store, f"{INPUTS}/{IMAGE}", b"pixels")
-    site.line.fail(fault)
+    site.proxy.fail(fault)
     delays: queue.SimpleQueue[str] = queue.SimpleQueue()
     bringing = supplies(store, delays).begin()
     for _ in range(2):
         assert delays.get(timeout=LIMIT_S) == NOT_HERE
     with pytest.raises(NotYetError):
         bringing.result(0)
-    site.line.mend()
+    site.proxy.recover()
     assert bringing.result(LIMIT_S) is False
 
 
@@ -282,6 +282,6 @@ def test_an_image_that_is_gone_fails_the_job(store: ObjectStore) -> None:
 
 
 def test_a_run_that_waits_for_its_image_can_be_cancelled(site: Site, store: ObjectStore) -> None:
-    site.line.fail("refuses")
+    site.proxy.fail("refuses")
     with pytest.raises(RunCancelled):
         supplies(store, cancelled=RunCancelled()).begin().result(LIMIT_S)

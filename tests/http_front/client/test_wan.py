@@ -73,7 +73,7 @@ async def test_wan_tells_how_a_job_ended_by_its_exit_code(stack: Stack) -> None:
     failing = await stack.submit()
     code, _, err = await stack.wan("watch", failing)
     assert code == 1
-    assert "the stub was told to fail" in err
+    assert "the stub was set to fail" in err
     stack.group.hold.clear()
     cancelled = await stack.submit()
     await stack.client.cancel(cancelled)
