@@ -23,9 +23,7 @@ def main() -> int:
         return 0
     audited = [package for package in packages if "skip_reason" not in package]
     if not audited:
-        sys.stderr.write(
-            f"audit SKIPPED: no data on any of {len(packages)} packages\n"
-        )
+        sys.stderr.write(f"audit SKIPPED: no data on any of {len(packages)} packages\n")
         return 0
     bad = [f"{p['name']} {p['version']}: {v['id']}" for p in audited for v in p["vulns"]]
     summary = f"{len(audited)} of {len(packages)} packages audited, {len(bad)} vulnerabilities\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.server import chaos_server
-from tests.realtime_front import realtime_priority, may_use_realtime_priority
+from tests.realtime_front import may_use_realtime_priority, realtime_priority
 
 pytestmark = pytest.mark.skipif(
     not may_use_realtime_priority(), reason="this user may not have real-time priority"

@@ -73,10 +73,10 @@ def follow(config: RankConfig, rank: int, settings: StubSettings, activity: Acti
     """Send heartbeats until rank 0 leaves."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     report(config.ready_fd, f"ready {rank}")
-    with zmq.Context() as context, context.socket(zmq.PUB) as beats:
-        connect_pub(beats, config.addresses.beats)
+    with zmq.Context() as context, context.socket(zmq.PUB) as socket:
+        connect_pub(socket, config.addresses.beats)
         while not activity.is_leaving:
-            beats.send_multipart(rank_messages.encode(activity.beat(config, rank)))
+            socket.send_multipart(rank_messages.encode(activity.heartbeat(config, rank)))
             time.sleep(settings.beat_every_s)
 
 
