@@ -1,4 +1,4 @@
-# Two commands matter to a newcomer: `make demo` and `make test`.
+# Start here: `make demo` and `make test`. While writing code: `make quick` and `make check`.
 PYTHON ?= python3
 CYCLES ?= 1200
 EXAMPLES ?= 2000
@@ -6,7 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo serve test test-all test-browser test-ray chaos fuzz audit check format clean
+# Under a minute: what needs no server and no model.
+QUICK := tests/broker/dispatch tests/broker/journal tests/ranks/parallel/test_layout.py \
+	tests/ranks/test_solver.py tests/http_front/docs
+
+.PHONY: install demo serve quick check test test-all test-browser test-ray chaos fuzz audit format clean
 
 install: $(INSTALLED)
 
@@ -23,6 +27,14 @@ demo: install
 serve: install
 	$(BIN)/python launch.py --demo --nproc 8 --state-dir demo-state
 
+quick: install
+	$(BIN)/python -m pytest $(QUICK) --ignore tests/broker/journal/test_disk_faults.py
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
 test: install
 	$(BIN)/python -m pytest -m "not full and not accelerator and not browser and not ray"
 
@@ -36,14 +48,13 @@ test-ray: install
 test-browser: install
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[browser]'
 	@command -v chromium >/dev/null \
-		|| { apt-get -qq update && apt-get -qq install --no-install-recommends chromium; } \
-		|| echo "Chromium cannot be installed here, so these tests are skipped; get it from your system."
+		|| echo "chromium is not on the PATH, so these tests are skipped. On Debian and Ubuntu: sudo apt-get install chromium"
 	$(BIN)/python -m pytest -m browser tests/browser
 
 fuzz: install
 	$(BIN)/python -m pytest tests/fuzz --examples $(EXAMPLES)
 
-# pip-audit lives in an environment of its own: it is no part of the project's.
+# pip-audit is no dependency of the project, so it gets a virtual environment of its own.
 audit:
 	$(PYTHON) -m venv $(VENV)-audit
 	$(VENV)-audit/bin/python -m pip install --quiet pip-audit==2.10.1
@@ -51,11 +62,6 @@ audit:
 
 chaos: install
 	$(BIN)/python -m pytest tests/chaos --cycles $(CYCLES)
-
-check: install
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy
 
 format: install
 	$(BIN)/ruff check --fix .

@@ -1,6 +1,6 @@
-"""Start the server: one broker, one HTTP front, and groups of ranks; watch, restart and stop them.
+"""Start the server: one broker, one HTTP front and groups of ranks. Supervise and stop them.
 
-`python launch.py --nproc 8 --model-path FOLDER` is the operators' command; `--demo` needs no model.
+`python launch.py --nproc 8 --model-path FOLDER` starts a server; `--demo` needs no model.
 `launch.py group --join …` and `launch.py front --join …` add groups and fronts on other machines.
 """
 
@@ -25,11 +25,11 @@ logger = logging.getLogger("launcher")
 
 
 class StoppedError(Exception):
-    """Raised when a signal ends the preparations."""
+    """Raised when a signal arrives before any process has started."""
 
 
 def main() -> int:
-    """Run the command; return its exit code: 0 as asked, 1 failed, 2 wrong options."""
+    """Return the exit code: 0 for success, 1 for a failure, 2 for invalid options."""
     try:
         command = parse_command(sys.argv[1:], os.environ)
     except OptionsError as error:
@@ -42,6 +42,7 @@ def main() -> int:
     if command.action == "check":
         return report(command)
     configure_logging("launcher", options.log_format)
+    # The supervisor installs its own handlers once it runs.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop_preparing)
     try:
@@ -51,12 +52,11 @@ def main() -> int:
         sys.stderr.write(f"launch.py: {error}\n")
         return 1
     except StoppedError as stop:
-        logger.info("%s: stopped before anything had been started", stop)
+        logger.info("%s: stopped before any process was started", stop)
         return 0
 
 
 def _stop_preparing(number: int, _frame: FrameType | None) -> None:
-    """End the preparations; the supervisor has a way of its own to stop what runs."""
     raise StoppedError(signal.Signals(number).name)
 
 

@@ -1,1 +1,1 @@
-"""The launcher: it knows processes. `launch.py` is its command."""
+"""The launcher: checks the machine, then starts, supervises and stops the server's processes."""

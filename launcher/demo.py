@@ -1,7 +1,6 @@
-"""`make demo`: the whole server on CPU ranks, one job from submit to MP4, and a clean end.
+"""`make demo`: run one job on a server with CPU ranks, from submit to MP4, and stop the server.
 
-It does what a person would do by hand: starts `launch.py --demo`, waits until it is ready, runs
-`wan submit … --watch`, and stops the server.
+It runs the commands a user would type: `launch.py --demo`, then `wan submit … --watch`.
 """
 
 import os
@@ -28,10 +27,10 @@ PROMPT = "A small sailing boat drifts across a calm bay while the sun goes down"
 
 
 def main() -> int:
-    """Run the demo; return 0 if it ended with a video and nothing was left running."""
+    """Return 0 if the job produced a video and the server stopped cleanly."""
     STATE.mkdir(exist_ok=True)
     VIDEO.unlink(missing_ok=True)
-    _say(f"Starting the server on {URL}; its log is {LOG.relative_to(ROOT)}")
+    _print(f"Starting the server on {URL}; its log is {LOG.relative_to(ROOT)}")
     with LOG.open("wb") as log:
         server = subprocess.Popen([sys.executable, *SERVER.split()], cwd=ROOT, stderr=log)
     try:
@@ -42,25 +41,24 @@ def main() -> int:
     finally:
         stopped = _stop(server)
     if submitted.returncode or stopped or not VIDEO.is_file():
-        _say(f"The demo has failed; {LOG} tells why.")
+        _print(f"The demo failed; see the server log: {LOG}")
         return 1
-    _say(f"The video: {VIDEO}")
+    _print(f"The video: {VIDEO}")
     return 0
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
 
 def _await_ready(server: "subprocess.Popen[bytes]") -> None:
-    """Wait until the server takes jobs; end at once if it ends."""
     deadline = time.monotonic() + READY_LIMIT_S
     while not _is_ready():
         if server.poll() is not None:
             raise SystemExit(LOG.read_text() + "The server ended before it was ready.")
         if time.monotonic() > deadline:
-            raise SystemExit(f"the server was not ready within {READY_LIMIT_S:.0f} s")
+            raise SystemExit(f"the server was not ready within {READY_LIMIT_S:.0f} s; see {LOG}")
         time.sleep(0.25)
 
 

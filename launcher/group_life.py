@@ -1,4 +1,8 @@
-"""One life of a group, as the launcher sees it: from the nursery to the last rank reaped."""
+"""One epoch of a group: starts its ranks, watches them, and ends them together.
+
+A starter process (`python -m ranks`) loads what all ranks share, forks the ranks and exits. The
+launcher is a subreaper, so it becomes their parent.
+"""
 
 import asyncio
 import logging
@@ -18,30 +22,31 @@ _REAP_LIMIT_S = 30.0
 
 
 class GroupLife:
-    """Starts the ranks of a group, and ends them all as soon as one of them has ended."""
+    """Starts the ranks of a group, and ends all of them as soon as one exits."""
 
     def __init__(self, reaper: Reaper, config: RankConfig, module: str) -> None:
         self.config = config
         self.ready = asyncio.Event()
+        self.pids: dict[int, int] = {}
+        """By rank."""
         self._reaper = reaper
-        self._nursery = Child(reaper, f"{config.group}/nursery", module)
-        self.pids: dict[int, int] = {}  # of each rank
+        self._starter = Child(reaper, f"{config.group}/starter", module)
         self._num_ready = 0
-        self._failure: str | None = None
-        self._leaving = False
+        self._load_failure: str | None = None
+        self._is_leaving = False
         self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
-    async def live(self, startup_limit_s: float) -> str:
-        """Run the group until something ends it; return why, with every process reaped.
+    async def run(self, startup_limit_s: float) -> str:
+        """Run the group until something ends it; return the reason once every process is reaped.
 
         Args:
-            startup_limit_s: How long the ranks may take until all are ready.
+            startup_limit_s: Time until all ranks must be ready.
 
         Raises:
-            UnkillableError: If a process does not end.
+            UnkillableError: If a process survives SIGKILL.
         """
-        leader_pid = await self._nursery.start(lambda fd: structs.replace(self.config, ready_fd=fd))
-        self._nursery.exited.add_done_callback(self._on_nursery_exit)
+        leader_pid = await self._starter.start(lambda fd: structs.replace(self.config, ready_fd=fd))
+        self._starter.exited.add_done_callback(self._on_starter_exit)
         limit = asyncio.get_running_loop().call_later(
             startup_limit_s, self._on_startup_limit, startup_limit_s
         )
@@ -51,53 +56,53 @@ class GroupLife:
         finally:
             limit.cancel()
             await self._end_all(leader_pid)
-            await listener  # every writer is gone; it has now heard why
-            self._nursery.close()
-        return self._failure or reason
+            await listener  # it ends with the last rank, after it has read any load failure
+            self._starter.close()
+        return self._load_failure or reason
 
     def kill(self, reason: str) -> None:
-        """End the group; `live` returns with this reason, after the ranks have dumped stacks."""
+        """End the group with this reason, after each rank has dumped its stacks."""
         logger.error("group %s: ending it: %s", self.config.group, reason)
         loop = asyncio.get_running_loop()
-        # One rank after the other: dumped at once, their stacks would mix line by line.
-        for place, rank in enumerate(self.pids):
-            loop.call_later(_STACK_DUMP_S * place / len(self.pids), self._dump_stack, rank)
+        # One rank at a time, or the lines of their stacks would interleave.
+        for index, rank in enumerate(self.pids):
+            loop.call_later(_STACK_DUMP_S * index / len(self.pids), self._dump_stack, rank)
         loop.call_later(_STACK_DUMP_S, self.end, reason)
 
     async def ask_to_leave(self) -> None:
-        """Let the ranks leave together at the next boundary; return when all have ended."""
-        self._leaving = True
+        """Have the ranks exit together at the next step boundary; return when all have exited."""
+        self._is_leaving = True
         for pid in self.pids.values():
             self._signal(pid, signal.SIGTERM)
         if exits := [self._reaper.exited(pid) for pid in self.pids.values()]:
             await asyncio.wait(exits)
 
     def end(self, reason: str) -> None:
-        """End the group at once; `live` returns with this reason unless it had another."""
+        """End the group at once; the first reason given is the one that `run` returns."""
         if not self._end.done():
             self._end.set_result(reason)
 
     async def _listen(self) -> None:
-        async for line in self._nursery.lines():
-            word, _, rest = line.partition(" ")
+        async for line in self._starter.lines():
+            event, _, rest = line.partition(" ")
             rank, _, text = rest.partition(" ")
-            if word == "born":
+            if event == "born":
                 self.pids[int(rank)] = pid = int(text)
                 self._reaper.exited(pid).add_done_callback(partial(self._on_rank_exit, int(rank)))
-            elif word == "ready":
+            elif event == "ready":
                 self._num_ready += 1
                 if self._num_ready == self.config.world_size:
                     self.ready.set()
-            elif word == "failed" and self._failure is None:
-                self._failure = f"rank {rank}: {text}"
+            elif event == "failed" and self._load_failure is None:
+                self._load_failure = f"rank {rank}: {text}"
 
-    def _on_nursery_exit(self, exited: asyncio.Future[int]) -> None:
+    def _on_starter_exit(self, exited: asyncio.Future[int]) -> None:
         if exited.result() != 0:
-            self.end(f"the first process {describe_exit(exited.result())}")
+            self.end(f"the starter process {describe_exit(exited.result())}")
 
     def _on_rank_exit(self, rank: int, exited: asyncio.Future[int]) -> None:
-        # A rank that has left as asked ends nothing: rank 0 may still be writing a video.
-        if exited.result() != 0 or not self._leaving:
+        # A rank that leaves as asked ends nothing: rank 0 may still be writing a video.
+        if exited.result() != 0 or not self._is_leaving:
             self.end(f"rank {rank} {describe_exit(exited.result())}")
 
     def _on_startup_limit(self, limit_s: float) -> None:
@@ -106,7 +111,7 @@ class GroupLife:
             self.end(f"after {limit_s:.0f} s only {count} ranks were ready")
 
     def _dump_stack(self, rank: int) -> None:
-        if not self._end.done():  # afterwards the pid may be another process's
+        if not self._end.done():  # afterwards the pid may belong to another process
             self._signal(self.pids[rank], signal.SIGUSR1)
 
     def _signal(self, pid: int, number: signal.Signals) -> None:
@@ -114,7 +119,7 @@ class GroupLife:
             os.kill(pid, number)
 
     async def _end_all(self, leader_pid: int) -> None:
-        """Kill and reap every process of this life, also those whose birth was never heard of."""
+        """Kill and reap every process of this epoch, including ranks not yet reported."""
         await kill_tree(leader_pid, _REAP_LIMIT_S)
         for pid in self.pids.values():
             self._reaper.forget(pid)

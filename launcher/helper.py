@@ -1,7 +1,7 @@
-"""A process for what needs torch, which the launcher never imports.
+"""Runs a module in a helper process, because the launcher never imports torch.
 
-`python -m launcher.helper PARENT_PID MODULE …` runs a module as `python -m` would, and ends with
-its parent: loading torch takes seconds, in which the launcher may be killed.
+`python -m launcher.helper PARENT_PID MODULE …` runs a module as `python -m` does, and ends with
+its parent: importing torch takes seconds, during which the launcher may be killed.
 """
 
 import os
@@ -13,17 +13,16 @@ from broker.process.child import die_with_parent
 
 
 def run_helper(module: str, *arguments: str, limit_s: float) -> subprocess.CompletedProcess[str]:
-    """Run a module in a process of its own; return how it has ended, and what it wrote.
+    """Run a module in a helper process and capture its output.
 
     Raises:
-        subprocess.TimeoutExpired: If it has not ended in time; it is killed.
+        subprocess.TimeoutExpired: If it runs longer than `limit_s`; it is killed.
     """
     command = [sys.executable, "-m", "launcher.helper", str(os.getpid()), module, *arguments]
     return subprocess.run(command, check=False, timeout=limit_s, capture_output=True, text=True)
 
 
 def main() -> None:
-    """Run the module that the second argument names, with the arguments after it."""
     parent_pid, module, *arguments = sys.argv[1:]
     die_with_parent(int(parent_pid))
     sys.argv[1:] = arguments

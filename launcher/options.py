@@ -1,4 +1,4 @@
-"""The operator's options: one definition for flags, environment, file and documentation."""
+"""The operator's options: one definition for flags, environment variables, file and help."""
 
 import argparse
 import os
@@ -16,10 +16,10 @@ from broker.store.store import is_object_place
 from http_front.config import Downloads
 
 Role = Literal["server", "group", "front"]
-"""A server is broker, front and groups; the others join one that runs elsewhere."""
+"""A server runs broker, front and groups; `group` and `front` join a server elsewhere."""
 
 _ORIGIN = re.compile(r"https?://[a-z0-9.:\[\]-]+")
-_CENTURY_S = 3_155_760_000.0  # infinity cannot be told to the processes: JSON has none
+_CENTURY_S = 3_155_760_000.0  # a limit, because JSON has no infinity to pass to the processes
 DEFAULT_MODEL = "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers"
 
 
@@ -28,40 +28,42 @@ class OptionsError(Exception):
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything an operator can choose. Precedence: default < file < environment < flag."""
+    """All options. A flag overrides the environment, which overrides the file and the default."""
 
-    nproc: Annotated[int, Meta(ge=1, le=64, description="Ranks in a group, one a device.")] = 8
+    nproc: Annotated[int, Meta(ge=1, le=64, description="Ranks in a group, one per device.")] = 8
     groups: Annotated[
-        int, Meta(ge=0, le=1024, description="Groups to start; each runs a job at a time.")
+        int, Meta(ge=0, le=1024, description="Groups to start; each runs one job at a time.")
     ] = 1
     engine: Annotated[
         Literal["local", "ray"],
         Meta(
-            description="Who starts the groups: this machine, or Ray, each on a node that has "
-            "the devices."
+            description="What starts the groups: this machine, or Ray, which places each on a "
+            "node that has the devices."
         ),
     ] = "local"
     ray_address: Annotated[
         str,
         Meta(
             min_length=1,
-            description="The Ray cluster, HOST:PORT; auto: what RAY_ADDRESS says, or else the one "
+            description="The Ray cluster, HOST:PORT; auto takes RAY_ADDRESS, or else the cluster "
             "that this machine belongs to.",
         ),
     ] = "auto"
     device: Annotated[
-        Literal["auto", "npu", "cuda", "cpu"], Meta(description="What the ranks compute on.")
+        Literal["auto", "npu", "cuda", "cpu"], Meta(description="Device that the ranks compute on.")
     ] = "auto"
-    model_path: Annotated[str, Meta(description="Model folder in the layout of diffusers.")] = (
+    model_path: Annotated[str, Meta(description="Model folder in the diffusers layout.")] = (
         DEFAULT_MODEL
     )
     demo: Annotated[
-        bool, Meta(description="Use a miniature model, made on the spot; shows no real video.")
+        bool, Meta(description="Build and use a miniature model, which makes no real video.")
     ] = False
     host: Annotated[str, Meta(min_length=1, description="Address that the front listens on.")] = (
         "127.0.0.1"
     )
-    port: Annotated[int, Meta(ge=0, le=65535, description="Its port; 0 takes any free one.")] = 8088
+    port: Annotated[int, Meta(ge=0, le=65535, description="The front's port; 0: any free one.")] = (
+        8088
+    )
     state_dir: Annotated[
         str, Meta(min_length=1, description="Folder of everything that is kept on disk.")
     ] = "state"
@@ -70,8 +72,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             str,
             Meta(
                 min_length=1,
-                description="Where images, videos and saved states are: a folder on a disk that "
-                "all machines share, or s3://BUCKET/PREFIX; left out, the state directory.",
+                description="Where images, videos and checkpoints are kept: a folder that all "
+                "machines share, or s3://BUCKET/PREFIX; by default, the state directory.",
             ),
         ]
         | None
@@ -79,16 +81,16 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     store_downloads: Annotated[
         Downloads,
         Meta(
-            description="Videos in s3:// pass through the front (relay), or clients are sent to "
-            "the bucket by a link for ten minutes (redirect)."
+            description="How clients get videos from s3://: through the front (relay), or by a "
+            "link to the bucket that is valid for ten minutes (redirect)."
         ),
     ] = "relay"
     listen: (
         Annotated[
             str,
             Meta(
-                description="Where groups and fronts of other machines join this server: "
-                "tcp://HOST:PORT; the port and the next three are used."
+                description="Address at which other machines join this server: tcp://HOST:PORT; "
+                "uses that port and the next three."
             ),
         ]
         | None
@@ -96,7 +98,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     join: (
         Annotated[
             str,
-            Meta(description="The server that groups or a front belong to: what it listens on."),
+            Meta(description="Server that these groups or this front join: its --listen address."),
         ]
         | None
     ) = None
@@ -105,8 +107,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             str,
             Meta(
                 pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
-                description="What groups that join are called, before -g0; left out, this "
-                "machine's name and a mark of the state directory.",
+                description="Prefix of the names of groups that join, before -g0; by default, this "
+                "machine's name and a hash of the state directory.",
             ),
         ]
         | None
@@ -116,8 +118,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             str,
             Meta(
                 min_length=1,
-                description="Folder of CURVE keys for --listen (broker/) or --join (peer/), "
-                "made by wan keys curve; only loopback does without.",
+                description="Folder of CURVE keys for --listen (broker/) or --join (peer/), made "
+                "by wan keys curve; required except on loopback.",
             ),
         ]
         | None
@@ -132,49 +134,49 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     t5_fsdp: Annotated[bool, Meta(description="Default of a job's `t5_fsdp`.")] = False
     vae_parallel: Annotated[bool, Meta(description="Default of a job's `vae_parallel`.")] = False
     checkpoint_steps: Annotated[
-        int, Meta(ge=1, description="Denoising steps between two saved states of a job.")
+        int, Meta(ge=1, description="Denoising steps between two checkpoints of a job.")
     ] = 5
-    max_queue: Annotated[int, Meta(ge=1, description="Jobs that may wait.")] = 100
+    max_queue: Annotated[int, Meta(ge=1, description="Jobs that may wait in the queue.")] = 100
     priority_step: Annotated[
         float,
-        Meta(gt=0, le=_CENTURY_S, description="Seconds of waiting a level of priority is worth."),
+        Meta(gt=0, le=_CENTURY_S, description="Seconds of waiting that equal one priority level."),
     ] = 3600.0
     job_ttl: Annotated[
         float,
         Meta(
             ge=0,
             le=_CENTURY_S,
-            description="Seconds that a job and its files are kept after its end.",
+            description="Seconds to keep a job and its files after it ends.",
         ),
     ] = 3600.0
     api_keys: (
         Annotated[
             str,
-            Meta(min_length=1, description="File of the API keys that clients must show one of."),
+            Meta(min_length=1, description="File of API keys; clients must send one of them."),
         ]
         | None
     ) = None
     insecure: Annotated[
-        bool, Meta(description="Serve other machines without API keys; whoever comes may use it.")
+        bool, Meta(description="Serve other machines without API keys, to any client.")
     ] = False
     allowed_hosts: Annotated[
-        tuple[str, ...], Meta(description="Names, besides its own, that clients may call it by.")
+        tuple[str, ...], Meta(description="Further host names that clients may call it by.")
     ] = ()
     cors_origins: Annotated[
-        tuple[str, ...], Meta(description="Other sites whose pages may use it: https://…")
+        tuple[str, ...], Meta(description="Other sites whose pages may call this server: https://…")
     ] = ()
     image_hosts: Annotated[
         tuple[str, ...],
-        Meta(description="The hosts images may come from, .example.com for all below; none: any."),
+        Meta(description="Hosts that images may come from; .example.com for all subdomains."),
     ] = ()
     allow_private_images: Annotated[
-        bool, Meta(description="Fetch images from addresses that are not public, too.")
+        bool, Meta(description="Also fetch images from addresses that are not public.")
     ] = False
     realtime_front: Annotated[
         bool,
         Meta(
-            description="Let the front go before all else on this machine, so that it answers at "
-            "once where processors are busy; for root, or with RLIMIT_RTPRIO."
+            description="Give the front real-time priority, so that it answers at once on busy "
+            "processors; requires root or RLIMIT_RTPRIO."
         ),
     ] = False
     drain_timeout: Annotated[
@@ -182,7 +184,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Meta(
             ge=0,
             le=_CENTURY_S,
-            description="Seconds that running jobs may take to end at a stop.",
+            description="Seconds that running jobs get to finish when the server stops.",
         ),
     ] = 600.0
     startup_timeout: Annotated[
@@ -194,9 +196,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Meta(
             gt=0,
             le=_CENTURY_S,
-            description="Seconds that a denoising step may take before the ranks count as hung; "
-            "five times as long until a step is known, ten usual steps always, and on CPUs ten "
-            "times these seconds.",
+            description="Seconds that a denoising step may take before the ranks count as hung. "
+            "The limit is never below ten usual steps; it is five times as long until a step has "
+            "been measured, and ten times as long on CPUs.",
         ),
     ] = 60.0
     log_format: Annotated[LogFormat, Meta(description="Log lines for people or for programs.")] = (
@@ -207,7 +209,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         if self.demo and self.model_path != DEFAULT_MODEL:
             raise ValueError("demo and model_path exclude each other: --demo makes its own model")
         if self.groups == 0 and self.listen is None:
-            raise ValueError("groups is 0, and without listen none can join from elsewhere")
+            raise ValueError("groups is 0, so listen is needed: without it no group can join")
         self._check_engine()
         cfg_size, ulysses_size = self.cfg_size or 1, self.ulysses_size or 1
         if self.nproc % (cfg_size * ulysses_size):
@@ -218,26 +220,28 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         if "://" in (self.store or "") and not is_object_place(self.store or ""):
             raise ValueError(f"store is {self.store}; it must be a folder or s3://BUCKET/PREFIX")
         if self.store_downloads == "redirect" and not is_object_place(self.store or ""):
-            raise ValueError("store_downloads is redirect, which needs a store that is s3://…")
+            raise ValueError(
+                "store_downloads is redirect, which needs a store at s3://BUCKET/PREFIX"
+            )
         for origin in self.cors_origins:
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(
-                    f"cors_origins has {origin!r}; an origin is a scheme and a host, "
-                    "as https://example.com, without a path"
+                    f"cors_origins has {origin!r}; an origin is a scheme and a host without a "
+                    "path, for example https://example.com"
                 )
 
     def _check_engine(self) -> None:
         if self.engine == "ray" and self.listen is None:
-            raise ValueError("engine is ray, and without listen its groups cannot join this server")
+            raise ValueError("engine is ray, so listen is needed: without it no group can join")
         if self.ray_address.startswith("ray://"):
             raise ValueError(
-                f"ray_address is {self.ray_address!r}: give HOST:PORT of the cluster; "
-                "this machine must be a node of it"
+                f"ray_address is {self.ray_address!r}; it must be HOST:PORT of a cluster that this "
+                "machine is a node of"
             )
 
 
 class Command(msgspec.Struct, frozen=True):
-    """What the command line asks for."""
+    """A parsed command line."""
 
     role: Role
     options: Options
@@ -253,32 +257,32 @@ class Command(msgspec.Struct, frozen=True):
 
     @property
     def has_front(self) -> bool:
-        """Whether an HTTP front runs here."""
+        """Whether an HTTP front runs on this machine."""
         return self.role != "group"
 
     @property
     def has_groups(self) -> bool:
-        """Whether this machine runs ranks of its own."""
-        return self.role != "front" and self.options.groups > 0 and not self.has_fleet
+        """Whether this machine starts ranks; Ray may place others on it."""
+        return self.role != "front" and self.options.groups > 0 and not self.has_ray_groups
 
     @property
-    def has_fleet(self) -> bool:
-        """Whether Ray runs the groups, somewhere in its cluster."""
+    def has_ray_groups(self) -> bool:
+        """Whether Ray places the groups on the nodes of a cluster."""
         return self.options.engine == "ray"
 
 
 def parse_command(
     argv: list[str], environ: Mapping[str, str], program: str = "launch.py"
 ) -> Command:
-    """Return what is asked for.
+    """Parse a command line, with defaults from `--config` and the environment.
 
     Args:
         argv: The command line without the program's name.
-        environ: Where variables `WAN_…` are looked up.
-        program: What the help calls it.
+        environ: Where the `WAN_…` variables are looked up.
+        program: The program's name in the help.
 
     Raises:
-        OptionsError: With the option, its value and what is allowed.
+        OptionsError: If a value is invalid; the message names the option, the value and the limits.
     """
     flags = vars(_parser(program).parse_args(argv))
     config_file, action, role = flags.pop("config"), flags.pop("action"), flags.pop("role")
@@ -288,7 +292,7 @@ def parse_command(
     merged |= _from_environment(environ)
     merged |= {name: value for name, value in flags.items() if value is not None}
     try:
-        # Not strict: environment and flags are text.
+        # Not strict: the environment and the flags hold text.
         options = msgspec.convert(_split_lists(merged), Options, strict=False)
     except msgspec.ValidationError as error:
         raise OptionsError(_explain(error, merged)) from error
@@ -296,7 +300,7 @@ def parse_command(
 
 
 def to_toml(options: Options) -> str:
-    """Return the options as the content of a file for `--config`."""
+    """Format options as a file for `--config`."""
     lines = []
     for name, value in msgspec.structs.asdict(options).items():
         if value is not None:
@@ -308,8 +312,8 @@ def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program,
         description="Start the video server: broker, HTTP front and ranks. Or start groups of "
-        "ranks, or an HTTP front, of a server that runs elsewhere (--join).",
-        epilog="Each option is also a key of a TOML file (--config) and a variable WAN_OPTION.",
+        "ranks, or an HTTP front, that join a server elsewhere (--join).",
+        epilog="Each option is also a key of the TOML file (--config) and a variable WAN_OPTION.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -328,14 +332,14 @@ def _parser(program: str) -> argparse.ArgumentParser:
         const="print-config",
         dest="action",
         default="run",
-        help="print the options in force as TOML, and end",
+        help="print the effective options as TOML and exit",
     )
     parser.add_argument(
         "--check",
         action="store_const",
         const="check",
         dest="action",
-        help="say what is missing for a start, and end",
+        help="check whether a server can start here and exit",
     )
     return parser
 
@@ -354,7 +358,7 @@ def _add_flag(parser: argparse.ArgumentParser, field: msgspec.structs.FieldInfo)
 
 
 def _description(annotation: Any) -> str:
-    """Return the description in a field's type, also where the type is an alternative to None."""
+    """Return the description in a field's type or, for an optional field, in its alternatives."""
     for part in (annotation, *get_args(annotation)):
         for meta in getattr(part, "__metadata__", ()):
             if isinstance(meta, Meta) and meta.description:
@@ -372,7 +376,7 @@ def _from_file(path: Path) -> dict[str, Any]:
         raise OptionsError(f"--config {path}: {error}") from error
     for name in content:
         if name not in Options.__struct_fields__:
-            raise OptionsError(f"--config {path}: {name} is no option")
+            raise OptionsError(f"--config {path}: unknown option {name}")
     return content
 
 
@@ -382,7 +386,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _split_lists(merged: dict[str, Any]) -> dict[str, Any]:
-    """Return the values with `a,b` turned into a list where the option is one."""
+    """Turn `a,b` into a list for the options that are lists."""
     lists = {f.name for f in msgspec.structs.fields(Options) if isinstance(f.default, tuple)}
     return {
         name: _parts(value) if name in lists and isinstance(value, str) else value
@@ -391,19 +395,18 @@ def _split_lists(merged: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parts(text: str) -> list[str]:
-    """Return what `a, b` lists; nothing where a variable is set, yet empty."""
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _choices(name: str) -> tuple[str, ...]:
-    """Return the words that an option is one of; none where it is no such option."""
+    """Return the values of an enumerated option; empty for any other option."""
     annotation = next(f.type for f in msgspec.structs.fields(Options) if f.name == name)
     literals = [part for part in get_args(annotation) if get_origin(part) is Literal]
     return get_args(literals[0]) if literals else ()
 
 
 def _explain(error: msgspec.ValidationError, merged: dict[str, Any]) -> str:
-    """Return a message that names the option and the value beside what is allowed."""
+    """Return a message with the option, its value and what is allowed."""
     text, _, path = str(error).partition(" - at `$.")
     name = path.rstrip("`")
     if name not in merged:

@@ -1,4 +1,4 @@
-"""What is to run on this machine: the configs of broker, front and groups."""
+"""What runs on this machine: the configs of broker, front and groups."""
 
 from pathlib import Path
 
@@ -17,32 +17,30 @@ from ranks.config import DeviceKind, RankConfig
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the start has found out, and the configs that follow from it."""
+    """What the checks before a start have found, and the configs of each process."""
 
     role: Role = "server"
     options: Options
     folders: Folders
     addresses: Addresses
-    """Where the parts on this machine reach the broker."""
+    """Where the processes on this machine reach the broker."""
     listen: Addresses | None = None
-    """Where those on other machines do, if any may."""
+    """Where other machines reach the broker; None if none may join."""
     machine: str = ""
-    """Begins the names of groups that join a server elsewhere."""
-    fleet_name: str | None = None
-    """Marks the groups of this server in a Ray cluster; None where Ray starts none."""
+    """Prefix of the group names when they join a server elsewhere; else empty."""
+    ray_name: str | None = None
+    """Identifies this server's groups in a Ray cluster; None unless Ray places them."""
     peer_keys: Path | None = None
-    """Folder of the CURVE keys that those groups join with."""
+    """Folder of the CURVE keys of the groups that Ray places."""
     model: Path | None
+    """None if no group runs here; so are the next two."""
     device: DeviceKind | None
-    """What `--device` means on this machine; None where no groups run here."""
     num_heads: int | None
-    """None where no groups run here."""
+    """Attention heads of the model."""
     pid: int
-    ranks_module: str = "ranks"
-    """What `python -m` runs as the ranks: a group without torch stands in where tests break it."""
+    """The launcher's."""
 
-    def broker(self, ready_fd: int, draining: bool) -> BrokerConfig:
-        """Return the broker's config."""
+    def broker_config(self, ready_fd: int, draining: bool) -> BrokerConfig:
         options, is_open = self.options, self.listen is not None
         return BrokerConfig(
             state_dir=str(self.folders.state),
@@ -63,8 +61,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             draining=draining,
         )
 
-    def front(self, ready_fd: int, listen_fd: int) -> FrontConfig:
-        """Return the front's config."""
+    def front_config(self, ready_fd: int, listen_fd: int) -> FrontConfig:
         options = self.options
         return FrontConfig(
             addresses=self.addresses,
@@ -86,10 +83,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             ready_fd=ready_fd,
         )
 
-    def group(self, index: int, epoch: int) -> RankConfig:
-        """Return the config of one life of a group."""
-        options, ear = self.options, self.ear
-        assert self.device is not None, "a server without groups has no devices"
+    def group_config(self, index: int, epoch: int) -> RankConfig:
+        options, addresses = self.options, self.addresses
+        assert self.device is not None, "no group runs on this machine"
+        if self.relay_address is not None:
+            addresses = structs.replace(addresses, beats=self.relay_address)
         return RankConfig(
             group=self.group_name(index),
             epoch=epoch,
@@ -97,7 +95,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             model_path=str(self.model),
             device=self.device,
             first_device=index * options.nproc,
-            addresses=self.addresses if ear is None else structs.replace(self.addresses, beats=ear),
+            addresses=addresses,
             store=self.folders.store,
             work_dir=str(self.folders.work / f"g{index}"),
             checkpoint_steps=options.checkpoint_steps,
@@ -111,12 +109,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             parent_pid=self.pid,
         )
 
-    def fleet(self, ready_fd: int) -> RayGroupsConfig:
-        """Return the config of the process that has Ray place the groups."""
+    def ray_groups_config(self, ready_fd: int) -> RayGroupsConfig:
         options, is_demo = self.options, self.options.demo
-        assert self.fleet_name is not None, "Ray starts no groups of this server"
+        assert self.ray_name is not None, "Ray places no groups of this server"
         return RayGroupsConfig(
-            server=self.fleet_name,
+            server=self.ray_name,
             num_groups=options.groups,
             group=structs.replace(
                 options,
@@ -126,7 +123,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
                 join=options.listen,
                 curve_keys=None,
                 api_keys=None,
-                # On every node these are where they are here.
+                # Absolute paths: they must be the same on every node.
                 store=self.folders.store,
                 model_path=options.model_path
                 if is_demo
@@ -139,21 +136,21 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     @property
-    def ear(self) -> str | None:
-        """Where the launcher takes the beats of its ranks, to pass them on to another machine."""
+    def relay_address(self) -> str | None:
+        """Where ranks publish heartbeats to a relay; None if they reach the broker directly."""
         return Addresses.in_folder(self.folders.run).beats if self.role == "group" else None
 
     def group_name(self, index: int) -> str:
-        """Return the name of a group, which no other group of the server has."""
+        """Return the group's name, which is unique among all groups of the server."""
         return f"{self.machine}-g{index}" if self.machine else f"g{index}"
 
     @property
     def num_groups(self) -> int:
-        """How many groups run here."""
-        return 0 if self.role == "front" or self.fleet_name else self.options.groups
+        """How many groups the launcher starts itself."""
+        return 0 if self.role == "front" or self.ray_name else self.options.groups
 
     def _shape(self) -> GroupShape:
-        assert self.num_heads is not None, "a server without groups has no shape"
+        assert self.num_heads is not None, "no group runs on this machine"
         return GroupShape(
             world_size=self.options.nproc,
             num_heads=self.num_heads,

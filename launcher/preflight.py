@@ -1,4 +1,4 @@
-"""What can be wrong with a start, found before any process exists."""
+"""Checks before a start: they find what is wrong before any process exists."""
 
 import errno
 import fcntl
@@ -41,19 +41,19 @@ class PortTakenError(StartError):
 
 
 class Folders(msgspec.Struct, frozen=True, kw_only=True):
-    """Where things are: all of it under the state directory, unless files are shared."""
+    """The server's folders: all under the state directory, except a shared store."""
 
     state: Path
     store: str
-    """A folder, or a place in an object store."""
+    """A folder or an `s3://` URL."""
     run: Path
     work: Path
-    """Has a folder for each process that moves files from or to an object store."""
+    """Has one folder per process that copies files from or to an object store."""
     demo_model: Path
 
     @classmethod
     def under(cls, state_dir: str, store: str | None = None) -> "Folders":
-        """Return the folders of a state directory, none of them made."""
+        """Return the folders of a state directory without making them."""
         state = Path(state_dir).resolve()
         place = store or state_dir
         return cls(
@@ -66,10 +66,10 @@ class Folders(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def store_at(place: str, work_dir: str | None = None) -> Store:
-    """Return the store that an operator has named.
+    """Open the store named by `--store`.
 
     Raises:
-        StartError: If it is none, or what it needs is not installed.
+        StartError: If it is invalid, or needs a library that is not installed.
     """
     try:
         return open_store(place, work_dir)
@@ -78,7 +78,7 @@ def store_at(place: str, work_dir: str | None = None) -> Store:
 
 
 def prepare_folders(folders: Folders) -> Addresses:
-    """Make the folders, new ones private to this user, and return the sockets' addresses in them.
+    """Make the folders, private to this user, and return the addresses of the sockets in them.
 
     Raises:
         StartError: If a folder cannot be made or its path is too long for a socket.
@@ -94,7 +94,7 @@ def prepare_folders(folders: Folders) -> Addresses:
 
 
 def prepare_run(folders: Folders) -> Addresses:
-    """Make the folder of what only this launcher and its children use; return its sockets.
+    """Make the folder that only this launcher and its children use; return the sockets in it.
 
     Raises:
         StartError: If it cannot be made or its path is too long for a socket.
@@ -113,10 +113,10 @@ def prepare_run(folders: Folders) -> Addresses:
 
 
 def lock_state(folders: Folders) -> int:
-    """Claim the state directory for this process's life; return the lock's descriptor.
+    """Lock the state directory; the lock lasts until the returned descriptor is closed.
 
     Raises:
-        StartError: If another server has it, or the folder is not this user's.
+        StartError: If another server holds the lock, or this user may not write to the folder.
     """
     path = folders.state / "launch.lock"
     try:
@@ -130,7 +130,7 @@ def lock_state(folders: Folders) -> int:
         os.close(descriptor)
         raise StartError(
             f"--state-dir {folders.state} is in use by another server, pid {owner}; "
-            "stop that one or name another folder"
+            "stop it or choose another folder"
         ) from error
     os.truncate(descriptor, 0)
     os.write(descriptor, f"{os.getpid()}\n".encode())
@@ -138,65 +138,65 @@ def lock_state(folders: Folders) -> int:
 
 
 def state_owner(folders: Folders) -> int | None:
-    """Return the pid of the server that has claimed the state directory, None if none has."""
+    """Return the pid of the server that has locked the state directory, or None."""
     try:
         with (folders.state / "launch.lock").open() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 return int(file.read())
-    except (OSError, ValueError):  # there is no claim, or one just begins
+    except (OSError, ValueError):  # there is no lock, or its owner has not written its pid yet
         pass
     return None
 
 
 def check_access(options: Options) -> None:
-    """Refuse to serve other machines without API keys, unless that is what the operator wants.
+    """Refuse to serve other machines without API keys, unless `--insecure` allows it.
 
     Raises:
-        StartError: Also if the file of keys cannot be used.
+        StartError: In that case, or if the file of keys is unusable.
     """
     if options.api_keys is not None:
         try:
             keys = read_keys(Path(options.api_keys))
         except KeyFileError as error:
             raise StartError(f"--api-keys {error}; make one: wan keys add NAME") from error
-        logger.info("%d API keys in %s; clients must show one", len(keys), options.api_keys)
+        logger.info("%d API keys in %s; clients must send one", len(keys), options.api_keys)
     elif is_loopback(options.host):
         logger.info("no API keys: the server listens on %s, for this machine only", options.host)
     elif options.insecure:
-        logger.warning("--insecure: whoever reaches %s may use the server", options.host)
+        logger.warning("--insecure: any client that reaches %s may use the server", options.host)
     else:
         raise StartError(
-            f"--host {options.host} can be reached from other machines: name a file of --api-keys "
-            "(wan keys add NAME makes one), or give --insecure to let everybody in"
+            f"--host {options.host} can be reached from other machines: name a file of keys with "
+            "--api-keys (wan keys add NAME makes one), or allow every client with --insecure"
         )
 
 
 def check_realtime_front(options: Options) -> None:
-    """Try to have real-time priority, if the front shall.
+    """Check that this user may set real-time priority, if `--realtime-front` asks for it.
 
     Raises:
-        StartError: If this user may not.
+        StartError: If the user may not.
     """
     if not options.realtime_front:
         return
     try:
-        with ThreadPoolExecutor(max_workers=1) as thread:  # which ends with the priority it took
+        with ThreadPoolExecutor(max_workers=1) as thread:  # this one keeps its priority
             thread.submit(use_realtime_priority).result()
     except OSError as error:
         raise StartError(
-            f"--realtime-front: {error.strerror}; it takes root, `ulimit -r 1`, LimitRTPRIO=1 "
+            f"--realtime-front: {error.strerror}; it requires root, `ulimit -r 1`, LimitRTPRIO=1 "
             "in systemd, or --cap-add=SYS_NICE for a container"
         ) from error
 
 
 def listen(options: Options) -> socket.socket:
-    """Return the listening socket of the HTTP front, which outlives restarts of the front.
+    """Return the HTTP front's listening socket. The launcher keeps it while the front restarts.
 
     Raises:
-        PortTakenError: If another process listens there.
-        StartError: If the address is not this machine's.
+        PortTakenError: If another process listens on the port.
+        StartError: If the address does not belong to this machine.
     """
     try:
         return _bound_socket(options.host, options.port)
@@ -204,7 +204,7 @@ def listen(options: Options) -> socket.socket:
         if error.errno == errno.EADDRINUSE:
             raise PortTakenError(
                 f"port {options.port} on {options.host} is taken by another process; "
-                "end it or name another port with --port"
+                "stop it or choose another port with --port"
             ) from error
         raise StartError(
             f"cannot listen on {options.host} port {options.port}: {error.strerror}"
@@ -212,10 +212,10 @@ def listen(options: Options) -> socket.socket:
 
 
 def model_folder(options: Options, folders: Folders) -> Path:
-    """Return the folder of a complete model; with `--demo`, make it where there is none yet.
+    """Return the folder of a complete model; with `--demo`, build the model if it is missing.
 
     Raises:
-        StartError: If a part is missing, or the heads cannot be split over the ranks.
+        StartError: If a file is missing, or the heads cannot be split over the ranks.
     """
     folder = folders.demo_model if options.demo else Path(options.model_path)
     if options.demo and not folder.exists():
@@ -229,10 +229,10 @@ def model_folder(options: Options, folders: Folders) -> Path:
 
 
 def check_split(options: Options, num_heads: int) -> None:
-    """Refuse a number of ranks that no layout uses fully, and a default that no job could have.
+    """Check that some layout uses all ranks, and that a default `ulysses_size` is possible.
 
     Raises:
-        StartError: With the numbers that are possible.
+        StartError: If not; the message lists the possible numbers.
     """
     nproc, ulysses_size = options.nproc, options.ulysses_size
     sizes = [n for n in range(1, num_heads + 1) if num_heads % n == 0]
@@ -250,20 +250,20 @@ def check_split(options: Options, num_heads: int) -> None:
 
 
 def check_device(options: Options) -> DeviceKind:
-    """Return the kind of device that `--device` means here.
+    """Return the kind of device that `--device` selects on this machine.
 
     Raises:
-        StartError: If it is absent, or there are too few of it.
+        StartError: If there is no such device, or fewer than ranks.
     """
     if options.device == "cpu":
         return options.device
     count = options.nproc * options.groups
-    told = _run(
+    report = _run(
         *("ranks.device", options.device, str(count)),
         limit_s=_PROBE_LIMIT_S,
         topic=f"--device {options.device}",
     )
-    return msgspec.json.decode(told, type=DeviceReport).kind
+    return msgspec.json.decode(report, type=DeviceReport).kind
 
 
 def _bound_socket(host: str, port: int) -> socket.socket:
@@ -282,11 +282,11 @@ def _bound_socket(host: str, port: int) -> socket.socket:
 
 
 def _make_demo_model(folder: Path) -> None:
-    _run("ranks.demo.build", str(folder), limit_s=_DEMO_LIMIT_S, topic="--demo: no model")
+    _run("ranks.demo.build", str(folder), limit_s=_DEMO_LIMIT_S, topic="--demo: building the model")
 
 
 def _run(module: str, *arguments: str, limit_s: float, topic: str) -> str:
-    """Run a helper that must succeed; return what it writes."""
+    """Run a helper process; return its output, or raise `StartError` if it fails."""
     try:
         answer = run_helper(module, *arguments, limit_s=limit_s)
     except subprocess.TimeoutExpired as error:

@@ -1,4 +1,4 @@
-"""From a command to a plan: everything is checked and claimed before any process is started."""
+"""From a command to a plan: check everything, and acquire what is exclusive, before any start."""
 
 import os
 import shutil
@@ -26,10 +26,10 @@ from ranks.model.model_folder import num_attention_heads
 
 @contextmanager
 def prepared(command: Command) -> Iterator[tuple[Plan, socket.socket | None]]:
-    """Hold what a plan needs: the claim on the state directory, and the front's listening socket.
+    """Yield the plan and the front's listening socket, while holding the state directory's lock.
 
     Raises:
-        StartError: If what the command asks for cannot be started.
+        StartError: If the command cannot be carried out on this machine.
     """
     options = command.options
     if command.has_front:
@@ -43,17 +43,17 @@ def prepared(command: Command) -> Iterator[tuple[Plan, socket.socket | None]]:
         else:
             addresses = prepare_folders(folders)
         held.callback(os.close, lock_state(folders))
-        # What earlier processes have left there is of no use.
+        # Files of an earlier server are of no use.
         shutil.rmtree(folders.work, ignore_errors=True)
-        others = None
+        listen_addresses = None
         if options.join is not None:
             check_files(addresses, folders)
         else:
             check_store(folders)
         if options.listen is not None:
-            others = tcp_addresses("--listen", options.listen, options.curve_keys)
-            try_listening(others)
-        if command.has_fleet:
+            listen_addresses = tcp_addresses("--listen", options.listen, options.curve_keys)
+            try_listening(listen_addresses)
+        if command.has_ray_groups:
             check_cluster(options, folders)
         listener = held.enter_context(listen(options)) if command.has_front else None
         model, device = None, None
@@ -65,10 +65,10 @@ def prepared(command: Command) -> Iterator[tuple[Plan, socket.socket | None]]:
             options=options,
             folders=folders,
             addresses=addresses,
-            listen=others,
+            listen=listen_addresses,
             machine="" if options.join is None else options.name or machine_name(folders),
-            fleet_name=machine_name(folders) if command.has_fleet else None,
-            peer_keys=peer_keys(options) if command.has_fleet else None,
+            ray_name=machine_name(folders) if command.has_ray_groups else None,
+            peer_keys=peer_keys(options) if command.has_ray_groups else None,
             model=model,
             device=device,
             num_heads=None if model is None else num_attention_heads(model),

@@ -1,4 +1,4 @@
-"""When a part that has failed is started again, and when no more."""
+"""When a process that has failed is started again, and when the launcher gives up."""
 
 from collections import deque
 
@@ -9,13 +9,13 @@ MAX_FAILURES = 5
 
 
 class RestartPolicy:
-    """Doubles the delay from 1 s to 60 s, and gives up at the fifth failure within ten minutes."""
+    """Doubles the delay from 1 s to 60 s; gives up at the fifth failure within ten minutes."""
 
     def __init__(self) -> None:
         self._failures: deque[float] = deque()
 
     def delay_s(self, now_s: float) -> float | None:
-        """Return how long to wait after a failure at `now_s`; None means to give up."""
+        """Record a failure; return the delay before the next start, or None to give up."""
         while self._failures and now_s - self._failures[0] > WINDOW_S:
             self._failures.popleft()
         self._failures.append(now_s)

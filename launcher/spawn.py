@@ -1,4 +1,4 @@
-"""The launcher's side of its child processes: start, hear, signal and reap them."""
+"""The launcher's side of its child processes: start, read, signal and reap them."""
 
 import asyncio
 import ctypes
@@ -19,10 +19,10 @@ _KILL_POLL_S = 0.01
 
 
 class Reaper:
-    """Collects every child that ends, so that `exited` tells of it and no zombie stays.
+    """Reaps every child that ends and makes its exit code available.
 
-    As a subreaper it also collects what children leave behind; that is how the ranks, forked by a
-    process that then ends, become children of the launcher.
+    The launcher is a subreaper: when a child ends, its own children become the launcher's. That is
+    how it becomes the parent of ranks forked by a starter process.
     """
 
     def __init__(self) -> None:
@@ -31,17 +31,17 @@ class Reaper:
             ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
     def start(self) -> None:
-        """Reap from now on; call it in the main thread, inside the running loop."""
+        """Start to reap; call it in the main thread, inside the running loop."""
         asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._reap)
 
     def exited(self, pid: int) -> asyncio.Future[int]:
-        """Return a future of the exit code of a child; minus the signal if one ended it."""
+        """Return a future of a child's exit code; negative: the signal that ended it."""
         if pid not in self._exits:
             self._exits[pid] = asyncio.get_running_loop().create_future()
         return self._exits[pid]
 
     def forget(self, pid: int) -> None:
-        """Drop what is known of a pid, which the system may give to another process."""
+        """Drop a pid, which the system may give to another process."""
         self._exits.pop(pid, None)
 
     def _reap(self) -> None:
@@ -53,7 +53,7 @@ class Reaper:
             if pid == 0:
                 return
             if pid not in self._exits:
-                # A rank that ended before its birth was heard of, or an orphan nobody asks for.
+                # A rank that ended before it was reported, or an orphan that nothing waits for.
                 asyncio.get_running_loop().call_later(_UNCLAIMED_EXIT_S, self.forget, pid)
             future = self.exited(pid)
             if not future.done():
@@ -61,7 +61,7 @@ class Reaper:
 
 
 class Child:
-    """A process of this project, started with its config as JSON and heard on a pipe."""
+    """A process of this project: it gets its config as JSON and reports on a pipe."""
 
     def __init__(self, reaper: Reaper, name: str, module: str) -> None:
         self.name = name
@@ -71,15 +71,15 @@ class Child:
         self._transport: asyncio.BaseTransport | None = None
         self._exited: asyncio.Future[int] | None = None
         self.pid: int | None = None
-        """None while there is no process."""
+        """None while no process runs."""
 
     async def start(
         self, config: Callable[[int], msgspec.Struct], keep_fds: Iterable[int] = ()
     ) -> int:
-        """Start the process, the leader of a process group of its own; return its pid.
+        """Start the process as the leader of a new process group; return its pid.
 
         Args:
-            config: Makes the config when told the write end of the ready pipe.
+            config: Makes the config, given the write end of the pipe.
             keep_fds: Further descriptors that the process inherits.
         """
         read_end, write_end = os.pipe()
@@ -88,7 +88,7 @@ class Child:
             for fd in inherited:
                 os.set_inheritable(fd, True)
             argument = msgspec.json.encode(config(write_end)).decode()
-            # A process group of its own keeps Ctrl-C at a terminal for the launcher alone.
+            # In its own process group, it does not get the Ctrl-C of the launcher's terminal.
             self.pid = os.posix_spawn(  # noqa: ASYNC221 (it returns at once)
                 sys.executable,
                 [sys.executable, "-m", self._module, argument],
@@ -109,23 +109,23 @@ class Child:
 
     @property
     def exited(self) -> asyncio.Future[int]:
-        """The exit code, once the process has ended."""
+        """The exit code, set when the process has ended."""
         return _started(self._exited)
 
     async def ready(self) -> bool:
-        """Wait until the process reports `ready`; False if it ended without."""
+        """Wait until the process reports `ready`; return False if it ends first."""
         async for line in self.lines():
             if line == "ready":
                 return True
         return False
 
     async def lines(self) -> AsyncIterator[str]:
-        """Yield the lines that the process, and what it forked, report until the last has ended."""
+        """Yield the lines that the process and its forks report, until all have ended."""
         while line := await _started(self._lines).readline():
             yield line.decode(errors="replace").rstrip("\n")
 
     def close(self) -> None:
-        """Forget the process, which has ended: its pid may soon be another's."""
+        """Forget a process that has ended: its pid may soon belong to another."""
         if self._transport is not None:
             self._transport.close()
         if self.pid is not None:
@@ -134,11 +134,11 @@ class Child:
 
 
 class UnkillableError(Exception):
-    """Raised when a process outlives SIGKILL: only the machine's operator can help."""
+    """Raised when a process survives SIGKILL, which only the operator can resolve."""
 
 
 async def end_process(child: Child, grace_s: float) -> None:
-    """Ask a child to end, and end it and what it started after `grace_s` at the latest."""
+    """Send SIGTERM; once the child exits, or after `grace_s`, kill its whole process group."""
     pid = child.pid
     if pid is None:
         return
@@ -149,23 +149,23 @@ async def end_process(child: Child, grace_s: float) -> None:
 
 
 async def kill_tree(leader_pid: int, limit_s: float) -> None:
-    """Kill every process in the process group of a child, and wait until all are reaped.
+    """Kill every process in a child's process group, and wait until all are reaped.
 
     Raises:
-        UnkillableError: If one of them, stuck in the kernel, is still there after `limit_s`.
+        UnkillableError: If one is still there after `limit_s`, stuck in the kernel.
     """
     deadline = asyncio.get_running_loop().time() + limit_s
     while _kill(leader_pid):
         if asyncio.get_running_loop().time() > deadline:
             raise UnkillableError(
-                f"processes of group {leader_pid} outlive SIGKILL for {limit_s:.0f} s; "
-                "a device may hang: look at it, then start again"
+                f"processes of process group {leader_pid} survive SIGKILL for {limit_s:.0f} s; "
+                "a device may hang: check or reset it, then start again"
             )
         await asyncio.sleep(_KILL_POLL_S)
 
 
 def _kill(leader_pid: int) -> bool:
-    """Kill a process group; return whether there was any process in it."""
+    """Kill a process group; return whether it had any process."""
     try:
         os.killpg(leader_pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -174,13 +174,12 @@ def _kill(leader_pid: int) -> bool:
 
 
 def describe_exit(code: int) -> str:
-    """Return an exit code in words."""
+    """Return a verb phrase, such as `ended with exit code 3`."""
     if code < 0:
         return f"was ended by {signal.Signals(-code).name}"
     return f"ended with exit code {code}"
 
 
 def _started(part: Part | None) -> Part:
-    """Return what a process has only once it has been started."""
     assert part is not None, "the process has not been started"
     return part

@@ -1,4 +1,4 @@
-"""The `wan` command: jobs on a server, from a shell, and what its operator needs."""
+"""The `wan` command: runs jobs on a server, and holds the operators' tools."""
 
 import argparse
 import asyncio
@@ -15,7 +15,6 @@ from launcher.doctor import doctor
 
 
 def main() -> int:
-    """Run the command; return its exit code."""
     words = sys.argv[1:]
     if words[:1] == ["doctor"]:
         return doctor.main(words[1:])
@@ -31,7 +30,6 @@ def main() -> int:
 
 
 def make_parser() -> CommandParser:
-    """Return the parser of all commands."""
     parser = CommandParser(
         prog="wan",
         description="Make videos from images on a wan-ranks server.",
@@ -42,7 +40,7 @@ def make_parser() -> CommandParser:
     job_commands.add_parsers(commands)
     key_commands.add_parser(commands)
     backup_command.add_parser(commands)
-    commands.add_parser("doctor", help="say what keeps a server from starting on this machine")
+    commands.add_parser("doctor", help="check whether a server can start on this machine")
     return parser
 
 
@@ -50,7 +48,7 @@ def _epilog() -> str:
     codes = "".join(f"  {code:<4} {meaning}\n" for code, meaning in MEANINGS.items())
     return (
         f"exit codes:\n{codes}\n"
-        "With --json, results are JSON on standard output, one object a line, and an error\n"
+        "With --json, results are JSON objects on standard output, one per line, and an error\n"
         'is {"error": {"code", "message", "field"}} on standard error.'
     )
 

@@ -1,4 +1,4 @@
-"""A cable between machines: it carries TCP connections, and can go dead without a word."""
+"""A cable between machines: it carries TCP connections, and can go dead silently."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,7 +8,7 @@ _CHUNK_BYTES = 1 << 16
 
 
 class Cable:
-    """Carries what comes to some ports of loopback to others, in the same order."""
+    """Forwards a range of loopback ports to another range, in the same order."""
 
     def __init__(self) -> None:
         self._pumps: set[asyncio.Task[None]] = set()
@@ -16,13 +16,13 @@ class Cable:
 
     @property
     def num_connections(self) -> int:
-        """How many connections there have been."""
+        """How many connections have been opened, including those that are closed."""
         return len(self._ends) // 2
 
     def go_dead(self) -> None:
-        """Carry nothing more on the connections that there are; they stay open, and new ones work.
+        """Stop to forward on the open connections, as if a router had forgotten them.
 
-        So it is where a router on the way has forgotten them.
+        They stay open, and new connections work.
         """
         for pump in self._pumps:
             pump.cancel()
@@ -30,7 +30,7 @@ class Cable:
     async def carry(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int
     ) -> None:
-        """Carry a connection to a port, both ways."""
+        """Forward a connection to a port, in both directions."""
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
         self._ends += [writer, far_writer]
         for source, target in ((reader, far_writer), (far_reader, writer)):
@@ -39,7 +39,6 @@ class Cable:
             pump.add_done_callback(self._pumps.discard)
 
     def cut(self) -> None:
-        """Close every connection."""
         self.go_dead()
         for writer in self._ends:
             writer.close()
@@ -47,23 +46,23 @@ class Cable:
 
 @asynccontextmanager
 async def cable(first: int, to: int, count: int = 4) -> AsyncIterator[Cable]:
-    """Lay a cable from as many ports, `first` the lowest, to those from `to` on."""
-    laid = Cable()
+    """Forward `count` ports from `first` on to those from `to` on."""
+    open_cable = Cable()
     servers = []
     for offset in range(count):
 
         async def carry(
             reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int = to + offset
         ) -> None:
-            await laid.carry(reader, writer, port)
+            await open_cable.carry(reader, writer, port)
 
         servers.append(await asyncio.start_server(carry, "127.0.0.1", first + offset))
     try:
-        yield laid
+        yield open_cable
     finally:
         for server in servers:
             server.close()
-        laid.cut()
+        open_cable.cut()
 
 
 async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:

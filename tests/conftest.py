@@ -6,13 +6,13 @@ from collections.abc import Iterator
 import pytest
 
 from tests.object_store import ObjectServer, Site, object_site
+from tests.session_guard import start_guard
 
 
 def pytest_configure() -> None:
-    """Let Ctrl-C reach the programs under test.
-
-    A suite that runs in the background of a shell inherits that it is ignored, and hands it on.
-    """
+    start_guard()
+    # A test run in the background of a shell inherits that SIGINT is ignored, and so would the
+    # programs under test.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -1,4 +1,4 @@
-"""Ports for servers under test that must be told theirs."""
+"""Free ports for servers under test that cannot choose one themselves."""
 
 import random
 import socket
@@ -6,9 +6,9 @@ from contextlib import ExitStack, suppress
 
 
 def free_port(count: int = 4) -> int:
-    """Return the first of so many ports in a row that nobody listens on."""
+    """Return the first of `count` consecutive free ports."""
     while True:
-        # Below those that the system gives to connections, which come and go.
+        # Below the range from which the system assigns ports to connections.
         first = random.randrange(10_000, 30_000)
         with suppress(OSError), ExitStack() as stack:
             for port in range(first, first + count):

@@ -1,4 +1,4 @@
-"""Which sockets the processes of a server listen on, as the kernel tells."""
+"""The sockets that processes listen on, from `/proc`."""
 
 import contextlib
 import ipaddress
@@ -11,7 +11,7 @@ _ACCEPTS = 0x10000  # the flag of a listening socket in /proc/net/unix
 
 
 def listening(pids: Iterable[int]) -> set[str]:
-    """Return the addresses of TCP, as `127.0.0.1:80`, and the paths of Unix sockets."""
+    """Return TCP addresses, such as `127.0.0.1:80`, and the paths of Unix sockets."""
     owned = {inode for pid in pids for inode in _inodes(pid)}
     sockets = [*_tcp("tcp"), *_tcp("tcp6"), *_unix()]
     return {address for inode, address in sockets if inode in owned}

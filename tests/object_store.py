@@ -1,4 +1,4 @@
-"""A local server that speaks S3, and the line to it, which a test may have fail in every way."""
+"""A local S3 server, and a proxy in front of it that can fail in several ways."""
 
 import contextlib
 import os
@@ -24,15 +24,15 @@ CREDENTIALS = {
 START_LIMIT_S = 60.0
 _READ_BYTES = 1 << 16
 CUT_BYTES = 1 << 20
-"""Of an upload, which pass before it is cut."""
+"""Bytes of an upload that pass before the proxy cuts it."""
 
 Fault = Literal["none", "refuses", "unavailable", "silent", "cut"]
-"""`refuses`: nobody listens; `unavailable`: 503; `silent`: no answer ever comes; `cut`: the
+"""`refuses`: the port is closed; `unavailable`: answers 503; `silent`: never answers; `cut`: the
 connection breaks in the middle of a large upload."""
 
 
 class ObjectServer:
-    """A process with one bucket, in memory."""
+    """An S3 server process with one bucket, in memory."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -59,19 +59,15 @@ class ObjectServer:
         self._process.wait()
 
     def ask(self, method: str, path: str) -> str:
-        """Send a request without a signature, which this server asks of nobody."""
+        """Send a request; this server needs no signature."""
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", method=method)
         with urllib.request.urlopen(request) as response:
             answer: bytes = response.read()
         return answer.decode()
 
 
-class SocketReader:
-    """Passes bytes on between clients and the server, or does not.
-
-    Args:
-        server_port: Where the server listens.
-    """
+class FaultyProxy:
+    """Forwards connections to the server, unless a test makes it fail."""
 
     def __init__(self, server_port: int) -> None:
         self.port = free_port()
@@ -89,14 +85,14 @@ class SocketReader:
         self._close()
 
     def fail(self, fault: Fault) -> None:
-        """Begin to fail; connections that are open end at once."""
+        """Start to fail; open connections end at once."""
         self._close()
         self.fault = fault
         if fault != "refuses":
             self._listen()
 
-    def mend(self) -> None:
-        """Pass everything on again."""
+    def recover(self) -> None:
+        """Forward everything again."""
         self.fail("none")
 
     def _listen(self) -> None:
@@ -140,19 +136,19 @@ class SocketReader:
         server = socket.create_connection(("127.0.0.1", self._server_port))
         with self._lock:
             self._open.add(server)
-        back = threading.Thread(target=self._pass_on, args=[server, client], daemon=True)
+        back = threading.Thread(target=self._forward, args=[server, client], daemon=True)
         back.start()
-        limit = CUT_BYTES if self.fault == "cut" else None
-        self._pass_on(client, server, limit)
+        limit_bytes = CUT_BYTES if self.fault == "cut" else None
+        self._forward(client, server, limit_bytes)
 
-    def _pass_on(
-        self, source: socket.socket, target: socket.socket, limit: int | None = None
+    def _forward(
+        self, source: socket.socket, target: socket.socket, limit_bytes: int | None = None
     ) -> None:
-        passed = 0
+        num_bytes = 0
         with contextlib.suppress(OSError):
             while data := source.recv(_READ_BYTES):
-                passed += len(data)
-                if limit is not None and passed > limit:
+                num_bytes += len(data)
+                if limit_bytes is not None and num_bytes > limit_bytes:
                     target.sendall(data[: len(data) // 2])
                     break
                 target.sendall(data)
@@ -168,39 +164,34 @@ class SocketReader:
 
 
 class Site:
-    """An object store for one test: a prefix of its own, and the line to it.
+    """An object store for one test: a prefix and a proxy of its own, on a shared server."""
 
-    Args:
-        server: Shared by many tests.
-        line: Of this test.
-    """
-
-    def __init__(self, server: ObjectServer, line: SocketReader) -> None:
-        self.server, self.line = server, line
+    def __init__(self, server: ObjectServer, proxy: FaultyProxy) -> None:
+        self.server, self.proxy = server, proxy
         self.prefix = secrets.token_hex(4)
         self.place = f"s3://{server.bucket}/{self.prefix}"
 
     def names(self) -> list[str]:
-        """Return what is stored, as the server itself tells it."""
+        """Return the names of the stored objects, asked of the server directly."""
         path = f"/{self.server.bucket}?list-type=2&prefix={self.prefix}/"
-        told = self.server.ask("GET", path)
-        found = [part.partition("</Key>")[0] for part in told.split("<Key>")[1:]]
-        return sorted(name.removeprefix(f"{self.prefix}/") for name in found)
+        listing = self.server.ask("GET", path)
+        names = [part.partition("</Key>")[0] for part in listing.split("<Key>")[1:]]
+        return sorted(name.removeprefix(f"{self.prefix}/") for name in names)
 
     def num_uploads(self) -> int:
-        """Return how many uploads have begun and neither ended nor been given up."""
+        """Return the number of multipart uploads in progress."""
         return self.server.ask("GET", f"/{self.server.bucket}?uploads").count("<Upload>")
 
 
 @contextlib.contextmanager
 def object_site(server: ObjectServer) -> Iterator[Site]:
-    """Have this process, and those that it starts, reach the store by a line of its own."""
-    with SocketReader(server.port) as line:
-        told = CREDENTIALS | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{line.port}"}
-        before = {name: os.environ.get(name) for name in told}
-        os.environ.update(told)
+    """Make this process, and those that it starts, reach the store through a new proxy."""
+    with FaultyProxy(server.port) as proxy:
+        variables = CREDENTIALS | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}"}
+        before = {name: os.environ.get(name) for name in variables}
+        os.environ.update(variables)
         try:
-            yield Site(server, line)
+            yield Site(server, proxy)
         finally:
             for name, value in before.items():
                 os.environ.pop(name)

@@ -1,4 +1,4 @@
-"""A whole server under test: `launch.py --demo` as a process, and what a client can ask of it."""
+"""A whole server under test, `launch.py --demo` as a process, and a client for it."""
 
 import asyncio
 import contextlib
@@ -37,14 +37,14 @@ SMALL_JOB = {
 
 
 async def until(condition: Callable[[], bool], limit_s: float) -> None:
-    """Return when something holds that only a look can tell: of files, or other processes."""
+    """Poll a condition that sends no event, such as the state of files or other processes."""
     async with asyncio.timeout(limit_s):
         while not condition():  # noqa: ASYNC110 (there is no event to await)
             await asyncio.sleep(0.05)
 
 
 class RunningServer:
-    """One life of a launcher and of all that it starts.
+    """A launcher process and all processes that it starts.
 
     Args:
         state_dir: Of the server.
@@ -74,11 +74,10 @@ class RunningServer:
         self.url = ""
 
     def log(self) -> str:
-        """Return all that the server has logged."""
         return self.log_path.read_text()
 
     async def wait_until_logged(self, text: str, limit_s: float = START_LIMIT_S) -> str:
-        """Return the first line that holds a text."""
+        """Return the first log line that contains a text."""
         async with asyncio.timeout(limit_s):
             while True:
                 for line in self.log().splitlines():
@@ -88,18 +87,18 @@ class RunningServer:
                 await asyncio.sleep(0.05)
 
     async def wait_until_ready(self) -> float:
-        """Return how long the start took, in seconds."""
+        """Wait until the server is ready; return the seconds since its start."""
         line = await self.wait_until_logged(" launcher ready after ")
         self.url = line.split()[-1]
         return time.monotonic() - self.started
 
     def pids(self, command: str = "") -> list[int]:
-        """Return every process of this server, by the mark that each has inherited.
+        """Return the server's processes, found by a variable that all inherit.
 
         Args:
-            command: Only those whose command line holds this text.
+            command: Only those whose command line contains this text.
         """
-        found = []
+        pids = []
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
                 if (
@@ -107,25 +106,23 @@ class RunningServer:
                     and self._mark.encode() in (entry / "environ").read_bytes()
                     and command.encode() in (entry / "cmdline").read_bytes()
                 ):
-                    found.append(int(entry.name))
-        return found
+                    pids.append(int(entry.name))
+        return pids
 
     def processor_time_s(self, pid: int) -> float:
-        """Return how long a process has run on a processor."""
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     async def wait_until_gone(self, limit_s: float) -> None:
-        """Return when no process of this server is left."""
         await until(lambda: not self.pids(), limit_s)
 
     async def stop(self, limit_s: float = 60.0) -> int:
-        """Stop it as an operator would; return its exit code."""
+        """Send SIGTERM; return the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return await asyncio.to_thread(self.process.wait, limit_s)
 
     def end(self) -> None:
-        """Make sure that nothing is left running, whatever a test has done."""
+        """Kill every process of the server."""
         self.process.kill()
         self.process.wait()
         for pid in self.pids():
@@ -137,7 +134,7 @@ class RunningServer:
 async def running_server(
     state_dir: Path, *flags: str, device: str = "cpu", environment: Mapping[str, str] | None = None
 ) -> AsyncIterator[RunningServer]:
-    """Start a server, wait until it is ready, and leave nothing behind."""
+    """Start a server and wait until it is ready; kill it at the end."""
     server = RunningServer(state_dir, *flags, command=demo(device), environment=environment)
     try:
         await server.wait_until_ready()
@@ -147,13 +144,13 @@ async def running_server(
 
 
 class Caller:
-    """A client that speaks the API by hand, so that its tests see what is really on the wire."""
+    """A client without the client library, so that tests see what is on the wire."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self.session = session
 
     async def submit(self, **fields: str) -> str:
-        """Upload the sample picture; return the job's id."""
+        """Submit a job with the sample image; return its id."""
         form = aiohttp.FormData(SMALL_JOB | fields)
         form.add_field("image", SAMPLE.read_bytes(), filename="sample.jpg")
         async with self.session.post("/video/submit", data=form) as response:
@@ -162,31 +159,29 @@ class Caller:
             return str(answer["requestId"])
 
     async def post(self, path: str, job_id: str) -> dict[str, Any]:
-        """Ask for a job's status, or to cancel it."""
+        """Post a job's id to a route; return the JSON answer."""
         async with self.session.post(path, json={"requestId": job_id}) as response:
             answer: dict[str, Any] = await response.json()
             assert response.status == 200, answer
             return answer
 
     async def status(self, job_id: str) -> dict[str, Any]:
-        """Return how a job is."""
         return await self.post("/video/status", job_id)
 
     async def wait_for(self, job_id: str, limit_s: float = JOB_LIMIT_S, **wanted: Any) -> Any:
-        """Return the first change of a job that has the wanted fields, heard on its WebSocket."""
-        change: dict[str, Any] = {}
+        """Return the first event on a job's WebSocket whose fields have the wanted values."""
+        event: dict[str, Any] = {}
         async with asyncio.timeout(limit_s):
             path = f"/video/progress?requestId={job_id}"
             async with self.session.ws_connect(path) as feed:
                 async for message in feed:
-                    change = message.json()
-                    if all(change[name] == value for name, value in wanted.items()):
-                        return change
-        raise AssertionError(f"job {job_id} ended without {wanted}; last: {change}")
+                    event = message.json()
+                    if all(event[name] == value for name, value in wanted.items()):
+                        return event
+        raise AssertionError(f"job {job_id} ended without {wanted}; last: {event}")
 
 
 @contextlib.asynccontextmanager
 async def calling(server: RunningServer) -> AsyncIterator[Caller]:
-    """Open a client's connection to a server."""
     async with aiohttp.ClientSession(server.url) as session:
         yield Caller(session)

@@ -1,4 +1,4 @@
-"""A disk so small that tests can fill it: a file system in memory, which root may mount."""
+"""A disk so small that a test can fill it: a file system in memory, which only root can mount."""
 
 import contextlib
 import shutil
@@ -11,7 +11,7 @@ import pytest
 
 @contextlib.contextmanager
 def small_disk(folder: Path, num_kib: int) -> Iterator[Path]:
-    """Mount a disk on a folder for the length of a test; skip the test where that is forbidden."""
+    """Mount a small disk on a folder; skip the test if that is not possible."""
     mount, umount = shutil.which("mount"), shutil.which("umount")
     if mount is None or umount is None:
         pytest.skip("there is no mount command")
@@ -26,7 +26,7 @@ def small_disk(folder: Path, num_kib: int) -> Iterator[Path]:
 
 
 def fill(folder: Path) -> Path:
-    """Use up all that is left of a disk; return the file to remove to have it back."""
+    """Fill a disk; return the file whose removal frees the space."""
     ballast = folder / "ballast"
     with contextlib.suppress(OSError), ballast.open("ab", buffering=0) as file:
         while True:

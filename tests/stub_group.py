@@ -1,7 +1,7 @@
 """A group without torch: a real peer of the broker that speaks the real protocol.
 
 In a test: `async with StubGroup(StubConfig(addresses=..., videos_dir=...)) as group`. As a process:
-`python -m tests.stub_group JSON` with the JSON of a `StubConfig`; it ends on SIGTERM.
+`python -m tests.stub_group JSON`, with a `StubConfig` as JSON; it ends on SIGTERM.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ Command = TypeVar("Command", bound=GroupCommand)
 
 
 class StubConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the stand-in behaves."""
+    """How a stub group behaves."""
 
     addresses: Addresses
     videos_dir: str
@@ -68,22 +68,22 @@ class StubConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Denoising steps of every job; None takes the job's `infer_steps`."""
     step_s: float = 0.01
     save_s: float = 0.0
-    """How long the file is written while the group is free for its next job."""
+    """Seconds that saving takes; meanwhile the group is free for its next job."""
     behaviour: Behaviour = "succeed"
-    """`fail`: JobFailed; `die`: the group is lost in the first step; `hang`: steps stop, beats go
-    on; `refuse`: RunJob is not answered; `never_stop`: CancelRun is not obeyed."""
+    """`fail`: report JobFailed; `die`: lose the group in the first step; `hang`: stop the steps but
+    not the heartbeats; `refuse`: ignore RunJob; `never_stop`: ignore CancelRun."""
     beat_every_s: float = 1.0
     with_launcher: bool = True
-    """Whether it also plays the group's launcher: GroupStarted, and a new life on KillGroup."""
+    """Whether it also acts as the launcher: GroupStarted, and a new epoch on KillGroup."""
     parent_pid: int | None = None
     ready_fd: int | None = None
 
 
 class StubGroup:
-    """Rank 0, the beats of all ranks, and by default the launcher of one group.
+    """Rank 0, the heartbeats of all ranks, and by default the launcher of one group.
 
-    `behaviour` may be set at any time and holds for the next run; `hold.clear()` stops every run
-    before its next step. `await group.heard(RunJob)` waits for a command.
+    A new `behaviour` applies to the next attempt; `hold.clear()` pauses every attempt before its
+    next step. `await group.heard(RunJob)` waits for a command.
     """
 
     def __init__(self, config: StubConfig) -> None:
@@ -93,7 +93,7 @@ class StubGroup:
         self.received: list[GroupCommand] = []
         self.running: dict[str, Lease] = {}
         self._leavable: Lease | None = None
-        """The run that is left for a more urgent one, should the broker want that."""
+        """The attempt that PreemptRun may stop; None while it decodes."""
         self.hold = asyncio.Event()
         self.hold.set()
         self._outbox: asyncio.Queue[GroupReport] = asyncio.Queue()
@@ -133,34 +133,34 @@ class StubGroup:
     # --- for tests -------------------------------------------------------------------------------
 
     async def heard(self, kind: type[Command], count: int = 1, limit_s: float = 10.0) -> Command:
-        """Return the `count`-th command of a kind, waiting for it."""
+        """Wait for the `count`-th command of a type and return it."""
 
-        def found() -> list[Command]:
+        def commands() -> list[Command]:
             return [command for command in self.received if isinstance(command, kind)]
 
         async with asyncio.timeout(limit_s), self._arrived:
-            await self._arrived.wait_for(lambda: len(found()) >= count)
-        return found()[count - 1]
+            await self._arrived.wait_for(lambda: len(commands()) >= count)
+        return commands()[count - 1]
 
     async def until_idle(self) -> None:
-        """Wait until every run has done its work; its last report may still wait for a broker."""
+        """Wait until every attempt has ended; its last report may still wait for a broker."""
         await asyncio.gather(*self._runs.values())
 
     async def say(self, report: GroupReport) -> None:
-        """Send any report as rank 0, true or not; it waits while there is no broker."""
+        """Send any report as rank 0, true or false, as soon as a broker is connected."""
         await self._outbox.put(report)
 
     async def drain(self) -> None:
-        """Ask the broker to drain, as the launcher does; `heard(Drained)` waits for the end."""
+        """Ask the broker to drain, as the launcher does; then await `heard(Drained)`."""
         await self._launcher.send_multipart(group_reports.encode(DrainBroker()))
 
     async def stop_running(self) -> None:
-        """Leave every run as on SIGTERM: planned, with JobStopped."""
+        """End every attempt with JobStopped, as on SIGTERM."""
         for lease in list(self.running.values()):
             await self._leave(lease)
 
     async def new_life(self, reason: str) -> None:
-        """Lose every run as if all ranks had died; then start again with the next epoch."""
+        """Lose every attempt, as if all ranks had died, and start the next epoch."""
         runs, self._runs, self.running = list(self._runs.values()), {}, {}
         await _end([run for run in runs if run is not asyncio.current_task()])
         gone = GroupGone(group=self.config.group, epoch=self.epoch, reason=reason)
@@ -170,7 +170,7 @@ class StubGroup:
         await self.register()
 
     async def register(self) -> None:
-        """Tell the broker who is there; also done every two seconds."""
+        """Send GroupReady and, as the launcher, GroupStarted; also done every two seconds."""
         group = self.config.group
         if self.config.with_launcher:
             started = GroupStarted(group=group, epoch=self.epoch, world_size=self.config.world_size)
@@ -182,7 +182,7 @@ class StubGroup:
         )
 
     async def beat(self, step: int | None = None) -> None:
-        """Send one beat of every rank; also done every second. They may name any step."""
+        """Send a heartbeat for every rank, with any step; also done every second."""
         for rank in range(self.config.world_size):
             await self._publish(
                 Heartbeat(
@@ -199,7 +199,7 @@ class StubGroup:
             )
 
     async def preview(self, lease: Lease, jpeg: bytes) -> None:
-        """Publish a small picture of a run, be it one of this group's or not."""
+        """Publish a preview of any lease, whether or not this group holds it."""
         await self._publish(JobPreview(lease=lease, jpeg=jpeg))
 
     async def _register_again(self) -> None:
@@ -211,7 +211,7 @@ class StubGroup:
             report = await self._outbox.get()
             await self._rank.send_multipart(group_reports.encode(report))
 
-    # --- what arrives ----------------------------------------------------------------------------
+    # --- commands --------------------------------------------------------------------------------
 
     async def _listen(self, socket: zmq.asyncio.Socket) -> None:
         while True:
@@ -244,7 +244,7 @@ class StubGroup:
             await _end([self._runs[lease.job_id]])
             await self._end_run(JobStopped(lease=lease, preempted=preempted))
 
-    # --- a run -----------------------------------------------------------------------------------
+    # --- an attempt ------------------------------------------------------------------------------
 
     async def _run(self, command: RunJob) -> None:
         lease = command.lease
@@ -252,7 +252,7 @@ class StubGroup:
         await self.say(JobStarted(lease=lease))
         await self._work(lease, Stage.ENCODE, 1)
         if self.behaviour == "fail":
-            reason = "the stub was told to fail"
+            reason = "the stub was set to fail"
             await self._end_run(JobFailed(lease=lease, code=ErrorCode.RUN_FAILED, reason=reason))
             return
         await self._work(lease, Stage.DENOISE, self.config.num_steps or command.spec.infer_steps)
@@ -280,7 +280,7 @@ class StubGroup:
     async def _die(self) -> None:
         if not self.config.with_launcher:
             os._exit(139)
-        self._start(self.new_life("the stub was told to die"))
+        self._start(self.new_life("the stub was set to die"))
         await asyncio.Event().wait()
 
     async def _end_run(self, report: JobFinished | JobFailed | JobStopped) -> None:
@@ -290,8 +290,8 @@ class StubGroup:
         self._last_reports = [*self._last_reports, report][-2:]
         await self.say(report)
 
-    async def _publish(self, news: RankMessage) -> None:
-        await self._pub.send_multipart(rank_messages.encode(news))
+    async def _publish(self, message: RankMessage) -> None:
+        await self._pub.send_multipart(rank_messages.encode(message))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.create_task(work))
@@ -310,7 +310,7 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
 
 
 def _write_whole(videos_dir: Path, video: str, attempt: int) -> None:
-    """Write the fake video as rank 0 does: elsewhere, then fsync, rename, fsync of the folder."""
+    """Write the fake video as rank 0 does: a partial file, fsync, rename, fsync of the folder."""
     partial = videos_dir / ".partial" / f"{video.removesuffix('.mp4')}.{attempt}.mp4"
     partial.parent.mkdir(parents=True, exist_ok=True)
     with partial.open("wb") as file:
@@ -336,7 +336,6 @@ async def _serve(config: StubConfig) -> None:
 
 
 def main() -> None:
-    """Run a stub group until SIGTERM or SIGINT."""
     config = msgspec.json.decode(sys.argv[1], type=StubConfig)
     if config.parent_pid is not None:
         child.begin(config.group, config.parent_pid, "text")

@@ -104,11 +104,11 @@ def test_only_the_device_file_names_devices() -> None:
 def test_only_processes_of_their_own_import_ray() -> None:
     """Ray has threads and signal handlers that the launcher could not live with."""
     users = {p.name for p in product_files() if "ray" in imported(ast.parse(p.read_text()))}
-    assert users == {"ray_cluster.py", "ray_fleet.py"}
+    assert users == {"ray_cluster.py", "ray_groups.py"}
     for path in product_files():
-        if path.name != "ray_fleet.py":
+        if path.name != "ray_groups.py":
             names = set(imported(ast.parse(path.read_text())))
-            assert not names & {"launcher.ray.ray_cluster", "launcher.ray.ray_fleet"}, path
+            assert not names & {"launcher.ray.ray_cluster", "launcher.ray.ray_groups"}, path
 
 
 def test_packages_import_nothing_by_themselves() -> None:

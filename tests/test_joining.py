@@ -21,15 +21,15 @@ LOST_S = 4.0
 LOG_LIMIT_S = 60.0
 
 
-class Site:
-    """A server that others may join, and what they need for it.
+class JoinableServer:
+    """A server that other machines can join, and their CURVE keys.
 
     Args:
-        folder: Empty.
+        folder: An empty folder.
         groups: Groups on the server's own machine.
-        lost_s: Until a machine of which nothing is heard is given up.
+        lost_s: Time without a message after which a machine counts as lost.
         flags: Further options of the server.
-        settings: Further changes of `StubSettings`.
+        settings: Further fields of `StubSettings`.
     """
 
     def __init__(
@@ -43,35 +43,37 @@ class Site:
         self.keys = folder / "keys"
         broker_keys, self.peer_keys = make_keys(self.keys)
         self.port = free_port()
-        self.place = f"tcp://127.0.0.1:{self.port}"
+        self.address = f"tcp://127.0.0.1:{self.port}"
         self.folder = folder
         self.server = ChaosServer(
             folder,
             groups=groups,
             lost_s=lost_s,
-            flags=["--listen", self.place, "--curve-keys", str(broker_keys), *flags],
+            flags=["--listen", self.address, "--curve-keys", str(broker_keys), *flags],
             **settings,
         )
 
     def join(self, role: str, name: str, *flags: str, keys: Path | None = None) -> RunningServer:
-        """Start a launcher that joins, as on a machine of its own."""
+        """Start a launcher that joins the server, as on another machine."""
         settings = msgspec.json.encode(self.server.settings).decode()
-        told = ["--join", self.place, "--curve-keys", str(keys or self.peer_keys)]
-        told += ["--store", str(self.server.state_dir), "--device", "cpu", "--port", "0"]
-        told += ["--model-path", str(self.folder / "model"), *flags]
+        options = ["--join", self.address, "--curve-keys", str(keys or self.peer_keys)]
+        options += ["--store", str(self.server.state_dir), "--device", "cpu", "--port", "0"]
+        options += ["--model-path", str(self.folder / "model"), *flags]
         return RunningServer(
-            self.folder / name, *told, command=["-m", "tests.chaos.launch", settings, role]
+            self.folder / name, *options, command=["-m", "tests.chaos.launch", settings, role]
         )
 
     def groups_of(self, job_id: str) -> list[str]:
-        """Return the groups that have begun to run a job, in this order."""
+        """Return the group of each attempt of a job, in order."""
         entries = self.server.ledger.read()
         return [e.group for e in entries if e.what == "started" and e.job_id == job_id]
 
 
 @asynccontextmanager
-async def joined(site: Site, role: str, name: str, *flags: str) -> AsyncIterator[RunningServer]:
-    """Have a machine join; leave nothing of it behind."""
+async def joined(
+    site: JoinableServer, role: str, name: str, *flags: str
+) -> AsyncIterator[RunningServer]:
+    """Start a launcher that joins; kill it at the end."""
     machine = site.join(role, name, *flags)
     try:
         await machine.wait_until_ready()
@@ -81,9 +83,9 @@ async def joined(site: Site, role: str, name: str, *flags: str) -> AsyncIterator
 
 
 @asynccontextmanager
-async def open_site(folder: Path, **settings: Any) -> AsyncIterator[Site]:
-    """Start a server that others may join; leave nothing behind."""
-    site = Site(folder, **settings)
+async def open_site(folder: Path, **settings: Any) -> AsyncIterator[JoinableServer]:
+    """Start a server that others can join; kill it at the end."""
+    site = JoinableServer(folder, **settings)
     try:
         await site.server.start()
         yield site
@@ -91,7 +93,7 @@ async def open_site(folder: Path, **settings: Any) -> AsyncIterator[Site]:
         site.server.end()
 
 
-async def test_unlike_groups_of_two_machines_serve_one_queue(tmp_path: Path) -> None:
+async def test_groups_of_different_sizes_on_two_machines_serve_one_queue(tmp_path: Path) -> None:
     async with (
         open_site(tmp_path) as site,
         joined(site, "group", "far", "--nproc", "2"),
@@ -109,7 +111,7 @@ async def test_unlike_groups_of_two_machines_serve_one_queue(tmp_path: Path) -> 
     assert far.pop().endswith("-g0")
 
 
-async def test_the_job_of_a_machine_that_is_lost_is_finished_by_another(tmp_path: Path) -> None:
+async def test_another_machine_finishes_the_job_of_a_lost_one(tmp_path: Path) -> None:
     async with (
         open_site(tmp_path, groups=0, num_steps=100) as site,
         joined(site, "group", "far") as far,
@@ -125,7 +127,6 @@ async def test_the_job_of_a_machine_that_is_lost_is_finished_by_another(tmp_path
 
 
 async def test_a_group_that_is_stopped_finishes_its_job_and_leaves(tmp_path: Path) -> None:
-    """Seen to fail without `DrainGroup`: the job is run twice."""
     async with (
         open_site(tmp_path, num_steps=50) as site,
         joined(site, "group", "far") as far,
@@ -143,7 +144,6 @@ async def test_a_group_that_is_stopped_finishes_its_job_and_leaves(tmp_path: Pat
 
 
 async def test_a_group_whose_server_is_gone_can_still_be_stopped(tmp_path: Path) -> None:
-    """Seen to fail with a drain that waits for an answer only."""
     async with open_site(tmp_path) as site, joined(site, "group", "far") as far:
         await site.server.kill_launcher()
         assert await far.stop() == 0
@@ -151,7 +151,6 @@ async def test_a_group_whose_server_is_gone_can_still_be_stopped(tmp_path: Path)
 
 
 async def test_a_drain_of_the_server_stops_its_groups_everywhere(tmp_path: Path) -> None:
-    """Seen to fail without `LauncherHere`: a launcher without groups hears of no stop."""
     async with (
         open_site(tmp_path, groups=0, num_steps=50) as site,
         joined(site, "group", "far") as far,
@@ -168,8 +167,7 @@ async def test_a_drain_of_the_server_stops_its_groups_everywhere(tmp_path: Path)
         assert front.process.poll() is None
 
 
-async def test_a_signal_that_follows_a_drain_is_no_impatience(tmp_path: Path) -> None:
-    """Seen to fail where any second order to stop counts as one: the job is run twice."""
+async def test_a_signal_after_a_drain_still_lets_the_job_finish(tmp_path: Path) -> None:
     async with (
         open_site(tmp_path, groups=0, num_steps=50) as site,
         joined(site, "group", "far") as far,
@@ -200,7 +198,7 @@ async def test_a_client_submits_at_one_front_and_watches_at_another(tmp_path: Pa
         assert await front.stop() == 0
 
 
-async def test_all_come_back_to_a_broker_that_was_restarted(tmp_path: Path) -> None:
+async def test_groups_and_fronts_reconnect_to_a_restarted_broker(tmp_path: Path) -> None:
     async with (
         open_site(tmp_path, groups=0, num_steps=100) as site,
         joined(site, "group", "far"),
@@ -217,8 +215,9 @@ async def test_all_come_back_to_a_broker_that_was_restarted(tmp_path: Path) -> N
     assert len(site.groups_of(running)) == 1
 
 
-async def test_a_server_that_does_not_drain_leaves_the_runs_of_others_alone(tmp_path: Path) -> None:
-    """Seen to fail with the default of `--drain-timeout`: the server waits for the run."""
+async def test_a_server_that_does_not_drain_leaves_the_jobs_of_other_machines_running(
+    tmp_path: Path,
+) -> None:
     flags = ["--drain-timeout", "0"]
     async with (
         open_site(tmp_path, groups=0, flags=flags, num_steps=500) as site,
@@ -235,8 +234,7 @@ async def test_a_server_that_does_not_drain_leaves_the_runs_of_others_alone(tmp_
     assert len(site.groups_of(running)) == 1
 
 
-async def test_a_line_that_goes_dead_is_noticed_and_no_group_is_lost(tmp_path: Path) -> None:
-    """Seen to fail without heartbeats on the socket of beats: the ranks count as hung."""
+async def test_a_dead_connection_is_replaced_before_a_group_counts_as_lost(tmp_path: Path) -> None:
     first = free_port()
     flags = ["--join", f"tcp://127.0.0.1:{first}"]
     async with (
@@ -247,14 +245,15 @@ async def test_a_line_that_goes_dead_is_noticed_and_no_group_is_lost(tmp_path: P
     ):
         connections = line.num_connections
         line.go_dead()
-        # Every socket of the group: the beats of its ranks, rank 0's reports, the launcher's.
+        # Every socket of the group: heartbeats, rank 0's reports and the launcher's.
         await until(lambda: line.num_connections >= connections + 3, LOG_LIMIT_S)
         await caller.wait_for(await caller.submit(), status="Succeed", attempt=1)
         assert "ending it" not in far.log()
 
 
-async def test_a_job_that_ends_while_the_line_is_dead_has_ended(tmp_path: Path) -> None:
-    """Seen to fail where only a restarted broker asks for ends: the job runs for ever."""
+async def test_a_job_that_ends_while_the_connection_is_dead_is_reported_later(
+    tmp_path: Path,
+) -> None:
     first = free_port()
     async with (
         open_site(tmp_path, groups=0, lost_s=30.0, step_s=0.5) as site,
@@ -268,7 +267,9 @@ async def test_a_job_that_ends_while_the_line_is_dead_has_ended(tmp_path: Path) 
         await caller.wait_for(job_id, status="Succeed", attempt=1)
 
 
-async def test_a_server_that_others_join_listens_where_it_was_told(tmp_path: Path) -> None:
+async def test_a_server_that_others_join_listens_only_where_it_is_configured(
+    tmp_path: Path,
+) -> None:
     async with (
         open_site(tmp_path) as site,
         joined(site, "group", "far") as far,
@@ -285,7 +286,7 @@ async def test_a_server_that_others_join_listens_where_it_was_told(tmp_path: Pat
         assert listening(front.pids()) == {front.url.removeprefix("http://")}
 
 
-async def test_a_key_that_the_server_does_not_know_is_refused_on_both_sides(tmp_path: Path) -> None:
+async def test_an_unknown_key_is_refused_and_logged_on_both_sides(tmp_path: Path) -> None:
     async with open_site(tmp_path) as site:
         _, others = make_keys(tmp_path / "others")
         (others / "broker.key").write_bytes((site.peer_keys / "broker.key").read_bytes())
@@ -298,13 +299,12 @@ async def test_a_key_that_the_server_does_not_know_is_refused_on_both_sides(tmp_
             stranger.end()
 
 
-async def test_another_folder_of_files_is_refused(tmp_path: Path) -> None:
-    """Seen to fail with a broker that says of every file that it sees it."""
+async def test_a_different_folder_of_files_is_refused(tmp_path: Path) -> None:
     async with open_site(tmp_path) as site:
         elsewhere = tmp_path / "elsewhere"
         (elsewhere / "videos" / ".partial").mkdir(parents=True)
         for folder, message in (
-            (elsewhere, "is not the store of files of the server"),
+            (elsewhere, "is not the store of the server"),
             (tmp_path / "nowhere", "No such file or directory; name the path"),
         ):
             machine = site.join("group", "far", "--store", str(folder))
@@ -316,12 +316,12 @@ async def test_another_folder_of_files_is_refused(tmp_path: Path) -> None:
 
 
 async def test_real_ranks_on_another_machine_make_a_video(tmp_path: Path) -> None:
-    site = Site(tmp_path, groups=0)
+    site = JoinableServer(tmp_path, groups=0)
     site.server.spawn()
     far = None
     try:
         await site.server.life.wait_until_ready()
-        flags = ["--join", site.place, "--curve-keys", str(site.peer_keys), "--nproc", "2"]
+        flags = ["--join", site.address, "--curve-keys", str(site.peer_keys), "--nproc", "2"]
         flags += ["--store", str(site.server.state_dir)]
         far = RunningServer(tmp_path / "far", *flags, command=[DEMO[0], "group", *DEMO[1:]])
         await far.wait_until_ready()

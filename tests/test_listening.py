@@ -15,7 +15,7 @@ def test_every_kind_of_listening_socket_is_found(tmp_path: Path) -> None:
     ):
         local.bind(str(tmp_path / "s"))
         local.listen()
-        ports = [found.getsockname()[1] for found in (v4, v6, everywhere)]
+        ports = [server.getsockname()[1] for server in (v4, v6, everywhere)]
         assert listening([os.getpid()]) - before == {
             f"127.0.0.1:{ports[0]}",
             f"::1:{ports[1]}",

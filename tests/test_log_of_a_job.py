@@ -1,4 +1,4 @@
-"""Whoever collects the logs finds the whole life of a job by its id, in every process."""
+"""The log lines of a job carry its id, in every process."""
 
 import json
 import tempfile
@@ -20,12 +20,12 @@ def folder() -> Iterator[Path]:
 
 
 def lines_about(job_id: str, log: str) -> list[dict[str, Any]]:
-    """Return the JSON lines that name a job; the test's own launcher logs text."""
+    """Return the JSON lines with a job's id; the launcher of the test logs text."""
     lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
     return [line for line in lines if line["job_id"] == job_id]
 
 
-async def test_a_jobs_life_is_followed_by_its_id_through_all_processes(folder: Path) -> None:
+async def test_a_job_can_be_followed_by_its_id_through_all_processes(folder: Path) -> None:
     flags = ("--log-format", "json")
     server = chaos_server(folder, nproc=2, ranks_module="ranks", flags=flags)
     async with server as running, calling(running.life) as caller:
@@ -34,13 +34,13 @@ async def test_a_jobs_life_is_followed_by_its_id_through_all_processes(folder: P
         await caller.status(job_id)
         await running.life.wait_until_logged("POST /video/status 200")  # after the answer
         lines = lines_about(job_id, running.life.log())
-    told = [(line["process"], line["message"]) for line in lines]
-    broker = [message for process, message in told if process == "broker"]
+    messages = [(line["process"], line["message"]) for line in lines]
+    broker = [message for process, message in messages if process == "broker"]
     assert broker == ["InQueue", "InProgress, attempt 1 on group g0", "Succeed"]
     rank = [(line["stage"], line["message"]) for line in lines if line["process"] == "g0/rank-0"]
     assert rank[0][1] == "attempt 1 begins"
     assert rank[1:] == [("idle", "decoded"), ("save", "saved")]
     assert {line["rank"] for line in lines if "rank" in line["process"]} == {0}
-    front = " ".join(message for process, message in told if process == "front")
+    front = " ".join(message for process, message in messages if process == "front")
     assert "POST /video/submit 202" in front
     assert "POST /video/status 200" in front

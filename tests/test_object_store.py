@@ -1,4 +1,4 @@
-"""Two machines that share no disk: broker and front here, real ranks there, a bucket between."""
+"""Two machines that share only a bucket: broker and front on one, real ranks on the other."""
 
 from pathlib import Path
 
@@ -14,16 +14,15 @@ from tests.running_server import DEMO, SAMPLE, SMALL_JOB, Caller, RunningServer,
 LIMIT_S = 60.0
 
 
-async def test_a_video_is_made_and_fetched_and_removed_though_the_store_goes_away(
+async def test_a_video_is_made_downloaded_and_deleted_though_the_store_is_down_for_a_while(
     tmp_path: Path, site: Site
 ) -> None:
-    """Seen to fail with errors of an upload ignored: the job succeeds while the store is away."""
     server = ChaosServer(
         tmp_path,
         groups=0,
-        flags=["--listen", place := f"tcp://127.0.0.1:{free_port()}", "--store", site.place],
+        flags=["--listen", address := f"tcp://127.0.0.1:{free_port()}", "--store", site.place],
     )
-    flags = ["--join", place, "--nproc", "2", "--store", site.place, "--checkpoint-steps", "1"]
+    flags = ["--join", address, "--nproc", "2", "--store", site.place, "--checkpoint-steps", "1"]
     far = None
     try:
         server.spawn()
@@ -31,8 +30,8 @@ async def test_a_video_is_made_and_fetched_and_removed_though_the_store_goes_awa
         far = RunningServer(tmp_path / "far", *flags, command=[DEMO[0], "group", *DEMO[1:]])
         await far.wait_until_ready()
         async with calling(server.life) as caller:
-            await wait_in_vain(caller, site)
-            job_id = await make(caller, site)
+            await cancel_while_the_image_is_missing(caller, site)
+            job_id = await make_video(caller, site)
             async with caller.session.get(f"/videos/{job_id}.mp4") as response:
                 assert (await response.read())[4:8] == b"ftyp"
             await caller.post("/video/delete", job_id)
@@ -41,39 +40,39 @@ async def test_a_video_is_made_and_fetched_and_removed_though_the_store_goes_awa
         assert await server.life.stop() == 0
         assert leftovers(tmp_path) == []
         assert SECRET not in server.life.log() + far.log()
-        assert "ending it" not in far.log()  # the same life of the group has done it all
+        assert "ending it" not in far.log()  # the group has not been restarted
     finally:
         server.end()
         if far is not None:
             far.end()
 
 
-async def wait_in_vain(caller: Caller, site: Site) -> None:
-    """Cancel a job that has been given to the group, and waits there for its image."""
+async def cancel_while_the_image_is_missing(caller: Caller, site: Site) -> None:
+    """Cancel a job that has started and waits for its image."""
     first, second = await caller.submit(infer_steps="100"), await caller.submit()
     await caller.wait_for(first, stage="denoise")
-    site.line.fail("refuses")
+    site.proxy.fail("refuses")
     await caller.post("/video/cancel", first)
     await caller.wait_for(second, reason=NO_IMAGE)
     await caller.post("/video/cancel", second)
-    site.line.mend()
+    site.proxy.recover()
     for job_id in (first, second):
         await caller.post("/video/delete", job_id)
 
 
-async def make(caller: Caller, site: Site) -> str:
-    """Have a video made while the store is away for the end of the run; return the job's id."""
+async def make_video(caller: Caller, site: Site) -> str:
+    """Make a video while the store is down at the end; return the job's id."""
     job_id = await caller.submit()
     await caller.wait_for(job_id, stage="denoise")
     await until(lambda: f"checkpoints/{job_id}.safetensors" in site.names(), LIMIT_S)
-    site.line.fail("refuses")
+    site.proxy.fail("refuses")
     delayed = await caller.wait_for(job_id, stage="save", reason=NO_STORE)
     assert delayed["status"] == "InProgress"
     form = aiohttp.FormData(SMALL_JOB)
     form.add_field("image", SAMPLE.read_bytes(), filename="sample.jpg")
     async with caller.session.post("/video/submit", data=form) as response:
         assert response.status == 503, await response.text()
-    site.line.mend()
+    site.proxy.recover()
     done = await caller.wait_for(job_id, status="Succeed", attempt=1)
     assert done["reason"] is None
     await until(lambda: f"checkpoints/{job_id}.safetensors" not in site.names(), LIMIT_S)
@@ -84,8 +83,8 @@ async def make(caller: Caller, site: Site) -> str:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """Return the files of jobs that lie on a disk."""
+    """Return the files of jobs on the machines' disks."""
     endings = {".mp4", ".webp", ".ppm", ".safetensors", ".upload"}
     states = (folder / "state" / "run", folder / "far" / "run")
-    found = [path for state in states for path in state.rglob("*")]
-    return [path for path in found if path.suffix in endings]
+    paths = [path for state in states for path in state.rglob("*")]
+    return [path for path in paths if path.suffix in endings]

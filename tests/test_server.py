@@ -1,4 +1,4 @@
-"""The whole server, as an operator starts it and a client uses it: real processes, eight ranks."""
+"""The whole server, as an operator starts it and a client uses it, with eight real ranks."""
 
 import asyncio
 import os
@@ -51,7 +51,7 @@ async def caller(server: RunningServer) -> AsyncIterator[Caller]:
 
 
 def num_frames(video: bytes, folder: Path, width_px: int, height_px: int) -> float:
-    """Decode a video and return how many frames of a size it holds."""
+    """Decode a video and count its frames, given their size."""
     path = folder / "video.mp4"
     path.write_bytes(video)
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(path)]
@@ -60,7 +60,7 @@ def num_frames(video: bytes, folder: Path, width_px: int, height_px: int) -> flo
     return len(decoded) / (width_px * height_px * 3)
 
 
-async def test_an_image_becomes_a_video_with_progress_on_the_way(
+async def test_an_image_becomes_a_video_and_progress_is_reported(
     caller: Caller, tmp_path: Path
 ) -> None:
     started = time.monotonic()
@@ -85,21 +85,20 @@ async def test_an_image_becomes_a_video_with_progress_on_the_way(
 async def test_only_the_front_listens_and_only_on_loopback(
     server: RunningServer, state_dir: Path
 ) -> None:
-    """Seen to fail without GLOO_SOCKET_IFNAME, where the machine's name leads to its network."""
-    found = listening(server.pids())
+    addresses = listening(server.pids())
     run_dir = state_dir / "run"
     assert run_dir.stat().st_mode & 0o777 == 0o700
-    local = {address for address in found if not address.startswith("/")}
-    assert found - local == {
+    local = {address for address in addresses if not address.startswith("/")}
+    assert addresses - local == {
         str(run_dir / f"{name}.sock") for name in ("requests", "groups", "beats", "events")
     }
     front = server.url.removeprefix("http://")
     assert listening(server.pids("\0http_front\0")) == {front}
-    # What is left are the ranks', one pair of gloo's each.
+    # The others belong to the ranks: a pair of gloo's for each.
     assert {address.rpartition(":")[0] for address in local} == {"127.0.0.1"}
 
 
-async def test_a_cancelled_run_ends_and_the_group_takes_the_next_job(caller: Caller) -> None:
+async def test_a_cancelled_job_ends_and_the_group_takes_the_next(caller: Caller) -> None:
     cancelled = await caller.submit(infer_steps="100")
     following = await caller.submit()
     await caller.wait_for(cancelled, stage="denoise")
@@ -110,7 +109,7 @@ async def test_a_cancelled_run_ends_and_the_group_takes_the_next_job(caller: Cal
         assert response.status == 404
 
 
-async def test_an_urgent_job_has_a_run_make_way_which_goes_on_to_the_same_video(
+async def test_a_job_preempted_by_an_urgent_one_resumes_and_makes_the_same_video(
     caller: Caller,
 ) -> None:
     settings = {"infer_steps": "60", "seed": "3"}
@@ -127,9 +126,7 @@ async def test_an_urgent_job_has_a_run_make_way_which_goes_on_to_the_same_video(
     assert first == second
 
 
-async def test_a_lost_rank_costs_an_attempt_and_nothing_else(
-    server: RunningServer, caller: Caller
-) -> None:
+async def test_a_lost_rank_costs_only_an_attempt(server: RunningServer, caller: Caller) -> None:
     job_id = await caller.submit()
     await caller.wait_for(job_id, stage="denoise")
     async with caller.session.get("/health") as response:
@@ -157,7 +154,7 @@ async def wait_for_another(server: RunningServer, module: str, pid: int) -> None
 
 
 async def wait_until_succeeded(server: RunningServer, job_id: str) -> dict[str, object]:
-    """Poll, since the connections of before are gone."""
+    """Poll with new connections, because the earlier ones are lost."""
     async with asyncio.timeout(120), calling(server) as caller:
         while True:
             try:
@@ -173,7 +170,7 @@ async def wait_until_succeeded(server: RunningServer, job_id: str) -> dict[str, 
 
 async def test_idle_processes_use_next_to_nothing(server: RunningServer) -> None:
     before = {pid: server.processor_time_s(pid) for pid in server.pids()}
-    await asyncio.sleep(5)  # there is nothing to await: nothing shall happen
+    await asyncio.sleep(5)  # a period in which nothing must happen
     used = {pid: server.processor_time_s(pid) - before[pid] for pid in before}
     assert len(used) >= 11
     assert max(used.values()) <= 5 * IDLE_SHARE
@@ -182,10 +179,10 @@ async def test_idle_processes_use_next_to_nothing(server: RunningServer) -> None
 async def test_sigterm_ends_everything_in_order(server: RunningServer) -> None:
     assert await server.stop() == 0
     await server.wait_until_gone(1.0)
-    _, _, farewell = server.log().partition("SIGTERM: stopping")
-    assert farewell.rstrip().endswith("launcher stopped")
-    assert "ERROR" not in farewell
-    assert "Traceback" not in farewell
+    _, _, stopping = server.log().partition("SIGTERM: stopping")
+    assert stopping.rstrip().endswith("launcher stopped")
+    assert "ERROR" not in stopping
+    assert "Traceback" not in stopping
 
 
 async def test_jobs_survive_a_stop_and_a_start_within_45_seconds(state_dir: Path) -> None:
@@ -247,7 +244,7 @@ def start_with_log_on_a_pipe(state_dir: Path) -> "subprocess.Popen[str]":
 
 
 def read_until_ready(log: IO[str]) -> str:
-    """Return the URL of a server; then nobody reads its log any more."""
+    """Return a server's URL; afterwards, nothing reads its log."""
     line = next(line for line in log if " launcher ready after " in line)
     return line.split()[-1]
 

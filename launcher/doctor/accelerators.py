@@ -1,4 +1,4 @@
-"""Whether this machine's accelerators, their driver, torch and torch_npu work together."""
+"""Checks that accelerators, their driver, torch and torch_npu work together."""
 
 import asyncio
 import glob
@@ -22,8 +22,8 @@ _PIP = f"{sys.executable} -m pip"
 _SET_ENV = "source /usr/local/Ascend/ascend-toolkit/set_env.sh"
 
 
-class _Maker(msgspec.Struct, frozen=True, kw_only=True):
-    """How the accelerators of one maker show, whatever torch knows of them."""
+class _Vendor(msgspec.Struct, frozen=True, kw_only=True):
+    """How to find a vendor's accelerators without torch."""
 
     name: str
     kind: str
@@ -32,15 +32,15 @@ class _Maker(msgspec.Struct, frozen=True, kw_only=True):
     tool: str
 
 
-_MAKERS = (
-    _Maker(
+_VENDORS = (
+    _Vendor(
         name="Ascend NPU",
         kind="npu",
         devices="/dev/davinci[0-9]*",
         driver=Path("/usr/local/Ascend/driver/version.info"),
         tool="npu-smi info",
     ),
-    _Maker(
+    _Vendor(
         name="NVIDIA GPU",
         kind="cuda",
         devices="/dev/nvidia[0-9]*",
@@ -50,34 +50,34 @@ _MAKERS = (
 )
 
 
-def examine_accelerators(options: Options) -> Iterator[Finding]:
-    """Look at drivers, torch and torch_npu, and at the devices that torch sees."""
-    present = [maker for maker in _MAKERS if glob.glob(maker.devices)]
-    yield from map(_examine_driver, present)
-    match = _examine_torch(has_npu=any(maker.kind == "npu" for maker in present))
-    yield match
-    if match.level == "error":  # torch cannot even be imported
+def accelerator_findings(options: Options) -> Iterator[Finding]:
+    """Check drivers, torch and torch_npu, then the devices themselves."""
+    present = [vendor for vendor in _VENDORS if glob.glob(vendor.devices)]
+    yield from map(_check_driver, present)
+    torch = _check_torch(has_npu=any(vendor.kind == "npu" for vendor in present))
+    yield torch
+    if torch.level == "error":  # torch cannot even be imported
         return
-    found = _probe(options, present)
-    if isinstance(found, DeviceReport):
-        yield from _judge(options, found, present)
-        yield _try_devices(options, found, present)
+    devices = _count_devices(options, present)
+    if isinstance(devices, DeviceReport):
+        yield _check_kind(options, devices, present)
+        yield _try_devices(options, devices, present)
     else:
-        yield found
+        yield devices
 
 
-def _examine_driver(maker: _Maker) -> Finding:
-    num_devices = len(glob.glob(maker.devices))
+def _check_driver(vendor: _Vendor) -> Finding:
+    num_devices = len(glob.glob(vendor.devices))
     try:
-        driver = maker.driver.read_text().splitlines()[0]
+        driver = vendor.driver.read_text().splitlines()[0]
     except (OSError, IndexError):
-        message = f"{num_devices} {maker.name} in /dev, but no driver: {maker.driver} is missing"
-        return error("driver", message, maker.tool)
-    return ok("driver", f"{num_devices} {maker.name} in /dev; {driver}")
+        message = f"{num_devices} {vendor.name} in /dev, but no driver: {vendor.driver} is missing"
+        return error("driver", message, vendor.tool)
+    return ok("driver", f"{num_devices} {vendor.name} in /dev; {driver}")
 
 
-def _examine_torch(has_npu: bool) -> Finding:
-    """Compare torch with torch_npu, which breaks `import torch` where the two do not match."""
+def _check_torch(has_npu: bool) -> Finding:
+    """Compare the releases of torch and torch_npu: if they differ, `import torch` fails."""
     torch, torch_npu = _version("torch"), _version("torch_npu")
     if torch is None:
         return error("torch", "torch is not installed", f"{_PIP} install -c constraints.txt .")
@@ -100,41 +100,42 @@ def _examine_torch(has_npu: bool) -> Finding:
     return ok("torch", f"torch {torch} and torch_npu {torch_npu}")
 
 
-def _probe(options: Options, present: list[_Maker]) -> DeviceReport | Finding:
-    """Have a process of its own count the devices: the launcher never imports torch."""
-    wanted = f"--device {options.device}"
+def _count_devices(options: Options, present: list[_Vendor]) -> DeviceReport | Finding:
+    """Ask a helper process for the devices, because the launcher never imports torch."""
+    flag = f"--device {options.device}"
     count = options.nproc * options.groups
     try:
         answer = run_helper("ranks.device", options.device, str(count), limit_s=_PROBE_LIMIT_S)
     except subprocess.TimeoutExpired:
-        return error("device", f"{wanted}: torch does not answer within {_PROBE_LIMIT_S:.0f} s")
+        return error("device", f"{flag}: torch did not answer within {_PROBE_LIMIT_S:.0f} s")
     if answer.returncode != 0:
         lines = answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"]
-        return error("device", f"{wanted}: {lines[-1]}", _mend(present))
+        return error("device", f"{flag}: {lines[-1]}", _fix(present))
     return msgspec.json.decode(answer.stdout, type=DeviceReport)
 
 
-def _judge(options: Options, found: DeviceReport, present: list[_Maker]) -> Iterator[Finding]:
-    text = f"{found.kind}: {found.description}"
-    if present and options.device == "auto" and found.kind == "cpu":
-        message = f"torch sees none of the {present[0].name} here: the ranks would use the {text}"
-        yield warning("device", message, _mend(present))
-    else:
-        yield ok("device", text)
+def _check_kind(options: Options, devices: DeviceReport, present: list[_Vendor]) -> Finding:
+    text = f"{devices.kind}: {devices.description}"
+    if present and options.device == "auto" and devices.kind == "cpu":
+        message = (
+            f"torch sees no {present[0].name}, though /dev has some: ranks would use the {text}"
+        )
+        return warning("device", message, _fix(present))
+    return ok("device", text)
 
 
-def _try_devices(options: Options, found: DeviceReport, present: list[_Maker]) -> Finding:
-    """Have ranks join, compute and exchange on every device, as those of a server would."""
+def _try_devices(options: Options, devices: DeviceReport, present: list[_Vendor]) -> Finding:
+    """Start ranks without a model, which compute on each device and exchange the results."""
     with tempfile.TemporaryDirectory(prefix="wan-trial-") as folder:
-        failures = asyncio.run(try_groups(options, found.kind, Path(folder)))
+        failures = asyncio.run(try_groups(options, devices.kind, Path(folder)))
     if failures:
-        return error("trial", "; ".join(failures), _mend(present))
+        return error("trial", "; ".join(failures), _fix(present))
     count = options.nproc * options.groups
-    return ok("trial", f"{count} ranks have computed on {found.kind} and reached each other")
+    return ok("trial", f"{count} ranks computed on {devices.kind} and exchanged results")
 
 
-def _mend(present: list[_Maker]) -> str:
-    """Return what most often helps when torch does not see the devices that there are."""
+def _fix(present: list[_Vendor]) -> str:
+    """Return what most often helps when torch does not see a device."""
     if not present:
         return "python launch.py --device cpu"
     if present[0].kind == "npu":
@@ -152,5 +153,5 @@ def _version(package: str) -> str | None:
 
 
 def _release(version: str) -> str:
-    """Return the three numbers that a version begins with."""
+    """Return the three leading numbers of a version."""
     return ".".join(version.partition("+")[0].split(".")[:3])

@@ -1,6 +1,6 @@
-"""`wan doctor`: examines what a server would start with, and says what is wrong and what mends it.
+"""`wan doctor`: checks what a server needs on this machine, and names the fix for each fault.
 
-It takes the options of `launch.py`, starts nothing and changes nothing.
+It takes the options of `launch.py`. It starts no server and changes nothing.
 """
 
 import logging
@@ -10,26 +10,26 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from launcher.doctor.accelerators import examine_accelerators
-from launcher.doctor.examinations import (
-    examine_access,
-    examine_ffmpeg,
-    examine_limits,
-    examine_model,
-    examine_port,
-    examine_processes,
-    examine_realtime_front,
-    examine_state,
+from launcher.doctor.accelerators import accelerator_findings
+from launcher.doctor.checks import (
+    access_findings,
+    ffmpeg_findings,
+    limit_findings,
+    model_findings,
+    port_findings,
+    priority_findings,
+    process_findings,
+    state_findings,
 )
 from launcher.doctor.findings import Finding, to_text
-from launcher.doctor.shared_store import examine_fleet
+from launcher.doctor.multi_machine import multi_machine_findings
 from launcher.options import Command, OptionsError, parse_command
 from launcher.preflight import Folders
-from launcher.ray.ray_check import examine_cluster
+from launcher.ray.ray_check import cluster_findings
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command; return its exit code: 0 unless something keeps a server from starting."""
+    """Return the exit code: 0 if a server can start, 1 if not, 2 for invalid options."""
     words = [word for word in arguments if word != "--json"]
     as_json = len(words) < len(arguments)
     try:
@@ -41,10 +41,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def report(command: Command, as_json: bool = False) -> int:
-    """Write what is found; return the exit code."""
+    """Run the checks and write their findings; return the exit code."""
     logging.disable()  # the findings say it all
     findings = []
-    for finding in examine(command):
+    for finding in run_checks(command):
         findings.append(finding)
         if not as_json:
             _write(to_text(finding))
@@ -56,24 +56,24 @@ def report(command: Command, as_json: bool = False) -> int:
     return int(num_errors > 0)
 
 
-def examine(command: Command) -> Iterator[Finding]:
-    """Look at everything that shall run here; what takes seconds comes last."""
+def run_checks(command: Command) -> Iterator[Finding]:
+    """Check everything that the command would run here; the slowest checks come last."""
     options = command.options
     folders = Folders.under(options.state_dir, options.store)
-    yield from examine_state(folders)
+    yield from state_findings(folders)
     if command.has_front:
-        yield from examine_port(options, folders)
-        yield from examine_access(options)
-        yield from examine_realtime_front(options)
-    yield from examine_processes()
-    yield from examine_limits()
-    yield from examine_fleet(options, folders)
-    if command.has_fleet:
-        yield from examine_cluster(options, folders)
+        yield from port_findings(options, folders)
+        yield from access_findings(options)
+        yield from priority_findings(options)
+    yield from process_findings()
+    yield from limit_findings()
+    yield from multi_machine_findings(options, folders)
+    if command.has_ray_groups:
+        yield from cluster_findings(options, folders)
     if command.has_groups:
-        yield from examine_model(options, folders)
-        yield from examine_ffmpeg()
-        yield from examine_accelerators(options)
+        yield from model_findings(options, folders)
+        yield from ffmpeg_findings()
+        yield from accelerator_findings(options)
 
 
 def _write(line: str) -> None:

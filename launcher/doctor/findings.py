@@ -1,4 +1,4 @@
-"""What an examination of this machine has found, and the command that mends it."""
+"""The results of the checks of this machine, each with the command that fixes it."""
 
 from typing import Literal
 
@@ -6,32 +6,29 @@ import msgspec
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that was looked at."""
+    """The result of one check."""
 
     topic: str
     level: Literal["ok", "warning", "error"]
-    """`error`: no server starts like this; `warning`: it may fail, or be slow, later."""
+    """`error`: a server cannot start; `warning`: it may fail later, or be slow."""
     message: str
-    mend: str | None = None
-    """A command; None where all is well, or no command can mend it."""
+    fix: str | None = None
+    """A command; None if nothing is wrong, or no single command helps."""
 
 
 def ok(topic: str, message: str) -> Finding:
-    """Return that all is well."""
     return Finding(topic=topic, level="ok", message=message)
 
 
-def warning(topic: str, message: str, mend: str | None = None) -> Finding:
-    """Return something that will do harm later."""
-    return Finding(topic=topic, level="warning", message=message, mend=mend)
+def warning(topic: str, message: str, fix: str | None = None) -> Finding:
+    return Finding(topic=topic, level="warning", message=message, fix=fix)
 
 
-def error(topic: str, message: str, mend: str | None = None) -> Finding:
-    """Return something that keeps a server from starting."""
-    return Finding(topic=topic, level="error", message=message, mend=mend)
+def error(topic: str, message: str, fix: str | None = None) -> Finding:
+    return Finding(topic=topic, level="error", message=message, fix=fix)
 
 
 def to_text(finding: Finding) -> str:
-    """Return a finding as lines for a person."""
+    """Format a finding for a terminal, with the fix on a line of its own."""
     line = f"{finding.level:8} {finding.topic:12} {finding.message}"
-    return line if finding.mend is None else f"{line}\n{'':21} mend it: {finding.mend}"
+    return line if finding.fix is None else f"{line}\n{'':21} fix: {finding.fix}"

@@ -1,4 +1,4 @@
-"""Runs the ranks of every group without a model, to see whether their devices work."""
+"""Starts the ranks of every group without a model, to check that their devices work."""
 
 import asyncio
 import os
@@ -11,16 +11,16 @@ from launcher.spawn import Reaper
 from ranks.config import DeviceKind, RankConfig
 
 TRIAL_LIMIT_S = 300.0
-"""The ranks of accelerators import torch one by one, which takes minutes on a cold disk."""
+"""Ranks on accelerators each import torch, which takes minutes from a cold disk."""
 
 
 async def try_groups(options: Options, kind: DeviceKind, folder: Path) -> list[str]:
-    """Try the devices of all groups at once; return what is wrong, a text for each group at fault.
+    """Try the devices of all groups at once; return one message per failed group.
 
     Args:
-        options: How many groups of how many ranks.
-        kind: What the ranks compute on.
-        folder: An empty one, for the ranks to meet in.
+        options: The number of groups and of ranks in each.
+        kind: Device that the ranks compute on.
+        folder: An empty folder for the ranks' rendezvous files.
     """
     reaper = Reaper()
     reaper.start()
@@ -30,13 +30,13 @@ async def try_groups(options: Options, kind: DeviceKind, folder: Path) -> list[s
 
 
 async def _try_group(reaper: Reaper, config: RankConfig) -> str | None:
-    life = GroupLife(reaper, config, "ranks")
-    ending = asyncio.create_task(life.live(TRIAL_LIMIT_S))
-    ready = asyncio.create_task(life.ready.wait())
+    group = GroupLife(reaper, config, "ranks")
+    ending = asyncio.create_task(group.run(TRIAL_LIMIT_S))
+    ready = asyncio.create_task(group.ready.wait())
     await asyncio.wait([ending, ready], return_when=asyncio.FIRST_COMPLETED)
     ready.cancel()
-    if life.ready.is_set():
-        life.end("the trial is over")
+    if group.ready.is_set():
+        group.end("the trial is over")
         await ending
         return None
     return await ending

@@ -1,4 +1,4 @@
-"""What Linux tells of processes: who listens on a port, what an earlier server has left behind."""
+"""Processes, from `/proc`: which listen on a port, and which an earlier server has left."""
 
 import os
 import re
@@ -11,26 +11,26 @@ import msgspec
 _PROC = Path("/proc")
 _LISTENING = "0A"
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
-_MODULES = ("broker", "http_front", "ranks", "launcher.ray.ray_fleet")
-"""What the launcher starts: `python -m MODULE CONFIG`."""
+_MODULES = ("broker", "http_front", "ranks", "launcher.ray.ray_groups")
+"""The modules that the launcher starts, as `python -m MODULE CONFIG`."""
 
 
 class Process(msgspec.Struct, frozen=True, kw_only=True):
-    """A process that runs now."""
+    """A running process."""
 
     pid: int
     parent_pid: int
     words: list[str]
-    """Its command line."""
+    """The command line."""
 
     @property
     def shown(self) -> str:
-        """Its pid and the beginning of its command line."""
+        """The pid and the beginning of the command line."""
         return f"pid {self.pid} ({' '.join(self.words)[:60].rstrip()})"
 
 
 class _Config(msgspec.Struct):
-    """The one field that all configs of the launcher's processes have."""
+    """The field that all configs of the launcher's processes share."""
 
     parent_pid: int
 
@@ -38,30 +38,30 @@ class _Config(msgspec.Struct):
 def processes() -> Iterator[Process]:
     """Yield every process that has a command line."""
     for entry in _PROC.iterdir():
-        # It may end while we look.
+        # A process may end while it is read.
         with suppress(OSError):
             if entry.name.isdigit() and (words := _words(entry)):
                 yield Process(pid=int(entry.name), parent_pid=_parent_pid(entry), words=words)
 
 
 def listeners(port: int) -> list[Process]:
-    """Return who holds a socket that listens on a TCP port, as far as this user may see it."""
+    """Return the processes that listen on a TCP port, as far as this user may see them."""
     sockets = {inode for table in ("tcp", "tcp6") for inode in _listening(table, port)}
     return [process for process in processes() if sockets & _sockets_of(process.pid)]
 
 
 def left_behind() -> list[Process]:
-    """Return the processes of a server whose launcher has ended without them."""
-    ours = {
+    """Return server processes whose launcher has ended."""
+    candidates = {
         process.pid: process
         for process in processes()
         if _launcher_of(process) is not None and _shares_our_pids(process.pid)
     }
     return [
         process
-        for process in ours.values()
-        # A rank is for a moment the child of the process that forks it.
-        if process.parent_pid != _launcher_of(process) and process.parent_pid not in ours
+        for process in candidates.values()
+        # A new rank is briefly the child of the starter process that forks it.
+        if process.parent_pid != _launcher_of(process) and process.parent_pid not in candidates
     ]
 
 
@@ -71,12 +71,12 @@ def _words(entry: Path) -> list[str]:
 
 
 def _parent_pid(entry: Path) -> int:
-    # The name before it, in parentheses, may hold anything.
+    # The name before it, in parentheses, may contain spaces and parentheses.
     return int((entry / "stat").read_text().rpartition(")")[2].split()[1])
 
 
 def _launcher_of(process: Process) -> int | None:
-    """Return who has started a process, by its config; None if it is no part of a server."""
+    """Return the launcher's pid from a process's config; None if it is not a server process."""
     match process.words:
         case [_, "-m", module, config] if module in _MODULES:
             with suppress(msgspec.DecodeError):
@@ -85,16 +85,16 @@ def _launcher_of(process: Process) -> int | None:
 
 
 def _shares_our_pids(pid: int) -> bool:
-    """Return whether a process counts pids as we do: in a container, its launcher's is another."""
+    """Whether a process is in this pid namespace; a container's pids mean other processes here."""
     try:
         return os.readlink(_PROC / str(pid) / "ns/pid") == os.readlink(_PROC / "self/ns/pid")
-    except OSError:  # it has ended, or is another user's
+    except OSError:  # it has ended, or belongs to another user
         return False
 
 
 def _listening(table: str, port: int) -> Iterator[str]:
     """Yield the inodes of the sockets that listen on a port."""
-    with suppress(OSError):  # a kernel without IPv6 has no such table
+    with suppress(OSError):  # a kernel without IPv6 has no tcp6
         for line in (_PROC / "net" / table).read_text().splitlines()[1:]:
             fields = line.split()
             if fields[3] == _LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
@@ -102,11 +102,11 @@ def _listening(table: str, port: int) -> Iterator[str]:
 
 
 def _sockets_of(pid: int) -> set[str]:
-    """Return the inodes of a process's sockets; none where another user's are kept from us."""
-    found = set()
+    """Return the inodes of a process's sockets; empty if this user may not see them."""
+    inodes = set()
     with suppress(OSError):
         for descriptor in (_PROC / str(pid) / "fd").iterdir():
             with suppress(OSError):
                 if socket := _SOCKET.fullmatch(os.readlink(descriptor)):
-                    found.add(socket[1])
-    return found
+                    inodes.add(socket[1])
+    return inodes

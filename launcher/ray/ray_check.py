@@ -1,4 +1,4 @@
-"""Whether a Ray cluster can be asked for groups, found out without importing Ray here."""
+"""Checks of the Ray cluster, through a helper process: the launcher never imports Ray."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ class RayMissingError(StartError):
 
 
 def check_cluster(options: Options, folders: Folders) -> Cluster:
-    """Return what the cluster has.
+    """Return the cluster's nodes and this server's placements.
 
     Raises:
         RayMissingError: If the extra is not installed.
@@ -49,10 +49,10 @@ def check_cluster(options: Options, folders: Folders) -> Cluster:
 
 
 def peer_keys(options: Options) -> Path | None:
-    """Return the folder of the keys that groups of this server join with.
+    """Return the folder of the CURVE keys for the groups; None if the server has no keys.
 
     Raises:
-        StartError: If it is not beside the server's own, as `wan keys curve` puts it.
+        StartError: If the folder is not next to the server's own, where `wan keys curve` makes it.
     """
     if options.curve_keys is None:
         return None
@@ -60,14 +60,14 @@ def peer_keys(options: Options) -> Path | None:
     for name in PEER_KEYS:
         if not (folder / name).is_file():
             raise StartError(
-                f"--engine ray gives its groups the keys in {folder}, and there is no {name}; "
-                "wan keys curve makes that folder beside the server's"
+                f"--engine ray gives its groups the keys in {folder}, which has no {name}; "
+                "wan keys curve makes that folder next to the server's"
             )
     return folder
 
 
-def examine_cluster(options: Options, folders: Folders) -> Iterator[Finding]:
-    """Look at the cluster: has it room for the groups, and where are they if the server runs."""
+def cluster_findings(options: Options, folders: Folders) -> Iterator[Finding]:
+    """Check that the cluster has room for the groups; if the server runs, say where they are."""
     try:
         peer_keys(options)
     except StartError as fault:
@@ -81,34 +81,34 @@ def examine_cluster(options: Options, folders: Folders) -> Iterator[Finding]:
     except StartError as fault:
         yield error("ray", str(fault), "ray status; ray start --head")
         return
-    yield _examine_room(options, cluster)
+    yield _check_room(options, cluster)
     if is_loopback(str(options.listen).partition("://")[2].rpartition(":")[0]):
-        yield from _examine_reach(options, cluster)
+        yield from _check_reach(options, cluster)
     if state_owner(folders) is not None:
-        yield from _examine_placements(options, cluster)
+        yield from _check_placements(options, cluster)
 
 
-def _examine_room(options: Options, cluster: Cluster) -> Finding:
+def _check_room(options: Options, cluster: Cluster) -> Finding:
     resource = resource_of(options.device, cluster.nodes)
     counts = [node.resources.get(resource, 0) for node in cluster.nodes]
     room = sum(int(count // options.nproc) for count in counts)
     needs = f"groups of {options.nproc} {resource}"
     if room == 0:
-        message = f"no node can hold {needs}; the largest has {max(counts, default=0):g}"
+        message = f"no node has room for {needs}; the largest has {max(counts, default=0):g}"
         return error("ray", message, "ray status")
-    found = f"room for {min(room, options.groups)} of {options.groups} {needs}"
+    message = f"room for {min(room, options.groups)} of {options.groups} {needs}"
     if room < options.groups:
-        return warning("ray", f"{found}; the others will wait", "ray status")
-    return ok("ray", found)
+        return warning("ray", f"{message}; the others will wait", "ray status")
+    return ok("ray", message)
 
 
-def _examine_reach(options: Options, cluster: Cluster) -> Iterator[Finding]:
+def _check_reach(options: Options, cluster: Cluster) -> Iterator[Finding]:
     if len({node.address for node in cluster.nodes}) > 1:
         message = f"--listen {options.listen} cannot be reached from the cluster's other nodes"
         yield warning("listen", message, "wan keys curve keys")
 
 
-def _examine_placements(options: Options, cluster: Cluster) -> Iterator[Finding]:
+def _check_placements(options: Options, cluster: Cluster) -> Iterator[Finding]:
     for placement in cluster.placements:
         if placement.node is not None:
             yield ok("placement", f"group {placement.group} is on node {placement.node.address}")

@@ -1,6 +1,7 @@
-"""`python -m launcher.ray.ray_cluster ADDRESS SERVER`: what a Ray cluster has and runs, as JSON.
+"""`python -m launcher.ray.ray_cluster ADDRESS SERVER`: print a cluster's state as JSON.
 
-A process of its own, since the launcher never imports Ray, which has threads and signal handlers.
+It is a helper process, because the launcher never imports Ray: Ray starts threads and sets signal
+handlers.
 """
 
 import contextlib
@@ -16,24 +17,26 @@ from ray.util import placement_group_table
 from launcher.ray.ray_config import Cluster, Node, Placement
 
 _IN_USE = ("PENDING", "PREPARED", "CREATED", "RESCHEDULING")
-_KNOCK_LIMIT_S = 5.0
+_CONNECT_LIMIT_S = 5.0
 
 
 class ClusterError(Exception):
-    """Raised when there is no cluster that answers."""
+    """Raised when no cluster answers."""
 
 
 @contextlib.contextmanager
 def connected(address: str) -> Iterator[None]:
-    """Be a driver of a cluster; what it has started without being asked to keep it ends with it.
+    """Be a driver of the cluster; when it disconnects, Ray ends the actors that it started.
 
     Raises:
-        ClusterError: If it does not answer.
+        ClusterError: If the cluster does not answer.
     """
-    # Ray prints news of nodes there, in a format of its own.
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+    # Ray prints messages about nodes to standard output.
+    with open(os.devnull, "w") as devnull, contextlib.redirect_stdout(devnull):
         try:
-            _knock(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
+            _check_reachable(
+                os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
+            )
             ray.init(address, log_to_driver=False, configure_logging=False)
         except (OSError, RuntimeError, ValueError) as error:
             raise ClusterError(f"no Ray cluster at {address}: {_first_line(error)}") from error
@@ -44,12 +47,12 @@ def connected(address: str) -> Iterator[None]:
 
 
 def placement_name(server: str, group: str) -> str:
-    """Return what the cluster calls the place of a group."""
+    """Return the name of a group's placement group."""
     return f"wan-ranks {server} {group}"
 
 
-def look(server: str) -> Cluster:
-    """Return what the cluster that this process is connected to has now."""
+def cluster_state(server: str) -> Cluster:
+    """Return the nodes of the connected cluster, and the placements of one server's groups."""
     nodes = {
         node["NodeID"]: Node(
             name=node["NodeID"], address=node["NodeManagerAddress"], resources=node["Resources"]
@@ -60,12 +63,12 @@ def look(server: str) -> Cluster:
     prefix = placement_name(server, "")
     placements = [
         Placement(
-            group=place["name"].removeprefix(prefix),
-            needs=" ".join(f"{n:g} {kind}" for kind, n in place["bundles"][0].items()),
-            node=nodes.get(place["bundles_to_node_id"][0]) if place["state"] == "CREATED" else None,
+            group=entry["name"].removeprefix(prefix),
+            needs=" ".join(f"{n:g} {kind}" for kind, n in entry["bundles"][0].items()),
+            node=nodes.get(entry["bundles_to_node_id"][0]) if entry["state"] == "CREATED" else None,
         )
-        for place in placement_group_table().values()
-        if place["name"].startswith(prefix) and place["state"] in _IN_USE
+        for entry in placement_group_table().values()
+        if entry["name"].startswith(prefix) and entry["state"] in _IN_USE
     ]
     return Cluster(
         nodes=list(nodes.values()),
@@ -74,11 +77,10 @@ def look(server: str) -> Cluster:
 
 
 def main() -> int:
-    """Write it to standard output; return the exit code."""
     address, server = sys.argv[1:]
     try:
         with connected(address):
-            cluster = look(server)
+            cluster = cluster_state(server)
     except ClusterError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -86,11 +88,11 @@ def main() -> int:
     return 0
 
 
-def _knock(address: str) -> None:
-    """See that somebody listens: Ray itself takes two minutes to find out."""
+def _check_reachable(address: str) -> None:
+    """Fail early if nothing listens at the address: Ray itself takes two minutes to notice."""
     host, colon, port = address.rpartition(":")
     if colon:
-        socket.create_connection((host, int(port)), _KNOCK_LIMIT_S).close()
+        socket.create_connection((host, int(port)), _CONNECT_LIMIT_S).close()
 
 
 def _first_line(error: Exception) -> str:

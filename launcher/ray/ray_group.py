@@ -1,4 +1,4 @@
-"""A group on a node of a Ray cluster: what the actor does there, in a process that Ray starts."""
+"""The actor that runs a group on a node of a Ray cluster, in a process that Ray starts."""
 
 import os
 import subprocess
@@ -15,29 +15,29 @@ from launcher.ray.ray_config import GroupOrder
 
 
 class GroupOnNode:
-    """Runs `launch.py group`, the supervisor of a single machine, as a child that ends with it.
+    """Runs `launch.py group` as a child process, which ends with the actor.
 
     Ray calls each method in a thread of its own.
     """
 
     def __init__(self) -> None:
-        self._turn = threading.Lock()
-        self._start = threading.Lock()
+        self._run_lock = threading.Lock()
+        self._start_lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         self._is_stopped = False
 
     def run(self, order: bytes) -> tuple[int, str]:
-        """Run a group until it ends; return its exit code and the last line that it has logged.
+        """Run a group until it ends; return its exit code and its last log line.
 
         Args:
             order: A `GroupOrder` as JSON.
 
         Raises:
-            OSError: If this node has no folder for it.
+            OSError: If the group's folder cannot be made on this node.
         """
         command = _prepare(msgspec.json.decode(order, type=GroupOrder))
-        with self._turn:  # Ray asks a second time where it cannot tell whether it was heard
-            with self._start:
+        with self._run_lock:  # Ray repeats a call if it does not know whether it arrived
+            with self._start_lock:
                 if self._is_stopped:
                     return 0, ""
                 self._process = subprocess.Popen(
@@ -46,28 +46,28 @@ class GroupOnNode:
             return _follow(self._process)
 
     def stop(self) -> None:
-        """Have the group finish or give back its job, and leave; return when it has ended."""
-        with self._start:
+        """Let the group finish or hand back its job; return when it has ended."""
+        with self._start_lock:
             self._is_stopped = True
             if self._process is not None:
                 self._process.terminate()
-        with self._turn:
+        with self._run_lock:  # `run` holds it until the group has ended
             pass
 
 
 def _follow(process: "subprocess.Popen[str]") -> tuple[int, str]:
-    """Pass on what a process logs, to where Ray keeps what its actors write, until it ends."""
-    last = ""
+    """Copy a process's log to standard error, which Ray keeps, until the process ends."""
+    last_line = ""
     with process:
         assert process.stderr is not None, "its standard error is a pipe"
         for line in process.stderr:
             sys.stderr.write(line)
-            last = line.strip() or last
-    return process.returncode, last
+            last_line = line.strip() or last_line
+    return process.returncode, last_line
 
 
 def _prepare(order: GroupOrder) -> list[str]:
-    """Write down what the group is started with; return its command."""
+    """Write the group's options and keys to files; return the command that starts it."""
     options = order.options
     state = _private(Path(tempfile.gettempdir()) / f"wan-ranks-{os.getuid()}")
     for name in (order.server, str(options.name)):
@@ -77,37 +77,39 @@ def _prepare(order: GroupOrder) -> list[str]:
         for name, key in order.keys.items():
             _write(keys / name, key)
         options = structs.replace(options, curve_keys=str(keys))
-    told = state / "options.toml"
-    _write(told, to_toml(structs.replace(options, state_dir=str(state))))
-    # The helper ends with its parent, whatever ends that.
+    config = state / "options.toml"
+    _write(config, to_toml(structs.replace(options, state_dir=str(state))))
+    # The helper ends when this process does, even if it is killed.
     helper = [sys.executable, "-m", "launcher.helper", str(os.getpid())]
-    return [*helper, "launch", "group", "--config", str(told)]
+    return [*helper, "launch", "group", "--config", str(config)]
 
 
 def _private(folder: Path) -> Path:
-    """Make a folder that nobody else may enter, below one that everybody may write to.
+    """Make a folder that only this user may enter, in a folder where every user may write.
 
     Raises:
-        PermissionError: If somebody has been there before.
+        PermissionError: If another user has made it first, or others may enter it.
     """
     folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise PermissionError(f"{folder} must be this user's, and closed to all others; remove it")
+    status = folder.lstat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise PermissionError(
+            f"{folder} must belong to this user and be closed to others; remove it"
+        )
     return folder
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file that only this user may read."""
-    path.touch(0o600)
+    path.touch(0o600)  # before the text is in it
     path.write_text(text)
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment of `ray start` on this node, with the devices that Ray has chosen.
+    """Return this process's environment, which names the devices that Ray assigned.
 
-    The group's options are all in its file. Ray limits OpenMP to the processors that it gives an
-    actor, which are none beside accelerators; the ranks share out the machine's by themselves.
+    `WAN_…` is left out: the group's options are all in its file. So is OMP_NUM_THREADS: Ray sets it
+    to the actor's number of CPUs, which is 0 with accelerators; the ranks divide the machine's
+    processors themselves.
     """
     return {
         name: value

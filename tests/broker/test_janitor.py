@@ -107,7 +107,7 @@ async def test_while_the_store_is_away_submits_are_refused_and_all_else_goes_on(
     async with running(config) as front:
         put(store, f"{INPUTS}/{IMAGE}")
         job_id = await submit(front)
-        site.line.fail(fault)
+        site.proxy.fail(fault)
         sent = [new_job_id() for _ in range(5)]
         submits = [SubmitJob(job_id=each, spec=SPEC, image=IMAGE) for each in sent]
         refusals = asyncio.gather(*(ask(config, each) for each in submits))
@@ -121,7 +121,7 @@ async def test_while_the_store_is_away_submits_are_refused_and_all_else_goes_on(
                 assert isinstance(reply, Refused)
                 assert reply.code is ErrorCode.UNAVAILABLE
                 assert "store of files cannot be reached; nothing was accepted" in reply.message
-        site.line.mend()
+        site.proxy.recover()
         await until_accepted(front)
 
 
@@ -188,12 +188,12 @@ async def test_what_cannot_be_removed_is_removed_later(
     async with running(config) as front:
         job_id = await submit(front)
         put(store, *files_of(job_id))
-        site.line.fail("refuses")
+        site.proxy.fail("refuses")
         async with asyncio.timeout(1.0):
             assert isinstance(await front.ask(DeleteJob(job_id=job_id)), JobDeleted)
         await until(lambda: "files are removed later" in caplog.text, LIMIT_S)
         assert len(site.names()) == 1 + len(files_of(job_id))
-        site.line.mend()
+        site.proxy.recover()
         await until_names(site, [])
 
 
@@ -210,10 +210,10 @@ async def test_an_image_that_is_wanted_again_is_not_removed_late(
     async with running(config) as front:
         job_id = await submit(front)
         put(store, *files_of(job_id))
-        site.line.fail("unavailable")
+        site.proxy.fail("unavailable")
         assert isinstance(await front.ask(DeleteJob(job_id=job_id)), JobDeleted)
         await until(lambda: "files are removed later" in caplog.text, LIMIT_S)
-        site.line.mend()
+        site.proxy.recover()
         await submit(front)
         await until_names(site, [f"{INPUTS}/{IMAGE}"])
 
@@ -227,10 +227,10 @@ async def test_a_start_sweeps_the_store_even_when_it_is_away_at_first(
     kept = [f"{INPUTS}/{IMAGE}", *files_of(job_id), "webhook.key"]
     stray = [f"{INPUTS}/{9:064x}.ppm", *files_of("9" * 32), f"{PARTIAL}/{'8' * 32}.probe"]
     put(store, *files_of(job_id), *stray, "webhook.key")
-    site.line.fail("refuses")
+    site.proxy.fail("refuses")
     async with running(config) as front:
         assert (await front.get(job_id)).state is JobState.IN_QUEUE
-        site.line.mend()
+        site.proxy.recover()
         await until_names(site, kept)
 
 

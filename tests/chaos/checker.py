@@ -1,7 +1,7 @@
-"""The checker: what has to hold of every history, however much was killed in it.
+"""The checker: what must hold for every history, whatever was killed in it.
 
-It believes three witnesses: the journal, whose history is append-only and written by triggers; the
-ledger of the ranks; and what the clients were told.
+It compares three sources: the journal, whose history is append-only and written by triggers; the
+ranks' ledger; and the answers that clients received.
 """
 
 import sqlite3
@@ -31,22 +31,22 @@ class Move(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """All that was witnessed of a server that has stopped."""
+    """Everything recorded about a server that has stopped."""
 
     states: dict[str, str]
-    """The journal's jobs."""
+    """State of each job in the journal."""
     num_lost: dict[str, int]
-    """How many attempts at each were lost."""
+    """Lost attempts of each job."""
     moves: dict[str, list[Move]]
     """The journal's history of each job."""
     ledger: list[Entry]
     witness: Witness
     videos: dict[str, bytes]
-    """What a client could download."""
+    """Contents of the files that a client can download."""
 
     @classmethod
     def gather(cls, state_dir: Path, ledger: list[Entry], witness: Witness) -> "Evidence":
-        """Read a journal that no server holds any more."""
+        """Read the journal and the videos of a server that has stopped."""
         moves: dict[str, list[Move]] = defaultdict(list)
         with closing(sqlite3.connect(state_dir / "jobs.sqlite3")) as journal:
             states = dict(journal.execute("SELECT job_id, state FROM jobs"))
@@ -61,12 +61,12 @@ class Evidence(NamedTuple):
 
 
 def violations(evidence: Evidence) -> list[str]:
-    """Return every broken promise, as sentences; none are expected."""
+    """Return a sentence for each broken promise."""
     return [*violations_so_far(evidence), *_unended(evidence), *_videos(evidence)]
 
 
 def violations_so_far(evidence: Evidence) -> list[str]:
-    """Return every broken promise of a server that was stopped while jobs waited or ran."""
+    """The same for a server that was stopped while jobs waited or ran."""
     return [
         *_lost(evidence),
         *_ends(evidence),
@@ -101,29 +101,29 @@ def _unended(evidence: Evidence) -> Iterator[str]:
 
 def _attempts(evidence: Evidence) -> Iterator[str]:
     for job_id, moves in evidence.moves.items():
-        runs = [move for move in moves if move.state == JobState.IN_PROGRESS.value]
+        attempts = [move for move in moves if move.state == JobState.IN_PROGRESS.value]
         if evidence.num_lost.get(job_id, 0) > MAX_LOST:
             yield f"{job_id} was tried again after {MAX_LOST} lost attempts"
-        if any(later.attempt <= earlier.attempt for earlier, later in pairwise(runs)):
-            yield f"{job_id} was given out twice under one number"
+        if any(later.attempt <= earlier.attempt for earlier, later in pairwise(attempts)):
+            yield f"{job_id} was started twice with one attempt number"
 
 
 def _overlaps(evidence: Evidence) -> Iterator[str]:
-    """Tell of work on a job in more than one run at a time, and of runs that were never given."""
+    """Find attempts of a job that overlap, and attempts without a lease."""
     jobs: dict[str, list[Entry]] = defaultdict(list)
     for entry in evidence.ledger:
         if entry.job_id:
             jobs[entry.job_id].append(entry)
     for job_id, entries in jobs.items():
-        runs = [entry for entry in entries if entry.what == "started"]
-        for earlier, later in pairwise(runs):
-            if any(e.run == earlier.run and e.at_s > later.at_s for e in entries):
-                yield f"{job_id}: attempt {earlier.attempt} went on beside {later.attempt}"
-        for run in runs:
-            if run.survivors:
-                yield f"{job_id}: ranks of a lost attempt live on beside {run.attempt}"
-        given = {(move.group, move.epoch, move.attempt) for move in evidence.moves[job_id]}
-        if not {run.run for run in runs} <= given:
+        attempts = [entry for entry in entries if entry.what == "started"]
+        for earlier, later in pairwise(attempts):
+            if any(e.lease == earlier.lease and e.at_s > later.at_s for e in entries):
+                yield f"{job_id}: attempt {earlier.attempt} continued during {later.attempt}"
+        for attempt in attempts:
+            if attempt.survivors:
+                yield f"{job_id}: ranks of a lost attempt survive during attempt {attempt.attempt}"
+        leases = {(move.group, move.epoch, move.attempt) for move in evidence.moves[job_id]}
+        if not {attempt.lease for attempt in attempts} <= leases:
             yield f"{job_id} was run without a lease in the journal"
 
 
@@ -140,4 +140,4 @@ def _videos(evidence: Evidence) -> Iterator[str]:
             yield f"{job_id} has succeeded without its whole video"
     for name in evidence.videos:
         if evidence.states.get(name.removesuffix(".mp4")) != JobState.SUCCEED.value:
-            yield f"{name} can be downloaded, its job has not succeeded"
+            yield f"{name} can be downloaded, but its job has not succeeded"

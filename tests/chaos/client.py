@@ -1,4 +1,4 @@
-"""A client that writes down what it was answered, for the checker."""
+"""A client that records the answers it receives, for the checker."""
 
 import asyncio
 from collections import Counter
@@ -18,20 +18,20 @@ _FIELDS = {"prompt": "A small boat drifts over a calm bay", "image_size": "64*64
 
 @dataclass
 class Witness:
-    """What a client was told, and will not have taken back."""
+    """Answers that the server must not contradict later."""
 
     accepted: list[str] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
-    """Jobs of which the server has said, with 200, that they are cancelled."""
+    """Jobs whose cancellation was answered with 200."""
     ended: dict[str, str] = field(default_factory=dict)
-    """The terminal states that the server has told."""
+    """Terminal states in the server's answers, by job."""
     num_without_retry_after: int = 0
-    """Refusals of a kind that passes which did not say when to come again."""
+    """Answers 429 and 503 without `Retry-After`."""
     answers: Counter[str] = field(default_factory=Counter)
 
 
 class Client:
-    """Submits, cancels and asks; a server that does not answer is something to write down."""
+    """Submits and cancels jobs and reads their states; it records a missing answer."""
 
     def __init__(self, session: aiohttp.ClientSession, witness: Witness) -> None:
         self._session = session
@@ -39,7 +39,7 @@ class Client:
         self.url = ""
 
     async def submit(self, **fields: str) -> str | None:
-        """Submit a job; return its id if it was accepted."""
+        """Submit a job; return its id, or None if it was not accepted."""
         form = aiohttp.FormData(_FIELDS | fields)
         form.add_field("image", _PICTURE, filename="image.png")
         answer = await self._post("/video/submit", data=form)
@@ -50,7 +50,7 @@ class Client:
         return job_id
 
     async def cancel(self, job_id: str) -> bool:
-        """Cancel a job; return whether that was said to have happened."""
+        """Cancel a job; return whether the server has confirmed it."""
         answer = await self._post("/video/cancel", json={"requestId": job_id})
         if answer is not None:
             assert answer == {"status": "Cancelled"}
@@ -58,22 +58,22 @@ class Client:
         return answer is not None
 
     async def status(self, job_id: str) -> dict[str, Any] | None:
-        """Return how a job is; None if nobody says."""
+        """Return a job's status; None without an answer."""
         answer = await self._post("/video/status", json={"requestId": job_id})
         if answer is not None and JobState(answer["status"]).is_terminal:
-            told = self._witness.ended.setdefault(job_id, answer["status"])
-            assert told == answer["status"], f"{job_id} was {told}, is {answer['status']}"
+            state = self._witness.ended.setdefault(job_id, answer["status"])
+            assert state == answer["status"], f"{job_id} was {state}, is {answer['status']}"
         return answer
 
     async def until_ended(self, job_id: str | None) -> dict[str, Any]:
-        """Return how a job is in the end."""
+        """Wait until a job has ended; return its status."""
         assert job_id is not None, "the job was not accepted"
         async with asyncio.timeout(JOB_LIMIT_S):
             while True:
                 answer = await self.status(job_id)
                 if answer is not None and JobState(answer["status"]).is_terminal:
                     return answer
-                # A WebSocket would tell when to ask; here the server may be dead at any time.
+                # Polled, because the server may be killed at any time and a WebSocket with it.
                 await asyncio.sleep(0.05)
 
     async def _post(self, path: str, **body: Any) -> dict[str, Any] | None:

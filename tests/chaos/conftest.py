@@ -1,4 +1,4 @@
-"""How long the chaos tests go on: `--cycles N`; `make chaos` takes the long way."""
+"""`--cycles N` sets how long the chaos tests run; `make chaos` sets a large number."""
 
 import pytest
 
@@ -11,11 +11,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def cycles(request: pytest.FixtureRequest) -> int:
-    """How many kills there shall be in the kill matrix."""
+    """Number of kills in the kill matrix."""
     return int(request.config.getoption("--cycles", SHORT))
 
 
 @pytest.fixture(scope="session")
 def is_long(cycles: int) -> bool:
-    """Whether the figures of `make chaos` shall be reached."""
+    """Whether to repeat as often as `make chaos` does."""
     return cycles > SHORT

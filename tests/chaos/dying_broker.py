@@ -1,6 +1,6 @@
 """`python -m tests.chaos.dying_broker JSON MOMENT`: a broker that dies at the commit of a success.
 
-The moment is `before` or `after` it.
+MOMENT is `before` or `after` the commit.
 """
 
 import os
@@ -17,7 +17,6 @@ _write = Journal.write
 
 
 def write(journal: Journal, saved: Sequence[Job], dropped: Sequence[str] = ()) -> None:
-    """Write, unless this is the end."""
     is_end = any(job.state is JobState.SUCCEED for job in saved)
     if is_end and sys.argv[2] == "before":
         os._exit(KILLED)

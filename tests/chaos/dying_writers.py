@@ -1,8 +1,8 @@
-"""`python -m tests.chaos.dying_writers FOLDER COUNT`: writers of videos that die at every point.
+"""`python -m tests.chaos.dying_writers FOLDER COUNT`: video writers that die at every point.
 
-Each is forked from this process, which imports torch once, writes a small video with the real
-`VideoWriter`, and ends itself right before an act. After each death nothing but whole videos may be
-in the folder; then another attempt has to succeed.
+Each writer is forked from this process, which imports torch once. It writes a small video with the
+real `VideoWriter` and exits right before a given operation. Then the folder must hold only whole
+videos, and the next attempt must succeed.
 """
 
 import os
@@ -29,7 +29,7 @@ POINTS = ("write", "fsync", "rename", "fsync-folder", "report")
 
 
 def main(folder: Path, count: int) -> None:
-    """Let each point be the last of `count` writers."""
+    """Kill `count` writers at each point."""
     partial_videos = 0
     FolderStore(folder).prepare()
     whole = folder / VIDEOS / f"{lease(0, 1).job_id}.mp4"
@@ -47,7 +47,6 @@ def main(folder: Path, count: int) -> None:
 
 
 def lease(number: int, attempt: int) -> Lease:
-    """Return the lease of an attempt at a job of this number."""
     return Lease(group="g0", epoch=1, job_id=f"{number:032x}", attempt=attempt)
 
 
@@ -59,7 +58,7 @@ def attempt(folder: Path, lease: Lease, point: str | None) -> int:
 
 
 def write(folder: Path, lease: Lease, point: str | None) -> NoReturn:
-    """Write a video, or die on the way; never return into the loop of the parent."""
+    """Write a video or die; never return into the loop of the parent process."""
     ends: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
     on_end: Callable[[Exception | None], None] = ends.put
     if point == "report":
@@ -77,14 +76,14 @@ def write(folder: Path, lease: Lease, point: str | None) -> NoReturn:
 
 
 def die_once_there_is(path: Path) -> None:
-    """Die while the encoder writes a file."""
+    """Wait until the encoder has made a file, then die."""
     while not path.exists():
         time.sleep(0.002)  # there is no event to await
     die()
 
 
 def set_trap(point: str) -> None:
-    """Put death right before an act of saving."""
+    """Replace an operation of saving by death."""
     traps = {
         "fsync": (os, "fsync"),
         "rename": (os, "rename"),
@@ -95,7 +94,6 @@ def set_trap(point: str) -> None:
 
 
 def die(*_: Any) -> NoReturn:
-    """End like a process that was killed."""
     os._exit(KILLED)
 
 

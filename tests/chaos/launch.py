@@ -1,6 +1,6 @@
-"""`python -m tests.chaos.launch SETTINGS [option ...]`: the launcher, as a rule with stub ranks.
+"""`python -m tests.chaos.launch SETTINGS [option ...]`: the launcher, by default with stub ranks.
 
-All else is the product, with shorter pauses before a restart.
+All else is the product, with shorter delays before a restart.
 """
 
 import asyncio
@@ -24,36 +24,34 @@ from tests.chaos.stub_settings import VARIABLE, StubSettings
 
 
 class StubPlan(Plan, frozen=True, kw_only=True):
-    """The plan of a server that does not wait long before it tries a job again."""
+    """A plan with a test's time limits for the broker."""
 
     settings: StubSettings
 
     @classmethod
     def of(cls, plan: Plan, settings: StubSettings) -> "StubPlan":
-        """Return a plan with other ranks."""
-        told = structs.asdict(plan) | {"ranks_module": settings.ranks_module}
-        return cls(settings=settings, **told)
+        return cls(settings=settings, **structs.asdict(plan))
 
-    def broker(self, ready_fd: int, draining: bool) -> BrokerConfig:
-        """Return the broker's config."""
-        config = super().broker(ready_fd, draining)
-        told = self.settings
+    def broker_config(self, ready_fd: int, draining: bool) -> BrokerConfig:
+        config = super().broker_config(ready_fd, draining)
         policy = structs.replace(
-            config.policy, retry_pauses_s=told.retry_pauses_s, lost_s=told.lost_s
+            config.policy,
+            retry_pauses_s=self.settings.retry_pauses_s,
+            lost_s=self.settings.lost_s,
         )
         return structs.replace(config, policy=policy)
 
 
 class StubSupervisor(Supervisor):
-    """The product's, with the front that a test asks for."""
+    """The product's supervisor, with the ranks and the front that a test asks for."""
 
     def __init__(self, plan: StubPlan, listener: socket.socket | None) -> None:
         super().__init__(plan, listener, ServiceManager(os.environ))
         self._front = Child(self._reaper, "front", plan.settings.front_module)
+        self._ranks_module = plan.settings.ranks_module
 
 
 def main() -> int:
-    """Run the server until its stop; return the launcher's exit code."""
     settings = msgspec.json.decode(sys.argv[1], type=StubSettings)
     os.environ[VARIABLE] = sys.argv[1]
     restarts.FIRST_DELAY_S = settings.first_delay_s

@@ -1,7 +1,7 @@
-"""The ledger: an append-only file in which stub ranks write down what they really do.
+"""The ledger: an append-only file in which stub ranks record what they do.
 
-Each entry is one `write` to a file opened for appending, so that neither a kill nor a second writer
-can damage it. Times are those of CLOCK_BOOTTIME, which all processes share.
+Each entry is one `write` to a file opened for appending, so neither a kill nor a second writer can
+damage it. Times are from CLOCK_BOOTTIME, which all processes share.
 """
 
 import os
@@ -15,7 +15,7 @@ What = Literal["born", "started", "worked", "ended"]
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One thing that a rank has done."""
+    """One record of a rank."""
 
     what: What
     at_s: float
@@ -26,21 +26,21 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     job_id: str = ""
     attempt: int = 0
     survivors: list[int] = []
-    """Of `started`: the processes of lost attempts at the same job that still live."""
+    """For `started`: ranks of lost attempts of the same job that still run."""
 
     @property
-    def life(self) -> tuple[str, int]:
-        """Which life of which group this is."""
+    def group_epoch(self) -> tuple[str, int]:
+        """The group and its epoch."""
         return self.group, self.epoch
 
     @property
-    def run(self) -> tuple[str, int, int]:
-        """Which run of the job this is."""
+    def lease(self) -> tuple[str, int, int]:
+        """Group, epoch and attempt, which together with the job are the lease."""
         return self.group, self.epoch, self.attempt
 
 
 class Ledger:
-    """The ledger, for one life of a group to write and for anybody to read."""
+    """The ledger file. Each epoch of a group writes through an object of its own."""
 
     def __init__(self, path: Path, group: str = "", epoch: int = 0) -> None:
         self._path = path
@@ -48,10 +48,9 @@ class Ledger:
         self._epoch = epoch
 
     def write(self, what: What, **details: object) -> None:
-        """Add an entry."""
         now_s = time.clock_gettime(time.CLOCK_BOOTTIME)
-        told = {"what": what, "at_s": now_s, "group": self._group, "epoch": self._epoch}
-        entry = msgspec.convert(told | details, Entry)
+        fields = {"what": what, "at_s": now_s, "group": self._group, "epoch": self._epoch}
+        entry = msgspec.convert(fields | details, Entry)
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
             os.write(descriptor, msgspec.json.encode(entry) + b"\n")
@@ -59,24 +58,25 @@ class Ledger:
             os.close(descriptor)
 
     def read(self) -> list[Entry]:
-        """Return all entries, in the order in which they were written."""
         lines = self._path.read_bytes().splitlines() if self._path.exists() else []
         return [msgspec.json.decode(line, type=Entry) for line in lines]
 
     def survivors(self, job_id: str) -> list[int]:
-        """Return the living processes of groups that have lost an attempt at a job."""
+        """Return the pids of ranks that still run after losing an attempt of a job."""
         entries = self.read()
-        ended = {entry.run for entry in entries if (entry.what, entry.job_id) == ("ended", job_id)}
-        lost = {
-            entry.life
-            for entry in entries
-            if (entry.what, entry.job_id) == ("started", job_id) and entry.run not in ended
+        ended = {
+            entry.lease for entry in entries if (entry.what, entry.job_id) == ("ended", job_id)
         }
-        born = [entry for entry in entries if entry.what == "born" and entry.life in lost]
-        return [entry.pid for entry in born if lives(entry)]
+        lost = {
+            entry.group_epoch
+            for entry in entries
+            if (entry.what, entry.job_id) == ("started", job_id) and entry.lease not in ended
+        }
+        born = [entry for entry in entries if entry.what == "born" and entry.group_epoch in lost]
+        return [entry.pid for entry in born if is_running(entry)]
 
     def pids(self) -> dict[str, dict[int, int]]:
-        """Return the pid of each rank of the latest life of each group."""
+        """Return the pid of each rank in the latest epoch of each group."""
         latest: dict[str, tuple[int, dict[int, int]]] = {}
         for entry in self.read():
             if entry.what == "born":
@@ -86,11 +86,11 @@ class Ledger:
         return {group: ranks for group, (_, ranks) in latest.items()}
 
 
-def lives(born: Entry) -> bool:
-    """Return whether a rank is still there; a zombie, which has no command line, is not."""
+def is_running(born: Entry) -> bool:
+    """Whether a rank still runs. A zombie does not: it has no command line."""
     try:
         command = Path(f"/proc/{born.pid}/cmdline").read_bytes()
     except OSError:
         return False
-    # The pid may be another process's by now; the command line holds the config.
+    # The pid may belong to another process by now, but the command line holds the config.
     return f'"epoch":{born.epoch},'.encode() in command

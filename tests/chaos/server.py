@@ -1,4 +1,4 @@
-"""The server under test: all of the product but the ranks, and lives of it one after the other."""
+"""The server under test: the whole product with stub ranks, which can be killed and restarted."""
 
 import json
 import os
@@ -18,17 +18,15 @@ from tests.running_server import RunningServer
 
 
 class ChaosServer:
-    """A state directory and the launcher that works in it, which may be killed and started anew.
+    """A state directory and the launcher that runs on it.
 
     Args:
-        folder: Empty; holds the state, the ledger and the faults.
-        groups: Groups of ranks.
-        nproc: Ranks of each.
-        step_timeout, max_queue: As for the launcher.
+        folder: An empty folder for the state, the ledger and the faults.
+        groups, nproc, step_timeout, max_queue: As for the launcher.
         flags: Further options of the launcher.
         device: Kind of the ranks' devices.
         environment: Added to the environment of the server.
-        settings: Changes of `StubSettings`.
+        settings: Fields of `StubSettings`.
     """
 
     def __init__(
@@ -43,8 +41,7 @@ class ChaosServer:
         environment: Mapping[str, str] | None = None,
         **settings: object,
     ) -> None:
-        told = {"folder": str(folder), **settings}
-        self.settings = msgspec.convert(told, StubSettings)
+        self.settings = msgspec.convert({"folder": str(folder), **settings}, StubSettings)
         self.state_dir = folder / "state"
         self.ledger = Ledger(self.settings.ledger)
         self.faults = Faults(folder)
@@ -61,17 +58,17 @@ class ChaosServer:
 
     @property
     def life(self) -> RunningServer:
-        """The launcher that runs now."""
+        """The running launcher."""
         assert self._life is not None, "not started"
         return self._life
 
     async def start(self) -> None:
-        """Start a launcher; return when jobs are served."""
+        """Start a launcher and wait until it is ready."""
         self.spawn()
         await self.life.wait_until_ready()
 
     def spawn(self) -> None:
-        """Start a launcher and wait for nothing."""
+        """Start a launcher without waiting."""
         command = ["-m", "tests.chaos.launch", msgspec.json.encode(self.settings).decode()]
         self._life = RunningServer(
             self.state_dir,
@@ -80,25 +77,24 @@ class ChaosServer:
             environment=self._environment,
         )
 
-    def pid_of(self, part: str) -> int | None:
-        """Return the pid of `broker` or `front`; None while there is none."""
-        pids = self.life.pids(f"-m\0{part}\0")
+    def pid_of(self, module: str) -> int | None:
+        """Return the pid of a module, such as `broker`; None while it does not run."""
+        pids = self.life.pids(f"-m\0{module}\0")
         return pids[0] if pids else None
 
     def kill(self, *pids: int | None) -> None:
-        """End processes as a crash does."""
+        """Send SIGKILL, which ends a process like a crash."""
         for pid in pids:
             if pid is not None:
                 _send(pid, signal.SIGKILL)
 
     async def kill_launcher(self) -> None:
-        """End the launcher as a crash does, and wait until all it had started has gone, too."""
+        """Kill the launcher, and wait until every process that it started has ended."""
         self.kill(self.life.process.pid)
         self.life.process.wait()
         await self.life.wait_until_gone(5.0)
 
     async def until_healthy(self) -> None:
-        """Wait until the server serves jobs again."""
         async with aiohttp.ClientSession() as session:
             while not await self._is_healthy(session):
                 assert self.life.process.poll() is None, self.life.log()
@@ -111,14 +107,13 @@ class ChaosServer:
             return False
 
     def end(self) -> None:
-        """Leave nothing running."""
         if self._life is not None:
             self._life.end()
 
 
 @asynccontextmanager
 async def chaos_server(folder: Path, **settings: Any) -> AsyncIterator[ChaosServer]:
-    """Start a server, wait until it serves jobs, and leave nothing behind."""
+    """Start a server and wait until it is ready; kill it at the end."""
     server = ChaosServer(folder, **settings)
     try:
         await server.start()
@@ -135,7 +130,7 @@ def _send(pid: int, number: signal.Signals) -> None:
 
 
 def _model(folder: Path) -> Path:
-    """Make a folder that passes for a model: the names of its files are all that is looked at."""
+    """Make a folder that passes for a model: only its file names are checked."""
     model = folder / "model"
     names = [f"{part}/{name}" for part, files in COMPONENTS.items() for name in files]
     for part in WEIGHTED:

@@ -1,4 +1,4 @@
-"""Rank 0 of a group without torch: it speaks the real protocol, and suffers what a test wants."""
+"""Rank 0 of a stub group: it speaks the real protocol and takes the faults of a test."""
 
 import asyncio
 import mmap
@@ -23,37 +23,34 @@ from tests.stub_group import StubConfig, StubGroup
 
 SLOWER = 5
 SAVE_POINTS = ("write", "fsync", "rename", "fsync-folder", "report")
-"""Each is passed right before the act it names; at `write` half of the file is there."""
+"""Each point is right before the operation it names; at `write`, half of the file is written."""
 _STAGES = list(Stage)
 
 
 def video_of(job_id: str) -> bytes:
-    """Return the whole content of the stand-in for a job's video."""
+    """Return the content of a job's fake video."""
     return f"video of {job_id}\n".encode() * 2000
 
 
 class Activity:
-    """What the group does: memory that all its ranks share, as they share the work."""
+    """What the group is doing, in memory that all its ranks share."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, 32)
         self.write(Stage.LOAD, 0, 0)
 
     def write(self, stage: Stage, step: int, num_done: int, is_leaving: bool = False) -> None:
-        """Tell all ranks."""
         struct.pack_into("4q", self._memory, 0, _STAGES.index(stage), step, num_done, is_leaving)
 
     def leave(self) -> None:
-        """Have every rank end."""
         self.write(Stage.IDLE, 0, 0, is_leaving=True)
 
     @property
     def is_leaving(self) -> bool:
-        """Whether the ranks have to end."""
+        """Whether the ranks must exit."""
         return bool(struct.unpack_from("4q", self._memory)[3])
 
-    def beat(self, config: RankConfig, rank: int) -> Heartbeat:
-        """Return the beat of a rank."""
+    def heartbeat(self, config: RankConfig, rank: int) -> Heartbeat:
         stage, step, num_done, _ = struct.unpack_from("4q", self._memory)
         return Heartbeat(
             group=config.group,
@@ -69,7 +66,7 @@ class Activity:
 
 
 class Leader(StubGroup):
-    """A stub group that beats for rank 0 alone and keeps the ledger."""
+    """A stub group that sends only the heartbeats of rank 0, and writes the ledger."""
 
     def __init__(
         self, config: RankConfig, settings: StubSettings, activity: Activity, ledger: Ledger
@@ -93,11 +90,11 @@ class Leader(StubGroup):
         self._step_s = settings.step_s
 
     async def beat(self, step: int | None = None) -> None:
-        """Send the beat of rank 0."""
-        await self._publish(self._activity.beat(self._rank_config, 0))
+        """Send the heartbeat of rank 0."""
+        await self._publish(self._activity.heartbeat(self._rank_config, 0))
 
     async def pass_by(self, point: str) -> None:
-        """Suffer the fault that lies at a point."""
+        """Take the fault at a point, if there is one."""
         match self._faults.take(point):
             case "die":
                 os._exit(139)
@@ -109,24 +106,26 @@ class Leader(StubGroup):
                 pass
 
     def show(self, stage: Stage, step: int = 0) -> None:
-        """Have every rank beat with a stage and one more finished item."""
+        """Set the stage of every rank, and count one more finished item."""
         self._num_done += 1
         self._activity.write(stage, step, self._num_done)
 
     async def _run(self, command: RunJob) -> None:
         lease = command.lease
-        run = {"job_id": lease.job_id, "attempt": lease.attempt}
+        attempt = {"job_id": lease.job_id, "attempt": lease.attempt}
         self.running[lease.job_id] = self._leavable = lease
         self._step_s = self._settings.step_s
-        self._ledger.write("started", **run, survivors=self._ledger.survivors(lease.job_id))
+        self._ledger.write("started", **attempt, survivors=self._ledger.survivors(lease.job_id))
         await self.say(JobStarted(lease=lease))
         try:
             await self._compute(lease)
             await self.say(JobDecoded(lease=lease))
-            await asyncio.sleep(self._settings.step_s)  # saving takes time, and the report leaves
+            await asyncio.sleep(
+                self._settings.step_s
+            )  # saving takes time, in which the report is sent
             await self._save(lease)
         finally:
-            self._ledger.write("ended", **run)
+            self._ledger.write("ended", **attempt)
         await self._end_run(JobFinished(lease=lease, video=f"{lease.job_id}.mp4"))
 
     async def _compute(self, lease: Lease) -> None:
@@ -148,7 +147,7 @@ class Leader(StubGroup):
             await self._publish(StepDone(lease=lease, stage=stage, step=step, num_steps=num_steps))
 
     async def _save(self, lease: Lease) -> None:
-        """Write the video as the real rank 0 does, with a fault possible between any two acts."""
+        """Write the video as the real rank 0 does; a fault is possible at each point."""
         folder = Path(self.config.videos_dir)
         partial = folder / ".partial" / f"{lease.job_id}.{lease.attempt}.mp4"
         content = video_of(lease.job_id)

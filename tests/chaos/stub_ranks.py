@@ -1,7 +1,7 @@
-"""`python -m tests.chaos.stub_ranks JSON`: a nursery whose ranks need no torch.
+"""`python -m tests.chaos.stub_ranks JSON`: a starter process whose ranks need no torch.
 
-As in the real one, ranks are forked and become the launcher's children; rank 0 leads, every rank
-beats, and all leave together. Loading and working take milliseconds.
+As in the product, ranks are forked and become the launcher's children; rank 0 leads, every rank
+sends heartbeats, and all leave together. Loading and working take milliseconds.
 """
 
 import asyncio
@@ -25,21 +25,20 @@ from tests.chaos.stub_settings import StubSettings
 
 
 def main() -> None:
-    """Fork the ranks of one life of a group."""
+    """Fork the ranks of one epoch of a group."""
     config = msgspec.json.decode(sys.argv[1], type=RankConfig)
-    begin(f"{config.group}/nursery", config.parent_pid, config.log_format)
+    begin(f"{config.group}/starter", config.parent_pid, config.log_format)
     activity = Activity()
-    nursery_pid = os.getpid()
+    starter_pid = os.getpid()
     for rank in range(config.world_size):
         if (pid := os.fork()) == 0:
-            live(config, rank, activity, nursery_pid)
+            live(config, rank, activity, starter_pid)
         report(config.ready_fd, f"born {rank} {pid}")
     os._exit(0)
 
 
-def live(config: RankConfig, rank: int, activity: Activity, nursery_pid: int) -> NoReturn:
-    """Be a rank until the group leaves."""
-    while os.getppid() == nursery_pid:
+def live(config: RankConfig, rank: int, activity: Activity, starter_pid: int) -> NoReturn:
+    while os.getppid() == starter_pid:
         time.sleep(0.002)
     begin(f"{config.group}/rank-{rank}", config.parent_pid, config.log_format)
     settings = StubSettings.inherited()
@@ -55,7 +54,6 @@ def live(config: RankConfig, rank: int, activity: Activity, nursery_pid: int) ->
 async def lead(
     config: RankConfig, settings: StubSettings, activity: Activity, ledger: Ledger
 ) -> None:
-    """Serve jobs until SIGTERM."""
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     leader = Leader(config, settings, activity, ledger)
@@ -72,13 +70,13 @@ async def lead(
 
 
 def follow(config: RankConfig, rank: int, settings: StubSettings, activity: Activity) -> None:
-    """Beat until rank 0 leaves."""
+    """Send heartbeats until rank 0 leaves."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     report(config.ready_fd, f"ready {rank}")
-    with zmq.Context() as context, context.socket(zmq.PUB) as beats:
-        connect_pub(beats, config.addresses.beats)
+    with zmq.Context() as context, context.socket(zmq.PUB) as socket:
+        connect_pub(socket, config.addresses.beats)
         while not activity.is_leaving:
-            beats.send_multipart(rank_messages.encode(activity.beat(config, rank)))
+            socket.send_multipart(rank_messages.encode(activity.heartbeat(config, rank)))
             time.sleep(settings.beat_every_s)
 
 

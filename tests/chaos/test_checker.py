@@ -1,4 +1,4 @@
-"""The checker sees each kind of broken promise, in evidence that is made up here."""
+"""The checker finds each kind of broken promise, in evidence made up here."""
 
 from collections.abc import Callable
 
@@ -92,24 +92,24 @@ def leave_a_stray_video(evidence: Evidence) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "message"),
     [
         (lose, "was accepted and is lost"),
         (end_twice, "has 2 ends"),
         (go_on_after_the_end, "has moved on after its end"),
         (take_back, "ended as Failed, now it is Succeed"),
         (try_four_times, "was tried again after 3 lost attempts"),
-        (lease_twice, "was given out twice under one number"),
-        (overlap, "attempt 1 went on beside 2"),
-        (survive, "ranks of a lost attempt live on beside 2"),
+        (lease_twice, "was started twice with one attempt number"),
+        (overlap, "attempt 1 continued during 2"),
+        (survive, "ranks of a lost attempt survive during attempt 2"),
         (run_unasked, "was run without a lease in the journal"),
         (undo_a_cancel, "was cancelled and is Succeed"),
         (cut_the_video, "has succeeded without its whole video"),
         (leave_a_stray_video, "half.mp4 can be downloaded"),
     ],
 )
-def test_each_broken_promise_is_seen(spoil: Callable[[Evidence], None], told: str) -> None:
+def test_each_broken_promise_is_found(spoil: Callable[[Evidence], None], message: str) -> None:
     evidence = sound()
     spoil(evidence)
     (violation,) = violations(evidence)
-    assert told in violation
+    assert message in violation

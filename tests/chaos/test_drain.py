@@ -1,4 +1,4 @@
-"""Planned ends: what runs may finish, or goes back to the queue as if it had not been started."""
+"""Planned stops: a running job finishes, or returns to the queue without a lost attempt."""
 
 import asyncio
 import signal
@@ -18,7 +18,7 @@ LONG: dict[str, Any] = {"num_steps": 10_000}
 
 
 def journal_of(server: ChaosServer) -> list[Job]:
-    """Return what a server that has ended has left."""
+    """Return the jobs in the journal of a server that has stopped."""
     journal = Journal(server.state_dir / "jobs.sqlite3")
     try:
         return journal.load()
@@ -38,7 +38,6 @@ async def drain(session: aiohttp.ClientSession) -> dict[str, Any]:
 
 
 async def test_a_drain_lets_the_running_job_finish_and_ends_the_server(tmp_path: Path) -> None:
-    """Without the check for a stop under way, the second drain ends the job."""
     server = ChaosServer(tmp_path, num_steps=100)
     try:
         await server.start()
@@ -58,12 +57,9 @@ async def test_a_drain_lets_the_running_job_finish_and_ends_the_server(tmp_path:
         server.end()
 
 
-async def test_broker_and_front_that_die_during_a_drain_come_back_to_see_the_end(
+async def test_broker_and_front_are_restarted_during_a_drain(
     tmp_path: Path,
 ) -> None:
-    """Seen to fail with broker or front kept alive only until the stop begins, and with the new
-    broker not asked for the drain.
-    """
     server = ChaosServer(tmp_path, num_steps=250)
     try:
         await server.start()
@@ -84,8 +80,9 @@ async def test_broker_and_front_that_die_during_a_drain_come_back_to_see_the_end
 
 
 @pytest.mark.parametrize("way", ["SIGTERM", "HTTP"])
-async def test_a_job_that_does_not_finish_in_time_loses_no_chance(tmp_path: Path, way: str) -> None:
-    """Without `JobStopped` giving the job back, its attempt counts as lost."""
+async def test_a_job_that_does_not_finish_in_time_loses_no_attempt(
+    tmp_path: Path, way: str
+) -> None:
     server = ChaosServer(tmp_path, **LONG)
     server._flags += ["--drain-timeout", "0.5"]
     try:
@@ -104,8 +101,7 @@ async def test_a_job_that_does_not_finish_in_time_loses_no_chance(tmp_path: Path
         server.end()
 
 
-async def test_a_job_of_a_group_that_never_returns_is_run_by_another(tmp_path: Path) -> None:
-    """Without `GroupsNamed` one of the jobs stays in progress for ever."""
+async def test_another_group_runs_the_job_of_a_group_that_never_returns(tmp_path: Path) -> None:
     larger = ChaosServer(tmp_path, groups=2, nproc=2, **LONG)
     try:
         await larger.start()

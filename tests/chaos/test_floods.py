@@ -1,4 +1,4 @@
-"""More clients than the server can serve: they are told so, and its memory stays as it was."""
+"""More clients than the server can serve: it refuses them, and its memory does not grow."""
 
 import asyncio
 from collections import Counter
@@ -22,12 +22,12 @@ MAX_GROWTH_BYTES = 50 << 20
 
 
 def resident_bytes(server: ChaosServer) -> int:
-    """Return the memory that broker and front together take now."""
+    """Return the current memory of broker and front together."""
     return _memory_bytes(server, "VmRSS")
 
 
 def highest_bytes(server: ChaosServer) -> int:
-    """Return the most memory that broker and front have ever taken."""
+    """Return the peak memory of broker and front together."""
     return _memory_bytes(server, "VmHWM")
 
 
@@ -44,14 +44,14 @@ def _memory_bytes(server: ChaosServer, field: str) -> int:
 async def busy(
     folder: Path, **settings: object
 ) -> AsyncIterator[tuple[ChaosServer, Client, Witness]]:
-    """Run a server whose only group is held in a run."""
+    """Run a server whose only group is held in an attempt."""
     async with (
         chaos_server(folder, **settings) as server,
         aiohttp.ClientSession() as session,
     ):
         client = Client(session, witness := Witness())
         client.url = server.life.url
-        server.faults.lay("denoise", "hold")
+        server.faults.set("denoise", "hold")
         await client.submit()
         await until(lambda: server.faults.is_reached("denoise"), 10.0)
         yield server, client, witness
@@ -62,10 +62,9 @@ async def submit_often(client: Client, count: int) -> None:
         await client.submit()
 
 
-async def test_a_full_queue_refuses_at_once_and_remembers_nothing(
+async def test_a_full_queue_refuses_at_once_and_keeps_nothing(
     tmp_path: Path, is_long: bool
 ) -> None:
-    """Fails if refused jobs are kept, or their images decoded."""
     count = NUM_SUBMITS_LONG if is_long else NUM_SUBMITS
     async with busy(tmp_path, max_queue=MAX_QUEUE) as (server, client, witness):
         await submit_often(client, MAX_QUEUE + 50)
@@ -80,15 +79,14 @@ async def test_a_full_queue_refuses_at_once_and_remembers_nothing(
         assert len(list((server.state_dir / "inputs").iterdir())) <= 2
 
 
-async def test_watchers_that_never_read_cost_no_more_than_their_buffers(tmp_path: Path) -> None:
-    """Fails if what a watcher does not take is kept for it."""
+async def test_watchers_that_never_read_use_no_more_than_their_buffers(tmp_path: Path) -> None:
     async with (
         chaos_server(tmp_path, step_s=0.004, num_steps=NUM_CHANGES) as server,
         aiohttp.ClientSession() as session,
     ):
         client = Client(session, Witness())
         client.url = server.life.url
-        server.faults.lay("denoise", "hold")
+        server.faults.set("denoise", "hold")
         job_id = await client.submit() or ""
         port = int(client.url.rpartition(":")[2])
         with ExitStack() as stack:

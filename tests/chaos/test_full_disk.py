@@ -1,4 +1,4 @@
-"""A whole server on a disk that fills up under a job: it waits, says so, and loses nothing."""
+"""A whole server whose disk fills up during a job: it waits, reports it, and loses nothing."""
 
 from pathlib import Path
 
@@ -13,8 +13,7 @@ DISK_KIB = 100 << 10
 
 
 @pytest.mark.full
-async def test_a_job_outlasts_a_full_disk(tmp_path: Path) -> None:
-    """Seen to fail with `JobDelayed` not told."""
+async def test_a_job_waits_for_a_full_disk_and_succeeds(tmp_path: Path) -> None:
     with small_disk(tmp_path / "d", DISK_KIB) as disk:
         async with (
             chaos_server(disk, ranks_module="ranks") as server,

@@ -1,4 +1,4 @@
-"""Hung is not slow: a rank that stands still is ended, one that only takes its time is not."""
+"""A hung rank is killed; a slow one is not."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from tests.chaos.client import Client, Witness
 from tests.chaos.server import ChaosServer, chaos_server
 from tests.running_server import until
 
-BEAT_LIMIT_S = 10.0
+HEARTBEAT_LIMIT_S = 10.0
 STEP_LIMIT_S = 1.0
 FIRST_STEP_LIMIT_S = 5.0
 TICK_S = 1.0
@@ -34,23 +34,23 @@ async def serving(folder: Path, **settings: object) -> AsyncIterator[tuple[Chaos
 
 
 async def test_a_stopped_rank_is_noticed_within_ten_seconds_and_a_tick(tmp_path: Path) -> None:
-    """Fails without the limit on the age of beats."""
     async with serving(tmp_path) as (server, client):
         pids = server.ledger.pids()["g0"]
         os.kill(pids[5], signal.SIGSTOP)
         stopped_at = time.monotonic()
         await server.life.wait_until_logged("rank 5 has sent no beat")
-        assert time.monotonic() - stopped_at < BEAT_LIMIT_S + TICK_S + SLACK_S
+        assert time.monotonic() - stopped_at < HEARTBEAT_LIMIT_S + TICK_S + SLACK_S
         await until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids.values()), 5.0)
         assert (await client.until_ended(await client.submit()))["status"] == "Succeed"
-        # Rank 5 could not dump its stack, all others did.
+        # All ranks but the stopped one have dumped their stacks.
         assert server.life.log().count("Current thread") == len(pids) - 1
 
 
-async def test_a_step_that_never_ends_is_ended_though_every_rank_beats(tmp_path: Path) -> None:
-    """Fails if a beat counts as progress whatever its count of finished items says."""
+async def test_a_step_that_never_ends_is_killed_though_every_rank_sends_heartbeats(
+    tmp_path: Path,
+) -> None:
     async with serving(tmp_path) as (server, client):
-        server.faults.lay("denoise", "hold")
+        server.faults.set("denoise", "hold")
         job_id = await client.submit()
         await until(lambda: server.faults.is_reached("denoise"), 10.0)
         held_at = time.monotonic()
@@ -60,12 +60,11 @@ async def test_a_step_that_never_ends_is_ended_though_every_rank_beats(tmp_path:
         assert (done["status"], done["attempt"]) == ("Succeed", 2)
 
 
-async def test_steps_that_take_five_times_as_long_are_left_alone(tmp_path: Path) -> None:
-    """Fails if a step may not last longer than its fixed limit, whatever is usual."""
+async def test_steps_that_take_five_times_as_long_may_finish(tmp_path: Path) -> None:
     async with serving(tmp_path, step_s=0.3, num_steps=3) as (server, client):
         usual, slow = await client.submit(), await client.submit()
         await client.until_ended(usual)
-        server.faults.lay("denoise", "slow")
+        server.faults.set("denoise", "slow")
         done = await client.until_ended(slow)
         assert (done["status"], done["attempt"]) == ("Succeed", 1)
         assert "has finished nothing" not in server.life.log()

@@ -1,4 +1,4 @@
-"""Kill any part at any time: nothing is lost, nothing runs twice, nothing is half there."""
+"""Kill any process at any time: no job is lost or runs twice, and no video is incomplete."""
 
 import asyncio
 import random
@@ -28,7 +28,7 @@ TARGETS = (
 
 
 class KillMatrix:
-    """Submits, cancels and kills at random, then looks what has become of it all."""
+    """Submits, cancels and kills at random, then collects the evidence."""
 
     def __init__(self, server: ChaosServer, client: Client, witness: Witness) -> None:
         self._random = random.Random(SEED)
@@ -37,12 +37,12 @@ class KillMatrix:
         self.witness = witness
 
     async def cycle(self, target: str) -> None:
-        """Kill something while jobs arrive, run and are cancelled; wait until all is up again."""
+        """Kill a target while jobs arrive, run and are cancelled; wait until all is healthy."""
         work = [asyncio.create_task(self._submit()) for _ in range(3)]
         if self.witness.accepted:
             job_id = self._random.choice(self.witness.accepted[-6:])
             work.append(asyncio.create_task(self._cancel(job_id)))
-        # The instant is to be any; there is nothing to await.
+        # A random moment; there is no event to await.
         await asyncio.sleep(self._random.uniform(0.0, 0.6))
         await self._kill(target)
         async with asyncio.timeout(LIMIT_S):
@@ -50,7 +50,7 @@ class KillMatrix:
             await self._server.until_healthy()
 
     async def _submit(self) -> str | None:
-        # Some take the place of a run.
+        # Some preempt a running job.
         return await self._client.submit(priority=self._random.choice("001"))
 
     async def _cancel(self, job_id: str) -> None:
@@ -107,9 +107,6 @@ async def matrix(tmp_path: Path) -> AsyncIterator[KillMatrix]:
 
 
 async def test_no_kill_at_any_time_loses_or_doubles_a_job(matrix: KillMatrix, cycles: int) -> None:
-    """Fails if the broker answers a submit before its commit, or if the launcher tells that a group
-    is gone before every rank is reaped.
-    """
     order = random.Random(SEED)
     for number in range(0, cycles, len(TARGETS)):
         for target in order.sample(TARGETS, min(len(TARGETS), cycles - number)):

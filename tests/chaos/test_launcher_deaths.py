@@ -1,4 +1,4 @@
-"""The launcher dies and leaves nothing; ranks that never load stop it with their error."""
+"""A killed launcher leaves nothing behind; ranks that cannot load stop it with their error."""
 
 import asyncio
 import time
@@ -16,32 +16,30 @@ UNIX_SOCKETS = Path("/proc/net/unix")
 
 
 def num_bound(server: ChaosServer) -> int:
-    """Return how many sockets of the system are bound in the state directory."""
+    """Return the number of Unix sockets bound in the state directory."""
     return UNIX_SOCKETS.read_text().count(str(server.state_dir))
 
 
 async def test_a_killed_launcher_leaves_no_process_and_no_socket(
     tmp_path: Path, is_long: bool
 ) -> None:
-    """Fails if a process does not ask the kernel to die with the launcher."""
     async with chaos_server(tmp_path) as server:
         for _ in range(NUM_LIVES_LONG if is_long else NUM_LIVES):
             async with aiohttp.ClientSession() as session:
                 client = Client(session, Witness())
                 client.url = server.life.url
-                assert await client.submit()  # so that an image decoder runs, too
+                assert await client.submit()  # so that an image decoder also runs
             assert len(server.life.pids()) >= 12
             assert num_bound(server) >= 4
             killed_at = time.monotonic()
             await server.kill_launcher()
-            # A process that ends gives up its memory, by which it is found, before its sockets.
+            # An ending process frees its memory, and with it its environment, before its sockets.
             await until(lambda: num_bound(server) == 0, GONE_S)
             assert time.monotonic() - killed_at < GONE_S
             await server.start()
 
 
 async def test_ranks_that_cannot_load_end_the_server_at_the_fifth_start(tmp_path: Path) -> None:
-    """Fails if a group is started again however often it dies."""
     server = ChaosServer(tmp_path, load_error="the weights are damaged", max_failures=5)
     try:
         server.spawn()

@@ -1,6 +1,4 @@
-"""The recipes of `bad_inputs.json` about processes: those that no other test follows, and where
-the others are followed.
-"""
+"""The recipes about processes in `bad_inputs.json`: tests of some, and where the others are."""
 
 import ast
 import asyncio
@@ -62,7 +60,6 @@ def test_every_recipe_is_followed_somewhere(name: str) -> None:
 async def test_a_second_broker_is_refused_by_socket_and_by_journal(
     tmp_path: Path, with_sockets: bool
 ) -> None:
-    """Seen to fail without the lock of the state directory."""
     config = broker_config(tmp_path)
     (tmp_path / "b").mkdir(mode=0o700)
     other = config.addresses if with_sockets else Addresses.in_folder(tmp_path / "b")
@@ -70,9 +67,9 @@ async def test_a_second_broker_is_refused_by_socket_and_by_journal(
         await front.submit_ok()
         before = files_of(config)
         async with asyncio.timeout(END_LIMIT_S):
-            code, told = await run_to_the_end(msgspec.structs.replace(config, addresses=other))
+            code, log = await run_to_the_end(msgspec.structs.replace(config, addresses=other))
         assert code == 75
-        assert f"another broker uses the state directory {config.state_dir}" in told
+        assert f"another broker uses the state directory {config.state_dir}" in log
         assert files_of(config) == before
         await front.submit_ok()
 
@@ -82,7 +79,6 @@ def files_of(config: BrokerConfig) -> dict[str, bytes]:
 
 
 async def test_a_taken_port_ends_the_start_with_its_number(tmp_path: Path) -> None:
-    """Seen to fail with another port taken instead."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         server = RunningServer(
@@ -99,7 +95,6 @@ async def test_a_taken_port_ends_the_start_with_its_number(tmp_path: Path) -> No
 
 
 async def test_a_second_sigterm_ends_at_once_and_costs_no_attempt(tmp_path: Path) -> None:
-    """Seen to fail with the second signal ignored."""
     server = ChaosServer(tmp_path, step_s=0.5, num_steps=1000)
     try:
         await server.start()

@@ -1,4 +1,4 @@
-"""Every rank dies once in every stage; the group comes back, and the job with it."""
+"""Every rank dies once in every stage; the group restarts and finishes the job."""
 
 import os
 import time
@@ -37,17 +37,17 @@ async def client(server: ChaosServer) -> AsyncIterator[Client]:
 
 
 async def ranks_of(server: ChaosServer) -> dict[int, int]:
-    """Return the pids of a life of the group once all of its ranks are born."""
+    """Return the pids of the group's ranks, once all have been forked."""
     await until(lambda: len(server.ledger.pids()["g0"]) == NUM_RANKS, LIMIT_S)
     return server.ledger.pids()["g0"]
 
 
 async def reach(server: ChaosServer, client: Client, stage: str) -> str | None:
-    """Bring the group into a stage; return the job that it runs, if it runs one."""
+    """Bring the group into a stage; return its job, if it runs one."""
     await server.until_healthy()
     if stage == "idle":
         return None
-    server.faults.lay(POINTS[stage], "hold")
+    server.faults.set(POINTS[stage], "hold")
     job_id = None
     if stage == "load":
         server.kill((await ranks_of(server))[0])
@@ -57,7 +57,7 @@ async def reach(server: ChaosServer, client: Client, stage: str) -> str | None:
     return job_id
 
 
-def is_there(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     return os.path.exists(f"/proc/{pid}")
 
 
@@ -66,7 +66,6 @@ def is_there(pid: int) -> bool:
 async def test_a_killed_rank_is_noticed_its_group_reaped_and_the_job_done(
     server: ChaosServer, client: Client, rank: int, stage: str
 ) -> None:
-    """Fails if the launcher does not end a group of which one rank has ended."""
     job_id = await reach(server, client, stage)
     pids = await ranks_of(server)
     notice = f"is gone: rank {rank} was ended by SIGKILL"
@@ -74,8 +73,8 @@ async def test_a_killed_rank_is_noticed_its_group_reaped_and_the_job_done(
     killed_at = time.monotonic()
     server.kill(pids[rank])
     await until(lambda: server.life.log().count(notice) > num_notices, REAPED_S)
-    # The launcher says it only after it has reaped all the others.
-    assert not [pid for pid in pids.values() if is_there(pid)]
+    # The launcher logs it only after it has reaped all others.
+    assert not [pid for pid in pids.values() if is_running(pid)]
     assert time.monotonic() - killed_at < NOTICED_S
     done = await client.until_ended(job_id or await client.submit())
     assert (done["status"], done["attempt"]) == ("Succeed", 2 if job_id else 1)

@@ -1,4 +1,4 @@
-"""Eight real ranks over gloo die one after the other, in every stage."""
+"""Eight real ranks with gloo die, one per test, in every stage."""
 
 import itertools
 import os
@@ -41,7 +41,7 @@ async def caller(server: ChaosServer) -> AsyncIterator[Caller]:
 
 
 async def pids_of(caller: Caller, stage: str) -> dict[int, int]:
-    """Return the pid of each rank once all beat in a stage."""
+    """Return the pid of each rank, once all report a stage."""
     while True:
         async with caller.session.get("/health") as response:
             ranks: list[dict[str, Any]] = (await response.json())["ranks"]
@@ -49,14 +49,13 @@ async def pids_of(caller: Caller, stage: str) -> dict[int, int]:
             return {rank["rank"]: rank["pid"] for rank in ranks}
 
 
-def is_there(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     return os.path.exists(f"/proc/{pid}")
 
 
 async def test_a_killed_real_rank_is_noticed_its_group_reaped_and_the_job_done(
     server: ChaosServer, caller: Caller, stage: str, rank: int
 ) -> None:
-    """Fails if the launcher does not end a group of which one rank has ended."""
     await server.until_healthy()
     pids = await pids_of(caller, "idle")
     job_id = None
@@ -70,10 +69,10 @@ async def test_a_killed_real_rank_is_noticed_its_group_reaped_and_the_job_done(
     num_notices = server.life.log().count(notice)
     killed_at = time.monotonic()
     server.kill(pids[rank])
-    await until(lambda: not is_there(pids[rank]), NOTICED_S)
+    await until(lambda: not is_running(pids[rank]), NOTICED_S)
     await until(lambda: server.life.log().count(notice) > num_notices, REAPED_S)
-    assert not any(map(is_there, pids.values()))
+    assert not any(map(is_running, pids.values()))
     assert time.monotonic() - killed_at < REAPED_S
     done = await caller.wait_for(job_id or await caller.submit(), LIMIT_S, status="Succeed")
-    # What is written when a rank dies may be whole before its group is ended.
+    # A video may be complete before the group of the dead rank is ended.
     assert done["attempt"] in {"denoise": (2,), "decode": (1, 2), "save": (1, 2)}.get(stage, (1,))

@@ -1,4 +1,4 @@
-"""A group or the broker dies between any two acts of saving: no video is seen that is not whole."""
+"""A group or the broker dies at any point of saving: no client sees an incomplete video."""
 
 import subprocess
 import sys
@@ -19,17 +19,14 @@ NUM_DEATHS, NUM_DEATHS_LONG = 4, 20
 WRITERS_LIMIT_S = 300.0
 
 
-async def test_a_group_that_dies_while_it_saves_leaves_nothing_half_done(
+async def test_a_group_that_dies_while_saving_leaves_no_incomplete_video(
     tmp_path: Path, is_long: bool
 ) -> None:
-    """Fails if the video is written in its place, if the attempt is not taken up again, or if the
-    broker believes a video to be there because its job was decoded.
-    """
     async with chaos_server(tmp_path) as server, aiohttp.ClientSession() as session:
         client = Client(session, witness := Witness())
         client.url = server.life.url
         for point in SAVE_POINTS * (NUM_DEATHS_LONG if is_long else NUM_DEATHS):
-            server.faults.lay(point, "die")
+            server.faults.set(point, "die")
             job_id = await client.submit()
             done = await client.until_ended(job_id)
             assert (done["status"], done["attempt"]) == ("Succeed", 2)
@@ -39,13 +36,10 @@ async def test_a_group_that_dies_while_it_saves_leaves_nothing_half_done(
     assert violations(evidence) == []
 
 
-def test_a_real_writer_that_is_killed_never_shows_a_part_of_a_video(
+def test_a_killed_video_writer_never_leaves_an_incomplete_video(
     tmp_path: Path, is_long: bool
 ) -> None:
-    """Fails if `ranks.media.video_writer` writes the file in its place.
-
-    The deaths happen in a process of their own, which imports torch once and forks every writer.
-    """
+    """The writers die in a process of their own, which imports torch once and forks each."""
     count = NUM_DEATHS_LONG if is_long else NUM_DEATHS
     writers = subprocess.run(
         [sys.executable, "-m", "tests.chaos.dying_writers", str(tmp_path), str(count)],
@@ -59,10 +53,9 @@ def test_a_real_writer_that_is_killed_never_shows_a_part_of_a_video(
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-async def test_a_broker_that_dies_at_the_last_commit_still_ends_the_job_once(
+async def test_a_broker_that_dies_at_the_last_commit_ends_the_job_once(
     tmp_path: Path, moment: str, is_long: bool
 ) -> None:
-    """Fails if a restarted broker does not ask the group for its last reports."""
     config = broker_config(tmp_path)
     broker = BrokerProcess(config)
     dying = BrokerProcess(config, "tests.chaos.dying_broker", moment)

@@ -1,4 +1,4 @@
-"""A broker that says it is ready and dies at once, before anybody can be connected to it."""
+"""A broker that reports `ready` and dies before any peer can connect to it."""
 
 import sys
 

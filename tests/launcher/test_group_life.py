@@ -23,7 +23,7 @@ async def reaper() -> AsyncIterator[Reaper]:
     asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)
 
 
-def make_life(reaper: Reaper, folder: Path, behaviour: str) -> GroupLife:
+def make_group(reaper: Reaper, folder: Path, behaviour: str) -> GroupLife:
     config = RankConfig(
         group="g0",
         epoch=1,
@@ -35,109 +35,105 @@ def make_life(reaper: Reaper, folder: Path, behaviour: str) -> GroupLife:
         rendezvous="",
         parent_pid=os.getpid(),
     )
-    return GroupLife(reaper, config, "tests.launcher.stub_nursery")
+    return GroupLife(reaper, config, "tests.launcher.stub_starter")
 
 
-async def start(life: GroupLife) -> "asyncio.Task[str]":
-    living = asyncio.create_task(life.live(startup_limit_s=LIMIT_S))
-    await asyncio.wait_for(life.ready.wait(), LIMIT_S)
-    return living
+async def start(group: GroupLife) -> "asyncio.Task[str]":
+    running = asyncio.create_task(group.run(startup_limit_s=LIMIT_S))
+    await asyncio.wait_for(group.ready.wait(), LIMIT_S)
+    return running
 
 
 def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def assert_all_reaped(life: GroupLife) -> None:
-    assert len(life.pids) == WORLD_SIZE
-    for pid in life.pids.values():
+def assert_all_reaped(group: GroupLife) -> None:
+    assert len(group.pids) == WORLD_SIZE
+    for pid in group.pids.values():
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
 
 
 async def test_ranks_become_children_of_the_launcher(reaper: Reaper, tmp_path: Path) -> None:
-    life = make_life(reaper, tmp_path, "live")
-    living = await start(life)
-    assert {parent_of(pid) for pid in life.pids.values()} == {os.getpid()}
-    life.end("enough")
-    assert await asyncio.wait_for(living, LIMIT_S) == "enough"
+    group = make_group(reaper, tmp_path, "live")
+    running = await start(group)
+    assert {parent_of(pid) for pid in group.pids.values()} == {os.getpid()}
+    group.end("enough")
+    assert await asyncio.wait_for(running, LIMIT_S) == "enough"
 
 
 @pytest.mark.parametrize("rank", range(WORLD_SIZE))
-async def test_a_dead_rank_takes_the_whole_group_with_it(
-    reaper: Reaper, tmp_path: Path, rank: int
-) -> None:
-    life = make_life(reaper, tmp_path, "live")
-    living = await start(life)
-    os.kill(life.pids[rank], signal.SIGKILL)
-    reason = await asyncio.wait_for(living, LIMIT_S)
+async def test_a_dead_rank_ends_the_whole_group(reaper: Reaper, tmp_path: Path, rank: int) -> None:
+    group = make_group(reaper, tmp_path, "live")
+    running = await start(group)
+    os.kill(group.pids[rank], signal.SIGKILL)
+    reason = await asyncio.wait_for(running, LIMIT_S)
     assert reason == f"rank {rank} was ended by SIGKILL"
-    assert_all_reaped(life)
+    assert_all_reaped(group)
 
 
 async def test_a_stopped_rank_is_ended_too(reaper: Reaper, tmp_path: Path) -> None:
-    life = make_life(reaper, tmp_path, "live")
-    living = await start(life)
-    os.kill(life.pids[3], signal.SIGSTOP)
-    life.kill("rank 3 is silent")
-    assert await asyncio.wait_for(living, LIMIT_S) == "rank 3 is silent"
-    assert_all_reaped(life)
+    group = make_group(reaper, tmp_path, "live")
+    running = await start(group)
+    os.kill(group.pids[3], signal.SIGSTOP)
+    group.kill("rank 3 is silent")
+    assert await asyncio.wait_for(running, LIMIT_S) == "rank 3 is silent"
+    assert_all_reaped(group)
 
 
 async def test_stacks_are_dumped_before_a_kill(
     reaper: Reaper, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    life = make_life(reaper, tmp_path, "live")
-    living = await start(life)
-    life.kill("a step does not end")
-    await asyncio.wait_for(living, LIMIT_S)
+    group = make_group(reaper, tmp_path, "live")
+    running = await start(group)
+    group.kill("a step does not end")
+    await asyncio.wait_for(running, LIMIT_S)
     lines = capfd.readouterr().err.splitlines()
     assert sum(line.startswith("Current thread") for line in lines) == WORLD_SIZE
 
 
 async def test_a_rank_that_fails_to_load_says_why(reaper: Reaper, tmp_path: Path) -> None:
-    life = make_life(reaper, tmp_path, "die")
-    reason = await asyncio.wait_for(life.live(LIMIT_S), LIMIT_S)
+    group = make_group(reaper, tmp_path, "die")
+    reason = await asyncio.wait_for(group.run(LIMIT_S), LIMIT_S)
     assert reason == "rank 1: the weights are damaged"
-    assert_all_reaped(life)
+    assert_all_reaped(group)
 
 
-async def test_a_nursery_that_ends_early_is_a_failure(reaper: Reaper, tmp_path: Path) -> None:
-    life = make_life(reaper, tmp_path, "break")
-    reason = await asyncio.wait_for(life.live(LIMIT_S), LIMIT_S)
-    assert reason == "the first process ended with exit code 3"
+async def test_a_starter_process_that_fails_ends_the_group(reaper: Reaper, tmp_path: Path) -> None:
+    group = make_group(reaper, tmp_path, "break")
+    reason = await asyncio.wait_for(group.run(LIMIT_S), LIMIT_S)
+    assert reason == "the starter process ended with exit code 3"
 
 
-async def test_ranks_that_do_not_get_ready_in_time_are_ended(
-    reaper: Reaper, tmp_path: Path
-) -> None:
-    life = make_life(reaper, tmp_path, "mute")
-    reason = await asyncio.wait_for(life.live(startup_limit_s=1.0), LIMIT_S)
+async def test_ranks_that_are_not_ready_in_time_are_ended(reaper: Reaper, tmp_path: Path) -> None:
+    group = make_group(reaper, tmp_path, "mute")
+    reason = await asyncio.wait_for(group.run(startup_limit_s=1.0), LIMIT_S)
     assert reason == "after 1 s only 0 of 8 ranks were ready"
 
 
-async def test_ranks_that_are_asked_leave_by_themselves(reaper: Reaper, tmp_path: Path) -> None:
-    life = make_life(reaper, tmp_path, "live")
-    living = await start(life)
-    await asyncio.wait_for(life.ask_to_leave(), LIMIT_S)
-    assert "SIGTERM" in await asyncio.wait_for(living, LIMIT_S)
-    assert_all_reaped(life)
+async def test_ranks_exit_by_themselves_when_asked(reaper: Reaper, tmp_path: Path) -> None:
+    group = make_group(reaper, tmp_path, "live")
+    running = await start(group)
+    await asyncio.wait_for(group.ask_to_leave(), LIMIT_S)
+    assert "SIGTERM" in await asyncio.wait_for(running, LIMIT_S)
+    assert_all_reaped(group)
 
 
-async def test_rank_0_may_finish_what_it_saves(reaper: Reaper, tmp_path: Path) -> None:
-    life = make_life(reaper, tmp_path, "slow")
-    living = await start(life)
-    await asyncio.wait_for(life.ask_to_leave(), LIMIT_S)
-    life.end("stopped")
-    assert await asyncio.wait_for(living, LIMIT_S) == "stopped"
+async def test_rank_0_may_finish_saving_a_video(reaper: Reaper, tmp_path: Path) -> None:
+    group = make_group(reaper, tmp_path, "slow")
+    running = await start(group)
+    await asyncio.wait_for(group.ask_to_leave(), LIMIT_S)
+    group.end("stopped")
+    assert await asyncio.wait_for(running, LIMIT_S) == "stopped"
     assert os.listdir(tmp_path) == ["saved"]
 
 
-async def test_ranks_that_will_not_leave_are_ended(reaper: Reaper, tmp_path: Path) -> None:
-    life = make_life(reaper, tmp_path, "stubborn")
-    living = await start(life)
+async def test_ranks_that_ignore_the_request_are_ended(reaper: Reaper, tmp_path: Path) -> None:
+    group = make_group(reaper, tmp_path, "stubborn")
+    running = await start(group)
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(life.ask_to_leave(), 0.2)
-    life.end("stopped")
-    assert await asyncio.wait_for(living, LIMIT_S) == "stopped"
-    assert_all_reaped(life)
+        await asyncio.wait_for(group.ask_to_leave(), 0.2)
+    group.end("stopped")
+    assert await asyncio.wait_for(running, LIMIT_S) == "stopped"
+    assert_all_reaped(group)

@@ -1,4 +1,4 @@
-"""What is wrong with an address or its keys is found before anything is started."""
+"""A wrong address, key or store is found before any process starts."""
 
 import socket
 import sys
@@ -11,7 +11,7 @@ from broker.wire.curve import make_keys
 from broker.wire.sockets import Addresses
 from launcher import joining
 from launcher.doctor.findings import Finding
-from launcher.doctor.shared_store import examine_fleet
+from launcher.doctor.multi_machine import multi_machine_findings
 from launcher.joining import check_files, machine_name, tcp_addresses, try_listening
 from launcher.options import OptionsError, parse_command
 from launcher.preflight import Folders, StartError, prepare_folders
@@ -55,7 +55,7 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
     try_listening(addresses)
 
 
-def test_the_keys_of_the_other_end_are_not_taken(tmp_path: Path) -> None:
+def test_the_keys_of_the_other_end_are_refused(tmp_path: Path) -> None:
     _, peer = make_keys(tmp_path / "keys")
     addresses = tcp_addresses("--listen", f"tcp://127.0.0.1:{free_port()}", str(peer))
     with pytest.raises(StartError, match="key_secret is no CURVE key"):
@@ -68,55 +68,54 @@ def test_a_server_that_does_not_answer_is_named(
     monkeypatch.setattr(joining, "JOIN_LIMIT_S", 1.5)
     folders = Folders.under(str(tmp_path))
     (Path(folders.store) / PARTIAL).mkdir(parents=True)
-    place = f"tcp://127.0.0.1:{free_port()}"
-    with pytest.raises(StartError, match=f"--join {place}: no answer within 1.5 s"):
-        check_files(tcp_addresses("--join", place, None), folders)
+    address = f"tcp://127.0.0.1:{free_port()}"
+    with pytest.raises(StartError, match=f"--join {address}: no answer within 1.5 s"):
+        check_files(tcp_addresses("--join", address, None), folders)
     assert not list((Path(folders.store) / PARTIAL).iterdir())
 
 
-def test_two_launchers_of_one_machine_have_names_of_their_own(tmp_path: Path) -> None:
+def test_two_launchers_on_one_machine_have_different_names(tmp_path: Path) -> None:
     names = [machine_name(Folders.under(str(tmp_path / name))) for name in "aab"]
     assert names[0] == names[1] != names[2]
     assert names[0].startswith(f"{socket.gethostname()}-")
 
 
-def examined(folder: Path, *flags: str) -> list[Finding]:
-    """Return what the doctor finds about the way to other machines."""
+def findings(folder: Path, *flags: str) -> list[Finding]:
     options = parse_command([*flags, "--state-dir", str(folder)], {}).options
-    return list(examine_fleet(options, Folders.under(options.state_dir, options.store)))
+    return list(multi_machine_findings(options, Folders.under(options.state_dir, options.store)))
 
 
 def test_the_doctor_says_whether_others_can_join(tmp_path: Path) -> None:
     first = free_port()
     flags = ["--listen", f"tcp://127.0.0.1:{first}"]
-    assert [found.level for found in examined(tmp_path, *flags)] == ["ok"]
+    assert [finding.level for finding in findings(tmp_path, *flags)] == ["ok"]
     with socket.create_server(("127.0.0.1", first)):
-        (found,) = examined(tmp_path, *flags)
-    assert (found.level, found.topic) == ("error", "listen")
-    assert "Address already in use" in found.message
-    assert examined(tmp_path) == []
+        (finding,) = findings(tmp_path, *flags)
+    assert (finding.level, finding.topic) == ("error", "listen")
+    assert "Address already in use" in finding.message
+    assert findings(tmp_path) == []
 
 
 def test_the_doctor_says_whether_a_server_can_be_joined(tmp_path: Path) -> None:
-    (found,) = examined(tmp_path, "group", "--join", "tcp://127.0.0.1:5570")
-    assert (found.level, found.topic) == ("error", "join")
-    assert "name the path at which this machine sees the folder" in found.message
-    assert found.mend == f"ls -ld {tmp_path}/videos/.partial"
+    (finding,) = findings(tmp_path, "group", "--join", "tcp://127.0.0.1:5570")
+    assert (finding.level, finding.topic) == ("error", "join")
+    assert "name the path at which this machine sees the folder" in finding.message
+    assert finding.fix == f"ls -ld {tmp_path}/videos/.partial"
 
 
 def test_the_doctor_says_whether_an_object_store_can_be_used(tmp_path: Path, site: Site) -> None:
-    (found,) = examined(tmp_path, "--store", site.place)
-    assert (found.level, found.topic) == ("ok", "store")
+    (finding,) = findings(tmp_path, "--store", site.place)
+    assert (finding.level, finding.topic) == ("ok", "store")
     assert site.names() == []
     assert list(tmp_path.iterdir()) == []
-    (found,) = examined(tmp_path, "--store", "s3://nobodys/wan")
-    assert (found.level, found.topic) == ("error", "store")
-    assert found.message.startswith("--store s3://nobodys/wan: ")
-    assert "NoSuchBucket; see AWS_ENDPOINT_URL" in found.message
-    site.line.fail("refuses")
-    (found,) = examined(tmp_path, "--store", site.place)
-    assert (found.level, found.topic) == ("error", "store")
-    assert SECRET not in found.message
+    (finding,) = findings(tmp_path, "--store", "s3://missing/wan")
+    assert (finding.level, finding.topic) == ("error", "store")
+    assert finding.message.startswith("--store s3://missing/wan: ")
+    assert "NoSuchBucket; see AWS_ENDPOINT_URL" in finding.message
+    site.proxy.fail("refuses")
+    (finding,) = findings(tmp_path, "--store", site.place)
+    assert (finding.level, finding.topic) == ("error", "store")
+    assert SECRET not in finding.message
 
 
 def test_a_missing_library_for_the_store_is_named(

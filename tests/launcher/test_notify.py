@@ -1,4 +1,4 @@
-"""What systemd is told, heard on a real datagram socket."""
+"""What systemd receives, read from a real datagram socket."""
 
 import asyncio
 import logging
@@ -23,74 +23,75 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def ear(address: str) -> Iterator[socket.socket]:
+def notify_socket(address: str) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(address.replace("@", "\0", 1) if address[0] == "@" else address)
         listener.settimeout(LIMIT_S)
         yield listener
 
 
-def hear_until(ear: socket.socket, wanted: str) -> list[str]:
-    """Return the assignments that come, up to the one that begins as wanted."""
-    heard: list[str] = []
-    while not (heard and heard[-1].startswith(wanted)):
-        for line in ear.recv(HUGE).decode().split("\n"):
-            heard.append(line)
-            if line.startswith(wanted):
+def receive_until(notify_socket: socket.socket, prefix: str) -> list[str]:
+    """Return the assignments received, up to the first that starts with a prefix."""
+    received: list[str] = []
+    while not (received and received[-1].startswith(prefix)):
+        for line in notify_socket.recv(HUGE).decode().split("\n"):
+            received.append(line)
+            if line.startswith(prefix):
                 break
-    return heard
+    return received
 
 
-def test_news_reach_a_socket_at_a_path_or_in_the_abstract_namespace(
-    address: str, ear: socket.socket
+def test_assignments_reach_a_socket_at_a_path_or_in_the_abstract_namespace(
+    address: str, notify_socket: socket.socket
 ) -> None:
-    ServiceManager({"NOTIFY_SOCKET": address}).tell("READY=1", "STATUS=up")
-    assert ear.recv(HUGE) == b"READY=1\nSTATUS=up"
+    ServiceManager({"NOTIFY_SOCKET": address}).notify("READY=1", "STATUS=up")
+    assert notify_socket.recv(HUGE) == b"READY=1\nSTATUS=up"
 
 
-def test_a_manager_that_does_not_hear_stops_nothing(
+def test_a_service_manager_that_does_not_answer_stops_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ServiceManager({}).tell("READY=1")
+    ServiceManager({}).notify("READY=1")
     assert not caplog.records
     with caplog.at_level(logging.WARNING):
-        ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "gone")}).tell("READY=1")
-    assert "NOTIFY_SOCKET: cannot tell READY=1" in caplog.text
+        ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "gone")}).notify("READY=1")
+    assert "NOTIFY_SOCKET: cannot send READY=1" in caplog.text
 
 
-async def test_without_a_watchdog_there_is_none_to_pacify() -> None:
+async def test_without_a_watchdog_nothing_feeds_it() -> None:
     async with asyncio.timeout(LIMIT_S):
-        await ServiceManager(os.environ).pacify_watchdog()
+        await ServiceManager(os.environ).feed_watchdog()
 
 
 async def test_the_server_is_ready_while_its_ranks_still_load(
-    tmp_path: Path, address: str, ear: socket.socket, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, address: str, notify_socket: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Seen to fail with `READY=1` after the wait for the groups."""
     monkeypatch.setenv("NOTIFY_SOCKET", address)
     server = ChaosServer(tmp_path)
-    server.faults.lay("load", "hold")
+    server.faults.set("load", "hold")
     try:
         server.spawn()
-        heard = await asyncio.to_thread(hear_until, ear, "STATUS=up, ranks are loading: http://")
-        assert heard[0] == "READY=1"
+        received = await asyncio.to_thread(
+            receive_until, notify_socket, "STATUS=up, ranks are loading: http://"
+        )
+        assert received[0] == "READY=1"
         assert "launcher ready after" not in server.life.log()
     finally:
         server.end()
 
 
-async def test_systemd_hears_of_the_start_the_life_and_the_stop(
-    tmp_path: Path, address: str, ear: socket.socket, monkeypatch: pytest.MonkeyPatch
+async def test_systemd_receives_start_watchdog_and_stop(
+    tmp_path: Path, address: str, notify_socket: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", address)
     monkeypatch.setenv("WATCHDOG_USEC", "400000")
     server = ChaosServer(tmp_path)
     try:
         await server.start()
-        heard = await asyncio.to_thread(hear_until, ear, "STATUS=ready after")
-        assert heard[-1].endswith(server.life.url)
-        await asyncio.to_thread(hear_until, ear, "WATCHDOG=1")
+        received = await asyncio.to_thread(receive_until, notify_socket, "STATUS=ready after")
+        assert received[-1].endswith(server.life.url)
+        await asyncio.to_thread(receive_until, notify_socket, "WATCHDOG=1")
         assert await server.life.stop() == 0
-        await asyncio.to_thread(hear_until, ear, "STOPPING=1")
+        await asyncio.to_thread(receive_until, notify_socket, "STOPPING=1")
     finally:
         server.end()

@@ -35,16 +35,20 @@ def test_switches_can_be_turned_on_and_off() -> None:
         (["--config", sys.executable], {}, "can't decode byte"),
         (["--cors-origins", "https://e.example/x"], {}, "'https://e.example/x'; an origin is a"),
         (["--demo", "--model-path", "m"], {}, "demo and model_path exclude each other"),
-        (["--groups", "0"], {}, "groups is 0, and without listen none can join from elsewhere"),
+        (["--groups", "0"], {}, "groups is 0, so listen is needed: without it no group can join"),
         (["--nproc", "2", "--ulysses-size", "3"], {}, "cfg_size 1 times ulysses_size 3 does not"),
         (["--cfg-size", "2", "--ulysses-size", "8"], {}, "ulysses_size 8 does not divide nproc 8"),
         (["group"], {}, "launch.py group needs --join tcp://HOST:PORT"),
         (["front", "--groups", "1"], {}, "launch.py front needs --join tcp://HOST:PORT"),
         (["--join", "tcp://a:1"], {}, "--join is for `launch.py group` and `launch.py front`"),
-        (["--engine", "ray"], {}, "engine is ray, and without listen its groups cannot join"),
-        (["--ray-address", "ray://a:1"], {}, "give HOST:PORT of the cluster"),
+        (["--engine", "ray"], {}, "engine is ray, so listen is needed"),
+        (["--ray-address", "ray://a:1"], {}, "it must be HOST:PORT of a cluster"),
         (["--name", "a/b"], {}, "--name is 'a/b': expected `str` matching regex"),
-        (["group", "--join", "tcp://a:1", "--engine", "ray"], {}, "engine is ray, and without"),
+        (
+            ["group", "--join", "tcp://a:1", "--engine", "ray"],
+            {},
+            "engine is ray, so listen is needed",
+        ),
         (["group", "--join", "tcp://a:1", "--listen", "tcp://b:1"], {}, "--listen is for a server"),
     ],
 )
@@ -59,7 +63,7 @@ def test_a_wrong_value_is_named_with_its_option(
 def test_an_unknown_key_in_the_file_is_named(tmp_path: Path) -> None:
     file = tmp_path / "wan.toml"
     file.write_text("nprocs = 8\n")
-    with pytest.raises(OptionsError, match=r"--config .*/wan\.toml: nprocs is no option"):
+    with pytest.raises(OptionsError, match=r"--config .*/wan\.toml: unknown option nprocs"):
         parse_command(["--config", str(file)], {})
 
 
@@ -83,7 +87,7 @@ def test_a_list_is_separated_by_commas_or_a_list_in_the_file(tmp_path: Path) -> 
     assert options.cors_origins == ("https://e.example",)
 
 
-def test_a_list_that_is_set_yet_empty_lists_nothing() -> None:
+def test_an_empty_variable_is_an_empty_list() -> None:
     assert parse_command([], {"WAN_ALLOWED_HOSTS": ""}).options.allowed_hosts == ()
 
 

@@ -21,29 +21,31 @@ def make_plan(folder: Path, options: Options, machine: str = "") -> Plan:
     )
 
 
-def test_the_groups_of_a_machine_have_devices_of_their_own(tmp_path: Path) -> None:
+def test_each_group_of_a_machine_has_its_own_devices(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, Options(groups=3, nproc=8))
-    configs = [plan.group(index, epoch=1) for index in range(plan.num_groups)]
+    configs = [plan.group_config(index, epoch=1) for index in range(plan.num_groups)]
     assert [config.first_device for config in configs] == [0, 8, 16]
     assert [config.group for config in configs] == ["g0", "g1", "g2"]
     assert len({config.rendezvous for config in configs}) == 3
 
 
-def test_only_a_server_that_none_can_join_knows_all_its_groups(tmp_path: Path) -> None:
+def test_only_a_server_without_listen_knows_all_its_groups(tmp_path: Path) -> None:
     closed = make_plan(tmp_path, Options(groups=2))
-    config = closed.broker(ready_fd=0, draining=False)
+    config = closed.broker_config(ready_fd=0, draining=False)
     assert config.groups == ("g0", "g1")
     assert config.policy.shape is not None
-    config = structs.replace(closed, listen=closed.addresses).broker(ready_fd=0, draining=False)
+    config = structs.replace(closed, listen=closed.addresses).broker_config(
+        ready_fd=0, draining=False
+    )
     assert (config.groups, config.policy.shape) == (None, None)
 
 
 def test_a_group_that_joins_is_named_after_its_machine(tmp_path: Path) -> None:
-    assert make_plan(tmp_path, Options(), "node7-3fa2").group(0, 1).group == "node7-3fa2-g0"
+    assert make_plan(tmp_path, Options(), "node7-3fa2").group_config(0, 1).group == "node7-3fa2-g0"
 
 
-def test_a_group_that_ray_places_is_told_all_but_what_only_its_node_knows(tmp_path: Path) -> None:
-    told = Options(
+def test_a_group_on_ray_gets_all_options_that_its_node_does_not_know(tmp_path: Path) -> None:
+    options = Options(
         engine="ray",
         groups=3,
         nproc=4,
@@ -52,13 +54,13 @@ def test_a_group_that_ray_places_is_told_all_but_what_only_its_node_knows(tmp_pa
         checkpoint_steps=2,
         api_keys="keys.json",
     )
-    plan = structs.replace(make_plan(tmp_path, told), fleet_name="here-1")
+    plan = structs.replace(make_plan(tmp_path, options), ray_name="here-1")
     assert plan.num_groups == 0
-    config = plan.fleet(ready_fd=0)
+    config = plan.ray_groups_config(ready_fd=0)
     assert (config.server, config.num_groups, config.peer_keys) == ("here-1", 3, None)
     group = config.group
     assert (group.engine, group.groups, group.nproc, group.checkpoint_steps) == ("local", 1, 4, 2)
-    assert (group.join, group.listen, group.api_keys) == (told.listen, None, None)
+    assert (group.join, group.listen, group.api_keys) == (options.listen, None, None)
     assert (group.store, group.model_path) == (str(tmp_path), str(Path("model").resolve()))
-    demo = structs.replace(plan, options=Options(engine="ray", listen=told.listen, demo=True))
-    assert demo.fleet(ready_fd=0).group.demo
+    demo = structs.replace(plan, options=Options(engine="ray", listen=options.listen, demo=True))
+    assert demo.ray_groups_config(ready_fd=0).group.demo

@@ -25,7 +25,7 @@ from launcher.preflight import (
     prepare_folders,
 )
 from ranks.model.model_folder import COMPONENTS, WEIGHTED
-from tests.precedence import may_use_realtime_priority
+from tests.realtime_front import may_use_realtime_priority
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def folders(tmp_path: Path) -> Folders:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A folder that has the names of a model's files, and the one number that is read."""
+    """A folder with the file names of a model, and the one number that is read."""
     folder = tmp_path / "model"
     for part, names in COMPONENTS.items():
         (folder / part).mkdir(parents=True)
@@ -53,20 +53,19 @@ def model(tmp_path: Path) -> Path:
 _ORDINARY_USER = """
 import os, resource
 from launcher.options import Options
-from launcher.preflight import StartError, check_precedence
+from launcher.preflight import StartError, check_realtime_front
 resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0))
 if os.getuid() == 0:
     os.setuid(65534)
 try:
-    check_precedence(Options(realtime_front=True))
+    check_realtime_front(Options(realtime_front=True))
 except StartError as error:
     print(error)
 """
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "example.com"])
-def test_other_machines_are_served_with_keys_or_when_told_to(host: str, tmp_path: Path) -> None:
-    """Seen to fail with every host taken for loopback."""
+def test_other_machines_need_keys_unless_insecure_is_set(host: str, tmp_path: Path) -> None:
     with pytest.raises(StartError, match=f"--host {host} .*--api-keys.*--insecure"):
         check_access(Options(host=host))
     write_keys(tmp_path / "keys", [])
@@ -83,13 +82,12 @@ def test_loopback_needs_no_keys_and_the_log_says_so(
     assert f"no API keys: the server listens on {host}, for this machine only" in caplog.text
 
 
-def test_a_user_without_real_time_priority_is_told_what_it_takes() -> None:
-    """Seen to fail with the error of the system let through."""
+def test_a_user_without_real_time_priority_sees_what_it_requires() -> None:
     done = subprocess.run(
         [sys.executable, "-c", _ORDINARY_USER], capture_output=True, text=True, check=False
     )
     assert done.stdout == (
-        "--realtime-front: Operation not permitted; it takes root, `ulimit -r 1`, LimitRTPRIO=1 "
+        "--realtime-front: Operation not permitted; it requires root, `ulimit -r 1`, LimitRTPRIO=1 "
         "in systemd, or --cap-add=SYS_NICE for a container\n"
     ), done.stderr
     check_realtime_front(Options())
@@ -98,13 +96,13 @@ def test_a_user_without_real_time_priority_is_told_what_it_takes() -> None:
 @pytest.mark.skipif(
     not may_use_realtime_priority(), reason="this user may not have real-time priority"
 )
-def test_to_try_real_time_priority_leaves_the_launcher_as_it_was() -> None:
+def test_the_check_of_real_time_priority_leaves_the_launcher_without_it() -> None:
     check_realtime_front(Options(realtime_front=True))
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 @pytest.mark.parametrize("content", [None, "{", '{"keys": [{"name": "a b"}]}', "\udc80"])
-def test_a_file_of_keys_that_cannot_be_used_is_named(content: str | None, tmp_path: Path) -> None:
+def test_an_unusable_file_of_keys_is_named(content: str | None, tmp_path: Path) -> None:
     file = tmp_path / "keys"
     if content is not None:
         file.write_bytes(content.encode(errors="surrogateescape"))
@@ -149,7 +147,7 @@ def test_ranks_that_the_heads_cannot_be_split_over_are_refused(
     check_split(Options(nproc=16), 40)  # CFG 2 times Ulysses 8
 
 
-def test_a_default_share_that_the_heads_cannot_be_split_into_is_refused() -> None:
+def test_a_default_ulysses_size_that_does_not_divide_the_heads_is_refused() -> None:
     with pytest.raises(
         StartError, match=r"--ulysses-size is 16: .* 40 .*; possible: 1, 2, 4, 5, 8"
     ):
@@ -185,14 +183,13 @@ def test_a_state_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         prepare_folders(Folders.under(str(tmp_path / "file" / "state")))
 
 
-def test_a_state_directory_that_cannot_be_claimed_is_named(folders: Folders) -> None:
+def test_a_state_directory_that_cannot_be_locked_is_named(folders: Folders) -> None:
     (folders.state / "launch.lock").mkdir()
     with pytest.raises(StartError, match=r"--state-dir .*: launch\.lock: Is a directory"):
         lock_state(folders)
 
 
 def test_a_new_state_directory_is_private_and_an_old_one_left_as_it_is(tmp_path: Path) -> None:
-    """Seen to fail without the mode that the folders are made with."""
     new, old = Folders.under(str(tmp_path / "new"), str(tmp_path / "files")), tmp_path / "old"
     old.mkdir(mode=0o755)
     prepare_folders(new)

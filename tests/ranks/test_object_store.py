@@ -86,13 +86,13 @@ def test_a_video_waits_for_a_store_that_fails_and_is_never_visible_in_part(
 ) -> None:
     if fault == "cut":  # the video is small, so cut the upload earlier
         monkeypatch.setattr("tests.object_store.CUT_BYTES", 600)
-    site.line.fail(fault)
+    site.proxy.fail(fault)
     writing = Writing(store)
     for _ in range(2):
         assert writing.delays.get(timeout=LIMIT_S) == NO_STORE
         assert NAMES[0] not in site.names()
         assert writing.ends.empty()
-    site.line.mend()
+    site.proxy.recover()
     assert writing.ends.get(timeout=LIMIT_S) is None
     assert site.names() == NAMES
     assert site.num_uploads() == 0
@@ -128,17 +128,17 @@ def test_an_upload_that_the_store_does_not_show_is_tried_again(
 
 @pytest.mark.usefixtures("impatient")
 def test_a_video_that_waits_for_the_store_can_be_cancelled(site: Site, store: ObjectStore) -> None:
-    site.line.fail("silent")
+    site.proxy.fail("silent")
     writing = Writing(store)
     writing.delays.get(timeout=LIMIT_S)
     writing.is_cancelled = True
     assert isinstance(writing.ends.get(timeout=LIMIT_S), RunCancelled)
-    site.line.mend()
+    site.proxy.recover()
     assert site.names() == []
 
 
 def test_a_stopping_group_does_not_wait_for_the_store(site: Site, store: ObjectStore) -> None:
-    site.line.fail("refuses")
+    site.proxy.fail("refuses")
     writing = Writing(store)
     writing.delays.get(timeout=LIMIT_S)
     writing.writer.stop_waiting()
@@ -193,7 +193,7 @@ def test_a_slow_store_gets_the_latest_of_the_states_that_wait(
 def test_a_checkpoint_that_cannot_be_saved_does_not_end_the_run(
     site: Site, store: ObjectStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    site.line.fail("refuses")
+    site.proxy.fail("refuses")
     checkpoint = Checkpoint(store, checkpoint_name(LEASE.job_id))
     checkpoint.save({"step": torch.tensor(1)})
     checkpoint.discard()
@@ -249,14 +249,14 @@ def test_a_job_is_not_resumed_from_a_damaged_checkpoint(store: ObjectStore) -> N
 @pytest.mark.parametrize("fault", ["refuses", "unavailable", "silent"])
 def test_a_run_waits_for_its_image(fault: Fault, site: Site, store: ObjectStore) -> None:
     put(store, f"{INPUTS}/{IMAGE}", b"pixels")
-    site.line.fail(fault)
+    site.proxy.fail(fault)
     delays: queue.SimpleQueue[str] = queue.SimpleQueue()
     fetching = job_inputs(store, delays).begin()
     for _ in range(2):
         assert delays.get(timeout=LIMIT_S) == NO_IMAGE
     with pytest.raises(NotYetError):
         fetching.result(0)
-    site.line.mend()
+    site.proxy.recover()
     assert fetching.result(LIMIT_S) is False
 
 
@@ -279,6 +279,6 @@ def test_an_image_that_is_gone_fails_the_job(store: ObjectStore) -> None:
 
 
 def test_a_run_that_waits_for_its_image_can_be_cancelled(site: Site, store: ObjectStore) -> None:
-    site.line.fail("refuses")
+    site.proxy.fail("refuses")
     with pytest.raises(RunCancelled):
         job_inputs(store, error=RunCancelled()).begin().result(LIMIT_S)

@@ -16,7 +16,7 @@ from tests.bench.serving.load import (
     percentiles_ms,
     small_image_url,
 )
-from tests.precedence import going_first
+from tests.realtime_front import realtime_priority
 from tests.running_server import RunningServer, calling, running_server
 
 NUM_ASKED = 300
@@ -91,7 +91,7 @@ async def _ask_while_computing(line: Connection) -> tuple[dict[str, str], tuple[
         while (await line.post("/video/status", job))["progress"] < 0.06:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
     latencies_s = []
-    with going_first():
+    with realtime_priority():
         for _ in range(NUM_ASKED):
             asked = time.perf_counter()
             await line.post("/video/status", job)

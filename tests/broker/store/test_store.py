@@ -116,7 +116,7 @@ def test_a_line_that_fails_is_a_store_error(
 ) -> None:
     monkeypatch.setattr("broker.store.bucket.REQUEST_LIMIT_S", 1)
     store = object_store(site, tmp_path)
-    site.line.fail(fault)
+    site.proxy.fail(fault)
     for act in (
         lambda: put(store, VIDEO),
         lambda: store.has(VIDEO),
@@ -129,7 +129,7 @@ def test_a_line_that_fails_is_a_store_error(
             act()
         assert "\n" not in str(failure.value)
         assert SECRET not in str(failure.value)
-    site.line.mend()
+    site.proxy.recover()
     put(store, VIDEO)
     assert site.names() == [VIDEO]
 
@@ -137,11 +137,11 @@ def test_a_line_that_fails_is_a_store_error(
 @pytest.mark.parametrize("size", [CHUNK_BYTES, len(LARGE)])
 def test_an_upload_that_is_cut_shows_nothing(size: int, site: Site, tmp_path: Path) -> None:
     store = object_store(site, tmp_path)
-    site.line.fail("cut")
+    site.proxy.fail("cut")
     with pytest.raises(StoreError):
         put(store, VIDEO, LARGE[:size])
     assert site.names() == []
-    site.line.mend()
+    site.proxy.recover()
     put(store, VIDEO, LARGE[:size])
     assert store.fetch(VIDEO).read_bytes() == LARGE[:size]
 

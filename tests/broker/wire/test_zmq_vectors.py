@@ -204,7 +204,7 @@ async def test_messages_of_no_known_type_are_dropped(target: Target) -> None:
 @pytest_asyncio.fixture(loop_scope="module")
 async def lease(target: Target) -> AsyncIterator[Lease]:
     """The lease of a run that goes no further."""
-    target.server.faults.lay("denoise", "hold")
+    target.server.faults.set("denoise", "hold")
     job_id = await target.caller.submit()
     await until(lambda: target.server.faults.is_reached("denoise"), LIMIT_S)
     started = [e for e in target.server.ledger.read() if (e.what, e.job_id) == ("started", job_id)]

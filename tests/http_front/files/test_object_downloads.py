@@ -234,14 +234,14 @@ async def test_requests_fail_with_503_while_the_store_is_unreachable(
 ) -> None:
     monkeypatch.setattr("broker.store.bucket.REQUEST_LIMIT_S", 1)
     async with shop(tmp_path, broker, site.place) as it:
-        site.line.fail(fault)
+        site.proxy.fail(fault)
         status, _, _ = await it.get()
         assert status == 503
         status, answer = await it.front.upload(picture())
         assert (status, answer["error"]["code"]) == (503, "unavailable")
         assert "cannot reach its file store" in answer["error"]["message"]
         assert await it.front.get("/live") == (200, {"status": "alive"})
-        site.line.fail("none")
+        site.proxy.recover()
         status, _, body = await it.get()
         assert (status, body) == (200, CONTENT)
         await it.front.submit()
@@ -255,7 +255,7 @@ async def test_an_aborted_download_is_an_error_for_the_client(
         async with it.front.session.get(it.url) as response:
             assert response.status == 200
             await response.content.readexactly(1000)
-            site.line.fail("refuses")
+            site.proxy.fail("refuses")
             with pytest.raises(aiohttp.ClientPayloadError):
                 async with asyncio.timeout(10):
                     await response.read()
@@ -267,14 +267,14 @@ async def test_two_fronts_share_the_signing_key_even_if_the_store_was_unreachabl
 ) -> None:
     settings: dict[str, Any] = {"store": site.place, "makes_callbacks": True}
     one, two = tmp_path / "one", tmp_path / "two"
-    site.line.fail("refuses")
+    site.proxy.fail("refuses")
     async with (
         serve(one, broker.addresses, work_dir=str(one), **settings) as first,
         serve(two, broker.addresses, work_dir=str(two), **settings) as second,
     ):
         status, _ = await first.get("/video/webhook_secret")
         assert status == 503
-        site.line.fail("none")
+        site.proxy.recover()
         secrets = [await front.get("/video/webhook_secret") for front in (first, second)]
         assert secrets[0][0] == 200
         assert secrets[0] == secrets[1]

@@ -1,4 +1,4 @@
-"""The trial of `--check`: real ranks without a model, started as those of a server are."""
+"""The device trial of `--check`: real ranks, started as a server starts them, without a model."""
 
 import asyncio
 import os
@@ -29,12 +29,12 @@ def command_line(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
 
 
-async def test_groups_whose_devices_work_pass(tmp_path: Path) -> None:
+async def test_groups_with_working_devices_pass(tmp_path: Path) -> None:
     assert await try_groups(Options(nproc=2, groups=2), "cpu", tmp_path) == []
     assert len(rendezvous_files(tmp_path)) == 2
 
 
-async def test_what_keeps_ranks_from_joining_is_named_for_each_group(
+async def test_the_reason_that_ranks_cannot_join_is_named_for_each_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nowhere0")
@@ -43,8 +43,8 @@ async def test_what_keeps_ranks_from_joining_is_named_for_each_group(
     assert all("nowhere0" in failure for failure in failures)
 
 
-async def test_on_accelerators_every_rank_is_an_interpreter_of_its_own(tmp_path: Path) -> None:
-    """A runtime that was touched before a fork, as by an import, refuses to work after it."""
+async def test_on_accelerators_each_rank_is_a_new_interpreter(tmp_path: Path) -> None:
+    """CUDA and CANN refuse to work in a fork of a process that has initialised them."""
     reaper = Reaper()
     reaper.start()
     config = RankConfig(
@@ -58,17 +58,17 @@ async def test_on_accelerators_every_rank_is_an_interpreter_of_its_own(tmp_path:
         rendezvous=str(tmp_path / "rendezvous"),
         parent_pid=os.getpid(),
     )
-    life = GroupLife(reaper, config, "ranks")
-    ending = asyncio.create_task(life.live(LIMIT_S))
-    await until(lambda: len(life.pids) == 2, LIMIT_S)
-    assert [command_line(pid)[4] for pid in life.pids.values()] == ["0", "1"]
+    group = GroupLife(reaper, config, "ranks")
+    ending = asyncio.create_task(group.run(LIMIT_S))
+    await until(lambda: len(group.pids) == 2, LIMIT_S)
+    assert [command_line(pid)[4] for pid in group.pids.values()] == ["0", "1"]
     if not torch.cuda.is_available():
         assert "device cuda was asked for, but torch sees none" in await ending
-    life.end("seen")
+    group.end("seen")
     await ending
 
 
-def test_attention_that_computes_nonsense_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_attention_results_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     device = open_device("cpu", 0, 1)
     trial.try_allocation(device)
     trial.try_attention(device)

@@ -1,4 +1,4 @@
-"""A front that goes first, and what it starts."""
+"""A front with real-time priority, and the processes that it starts."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.server import chaos_server
-from tests.precedence import going_first, may_use_realtime_priority
+from tests.realtime_front import may_use_realtime_priority, realtime_priority
 
 pytestmark = pytest.mark.skipif(
     not may_use_realtime_priority(), reason="this user may not have real-time priority"
@@ -17,8 +17,7 @@ pytestmark = pytest.mark.skipif(
 SHOW = "import os; print(os.sched_getscheduler(0))"
 
 
-async def test_a_front_goes_first_if_told_so_and_nothing_else_does(tmp_path: Path) -> None:
-    """Seen to fail with the option not handed on to the front."""
+async def test_only_the_front_gets_real_time_priority(tmp_path: Path) -> None:
     async with chaos_server(tmp_path, flags=["--realtime-front"]) as server:
         policies = {pid: os.sched_getscheduler(pid) for pid in server.life.pids()}
         front = server.pid_of("http_front")
@@ -27,20 +26,20 @@ async def test_a_front_goes_first_if_told_so_and_nothing_else_does(tmp_path: Pat
     assert set(policies.values()) == {os.SCHED_OTHER}
 
 
-def test_what_such_a_thread_starts_has_no_priority() -> None:
-    """Children decode pictures of strangers. Seen to fail without the flag that says so."""
-    seen: list[int] = []
+def test_what_a_real_time_thread_starts_has_no_priority() -> None:
+    """The front's children decode untrusted images."""
+    policies: list[int] = []
 
-    def look() -> None:
-        thread = threading.Thread(target=lambda: seen.append(os.sched_getscheduler(0)))
-        with going_first():
+    def collect_policies() -> None:
+        thread = threading.Thread(target=lambda: policies.append(os.sched_getscheduler(0)))
+        with realtime_priority():
             thread.start()
             thread.join()
             child = subprocess.run([sys.executable, "-c", SHOW], capture_output=True, check=True)
-        seen.append(int(child.stdout))
+        policies.append(int(child.stdout))
 
-    # The flag would stay with the thread of all tests, where this user is not root.
-    other = threading.Thread(target=look)
+    # In a thread of its own: without root, the flag would stay set on the main thread.
+    other = threading.Thread(target=collect_policies)
     other.start()
     other.join()
-    assert seen == [os.SCHED_OTHER, os.SCHED_OTHER]
+    assert policies == [os.SCHED_OTHER, os.SCHED_OTHER]

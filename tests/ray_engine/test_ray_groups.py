@@ -20,7 +20,7 @@ from launcher.doctor.findings import Finding
 from launcher.options import Options
 from launcher.preflight import Folders
 from launcher.ray.ray_check import check_cluster
-from launcher.ray.ray_fleet import join_address
+from launcher.ray.ray_groups import join_address
 from tests.free_port import free_port
 from tests.ray_engine.cluster import NPROC, RayCluster
 from tests.running_server import ROOT, Caller, RunningServer, calling, until

@@ -1,8 +1,8 @@
-"""A nursery whose ranks need no torch: `model_path` tells how they behave.
+"""A starter process whose ranks need no torch; `model_path` selects how they behave.
 
-`live`: all get ready and live. `slow`: asked to leave, rank 0 takes a second longer than the
-others, and leaves a file when it is done. `stubborn`: they ignore SIGTERM. `die`: rank 1 ends while
-loading and says why. `mute`: no rank ever gets ready. `break`: the nursery ends before any birth.
+`live`: all become ready and keep running. `slow`: on SIGTERM, rank 0 takes a second longer than
+the others and writes a file first. `stubborn`: all ignore SIGTERM. `die`: rank 1 fails to load.
+`mute`: no rank becomes ready. `break`: the starter process exits before it forks a rank.
 """
 
 import os
@@ -19,19 +19,19 @@ from ranks.config import RankConfig
 
 def main() -> None:
     config = msgspec.json.decode(sys.argv[1], type=RankConfig)
-    begin("nursery", config.parent_pid, config.log_format)
+    begin("starter", config.parent_pid, config.log_format)
     if config.model_path == "break":
         sys.exit(3)
-    nursery_pid = os.getpid()
+    starter_pid = os.getpid()
     for rank in range(config.world_size):
         if (pid := os.fork()) == 0:
-            live(config, rank, nursery_pid)
+            live(config, rank, starter_pid)
         report(config.ready_fd, f"born {rank} {pid}")
     os._exit(0)
 
 
-def live(config: RankConfig, rank: int, nursery_pid: int) -> None:
-    while os.getppid() == nursery_pid:
+def live(config: RankConfig, rank: int, starter_pid: int) -> None:
+    while os.getppid() == starter_pid:
         time.sleep(0.002)
     begin(f"rank-{rank}", config.parent_pid, config.log_format)
     if config.model_path == "stubborn":

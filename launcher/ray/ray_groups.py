@@ -1,7 +1,7 @@
-"""`python -m launcher.ray.ray_fleet JSON`: has Ray place the groups of a server until SIGTERM.
+"""`python -m launcher.ray.ray_groups JSON`: has Ray place a server's groups, until SIGTERM.
 
-Ray alone decides which node a group is on, and places it again when that node is lost: nothing here
-schedules. The actor that Ray has placed runs `launch.py group`, which does all the rest.
+Ray alone decides which node a group runs on, and places the group again when that node is lost:
+nothing here schedules. The actor that Ray places runs `launch.py group`, which does the rest.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from broker.process.child import begin, report
 from broker.wire.protocol import GroupLost, group_reports
 from broker.wire.sockets import connect_dealer
-from launcher.ray.ray_cluster import ClusterError, connected, look, placement_name
+from launcher.ray.ray_cluster import ClusterError, cluster_state, connected, placement_name
 from launcher.ray.ray_config import (
     PEER_KEYS,
     RESOURCES,
@@ -39,21 +39,21 @@ from launcher.ray.ray_group import GroupOnNode
 from launcher.restarts import MAX_DELAY_S, RestartPolicy
 from launcher.spawn import describe_exit
 
-logger = logging.getLogger("fleet")
+logger = logging.getLogger("ray-groups")
 
-_LOOK_EVERY_S = 1.0
-_ASK_AGAIN_S = 10.0
-_NUM_THREADS = 4
-"""Of an actor: a run that is on, `stop`, and runs that Ray asks for again."""
+_POLL_S = 1.0
+_RECONNECT_S = 10.0
+_NUM_ACTOR_THREADS = 4
+"""For the call of `run` in progress, `stop`, and calls of `run` that Ray repeats."""
 
 
 class RayGroups:
-    """Asks Ray for the groups of a server, and has each started again that has ended.
+    """Asks Ray to place the groups of a server, and starts a group again when it ends.
 
     Args:
-        config: Of the server.
-        cluster: As it is now.
-        broker: A DEALER on the broker's socket for groups.
+        config: The server's groups.
+        cluster: The cluster's current state.
+        broker: A DEALER connected to the broker's socket for groups.
     """
 
     def __init__(
@@ -69,11 +69,11 @@ class RayGroups:
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
-        """Return when a signal has ended it and every group has left its node."""
+        """Run until a signal, then until every group has left its node."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        tasks = [asyncio.create_task(self._keep(group)) for group in self._orders]
+        tasks = [asyncio.create_task(self._keep_alive(group)) for group in self._orders]
         tasks.append(asyncio.create_task(self._watch()))
         stopped = asyncio.create_task(self._stop.wait())
         # Before a stop, a task ends only by failing.
@@ -86,8 +86,8 @@ class RayGroups:
             if isinstance(outcome, Exception):
                 raise outcome
 
-    async def _keep(self, group: str) -> None:
-        """Have a group placed and run, and after a pause again whenever it has ended."""
+    async def _keep_alive(self, group: str) -> None:
+        """Place and run a group; when it ends, place it again after a pause."""
         policy = RestartPolicy()
         order = msgspec.json.encode(self._orders[group])
         while not self._stop.is_set():
@@ -101,81 +101,83 @@ class RayGroups:
 
     @contextlib.contextmanager
     def _placed(self, group: str) -> Iterator[Any]:
-        """Have Ray hold a place for a group, now or as soon as it can, and an actor in it."""
+        """Hold a placement group for a group, and an actor in it; Ray may place both later."""
         name = placement_name(self._server, group)
-        place = placement_group([self._bundle], strategy="STRICT_PACK", name=name)
+        placement = placement_group([self._bundle], strategy="STRICT_PACK", name=name)
         settings = ray.remote(GroupOnNode).options(
             num_cpus=self._bundle.get("CPU", 0),
             num_gpus=self._bundle.get("GPU", 0),
             resources={name: n for name, n in self._bundle.items() if name not in ("CPU", "GPU")},
-            # Both for ever: what its node takes along is placed, and asked for, anew.
+            # Without limit: when a node is lost, Ray places the actor again and repeats the call.
             max_restarts=-1,
             max_task_retries=-1,
-            max_concurrency=_NUM_THREADS,
-            scheduling_strategy=PlacementGroupSchedulingStrategy(place, 0),
+            max_concurrency=_NUM_ACTOR_THREADS,
+            scheduling_strategy=PlacementGroupSchedulingStrategy(placement, 0),
         )
         self._actors[group] = settings.remote()
         try:
             yield self._actors[group]
         finally:
-            remove_placement_group(place)  # and the actor with it
+            remove_placement_group(placement)  # this also ends the actor
             del self._actors[group]
             self._placements.pop(group, None)
 
     async def _watch(self) -> None:
-        """Log where the groups are, whenever that changes."""
+        """Log where the groups run, whenever it changes."""
         while True:
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await asyncio.sleep(_POLL_S)
             try:
-                cluster = await asyncio.to_thread(look, self._server)
+                cluster = await asyncio.to_thread(cluster_state, self._server)
             except RayError as error:
-                logger.warning("the Ray cluster does not answer: %s", _in_short(error))
+                logger.warning("the Ray cluster does not answer: %s", _short_text(error))
                 continue
             for placement in cluster.placements:
                 if placement.group in self._actors:
-                    self._note(self._placements.get(placement.group), placement)
+                    self._update(self._placements.get(placement.group), placement)
 
-    def _note(self, before: Placement | None, now: Placement) -> None:
+    def _update(self, before: Placement | None, now: Placement) -> None:
         self._placements[now.group] = now
-        was, now_on = (None if one is None else one.node for one in (before, now))
-        if before is not None and was == now_on:
+        old_node = None if before is None else before.node
+        if before is not None and old_node == now.node:
             return
-        if was is not None:
-            logger.error("group %s: node %s is lost", now.group, was.address)
-            self._tell_lost(now.group)
+        if old_node is not None:
+            logger.error("group %s: node %s is lost", now.group, old_node.address)
+            self._report_lost(now.group)
         if now.node is None:
             logger.warning("group %s waits for a node with %s", now.group, now.needs)
         else:
             logger.info("group %s is on node %s", now.group, now.node.address)
 
-    def _tell_lost(self, group: str) -> None:
-        # A broker that is not there finds out later, by itself.
+    def _report_lost(self, group: str) -> None:
+        # A broker that is down notices later: the group's heartbeats are missing.
         with contextlib.suppress(zmq.Again):
             parts = group_reports.encode(GroupLost(group=group))
             self._broker.send_multipart(parts, zmq.NOBLOCK)
 
     async def _leave(self) -> None:
-        """Have the groups finish or give back their jobs; return when all have left."""
-        placed = [one.group for one in self._placements.values() if one.node is not None]
-        leaving = [self._end(self._actors[group]) for group in placed if group in self._actors]
+        """Let the groups finish or hand back their jobs; return when all have left."""
+        placed = [p.group for p in self._placements.values() if p.node is not None]
+        leaving = [
+            self._stop_actor(self._actors[group]) for group in placed if group in self._actors
+        ]
         await asyncio.gather(*leaving)
 
-    async def _end(self, actor: Any) -> None:
-        with contextlib.suppress(RayError):  # its node is lost, and the group with it
+    async def _stop_actor(self, actor: Any) -> None:
+        with contextlib.suppress(RayError):  # the node is lost, and the group with it
             await actor.stop.options(max_task_retries=0).remote()
 
 
 async def _run(actor: Any, order: bytes) -> str:
-    """Run a group to its end, on whichever nodes; return how it has ended."""
+    """Run a group until it ends, on any number of nodes; return how it ended."""
     try:
-        code, said = await actor.run.remote(order)
+        code, last_line = await actor.run.remote(order)
     except RayError as error:
-        return f"cannot run: {_in_short(error)}"
-    return f"{describe_exit(code)}: {said}"
+        return f"cannot run: {_short_text(error)}"
+    return f"{describe_exit(code)}: {last_line}"
 
 
 def _orders(config: RayGroupsConfig, resource: str) -> Iterator[tuple[str, GroupOrder]]:
-    """Yield the name of each group, and what its node is told."""
+    """Yield the name of each group and the order for its node."""
     keys = {}
     if config.peer_keys is not None:
         keys = {name: (Path(config.peer_keys) / name).read_text() for name in PEER_KEYS}
@@ -189,35 +191,35 @@ def _orders(config: RayGroupsConfig, resource: str) -> Iterator[tuple[str, Group
 
 
 def join_address(listen: str) -> str:
-    """Return where the server is found that listens there: every address is none to connect to."""
-    scheme, _, place = listen.partition("://")
-    host, _, port = place.rpartition(":")
+    """Return the address to join a server at; `0.0.0.0` becomes the address of this node."""
+    scheme, _, host_port = listen.partition("://")
+    host, _, port = host_port.rpartition(":")
     if host in ("0.0.0.0", "*"):
         host = get_node_ip_address()
     return f"{scheme}://{host}:{port}"
 
 
-def _in_short(error: RayError) -> str:
-    """Return the line that says most: what the actor raised, or what Ray has to say."""
+def _short_text(error: RayError) -> str:
+    """Return the most useful line: what the actor raised, or else Ray's first line."""
     lines = str(error).strip().splitlines()
     return lines[-1 if isinstance(error, RayTaskError) else 0] if lines else type(error).__name__
 
 
 def main() -> int:
-    """Return 0 after a stop; as long as the cluster does not answer, ask it again."""
+    """Run until a stop; while the cluster does not answer, connect again and again."""
     config = msgspec.json.decode(sys.argv[1], type=RayGroupsConfig)
-    begin("fleet", config.parent_pid, config.group.log_format)
+    begin("ray-groups", config.parent_pid, config.group.log_format)
     with zmq.Context() as context, context.socket(zmq.DEALER) as broker:
-        connect_dealer(broker, config.groups_address, "fleet")
+        connect_dealer(broker, config.groups_address, "ray-groups")
         while True:
             try:
                 with connected(config.group.ray_address):
                     report(config.ready_fd, "ready")
-                    asyncio.run(RayGroups(config, look(config.server), broker).run())
+                    asyncio.run(RayGroups(config, cluster_state(config.server), broker).run())
                     return 0
             except ClusterError as error:
-                logger.error("%s; asking again in %.0f s", error, _ASK_AGAIN_S)
-                time.sleep(_ASK_AGAIN_S)
+                logger.error("%s; connecting again in %.0f s", error, _RECONNECT_S)
+                time.sleep(_RECONNECT_S)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Real-time priority, where this user may have it."""
+"""Real-time priority, if this user may set it."""
 
 import os
 from collections.abc import Iterator
@@ -10,7 +10,6 @@ from launcher.preflight import StartError, check_realtime_front
 
 
 def may_use_realtime_priority() -> bool:
-    """Return whether `--realtime-front` can be had."""
     try:
         check_realtime_front(Options(realtime_front=True))
     except StartError:
@@ -19,10 +18,10 @@ def may_use_realtime_priority() -> bool:
 
 
 @contextmanager
-def going_first() -> Iterator[None]:
-    """Let this thread run before all else, as a client does on a machine of its own."""
+def realtime_priority() -> Iterator[None]:
+    """Give this thread real-time priority: it acts for a client with a machine of its own."""
     use_realtime_priority()
     try:
         yield
-    finally:  # without root the flag stays; it concerns only what this thread starts
+    finally:  # only root may clear the flag, which affects what this thread starts
         os.sched_setscheduler(0, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))

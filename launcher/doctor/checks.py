@@ -1,0 +1,199 @@
+"""Checks of everything but accelerators: folders, port, processes, model, tools and limits."""
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import imageio_ffmpeg
+
+from broker.wire.sockets import Addresses, is_loopback
+from launcher.doctor.findings import Finding, error, ok, warning
+from launcher.doctor.process_table import left_behind, listeners
+from launcher.options import DEFAULT_MODEL, Options
+from launcher.preflight import (
+    Folders,
+    PortTakenError,
+    StartError,
+    check_access,
+    check_realtime_front,
+    check_split,
+    listen,
+    state_owner,
+)
+from ranks.model.model_folder import (
+    ModelFolderError,
+    check_model_folder,
+    check_weights,
+    num_attention_heads,
+)
+
+_GIB = 1 << 30
+_MIN_FREE_BYTES = 5 * _GIB
+"""In the state directory, for hundreds of videos and the checkpoints of running jobs."""
+_MIN_SHM_BYTES = _GIB
+"""In /dev/shm, through which NCCL and HCCL move data between ranks. Containers have 64 MiB."""
+_MIN_NUM_FILES = 4096
+"""For the broker, which has sockets to hundreds of watchers."""
+_FFMPEG_LIMIT_S = 30.0
+_SHM = Path("/dev/shm")
+
+
+def state_findings(folders: Folders) -> Iterator[Finding]:
+    """Check that the state directory is usable, not in use, and has free space."""
+    state = folders.state
+    try:
+        Addresses.in_folder(folders.run)
+    except ValueError as fault:
+        yield error("state", str(fault), "python launch.py --state-dir /var/lib/wan-ranks")
+        return
+    existing = next(path for path in (state, *state.parents) if path.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        message = f"--state-dir {state}: {existing} is not a folder that this user may write to"
+        yield error("state", message, f"ls -ld {existing}")
+        return
+    owner = state_owner(folders)
+    if owner is None:
+        yield ok("state", f"{state} is not in use")
+    else:
+        message = f"{state} is in use by the server with pid {owner}; a second one cannot run there"
+        yield error("state", message, f"kill {owner}")
+    yield _check_free_space(existing)
+
+
+def _check_free_space(folder: Path) -> Finding:
+    free = shutil.disk_usage(folder).free
+    message = f"{free / _GIB:.1f} GiB are free in {folder}"
+    if free < _MIN_FREE_BYTES:
+        fix = f"du -xh {folder} | sort -h | tail -20"
+        return warning("disk", f"only {message}; {_MIN_FREE_BYTES // _GIB} GiB are advised", fix)
+    return ok("disk", message)
+
+
+def port_findings(options: Options, folders: Folders) -> Iterator[Finding]:
+    """Check that the front can listen; else name the processes that hold the port."""
+    try:
+        listen(options).close()
+    except PortTakenError:
+        yield _check_holders(options, state_owner(folders))
+    except StartError as fault:
+        yield error("port", str(fault), "ip -brief address")
+    else:
+        yield ok("port", f"port {options.port} on {options.host} is free")
+
+
+def _check_holders(options: Options, owner: int | None) -> Finding:
+    port = f"port {options.port} on {options.host}"
+    holders = listeners(options.port)
+    pids = [holder.pid for holder in holders]
+    if owner in pids:
+        return ok("port", f"{port} is held by this state directory's server, pid {owner}")
+    if not holders:
+        message = f"{port} is taken by a process that this user may not inspect"
+        return error("port", message, f"sudo ss -ltnp 'sport = :{options.port}'")
+    message = f"{port} is taken by {', '.join(holder.shown for holder in holders)}"
+    return error("port", message, f"kill {' '.join(map(str, pids))}")
+
+
+def process_findings() -> Iterator[Finding]:
+    """Look for processes left by an earlier server, which may hold the accelerators' memory."""
+    if stale := left_behind():
+        message = f"left by an earlier server: {', '.join(process.shown for process in stale)}"
+        yield error(
+            "processes", message, f"kill -9 {' '.join(str(process.pid) for process in stale)}"
+        )
+    else:
+        yield ok("processes", "no process of an earlier server is left")
+
+
+def model_findings(options: Options, folders: Folders) -> Iterator[Finding]:
+    """Check that the model is complete and can be split over the ranks."""
+    folder = folders.demo_model if options.demo else Path(options.model_path)
+    if options.demo and not folder.exists():
+        yield ok("model", "the demo model will be built when the server starts")
+        return
+    try:
+        check_model_folder(folder)
+        check_weights(folder)
+        check_split(options, num_attention_heads(folder))
+    except ModelFolderError as fault:
+        download = f"hf download {DEFAULT_MODEL} --local-dir {folder}"
+        yield error("model", str(fault), f"rm -r {folder}" if options.demo else download)
+    except StartError as fault:
+        yield error("model", str(fault), "python launch.py --nproc 8")
+    else:
+        yield ok("model", f"{folder} is complete")
+
+
+def access_findings(options: Options) -> Iterator[Finding]:
+    """Check that other machines need an API key."""
+    fix = f"wan keys add NAME --file {options.api_keys or 'wan-keys.json'}"
+    try:
+        check_access(options)
+    except StartError as fault:
+        yield error("access", str(fault), fix)
+        return
+    if options.api_keys is not None:
+        yield ok("access", f"clients must send a key of {options.api_keys}")
+    elif is_loopback(options.host):
+        yield ok("access", "no API keys; only this machine is served")
+    else:
+        yield warning("access", f"any client that reaches {options.host} may use the server", fix)
+
+
+def priority_findings(options: Options) -> Iterator[Finding]:
+    """Check that the front can have real-time priority, if the options ask for it."""
+    try:
+        check_realtime_front(options)
+    except StartError as fault:
+        yield error("priority", str(fault), "sudo prlimit --pid $$ --rtprio=1")
+    else:
+        if options.realtime_front:
+            yield ok("priority", "the front may have real-time priority")
+
+
+def ffmpeg_findings() -> Iterator[Finding]:
+    """Check that ffmpeg runs and can encode H.264."""
+    fix = (
+        "unset IMAGEIO_FFMPEG_EXE"
+        if "IMAGEIO_FFMPEG_EXE" in os.environ
+        else f"{sys.executable} -m pip install --force-reinstall imageio-ffmpeg"
+    )
+    try:
+        program = imageio_ffmpeg.get_ffmpeg_exe()
+        encoders = subprocess.run(
+            [program, "-hide_banner", "-encoders"],
+            check=True,
+            timeout=_FFMPEG_LIMIT_S,
+            capture_output=True,
+            text=True,
+        )
+    except (OSError, RuntimeError, subprocess.SubprocessError) as fault:
+        yield error("ffmpeg", f"ffmpeg does not run: {fault}", fix)
+        return
+    if "libx264" in encoders.stdout:
+        yield ok("ffmpeg", program)
+    else:
+        yield error("ffmpeg", f"{program} cannot encode H.264: it has no libx264", fix)
+
+
+def limit_findings() -> Iterator[Finding]:
+    """Check the limit on open files and the size of /dev/shm."""
+    _, num_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if num_files < _MIN_NUM_FILES:
+        message = f"a process may open only {num_files} files; {_MIN_NUM_FILES} are advised"
+        yield warning("open files", message, f"sudo prlimit --pid $$ --nofile={1 << 16}")
+    else:
+        yield ok("open files", f"a process may open {num_files}")
+    if not _SHM.is_dir():
+        yield warning("/dev/shm", "/dev/shm is missing; ranks on accelerators need it")
+        return
+    room = shutil.disk_usage(_SHM).total
+    if room < _MIN_SHM_BYTES:
+        message = f"/dev/shm has only {room >> 20} MiB; in a container, set it with --shm-size"
+        yield warning("/dev/shm", message, "sudo mount -o remount,size=16G /dev/shm")
+    else:
+        yield ok("/dev/shm", f"{room / _GIB:.1f} GiB")

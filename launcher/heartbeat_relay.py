@@ -1,0 +1,27 @@
+"""Forwards the heartbeats of this machine's ranks to a broker on another machine."""
+
+import zmq
+import zmq.asyncio
+
+from broker.wire.sockets import bind_sub, connect_pub
+
+
+class HeartbeatRelay:
+    """Forwards heartbeats over one connection, so that the broker needs none to each rank.
+
+    Args:
+        ranks_address: Where this machine's ranks publish; a local socket.
+        broker_address: Where the broker listens for heartbeats.
+    """
+
+    def __init__(self, ranks_address: str, broker_address: str) -> None:
+        self._context = zmq.asyncio.Context()
+        self._ranks = bind_sub(self._context.socket(zmq.SUB), ranks_address)
+        self._broker = connect_pub(self._context.socket(zmq.PUB), broker_address)
+
+    async def run(self) -> None:
+        while True:
+            await self._broker.send_multipart(await self._ranks.recv_multipart())
+
+    def close(self) -> None:
+        self._context.destroy(linger=0)
