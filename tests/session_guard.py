@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-VARIABLE = "WAN_TEST_SESSION"
+VARIABLE = "TEST_SESSION"
 KILL_LIMIT_S = 10.0
 _POLL_S = 0.05
 

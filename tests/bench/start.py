@@ -72,7 +72,7 @@ def forked_s(config: RankConfig) -> float:
         reaper.start()
         life = GroupLife(reaper, config, "ranks")
         begun = time.monotonic()
-        living = asyncio.create_task(life.live(LIMIT_S))
+        living = asyncio.create_task(life.run(LIMIT_S))
         await life.ready.wait()
         taken = time.monotonic() - begun
         life.end("measured")

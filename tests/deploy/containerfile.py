@@ -9,31 +9,29 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Instruction:
-    """One of a Containerfile, with what it continues on the next lines."""
+    """One instruction, including its continuation lines."""
 
     name: str
     text: str
 
     @property
     def words(self) -> list[str]:
-        """The words of its exec form, which is JSON, or of its shell form."""
+        """The words of the exec form, which is JSON, or of the shell form."""
         if self.text.startswith("["):
             return [str(word) for word in json.loads(self.text)]
         return shlex.split(self.text)
 
 
 def instructions(path: Path) -> list[Instruction]:
-    """Return the instructions of a file."""
     text = re.sub(r"^#.*\n", "", path.read_text(), flags=re.M).replace("\\\n", " ")
     lines = (line.partition(" ") for line in text.splitlines() if line)
     return [Instruction(name, rest.strip()) for name, _, rest in lines]
 
 
 def of(image: list[Instruction], name: str) -> list[Instruction]:
-    """Return the instructions of a kind."""
     return [instruction for instruction in image if instruction.name == name]
 
 
 def variables(image: list[Instruction]) -> dict[str, str]:
-    """Return the variables that containers have."""
+    """Return the environment variables that an image sets."""
     return dict(word.split("=", 1) for env in of(image, "ENV") for word in env.words)

@@ -33,17 +33,16 @@ def copied(image: list[Instruction]) -> list[str]:
     return [source for copy in of(image, "COPY") for source in copy.words[:-1]]
 
 
-def test_what_is_copied_is_there_and_not_ignored(image: list[Instruction]) -> None:
+def test_copied_files_exist_and_are_not_ignored(image: list[Instruction]) -> None:
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     allowed = {line[1:] for line in ignored if line.startswith("!")}
     assert "*" in ignored
     assert set(copied(image)) == allowed
     for source in copied(image):
         assert (ROOT / source).exists(), source
-    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"][
-        "packages"
-    ]
-    assert {*packages, "launch.py"} <= set(copied(image))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = project["tool"]["setuptools"]["packages"]["find"]["include"]
+    assert {*(name.rstrip("*") for name in packages), "launch.py"} <= set(copied(image))
 
 
 def test_an_image_runs_as_a_user_of_its_own(image: list[Instruction]) -> None:
@@ -51,7 +50,7 @@ def test_an_image_runs_as_a_user_of_its_own(image: list[Instruction]) -> None:
     assert not of(image, "ADD")
 
 
-def test_the_launcher_hears_the_signals_and_can_use_the_options(image: list[Instruction]) -> None:
+def test_the_launcher_gets_the_signals_and_the_options(image: list[Instruction]) -> None:
     (entry,) = of(image, "ENTRYPOINT")
     assert entry.text.startswith("[")
     if entry.words[:2] == ["/bin/bash", "-c"]:
@@ -65,7 +64,7 @@ def test_the_launcher_hears_the_signals_and_can_use_the_options(image: list[Inst
     assert f"http://127.0.0.1:{options.port}/live" in check.text
 
 
-def test_what_is_installed_can_be_installed(image: list[Instruction]) -> None:
+def test_installed_extras_exist_and_are_pinned(image: list[Instruction]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for run in of(image, "RUN"):
         for extras in re.findall(r"'\.\[([\w,]+)\]'", run.text):
@@ -73,7 +72,7 @@ def test_what_is_installed_can_be_installed(image: list[Instruction]) -> None:
         assert "pip install" not in run.text or "--constraint constraints.txt" in run.text
 
 
-def test_torch_npu_is_of_the_release_of_torch() -> None:
+def test_torch_npu_has_the_release_of_torch() -> None:
     pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
     arguments = [a.text for a in of(instructions(DEPLOY / "container/Containerfile.ascend"), "ARG")]
     assert f"TORCH_NPU={pins['torch']}" in arguments
@@ -81,7 +80,7 @@ def test_torch_npu_is_of_the_release_of_torch() -> None:
 
 @pytest.fixture(params=["cuda", "ascend"])
 def shown(request: pytest.FixtureRequest) -> tuple[list[str], list[str]]:
-    """Return what the page tells the engine, and what it tells the launcher, of an image."""
+    """Return the words before and after the image in the page's `docker run` command."""
     (words,) = [
         words
         for words in map(shlex.split, shown_commands(DEPLOY / "README.md"))
@@ -91,16 +90,16 @@ def shown(request: pytest.FixtureRequest) -> tuple[list[str], list[str]]:
     return words[:at], words[at + 1 :]
 
 
-def test_what_is_shown_can_be_run(shown: tuple[list[str], list[str]]) -> None:
+def test_the_docker_run_command_fits_the_image(shown: tuple[list[str], list[str]]) -> None:
     engine, launcher = shown
     image = instructions(FILES[0])
     command = launched(["launch.py", *launcher], variables(image))
     options = command.options
     volumes = [value.split(":")[1] for flag, value in pairwise(engine) if flag == "--volume"]
     assert options.state_dir in volumes
-    for place in (options.model_path, options.api_keys):
-        assert place is not None
-        assert str(Path(place).parent) in volumes
+    for path in (options.model_path, options.api_keys):
+        assert path is not None
+        assert str(Path(path).parent) in volumes
     assert f"{options.port}:{options.port}" in engine
     assert float(engine[engine.index("--stop-timeout") + 1]) > stop_limit_s(command)
     if "--gpus" not in engine:
@@ -110,7 +109,7 @@ def test_what_is_shown_can_be_run(shown: tuple[list[str], list[str]]) -> None:
 
 @pytest.fixture
 def content(tmp_path: Path) -> Path:
-    """Return a folder with what the images hold, and no more."""
+    """Return a folder with only the files that the images contain."""
     folder = tmp_path / "image"
     folder.mkdir()
     for name in copied(instructions(DEPLOY / "container/Containerfile.cuda")):
@@ -139,10 +138,10 @@ async def test_as_process_1_the_launcher_reaps_restarts_and_stops(content: Path)
 
 @contextmanager
 def in_namespace(folder: Path) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
-    """Start the launcher in a namespace of processes where it is the first."""
+    """Start the launcher as process 1 of a pid namespace."""
     own = ["unshare", "--fork", "--pid", "--mount-proc", "--kill-child"]
     if shutil.which("unshare") is None or subprocess.run([*own, "true"], check=False).returncode:
-        pytest.skip("namespaces of processes are not permitted here")
+        pytest.skip("pid namespaces are not permitted here")
     flags = ["--demo", "--nproc", "1", "--device", "cpu", "--port", "0"]
     log = folder.parent / "log"
     with log.open("wb") as stderr:
@@ -168,12 +167,12 @@ def command_line(pid: int) -> str:
 
 
 def zombies(parent: int) -> list[int]:
-    found = []
+    pids = []
     for pid in children(parent):
-        with suppress(OSError):  # it ends while we look
+        with suppress(OSError):  # it may end meanwhile
             if status(pid, "State")[0] == "Z":
-                found.append(pid)
-    return found
+                pids.append(pid)
+    return pids
 
 
 def status(pid: int, name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The manifests of `deploy/kubernetes/`, held to their schemas, to each other and to the code."""
+"""The manifests of `deploy/kubernetes/` fit their schemas, one another and the code."""
 
 import re
 import shutil
@@ -21,7 +21,7 @@ FOLDER = DEPLOY / "kubernetes"
 README = DEPLOY / "README.md"
 IMAGE = instructions(DEPLOY / "container" / "Containerfile.cuda")
 OLDEST = "1.29"
-"""The release in which the last of what is used here became stable."""
+"""The first release in which every feature used here is stable."""
 
 Manifest = dict[str, Any]
 
@@ -53,7 +53,7 @@ def container_of(pod: Manifest) -> Manifest:
 
 
 def command_of(pod: Manifest) -> Command:
-    """Return what a pod starts: its arguments after the image's, with the image's variables."""
+    """Parse a pod's arguments with the variables of its image."""
     return launched(["launch.py", *container_of(pod)["args"]], variables(IMAGE))
 
 
@@ -64,7 +64,6 @@ def template_of(name: str) -> Manifest:
 
 @pytest.mark.parametrize("release", [OLDEST, kubernetes_validate.latest_version()])
 def test_every_manifest_is_valid(release: str) -> None:
-    """Seen to fail with `accessMode` for `accessModes`."""
     for manifest in MANIFESTS:
         kubernetes_validate.validate(manifest, release, strict=True)
 
@@ -74,16 +73,16 @@ def test_every_file_is_applied() -> None:
     assert files == set(KUSTOMIZATION["resources"])
 
 
-def test_kubectl_can_put_them_together() -> None:
+def test_kubectl_can_build_the_kustomization() -> None:
     if shutil.which("kubectl") is None:
         pytest.skip("kubectl is not installed")
     words = ["kubectl", "kustomize", str(FOLDER)]
-    made = subprocess.run(words, capture_output=True, text=True, check=True).stdout
-    assert len(list(yaml.safe_load_all(made))) == len(MANIFESTS)
-    assert set(re.findall(r"image: (\S+)", made)) == {"wan-ranks:cuda", "wan-ranks:ascend"}
+    built = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert len(list(yaml.safe_load_all(built))) == len(MANIFESTS)
+    assert set(re.findall(r"image: (\S+)", built)) == {"wan-ranks:cuda", "wan-ranks:ascend"}
 
 
-def test_images_are_those_that_are_built() -> None:
+def test_every_image_has_a_containerfile() -> None:
     used = {container_of(w["spec"]["template"]["spec"])["image"] for w in WORKLOADS.values()}
     assert used == {image["name"] for image in KUSTOMIZATION["images"]}
     built = {path.suffix[1:] for path in (DEPLOY / "container").glob("Containerfile.*")}
@@ -102,14 +101,14 @@ def test_every_selector_finds_its_pods() -> None:
             assert manifest not in WORKLOADS.values() or len(chosen) == 1
 
 
-def test_who_joins_may_reach_the_four_ports_of_the_server_and_nobody_else() -> None:
+def test_only_pods_that_join_may_reach_the_four_ports_of_the_server() -> None:
     server = template_of("wan-server")["spec"]
     listen = command_of(server).options.listen
     assert listen is not None
     addresses = Addresses.on_tcp(listen, Path("/keys"))
     ports = [
-        int(place.rpartition(":")[2].partition("#")[0])
-        for place in (addresses.requests, addresses.groups, addresses.beats, addresses.events)
+        int(address.rpartition(":")[2].partition("#")[0])
+        for address in (addresses.requests, addresses.groups, addresses.beats, addresses.events)
     ]
     assert [p["port"] for p in named("Service", "wan-server")["spec"]["ports"]] == ports
     assert [p["containerPort"] for p in container_of(server)["ports"]][:4] == ports
@@ -124,7 +123,7 @@ def test_who_joins_may_reach_the_four_ports_of_the_server_and_nobody_else() -> N
             assert command.options.join == f"tcp://wan-server:{ports[0]}"
 
 
-def test_http_is_where_service_policy_and_probes_look_for_it() -> None:
+def test_service_policy_and_probes_use_the_http_port() -> None:
     front = template_of("wan-front")["spec"]
     port = {"name": "http", "containerPort": command_of(front).options.port}
     assert container_of(front)["ports"] == [port]
@@ -135,7 +134,7 @@ def test_http_is_where_service_policy_and_probes_look_for_it() -> None:
     assert opened["targetPort"] == port["name"]
 
 
-def test_probes_ask_what_needs_no_key(pod: Manifest) -> None:
+def test_probes_use_paths_without_a_key(pod: Manifest) -> None:
     container = container_of(pod)
     probes = [container[name]["httpGet"] for name in container if name.endswith("Probe")]
     assert bool(probes) == command_of(pod).has_front
@@ -144,12 +143,11 @@ def test_probes_ask_what_needs_no_key(pod: Manifest) -> None:
         assert probe["path"] in OPEN_PATHS
 
 
-def test_a_pod_that_is_stopped_has_the_time_it_needs(pod: Manifest) -> None:
-    """Seen to fail with the 30 seconds that are Kubernetes' default."""
+def test_a_stopping_pod_has_the_time_that_the_launcher_needs(pod: Manifest) -> None:
     assert pod["terminationGracePeriodSeconds"] > stop_limit_s(command_of(pod))
 
 
-def test_everything_that_is_mounted_is_there(pod: Manifest) -> None:
+def test_every_mounted_volume_exists(pod: Manifest) -> None:
     mounts = {mount["mountPath"]: mount["name"] for mount in container_of(pod)["volumeMounts"]}
     claimed = {"state"} if command_of(pod).role == "server" else set()
     assert set(mounts.values()) == {volume["name"] for volume in pod["volumes"]} | claimed
@@ -165,24 +163,26 @@ def test_everything_that_is_mounted_is_there(pod: Manifest) -> None:
             assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
 
 
-def test_the_secrets_are_those_that_the_page_makes(pod: Manifest, tmp_path: Path) -> None:
+def test_the_page_makes_every_secret(pod: Manifest, tmp_path: Path) -> None:
     text = README.read_text().replace("\\\n", " ")
     made = dict(re.findall(r"create secret generic (\S+) +(.*)", text))
     broker, peer = make_keys(tmp_path)
     for volume in pod["volumes"]:
         if "secret" in volume:
             files = re.findall(r"--from-file=(\S+)", made[volume["secret"]["secretName"]])
-            laid = {Path(file).name: Path(file).name for file in files}
+            keys_of_pod = {Path(file).name: Path(file).name for file in files}
             if "items" in volume["secret"]:
-                laid = {item["path"]: laid[item["key"]] for item in volume["secret"]["items"]}
+                keys_of_pod = {
+                    item["path"]: keys_of_pod[item["key"]] for item in volume["secret"]["items"]
+                }
             if volume["name"] == "curve":
                 folder = broker if command_of(pod).role == "server" else peer
                 keys = {str(key.relative_to(folder)) for key in folder.rglob("*.key*")}
-                assert set(laid) == keys
+                assert set(keys_of_pod) == keys
                 assert all((tmp_path / file.removeprefix("keys/")).exists() for file in files)
 
 
-def test_pods_are_no_root_and_write_to_their_volumes_only(pod: Manifest) -> None:
+def test_pods_do_not_run_as_root_and_write_only_to_their_volumes(pod: Manifest) -> None:
     user = f"{pod['securityContext']['runAsUser']}:{pod['securityContext']['runAsGroup']}"
     assert user == of(IMAGE, "USER")[-1].text
     assert pod["securityContext"]["runAsNonRoot"] is True
@@ -194,7 +194,7 @@ def test_pods_are_no_root_and_write_to_their_volumes_only(pod: Manifest) -> None
     }
 
 
-def test_groups_on_npus_and_gpus_differ_in_the_device_only() -> None:
+def test_groups_on_npus_and_gpus_differ_only_in_the_device() -> None:
     cuda = (FOLDER / "group-cuda.yaml").read_text().partition("\n")[2]
     ascend = (FOLDER / "group-ascend.yaml").read_text().partition("\n")[2].partition("\n")[2]
     cuda = re.sub(r" +tolerations:\n.*\n", "", cuda)

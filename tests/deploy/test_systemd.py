@@ -1,4 +1,4 @@
-"""The units of `deploy/systemd/`, as far as they can be tried without systemd as process 1."""
+"""The units of `deploy/systemd/`, as far as they can be tested without systemd as process 1."""
 
 import shutil
 import subprocess
@@ -37,7 +37,7 @@ def unit(role: str) -> dict[str, list[str]]:
 def test_systemd_finds_no_fault(role: str, tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")
-    # It looks for the program, which is elsewhere here.
+    # The program must exist, so its path is replaced.
     copy = tmp_path / UNITS[role].name
     copy.write_text(UNITS[role].read_text().replace(PYTHON, sys.executable))
     checked = subprocess.run(
@@ -49,21 +49,19 @@ def test_systemd_finds_no_fault(role: str, tmp_path: Path) -> None:
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
-def test_a_unit_starts_its_part_with_options_that_there_are(
-    role: str, unit: dict[str, list[str]]
-) -> None:
+def test_a_unit_starts_its_role_with_valid_options(role: str, unit: dict[str, list[str]]) -> None:
     command = started_by(unit)
     assert command.role == role
     assert unit["StateDirectory"] == [Path(command.options.state_dir).name]
 
 
-def test_what_a_unit_shall_write_to_it_may_write_to(role: str, unit: dict[str, list[str]]) -> None:
+def test_a_unit_may_write_to_its_store(role: str, unit: dict[str, list[str]]) -> None:
     store = started_by(unit).options.store
     assert store is None if role == "server" else store in unit["ReadWritePaths"]
     assert unit["ProtectSystem"] == ["strict"]
 
 
-def test_a_stop_may_take_as_long_as_the_launcher_needs(unit: dict[str, list[str]]) -> None:
+def test_a_stop_has_the_time_that_the_launcher_needs(unit: dict[str, list[str]]) -> None:
     assert float(unit["TimeoutStopSec"][0]) > stop_limit_s(started_by(unit))
     assert unit["KillMode"] == ["mixed"]
 
@@ -74,11 +72,11 @@ def test_units_with_ranks_see_the_devices(role: str, unit: dict[str, list[str]])
 
 
 def started_by(unit: dict[str, list[str]]) -> Command:
-    """Return the command of a unit, with the variables that its own file sets."""
+    """Parse a unit's command with the variables of its environment file."""
     environ = dict(pair.split("=", 1) for pair in unit["Environment"][0].split())
-    for place in unit["EnvironmentFile"]:
-        if not place.startswith("-"):
-            environ |= assignments(DEPLOY / "systemd" / place.removeprefix(ETC))
+    for path in unit["EnvironmentFile"]:
+        if not path.startswith("-"):
+            environ |= assignments(DEPLOY / "systemd" / path.removeprefix(ETC))
     (line,) = unit["ExecStart"]
     assert line.startswith(PYTHON)
     return launched(line.split(), environ)

@@ -99,7 +99,7 @@ def test_the_doctor_says_whether_others_can_join(tmp_path: Path) -> None:
 def test_the_doctor_says_whether_a_server_can_be_joined(tmp_path: Path) -> None:
     (finding,) = findings(tmp_path, "group", "--join", "tcp://127.0.0.1:5570")
     assert (finding.level, finding.topic) == ("error", "join")
-    assert "name the path at which this machine sees the folder" in finding.message
+    assert "name the path at which this machine sees the server" in finding.message
     assert finding.fix == f"ls -ld {tmp_path}/videos/.partial"
 
 

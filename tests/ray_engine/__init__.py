@@ -1,1 +1,1 @@
-"""Groups that Ray places: a real cluster of two nodes, all of it on this machine."""
+"""The Ray engine, on a real cluster of two nodes on this machine."""

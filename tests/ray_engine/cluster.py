@@ -1,4 +1,4 @@
-"""A Ray cluster on this machine, and what runs on its nodes."""
+"""A Ray cluster on this machine, and the processes on its nodes."""
 
 import contextlib
 import os
@@ -12,14 +12,14 @@ import pytest
 from ray.cluster_utils import Cluster
 
 NPROC = 4
-"""Processors of a node: room for one group."""
+"""CPUs of a node: enough for one group."""
 
 
 class RayCluster:
-    """A head without processors, and nodes that can be lost and come back.
+    """A head without CPUs, and two nodes that can be lost and returned.
 
     Args:
-        folder: Of all that Ray and the nodes keep; its path is part of paths of sockets.
+        folder: For all files of Ray and the nodes; a short path, because sockets are in it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -31,33 +31,32 @@ class RayCluster:
         self._nodes = [self._cluster.add_node(num_cpus=NPROC) for _ in range(2)]
 
     def lose_node(self, name: str) -> None:
-        """End everything on a node at once, as when its machine fails."""
+        """Kill everything on a node, as if its machine failed."""
         node = next(node for node in self._nodes if node.node_id == name)
         self._nodes.remove(node)
         self._cluster.remove_node(node, allow_graceful=False)
 
     def return_node(self) -> None:
-        """Have a node join, as when the machine is started again."""
+        """Add a node, as if a machine was started again."""
         self._nodes.append(self._cluster.add_node(num_cpus=NPROC))
 
-    def pids_of_groups(self, *parts: str) -> list[int]:
-        """Return what runs on the nodes of `launch`, the groups' launchers, and of `ranks`."""
-        wanted = {part.encode() for part in parts or ("launch", "ranks")}
-        return [pid for pid, words in self._processes() if wanted.intersection(words)]
+    def pids_of_groups(self, *words: str) -> list[int]:
+        """Return the pids on the nodes whose command line has `launch`, `ranks` or a given word."""
+        wanted = {word.encode() for word in words or ("launch", "ranks")}
+        return [pid for pid, command in self._processes() if wanted.intersection(command)]
 
     def log(self) -> str:
-        """Return all that groups have logged on the nodes."""
+        """Return the logs of the groups on all nodes."""
         return "".join(path.read_text() for path in self._folder.rglob("worker-*.err"))
 
     def end(self) -> None:
-        """Leave nothing running."""
         self._cluster.shutdown()
         for pid, _ in self._processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
     def _processes(self) -> Iterator[tuple[int, list[bytes]]]:
-        """Yield what runs on a node, and its command line."""
+        """Yield the pid and the command line of each process on the nodes."""
         mark = f"TMPDIR={self._folder}".encode()
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
@@ -69,7 +68,6 @@ class RayCluster:
 
 @contextlib.contextmanager
 def ray_cluster() -> Iterator[RayCluster]:
-    """Start a cluster; leave nothing of it behind."""
     folder = Path(tempfile.mkdtemp(prefix="wr"))
     with pytest.MonkeyPatch.context() as patch:
         for name in ("TMPDIR", "RAY_TMPDIR"):

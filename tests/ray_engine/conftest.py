@@ -1,4 +1,4 @@
-"""A cluster and a model for all tests; without Ray there is nothing to collect."""
+"""A cluster and a model for all tests; without Ray, no test is collected."""
 
 import importlib.util
 import subprocess

@@ -1,4 +1,4 @@
-"""A server whose groups are placed by Ray: real nodes, real ranks on processors."""
+"""A server whose groups Ray places: real nodes, and real ranks on CPUs."""
 
 import asyncio
 import os
@@ -32,8 +32,8 @@ GONE_LIMIT_S = 20.0
 NUM_STEPS, LOST_AT, CHECKPOINT_STEPS = 40, 9, 2
 
 
-class RayGroups:
-    """The options of a server with groups in a cluster."""
+class RayServer:
+    """A server whose groups run in a Ray cluster."""
 
     def __init__(self, cluster: RayCluster, model: Path, state_dir: Path, groups: int) -> None:
         self.state_dir = state_dir
@@ -54,18 +54,16 @@ class RayGroups:
         ]
 
     def start(self) -> RunningServer:
-        """Start the server, and wait for nothing."""
         return RunningServer(self.state_dir, *self.flags, command=["launch.py"])
 
     async def nodes_of_groups(self) -> dict[str, str]:
-        """Return the name of the node that each group is on."""
+        """Return the node of each group."""
         options = Options(ray_address=self.address)
         folders = Folders.under(str(self.state_dir))
         cluster = await asyncio.to_thread(check_cluster, options, folders)
-        return {place.group: place.node.name for place in cluster.placements if place.node}
+        return {p.group: p.node.name for p in cluster.placements if p.node}
 
-    async def examine(self, *flags: str) -> list[Finding]:
-        """Return what the doctor finds."""
+    async def doctor(self, *flags: str) -> list[Finding]:
         command = [sys.executable, "-m", "launcher.wan", "doctor", "--json", *self.flags, *flags]
         command += ["--state-dir", str(self.state_dir)]
         answer = await asyncio.to_thread(
@@ -75,9 +73,8 @@ class RayGroups:
 
 
 @asynccontextmanager
-async def running(fleet: RayGroups) -> AsyncIterator[RunningServer]:
-    """Start a server; leave nothing of it behind."""
-    server = fleet.start()
+async def running(ray_server: RayServer) -> AsyncIterator[RunningServer]:
+    server = ray_server.start()
     try:
         await server.wait_until_ready()
         yield server
@@ -87,16 +84,16 @@ async def running(fleet: RayGroups) -> AsyncIterator[RunningServer]:
 
 async def health(caller: Caller) -> dict[str, Any]:
     async with caller.session.get("/health") as response:
-        told: dict[str, Any] = await response.json()
-        return told
+        answer: dict[str, Any] = await response.json()
+        return answer
 
 
 async def until_healthy(caller: Caller, ready_groups: int, running: int = 0) -> None:
-    """Return when so many groups are ready, and so many jobs run."""
+    """Wait until exactly so many groups are ready and jobs running."""
     async with asyncio.timeout(LOAD_LIMIT_S):
         while True:
-            told = await health(caller)
-            if (told.get("ready_groups"), told.get("running")) == (ready_groups, running):
+            answer = await health(caller)
+            if (answer.get("ready_groups"), answer.get("running")) == (ready_groups, running):
                 return
             await asyncio.sleep(0.05)
 
@@ -106,14 +103,13 @@ async def submit(caller: Caller, seed: int) -> str:
 
 
 async def video(caller: Caller, job_id: str) -> bytes:
-    """Return the video of a job that has succeeded."""
     async with caller.session.get(f"/videos/{job_id}.mp4") as response:
         assert response.status == 200
         return await response.read()
 
 
 async def run_two(caller: Caller, *seeds: int) -> list[str]:
-    """Have both groups run a job at the same time; return the jobs."""
+    """Run a job on each group at the same time; return the jobs."""
     jobs = [await submit(caller, seed) for seed in seeds]
     await until_healthy(caller, ready_groups=2, running=2)
     for job_id in jobs:
@@ -121,16 +117,16 @@ async def run_two(caller: Caller, *seeds: int) -> list[str]:
     return jobs
 
 
-async def test_the_job_of_a_lost_node_goes_on_elsewhere_and_the_node_is_used_when_it_returns(
+async def test_the_job_of_a_lost_node_resumes_elsewhere_and_a_returned_node_is_used(
     cluster: RayCluster, model: Path, tmp_path: Path
 ) -> None:
-    fleet = RayGroups(cluster, model, tmp_path / "state", groups=2)
-    async with running(fleet) as server, calling(server) as caller:
+    ray_server = RayServer(cluster, model, tmp_path / "state", groups=2)
+    async with running(ray_server) as server, calling(server) as caller:
         await until_healthy(caller, ready_groups=2)
         assert len(cluster.pids_of_groups("ranks")) >= 2 * NPROC
         undisturbed, _ = await run_two(caller, 7, 8)
 
-        nodes = await fleet.nodes_of_groups()
+        nodes = await ray_server.nodes_of_groups()
         disturbed = await submit(caller, 7)
         await caller.wait_for(disturbed, LOAD_LIMIT_S, stage="denoise", step=LOST_AT)
         begun = await server.wait_until_logged(f"[{disturbed}] InProgress, attempt 1 on group ")
@@ -155,12 +151,12 @@ async def test_the_job_of_a_lost_node_goes_on_elsewhere_and_the_node_is_used_whe
 async def test_a_launcher_that_is_killed_leaves_nothing_on_any_node(
     cluster: RayCluster, model: Path, tmp_path: Path
 ) -> None:
-    """Before, the doctor is asked which groups have a place, and one of them is killed alone."""
-    fleet = RayGroups(cluster, model, tmp_path / "state", groups=3)
-    async with running(fleet) as server:
+    """First, the doctor reports the placements, and a group that is killed alone restarts."""
+    ray_server = RayServer(cluster, model, tmp_path / "state", groups=3)
+    async with running(ray_server) as server:
         await until(lambda: len(cluster.pids_of_groups()) >= 2 * NPROC, LOAD_LIMIT_S)
         line = await server.wait_until_logged(f" waits for a node with {NPROC} CPU")
-        found = [one for one in await fleet.examine() if one.topic in ("ray", "placement")]
+        findings = [f for f in await ray_server.doctor() if f.topic in ("ray", "placement")]
         os.kill(cluster.pids_of_groups("launch")[0], signal.SIGKILL)
         await server.wait_until_logged(" was ended by SIGKILL: ")
         await until(lambda: server.log().count(" is on node ") == 3, LOAD_LIMIT_S)
@@ -168,26 +164,26 @@ async def test_a_launcher_that_is_killed_leaves_nothing_on_any_node(
         await server.wait_until_gone(GONE_LIMIT_S)
         await until(lambda: not cluster.pids_of_groups(), GONE_LIMIT_S)
     waiting = line.split(" group ")[1].split()[0]
-    told = sorted((one.level, one.message.partition(" on node ")[0]) for one in found)
+    messages = sorted((f.level, f.message.partition(" on node ")[0]) for f in findings)
     others = sorted({"ray0-g0", "ray1-g0", "ray2-g0"} - {waiting})
-    assert told == [
+    assert messages == [
         *(("ok", f"group {group} is") for group in others),
         ("warning", f"group {waiting} waits for a node with 4 CPU"),
         ("warning", "room for 2 of 3 groups of 4 CPU; the others will wait"),
     ]
 
 
-async def test_nodes_that_are_too_small_are_told(
+async def test_nodes_that_are_too_small_are_reported(
     cluster: RayCluster, model: Path, tmp_path: Path
 ) -> None:
-    found = await RayGroups(cluster, model, tmp_path / "state", groups=1).examine("--nproc", "8")
-    (told,) = (one for one in found if one.topic == "ray")
-    assert told.level == "error"
-    assert told.message == "no node can hold groups of 8 CPU; the largest has 4"
+    ray_server = RayServer(cluster, model, tmp_path / "state", groups=1)
+    (finding,) = (f for f in await ray_server.doctor("--nproc", "8") if f.topic == "ray")
+    assert finding.level == "error"
+    assert finding.message == "no node has room for groups of 8 CPU; the largest has 4"
 
 
-def test_groups_join_a_server_that_listens_everywhere_at_the_address_of_its_node() -> None:
+def test_groups_join_a_server_on_0_0_0_0_at_the_address_of_its_node() -> None:
     assert join_address("tcp://127.0.0.1:5570") == "tcp://127.0.0.1:5570"
-    for everywhere in ("0.0.0.0", "*"):
+    for host in ("0.0.0.0", "*"):
         expected = f"tcp://{get_node_ip_address()}:5570"
-        assert join_address(f"tcp://{everywhere}:5570") == expected
+        assert join_address(f"tcp://{host}:5570") == expected

@@ -183,7 +183,7 @@ def _finished(records: Sequence[Record]) -> list[str]:
         entry.job_id
         for record in records
         for entry in record.entries
-        if entry.what == "ended" and entry.life not in lost
+        if entry.what == "ended" and entry.group_epoch not in lost
     ]
 
 
