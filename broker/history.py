@@ -4,7 +4,9 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from itertools import dropwhile, islice
 
-from broker.wire.protocol import JobsListed, JobView, ListJobs
+from broker.wire.job_view import JobView
+from broker.wire.replies import JobsListed
+from broker.wire.requests import ListJobs
 
 _CHANGES_KEPT = 256
 _FINISHED_KEPT_WHOLE = 200

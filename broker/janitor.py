@@ -18,8 +18,9 @@ from broker.store.store import (
     StoreError,
     checkpoint_name,
 )
+from broker.wire.errors import ErrorCode
 from broker.wire.job import JobState
-from broker.wire.protocol import ErrorCode, Refused
+from broker.wire.replies import Refused
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 import logging
 
-from broker.wire.protocol import (
+from broker.wire.group_reports import (
     DrainBroker,
     DrainGroup,
     GroupGone,
@@ -10,9 +10,9 @@ from broker.wire.protocol import (
     GroupReady,
     GroupStarted,
     LauncherHere,
-    Lease,
     PeerReport,
 )
+from broker.wire.job_view import Lease
 
 logger = logging.getLogger(__name__)
 

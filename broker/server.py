@@ -35,49 +35,33 @@ from broker.janitor import Janitor
 from broker.journal.journal import Journal
 from broker.peers import Peers
 from broker.process import child
-from broker.store.opening import open_store
+from broker.store.store import open_store
 from broker.transactions import STORAGE_FULL, Transactions
 from broker.wire.curve import Gatekeeper
+from broker.wire.errors import ProtocolError
+from broker.wire.events import job_events, job_previews, preview_topic
+from broker.wire.group_commands import Drained, GroupCommand, Reregister, StopServer, group_commands
+from broker.wire.group_reports import DrainBroker, GroupStarted, LauncherHere, group_reports
 from broker.wire.job import JobState
-from broker.wire.protocol import (
+from broker.wire.job_view import JobView
+from broker.wire.rank_messages import Heartbeat, JobPreview, StepDone, rank_messages
+from broker.wire.replies import FrontReply, JobFound, JobHistory, ProbeChecked, front_replies
+from broker.wire.requests import (
     BackUp,
     CancelJob,
     DeleteJob,
-    DrainBroker,
-    Drained,
     DrainServer,
     EndCallback,
     FindProbe,
-    FrontReply,
     GetHealth,
     GetJob,
-    GroupCommand,
-    GroupStarted,
-    Heartbeat,
-    JobFound,
-    JobHistory,
-    JobPreview,
-    JobView,
-    LauncherHere,
     ListJobs,
     OfferJob,
-    ProbeChecked,
-    ProtocolError,
     RemoveExpired,
-    Reregister,
-    StepDone,
-    StopServer,
     SubmitJob,
     TakeCallback,
     WatchJob,
-    front_replies,
     front_requests,
-    group_commands,
-    group_reports,
-    job_events,
-    job_previews,
-    preview_topic,
-    rank_messages,
 )
 from broker.wire.socket_reader import GATHER_S, SocketReader
 from broker.wire.sockets import bind_router, bind_sub, bind_xpub, split_keys

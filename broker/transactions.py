@@ -26,14 +26,8 @@ from broker.errors import BackupError, JournalFullError
 from broker.janitor import Janitor
 from broker.journal.journal import Journal
 from broker.process.log import about_job
-from broker.wire.protocol import (
-    BackedUp,
-    CallbackEnded,
-    CallbackTaken,
-    ErrorCode,
-    FrontReply,
-    Refused,
-)
+from broker.wire.errors import ErrorCode
+from broker.wire.replies import BackedUp, CallbackEnded, CallbackTaken, FrontReply, Refused
 
 logger = logging.getLogger(__name__)
 

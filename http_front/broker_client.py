@@ -5,14 +5,9 @@ import itertools
 
 import zmq
 
-from broker.wire.protocol import (
-    ErrorCode,
-    FrontReply,
-    FrontRequest,
-    Refused,
-    front_replies,
-    front_requests,
-)
+from broker.wire.errors import ErrorCode
+from broker.wire.replies import FrontReply, Refused, front_replies
+from broker.wire.requests import FrontRequest, front_requests
 from broker.wire.socket_reader import SocketReader
 from broker.wire.sockets import connect_dealer
 from http_front.errors import FrontError

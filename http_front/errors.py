@@ -1,6 +1,7 @@
 """The front's exception, and the HTTP status of each `ErrorCode`."""
 
-from broker.wire.protocol import ErrorCode, Refused
+from broker.wire.errors import ErrorCode
+from broker.wire.replies import Refused
 
 STATUS = {
     ErrorCode.INVALID_BODY: 400,

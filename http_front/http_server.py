@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
-from broker.wire.protocol import ErrorCode
+from broker.wire.errors import ErrorCode
 from http_front.errors import FrontError
 from http_front.refusals import refusal
 

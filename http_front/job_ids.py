@@ -3,7 +3,7 @@
 import re
 
 from broker.process.log import current_job
-from broker.wire.protocol import ErrorCode
+from broker.wire.errors import ErrorCode
 from http_front.errors import FrontError
 
 JOB_ID_PATTERN = "[0-9a-f]{32}"

@@ -8,7 +8,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.typedefs import Handler
 
-from broker.wire.protocol import ErrorCode
+from broker.wire.errors import ErrorCode
 from http_front.errors import FrontError
 from http_front.responses import json_response
 from http_front.video.schema import ErrorBody, ErrorDetail

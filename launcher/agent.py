@@ -8,24 +8,26 @@ from contextlib import suppress
 import zmq
 import zmq.asyncio
 
-from broker.wire.protocol import (
-    REGISTER_EVERY_S,
+from broker.wire.errors import ProtocolError
+from broker.wire.group_commands import (
     CancelRun,
-    DrainBroker,
     Drained,
-    DrainGroup,
     GroupDrained,
-    GroupGone,
-    GroupStarted,
     KillGroup,
-    LauncherHere,
-    PeerReport,
     PreemptRun,
-    ProtocolError,
     Reregister,
     RunJob,
     StopServer,
     group_commands,
+)
+from broker.wire.group_reports import (
+    REGISTER_EVERY_S,
+    DrainBroker,
+    DrainGroup,
+    GroupGone,
+    GroupStarted,
+    LauncherHere,
+    PeerReport,
     group_reports,
 )
 from broker.wire.sockets import Addresses, connect_dealer

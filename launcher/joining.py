@@ -13,7 +13,8 @@ from pathlib import Path
 import zmq
 
 from broker.store.store import PARTIAL, VIDEOS, Move, Store, StoreError, is_object_place
-from broker.wire.protocol import FindProbe, ProbeChecked, front_replies, front_requests
+from broker.wire.replies import ProbeChecked, front_replies
+from broker.wire.requests import FindProbe, front_requests
 from broker.wire.sockets import Addresses, bind_router, connect_dealer
 from launcher.preflight import Folders, StartError, store_at
 

@@ -13,34 +13,33 @@ from typing import Self, assert_never
 import zmq
 
 from broker.process.log import current_stage
-from broker.wire.job import GroupShape, Stage
-from broker.wire.protocol import (
-    REGISTER_EVERY_S,
+from broker.wire.errors import ProtocolError
+from broker.wire.group_commands import (
     CancelRun,
     Drained,
     GroupCommand,
     GroupDrained,
+    KillGroup,
+    PreemptRun,
+    Reregister,
+    RunJob,
+    StopServer,
+    group_commands,
+)
+from broker.wire.group_reports import (
+    REGISTER_EVERY_S,
     GroupReady,
-    Heartbeat,
     JobDecoded,
     JobDelayed,
     JobFailed,
     JobFinished,
-    JobPreview,
     JobStarted,
     JobStopped,
-    KillGroup,
-    Lease,
-    PreemptRun,
-    ProtocolError,
-    Reregister,
-    RunJob,
-    StepDone,
-    StopServer,
-    group_commands,
     group_reports,
-    rank_messages,
 )
+from broker.wire.job import GroupShape, Stage
+from broker.wire.job_view import Lease
+from broker.wire.rank_messages import Heartbeat, JobPreview, StepDone, rank_messages
 from broker.wire.sockets import connect_dealer, connect_pub
 from ranks.config import RankConfig
 from ranks.device import Device

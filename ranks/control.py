@@ -12,7 +12,7 @@ from enum import IntEnum
 import torch
 import torch.distributed as dist
 
-from broker.wire.protocol import ErrorCode
+from broker.wire.errors import ErrorCode
 from ranks.errors import GroupStopping, PeerFailed, RunCancelled, RunPreempted
 
 ANNOUNCE_EVERY_S = 5.0

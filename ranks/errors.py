@@ -1,6 +1,6 @@
 """Exceptions of the ranks."""
 
-from broker.wire.protocol import ErrorCode
+from broker.wire.errors import ErrorCode
 
 
 class RankError(Exception):

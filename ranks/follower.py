@@ -7,10 +7,11 @@ import msgspec
 from torch import Tensor
 
 from broker.process.log import about_job
-from broker.store.opening import open_store
-from broker.store.store import INPUTS, checkpoint_name
+from broker.store.store import INPUTS, checkpoint_name, open_store
+from broker.wire.errors import ErrorCode
+from broker.wire.group_commands import RunJob
 from broker.wire.job import Stage
-from broker.wire.protocol import ErrorCode, Lease, RunJob
+from broker.wire.job_view import Lease
 from ranks.broker_link import BrokerLink
 from ranks.config import RankConfig
 from ranks.device import is_out_of_memory

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from broker.store.store import INPUTS, Store, StoreError, checkpoint_name
-from broker.wire.protocol import ErrorCode, RunJob
+from broker.wire.errors import ErrorCode
+from broker.wire.group_commands import RunJob
 from ranks.errors import JobError
 from ranks.follower import REASONS
 from ranks.media.video_writer import retry_delays_s

@@ -13,17 +13,17 @@ from torch import Tensor
 
 from broker.process.log import about_job
 from broker.store.store import checkpoint_name
-from broker.wire.job import Stage
-from broker.wire.protocol import (
+from broker.wire.group_commands import RunJob
+from broker.wire.group_reports import (
     JobDecoded,
     JobDelayed,
     JobFailed,
     JobFinished,
     JobStarted,
     JobStopped,
-    Lease,
-    RunJob,
 )
+from broker.wire.job import Stage
+from broker.wire.job_view import Lease
 from ranks.broker_link import BrokerLink
 from ranks.config import RankConfig
 from ranks.control import ANNOUNCE_EVERY_S, Decision

@@ -18,35 +18,33 @@ import zmq
 import zmq.asyncio
 
 from broker.process import child
-from broker.wire.job import GroupShape, Stage
-from broker.wire.protocol import (
-    REGISTER_EVERY_S,
+from broker.wire.errors import ErrorCode
+from broker.wire.group_commands import (
     CancelRun,
-    DrainBroker,
-    ErrorCode,
     GroupCommand,
+    KillGroup,
+    PreemptRun,
+    Reregister,
+    RunJob,
+    group_commands,
+)
+from broker.wire.group_reports import (
+    REGISTER_EVERY_S,
+    DrainBroker,
     GroupGone,
     GroupReady,
     GroupReport,
     GroupStarted,
-    Heartbeat,
     JobDecoded,
     JobFailed,
     JobFinished,
-    JobPreview,
     JobStarted,
     JobStopped,
-    KillGroup,
-    Lease,
-    PreemptRun,
-    RankMessage,
-    Reregister,
-    RunJob,
-    StepDone,
-    group_commands,
     group_reports,
-    rank_messages,
 )
+from broker.wire.job import GroupShape, Stage
+from broker.wire.job_view import Lease
+from broker.wire.rank_messages import Heartbeat, JobPreview, RankMessage, StepDone, rank_messages
 from broker.wire.sockets import Addresses, connect_dealer, connect_pub
 
 FAKE_VIDEO = b"\x00\x00\x00\x18ftypmp42" + b"a stand-in for a video " * 100

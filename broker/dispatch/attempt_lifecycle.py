@@ -9,17 +9,17 @@ from broker.dispatch.groups import Attempt
 from broker.dispatch.job_record import Job
 from broker.dispatch.pace import ATTEMPT_STAGES, fraction_done
 from broker.dispatch.policy import DispatchPolicy
-from broker.wire.job import JobState, Stage, step_work
-from broker.wire.protocol import (
-    ErrorCode,
+from broker.wire.errors import ErrorCode
+from broker.wire.group_reports import (
     JobDecoded,
     JobDelayed,
     JobFailed,
     JobFinished,
     JobStarted,
     JobStopped,
-    StepDone,
 )
+from broker.wire.job import JobState, Stage, step_work
+from broker.wire.rank_messages import StepDone
 
 logger = logging.getLogger(__name__)
 

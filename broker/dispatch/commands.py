@@ -5,23 +5,17 @@ from typing import NamedTuple
 import msgspec
 
 from broker.dispatch.job_record import Job
-from broker.wire.protocol import (
+from broker.wire.group_commands import CancelRun, GroupDrained, KillGroup, PreemptRun, RunJob
+from broker.wire.group_reports import GroupReport
+from broker.wire.job_view import JobView, Lease
+from broker.wire.rank_messages import StepDone
+from broker.wire.replies import FrontReply, Refused
+from broker.wire.requests import (
     CancelJob,
-    CancelRun,
     DeleteJob,
     DrainServer,
-    FrontReply,
-    GroupDrained,
-    GroupReport,
-    JobView,
-    KillGroup,
-    Lease,
     OfferJob,
-    PreemptRun,
-    Refused,
     RemoveExpired,
-    RunJob,
-    StepDone,
     SubmitJob,
 )
 

@@ -11,7 +11,8 @@ from broker.dispatch.job_table import JobTable
 from broker.dispatch.liveness import AwakeClock
 from broker.dispatch.pace import Pace, StageProgress, work_of
 from broker.wire.job import JobState, Stage
-from broker.wire.protocol import HealthFound, JobView, Lease
+from broker.wire.job_view import JobView, Lease
+from broker.wire.replies import HealthFound
 
 # Of the jobs ahead of a waiting one, so many are planned one by one; those between count by the
 # average, so that an estimate costs the same at any position.

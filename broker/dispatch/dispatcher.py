@@ -26,31 +26,30 @@ from broker.dispatch.intake import Intake
 from broker.dispatch.job_record import Job
 from broker.dispatch.policy import DispatchPolicy
 from broker.dispatch.preemption import Preemption
-from broker.wire.protocol import (
-    CancelJob,
-    DeleteJob,
-    DrainBegun,
+from broker.wire.group_commands import RunJob
+from broker.wire.group_reports import (
     DrainBroker,
     DrainGroup,
-    DrainServer,
     GroupGone,
     GroupLost,
     GroupReady,
     GroupStarted,
-    HealthFound,
-    Heartbeat,
     JobDecoded,
     JobDelayed,
     JobFailed,
     JobFinished,
     JobStarted,
     JobStopped,
-    JobView,
-    Lease,
+)
+from broker.wire.job_view import JobView, Lease
+from broker.wire.rank_messages import Heartbeat, StepDone
+from broker.wire.replies import DrainBegun, HealthFound
+from broker.wire.requests import (
+    CancelJob,
+    DeleteJob,
+    DrainServer,
     OfferJob,
     RemoveExpired,
-    RunJob,
-    StepDone,
     SubmitJob,
 )
 

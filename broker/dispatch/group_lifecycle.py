@@ -12,20 +12,11 @@ from broker.dispatch.job_record import Job
 from broker.dispatch.liveness import RankWatch
 from broker.dispatch.pace import StageProgress
 from broker.dispatch.policy import DispatchPolicy
+from broker.wire.group_commands import CancelRun, GroupDrained, KillGroup, PreemptRun
+from broker.wire.group_reports import DrainGroup, GroupGone, GroupLost, GroupReady, GroupStarted
 from broker.wire.job import Stage
-from broker.wire.protocol import (
-    CancelRun,
-    DrainGroup,
-    GroupDrained,
-    GroupGone,
-    GroupLost,
-    GroupReady,
-    GroupStarted,
-    Heartbeat,
-    KillGroup,
-    Lease,
-    PreemptRun,
-)
+from broker.wire.job_view import Lease
+from broker.wire.rank_messages import Heartbeat
 
 logger = logging.getLogger(__name__)
 

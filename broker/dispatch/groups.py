@@ -6,7 +6,8 @@ from broker.dispatch.liveness import RankWatch
 from broker.dispatch.pace import StageProgress
 from broker.dispatch.sorted_queue import SortKey
 from broker.wire.job import GroupShape, Stage
-from broker.wire.protocol import GroupView, Lease
+from broker.wire.job_view import Lease
+from broker.wire.replies import GroupView
 
 START_LIMIT_S = 5.0
 CANCEL_LIMIT_S = 30.0

@@ -19,24 +19,20 @@ from broker.dispatch.commands import (
 from broker.dispatch.dispatch_state import DispatchState
 from broker.dispatch.job_record import Job
 from broker.dispatch.policy import DispatchPolicy
+from broker.wire.errors import ErrorCode
+from broker.wire.group_commands import CancelRun
+from broker.wire.group_reports import GroupReady
 from broker.wire.job import GroupShape, JobSpec, JobState, SpecError, choose_layout
-from broker.wire.protocol import (
-    CancelJob,
-    CancelRun,
-    DeleteJob,
-    ErrorCode,
+from broker.wire.job_view import Lease
+from broker.wire.replies import (
     ExpiredRemoved,
     FrontReply,
-    GroupReady,
     JobAcceptable,
     JobDeleted,
     JobFound,
-    Lease,
-    OfferJob,
     Refused,
-    RemoveExpired,
-    SubmitJob,
 )
+from broker.wire.requests import CancelJob, DeleteJob, OfferJob, RemoveExpired, SubmitJob
 
 _RETRY_UNKNOWN_S = 30
 _RESTART_GRACE_S = 600.0

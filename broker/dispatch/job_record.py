@@ -6,7 +6,8 @@ import msgspec
 
 from broker.errors import IllegalMoveError
 from broker.wire.job import TRANSITIONS, JobSpec, JobState, Stage
-from broker.wire.protocol import IdempotencyKey, JobFields, JobView, Lease
+from broker.wire.job_view import JobFields, JobView, Lease
+from broker.wire.requests import IdempotencyKey
 
 
 class Job(JobFields, frozen=True, kw_only=True):

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from broker.wire.job import Stage
-from broker.wire.protocol import Heartbeat, RankView
+from broker.wire.rank_messages import Heartbeat
+from broker.wire.replies import RankView
 
 HEARTBEAT_LIMIT_S = 10.0
 FRESH_S = 5.0

@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from broker.wire.job import JobSpec, Stage, parse_size
-from broker.wire.protocol import StepDone
+from broker.wire.rank_messages import StepDone
 
 ATTEMPT_STAGES = (Stage.ENCODE, Stage.DENOISE, Stage.DECODE, Stage.SAVE)
 _SHARE = {Stage.ENCODE: 0.05, Stage.DENOISE: 0.85, Stage.DECODE: 0.08, Stage.SAVE: 0.02}

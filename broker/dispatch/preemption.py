@@ -6,7 +6,7 @@ from itertools import islice
 from broker.dispatch.commands import ToGroup
 from broker.dispatch.dispatch_state import DispatchState
 from broker.dispatch.groups import Attempt
-from broker.wire.protocol import PreemptRun
+from broker.wire.group_commands import PreemptRun
 
 logger = logging.getLogger(__name__)
 

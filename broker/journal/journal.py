@@ -13,7 +13,7 @@ from broker.dispatch.job_record import Job
 from broker.errors import BackupError, JournalError, JournalFullError
 from broker.journal import pending_callbacks as callbacks
 from broker.journal.tables import migrate
-from broker.wire.protocol import Callback
+from broker.wire.replies import Callback
 
 _HISTORY_KEPT_S = 7 * 86_400.0
 _DOCUMENT = msgspec.json.Decoder(Job)

@@ -3,7 +3,7 @@
 import apsw
 
 from broker.wire.job import JobState
-from broker.wire.protocol import Callback
+from broker.wire.replies import Callback
 
 RETRY_AFTER_S = (10.0, 30.0, 120.0, 600.0, 1800.0, 3600.0)
 """Pauses after failed tries; after the last one the callback is given up."""

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import zmq
 
-from broker.wire.protocol import ProtocolError
+from broker.wire.errors import ProtocolError
 from broker.wire.rate_limited_log import RateLimitedLog
 
 logger = logging.getLogger(__name__)

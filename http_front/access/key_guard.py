@@ -7,7 +7,7 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from broker.wire.protocol import ErrorCode
+from broker.wire.errors import ErrorCode
 from http_front.access.keys import ApiKey, KeyRing
 from http_front.access.rates import AddressRates, KeyRates
 from http_front.errors import FrontError

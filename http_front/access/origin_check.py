@@ -6,7 +6,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from yarl import URL
 
-from broker.wire.protocol import ErrorCode
+from broker.wire.errors import ErrorCode
 from broker.wire.sockets import is_loopback
 from http_front.config import FrontConfig
 from http_front.errors import FrontError

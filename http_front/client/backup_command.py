@@ -7,7 +7,9 @@ from pathlib import Path
 
 import zmq
 
-from broker.wire.protocol import BackedUp, BackUp, ErrorCode
+from broker.wire.errors import ErrorCode
+from broker.wire.replies import BackedUp
+from broker.wire.requests import BackUp
 from broker.wire.sockets import Addresses
 from http_front.broker_client import BrokerClient
 from http_front.client.command_parser import Commands

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 import aiohttp
 import msgspec
 
-from broker.wire.protocol import ErrorCode
+from broker.wire.errors import ErrorCode
 from http_front.video.schema import (
     MAX_LISTED,
     Cancelled,

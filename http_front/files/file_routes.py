@@ -13,7 +13,8 @@ from aiohttp.typedefs import Handler
 from broker.store.bucket import CHUNK_BYTES, ObjectStore, StoredObject
 from broker.store.folder import FolderStore
 from broker.store.store import VIDEOS, StoreError
-from broker.wire.protocol import ErrorCode, GetJob
+from broker.wire.errors import ErrorCode
+from broker.wire.requests import GetJob
 from http_front.access.key_guard import owner
 from http_front.errors import FrontError
 from http_front.files.stored_files import StoredFiles

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from broker.store.store import Store, StoreError
-from broker.wire.protocol import ErrorCode
+from broker.wire.errors import ErrorCode
 from http_front.errors import FrontError
 
 logger = logging.getLogger(__name__)

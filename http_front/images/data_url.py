@@ -3,7 +3,7 @@
 import binascii
 import re
 
-from broker.wire.protocol import ErrorCode
+from broker.wire.errors import ErrorCode
 from http_front.errors import FrontError
 from http_front.images.spool import Spool
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from broker.store.store import INPUTS, Move
-from broker.wire.protocol import ErrorCode
+from broker.wire.errors import ErrorCode
 from http_front.errors import FrontError
 from http_front.files.stored_files import StoredFiles
 

@@ -10,7 +10,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from broker.wire.protocol import ErrorCode
+from broker.wire.errors import ErrorCode
 from http_front.errors import FrontError
 from http_front.images.address_guard import may_connect_to
 from http_front.images.guarded_http import BAD_CHARS, WEB_PORTS, Guard, GuardedHttp, UrlError

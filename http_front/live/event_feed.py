@@ -6,7 +6,10 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 
 import zmq
 
-from broker.wire.protocol import JobHistory, JobView, WatchJob, job_events
+from broker.wire.events import job_events
+from broker.wire.job_view import JobView
+from broker.wire.replies import JobHistory
+from broker.wire.requests import WatchJob
 from broker.wire.socket_reader import SocketReader
 from broker.wire.sockets import connect_sub
 from http_front.broker_client import BrokerClient

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 
 import zmq
 
-from broker.wire.protocol import job_previews, preview_topic
+from broker.wire.events import job_previews, preview_topic
 from broker.wire.socket_reader import SocketReader
 from broker.wire.sockets import connect_sub
 

@@ -8,7 +8,9 @@ from socket import SO_SNDBUF, SOL_SOCKET
 import msgspec
 from aiohttp import WSCloseCode, web
 
-from broker.wire.protocol import ErrorCode, GetJob, JobView
+from broker.wire.errors import ErrorCode
+from broker.wire.job_view import JobView
+from broker.wire.requests import GetJob
 from http_front.access.key_guard import PROTOCOL, caller, owner, until_removed
 from http_front.access.keys import ApiKey
 from http_front.errors import FrontError

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from broker.wire.job import JobState
-from broker.wire.protocol import JobView
+from broker.wire.job_view import JobView
 
 FRESH_S = 2.0
 """Lifetime of an entry. Events may be lost, so an older entry may be wrong."""

@@ -15,7 +15,9 @@ from prometheus_client import (
 )
 
 from broker.wire.job import Stage
-from broker.wire.protocol import GetHealth, HealthFound, JobView
+from broker.wire.job_view import JobView
+from broker.wire.replies import HealthFound
+from broker.wire.requests import GetHealth
 from http_front.broker_client import HEALTH_LIMIT_S
 from http_front.errors import FrontError
 from http_front.state import FRONT

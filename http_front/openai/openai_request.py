@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from broker.wire.errors import ErrorCode
 from broker.wire.job import FRAMES_PER_SECOND, JobSpec
-from broker.wire.protocol import ErrorCode
 from http_front.errors import FrontError
 from http_front.images.spool import Spool
 from http_front.openai.openai_schema import JOB_NAMES, OPENAI_NAMES, CreateVideo

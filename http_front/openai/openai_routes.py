@@ -2,7 +2,9 @@
 
 from aiohttp import web
 
-from broker.wire.protocol import ErrorCode, GetJob, JobFound
+from broker.wire.errors import ErrorCode
+from broker.wire.replies import JobFound
+from broker.wire.requests import GetJob
 from http_front.access.key_guard import owner
 from http_front.errors import FrontError
 from http_front.files.file_routes import POSTER, SPRITES, VIDEO, send_file

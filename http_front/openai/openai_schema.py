@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from broker.wire.job import FRAMES_PER_SECOND, JobSpec, JobState, Priority, Stage
-from broker.wire.protocol import JobView
+from broker.wire.job_view import JobView
 from http_front.video.schema import CallbackUrl
 
 MODEL = "wan2.1-i2v-14b-720p"

@@ -6,8 +6,10 @@ import msgspec
 from aiohttp import web
 
 from broker.process.log import current_job
+from broker.wire.errors import ErrorCode
 from broker.wire.job import JobSpec
-from broker.wire.protocol import ErrorCode, IdempotencyKey, JobFound, OfferJob, SubmitJob
+from broker.wire.replies import JobFound
+from broker.wire.requests import IdempotencyKey, OfferJob, SubmitJob
 from http_front.access.key_guard import caller, owner, queue_share
 from http_front.errors import FrontError
 from http_front.images.fetch import is_data_url

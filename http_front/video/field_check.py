@@ -6,8 +6,8 @@ import msgspec
 from msgspec import inspect
 
 from broker.process.log import one_line
+from broker.wire.errors import ErrorCode
 from broker.wire.job import SpecError
-from broker.wire.protocol import ErrorCode
 from http_front.errors import FrontError
 
 _SHOWN_CHARS = 60

@@ -6,8 +6,9 @@ import re
 import msgspec
 from aiohttp import web
 
+from broker.wire.errors import ErrorCode
 from broker.wire.job import JobSpec
-from broker.wire.protocol import ErrorCode, IdempotencyKey
+from broker.wire.requests import IdempotencyKey
 from http_front.errors import FrontError
 
 HEADER = "Idempotency-Key"

@@ -2,7 +2,9 @@
 
 from aiohttp import web
 
-from broker.wire.protocol import DeleteJob, ErrorCode, JobsListed, ListJobs
+from broker.wire.errors import ErrorCode
+from broker.wire.replies import JobsListed
+from broker.wire.requests import DeleteJob, ListJobs
 from http_front.access.key_guard import owner
 from http_front.errors import FrontError
 from http_front.job_ids import checked_job_id, use_job_id

@@ -2,18 +2,9 @@
 
 from aiohttp import web
 
-from broker.wire.protocol import (
-    CancelJob,
-    DrainBegun,
-    DrainServer,
-    ErrorCode,
-    ExpiredRemoved,
-    GetHealth,
-    GetJob,
-    HealthFound,
-    JobFound,
-    RemoveExpired,
-)
+from broker.wire.errors import ErrorCode
+from broker.wire.replies import DrainBegun, ExpiredRemoved, HealthFound, JobFound
+from broker.wire.requests import CancelJob, DrainServer, GetHealth, GetJob, RemoveExpired
 from http_front.access.key_guard import caller, owner
 from http_front.broker_client import HEALTH_LIMIT_S
 from http_front.errors import FrontError

@@ -5,8 +5,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from broker.wire.errors import ErrorCode
 from broker.wire.job import JobSpec, JobState, Priority, Stage
-from broker.wire.protocol import ErrorCode, GroupView, HealthFound, JobView, RankView
+from broker.wire.job_view import JobView
+from broker.wire.replies import GroupView, HealthFound, RankView
 
 EXAMPLE_IMAGE = (  # 64x64 pixels of one colour
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAEAAAABAAQAAAACCEkxzAAAAFElEQVR42m"

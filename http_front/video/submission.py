@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from aiohttp import BodyPartReader, web
 
+from broker.wire.errors import ErrorCode
 from broker.wire.job import JobSpec
-from broker.wire.protocol import ErrorCode
 from http_front.errors import FrontError
 from http_front.images.data_url import DataUrlDecoder
 from http_front.images.spool import MAX_IMAGE_BYTES, Spool, image_too_large

@@ -8,7 +8,8 @@ from contextlib import suppress
 import aiohttp
 
 from broker.process.log import current_job
-from broker.wire.protocol import Callback, CallbackTaken, EndCallback, TakeCallback
+from broker.wire.replies import Callback, CallbackTaken
+from broker.wire.requests import EndCallback, TakeCallback
 from http_front.broker_client import BrokerClient
 from http_front.errors import FrontError
 from http_front.images.guarded_http import GuardedHttp, UrlError

@@ -8,7 +8,7 @@ from base64 import b64encode
 import msgspec
 
 from broker.wire.job import JobState
-from broker.wire.protocol import Callback
+from broker.wire.replies import Callback
 from http_front.files.stored_files import StoredFiles
 
 _KEY_BYTES = 32

@@ -23,7 +23,7 @@ from ray.util import get_node_ip_address, placement_group, remove_placement_grou
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from broker.process.child import begin, report
-from broker.wire.protocol import GroupLost, group_reports
+from broker.wire.group_reports import GroupLost, group_reports
 from broker.wire.sockets import connect_dealer
 from launcher.ray.ray_cluster import ClusterError, cluster_state, connected, placement_name
 from launcher.ray.ray_config import (

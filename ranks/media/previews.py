@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from broker.wire.protocol import Lease
+from broker.wire.job_view import Lease
 from ranks.media.latent_colours import Colours, paint
 
 _EVERY_S = 0.5

@@ -14,8 +14,9 @@ import torch
 
 from broker.process.log import current_job, current_stage
 from broker.store.store import VIDEOS, Move, Store, StoreError
+from broker.wire.errors import ErrorCode
 from broker.wire.job import JobSpec, Stage
-from broker.wire.protocol import ErrorCode, Lease
+from broker.wire.job_view import Lease
 from ranks.errors import GroupStopping, JobError, RunCancelled, RunInterrupted
 from ranks.media.mp4 import write_mp4
 from ranks.media.stills import POSTER_SUFFIX, SPRITES_SUFFIX, Stills

@@ -22,7 +22,7 @@ from transformers import CLIPVisionModel, T5TokenizerFast, UMT5EncoderModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
-from broker.wire.protocol import ErrorCode
+from broker.wire.errors import ErrorCode
 from ranks.device import Device
 from ranks.errors import JobError
 from ranks.model.transformer import ShardTransformer

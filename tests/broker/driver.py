@@ -17,20 +17,11 @@ import zmq.asyncio
 
 from broker.config import BrokerConfig
 from broker.dispatch.policy import DispatchPolicy
+from broker.wire.events import job_events
 from broker.wire.job import GroupShape, JobSpec, JobState
-from broker.wire.protocol import (
-    FrontReply,
-    FrontRequest,
-    GetHealth,
-    GetJob,
-    HealthFound,
-    JobFound,
-    JobView,
-    SubmitJob,
-    front_replies,
-    front_requests,
-    job_events,
-)
+from broker.wire.job_view import JobView
+from broker.wire.replies import FrontReply, HealthFound, JobFound, front_replies
+from broker.wire.requests import FrontRequest, GetHealth, GetJob, SubmitJob, front_requests
 from broker.wire.sockets import Addresses, connect_dealer, connect_sub
 
 SHAPE = GroupShape(world_size=8, num_heads=8)

@@ -9,21 +9,12 @@ import pytest_asyncio
 
 from broker.config import BrokerConfig
 from broker.dispatch.commands import DropInput, DropJob, DropVideo, SaveJob, ToGroup
+from broker.wire.errors import ErrorCode
+from broker.wire.group_commands import CancelRun
+from broker.wire.group_reports import JobDecoded, JobFinished
 from broker.wire.job import JobState
-from broker.wire.protocol import (
-    CancelRun,
-    DeleteJob,
-    ErrorCode,
-    FrontReply,
-    GetJob,
-    JobDecoded,
-    JobDeleted,
-    JobFinished,
-    JobFound,
-    JobsListed,
-    ListJobs,
-    Refused,
-)
+from broker.wire.replies import FrontReply, JobDeleted, JobFound, JobsListed, Refused
+from broker.wire.requests import DeleteJob, GetJob, ListJobs
 from tests.broker.dispatch.scene import Scene, find, reply
 from tests.broker.driver import IMAGE, SPEC, Front, broker_config, running_broker
 from tests.stub_group import StubConfig, StubGroup

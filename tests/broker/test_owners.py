@@ -6,20 +6,10 @@ from pathlib import Path
 
 import pytest_asyncio
 
+from broker.wire.errors import ErrorCode
 from broker.wire.job import JobState
-from broker.wire.protocol import (
-    CancelJob,
-    ErrorCode,
-    FrontReply,
-    GetJob,
-    IdempotencyKey,
-    JobFound,
-    JobHistory,
-    JobsListed,
-    ListJobs,
-    Refused,
-    WatchJob,
-)
+from broker.wire.replies import FrontReply, JobFound, JobHistory, JobsListed, Refused
+from broker.wire.requests import CancelJob, GetJob, IdempotencyKey, ListJobs, WatchJob
 from tests.broker.driver import BrokerProcess, Front, broker_config, running_broker
 
 

@@ -6,7 +6,10 @@ from pathlib import Path
 import zmq
 from msgspec import structs
 
-from broker.wire.protocol import CancelJob, Lease, RunJob, job_previews, preview_topic
+from broker.wire.events import job_previews, preview_topic
+from broker.wire.group_commands import RunJob
+from broker.wire.job_view import Lease
+from broker.wire.requests import CancelJob
 from tests.broker.driver import Front, broker_config, running_broker
 from tests.stub_group import StubConfig, StubGroup
 

@@ -20,21 +20,13 @@ from broker.journal.journal import Journal
 from broker.journal.state_dir import StateDir
 from broker.server import Broker
 from broker.store.folder import FolderStore
+from broker.wire.errors import ErrorCode
+from broker.wire.group_commands import Drained, GroupCommand, Reregister, RunJob, group_commands
+from broker.wire.group_reports import DrainBroker, group_reports
 from broker.wire.job import JobState
-from broker.wire.protocol import (
-    CancelJob,
-    DrainBroker,
-    Drained,
-    ErrorCode,
-    GroupCommand,
-    JobFound,
-    Lease,
-    Refused,
-    Reregister,
-    RunJob,
-    group_commands,
-    group_reports,
-)
+from broker.wire.job_view import Lease
+from broker.wire.replies import JobFound, Refused
+from broker.wire.requests import CancelJob
 from broker.wire.sockets import connect_dealer
 from tests.broker.driver import (
     LIMIT_S,

@@ -6,15 +6,10 @@ from pathlib import Path
 import pytest
 
 from broker.config import BrokerConfig
+from broker.wire.group_commands import RunJob
 from broker.wire.job import JobState
-from broker.wire.protocol import (
-    DeleteJob,
-    ExpiredRemoved,
-    FrontRequest,
-    JobDeleted,
-    RemoveExpired,
-    RunJob,
-)
+from broker.wire.replies import ExpiredRemoved, JobDeleted
+from broker.wire.requests import DeleteJob, FrontRequest, RemoveExpired
 from tests.broker.driver import Front, broker_config, new_job_id, running_broker
 from tests.stub_group import StubConfig, StubGroup
 

@@ -8,27 +8,24 @@ import msgspec
 import pytest
 
 from broker.config import BrokerConfig
+from broker.wire.errors import ErrorCode
+from broker.wire.group_commands import CancelRun, Drained, KillGroup, PreemptRun, RunJob
+from broker.wire.group_reports import GroupReady, JobFinished
 from broker.wire.job import JobState, Stage
-from broker.wire.protocol import (
-    CancelJob,
-    CancelRun,
-    Drained,
-    ErrorCode,
+from broker.wire.replies import (
     ExpiredRemoved,
-    GetHealth,
-    GetJob,
-    GroupReady,
     HealthFound,
-    JobFinished,
     JobFound,
     JobHistory,
     JobsListed,
-    KillGroup,
-    ListJobs,
-    PreemptRun,
     Refused,
+)
+from broker.wire.requests import (
+    CancelJob,
+    GetHealth,
+    GetJob,
+    ListJobs,
     RemoveExpired,
-    RunJob,
     SubmitJob,
     WatchJob,
 )

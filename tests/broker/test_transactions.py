@@ -13,16 +13,10 @@ from broker.journal.journal import Journal
 from broker.journal.state_dir import StateDir
 from broker.store.folder import FolderStore
 from broker.transactions import Transactions
+from broker.wire.group_reports import GroupGone, GroupReady, GroupStarted
 from broker.wire.job import JobState
-from broker.wire.protocol import (
-    GroupGone,
-    GroupReady,
-    GroupStarted,
-    JobAcceptable,
-    JobFound,
-    OfferJob,
-    SubmitJob,
-)
+from broker.wire.replies import JobAcceptable, JobFound
+from broker.wire.requests import OfferJob, SubmitJob
 from tests.broker.dispatch.scene import find, runs
 from tests.broker.driver import IMAGE, LIMIT_S, POLICY, SHAPE, SPEC
 

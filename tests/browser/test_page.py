@@ -11,17 +11,13 @@ import pytest_asyncio
 from PIL import Image, ImageOps
 from playwright.async_api import Browser, FilePayload, expect
 
+from broker.wire.errors import ErrorCode
+from broker.wire.events import job_previews, preview_topic
 from broker.wire.job import JobSpec, JobState, Stage
-from broker.wire.protocol import (
-    ErrorCode,
-    JobPreview,
-    JobView,
-    Lease,
-    Refused,
-    SubmitJob,
-    job_previews,
-    preview_topic,
-)
+from broker.wire.job_view import JobView, Lease
+from broker.wire.rank_messages import JobPreview
+from broker.wire.replies import Refused
+from broker.wire.requests import SubmitJob
 from tests.browser.visit import PROMPT, Visit, as_png, open_visit, stripes
 from tests.http_front.images.image_server import ImageServer, http_answer
 from tests.http_front.scripted_broker import ScriptedBroker

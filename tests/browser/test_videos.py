@@ -14,7 +14,7 @@ from playwright.async_api import Browser, Locator, expect
 from broker.store.folder import FolderStore
 from broker.store.store import Store
 from broker.wire.job import JobSpec, JobState
-from broker.wire.protocol import JobView, Lease
+from broker.wire.job_view import JobView, Lease
 from http_front.access.keys import ApiKey, hash_key, make_key, write_keys
 from ranks.media.video_writer import VideoWriter
 from tests.browser.visit import PROMPT, Visit, open_visit

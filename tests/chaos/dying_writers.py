@@ -19,7 +19,7 @@ from broker.store import folder as folder_store
 from broker.store.folder import FolderStore
 from broker.store.store import PARTIAL, VIDEOS
 from broker.wire.job import JobSpec
-from broker.wire.protocol import Lease
+from broker.wire.job_view import Lease
 from ranks.media.video_writer import VideoWriter
 
 KILLED = 137

@@ -6,16 +6,11 @@ import os
 import struct
 from pathlib import Path
 
+from broker.wire.group_commands import RunJob
+from broker.wire.group_reports import JobDecoded, JobFinished, JobStarted
 from broker.wire.job import Stage
-from broker.wire.protocol import (
-    Heartbeat,
-    JobDecoded,
-    JobFinished,
-    JobStarted,
-    Lease,
-    RunJob,
-    StepDone,
-)
+from broker.wire.job_view import Lease
+from broker.wire.rank_messages import Heartbeat, StepDone
 from ranks.config import RankConfig
 from tests.chaos.ledger import Ledger
 from tests.chaos.stub_settings import Faults, StubSettings

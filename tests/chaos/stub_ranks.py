@@ -16,7 +16,7 @@ import zmq
 
 from broker.process.child import begin, report
 from broker.wire.job import Stage
-from broker.wire.protocol import rank_messages
+from broker.wire.rank_messages import rank_messages
 from broker.wire.sockets import connect_pub
 from ranks.config import RankConfig
 from tests.chaos.ledger import Ledger

@@ -8,8 +8,10 @@ from pathlib import Path
 import msgspec
 
 from broker.config import BrokerConfig
+from broker.wire.errors import ErrorCode
 from broker.wire.job import JobState
-from broker.wire.protocol import CancelJob, ErrorCode, JobFound, Refused
+from broker.wire.replies import JobFound, Refused
+from broker.wire.requests import CancelJob
 from tests.broker.driver import Front, broker_config, running_broker
 from tests.stub_group import FAKE_VIDEO, StubConfig, StubGroup
 

@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from broker.wire.errors import ErrorCode
 from broker.wire.job import JobSpec, JobState
-from broker.wire.protocol import Callback, ErrorCode
+from broker.wire.replies import Callback
 from http_front.client.exit_codes import MEANINGS
 from http_front.docs.openapi import make_document
 from http_front.errors import STATUS

@@ -6,26 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from broker.wire.codec import PROTOCOL_VERSION, Codec
+from broker.wire.errors import ProtocolError
+from broker.wire.events import job_events
+from broker.wire.group_commands import CancelRun, RunJob, group_commands
+from broker.wire.group_reports import GroupReady, group_reports
 from broker.wire.job import GroupShape, JobSpec, JobState, Stage
-from broker.wire.protocol import (
-    PROTOCOL_VERSION,
-    CancelRun,
-    Codec,
-    GroupReady,
-    Heartbeat,
-    JobFound,
-    JobView,
-    Lease,
-    ProtocolError,
-    RunJob,
-    SubmitJob,
-    front_replies,
-    front_requests,
-    group_commands,
-    group_reports,
-    job_events,
-    rank_messages,
-)
+from broker.wire.job_view import JobView, Lease
+from broker.wire.rank_messages import Heartbeat, rank_messages
+from broker.wire.replies import JobFound, front_replies
+from broker.wire.requests import SubmitJob, front_requests
 
 LEASE = Lease(group="g0", epoch=1, job_id="0" * 32, attempt=1)
 SPEC = JobSpec(prompt="A cat walks over the grass", seed=1)

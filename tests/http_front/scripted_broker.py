@@ -11,42 +11,44 @@ import msgspec
 import zmq
 import zmq.asyncio
 
+from broker.wire.errors import ErrorCode
+from broker.wire.events import job_events
 from broker.wire.job import JobSpec, JobState
-from broker.wire.protocol import (
+from broker.wire.job_view import JobView
+from broker.wire.replies import (
     BackedUp,
-    BackUp,
     CallbackEnded,
     CallbackTaken,
-    CancelJob,
-    DeleteJob,
     DrainBegun,
-    DrainServer,
-    EndCallback,
-    ErrorCode,
     ExpiredRemoved,
-    FindProbe,
     FrontReply,
-    FrontRequest,
-    GetHealth,
-    GetJob,
     HealthFound,
     JobAcceptable,
     JobDeleted,
     JobFound,
     JobHistory,
     JobsListed,
-    JobView,
-    ListJobs,
-    OfferJob,
     ProbeChecked,
     Refused,
+    front_replies,
+)
+from broker.wire.requests import (
+    BackUp,
+    CancelJob,
+    DeleteJob,
+    DrainServer,
+    EndCallback,
+    FindProbe,
+    FrontRequest,
+    GetHealth,
+    GetJob,
+    ListJobs,
+    OfferJob,
     RemoveExpired,
     SubmitJob,
     TakeCallback,
     WatchJob,
-    front_replies,
     front_requests,
-    job_events,
 )
 from broker.wire.sockets import Addresses, bind_router, bind_xpub
 

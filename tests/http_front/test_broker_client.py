@@ -7,16 +7,9 @@ import pytest
 import pytest_asyncio
 import zmq
 
-from broker.wire.protocol import (
-    ErrorCode,
-    FrontReply,
-    FrontRequest,
-    GetHealth,
-    GetJob,
-    HealthFound,
-    Refused,
-    RemoveExpired,
-)
+from broker.wire.errors import ErrorCode
+from broker.wire.replies import FrontReply, HealthFound, Refused
+from broker.wire.requests import FrontRequest, GetHealth, GetJob, RemoveExpired
 from http_front.broker_client import BrokerClient
 from http_front.errors import FrontError
 from tests.http_front.scripted_broker import ScriptedBroker

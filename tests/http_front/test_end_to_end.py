@@ -11,8 +11,8 @@ import aiohttp
 import msgspec
 import pytest
 
+from broker.wire.group_commands import CancelRun, RunJob
 from broker.wire.job import JobState
-from broker.wire.protocol import CancelRun, RunJob
 from http_front.client.client import RefusedError
 from http_front.config import FrontConfig
 from tests.http_front.full_stack import LIMIT_S, Stack

@@ -17,7 +17,8 @@ import pytest
 
 from broker.config import BrokerConfig
 from broker.wire.job import JobState
-from broker.wire.protocol import CancelJob, ExpiredRemoved, JobFound, RemoveExpired
+from broker.wire.replies import ExpiredRemoved, JobFound
+from broker.wire.requests import CancelJob, RemoveExpired
 from http_front.config import FrontConfig
 from tests.broker.driver import Front, broker_config, changed_config, running_broker
 from tests.http_front.serving import PROMPT, picture

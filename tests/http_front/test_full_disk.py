@@ -9,7 +9,8 @@ from typing import Any
 import aiohttp
 import pytest_asyncio
 
-from broker.wire.protocol import GetJob, JobFound
+from broker.wire.replies import JobFound
+from broker.wire.requests import GetJob
 from tests.broker.driver import Front, broker_config, running_broker
 from tests.http_front.serving import PROMPT, Served, picture, serve
 from tests.small_disk import fill, small_disk

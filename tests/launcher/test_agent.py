@@ -5,7 +5,7 @@ from pathlib import Path
 import zmq
 import zmq.asyncio
 
-from broker.wire.protocol import GroupGone, GroupStarted, group_reports
+from broker.wire.group_reports import GroupGone, GroupStarted, group_reports
 from broker.wire.sockets import Addresses, bind_router
 from launcher.agent import Agent
 

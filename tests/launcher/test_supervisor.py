@@ -4,7 +4,7 @@ import signal
 import socket
 from pathlib import Path
 
-from broker.wire.protocol import GroupStarted
+from broker.wire.group_reports import GroupStarted
 from launcher.options import Options
 from launcher.plan import Plan
 from launcher.preflight import Folders, prepare_folders

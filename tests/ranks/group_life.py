@@ -15,16 +15,10 @@ from typing import TypeVar
 import msgspec
 import zmq
 
-from broker.wire.protocol import (
-    GroupCommand,
-    GroupReady,
-    Lease,
-    PeerReport,
-    RankMessage,
-    group_commands,
-    group_reports,
-    rank_messages,
-)
+from broker.wire.group_commands import GroupCommand, group_commands
+from broker.wire.group_reports import GroupReady, PeerReport, group_reports
+from broker.wire.job_view import Lease
+from broker.wire.rank_messages import RankMessage, rank_messages
 from broker.wire.sockets import Addresses, bind_router, bind_sub
 from ranks.config import RankConfig
 

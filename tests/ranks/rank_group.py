@@ -23,8 +23,9 @@ import msgspec
 import safetensors.torch
 from torch import Tensor
 
+from broker.wire.group_commands import RunJob
 from broker.wire.job import GroupShape, JobSpec
-from broker.wire.protocol import Lease, RunJob
+from broker.wire.job_view import Lease
 from broker.wire.sockets import Addresses
 from ranks.config import RankConfig
 

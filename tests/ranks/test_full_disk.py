@@ -12,7 +12,7 @@ import torch
 from broker.store.folder import FolderStore
 from broker.store.store import VIDEOS, checkpoint_name
 from broker.wire.job import JobSpec
-from broker.wire.protocol import Lease
+from broker.wire.job_view import Lease
 from ranks.errors import GroupStopping, RunCancelled
 from ranks.media.video_writer import NO_ROOM, VideoWriter, _is_disk_full
 from ranks.sampling.checkpoint import Checkpoint, load_state

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from broker.store.bucket import ObjectStore, StoredObject
-from broker.store.opening import open_store
-from broker.store.store import INPUTS, VIDEOS, Move, checkpoint_name, go_on
-from broker.wire.protocol import ErrorCode, RunJob
+from broker.store.store import INPUTS, VIDEOS, Move, checkpoint_name, go_on, open_store
+from broker.wire.errors import ErrorCode
+from broker.wire.group_commands import RunJob
 from ranks.errors import GroupStopping, JobError, RunCancelled
 from ranks.job_inputs import NO_ROOM, JobInputs
 from ranks.job_inputs import NO_STORE as NO_IMAGE

@@ -9,26 +9,20 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from broker.wire.job import JobSpec, Stage
-from broker.wire.protocol import (
-    CancelRun,
-    ErrorCode,
+from broker.wire.errors import ErrorCode
+from broker.wire.group_commands import CancelRun, PreemptRun, Reregister, RunJob
+from broker.wire.group_reports import (
     GroupReady,
-    Heartbeat,
     JobDecoded,
     JobDelayed,
     JobFailed,
     JobFinished,
-    JobPreview,
     JobStarted,
     JobStopped,
-    Lease,
-    PreemptRun,
-    RankMessage,
-    Reregister,
-    RunJob,
-    StepDone,
 )
+from broker.wire.job import JobSpec, Stage
+from broker.wire.job_view import Lease
+from broker.wire.rank_messages import Heartbeat, JobPreview, RankMessage, StepDone
 from ranks.sampling.attention_cache import CacheSchedule
 from ranks.sampling.checkpoint import load_state
 from tests.ranks.conftest import draw_image

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from broker.wire.job import JobState
-from broker.wire.protocol import JobFound
+from broker.wire.replies import JobFound
 from broker.wire.sockets import Addresses
 from tests.bench.fleet.stub import Record
 from tests.bench.fleet.stubs import StubsConfig

@@ -15,20 +15,19 @@ from typing import TypeVar
 from broker.dispatch.commands import Client, Command, Event, JobAdmitted, ToGroup
 from broker.dispatch.dispatcher import Dispatcher
 from broker.dispatch.policy import DispatchPolicy
-from broker.wire.job import Stage
-from broker.wire.protocol import (
+from broker.wire.group_commands import RunJob
+from broker.wire.group_reports import (
     GroupGone,
     GroupReady,
     GroupStarted,
-    Heartbeat,
     JobDecoded,
     JobFinished,
     JobStarted,
-    Lease,
-    RunJob,
-    StepDone,
-    SubmitJob,
 )
+from broker.wire.job import Stage
+from broker.wire.job_view import Lease
+from broker.wire.rank_messages import Heartbeat, StepDone
+from broker.wire.requests import SubmitJob
 from tests.bench.fleet.stub import SHAPE, WORLD_SIZE
 from tests.broker.driver import IMAGE, SPEC
 

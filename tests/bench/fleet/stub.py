@@ -8,28 +8,21 @@ from typing import NamedTuple
 import msgspec
 import zmq
 
-from broker.wire.job import GroupShape, Stage
-from broker.wire.protocol import (
+from broker.wire.group_commands import CancelRun, KillGroup, Reregister, RunJob, group_commands
+from broker.wire.group_reports import (
     REGISTER_EVERY_S,
-    CancelRun,
     GroupGone,
     GroupReady,
     GroupStarted,
-    Heartbeat,
     JobDecoded,
     JobFinished,
     JobStarted,
     JobStopped,
-    KillGroup,
-    Lease,
-    RankMessage,
-    Reregister,
-    RunJob,
-    StepDone,
-    group_commands,
     group_reports,
-    rank_messages,
 )
+from broker.wire.job import GroupShape, Stage
+from broker.wire.job_view import Lease
+from broker.wire.rank_messages import Heartbeat, RankMessage, StepDone, rank_messages
 from broker.wire.sockets import Addresses, connect_dealer, connect_pub
 from tests.bench.fleet.loop import Act, Loop, Over, SocketReader
 from tests.chaos.ledger import Entry, What

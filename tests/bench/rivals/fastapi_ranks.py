@@ -28,7 +28,7 @@ from broker.dispatch.pace import fraction_done
 from broker.store.folder import FolderStore
 from broker.store.store import VIDEOS
 from broker.wire.job import JobSpec, Stage
-from broker.wire.protocol import Lease
+from broker.wire.job_view import Lease
 from broker.wire.sockets import Addresses
 from ranks.config import RankConfig
 from ranks.control import ANNOUNCE_EVERY_S

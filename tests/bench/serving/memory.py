@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from broker.wire.protocol import JobFound
+from broker.wire.replies import JobFound
 from tests.bench.serving.figures import OURS, Figures
 from tests.broker.driver import Front, broker_config, new_job_id
 from tests.chaos.server import ChaosServer

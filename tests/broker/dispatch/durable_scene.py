@@ -5,8 +5,9 @@ from pathlib import Path
 from broker.dispatch.commands import Command, DropJob, SaveJob
 from broker.dispatch.job_record import Job
 from broker.journal.journal import Journal
+from broker.wire.group_commands import RunJob
 from broker.wire.job import GroupShape
-from broker.wire.protocol import Lease, RunJob
+from broker.wire.job_view import Lease
 from tests.broker.dispatch.scene import START_S, Scene, find, preempted, runs
 
 SMALL = GroupShape(world_size=2, num_heads=8)

@@ -4,21 +4,19 @@ from msgspec import structs
 
 from broker.dispatch.commands import Command, JobAdmitted
 from broker.dispatch.dispatcher import Dispatcher
-from broker.wire.job import Stage
-from broker.wire.protocol import (
-    CancelJob,
+from broker.wire.group_reports import (
     GroupGone,
     GroupReady,
     GroupStarted,
-    Heartbeat,
     JobDecoded,
     JobFinished,
     JobStarted,
     JobStopped,
-    Lease,
-    StepDone,
-    SubmitJob,
 )
+from broker.wire.job import Stage
+from broker.wire.job_view import Lease
+from broker.wire.rank_messages import Heartbeat, StepDone
+from broker.wire.requests import CancelJob, SubmitJob
 from tests.broker.dispatch.scene import CLIENT, preempted, runs
 from tests.broker.driver import IMAGE, POLICY, SHAPE, SPEC
 

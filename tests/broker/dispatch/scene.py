@@ -22,27 +22,21 @@ from broker.dispatch.commands import (
 from broker.dispatch.dispatcher import Dispatcher
 from broker.dispatch.job_record import Job
 from broker.dispatch.policy import DispatchPolicy
-from broker.wire.job import GroupShape, JobSpec, JobState, Stage
-from broker.wire.protocol import (
-    CancelJob,
-    ErrorCode,
-    FrontReply,
+from broker.wire.errors import ErrorCode
+from broker.wire.group_commands import KillGroup, PreemptRun, RunJob
+from broker.wire.group_reports import (
     GroupGone,
     GroupReady,
     GroupStarted,
-    Heartbeat,
     JobDecoded,
     JobFinished,
     JobStarted,
-    JobView,
-    KillGroup,
-    Lease,
-    PreemptRun,
-    Refused,
-    RunJob,
-    StepDone,
-    SubmitJob,
 )
+from broker.wire.job import GroupShape, JobSpec, JobState, Stage
+from broker.wire.job_view import JobView, Lease
+from broker.wire.rank_messages import Heartbeat, StepDone
+from broker.wire.replies import FrontReply, Refused
+from broker.wire.requests import CancelJob, SubmitJob
 from tests.broker.dispatch import invariants
 from tests.broker.driver import IMAGE, SHAPE, SPEC
 

@@ -4,23 +4,22 @@ import pytest
 
 from broker.dispatch.commands import DropInput, DropJob, DropVideo, ReportDrained, SaveJob, ToGroup
 from broker.dispatch.job_record import Job
-from broker.wire.job import GroupShape, JobState, Stage
-from broker.wire.protocol import (
-    CancelRun,
+from broker.wire.errors import ErrorCode
+from broker.wire.group_commands import CancelRun
+from broker.wire.group_reports import (
     DrainBroker,
-    ErrorCode,
     GroupStarted,
     JobDecoded,
     JobDelayed,
     JobFailed,
     JobFinished,
-    JobFound,
     JobStarted,
     JobStopped,
-    Lease,
-    Refused,
-    SubmitJob,
 )
+from broker.wire.job import GroupShape, JobState, Stage
+from broker.wire.job_view import Lease
+from broker.wire.replies import JobFound, Refused
+from broker.wire.requests import SubmitJob
 from tests.broker.dispatch.scene import START_S, Scene, find, kills, reply, runs
 from tests.broker.driver import IMAGE, SHAPE, SPEC
 

@@ -5,21 +5,20 @@ import msgspec
 from broker.dispatch.commands import AskHowItEnded, Command, DropVideo, ToGroup, ToLauncher
 from broker.dispatch.group_lifecycle import MAX_MISSED
 from broker.peers import Peers
-from broker.wire.job import GroupShape, JobState
-from broker.wire.protocol import (
-    CancelRun,
+from broker.wire.errors import ErrorCode
+from broker.wire.group_commands import CancelRun, GroupDrained
+from broker.wire.group_reports import (
     DrainGroup,
-    ErrorCode,
-    GroupDrained,
     GroupGone,
     GroupLost,
     GroupReady,
     GroupStarted,
     JobFinished,
     JobStopped,
-    Lease,
-    Refused,
 )
+from broker.wire.job import GroupShape, JobState
+from broker.wire.job_view import Lease
+from broker.wire.replies import Refused
 from tests.broker.dispatch.scene import Scene, find, kills, reply, runs
 from tests.broker.driver import SPEC
 

@@ -28,11 +28,9 @@ from hypothesis.stateful import (
 )
 
 from broker.dispatch.commands import Event
-from broker.wire.job import JobState, Stage
-from broker.wire.protocol import (
-    DeleteJob,
+from broker.wire.errors import ErrorCode
+from broker.wire.group_reports import (
     DrainBroker,
-    ErrorCode,
     GroupGone,
     GroupReady,
     GroupStarted,
@@ -41,8 +39,10 @@ from broker.wire.protocol import (
     JobFinished,
     JobStarted,
     JobStopped,
-    Lease,
 )
+from broker.wire.job import JobState, Stage
+from broker.wire.job_view import Lease
+from broker.wire.requests import DeleteJob
 from tests.broker.dispatch.durable_scene import SMALL, DurableScene
 
 NUM_HISTORIES = 500

@@ -4,8 +4,9 @@ import pytest
 from msgspec.structs import replace
 
 from broker.dispatch.liveness import RankWatch
+from broker.wire.group_reports import GroupStarted, JobStarted
 from broker.wire.job import GroupShape, Stage, step_work
-from broker.wire.protocol import GroupStarted, Heartbeat, JobStarted
+from broker.wire.rank_messages import Heartbeat
 from tests.broker.dispatch.scene import Scene, kills
 from tests.broker.driver import SPEC
 

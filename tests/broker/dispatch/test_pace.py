@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from broker.dispatch.pace import ATTEMPT_STAGES, fraction_done
+from broker.wire.group_reports import JobDecoded, JobFinished, JobStarted
 from broker.wire.job import Stage
-from broker.wire.protocol import JobDecoded, JobFinished, JobStarted, Lease
+from broker.wire.job_view import Lease
 from tests.broker.dispatch.scene import Scene
 from tests.broker.driver import SPEC
 

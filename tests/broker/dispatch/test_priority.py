@@ -2,16 +2,16 @@
 
 import msgspec
 
-from broker.wire.job import GroupShape, JobState, Stage
-from broker.wire.protocol import (
+from broker.wire.group_reports import (
     DrainBroker,
     DrainGroup,
     JobDecoded,
     JobDelayed,
     JobFinished,
     JobStopped,
-    Lease,
 )
+from broker.wire.job import GroupShape, JobState, Stage
+from broker.wire.job_view import Lease
 from tests.broker.dispatch.scene import PRIORITY_STEP_S, START_S, Scene, preempted, runs
 from tests.broker.driver import SPEC
 

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from broker.dispatch.commands import Command, Publish, WatchersChanged
 from broker.dispatch.sorted_queue import SortedQueue
+from broker.wire.group_reports import JobDecoded
 from broker.wire.job import GroupShape, Stage
-from broker.wire.protocol import CancelJob, JobDecoded, JobHistory, WatchJob
+from broker.wire.replies import JobHistory
+from broker.wire.requests import CancelJob, WatchJob
 from tests.broker.dispatch.long_queue import LongQueue
 from tests.broker.dispatch.scene import Scene, find, runs
 from tests.broker.driver import SPEC, Front, broker_config, running_broker

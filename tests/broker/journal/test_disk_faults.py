@@ -14,7 +14,8 @@ from broker.dispatch.job_record import Job
 from broker.errors import JournalError, JournalFullError
 from broker.journal.journal import Journal
 from broker.wire.job import JobState
-from broker.wire.protocol import JobFound, Lease
+from broker.wire.job_view import Lease
+from broker.wire.replies import JobFound
 from tests.broker.driver import (
     IMAGE,
     SPEC,

@@ -14,8 +14,10 @@ from broker.errors import JournalError, JournalFullError
 from broker.journal import tables as schema
 from broker.journal.journal import Journal
 from broker.journal.tables import SCHEMA_VERSION
+from broker.wire.errors import ErrorCode
 from broker.wire.job import JobState
-from broker.wire.protocol import ErrorCode, IdempotencyKey, Lease
+from broker.wire.job_view import Lease
+from broker.wire.requests import IdempotencyKey
 from tests.broker.driver import IMAGE, SPEC
 
 DATA = Path(__file__).parents[2] / "data"

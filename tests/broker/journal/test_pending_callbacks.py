@@ -9,7 +9,7 @@ from broker.dispatch.job_record import Job
 from broker.journal.journal import Journal
 from broker.journal.pending_callbacks import RETRY_AFTER_S
 from broker.wire.job import JobState
-from broker.wire.protocol import Callback
+from broker.wire.replies import Callback
 from tests.broker.driver import IMAGE, SPEC
 
 URL = "https://example.com/hook"

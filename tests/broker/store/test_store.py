@@ -9,7 +9,6 @@ import pytest
 
 from broker.store.bucket import CHUNK_BYTES, ObjectStore
 from broker.store.folder import FolderStore
-from broker.store.opening import open_store
 from broker.store.store import (
     CHECKPOINTS,
     INPUTS,
@@ -19,6 +18,7 @@ from broker.store.store import (
     Store,
     StoreError,
     StoreSetupError,
+    open_store,
 )
 from tests.object_store import SECRET, Fault, Site
 

@@ -24,7 +24,7 @@ from zmq.utils.monitor import parse_monitor_message
 from broker.config import BrokerConfig
 from broker.wire.curve import CurveError, make_keys, unlock
 from broker.wire.job import JobState
-from broker.wire.protocol import GetHealth, front_requests
+from broker.wire.requests import GetHealth, front_requests
 from broker.wire.sockets import Addresses, bind_router, connect_dealer
 from tests.broker.driver import LIMIT_S, BrokerProcess, Front, broker_config
 from tests.free_port import free_port

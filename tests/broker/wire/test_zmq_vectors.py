@@ -20,21 +20,13 @@ import pytest_asyncio
 import zmq
 import zmq.asyncio
 
+from broker.wire.codec import PROTOCOL_VERSION
+from broker.wire.group_reports import GroupReady, JobFinished, group_reports
 from broker.wire.job import GroupShape, Stage
-from broker.wire.protocol import (
-    PROTOCOL_VERSION,
-    FrontReply,
-    GetHealth,
-    GroupReady,
-    HealthFound,
-    JobFinished,
-    Lease,
-    StepDone,
-    front_replies,
-    front_requests,
-    group_reports,
-    rank_messages,
-)
+from broker.wire.job_view import Lease
+from broker.wire.rank_messages import StepDone, rank_messages
+from broker.wire.replies import FrontReply, HealthFound, front_replies
+from broker.wire.requests import GetHealth, front_requests
 from broker.wire.sockets import Addresses
 from tests.chaos.server import ChaosServer, chaos_server
 from tests.fuzz.test_messages import DIRECTIONS

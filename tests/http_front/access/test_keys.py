@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from broker.wire.protocol import RunJob
+from broker.wire.group_commands import RunJob
 from http_front.access.key_guard import UNAUTHORIZED_PER_MINUTE
 from http_front.access.keys import ApiKey, Limits, hash_key, make_key, write_keys
 from http_front.docs.openapi import make_document

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from broker.wire.group_commands import RunJob
 from broker.wire.job import JobState
-from broker.wire.protocol import RunJob
 from http_front.client.exit_codes import MEANINGS, ExitCode
 from http_front.video.schema import MAX_LISTED
 from tests.http_front.full_stack import LIMIT_S, Stack, start_wan

@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
+from broker.wire.group_commands import CancelRun, RunJob
 from broker.wire.job import JobState
-from broker.wire.protocol import CancelRun, RunJob
 from tests.http_front.full_stack import Stack, Terminal
 from tests.http_front.serving import PROMPT
 

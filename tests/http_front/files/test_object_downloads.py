@@ -12,9 +12,10 @@ from typing import Any, Literal
 import aiohttp
 import pytest
 
-from broker.store.opening import open_store
-from broker.store.store import INPUTS, VIDEOS, Move, Store
-from broker.wire.protocol import ErrorCode, FrontReply, FrontRequest, GetJob, Refused
+from broker.store.store import INPUTS, VIDEOS, Move, Store, open_store
+from broker.wire.errors import ErrorCode
+from broker.wire.replies import FrontReply, Refused
+from broker.wire.requests import FrontRequest, GetJob
 from http_front.access.keys import ApiKey, hash_key, write_keys
 from http_front.client.client import WanClient
 from tests.http_front.scripted_broker import ScriptedBroker

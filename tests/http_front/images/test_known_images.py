@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from broker.wire.errors import ErrorCode
 from broker.wire.job import JobState
-from broker.wire.protocol import ErrorCode, FrontReply, FrontRequest, OfferJob, Refused, SubmitJob
+from broker.wire.replies import FrontReply, Refused
+from broker.wire.requests import FrontRequest, OfferJob, SubmitJob
 from http_front.images import known_images
 from http_front.images.known_images import KnownImages
 from http_front.images.spool import open_spool

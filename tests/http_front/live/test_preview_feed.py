@@ -5,8 +5,10 @@ from typing import Any
 import aiohttp
 import pytest
 
+from broker.wire.events import job_previews, preview_topic
 from broker.wire.job import JobState
-from broker.wire.protocol import JobPreview, Lease, job_previews, preview_topic
+from broker.wire.job_view import Lease
+from broker.wire.rank_messages import JobPreview
 from http_front.access.keys import ApiKey, hash_key, make_key, write_keys
 from tests.http_front.scripted_broker import ScriptedBroker
 from tests.http_front.serving import Served, serve

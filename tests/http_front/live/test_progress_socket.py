@@ -6,8 +6,10 @@ from urllib.parse import urlencode
 import aiohttp
 import pytest
 
+from broker.wire.errors import ErrorCode
 from broker.wire.job import JobState
-from broker.wire.protocol import ErrorCode, JobHistory, Refused, WatchJob
+from broker.wire.replies import JobHistory, Refused
+from broker.wire.requests import WatchJob
 from http_front.video.schema import MAX_SEQ
 from tests.http_front.scripted_broker import ScriptedBroker
 from tests.http_front.serving import Served, serve

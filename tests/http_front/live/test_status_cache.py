@@ -4,7 +4,8 @@ from typing import Any
 import msgspec
 
 from broker.wire.job import JobState, Stage
-from broker.wire.protocol import GetJob, JobView
+from broker.wire.job_view import JobView
+from broker.wire.requests import GetJob
 from http_front.live.status_cache import FRESH_S, StatusCache
 from tests.http_front.scripted_broker import ScriptedBroker
 from tests.http_front.serving import Served

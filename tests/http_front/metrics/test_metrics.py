@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from broker.wire.job import JobState, Stage
-from broker.wire.protocol import GroupView, HealthFound, JobView, RankView
+from broker.wire.job_view import JobView
+from broker.wire.replies import GroupView, HealthFound, RankView
 from http_front.metrics.metrics import Metrics
 from tests.http_front.scripted_broker import ScriptedBroker
 from tests.http_front.serving import Served

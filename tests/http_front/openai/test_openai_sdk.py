@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from openai import AsyncOpenAI
 
-from broker.wire.protocol import RunJob
+from broker.wire.group_commands import RunJob
 from http_front.access.keys import ApiKey, hash_key, make_key, write_keys
 from http_front.client.client import WanClient
 from http_front.openai.openai_schema import MODEL

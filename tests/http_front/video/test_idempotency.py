@@ -13,7 +13,8 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from broker.wire.protocol import GetHealth, HealthFound
+from broker.wire.replies import HealthFound
+from broker.wire.requests import GetHealth
 from tests.broker.driver import BrokerProcess, Front, broker_config, running_broker
 from tests.http_front.serving import PROMPT, Served, picture, serve
 

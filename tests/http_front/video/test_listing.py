@@ -3,7 +3,7 @@
 import pytest
 
 from broker.wire.job import JobState
-from broker.wire.protocol import ListJobs
+from broker.wire.requests import ListJobs
 from tests.http_front.scripted_broker import ScriptedBroker
 from tests.http_front.serving import PROMPT, Served
 

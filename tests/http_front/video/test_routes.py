@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from broker.wire.errors import ErrorCode
 from broker.wire.job import JobState, Stage
-from broker.wire.protocol import ErrorCode, GroupView, HealthFound, RankView, Refused
+from broker.wire.replies import GroupView, HealthFound, RankView, Refused
 from http_front.live.status_cache import FRESH_S
 from tests.http_front.scripted_broker import ScriptedBroker
 from tests.http_front.serving import PROMPT, Served, picture

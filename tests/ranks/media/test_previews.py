@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from broker.wire.protocol import MAX_PREVIEW_BYTES, Lease
+from broker.wire.job_view import Lease
+from broker.wire.rank_messages import MAX_PREVIEW_BYTES
 from ranks.media.latent_colours import Colours, fit_colours, paint
 from ranks.media.previews import Previews, encode_jpeg
 from ranks.model.conditioning import image_tensor, open_image

@@ -15,7 +15,7 @@ from PIL import Image
 from broker.store.folder import FolderStore
 from broker.store.store import PARTIAL, VIDEOS
 from broker.wire.job import JobSpec
-from broker.wire.protocol import Lease
+from broker.wire.job_view import Lease
 from ranks.errors import JobError, RunCancelled
 from ranks.media.stills import Stills
 from ranks.media.video_writer import VideoWriter
