@@ -31,7 +31,7 @@ SETTLE_S = 60.0
 """Between the two looks at an object store for files without a job; the second one counts."""
 _ENDINGS = (".mp4", ".webp", ".sprites.webp")
 _NO_INPUT = Refused(
-    code=ErrorCode.UNAVAILABLE,
+    code=ErrorCode.IMAGE_REMOVED,
     message="the image was removed meanwhile; send it again",
     field="image",
     retry_after_s=1,

@@ -2,12 +2,13 @@
 
 import asyncio
 import itertools
+from typing import cast
 
 import zmq
 
 from broker.wire.errors import ErrorCode
 from broker.wire.replies import FrontReply, Refused, front_replies
-from broker.wire.requests import FrontRequest, front_requests
+from broker.wire.requests import FrontRequest, ReplyT, Request, front_requests, reply_type
 from broker.wire.socket_reader import SocketReader
 from broker.wire.sockets import connect_dealer
 from http_front.errors import FrontError
@@ -31,8 +32,8 @@ class BrokerClient:
         self._correlations = itertools.count()
         self._reader = asyncio.create_task(self._socket.read(self._receive), name="broker-replies")
 
-    async def ask(self, request: FrontRequest, limit_s: float = REPLY_LIMIT_S) -> FrontReply:
-        """Send a request and return the broker's reply.
+    async def ask(self, request: Request[ReplyT], limit_s: float = REPLY_LIMIT_S) -> ReplyT:
+        """Send a request and return the broker's reply, of the type that the request names.
 
         Raises:
             FrontError: If the broker refuses, or does not reply in time (`UNAVAILABLE`).
@@ -46,7 +47,8 @@ class BrokerClient:
             del self._pending[correlation]
         if isinstance(reply, Refused):
             raise FrontError.from_refusal(reply)
-        return reply
+        assert isinstance(reply, reply_type(request)), reply
+        return cast(ReplyT, reply)
 
     async def close(self) -> None:
         """Stop reading and close the socket. Open requests fail as unavailable."""
@@ -57,11 +59,11 @@ class BrokerClient:
     async def _send_until_reply(
         self,
         correlation: bytes,
-        request: FrontRequest,
+        request: Request[ReplyT],
         future: "asyncio.Future[FrontReply]",
         limit_s: float,
     ) -> FrontReply:
-        parts = [correlation, *front_requests.encode(request)]
+        parts = [correlation, *front_requests.encode(cast(FrontRequest, request))]
         deadline = asyncio.get_running_loop().time() + limit_s
         while (left_s := deadline - asyncio.get_running_loop().time()) > 0:
             pause_s = RESEND_AFTER_S if self._socket.offer(parts) else RECONNECT_CHECK_S

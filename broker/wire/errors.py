@@ -14,6 +14,7 @@ class ErrorCode(Enum):
     REQUEST_TIMEOUT = "request_timeout"
     IMAGE_URL_FORBIDDEN = "image_url_forbidden"  # scheme, port, address, characters
     IMAGE_UNAVAILABLE = "image_unavailable"  # the other server did not deliver it
+    IMAGE_REMOVED = "image_removed"  # the stored image is gone: send it again
     IMAGE_TOO_LARGE = "image_too_large"
     IMAGE_INVALID = "image_invalid"  # not a usable picture
     IDEMPOTENCY_KEY_REUSE = "idempotency_key_reuse"  # the same key with another request

@@ -5,6 +5,9 @@ Pure arithmetic, so that a job that does not fit is refused at submit.
 
 import msgspec
 
+_RESERVED_SHARE = 10
+"""A tenth more is reserved than allocated, except for weights."""
+
 
 class GroupMemory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The memory of each rank of a group, and the figures that job sizes are multiplied with."""
@@ -56,6 +59,7 @@ def needed_bytes(memory: GroupMemory, demand: Demand) -> int:
         per_token += memory.cache_token_bytes * demand.num_branches
     denoising = demand.num_tokens * per_token + demand.num_branches * memory.condition_bytes
     denoising += memory.dit_blocks_bytes if demand.dit_fsdp else 0
+    activations = max(denoising, demand.num_pixels * memory.pixel_bytes)
     encoding = 0 if demand.t5_fsdp else memory.t5_gathered_bytes
-    # A stage frees its memory before the next one.
-    return weights + max(encoding, denoising, demand.num_pixels * memory.pixel_bytes)
+    # A stage frees its memory before the next one. An allocator reserves more than tensors take.
+    return weights + max(encoding, activations + activations // _RESERVED_SHARE)

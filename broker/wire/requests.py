@@ -4,7 +4,7 @@ Requests about jobs carry an `owner`: another owner's job is answered like an un
 stands for an administrator, and for every client where no API keys are in use.
 """
 
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar, get_args
 
 import msgspec
 
@@ -25,11 +25,18 @@ from broker.wire.replies import (
     ProbeChecked,
 )
 
-ReplyT = TypeVar("ReplyT")
+ReplyT = TypeVar("ReplyT", covariant=True)
 
 
 class Request(Message, Generic[ReplyT], frozen=True, kw_only=True):
     """Base of every request; it names its reply, apart from `Refused`."""
+
+
+def reply_type(request: Request[ReplyT]) -> Any:
+    """Return the class, or union of classes, that a request names as its reply."""
+    (base,) = vars(type(request))["__orig_bases__"]
+    (reply,) = get_args(base)
+    return reply
 
 
 class IdempotencyKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -57,5 +57,4 @@ async def _back_up(state_dir: Path, file: Path) -> BackedUp:
     finally:
         await broker.close()
         context.term()
-    assert isinstance(copied, BackedUp)
     return copied

@@ -8,7 +8,6 @@ import zmq
 
 from broker.wire.events import job_events
 from broker.wire.job_view import JobView
-from broker.wire.replies import JobHistory
 from broker.wire.requests import WatchJob
 from broker.wire.socket_reader import SocketReader
 from broker.wire.sockets import connect_sub
@@ -103,7 +102,6 @@ class EventFeed:
 
     async def _changes(self, job_id: str, after_seq: int, owner: str | None) -> list[JobView]:
         reply = await self._broker.ask(WatchJob(job_id=job_id, after_seq=after_seq, owner=owner))
-        assert isinstance(reply, JobHistory)
         return reply.jobs
 
     def _subscribe(self, job_id: str) -> "_Mailbox":

@@ -85,9 +85,7 @@ async def _answer_video(request: web.Request, job_id: str) -> web.Response:
 
 
 async def _find(request: web.Request, job_id: str) -> JobFound:
-    reply = await request.app[FRONT].broker.ask(GetJob(job_id=job_id, owner=owner(request)))
-    assert isinstance(reply, JobFound)
-    return reply
+    return await request.app[FRONT].broker.ask(GetJob(job_id=job_id, owner=owner(request)))
 
 
 def _named_id(request: web.Request) -> str:

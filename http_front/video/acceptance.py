@@ -46,7 +46,7 @@ async def accept(request: web.Request, submission: Submission, spool: Spool) -> 
         try:
             return await _submit(request, submission, key, image)
         except FrontError as error:
-            if (error.code, error.field) != (ErrorCode.UNAVAILABLE, "image"):
+            if error.code is not ErrorCode.IMAGE_REMOVED:
                 raise
             # The last job with this image was removed in the meantime, and the image with it.
     return await _accept_new(request, submission, key, spool)
@@ -91,7 +91,6 @@ async def _submit(
             priority=submission.priority,
         )
     )
-    assert isinstance(reply, JobFound)
     return reply.job.job_id
 
 

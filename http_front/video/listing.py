@@ -53,7 +53,6 @@ async def read_page(request: web.Request) -> JobsListed:
             owner=owner(request),
         )
     )
-    assert isinstance(page, JobsListed)
     return page
 
 

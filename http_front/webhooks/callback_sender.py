@@ -8,7 +8,7 @@ from contextlib import suppress
 import aiohttp
 
 from broker.process.log import current_job
-from broker.wire.replies import Callback, CallbackTaken
+from broker.wire.replies import Callback
 from broker.wire.requests import EndCallback, TakeCallback
 from http_front.broker_client import BrokerClient
 from http_front.errors import FrontError
@@ -60,7 +60,6 @@ class CallbackSender:
             with suppress(FrontError):  # the broker does not reply, or its disk is full
                 if len(self._calls) < MAX_CALLS:
                     reply = await self._broker.ask(TakeCallback())
-                    assert isinstance(reply, CallbackTaken)
                     callback = reply.callback
             if callback is None:
                 await asyncio.sleep(POLL_EVERY_S)

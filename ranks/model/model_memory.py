@@ -14,8 +14,10 @@ from broker.wire.job_memory import GroupMemory
 from ranks.model.conditioning import NUM_TEXT_TOKENS
 from ranks.parallel.vae_split import grid_shape
 
-_USABLE = 0.9
-"""Share of a device for weights and jobs; the rest is for communicators and fragmentation."""
+_LARGE_BYTES = 64_000_000_000
+_MARGIN_BYTES = 8_000_000_000
+"""What a large device leaves at least to its runtime, communicators and fragmentation. Every device
+leaves a tenth."""
 
 _CAPACITY_GRAIN = 1 << 26
 """Bytes to which capacities are rounded: the broker keeps one queue for each kind of group."""
@@ -65,7 +67,7 @@ def measure(
     vector = _vector_bytes(transformer)
     num_condition_tokens = NUM_TEXT_TOKENS + num_image_tokens(image_encoder)
     return GroupMemory(
-        capacity_bytes=int(capacity_bytes * _USABLE) // _CAPACITY_GRAIN * _CAPACITY_GRAIN,
+        capacity_bytes=usable_bytes(capacity_bytes),
         weights_bytes=whole + -(-(dit_blocks + t5) // world_size),
         dit_gathered_bytes=dit_blocks if is_sharded else 0,
         dit_blocks_bytes=_num_bytes(blocks[:_GATHERED_BLOCKS]) if is_sharded else 0,
@@ -79,6 +81,12 @@ def measure(
         t5_fsdp=t5_fsdp,
         vae_parallel=vae_parallel,
     )
+
+
+def usable_bytes(capacity_bytes: int) -> int:
+    """Return the memory of a device that weights and jobs may take."""
+    margin = max(capacity_bytes // 10, _MARGIN_BYTES if capacity_bytes >= _LARGE_BYTES else 0)
+    return (capacity_bytes - margin) // _CAPACITY_GRAIN * _CAPACITY_GRAIN
 
 
 def _num_bytes(modules: Iterable[nn.Module]) -> int:

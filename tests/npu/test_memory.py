@@ -46,7 +46,7 @@ def test_the_largest_job_that_is_let_in_fits(group: str, request: pytest.Fixture
     assert result.outcomes == {"done"}
     assert ranks.shape.memory is not None
     peak_bytes = max(report.peak_bytes for report in result.reports)
-    assert 0.75 < peak_bytes / ranks.shape.memory.capacity_bytes <= 1.0
+    assert 0.6 < peak_bytes / ranks.shape.memory.capacity_bytes <= 1.0
 
 
 def largest_admitted(ranks: RankGroup) -> JobSpec:

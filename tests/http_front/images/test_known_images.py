@@ -46,7 +46,7 @@ async def test_an_image_removed_during_the_submit_is_decoded_again(
             return None
         stored.unlink()
         second_try.append(request)
-        return Refused(code=ErrorCode.UNAVAILABLE, message="it has been removed", field="image")
+        return Refused(code=ErrorCode.IMAGE_REMOVED, message="it has been removed", field="image")
 
     second_try: list[FrontRequest] = []
     broker.script = refuse_once

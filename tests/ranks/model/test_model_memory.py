@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from broker.wire.job_memory import GroupMemory
-from ranks.model.model_memory import measure
+from ranks.model.model_memory import measure, usable_bytes
 from ranks.model.transformer import ShardTransformer
 from ranks.model.vae import decode_chunks, encode_chunks
 from ranks.parallel.layout import Layout, shard_sizes
@@ -154,3 +154,10 @@ def decode_a_patch(rank: int, world_size: int) -> None:
 
 def test_eight_ranks_need_about_an_eighth_of_the_memory_to_decode() -> None:
     run_ranks(WORLD_SIZE, decode_a_patch)
+
+
+def test_a_device_leaves_a_tenth_and_a_large_one_at_least_8_gb() -> None:
+    card_gb = {size: size * 10**9 - usable_bytes(size * 10**9) for size in (24, 64, 80, 141)}
+    expected_gb = {24: 2.4, 64: 8.0, 80: 8.0, 141: 14.1}
+    for size, margin in card_gb.items():
+        assert margin / 1e9 == pytest.approx(expected_gb[size], abs=0.07)
