@@ -71,7 +71,9 @@ class BrokerClient:
             if future.done():
                 return future.result()
         raise FrontError(
-            ErrorCode.UNAVAILABLE, "the job queue does not answer; try again", retry_after_s=2
+            ErrorCode.UNAVAILABLE,
+            f"the broker did not reply within {limit_s:g} s; try again",
+            retry_after_s=2,
         )
 
     async def _receive(self, parts: list[bytes]) -> None:
