@@ -2,8 +2,8 @@
 
 It runs denoising steps of the same transformers in alternating rounds: in one process against
 diffusers' stock pipeline, and on eight ranks against diffusers' own context parallelism. It
-measures wall time, processor time, collectives, bytes and memory of a step. Then it measures the VAE, whole
-and split over eight ranks. It takes a few minutes on two idle cores.
+measures wall time, processor time, collectives, bytes and memory of a step. Then it
+measures the VAE, whole and split over eight ranks. It takes a few minutes on two idle cores.
 """
 
 import argparse

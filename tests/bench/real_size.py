@@ -4,8 +4,8 @@ It uses 1280*720, 81 frames, guidance and random weights in bfloat16, made on th
 measures the seconds of a step (median of three after a warm-up) with fused kernels, plain kernels
 and the attention cache, and of diffusers' stock transformer; how a step's time is spent; the
 encoders and the VAE; peak memory; and the rate of a step relative to plain matrix products. It
-takes at most nine minutes: parts that fail or exceed the time are left out, and the JSON is written after
-each part.
+takes at most nine minutes: parts that fail or exceed the time are left out, and the JSON is
+written after each part.
 
 It needs a CUDA device with 130 GB (the attention cache of one device alone takes 62), torch and
 transformers, and of this repository the folders broker, ranks and tests. On a machine without a

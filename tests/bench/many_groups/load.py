@@ -232,8 +232,11 @@ def _broken(records: Sequence[Record], folder: Path, witness: Witness) -> list[s
     killed = sum(record.num_killed for record in records)
     return [
         *violations_so_far(evidence),
-        *(f"{job} was finished, and nobody knows" for job in {*_finished(records)} - succeeded),
-        *(f"{job} has succeeded, and nobody made it" for job in succeeded - _made(records)),
+        *(
+            f"{job} was finished, but the broker does not know it"
+            for job in {*_finished(records)} - succeeded
+        ),
+        *(f"{job} has succeeded, but no group made it" for job in succeeded - _made(records)),
         *([f"{killed} groups that were well were killed"] if killed else []),
     ]
 

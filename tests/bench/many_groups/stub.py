@@ -152,8 +152,8 @@ class Life:
             ),
         )
 
-    def _publish(self, news: RankMessage) -> None:
-        self._beats.send_multipart(rank_messages.encode(news))
+    def _publish(self, message: RankMessage) -> None:
+        self._beats.send_multipart(rank_messages.encode(message))
 
     def _take(self, parts: list[bytes]) -> None:
         command = group_commands.decode(parts)
@@ -297,7 +297,7 @@ class StubGroup:
     def die(self, reason: str = "the stub was set to die") -> None:
         """Lose the epoch; the launcher reports it and starts the next."""
         assert self._life is not None, "there is nothing to lose"
-        assert self._launcher is not None, "somebody has to tell"
+        assert self._launcher is not None, "a vanished machine reports nothing"
         self._record.num_gone += 1
         self._record.lost.append((self._name, self._epoch))
         self._life.end()
