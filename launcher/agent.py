@@ -126,7 +126,6 @@ class Agent:
             await asyncio.sleep(REGISTER_EVERY_S)
 
     def _end_drain(self, group: str | None) -> None:
-        """Note that no job runs on a group any more; None means on no group of the server."""
         if self._drains.pop(group, None) is not None and not self._drains:
             self.drained.set()
 

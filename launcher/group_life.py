@@ -119,7 +119,6 @@ class GroupLife:
             os.kill(pid, number)
 
     async def _end_all(self, leader_pid: int) -> None:
-        """Kill and reap every process of this epoch, including ranks not yet reported."""
         await kill_tree(leader_pid, _REAP_LIMIT_S)
         for pid in self.pids.values():
             self._reaper.forget(pid)

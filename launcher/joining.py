@@ -92,7 +92,6 @@ def check_store(folders: Folders) -> None:
 
 @contextlib.contextmanager
 def _probe_file(place: str, name: str) -> Iterator[None]:
-    """Keep a small file where partial videos are stored."""
     with tempfile.TemporaryDirectory(prefix="wan-probe-") as work_dir:
         store = store_at(place, work_dir)
         probe = store.partial(VIDEOS) / name
@@ -125,7 +124,6 @@ def _stored(store: Store, name: str) -> Iterator[None]:
 
 
 def _is_seen(addresses: Addresses, probe: str) -> bool:
-    """Ask the broker whether it sees a file."""
     with (
         zmq.Context() as context,
         context.socket(zmq.DEALER) as dealer,

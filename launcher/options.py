@@ -257,7 +257,6 @@ class Command(msgspec.Struct, frozen=True):
 
     @property
     def has_front(self) -> bool:
-        """Whether an HTTP front runs on this machine."""
         return self.role != "group"
 
     @property
@@ -300,7 +299,6 @@ def parse_command(
 
 
 def to_toml(options: Options) -> str:
-    """Format options as a file for `--config`."""
     lines = []
     for name, value in msgspec.structs.asdict(options).items():
         if value is not None:
@@ -386,7 +384,6 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _split_lists(merged: dict[str, Any]) -> dict[str, Any]:
-    """Turn `a,b` into a list for the options that are lists."""
     lists = {f.name for f in msgspec.structs.fields(Options) if isinstance(f.default, tuple)}
     return {
         name: _parts(value) if name in lists and isinstance(value, str) else value
@@ -399,14 +396,12 @@ def _parts(text: str) -> list[str]:
 
 
 def _choices(name: str) -> tuple[str, ...]:
-    """Return the values of an enumerated option; empty for any other option."""
     annotation = next(f.type for f in msgspec.structs.fields(Options) if f.name == name)
     literals = [part for part in get_args(annotation) if get_origin(part) is Literal]
     return get_args(literals[0]) if literals else ()
 
 
 def _explain(error: msgspec.ValidationError, merged: dict[str, Any]) -> str:
-    """Return a message with the option, its value and what is allowed."""
     text, _, path = str(error).partition(" - at `$.")
     name = path.rstrip("`")
     if name not in merged:

@@ -146,7 +146,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def num_groups(self) -> int:
-        """How many groups the launcher starts itself."""
         return 0 if self.role == "front" or self.ray_name else self.options.groups
 
     def _shape(self) -> GroupShape:

@@ -52,7 +52,6 @@ class Folders(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def under(cls, state_dir: str, store: str | None = None) -> "Folders":
-        """Return the folders of a state directory without making them."""
         state = Path(state_dir).resolve()
         place = store or state_dir
         return cls(

@@ -109,7 +109,6 @@ class Child:
 
     @property
     def exited(self) -> asyncio.Future[int]:
-        """The exit code, set when the process has ended."""
         return _started(self._exited)
 
     async def ready(self) -> bool:
@@ -165,7 +164,6 @@ async def kill_tree(leader_pid: int, limit_s: float) -> None:
 
 
 def _kill(leader_pid: int) -> bool:
-    """Kill a process group; return whether it had any process."""
     try:
         os.killpg(leader_pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -174,7 +172,6 @@ def _kill(leader_pid: int) -> bool:
 
 
 def describe_exit(code: int) -> str:
-    """Return a verb phrase, such as `ended with exit code 3`."""
     if code < 0:
         return f"was ended by {signal.Signals(-code).name}"
     return f"ended with exit code {code}"

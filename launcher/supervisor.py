@@ -97,7 +97,6 @@ class Supervisor:
     async def _keep_alive(
         self, name: str, run: Callable[[], Awaitable[str]], until: asyncio.Event
     ) -> None:
-        """Run a process again and again, until an event is set or it has failed too often."""
         policy = RestartPolicy()
         while not until.is_set():
             try:
@@ -114,7 +113,6 @@ class Supervisor:
         return None
 
     def _start_other_tasks(self) -> "list[asyncio.Task[None]]":
-        """Start everything but the groups."""
         processes = []
         if self._plan.role == "server":
             processes.append(("broker", self._run_broker))
@@ -236,7 +234,6 @@ class Supervisor:
         self._group_ready[index].set()
 
     async def _announce(self, started: float) -> None:
-        """Announce that jobs are accepted, then that all groups are ready."""
         await self._broker_ready.wait()
         url = self._plan.options.join
         if self._listener is not None:

@@ -51,7 +51,6 @@ _VENDORS = (
 
 
 def accelerator_findings(options: Options) -> Iterator[Finding]:
-    """Check drivers, torch and torch_npu, then the devices themselves."""
     present = [vendor for vendor in _VENDORS if glob.glob(vendor.devices)]
     yield from map(_check_driver, present)
     torch = _check_torch(has_npu=any(vendor.kind == "npu" for vendor in present))
@@ -153,5 +152,4 @@ def _version(package: str) -> str | None:
 
 
 def _release(version: str) -> str:
-    """Return the three leading numbers of a version."""
     return ".".join(version.partition("+")[0].split(".")[:3])

@@ -43,7 +43,6 @@ _SHM = Path("/dev/shm")
 
 
 def state_findings(folders: Folders) -> Iterator[Finding]:
-    """Check that the state directory is usable, not in use, and has free space."""
     state = folders.state
     try:
         Addresses.in_folder(folders.run)
@@ -110,7 +109,6 @@ def process_findings() -> Iterator[Finding]:
 
 
 def model_findings(options: Options, folders: Folders) -> Iterator[Finding]:
-    """Check that the model is complete and can be split over the ranks."""
     folder = folders.demo_model if options.demo else Path(options.model_path)
     if options.demo and not folder.exists():
         yield ok("model", "the demo model will be built when the server starts")
@@ -129,7 +127,6 @@ def model_findings(options: Options, folders: Folders) -> Iterator[Finding]:
 
 
 def access_findings(options: Options) -> Iterator[Finding]:
-    """Check that other machines need an API key."""
     fix = f"wan keys add NAME --file {options.api_keys or 'wan-keys.json'}"
     try:
         check_access(options)
@@ -145,7 +142,6 @@ def access_findings(options: Options) -> Iterator[Finding]:
 
 
 def priority_findings(options: Options) -> Iterator[Finding]:
-    """Check that the front can have real-time priority, if the options ask for it."""
     try:
         check_realtime_front(options)
     except StartError as fault:
@@ -156,7 +152,6 @@ def priority_findings(options: Options) -> Iterator[Finding]:
 
 
 def ffmpeg_findings() -> Iterator[Finding]:
-    """Check that ffmpeg runs and can encode H.264."""
     fix = (
         "unset IMAGEIO_FFMPEG_EXE"
         if "IMAGEIO_FFMPEG_EXE" in os.environ
@@ -181,7 +176,6 @@ def ffmpeg_findings() -> Iterator[Finding]:
 
 
 def limit_findings() -> Iterator[Finding]:
-    """Check the limit on open files and the size of /dev/shm."""
     _, num_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     if num_files < _MIN_NUM_FILES:
         message = f"a process may open only {num_files} files; {_MIN_NUM_FILES} are advised"

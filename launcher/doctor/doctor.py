@@ -41,7 +41,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def report(command: Command, as_json: bool = False) -> int:
-    """Run the checks and write their findings; return the exit code."""
     logging.disable()  # the findings say it all
     findings = []
     for finding in run_checks(command):

@@ -29,6 +29,5 @@ def error(topic: str, message: str, fix: str | None = None) -> Finding:
 
 
 def to_text(finding: Finding) -> str:
-    """Format a finding for a terminal, with the fix on a line of its own."""
     line = f"{finding.level:8} {finding.topic:12} {finding.message}"
     return line if finding.fix is None else f"{line}\n{'':21} fix: {finding.fix}"

@@ -25,7 +25,6 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def shown(self) -> str:
-        """The pid and the beginning of the command line."""
         return f"pid {self.pid} ({' '.join(self.words)[:60].rstrip()})"
 
 
@@ -36,7 +35,6 @@ class _Config(msgspec.Struct):
 
 
 def processes() -> Iterator[Process]:
-    """Yield every process that has a command line."""
     for entry in _PROC.iterdir():
         # A process may end while it is read.
         with suppress(OSError):
@@ -51,7 +49,6 @@ def listeners(port: int) -> list[Process]:
 
 
 def left_behind() -> list[Process]:
-    """Return server processes whose launcher has ended."""
     candidates = {
         process.pid: process
         for process in processes()
@@ -76,7 +73,6 @@ def _parent_pid(entry: Path) -> int:
 
 
 def _launcher_of(process: Process) -> int | None:
-    """Return the launcher's pid from a process's config; None if it is not a server process."""
     match process.words:
         case [_, "-m", module, config] if module in _MODULES:
             with suppress(msgspec.DecodeError):
@@ -93,7 +89,6 @@ def _shares_our_pids(pid: int) -> bool:
 
 
 def _listening(table: str, port: int) -> Iterator[str]:
-    """Yield the inodes of the sockets that listen on a port."""
     with suppress(OSError):  # a kernel without IPv6 has no tcp6
         for line in (_PROC / "net" / table).read_text().splitlines()[1:]:
             fields = line.split()

@@ -47,7 +47,6 @@ def connected(address: str) -> Iterator[None]:
 
 
 def placement_name(server: str, group: str) -> str:
-    """Return the name of a group's placement group."""
     return f"wan-ranks {server} {group}"
 
 

@@ -67,7 +67,6 @@ def _follow(process: "subprocess.Popen[str]") -> tuple[int, str]:
 
 
 def _prepare(order: GroupOrder) -> list[str]:
-    """Write the group's options and keys to files; return the command that starts it."""
     options = order.options
     state = _private(Path(tempfile.gettempdir()) / f"wan-ranks-{os.getuid()}")
     for name in (order.server, str(options.name)):

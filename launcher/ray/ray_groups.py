@@ -69,7 +69,6 @@ class RayGroups:
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
-        """Run until a signal, then until every group has left its node."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
@@ -87,7 +86,6 @@ class RayGroups:
                 raise outcome
 
     async def _keep_alive(self, group: str) -> None:
-        """Place and run a group; when it ends, place it again after a pause."""
         policy = RestartPolicy()
         order = msgspec.json.encode(self._orders[group])
         while not self._stop.is_set():
@@ -123,7 +121,6 @@ class RayGroups:
             self._placements.pop(group, None)
 
     async def _watch(self) -> None:
-        """Log where the groups run, whenever it changes."""
         while True:
             await asyncio.sleep(_POLL_S)
             try:
@@ -177,7 +174,6 @@ async def _run(actor: Any, order: bytes) -> str:
 
 
 def _orders(config: RayGroupsConfig, resource: str) -> Iterator[tuple[str, GroupOrder]]:
-    """Yield the name of each group and the order for its node."""
     keys = {}
     if config.peer_keys is not None:
         keys = {name: (Path(config.peer_keys) / name).read_text() for name in PEER_KEYS}

@@ -1,4 +1,4 @@
-"""A benchmark in parts that share a time: one that fails or takes too long leaves the others be."""
+"""Runs a long benchmark in parts within a time budget; a part that fails does not stop the rest."""
 
 import signal
 import time
@@ -12,10 +12,10 @@ import msgspec
 
 
 class Parts:
-    """Runs parts one after the other and keeps what they find, on disk too after each.
+    """Runs parts one after the other, and writes the results to disk after each.
 
     Args:
-        path: Where the findings go, as JSON.
+        path: JSON file for the results.
         budget_s: For all parts together.
     """
 
@@ -27,7 +27,7 @@ class Parts:
         signal.signal(signal.SIGALRM, _raise_timeout)
 
     def run(self, name: str, limit_s: float, part: Callable[[], Any]) -> Any:
-        """Return what a part finds; None if it failed, which is told in its place."""
+        """Return a part's result; if it fails, record the error and return None."""
         limit_s = min(limit_s, self._end_s - time.monotonic())
         begun_s = time.monotonic()
         found = None
@@ -37,7 +37,7 @@ class Parts:
             signal.setitimer(signal.ITIMER_REAL, limit_s)
             found = part()
             self.found[name] = found
-        except Exception as error:  # noqa: BLE001 (whatever it is, the other parts go on)
+        except Exception as error:  # noqa: BLE001 (whatever it is, the other parts run)
             self.found[name] = {"failed": f"{type(error).__name__}: {error}"[:2000]}
             traceback.print_exc()
         finally:

@@ -1,7 +1,7 @@
-"""Collectives and bytes of one denoising step: ours against diffusers' own context parallelism.
+"""Collectives and bytes of a denoising step: ours and diffusers' own context parallelism.
 
-`python -m tests.bench.collectives` runs the same transformer both ways on 8 gloo ranks, counts what
-passes torch's dispatcher on rank 0, and prints both. Bytes are those that a rank sends to others.
+`python -m tests.bench.collectives` runs the same transformer both ways on 8 gloo ranks, counts the
+collectives in torch's dispatcher on rank 0, and prints both. Bytes are those sent to other ranks.
 """
 
 from collections.abc import Callable
@@ -24,14 +24,14 @@ from tests.ranks.parallel.world import run_ranks
 
 WORLD_SIZE = 8
 SHAPE = (3, 16, 16)
-"""Of the latents: 192 tokens, which 8 ranks can share evenly, as diffusers needs it."""
+"""Shape of the latents: 192 tokens, which 8 ranks share evenly, as diffusers requires."""
 
 DEPTHS = (2, 4)
-"""Layers of the two models that tell a layer's cost from that of the rest of a step."""
+"""Layers of two models, whose difference separates a layer's cost from the rest of a step."""
 
 
 def make_model(num_layers: int) -> WanTransformer3DModel:
-    """Return a transformer of the real kind in miniature; the same weights on every rank."""
+    """Return a miniature of the real transformer, with the same weights on every rank."""
     torch.manual_seed(1)
     model: WanTransformer3DModel = WanTransformer3DModel(
         num_attention_heads=8,
@@ -49,7 +49,6 @@ def make_model(num_layers: int) -> WanTransformer3DModel:
 
 
 def inputs() -> dict[str, Tensor]:
-    """Return the same inputs on every rank."""
     generator = torch.Generator().manual_seed(2)
     return {
         "latents": torch.randn(1, 36, *SHAPE, generator=generator),
@@ -101,7 +100,7 @@ STEPS: dict[str, Callable[[WanTransformer3DModel, int], Tensor]] = {
 
 @torch.no_grad()
 def count(rank: int, world_size: int, path: Path) -> None:
-    """Write what each way needs at each depth; both must predict the same."""
+    """Write the traffic of each way at each depth, and check that both predict the same."""
     found: dict[str, list[Traffic]] = {}
     for num_layers in DEPTHS:
         predicted = []
@@ -116,7 +115,7 @@ def count(rank: int, world_size: int, path: Path) -> None:
 
 
 def measure() -> dict[str, tuple[Traffic, Traffic]]:
-    """Return the traffic of a layer and of the rest of a step, for each way."""
+    """Return the traffic of one layer and of the rest of a step, for each way."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "found.json"
         run_ranks(WORLD_SIZE, count, path)
@@ -133,7 +132,6 @@ def _rest(step: Traffic, layer: Traffic) -> Traffic:
 
 
 def main() -> None:
-    """Print the table."""
     num_layers = 40
     print(f"one forward pass, Ulysses {WORLD_SIZE}, for each rank; a step of {num_layers} layers")
     print(f"{'':10} {'a layer':>24} {'the rest':>24} {'a step':>26}")

@@ -9,7 +9,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 
 def parallelise(model: WanTransformer3DModel) -> None:
-    """Share the model's sequence among all ranks, as diffusers does it."""
+    """Split the model's sequence over all ranks, as diffusers does."""
     num_ranks = dist.get_world_size()
     mesh = init_device_mesh("cpu", (1, num_ranks), mesh_dim_names=("ring", "ulysses"))
     context = ContextParallelConfig(ulysses_degree=num_ranks)

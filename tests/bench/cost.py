@@ -1,4 +1,4 @@
-"""What a video costs, counted: floating-point operations, collectives, and the bytes they send."""
+"""The cost of a video: floating-point operations, collectives and the bytes they send."""
 
 import json
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ _BYTES_OF_A_NUMBER = 2  # bfloat16
 
 VAE_ENCODE_FLOPS = 5.11e6
 VAE_DECODE_FLOPS = 8.56e6
-"""For a pixel of a frame; at 1280*720, since the attention in the middle grows with the frame."""
+"""Operations per pixel of a frame at 1280*720; the attention in the middle grows with the frame."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,16 +24,16 @@ class Clip:
     num_steps: int = 40
     num_branches: int = 2
     has_image: bool = True
-    """Whether the model attends to an image, too; the text-to-video model does not."""
+    """Whether the model attends to an image; the text-to-video model does not."""
 
     @property
     def num_tokens(self) -> int:
-        """Length of the sequence: a token is 16 by 16 pixels of four frames."""
+        """Sequence length: a token is 16 by 16 pixels of four frames."""
         return (self.num_frames // 4 + 1) * (self.height // 16) * (self.width // 16)
 
     @property
     def vae_flops(self) -> float:
-        """Of encoding, with its grey frames, and decoding."""
+        """Operations to encode the first frame, padded with grey frames, and to decode."""
         pixels = self.width * self.height * self.num_frames
         encode = VAE_ENCODE_FLOPS if self.has_image else 0.0
         return pixels * (encode + VAE_DECODE_FLOPS)
@@ -48,18 +48,17 @@ class Flops:
 
     @property
     def total(self) -> float:
-        """Of both kinds."""
         return self.attention + self.linear
 
 
 def forward_flops(clip: Clip, *, is_reused: bool = False) -> Flops:
-    """Return what one forward pass of the transformer takes, for one guidance branch.
+    """Return the operations of a forward pass of the transformer, for one guidance branch.
 
-    Without what is computed once a job: embeddings, keys and values of text and image.
+    They exclude what is computed once per job: embeddings, and keys and values of text and image.
 
     Args:
-        clip: Gives the length of the sequence.
-        is_reused: Whether the attention cache stands in for the self-attention.
+        clip: Determines the sequence length.
+        is_reused: Whether the attention cache replaces the self-attention.
     """
     config = json.loads(_CONFIG.read_text())
     layers, tokens = config["num_layers"], clip.num_tokens
@@ -79,14 +78,14 @@ def forward_flops(clip: Clip, *, is_reused: bool = False) -> Flops:
 
 @dataclass(frozen=True, kw_only=True)
 class Traffic:
-    """What a rank sends in one forward pass."""
+    """Collectives and bytes that a rank sends in one forward pass."""
 
     num_collectives: int
     num_bytes: float
 
 
 def forward_traffic(clip: Clip, ulysses_size: int) -> Traffic:
-    """Return the exchanges of one forward pass: two in each layer, then one gather."""
+    """Return the traffic of a forward pass: two exchanges per layer, then one gather."""
     if ulysses_size == 1:
         return Traffic(num_collectives=0, num_bytes=0.0)
     config = json.loads(_CONFIG.read_text())

@@ -1,4 +1,4 @@
-"""What a device reaches at its best: plain matrix products, and attention at the real shape."""
+"""Peak rates of a device: plain matrix products, and attention at the real shape."""
 
 import statistics
 import time
@@ -15,7 +15,7 @@ from tests.bench.report import machine
 
 
 def machine_of(device: Device) -> dict[str, str]:
-    """Return what figures depend on."""
+    """Return the device and software versions that the figures depend on."""
     names: dict[str, str] = {"device": device.kind}
     if device.kind == "cuda":
         names["device"] = torch.cuda.get_device_name()
@@ -25,7 +25,7 @@ def machine_of(device: Device) -> dict[str, str]:
 def time_s(
     device: Device, work: Callable[[], object], repeats: int = 3, warm_ups: int = 1
 ) -> float:
-    """Return the median time of some work, after runs that do not count."""
+    """Return the median time of a call, after warm-up calls."""
     times = []
     for _ in range(warm_ups + repeats):
         device.synchronize()
@@ -37,7 +37,7 @@ def time_s(
 
 
 def peak_gb(device: Device, work: Callable[[], object]) -> float:
-    """Return the most memory that is allocated while some work runs; 0 where nobody counts it."""
+    """Return the peak memory allocated during a call; 0 on devices without a counter."""
     if device.kind != "cuda":
         work()
         return 0.0
@@ -47,7 +47,7 @@ def peak_gb(device: Device, work: Callable[[], object]) -> float:
 
 
 def matmul_tflops(device: Device, side: int) -> float:
-    """Return the rate of a product of square matrices of random numbers, in bfloat16."""
+    """Return the rate of a product of square random matrices in bfloat16."""
     left, right = (
         torch.randn(side, side, device=device.torch_device, dtype=torch.bfloat16) for _ in range(2)
     )

@@ -1,9 +1,9 @@
-"""What an event costs as queue and fleet grow: `python -m tests.bench.dispatch`.
+"""The cost of an event by number of jobs and groups: `python -m tests.bench.dispatch`.
 
-The dispatcher alone, without sockets, journal or clock: microseconds for a submit, for giving a
-group the next job, for its end, for telling the place and the remaining time of a job in the middle
-of the queue, for a cancel there, for a rank's beat, for an urgent job that takes a run's place, and
-for a group that is lost and comes back.
+It measures the dispatcher alone, without sockets, journal or clock, in microseconds: to submit a
+job, to lease one to a group, to end it, to report queue position and remaining time of a job in the
+middle of the queue, to cancel it, a rank's heartbeat, an urgent job that preempts another, and a
+group that is lost and returns.
 """
 
 import argparse
@@ -18,14 +18,14 @@ from pathlib import Path
 from tests.broker.dispatch.long_queue import LongQueue
 
 LENGTHS = (100, 1_000, 10_000, 100_000)
-FLEETS = (10, 100, 1_000, 10_000)
+NUM_GROUPS = (10, 100, 1_000, 10_000)
 MEDIUM_LENGTH = 1_000
 
 Figures = dict[str, dict[str, float]]
 
 
 def main() -> None:
-    """Print two tables; write them as JSON where that is asked for."""
+    """Print two tables; write them as JSON if `--json` is given."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=500, help="events of each kind")
     parser.add_argument("--json", type=Path, help="file for the figures")
@@ -34,10 +34,10 @@ def main() -> None:
     logging.disable()
     by_length = measure_lengths(rounds)
     print(table("waiting jobs", by_length))
-    by_fleet = compare({size: costs_us(MEDIUM_LENGTH, size, rounds) for size in FLEETS})
-    print(table("groups", by_fleet))
+    by_groups = compare({size: costs_us(MEDIUM_LENGTH, size, rounds) for size in NUM_GROUPS})
+    print(table("groups", by_groups))
     if arguments.json is not None:
-        figures = {"waiting jobs": by_length, "groups": by_fleet}
+        figures = {"waiting jobs": by_length, "groups": by_groups}
         arguments.json.write_text(json.dumps(figures, indent=2))
 
 
@@ -47,7 +47,7 @@ def measure_lengths(num_rounds: int) -> Figures:
 
 
 def compare(by_size: dict[int, dict[str, float]]) -> Figures:
-    """Return the costs by event and size, and how the largest size compares with the smallest."""
+    """Return the costs by event and size, and the ratio of the largest size to the smallest."""
     first, *_, last = by_size.values()
     return {
         event: {f"{size:,}": by_size[size][event] for size in by_size}
@@ -57,7 +57,7 @@ def compare(by_size: dict[int, dict[str, float]]) -> Figures:
 
 
 def costs_us(length: int, num_groups: int, num_rounds: int) -> dict[str, float]:
-    """Return the median cost of each event in microseconds; the length stays what it is."""
+    """Return the median cost of each event in microseconds, at a constant queue length."""
     queue = LongQueue(length, num_groups)
     spent: dict[str, list[float]] = {}
 
@@ -66,7 +66,7 @@ def costs_us(length: int, num_groups: int, num_rounds: int) -> dict[str, float]:
         event()
         spent.setdefault(name, []).append((time.perf_counter() - begun) * 1e6)
 
-    # A collection walks over all jobs there are; that is the interpreter's cost, and rare.
+    # A garbage collection visits all jobs; that is rare, and not the dispatcher's cost.
     gc.collect()
     gc.freeze()
     for _ in range(num_rounds):
@@ -87,7 +87,6 @@ def costs_us(length: int, num_groups: int, num_rounds: int) -> dict[str, float]:
 
 
 def table(sizes_of: str, figures: Figures) -> str:
-    """Return the figures as lines of text."""
     columns = next(iter(figures.values()))
     lines = [f"{f'us by {sizes_of}':18}" + "".join(f"{column:>10}" for column in columns)]
     for event, costs in figures.items():

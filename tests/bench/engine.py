@@ -1,9 +1,9 @@
 """The engine against diffusers: `python -m tests.bench.engine [--json FILE] [--only MODEL]`.
 
-Denoising steps of the same transformers, in alternating rounds: in one process against what
-diffusers' stock pipeline does, and on eight ranks against diffusers' own context parallelism. Time
-by the clock and by the processor, collectives, bytes and memory of a step. Then the VAE against
-diffusers', and split over eight ranks. A few minutes on two cores that do nothing else.
+It runs denoising steps of the same transformers in alternating rounds: in one process against
+diffusers' stock pipeline, and on eight ranks against diffusers' own context parallelism. It
+measures wall time, processor time, collectives, bytes and memory of a step. Then it
+measures the VAE, whole and split over eight ranks. It takes a few minutes on two idle cores.
 """
 
 import argparse
@@ -27,14 +27,14 @@ WORLD_SIZE = 8
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
-    """A transformer and what is denoised with it."""
+    """A transformer and the job to denoise with it."""
 
     make: Callable[[Path], None]
     transformer: str
-    """Where it lies in what is made."""
+    """Its folder within the models that are made."""
     shape: LatentShape
     num_steps: int
-    """Of a round."""
+    """Steps per round."""
 
 
 CASES = {
@@ -44,7 +44,7 @@ CASES = {
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """All that is measured; ways by model and name."""
+    """All results: ways by model and name."""
 
     machine: dict[str, str]
     steps: dict[str, dict[str, Way]]
@@ -52,7 +52,6 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def main() -> None:
-    """Measure, print the tables and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--only", choices=[*CASES, "vae"], help="one model, or the VAE")
@@ -69,7 +68,7 @@ def main() -> None:
 
 
 def steps_of(case: Case) -> dict[str, Way]:
-    """Return what a step takes in each way."""
+    """Return the results of a step in each way."""
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "model"
         case.make(made)
@@ -91,7 +90,7 @@ def _on_ranks(
 
 
 def print_steps(model: str, ways: dict[str, Way]) -> None:
-    """Print a table; ratios are to diffusers on as many ranks, round by round."""
+    """Print a table with ratios to diffusers on as many ranks, round by round."""
     print(f"\n{model}: a denoising step of both guidance branches")
     print(f"{'':18} {'clock':>17} {'processor':>18} {'collectives':>11} {'sent':>11} {'peak':>10}")
     for name, way in ways.items():
@@ -110,7 +109,6 @@ def _timing(times_s: list[float], rival_s: list[float]) -> str:
 
 
 def print_vae(figures: dict[str, VaeFigures]) -> None:
-    """Print the table of the VAE."""
     print(f"\n{'VAE':8} {'diffusers':>10} {'ours':>9} {'on 8':>9} {'peak':>20}")
     for name, found in figures.items():
         stock, ours, split = (

@@ -1,4 +1,4 @@
-"""What one rank does in the benchmark of the engine: all ways in alternating rounds."""
+"""One rank of the engine benchmark, which runs all ways in alternating rounds."""
 
 import time
 from contextlib import ExitStack
@@ -25,27 +25,27 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
 
     job: Job
     layouts: list[tuple[int, int]]
-    """Of ours: `(cfg_size, ulysses_size)`."""
+    """Our layouts: `(cfg_size, ulysses_size)`."""
     num_steps: int
-    """Of a round."""
+    """Steps per round."""
 
 
 class Way(msgspec.Struct, frozen=True, kw_only=True):
-    """What a step takes in one way."""
+    """The cost of a step in one way."""
 
     wall_s: list[float]
-    """Of rank 0, in each round."""
+    """Wall time on rank 0, by round."""
     processor_s: list[float]
-    """Of all ranks together, in each round; it hardly depends on what else the machine does."""
+    """Processor time of all ranks together, by round; hardly affected by other processes."""
     traffic: Traffic
-    """Of rank 0."""
+    """Traffic of rank 0."""
     peak_bytes: int
-    """Of rank 0, without weights."""
+    """Peak memory of rank 0, without weights."""
 
 
 @torch.inference_mode()
 def measure(rank: int, world_size: int, work: Work, path: Path) -> None:
-    """Write what is found: of each of our layouts, then of diffusers."""
+    """Write the results of each of our layouts, then of diffusers."""
     world = World(rank, world_size)
     device = open_device("cpu", rank, world_size)
     torch.set_num_threads(1)  # several would spend a busy machine's time on waiting for each other
@@ -73,7 +73,6 @@ def measure(rank: int, world_size: int, work: Work, path: Path) -> None:
 
 
 def _round(stepper: Stepper, num_steps: int) -> tuple[float, float]:
-    """Return the wall time and all ranks' processor time of a step."""
     dist.barrier()
     begun = time.perf_counter(), time.process_time()
     for _ in range(num_steps):

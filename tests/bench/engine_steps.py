@@ -1,4 +1,4 @@
-"""One denoising step, in the ways that the benchmark of the engine compares."""
+"""One denoising step in each way that the engine benchmark compares."""
 
 from pathlib import Path
 from typing import Protocol
@@ -22,11 +22,11 @@ from tests.bench.context_parallel import parallelise
 CPU = torch.device("cpu")
 GUIDANCE_SCALE = 5.0
 NUM_STEPS = 100
-"""Of the schedule; no more are measured."""
+"""Steps of the schedule; only the first few are measured."""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What is denoised, and with which transformer."""
+    """A transformer and the inputs to denoise with it."""
 
     transformer: str
     shape: LatentShape
@@ -40,23 +40,22 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return [draw_noise(seed, (1, 512, width)) for seed in (3, 4)]
 
     def image(self, width: int) -> Tensor:
-        """Return an embedded image."""
         return draw_noise(5, (1, 257, width))
 
 
 class Stepper(Protocol):
-    """A job on its way."""
+    """A job in progress."""
 
     @property
     def latents(self) -> Tensor:
-        """After the latest step."""
+        """The latents after the latest step."""
 
     def step(self) -> None:
-        """Do the next step."""
+        pass
 
 
 class Ours:
-    """The product's loop, with its meeting of all ranks after each step."""
+    """The product's denoising loop, with its synchronisation of all ranks after each step."""
 
     def __init__(
         self, job: Job, transformer: ShardTransformer, world: World, layout: Layout
@@ -83,17 +82,16 @@ class Ours:
 
     @property
     def latents(self) -> Tensor:
-        """After the latest step."""
+        """The latents after the latest step."""
         return self._denoiser.latents
 
     def step(self) -> None:
-        """Do the next step."""
         self._denoiser.advance(self._predictor)
         self._control.meet()
 
 
 class Stock:
-    """What diffusers' `WanImageToVideoPipeline` does in a step, on one rank or on all of them."""
+    """A step of diffusers' `WanImageToVideoPipeline`, on one rank or on all."""
 
     def __init__(self, job: Job) -> None:
         folder = Path(job.transformer)
@@ -128,6 +126,6 @@ class Stock:
 
 
 def agree(steppers: list[Stepper]) -> None:
-    """Check that all have come to the same latents."""
+    """Check that all ways have computed the same latents."""
     for stepper in steppers[1:]:
         torch.testing.assert_close(stepper.latents, steppers[0].latents, rtol=0, atol=1e-3)

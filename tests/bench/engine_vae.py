@@ -1,4 +1,4 @@
-"""The VAE of the engine's benchmark: diffusers' calls, ours in one process, and ours split."""
+"""The VAE in the engine benchmark: diffusers' calls, ours in one process, and ours split."""
 
 import os
 import tempfile
@@ -25,11 +25,11 @@ BASE_DIM = 16
 
 NUM_FRAMES = 9
 HEIGHT, WIDTH = 16, 24
-"""Of the latents."""
+"""Shape of the latents."""
 
 
 class VaeFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one direction; times of each round, peaks of rank 0 without weights."""
+    """Results of one direction: times by round, and peaks of rank 0 without weights."""
 
     stock_s: list[float]
     ours_s: list[float]
@@ -44,17 +44,16 @@ def _image() -> Tensor:
 
 
 def encode(vae: AutoencoderKLWan, split: Split | None) -> Tensor:
-    """Encode a first frame and grey ones."""
+    """Encode a first frame, padded with grey frames."""
     return finish_encoding(vae, list(encode_chunks(vae, _image(), NUM_FRAMES, split)))
 
 
 def decode(vae: AutoencoderKLWan, split: Split | None) -> Tensor:
-    """Decode latents."""
     return torch.cat(list(decode_chunks(vae, _latents(16), split)), dim=2)
 
 
 def stock_encode(vae: AutoencoderKLWan) -> Tensor:
-    """Do with diffusers' call what `encode` does."""
+    """Encode as `encode` does, with diffusers' call."""
     image = _image().unsqueeze(2)
     grey = torch.zeros_like(image).expand(-1, -1, NUM_FRAMES - 1, -1, -1)
     latents: Tensor = vae.encode(torch.cat((image, grey), dim=2)).latent_dist.mode()
@@ -62,7 +61,7 @@ def stock_encode(vae: AutoencoderKLWan) -> Tensor:
 
 
 def stock_decode(vae: AutoencoderKLWan) -> Tensor:
-    """Do with diffusers' call what `decode` does."""
+    """Decode as `decode` does, with diffusers' call."""
     frames: Tensor = vae.decode(_latents(16)).sample
     return frames
 
@@ -75,7 +74,6 @@ PASSES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
 
 
 def measure_vae(world_size: int) -> dict[str, VaeFigures]:
-    """Return the figures of both directions."""
     found: list[dict[str, dict[str, Any]]] = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "found.json"

@@ -1,6 +1,7 @@
-"""How long a picture takes from the first byte of its body to the stored input.
+"""The time from the first byte of an image's body to the stored input.
 
-`python -m tests.bench.image`: a warm decoder, pictures with the grain of a photo, medians of 20.
+`python -m tests.bench.image` uses a warm decoder and images with the noise of a photo, and prints
+medians of 20.
 """
 
 import asyncio
@@ -34,7 +35,7 @@ _CHUNK_BYTES = 1 << 16
 
 
 def photo(kind: str, width_px: int, height_px: int) -> bytes:
-    """Return an image file with as much detail as a photo has."""
+    """Return an image file with as much detail as a photo."""
     grain = Image.effect_noise((width_px, height_px), 12).convert("RGB")
     with Image.open(SAMPLE) as sample:
         plain = sample.convert("RGB").resize((width_px, height_px), Image.Resampling.BICUBIC)
@@ -44,7 +45,7 @@ def photo(kind: str, width_px: int, height_px: int) -> bytes:
 
 
 async def store(decoder: ImageDecoder, folder: Path, body: bytes) -> float:
-    """Return the seconds that one picture has taken."""
+    """Return the seconds to store one image."""
     start = time.perf_counter()
     with open_spool(folder) as spool:
         for place in range(0, len(body), _CHUNK_BYTES):
@@ -54,7 +55,7 @@ async def store(decoder: ImageDecoder, folder: Path, body: bytes) -> float:
 
 
 async def measure(folder: Path) -> dict[str, list[float]]:
-    """Return the seconds of each run."""
+    """Return the seconds of each repetition."""
     (folder / INPUTS / ".partial").mkdir(parents=True)
     decoder = ImageDecoder(StoredFiles(FolderStore(folder)))
     found = {}
@@ -70,7 +71,6 @@ async def measure(folder: Path) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    """Print a table and a line of JSON."""
     with tempfile.TemporaryDirectory() as folder:
         found = asyncio.run(measure(Path(folder)))
     for name, values in found.items():

@@ -1,6 +1,6 @@
-"""What jobs of the 14B model take of each rank's memory: `python -m tests.bench.job_memory`.
+"""The memory that jobs of the 14B model take on each rank: `python -m tests.bench.job_memory`.
 
-The figures are those by which the server accepts and refuses jobs; no device is needed for them.
+The server accepts and refuses jobs by these figures; computing them needs no device.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ VIDEOS: dict[str, dict[str, int | bool]] = {
 
 
 def table() -> str:
-    """Return the table, in Markdown."""
+    """Return the table as Markdown."""
     columns = [f"{video}, {kind}" for video, kind in product(VIDEOS, VAE_DTYPES)]
     lines = [["ranks", "layout", "set", *columns], ["---"] * (3 + len(columns))]
     for world_size in (8, 4, 2, 1):
@@ -58,7 +58,7 @@ def _spec(video: dict[str, int | bool], flags: tuple[str, ...]) -> JobSpec:
 
 
 def measured(world_size: int, vae_dtype: torch.dtype) -> GroupMemory:
-    """Return what the ranks of a group would tell of their memory."""
+    """Return the memory that the ranks of a group would report."""
     transformer, text_encoder, image_encoder, vae = real_models()
     nn.Module.to(vae, vae_dtype)
     return measure(

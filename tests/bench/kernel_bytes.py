@@ -1,8 +1,8 @@
-"""Bytes that the element-wise operations of a block move: `python -m tests.bench.kernel_bytes`.
+"""Bytes moved by the element-wise operations of a block: `python -m tests.bench.kernel_bytes`.
 
-The 14B model at 1280*720, 81 frames, on the meta device. Plain, every operation reads its inputs
-and writes its output; fused, each of the functions in `ranks.model.kernels` does so once. Matrix
-products and attention are left out; they are the same in both.
+The 14B model at 1280*720 with 81 frames, on the meta device. Plain, each operation reads its inputs
+and writes its output; fused, each function of `ranks.model.kernels` does so once. Matrix products
+and attention are the same in both and left out.
 """
 
 from collections.abc import Callable, Iterable
@@ -28,10 +28,10 @@ _LEFT_OUT = ("linear", "attention", "empty")
 
 
 class MovedBytes(TorchDispatchMode):
-    """Counts what operators read and write while it is active.
+    """Counts the bytes that operators read and write while it is active.
 
-    An operator whose result lies in the memory of an input moves nothing: a view, or a conversion
-    to the dtype that there is.
+    An operator whose result shares an input's memory moves none: a view, or a conversion to the
+    same dtype.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class MovedBytes(TorchDispatchMode):
         return result
 
     def as_kernel(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the function, counted as one operation."""
+        """Wrap a function so that it counts as one operation."""
 
         def counted(*args: Any) -> Any:
             self._is_in_kernel = True
@@ -66,7 +66,7 @@ class MovedBytes(TorchDispatchMode):
 
 
 def block_bytes(*, is_fused: bool) -> int:
-    """Return what one block moves for one guidance branch."""
+    """Return the bytes that one block moves for one guidance branch."""
     with torch.device("meta"), torch.inference_mode():
         model = in_dtypes(
             WanTransformer3DModel.from_config(config_of("transformer") | {"num_layers": 1}),
@@ -100,7 +100,7 @@ def block_bytes(*, is_fused: bool) -> int:
 
 
 def install(model: WanTransformer3DModel, moved: MovedBytes) -> None:
-    """Let the block run on kernels that are counted as one operation each."""
+    """Replace the block's kernels by ones that count as one operation each."""
     counted = Kernels(is_fused=False)
     for name in ("modulate", "rotate", "add_and_norm", "add_and_modulate", "add"):
         setattr(counted, name, moved.as_kernel(getattr(kernels, name)))
@@ -121,7 +121,6 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 def main() -> None:
-    """Print what a block and a step move."""
     num_blocks = config_of("transformer")["num_layers"]
     for name, is_fused in (("plain", False), ("fused", True)):
         moved = block_bytes(is_fused=is_fused)

@@ -1,4 +1,4 @@
-"""A transformer whose steps take seconds on a CPU: the real one's proportions, a fifth as wide."""
+"""A transformer whose steps take seconds on a CPU: the real proportions, a fifth of the width."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ _SIZES = {
 
 
 def make_larger_transformer(folder: Path) -> None:
-    """Save it, with random weights; 0.3 GB in float32."""
+    """Save it with random weights; 0.3 GB in float32."""
     torch.manual_seed(1)
     model = WanTransformer3DModel.from_config(config_of("transformer") | _SIZES)
     for weight in model.parameters():

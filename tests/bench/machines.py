@@ -1,7 +1,7 @@
-"""How long a video takes on machines of which measurements were published.
+"""The time of a video on machines with published measurements.
 
-A rate is what a software reached on a machine, not what the machine could do. Where a source gives
-only a total, one rate stands for attention and linear layers together.
+A rate is what a software reached on a machine, not the machine's limit. If a source gives only a
+total, one rate stands for attention and linear layers together.
 """
 
 from dataclasses import dataclass
@@ -15,21 +15,22 @@ GIGA = 1e9
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What one device reaches, with a software."""
+    """The rates of one device with a software."""
 
     name: str
     attention_tflops: float
     linear_tflops: float
-    """With all element-wise operations in the time."""
+    """Includes all element-wise operations."""
     vae_tflops: float
     send_gb_s: float
-    """What a rank sends in a second in the exchanges of Ulysses, with the waiting for each other in
-    the time, and whatever the number of ranks."""
+    """Bytes per second that a rank sends in Ulysses' exchanges, including the time that ranks wait
+    for one another; independent of the number of ranks.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How many ranks, and what they share."""
+    """How many ranks, and how they split the work."""
 
     cfg_size: int = 1
     ulysses_size: int = 1
@@ -37,12 +38,11 @@ class Layout:
 
     @property
     def num_ranks(self) -> int:
-        """Of the group."""
         return self.cfg_size * self.ulysses_size
 
 
 def step_s(machine: Machine, clip: Clip, layout: Layout, *, is_reused: bool = False) -> float:
-    """Return the time of one denoising step; nothing overlaps."""
+    """Return the time of one denoising step, assuming that nothing overlaps."""
     flops = forward_flops(clip, is_reused=is_reused)
     traffic = forward_traffic(clip, layout.ulysses_size)
     attention_s = flops.attention / layout.ulysses_size / (machine.attention_tflops * TERA)
@@ -66,9 +66,9 @@ def video_s(
 def calibrate_total(
     name: str, clip: Clip, *, one_s: float, eight_s: float, send_gb_s: float
 ) -> Machine:
-    """Return the machine whose one device takes `one_s` for a video and eight take `eight_s`.
+    """Return a machine whose one device takes `one_s` for a video, and eight `eight_s`.
 
-    The eight share the sequence and nothing else; what they do not share is taken for the VAE.
+    The eight split only the sequence; the time that does not shrink is attributed to the VAE.
     """
     traffic = forward_traffic(clip, 8)
     num_forwards = clip.num_steps * clip.num_branches

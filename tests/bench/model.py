@@ -1,8 +1,8 @@
-"""The time of a video on eight devices, on paper: `python -m tests.bench.model [--json FILE]`.
+"""The predicted time of a video on eight devices: `python -m tests.bench.model [--json FILE]`.
 
 Operations and bytes are counted from the architecture; rates are calibrated with published
-measurements, and the rows that the calibration did not use say how far off the model is. With
-`--measured FILE`, which `tests.bench.real_size` wrote, eight of the device it ran on are added.
+measurements. Measurements that the calibration did not use show the model's error. With
+`--measured FILE`, written by `tests.bench.real_size`, it adds eight of the measured device.
 """
 
 import argparse
@@ -37,9 +37,9 @@ LAYOUTS = (
 
 
 def _nvlink_gb_s() -> float:
-    """Return what a rank sends on eight H100, from LightX2V's steps on one and on eight at 480p.
+    """Return a rank's send rate on eight H100, from LightX2V's steps on one and eight at 480p.
 
-    What eight take beyond an eighth of one, for the bytes of CFG 2, Ulysses 4.
+    It is the time beyond an eighth of one device's, for the bytes of CFG 2 with Ulysses 4.
     """
     beyond_s = 0.75 - 5.18 / 8
     return forward_traffic(SD, 4).num_bytes / beyond_s / GIGA
@@ -57,7 +57,7 @@ OFFICIAL = {
 
 
 def _lightx2v(name: str, step_of_sd_s: float) -> Machine:
-    """Return a machine with LightX2V in bfloat16, from its step at 480p."""
+    """Return a machine with LightX2V in bfloat16, from its step time at 480p."""
     tflops = SD.num_branches * forward_flops(SD).total / step_of_sd_s / TERA
     vae = OFFICIAL["H100, official code"].vae_tflops
     return Machine(
@@ -85,7 +85,7 @@ def _h200() -> Machine:
 def _ascend() -> Machine:
     """Return an Ascend 910B with CANN's attention operator, from four devices at 480p.
 
-    A step of 6.10 s with 3.28 s of attention and 1.13 s of exchanges; 2.1 s beyond the 20 steps.
+    A step of 6.10 s has 3.28 s of attention and 1.13 s of exchanges; 2.1 s are outside the steps.
     """
     flops, traffic = forward_flops(SD_TEXT_20), forward_traffic(SD_TEXT_20, 4)
     return Machine(
@@ -118,7 +118,7 @@ def measured(path: Path) -> Machine:
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """A published figure that the calibration did not use, and what the model says."""
+    """A published figure that the calibration did not use, and the model's prediction."""
 
     source: str
     setting: str
@@ -127,12 +127,12 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def error(self) -> float:
-        """Relative; positive where the model says too much."""
+        """Relative error; positive if the prediction is too high."""
         return self.predicted_s / self.published_s - 1
 
 
 def checks() -> list[Check]:
-    """Return every published figure of the same FLOPs whose setting is known."""
+    """Return every published figure with the same FLOPs and known settings."""
     found = [
         Check(
             source=f"Wan2.1, {name.split(',')[0]}",
@@ -177,7 +177,7 @@ def checks() -> list[Check]:
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
-    """What the model says of eight devices in one layout, 1280*720, 81 frames, 40 steps."""
+    """The prediction for eight devices in one layout: 1280*720, 81 frames, 40 steps."""
 
     machine: str
     num_branches: int
@@ -192,7 +192,6 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def predict(machine: Machine, num_branches: int, layout: Layout) -> Prediction:
-    """Return a row of the table."""
     clip = Clip(num_branches=num_branches)
     whole = Layout(cfg_size=layout.cfg_size, ulysses_size=layout.ulysses_size)
     return Prediction(
@@ -214,14 +213,13 @@ def best(machine: Machine, num_branches: int) -> Prediction:
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the model says."""
+    """All predictions, rates and checks."""
 
     checks: list[Check]
     predictions: list[Prediction]
 
 
 def main() -> None:
-    """Print the tables and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the tables here")
     parser.add_argument("--measured", type=Path, help="findings of tests.bench.real_size")
@@ -245,7 +243,6 @@ def main() -> None:
 
 
 def print_rates() -> None:
-    """Print what the calibration found."""
     flops = forward_flops(HD)
     total, attention = (HD.num_branches * part / 1e15 for part in (flops.total, flops.attention))
     print(f"a step at 720p: {total:.2f} PFLOP, of which attention {attention:.2f}")
@@ -258,7 +255,6 @@ def print_rates() -> None:
 
 
 def print_checks(rows: list[Check]) -> None:
-    """Print how far off the model is."""
     print(f"\n{'published':22} {'':52} {'':>8} {'model':>8} {'error':>6}")
     for row in rows:
         print(
@@ -268,7 +264,6 @@ def print_checks(rows: list[Check]) -> None:
 
 
 def print_predictions(rows: list[Prediction]) -> None:
-    """Print eight devices in each layout."""
     print("\n1280*720, 81 frames, 40 steps, on eight devices, with the VAE split")
     titles = f"{'step':>8} {'video':>8} {'cache':>8} {'VAE whole':>10}"
     print(f"{'':24}{'guidance':>9} {'layout':>18} {titles}")

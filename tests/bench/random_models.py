@@ -1,4 +1,4 @@
-"""Models with random weights, made where they are used: the real ones, or miniatures of them."""
+"""Models with random weights: the real sizes, or miniatures of them."""
 
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -37,7 +37,7 @@ _MINIATURE: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """Which models, and which latents they work on."""
+    """The models' size and the latents they work on."""
 
     shape: LatentShape
     is_miniature: bool
@@ -52,7 +52,7 @@ MINIATURE = Size(shape=(3, 12, 16), is_miniature=True)
 
 
 def make_transformer(size: Size, device: torch.device, dtype: torch.dtype) -> WanTransformer3DModel:
-    """Return the transformer, in the dtypes that its loader gives it."""
+    """Return the transformer in the dtypes that the product's loader uses."""
     config = size.config("transformer")
     with torch.device("meta"):
         model = WanTransformer3DModel.from_config(config)
@@ -64,7 +64,7 @@ def make_transformer(size: Size, device: torch.device, dtype: torch.dtype) -> Wa
 
 
 def make_stock(ours: WanTransformer3DModel, size: Size) -> WanTransformer3DModel:
-    """Return diffusers' transformer as it comes, on the weights of another one."""
+    """Return diffusers' stock transformer with the weights of another one."""
     with torch.device("meta"):
         model = WanTransformer3DModel.from_config(size.config("transformer"))
     model.load_state_dict(ours.state_dict(), assign=True)
@@ -75,27 +75,26 @@ def make_stock(ours: WanTransformer3DModel, size: Size) -> WanTransformer3DModel
 
 
 def make_text_encoder(size: Size, device: torch.device, dtype: torch.dtype) -> UMT5EncoderModel:
-    """Return the text encoder."""
     with torch.device("meta"):
         model = UMT5EncoderModel(UMT5Config(**size.config("text_encoder")))
     return _fill(nn.Module.to(model, dtype), device)
 
 
 def make_image_encoder(size: Size, device: torch.device) -> CLIPVisionModel:
-    """Return the image encoder, in float32 as it is served."""
+    """Return the image encoder in float32, as the server uses it."""
     model = CLIPVisionModel(CLIPVisionConfig(**size.config("image_encoder")))
     return nn.Module.to(model.eval(), device)
 
 
 def make_vae(size: Size, device: torch.device) -> AutoencoderKLWan:
-    """Return the VAE, in float32."""
+    """Return the VAE in float32."""
     with torch.device("meta"):
         model = AutoencoderKLWan.from_config(size.config("vae"))
     return _fill(model, device)
 
 
 def _fill(model: ModelT, device: torch.device) -> ModelT:
-    """Give a model on the meta device small random weights; zeros would be too fast."""
+    """Give a model on the meta device small random weights; zeros would compute too fast."""
     nn.Module.to_empty(model, device=device)
     for name, weight in model.named_parameters():
         weight.requires_grad_(False)

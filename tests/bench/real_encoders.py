@@ -18,7 +18,6 @@ def text_encoding_s(size: Size, device: Device) -> float:
 
 
 def image_encoding_s(size: Size, device: Device) -> float:
-    """Return the time of one image."""
     encoder = make_image_encoder(size, device.torch_device)
     side = encoder.config.image_size
     pixels = torch.randn(1, 3, side, side, device=device.torch_device)

@@ -1,15 +1,16 @@
 """The 14B model on one device: `python -m tests.bench.real_size --json FILE`.
 
-1280*720, 81 frames, guidance; random weights in bfloat16, made on the device. Seconds a step (the
-median of three after a warm-up) with fused kernels, with plain ones, with the attention cache, and
-of diffusers' stock transformer; what a step is spent on; the encoders and the VAE; peak memory; and
-the rate of a step against that of plain matrix products. Nine minutes at most: parts that fail or
-come too late are left out, and the JSON is written after each.
+It uses 1280*720, 81 frames, guidance and random weights in bfloat16, made on the device. It
+measures the seconds of a step (median of three after a warm-up) with fused kernels, plain kernels
+and the attention cache, and of diffusers' stock transformer; how a step's time is spent; the
+encoders and the VAE; peak memory; and the rate of a step relative to plain matrix products. It
+takes at most nine minutes: parts that fail or exceed the time are left out, and the JSON is
+written after each part.
 
-It takes a CUDA device with 130 GB (the attention cache of one device alone takes 62), torch and
-transformers, and of this repository the folders broker, ranks and tests. A machine without a
-package index needs wheels: get them with `pip download --no-deps diffusers msgspec
-importlib_metadata requests` for its Python, and install those that it lacks with
+It needs a CUDA device with 130 GB (the attention cache of one device alone takes 62), torch and
+transformers, and of this repository the folders broker, ranks and tests. On a machine without a
+package index, fetch wheels elsewhere with `pip download --no-deps diffusers msgspec
+importlib_metadata requests` for its Python, and install the missing ones with
 `pip install --no-index --no-deps *.whl`.
 `--miniature` runs the same parts on a model of a thousandth of the size, on any device.
 """
@@ -36,7 +37,6 @@ NUM_STEPS = 40
 
 
 def main() -> None:
-    """Run the parts; every one says what it found."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def measure(parts: Parts, size: Size, device: Device) -> None:
-    """Run all parts, the most telling ones first."""
+    """Run all parts, the most important first."""
     side = 256 if size.is_miniature else 8192
     parts.run("machine", 10, lambda: machine_of(device))
     parts.run("matmul_tflops", 20, lambda: matmul_tflops(device, side))
@@ -62,7 +62,7 @@ def measure(parts: Parts, size: Size, device: Device) -> None:
     parts.run("transformer", 60, lambda: made.append(Steps(size, device)))
     if made:
         measure_steps(parts, made.pop())
-    gc.collect()  # each block knows its forward pass, and that the block
+    gc.collect()  # each block refers to its forward pass, and back
     device.free_memory()
     parts.run("text_encoding_s", 40, lambda: text_encoding_s(size, device))
     parts.run("image_encoding_s", 20, lambda: image_encoding_s(size, device))
@@ -70,7 +70,7 @@ def measure(parts: Parts, size: Size, device: Device) -> None:
 
 
 def measure_steps(parts: Parts, steps: Steps) -> None:
-    """Measure what concerns the transformer."""
+    """Measure the transformer."""
     parts.run("fused", 150, lambda: steps.ours(is_fused=True))
     parts.run("stock", 130, steps.stock)
     parts.run("split", 60, steps.split)
@@ -80,7 +80,6 @@ def measure_steps(parts: Parts, steps: Steps) -> None:
 
 
 def summarise(parts: Parts, size: Size) -> None:
-    """Print what the figures say together."""
     found = parts.found
 
     def step_of(name: str) -> float | None:

@@ -1,4 +1,4 @@
-"""Denoising steps of one transformer on one device: ours in its variants, and diffusers'."""
+"""Denoising steps of one transformer on one device: our variants, and diffusers'."""
 
 from collections.abc import Callable
 from functools import partial
@@ -24,15 +24,15 @@ _KINDS = {
     "attention": ("attention", "flash", "fmha", "sdpa"),
     "linear": ("gemm", "nvjet", "xmma", "addmm", "aten::mm", "aten::bmm"),
 }
-"""What the names of kernels, or of the CPU's operators, contain; attention first."""
+"""Words in the names of kernels or CPU operators, by kind; attention first."""
 
 
 class Steps:
     """A transformer with random weights and a job for it.
 
     Args:
-        size: Of the model and the latents.
-        device: Where it runs, with its fastest attention.
+        size: Size of the model and the latents.
+        device: Runs it with its fastest attention kernel.
     """
 
     def __init__(self, size: Size, device: Device) -> None:
@@ -69,7 +69,7 @@ class Steps:
         return self._measure("stock", self._predict_stock)
 
     def cached(self) -> dict[str, float]:
-        """Return the time of a step that takes its attention from the cache, and the memory."""
+        """Return the time of a step that reuses cached attention, and the memory."""
         schedule = CacheSchedule(start=0, interval=4, end=4, num_inference_steps=4)
         transformer = self._transformer(is_fused=True)
         with AttentionCache(schedule) as cache:
@@ -82,7 +82,7 @@ class Steps:
             return {"step_s": min(times), "cache_gb": cache.num_bytes / 1e9}
 
     def split(self) -> dict[str, Any]:
-        """Return what attention, linear layers and the rest of a step take, by their kernels."""
+        """Return the time that a step spends on attention, linear layers and the rest."""
         predictor = self._predictor(self._transformer(is_fused=True))
         activities = [ProfilerActivity.CPU]
         if self._device.kind == "cuda":
@@ -93,7 +93,7 @@ class Steps:
         return _shares(_times_by_kernel(profiler, is_cpu=self._device.kind == "cpu"))
 
     def differences(self) -> dict[str, float]:
-        """Return how far the predictions are from diffusers', relative to these."""
+        """Return the relative difference between our predictions and diffusers'."""
         stock = self._predicted["stock"]
         return {
             name: float((found - stock).norm() / stock.norm())
@@ -147,13 +147,13 @@ class Steps:
         return guided.to("cpu", torch.float32)
 
     def _measure(self, name: str, predict: Callable[[], Tensor]) -> dict[str, float]:
-        """Return the median time of three steps after a warm-up, and the peak of memory."""
+        """Return the median time of three steps after a warm-up, and the peak memory."""
         peak = peak_gb(self._device, lambda: self._predicted.update({name: predict()}))
         return {"step_s": time_s(self._device, predict, warm_ups=0), "peak_gb": peak}
 
 
 def _times_by_kernel(profiler: profile, *, is_cpu: bool) -> dict[str, float]:
-    """Return the seconds of each kernel; on the CPU, of each operator without what it calls."""
+    """Return the seconds of each kernel; on the CPU, of each operator excluding its callees."""
     times: dict[str, float] = {}
     for event in profiler.key_averages():
         if is_cpu:

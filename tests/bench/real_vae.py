@@ -1,4 +1,4 @@
-"""The VAE on one device: float32 as it is served, and what bfloat16 and memory formats change."""
+"""The VAE on one device: float32 as the server uses it, bfloat16, and other memory formats."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,11 +14,11 @@ from tests.bench.device_rates import peak_gb, time_s
 from tests.bench.random_models import Size, make_vae
 
 NUM_SAMPLE_FRAMES = 3
-"""Latent frames of a variant; the whole clip, all with the same work but the first, is reckoned."""
+"""Latent frames of a variant; the whole clip is extrapolated: all but the first cost the same."""
 
 
 def vae_variants(size: Size, device: Device) -> dict[str, Any]:
-    """Return time and peak memory of the served VAE on a whole clip, and of its variants."""
+    """Return time and peak memory of the product's VAE on a whole clip, and of its variants."""
     vae = make_vae(size, device.torch_device)
     found = {"served, whole clip": _measure(vae, size, device, size.shape[0])}
     for dtype in (torch.float32, torch.bfloat16):
@@ -30,7 +30,7 @@ def vae_variants(size: Size, device: Device) -> dict[str, Any]:
 
 
 def _convert(vae: AutoencoderKLWan, dtype: torch.dtype, layout: torch.memory_format) -> None:
-    """Give the weights of 3-D convolutions a memory format, which their outputs take over."""
+    """Convert the weights of 3-D convolutions to a memory format, which their outputs inherit."""
     nn.Module.to(vae, dtype)
     for weight in vae.parameters():
         if weight.dim() == 5:

@@ -1,4 +1,4 @@
-"""What every benchmark says besides its figures: the machine, the versions, the command."""
+"""The parts of every benchmark's report besides its figures: machine, versions, command."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ import msgspec
 
 
 def machine() -> dict[str, str]:
-    """Return what figures depend on."""
+    """Return the machine and versions that the figures depend on."""
     return {
         "processor": _processor(),
         "cores": str(os.cpu_count()),
@@ -23,7 +23,6 @@ def machine() -> dict[str, str]:
 
 
 def write_report(path: Path | None, figures: Any) -> None:
-    """Write figures as JSON, if a file was named."""
     if path is not None:
         path.write_bytes(msgspec.json.format(msgspec.json.encode(figures), indent=1) + b"\n")
 

@@ -1,7 +1,7 @@
-"""How long a broker is away when it dies: `python -m tests.bench.restart`.
+"""How long a restarted broker is unavailable: `python -m tests.bench.restart`.
 
-From the start of its process to its line `ready`, and to the first status that it tells, with so
-many jobs in its journal. It is killed before each start, as a crash would; medians.
+It measures the time from the start of the process to its line `ready`, and to its first status
+answer, by number of jobs in the journal. The broker is killed before each start; medians.
 """
 
 import argparse
@@ -23,7 +23,6 @@ _BATCH = 1_000
 
 
 def main() -> None:
-    """Print a table; write it as JSON where that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5, help="starts with each number of jobs")
     parser.add_argument("--json", type=Path, help="file for the figures")
@@ -37,7 +36,7 @@ def main() -> None:
 
 
 def table(figures: dict[int, dict[str, float]]) -> str:
-    """Return the figures as the documents show them."""
+    """Return the table as the documentation shows it."""
     rows = [
         f"| {num_jobs:,} | {found['ready_s']:.1f} s | {found['answer_s']:.1f} s "
         f"| {found['journal_mb']:.1f} MB |"
@@ -51,7 +50,7 @@ def table(figures: dict[int, dict[str, float]]) -> str:
 
 
 async def measure(state_dir: Path, num_jobs: int, num_runs: int) -> dict[str, float]:
-    """Return medians over some starts on one journal."""
+    """Return medians over several starts on one journal."""
     config = broker_config(state_dir, max_queue=num_jobs + 1)
     job_id = write_jobs(config, num_jobs)
     times = [await start_s(config, job_id) for _ in range(num_runs)]
@@ -61,7 +60,7 @@ async def measure(state_dir: Path, num_jobs: int, num_runs: int) -> dict[str, fl
 
 
 async def start_s(config: BrokerConfig, job_id: str) -> tuple[float, float]:
-    """Return how long a broker takes until it is ready, and until it has answered."""
+    """Return the time until a broker is ready, and until its first answer."""
     broker = BrokerProcess(config)
     async with Front(config) as front:
         begun = time.monotonic()
@@ -74,7 +73,7 @@ async def start_s(config: BrokerConfig, job_id: str) -> tuple[float, float]:
 
 
 def write_jobs(config: BrokerConfig, num_jobs: int) -> str:
-    """Have so many jobs wait in the journal, and one more; return the last one's id."""
+    """Write a journal with so many waiting jobs and one more; return the last one's id."""
     state_dir = StateDir(Path(config.state_dir))
     journal = Journal(state_dir.journal)
     now_s = time.time()

@@ -1,8 +1,9 @@
 """The whole server on CPU ranks: `python -m tests.bench.server`.
 
-Time from start to ready (the first with the demo model to be made, then without), time of a job of
-128*128, 24 frames and 20 steps, the ranks' idle time between two jobs, latency of `/video/status`
-while the ranks compute and while they idle, and the processor time of each idle process.
+It measures the time from start to ready (first with building the demo model, then without), the
+time of a job of 128*128, 24 frames and 20 steps, the ranks' idle time between two jobs, the latency
+of `/video/status` while the ranks compute and while they are idle, and the processor time of each
+idle process.
 """
 
 import asyncio
@@ -21,7 +22,6 @@ ASK_EVERY_S = 0.01
 
 
 async def main() -> None:
-    """Measure and print a table and a line of JSON."""
     with tempfile.TemporaryDirectory() as folder:
         figures = await measure(Path(folder) / "state")
     for name, value in figures.items():
@@ -30,7 +30,7 @@ async def main() -> None:
 
 
 async def measure(state_dir: Path) -> dict[str, float]:
-    """Return the figures by name, the unit in the name."""
+    """Return the figures by name; each name ends in its unit."""
     figures = {"first_start_s": await start_s(state_dir)}
     starts = [await start_s(state_dir) for _ in range(NUM_STARTS)]
     figures["start_median_s"] = statistics.median(starts)
@@ -47,7 +47,6 @@ async def measure(state_dir: Path) -> dict[str, float]:
 
 
 async def start_s(state_dir: Path) -> float:
-    """Return how long a server takes until it is ready."""
     server = RunningServer(state_dir)
     try:
         return await server.wait_until_ready()
@@ -57,14 +56,14 @@ async def start_s(state_dir: Path) -> float:
 
 
 async def job_s(caller: Caller) -> float:
-    """Return how long the small job takes from submit to video."""
+    """Return the seconds of the small job from submit to video."""
     begun = time.monotonic()
     await caller.wait_for(await caller.submit(), status="Succeed")
     return time.monotonic() - begun
 
 
 async def gap_ms(caller: Caller) -> float:
-    """Return how long the ranks idle between the last frame of a job and the next job."""
+    """Return the ranks' idle time between the last frame of a job and the next job."""
     first, second = await caller.submit(), await caller.submit()
 
     async def moment(job_id: str, stage: str) -> float:
@@ -77,7 +76,7 @@ async def gap_ms(caller: Caller) -> float:
 
 
 async def latencies_ms(caller: Caller, busy: bool) -> list[float]:
-    """Return how long each answer to `/video/status` takes, asked a hundred times a second."""
+    """Return the latency of each `/video/status`, at a hundred requests per second."""
     job_id = await caller.submit(infer_steps="100")
     await caller.wait_for(job_id, stage="denoise")
     if not busy:
@@ -104,7 +103,7 @@ def percentiles(name: str, values: list[float]) -> dict[str, float]:
 
 
 async def idle_percent(server: RunningServer) -> float:
-    """Return what share of a core the busiest process of an idle server uses."""
+    """Return the share of a core that the busiest process of an idle server uses."""
     before = {pid: server.processor_time_s(pid) for pid in server.pids()}
     await asyncio.sleep(IDLE_S)
     return max(server.processor_time_s(pid) - used for pid, used in before.items()) / IDLE_S * 100

@@ -1,8 +1,8 @@
-"""Which way of giving birth to eight ranks is faster: `python -m tests.bench.start`.
+"""The start of eight ranks, in two ways: `python -m tests.bench.start`.
 
-Forking them from one process that has imported everything, as the server does, against starting
-eight interpreters that each import everything. Both run the server's own code from there on, until
-all ranks have joined and loaded the demo model. Run in turn; medians of five.
+The server forks them from one process that has imported everything. The alternative is to start
+eight interpreters that each import everything. Both then run the server's own code until all ranks
+have joined and loaded the demo model. The ways alternate; medians of five.
 """
 
 import asyncio
@@ -31,7 +31,6 @@ LIMIT_S = 300.0
 
 
 def main() -> None:
-    """Measure both ways in turn and print a table and a line of JSON."""
     if len(sys.argv) > 1:
         return be_a_rank(int(sys.argv[1]), sys.argv[2])
     ways: dict[str, Callable[[RankConfig], float]] = {"forked": forked_s, "started": started_s}
@@ -65,18 +64,18 @@ def config(folder: Path, model: Path, name: str) -> RankConfig:
 
 
 def forked_s(config: RankConfig) -> float:
-    """Return how long a group takes that is born as the server's are."""
+    """Return the start time of a group whose ranks are forked, as the server does."""
 
     async def measure() -> float:
         reaper = Reaper()
         reaper.start()
-        life = GroupLife(reaper, config, "ranks")
+        group = GroupLife(reaper, config, "ranks")
         begun = time.monotonic()
-        living = asyncio.create_task(life.run(LIMIT_S))
-        await life.ready.wait()
+        running = asyncio.create_task(group.run(LIMIT_S))
+        await group.ready.wait()
         taken = time.monotonic() - begun
-        life.end("measured")
-        await living
+        group.end("measured")
+        await running
         asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)
         return taken
 
@@ -84,7 +83,7 @@ def forked_s(config: RankConfig) -> float:
 
 
 def started_s(config: RankConfig) -> float:
-    """Return how long a group takes whose ranks are interpreters of their own."""
+    """Return the start time of a group whose ranks are new interpreters."""
     read_end, write_end = os.pipe()
     argument = msgspec.json.encode(msgspec.structs.replace(config, ready_fd=write_end)).decode()
     begun = time.monotonic()
@@ -107,7 +106,7 @@ def started_s(config: RankConfig) -> float:
 
 
 def be_a_rank(rank: int, argument: str) -> None:
-    """Be one of the ranks of `started_s`."""
+    """Run one of the ranks of `started_s`."""
     config = msgspec.json.decode(argument, type=RankConfig)
     begin(f"rank-{rank}", config.parent_pid, config.log_format)
     from ranks.serve import serve

@@ -1,4 +1,4 @@
-"""The parts of a long benchmark: what goes wrong in one is told, and the others go on."""
+"""A part of a long benchmark that fails is reported, and the other parts run."""
 
 import json
 import signal

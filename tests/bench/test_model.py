@@ -1,4 +1,4 @@
-"""The model on paper: its counts are those of the code, its layout is the server's."""
+"""The predictions of the benchmark model match the code's operations and the server's layout."""
 
 import json
 from collections.abc import Iterator
@@ -35,14 +35,14 @@ HD: LatentShape = (21, 90, 160)
 
 @pytest.fixture
 def world() -> Iterator[None]:
-    """Rank 3 of 8 whose collectives only have shapes."""
+    """Rank 3 of 8, with collectives that only have shapes."""
     dist.init_process_group("fake", rank=3, world_size=WORLD_SIZE, store=FakeStore())
     yield
     dist.destroy_process_group()
 
 
 def forward(sequence: SequenceGroup, num_passes: int) -> None:
-    """Run the 14B transformer on the meta device; passes after the first find their conditions."""
+    """Run the 14B transformer on the meta device; later passes reuse the first one's conditions."""
     with torch.device("meta"), torch.inference_mode():
         model = ShardTransformer(
             WanTransformer3DModel.from_config(config_of("transformer")).to(torch.bfloat16),

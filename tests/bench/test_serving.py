@@ -2,7 +2,7 @@ from tests.bench.serving.figures import OURS, RIVAL_1, RIVAL_2, TARGETS, Figures
 
 
 def filled(ours: float, rival: float) -> Figures:
-    """Return figures with one name for each target, the same values for all."""
+    """Return figures with one name per target, all with the same values."""
     figures = Figures()
     for target in TARGETS:
         for value in (0.5, 1.0, 9.0):  # the median is the middle one

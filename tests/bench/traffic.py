@@ -1,4 +1,4 @@
-"""What passes between ranks: the collectives that a rank calls, and the bytes it sends."""
+"""Traffic between ranks: the collectives that a rank calls, and the bytes it sends."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):
-    """What one rank does in collectives; bytes are those that it sends to other ranks."""
+    """Collectives that one rank calls, and bytes that it sends to other ranks."""
 
     num_collectives: int
     num_bytes: int
@@ -29,7 +29,7 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Counter(TorchDispatchMode):
-    """Counts the collectives that are called while it is active, and what they send."""
+    """Counts the collectives called while it is active, and the bytes they send."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -38,7 +38,6 @@ class Counter(TorchDispatchMode):
 
     @property
     def traffic(self) -> Traffic:
-        """All that was counted."""
         return Traffic(num_collectives=self.num_collectives, num_bytes=self.num_bytes)
 
     def __torch_dispatch__(
@@ -71,7 +70,7 @@ class Counter(TorchDispatchMode):
 
 
 def _group_size(args: tuple[Any, ...]) -> int:
-    """Return the ranks of the group that a collective is called on: an object, or its name."""
+    """Return the ranks of a collective's group, which is given as an object or by name."""
     for arg in args:
         if isinstance(arg, ScriptObject) and "ProcessGroup" in str(arg._type()):
             return dist.ProcessGroup.unbox(arg).size()

@@ -1,7 +1,7 @@
 """Peak memory of the real VAE at 1280*720, whole and split over 8 ranks, in float32.
 
 `python -m tests.bench.vae_memory` runs it on the meta device with collectives that only have
-shapes, so it needs neither weights nor memory. Scratch space of a device's kernels is not in it.
+shapes, so it needs neither weights nor memory. Scratch space of a device's kernels is not included.
 """
 
 import json
@@ -22,7 +22,7 @@ from tests.ranks.model.peak_memory import PeakMemory
 WORLD_SIZE = 8
 CONFIG = Path(__file__).parents[1] / "data" / "wan14b" / "vae.json"
 HEIGHT, WIDTH = 90, 160
-"""Of the latents."""
+"""Shape of the latents."""
 
 Work = Callable[[AutoencoderKLWan, Split | None], Iterator[Tensor]]
 
@@ -50,7 +50,6 @@ def peak_bytes(work: Work, *, is_split: bool) -> int:
 
 
 def main() -> None:
-    """Print the table."""
     dist.init_process_group("meta:fake", rank=0, world_size=WORLD_SIZE, store=FakeStore())
     for name, work in (("encode", encode), ("decode", decode)):
         whole, part = (peak_bytes(work, is_split=is_split) for is_split in (False, True))

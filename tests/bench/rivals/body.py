@@ -1,4 +1,4 @@
-"""What clients send to both rivals, and get: the part of the original API that is measured."""
+"""The requests and answers of both rivals: the measured part of the original API."""
 
 from typing import Literal
 
@@ -18,19 +18,19 @@ class Submit(BaseModel):
 
 
 class Submitted(BaseModel):
-    """Where to ask for the job."""
+    """The answer to a submit."""
 
     requestId: str
 
 
 class Ask(BaseModel):
-    """Which job is asked for."""
+    """A request for a job's status."""
 
     requestId: str
 
 
 class Status(BaseModel):
-    """How a job is."""
+    """A job's status."""
 
     status: Literal["InQueue", "InProgress", "Succeed", "Failed"]
     queue_position: int | None

@@ -1,7 +1,7 @@
 """Rival 2: FastAPI, Celery and Redis, the usual way to put long work behind an HTTP API.
 
-`uvicorn tests.bench.rivals.celery_app:api` answers requests,
-`celery -A tests.bench.rivals.celery_app worker` works; `REDIS_URL` says where Redis is.
+`uvicorn tests.bench.rivals.celery_app:api` serves requests,
+`celery -A tests.bench.rivals.celery_app worker` does the work; `REDIS_URL` is Redis' address.
 """
 
 import os
@@ -23,7 +23,7 @@ queue.conf.update(
 
 
 def make_video(job: dict[str, object]) -> None:
-    """Stand in for the work: only the way to it is measured."""
+    """Sleep instead of working: only the path to the work is measured."""
     time.sleep(SLEEP_S)
 
 

@@ -1,9 +1,9 @@
 """Rival 1: the architecture that this project replaces, written for the comparison.
 
-`torchrun --nproc_per_node=8 -m tests.bench.rivals.fastapi_ranks` with a model path, a port and a
-folder: every rank is an interpreter of its own; rank 0 answers HTTP, keeps the tasks in a
-dictionary and a queue in its memory, and runs them, one after the other, in a thread beside its
-event loop. The models, the parallel denoising loop and the video file are this project's own.
+`torchrun --nproc_per_node=8 -m tests.bench.rivals.fastapi_ranks` takes a model path, a port and a
+folder. Every rank is an interpreter of its own; rank 0 answers HTTP, keeps the tasks in memory, and
+runs them one after the other in a thread beside its event loop. The models, the parallel denoising
+loop and the video file are this project's own.
 """
 
 import argparse
@@ -44,7 +44,7 @@ SAVE_LIMIT_S = 60.0
 
 
 class Order(msgspec.Struct):
-    """What rank 0 announces to the others."""
+    """A command that rank 0 broadcasts."""
 
     spec: JobSpec
     image: str
@@ -63,30 +63,28 @@ class Job:
     created_at: float = field(default_factory=time.time)
     updated_at: float = field(default_factory=time.time)
 
-    # --- told by the run, as its observer --------------------------------------------------------
+    # --- called by the run, as its observer ------------------------------------------------------
 
     stage: Stage = Stage.ENCODE
     num_done: int = 0
 
     def enter(self, stage: Stage) -> None:
-        """Note that a stage begins."""
         self.stage, self.num_done = stage, 0
 
     def finish_step(self, num_steps: int) -> None:
-        """Note a finished piece of work."""
         self.num_done += 1
         self.progress = fraction_done(self.stage, self.num_done, num_steps)
         self.updated_at = time.time()
 
     def show(self, latents: Tensor) -> None:
-        """Make no previews."""
+        """Do nothing: this rival makes no previews."""
 
     def offer_state(self, step: int, state: object) -> None:
-        """Save no states."""
+        """Do nothing: this rival saves no checkpoints."""
 
 
 class Service:
-    """Rank 0: the tasks, and the thread in which they are run.
+    """Rank 0: the tasks, and the thread that runs them.
 
     Args:
         engine: The loaded rank.
@@ -101,7 +99,6 @@ class Service:
         self._thread = ThreadPoolExecutor(1)
 
     async def submit(self, body: Submit) -> Submitted:
-        """Put a task into the queue; the answer is 202."""
         job_id = secrets.token_hex(16)
         image = self._folder / f"{job_id}.png"
         await asyncio.to_thread(_store_image, body.image_url, image)
@@ -111,7 +108,6 @@ class Service:
         return Submitted(requestId=job_id)
 
     async def status(self, body: Ask) -> Status:
-        """Tell how a task is."""
         job = self._jobs.get(body.requestId)
         if job is None:
             raise HTTPException(404, "no such task")
@@ -123,11 +119,9 @@ class Service:
         )
 
     async def health(self) -> dict[str, object]:
-        """Tell that the ranks are loaded."""
         return {"status": "healthy", "total_tasks": len(self._jobs)}
 
     async def work(self) -> None:
-        """Run one task after the other."""
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -142,7 +136,7 @@ class Service:
         job.status = "InProgress"
         try:
             self._make(job)
-        except Exception as error:  # noqa: BLE001 - the next task has to go on
+        except Exception as error:  # noqa: BLE001 - the next task must run
             job.status, job.reason = "Failed", str(error)
         job.updated_at = time.time()
 
@@ -164,23 +158,22 @@ class Service:
 
 
 class Silent:
-    """The observer of the other ranks."""
+    """The observer of the other ranks, which reports nothing."""
 
     def enter(self, stage: Stage) -> None:
-        """Tell nobody."""
+        pass
 
     def finish_step(self, num_steps: int) -> None:
-        """Tell nobody."""
+        pass
 
     def show(self, latents: Tensor) -> None:
-        """Tell nobody."""
+        pass
 
     def offer_state(self, step: int, state: object) -> None:
-        """Tell nobody."""
+        pass
 
 
 def main() -> None:
-    """Be one of the ranks."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--model-path", required=True)
     parser.add_argument("--port", type=int, required=True)

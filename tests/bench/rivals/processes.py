@@ -1,4 +1,4 @@
-"""The rivals as processes: started, waited for, and ended with all that they have started."""
+"""The rivals as processes: start them, wait until they are ready, and end all their processes."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ NUM_RANKS = 8
 
 @asynccontextmanager
 async def fastapi_ranks(model: Path, folder: Path) -> AsyncIterator[tuple[str, float]]:
-    """Run rival 1; yield its URL, and how long it took until it was ready."""
+    """Run rival 1; yield its URL and the seconds until it was ready."""
     port = _free_port()
     begun = time.monotonic()
     torchrun = (
@@ -37,7 +37,7 @@ async def fastapi_ranks(model: Path, folder: Path) -> AsyncIterator[tuple[str, f
 
 @asynccontextmanager
 async def fastapi_celery_redis(folder: Path) -> AsyncIterator[str]:
-    """Run rival 2, whose Redis syncs each write to the disk; yield its URL."""
+    """Run rival 2, whose Redis syncs each write to disk; yield its URL."""
     redis_port, port = _free_port(), _free_port()
     environment = {"REDIS_URL": f"redis://127.0.0.1:{redis_port}/0"}
     module = "tests.bench.rivals.celery_app"
@@ -65,7 +65,7 @@ async def fastapi_celery_redis(folder: Path) -> AsyncIterator[str]:
 
 @contextmanager
 def _process(log_path: Path, *command: str, **environment: str) -> Iterator[None]:
-    """Run a command in a session of its own, all of which is ended afterwards."""
+    """Run a command in a new session; kill the whole session at the end."""
     with log_path.open("wb") as log:
         process = subprocess.Popen(
             command,
@@ -86,7 +86,7 @@ def _process(log_path: Path, *command: str, **environment: str) -> Iterator[None
 
 
 def _kill_session(session: int) -> None:
-    """End what is left of a session, also groups of processes that were split off in it."""
+    """Kill all processes of a session, including other process groups in it."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(ProcessLookupError):

@@ -1,1 +1,1 @@
-"""The serving path, measured side by side with what it replaces and with what is usual."""
+"""The serving path, compared with the architecture that it replaces and with the usual one."""

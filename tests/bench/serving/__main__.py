@@ -1,8 +1,8 @@
 """All figures of the serving path: `python -m tests.bench.serving --json FILE`.
 
-Rivals alternate with this server in each round. It needs the extra `bench` and Redis:
-`pip install -c constraints.txt -e '.[bench]'`, `apt-get install redis-server`; and a user who may
-have real-time priority: root, or `ulimit -r 1`.
+In each round, the rivals and this server take turns. It needs the extra `bench` and Redis
+(`pip install -c constraints.txt -e '.[bench]'`, `apt-get install redis-server`), and a user who may
+set real-time priority: root, or `ulimit -r 1`.
 """
 
 import argparse
@@ -27,7 +27,6 @@ NUM_EVENTS = 300
 
 
 def main() -> None:
-    """Measure, print a table, write it as JSON where that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="of each measurement")
     parser.add_argument("--json", type=Path, help="file for the figures")
@@ -36,8 +35,8 @@ def main() -> None:
         check_realtime_front(Options(realtime_front=True))
     except StartError as error:
         parser.error(str(error))
-    logging.disable()  # the dispatcher, measured in this process, tells of each lost job
-    # Ends as Ctrl-C does: with every process that was started ended, too.
+    logging.disable()  # the dispatcher, measured in this process, logs each lost job
+    # Like Ctrl-C, so that all child processes are ended.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="wan-bench-") as folder:
         figures = asyncio.run(measure(Path(folder), arguments.rounds))
@@ -46,7 +45,6 @@ def main() -> None:
 
 
 async def measure(folder: Path, num_rounds: int) -> Figures:
-    """Return all figures."""
     figures = Figures()
     async with queues(folder) as both:
         for number in range(num_rounds):
@@ -67,7 +65,7 @@ async def measure(folder: Path, num_rounds: int) -> Figures:
 
 
 def say(line: str) -> None:
-    """Tell whoever waits how far it is."""
+    """Print progress."""
     print(line, file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Start, status while all ranks compute, and the ranks' idle time, beside rival 1."""
+"""Start time, status latency while all ranks compute, and the ranks' idle time, against rival 1."""
 
 import asyncio
 import tempfile
@@ -36,19 +36,18 @@ LONG_JOB = {
 
 
 class Ranks:
-    """Eight ranks on the demo model: now this server's, now the rival's."""
+    """Eight ranks on the demo model: this server's and the rival's in turn."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._state_dir = folder / "state"
 
     async def prepare(self) -> None:
-        """Have the demo model made."""
         async with running_server(self._state_dir) as server:
             await server.stop()
 
     async def measure(self, figures: Figures) -> None:
-        """Add a round: this server, the same with a front that goes first, then the rival."""
+        """Add a round: this server, this server with a real-time front, then the rival."""
         begun = time.monotonic()
         async with running_server(self._state_dir) as server:
             figures.add("start to ready, s", OURS, time.monotonic() - begun)
@@ -80,7 +79,7 @@ async def _ask_and_stop(server: RunningServer, figures: Figures, name: str) -> N
 
 
 async def _ask_while_computing(line: Connection) -> tuple[dict[str, str], tuple[float, float]]:
-    """Ask for a running job a hundred times a second.
+    """Request the status of a running job a hundred times a second.
 
     Returns:
         The job; median and 99th percentile in milliseconds.

@@ -1,4 +1,4 @@
-"""How long the news of a finished step takes to a hundred WebSockets."""
+"""The delay from a finished step to its event on a hundred WebSockets."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ STEP_S = 0.05
 
 
 async def measure_events(folder: Path, figures: Figures, num_rounds: int) -> None:
-    """Add rounds, each a job whose steps are written down by the rank that makes them."""
+    """Add rounds, each a job whose steps are recorded by the ranks that make them."""
     server = ChaosServer(folder, num_steps=NUM_STEPS, step_s=STEP_S)
     try:
         await server.start()
@@ -34,13 +34,13 @@ async def _delays_s(server: ChaosServer) -> list[float]:
         job_id = await caller.submit()
         watchers = [_heard_at_s(caller.session, job_id) for _ in range(NUM_WATCHERS)]
         heard = await asyncio.gather(*watchers)
-    # The encoding is the first entry, so that the others have the numbers of their steps.
+    # Entry 0 is the encoding, so index and step number agree.
     worked_at_s = [
         entry.at_s
         for entry in server.ledger.read()
         if (entry.what, entry.job_id) == ("worked", job_id)
     ]
-    first = max(min(watcher) for watcher in heard)  # from here on, all were there
+    first = max(min(watcher) for watcher in heard)  # from here on, all watchers were connected
     assert first < NUM_STEPS / 2, f"the last watcher came at step {first}"
     return [
         at_s - worked_at_s[step]
@@ -51,7 +51,7 @@ async def _delays_s(server: ChaosServer) -> list[float]:
 
 
 async def _heard_at_s(session: aiohttp.ClientSession, job_id: str) -> dict[int, float]:
-    """Return when a watcher heard of each step, on the clock of the ledger."""
+    """Return when a watcher received each step, on the clock of the ledger."""
     heard: dict[int, float] = {}
     async with session.ws_connect(f"/video/progress?requestId={job_id}") as feed:
         async for message in feed:

@@ -1,4 +1,4 @@
-"""What was measured, round by round; medians and ratios; and what was to be reached."""
+"""The results by round, their medians and ratios, and the targets."""
 
 import statistics
 from collections import defaultdict
@@ -10,13 +10,13 @@ OURS, RIVAL_1, RIVAL_2 = "ours", "FastAPI in rank 0", "FastAPI, Celery, Redis"
 
 @dataclass(frozen=True)
 class Target:
-    """A limit for our median, or for how many times better than a rival's it is."""
+    """A limit for our median, or for its ratio to a rival's."""
 
     name: str
     limit: float
     rival: str | None = None
     is_rate: bool = False
-    """Whether more is better."""
+    """Whether a larger value is better."""
 
 
 TARGETS = (
@@ -33,21 +33,19 @@ TARGETS = (
 
 
 class Figures:
-    """Values by name and side, in the order in which names came up."""
+    """Values by name and side, in the order in which names were added."""
 
     def __init__(self) -> None:
         self._values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
 
     def add(self, name: str, side: str, value: float) -> None:
-        """Add what one round has shown."""
         self._values[name][side].append(value)
 
     def median(self, name: str, side: str) -> float:
-        """Return the median of the rounds."""
         return statistics.median(self._values[name][side])
 
     def as_json(self) -> dict[str, Any]:
-        """Return every value, the medians and the targets with what became of them."""
+        """Return all values, medians and targets, and whether each target was reached."""
         return {
             "rounds": self._values,
             "medians": {
@@ -62,7 +60,7 @@ class Figures:
         }
 
     def table(self) -> str:
-        """Return a line for each name and one for each target."""
+        """Return one line per name and one per target."""
         lines = [f"{'median':46}{'ours':>10}{'rival':>10}{'better by':>11}"]
         lines += [self._line(name, sides) for name, sides in self._values.items()]
         lines.append("")

@@ -1,4 +1,4 @@
-"""Clients that ask one after the other over connections of their own, as cheaply as Python can."""
+"""Clients with one connection each and one request at a time, as cheap as Python allows."""
 
 import asyncio
 import base64
@@ -18,7 +18,7 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a crowd of clients has seen."""
+    """What a crowd of clients measured."""
 
     per_s: float
     p50_ms: float
@@ -26,14 +26,14 @@ class Outcome:
 
 
 class Connection:
-    """One connection that is kept open, with one request under way at a time."""
+    """One keep-alive connection with one request at a time."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
 
     async def ask(self, request: bytes) -> tuple[int, bytes]:
-        """Return status and body of the answer."""
+        """Send a request; return status and body of the answer."""
         self._writer.write(request)
         head = await self._reader.readuntil(b"\r\n\r\n")
         status = int(head[9:12])
@@ -41,7 +41,7 @@ class Connection:
         return status, await self._reader.readexactly(int(length))
 
     async def post(self, path: str, body: object, expected: int = 200) -> Any:
-        """Return the decoded answer to a JSON request."""
+        """Post JSON; return the decoded answer."""
         status, answer = await self.ask(post(path, body))
         assert status == expected, (status, answer)
         return json.loads(answer)
@@ -49,7 +49,6 @@ class Connection:
 
 @asynccontextmanager
 async def connection(url: str) -> AsyncIterator[Connection]:
-    """Open a connection to a server."""
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     try:
@@ -70,10 +69,10 @@ def post(path: str, body: object) -> bytes:
 
 
 def small_image_url(more: bytes = b"") -> str:
-    """Return a picture of 128*128 as a data URL of about one kilobyte.
+    """Return a 128*128 image as a data URL of about one kilobyte.
 
     Args:
-        more: Bytes behind the end of the picture, which make another file of it.
+        more: Bytes after the end of the image, which make it a different file.
     """
     return "data:image/jpeg;base64," + base64.b64encode(_small_image() + more).decode()
 
@@ -87,7 +86,7 @@ def _small_image() -> bytes:
 
 
 async def crowd(url: str, requests: Iterator[bytes], num_clients: int, seconds: float) -> Outcome:
-    """Let so many clients ask one thing after the other for a while; each answer must be a 2xx."""
+    """Run so many clients for a while, each with one request at a time; each answer must be 2xx."""
     latencies_s: list[float] = []
     begun = time.perf_counter()
 

@@ -1,4 +1,4 @@
-"""What a long queue takes of the broker's memory."""
+"""The memory that a long queue takes in the broker."""
 
 import asyncio
 from pathlib import Path

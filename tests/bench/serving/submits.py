@@ -1,4 +1,4 @@
-"""Submits that are on disk when they are answered, beside rival 2; both only pretend to work."""
+"""Submits that are on disk when answered, against rival 2; neither server does real work."""
 
 import secrets
 import tempfile
@@ -26,7 +26,7 @@ JOB = {
 
 
 class Queues:
-    """This server, with ranks that only sleep, and the rival, with a worker that does."""
+    """This server with ranks that only sleep, and the rival with a worker that does."""
 
     def __init__(self, our_url: str, rival_url: str) -> None:
         self._urls = {OURS: our_url, RIVAL_2: rival_url}
@@ -44,7 +44,6 @@ class Queues:
 
 @asynccontextmanager
 async def queues(folder: Path) -> AsyncIterator[Queues]:
-    """Start both."""
     ours = ChaosServer(folder / "ours", max_queue=10_000_000, step_s=WORK_S)
     try:
         await ours.start()

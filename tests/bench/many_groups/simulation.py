@@ -1,6 +1,6 @@
-"""What an event costs the dispatcher as the fleet grows: it alone, without sockets or clock.
+"""The cost of an event in the dispatcher by number of groups, without sockets or clock.
 
-Every group does in each second what a real one does, and time is moved on by hand.
+Every group sends in each second what a real one does; the simulation advances the time.
 """
 
 import gc
@@ -24,28 +24,32 @@ from broker.wire.group_reports import (
     JobFinished,
     JobStarted,
 )
+<<<<<<< HEAD:tests/bench/fleet/simulation.py
 from broker.wire.job import Stage
 from broker.wire.job_view import Lease
 from broker.wire.rank_messages import Heartbeat, StepDone
 from broker.wire.requests import SubmitJob
 from tests.bench.fleet.stub import SHAPE, WORLD_SIZE
+=======
+from tests.bench.many_groups.stub import SHAPE, WORLD_SIZE
+>>>>>>> words-launcher:tests/bench/many_groups/simulation.py
 from tests.broker.driver import IMAGE, SPEC
 
 NUM_JOBS = 100_000
 FLEETS = (100, 1_000, 10_000)
 RUN_S = 50
 LOST_EVERY_S = 20 * 60
-"""How long a group lives on average: 5 % of the groups are lost in a minute."""
+"""Mean life of a group: 5 % of the groups are lost per minute."""
 NUM_GROUP_SECONDS = 40_000
-"""How long is simulated, times the number of groups."""
+"""Simulated seconds times groups."""
 
 Result = TypeVar("Result")
 
 
 def measure() -> dict[str, dict[str, float]]:
-    """Return microseconds by kind of event and number of groups, and how the ends compare.
+    """Return microseconds by event and number of groups, and the ratio of largest to smallest.
 
-    Of processor time, so that other processes on the machine do not count.
+    In processor time, so that other processes on the machine do not count.
     """
     logging.getLogger("broker").setLevel(logging.CRITICAL)  # of lost groups, which are many
     by_size = {size: Simulation(size).costs_us(NUM_GROUP_SECONDS // size) for size in FLEETS}
@@ -62,11 +66,7 @@ CLIENT = Client(b"front", b"request")
 
 
 class Simulation:
-    """A fleet of groups that all run jobs, while 100,000 wait.
-
-    Args:
-        num_groups: Size of the fleet.
-    """
+    """Groups that all run jobs, while 100,000 jobs wait."""
 
     def __init__(self, num_groups: int) -> None:
         self._dispatcher = Dispatcher(
@@ -87,8 +87,8 @@ class Simulation:
         self._counts.clear()
 
     def costs_us(self, num_seconds: int) -> dict[str, float]:
-        """Return the mean cost of each kind of event, and of an event with its part of a tick."""
-        # A collection walks over all jobs there are; that is the interpreter's cost, and rare.
+        """Return the mean cost of each event, and of an event including its share of a tick."""
+        # A garbage collection visits all jobs; that is rare, and not the dispatcher's cost.
         gc.collect()
         gc.freeze()
         for _ in range(max(1, num_seconds)):
@@ -107,7 +107,7 @@ class Simulation:
         self._clock("tick", self._dispatcher.tick)
 
     def _live(self, group: str, second: int) -> None:
-        """Have a group do what it does in a second of its run."""
+        """Send what a group sends in a second of an attempt."""
         lease = self._runs[group]
         for rank in range(WORLD_SIZE):
             self._clock("beat", partial(self._dispatcher.on_heartbeat, _beat(lease, rank, second)))
@@ -131,7 +131,7 @@ class Simulation:
         self._submit()
 
     def _start(self, group: str) -> None:
-        """Begin a life, which gets a job at once."""
+        """Start an epoch of a group, which gets a job at once."""
         self._epochs[group] += 1
         epoch = self._epochs[group]
         self._handle("started", GroupStarted(group=group, epoch=epoch, world_size=WORLD_SIZE))
@@ -139,7 +139,7 @@ class Simulation:
         self._take(self._handle("ready, and dispatch", ready))
 
     def _register(self, lease: Lease) -> None:
-        """Say again what the broker knows."""
+        """Register again, which tells the broker nothing new."""
         group, epoch = lease.group, lease.epoch
         self._handle("register", GroupStarted(group=group, epoch=epoch, world_size=WORLD_SIZE))
         ready = GroupReady(
@@ -185,7 +185,6 @@ def _beat(lease: Lease, rank: int, second: int) -> Heartbeat:
 
 
 def table(figures: dict[str, dict[str, float]]) -> str:
-    """Return the figures as lines of text."""
     lines = [f"{'microseconds at':36}" + "".join(f"{size:>10,}" for size in FLEETS) + "  ratio"]
     for kind, costs in figures.items():
         cells = "".join(f"{costs[str(size)]:10.1f}" for size in FLEETS)

@@ -1,4 +1,4 @@
-"""A fleet of stub groups on a real broker: how fast it dispatches, what it uses, what it loses."""
+"""Many stub groups on a real broker: its dispatch latency, resource use and lost jobs."""
 
 import asyncio
 import os
@@ -17,9 +17,9 @@ import msgspec
 from broker.wire.job import JobState
 from broker.wire.replies import JobFound
 from broker.wire.sockets import Addresses
-from tests.bench.fleet.stub import Record
-from tests.bench.fleet.stubs import StubsConfig
-from tests.bench.fleet.usage import Usage, memory_bytes
+from tests.bench.many_groups.stub import Record
+from tests.bench.many_groups.stubs import StubsConfig
+from tests.bench.many_groups.usage import Usage, memory_bytes
 from tests.broker.driver import BrokerProcess, Front, broker_config, new_job_id, running_broker
 from tests.chaos.checker import Evidence, violations_so_far
 from tests.chaos.client import Witness
@@ -29,75 +29,77 @@ NUM_SUBMITS_AT_ONCE = 500
 LOOK_EVERY_S = 1.0
 KNOWN_LIMIT_S = 20.0
 SINCE = "since"
-"""From when on it was measured, in seconds since 1970."""
+"""Start of the measurement, in seconds since 1970."""
 Figures = dict[str, float]
 
 
-class Fleet(msgspec.Struct, frozen=True, kw_only=True):
-    """How large the fleet is, and what happens in it."""
+class LoadSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The number of groups and jobs, and the rate of faults."""
 
     num_groups: int
     num_jobs: int
-    """That wait, all the time."""
+    """Jobs that wait at all times."""
     finished_per_s: float
     lost_per_minute: float
-    """Share of the groups that is lost in a minute."""
+    """Share of the groups that is lost per minute."""
     lost_s: float
-    """After which silence the broker gives a group up."""
+    """Silence after which the broker counts a group as lost."""
     join_s: float
-    """Over which time the groups come."""
+    """Time over which the groups join."""
     measured_s: float
     num_processes: int = 2
-    """Over which the stubs are spread."""
+    """Processes that the stubs are spread over."""
 
     @property
     def run_s(self) -> float:
-        """How long a run takes, so that as many finish while some groups are away."""
+        """Duration of a job, such that as many finish while some groups are down."""
         return 0.95 * self.num_groups / self.finished_per_s
 
 
-async def measure(fleet: Fleet, folder: Path) -> tuple[Figures, list[str]]:
-    """Return the figures by name, the unit in the name, and every broken promise."""
+async def measure(settings: LoadSettings, folder: Path) -> tuple[Figures, list[str]]:
+    """Return the figures by name, each with its unit, and every broken promise."""
     config = broker_config(
         folder,
         listen=Addresses.on_tcp(f"tcp://127.0.0.1:{free_port()}", None),
         shape=None,
-        max_queue=fleet.num_jobs + 1000,
-        lost_s=fleet.lost_s,
+        max_queue=settings.num_jobs + 1000,
+        lost_s=settings.lost_s,
     )
     witness = Witness()
     with (folder / "log").open("wb") as log:
         async with running_broker(config, log) as broker, Front(config) as front:
-            figures, records = await _serve(fleet, broker, front, witness, folder)
+            figures, records = await _serve(settings, broker, front, witness, folder)
             assert await broker.stop() == 0
     figures |= _waits(records, folder, figures.pop(SINCE))
     return figures | _counts(records, witness), _broken(records, folder, witness)
 
 
 async def _serve(
-    fleet: Fleet, broker: BrokerProcess, front: Front, witness: Witness, folder: Path
+    settings: LoadSettings, broker: BrokerProcess, front: Front, witness: Witness, folder: Path
 ) -> tuple[Figures, list[Record]]:
-    """Return what was seen of the broker, and what the stubs have done."""
+    """Return the broker's use of resources and the records of the stubs."""
     addresses = broker.config.listen
     assert addresses is not None, "groups come over TCP"
     figures = {"at the start, MB": _megabytes(broker)}
-    await _submit(front, witness, fleet.num_jobs)
+    await _submit(front, witness, settings.num_jobs)
     figures["with the queue, MB"] = _megabytes(broker)
-    async with _stubs(fleet, addresses, folder) as stubs:
-        await _until_busy(front, fleet)
-        figures |= await _observe(fleet, broker, front, witness)
+    async with _stubs(settings, addresses, folder) as stubs:
+        await _until_busy(front, settings)
+        figures |= await _observe(settings, broker, front, witness)
         records = [await _end(process, path) for process, path in stubs]
     await _until_known(front, records)
     return figures, records
 
 
-async def _observe(fleet: Fleet, broker: BrokerProcess, front: Front, witness: Witness) -> Figures:
-    """Return what the broker uses while as many jobs are submitted as finish."""
+async def _observe(
+    settings: LoadSettings, broker: BrokerProcess, front: Front, witness: Witness
+) -> Figures:
+    """Return the broker's use of resources, while as many jobs are submitted as finish."""
     since_s, before = time.time(), Usage.of(broker.process.pid)
-    end_s = asyncio.get_running_loop().time() + fleet.measured_s
+    end_s = asyncio.get_running_loop().time() + settings.measured_s
     while asyncio.get_running_loop().time() < end_s:
         await _submit(front, witness, 1)
-        await asyncio.sleep(1.0 / fleet.finished_per_s)
+        await asyncio.sleep(1.0 / settings.finished_per_s)
     cores = Usage.of(broker.process.pid).cores_since(before)
     highest = memory_bytes(broker.process.pid, "VmHWM") / 1e6
     return {SINCE: since_s, **cores, "at most, MB": round(highest, 1)}
@@ -115,15 +117,17 @@ async def _submit(front: Front, witness: Witness, num_jobs: int) -> None:
 
 @asynccontextmanager
 async def _stubs(
-    fleet: Fleet, addresses: Addresses, folder: Path
+    settings: LoadSettings, addresses: Addresses, folder: Path
 ) -> AsyncIterator[list[tuple[Process, Path]]]:
-    """Run the stub groups, in as many processes as they are spread over."""
+    """Run the stub groups in several processes."""
     processes = []
     try:
-        for number in range(fleet.num_processes):
+        for number in range(settings.num_processes):
             path = folder / f"record-{number}.json"
-            names = [f"g{index}" for index in range(number, fleet.num_groups, fleet.num_processes)]
-            processes.append((await _start(fleet, addresses, names, path), path))
+            names = [
+                f"g{index}" for index in range(number, settings.num_groups, settings.num_processes)
+            ]
+            processes.append((await _start(settings, addresses, names, path), path))
         yield processes
     finally:
         for process, _ in processes:
@@ -132,20 +136,22 @@ async def _stubs(
                 await process.wait()
 
 
-async def _start(fleet: Fleet, addresses: Addresses, names: list[str], path: Path) -> Process:
+async def _start(
+    settings: LoadSettings, addresses: Addresses, names: list[str], path: Path
+) -> Process:
     config = StubsConfig(
         addresses=addresses,
         names=names,
-        join_s=fleet.join_s,
-        run_s=fleet.run_s,
-        lost_per_s=fleet.lost_per_minute * len(names) / 60.0,
-        lost_s=fleet.lost_s,
+        join_s=settings.join_s,
+        run_s=settings.run_s,
+        lost_per_s=settings.lost_per_minute * len(names) / 60.0,
+        lost_s=settings.lost_s,
         record=str(path),
         parent_pid=os.getpid(),
     )
     text = msgspec.json.encode(config).decode()
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.bench.fleet.stubs", text
+        sys.executable, "-m", "tests.bench.many_groups.stubs", text
     )
 
 
@@ -155,15 +161,15 @@ async def _end(process: Process, path: Path) -> Record:
     return await asyncio.to_thread(lambda: msgspec.json.decode(path.read_bytes(), type=Record))
 
 
-async def _until_busy(front: Front, fleet: Fleet) -> None:
-    """Wait until all groups have come and run jobs, but those that were lost meanwhile."""
-    await asyncio.sleep(fleet.join_s)
-    busy = 0.9 * fleet.num_groups
+async def _until_busy(front: Front, settings: LoadSettings) -> None:
+    """Wait until all groups run jobs, except those that were lost meanwhile."""
+    await asyncio.sleep(settings.join_s)
+    busy = 0.9 * settings.num_groups
     await front.until_health(lambda health: health.running >= busy, LOOK_EVERY_S)
 
 
 async def _until_known(front: Front, records: Sequence[Record]) -> None:
-    """Wait until the broker has taken all that was told of finished jobs."""
+    """Wait until the broker has processed all reports of finished jobs."""
     for job_id in _finished(records):
         view = await front.get(job_id)
         async with asyncio.timeout(KNOWN_LIMIT_S):
@@ -173,10 +179,10 @@ async def _until_known(front: Front, records: Sequence[Record]) -> None:
 
 
 def _finished(records: Sequence[Record]) -> list[str]:
-    """Return the jobs that were finished by lives that were not lost later.
+    """Return the jobs finished by groups that were not lost later.
 
-    What a rank says last may be heard after its launcher has told that it is no more: then the
-    attempt is lost, and the job is made again.
+    A rank's last report may arrive after its launcher has reported the group gone. Then the attempt
+    is lost, and the job runs again.
     """
     lost = {life for record in records for life in record.lost}
     return [
@@ -188,7 +194,7 @@ def _finished(records: Sequence[Record]) -> list[str]:
 
 
 def _waits(records: Sequence[Record], folder: Path, since_s: float) -> Figures:
-    """Return how long free groups have waited, and which part of it until the decision."""
+    """Return how long free groups waited, and the part of it before the dispatcher's decision."""
     decided_at: dict[tuple[str, int], float] = {}
     with closing(sqlite3.connect(folder / "jobs.sqlite3")) as journal:
         query = "SELECT job_id, attempt, at FROM history WHERE state = ?"
@@ -207,7 +213,7 @@ def _waits(records: Sequence[Record], folder: Path, since_s: float) -> Figures:
 
 
 def _counts(records: Sequence[Record], witness: Witness) -> Figures:
-    """Return how much could have been lost or doubled."""
+    """Return the numbers of jobs that could have been lost or run twice."""
     return {
         "jobs accepted": len(witness.accepted),
         "jobs finished": len(_made(records)),
@@ -217,7 +223,6 @@ def _counts(records: Sequence[Record], witness: Witness) -> Figures:
 
 
 def _broken(records: Sequence[Record], folder: Path, witness: Witness) -> list[str]:
-    """Return every broken promise."""
     entries = [entry for record in records for entry in record.entries]
     entries.sort(key=lambda entry: entry.at_s)
     evidence = Evidence.gather(folder, entries, witness)
@@ -227,14 +232,17 @@ def _broken(records: Sequence[Record], folder: Path, witness: Witness) -> list[s
     killed = sum(record.num_killed for record in records)
     return [
         *violations_so_far(evidence),
-        *(f"{job} was finished, and nobody knows" for job in {*_finished(records)} - succeeded),
-        *(f"{job} has succeeded, and nobody made it" for job in succeeded - _made(records)),
+        *(
+            f"{job} was finished, but the broker does not know it"
+            for job in {*_finished(records)} - succeeded
+        ),
+        *(f"{job} has succeeded, but no group made it" for job in succeeded - _made(records)),
         *([f"{killed} groups that were well were killed"] if killed else []),
     ]
 
 
 def _made(records: Sequence[Record]) -> set[str]:
-    """Return the jobs that were finished, be it by lives that were lost."""
+    """Return the finished jobs, including those of lost groups."""
     return {entry.job_id for record in records for entry in record.entries if entry.what == "ended"}
 
 

@@ -1,4 +1,4 @@
-"""One stub group of the fleet: what a launcher and eight ranks say, as cheaply as Python can."""
+"""One stub group: the messages of a launcher and eight ranks, as cheap as Python allows."""
 
 import time
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from broker.wire.job import GroupShape, Stage
 from broker.wire.job_view import Lease
 from broker.wire.rank_messages import Heartbeat, RankMessage, StepDone, rank_messages
 from broker.wire.sockets import Addresses, connect_dealer, connect_pub
-from tests.bench.fleet.loop import Act, Loop, Over, SocketReader
+from tests.bench.many_groups.loop import Act, Loop, Over, SocketReader
 from tests.chaos.ledger import Entry, What
 
 WORLD_SIZE = 8
@@ -38,7 +38,7 @@ NUM_STEPS = 20
 
 
 class Moment(NamedTuple):
-    """A step of a run, and which part of the run it takes."""
+    """A step of an attempt, and the share of its duration."""
 
     stage: Stage
     step: int
@@ -54,7 +54,7 @@ RUN = (
 
 
 class Wait(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """How long a group that was free has waited for its next job; seconds since 1970."""
+    """How long a free group waited for its next job; seconds since 1970."""
 
     job_id: str
     attempt: int
@@ -63,22 +63,22 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 
 class Record(msgspec.Struct, kw_only=True):
-    """What stub groups have really done."""
+    """What the stub groups have done."""
 
     entries: list[Entry] = []
     waits: list[Wait] = []
     lost: list[tuple[str, int]] = []
-    """The lives of groups that were lost, by their epochs."""
+    """Lost epochs of groups."""
     num_gone: int = 0
-    """Lives that were lost, and whose launcher has told."""
+    """Lost epochs that the launcher has reported."""
     num_silent: int = 0
-    """Lives that were lost together with their launcher, without a word."""
+    """Epochs lost together with their launcher, without a report."""
     num_killed: int = 0
-    """Lives that the broker took for hung, and that were well."""
+    """Healthy epochs that the broker took for hung."""
 
 
 class Life:
-    """One life of a group: its rank 0, and the beats of all its ranks."""
+    """One epoch of a group: its rank 0, and the heartbeats of all ranks."""
 
     def __init__(
         self, loop: Loop, addresses: Addresses, beats: "zmq.Socket[bytes]", record: Record,
@@ -90,26 +90,26 @@ class Life:
         self._epoch = epoch
         self._run_s = run_s
         self._left = 1.0 - begun_share
-        """Which part of a run the next one takes: groups do not all finish at once."""
+        """Share of the first attempt done at its start, so that groups do not finish together."""
         self._is_over = False
         self._stage = Stage.LOAD
         self._step = self._num_done = 0
         self._running: list[Lease] = []
         self._free_at: float | None = None
         dealer = connect_dealer(loop.context.socket(zmq.DEALER), addresses.groups, "rank-0")
-        self._line = SocketReader(loop, dealer, self._take)
+        self._reader = SocketReader(loop, dealer, self._take)
         self._beats = beats
         for rank in range(WORLD_SIZE):
             self._every(BEAT_EVERY_S, partial(self._beat, rank), rank * BEAT_EVERY_S / WORLD_SIZE)
         self._later(load_s, self._load)
 
     def end(self) -> None:
-        """Let everything of this life be gone at once."""
+        """Close all sockets of this epoch at once."""
         self._is_over = True
-        self._line.close()
+        self._reader.close()
 
     def _load(self) -> None:
-        """Be ready as soon as the broker is there."""
+        """Register as soon as the broker is connected."""
         self._stage = Stage.IDLE
         self._free_at = time.time()
         if self._register():
@@ -118,7 +118,7 @@ class Life:
             self._later(CONNECT_AGAIN_S, self._load)
 
     def _register(self) -> bool:
-        return self._line.send(
+        return self._reader.send(
             group_reports.encode(
                 GroupReady(
                     group=self._group,
@@ -145,8 +145,8 @@ class Life:
             ),
         )
 
-    def _publish(self, news: RankMessage) -> None:
-        self._beats.send_multipart(rank_messages.encode(news))
+    def _publish(self, message: RankMessage) -> None:
+        self._beats.send_multipart(rank_messages.encode(message))
 
     def _take(self, parts: list[bytes]) -> None:
         command = group_commands.decode(parts)
@@ -155,7 +155,7 @@ class Life:
                 self._begin(command.lease)
             case CancelRun() if command.lease in self._running:
                 self._running.remove(command.lease)
-                self._line.send(group_reports.encode(JobStopped(lease=command.lease)))
+                self._reader.send(group_reports.encode(JobStopped(lease=command.lease)))
             case Reregister():
                 self._register()
             case _:
@@ -177,7 +177,7 @@ class Life:
         self._free_at = None
         self._running.append(lease)
         self._note("started", lease)
-        self._line.send(group_reports.encode(JobStarted(lease=lease)))
+        self._reader.send(group_reports.encode(JobStarted(lease=lease)))
         run_s, self._left = self._run_s * self._left, 1.0
         self._stage = Stage.ENCODE
         self._later(RUN[0].share * run_s, partial(self._work, lease, run_s, 0))
@@ -199,7 +199,7 @@ class Life:
         else:
             self._stage = Stage.IDLE
             self._free_at = time.time()
-            self._line.send(group_reports.encode(JobDecoded(lease=lease)))
+            self._reader.send(group_reports.encode(JobDecoded(lease=lease)))
             self._later(SAVE_S, partial(self._finish, lease))
 
     def _finish(self, lease: Lease) -> None:
@@ -207,7 +207,7 @@ class Life:
             self._running.remove(lease)
             self._note("ended", lease)
             video = f"{lease.job_id}.mp4"
-            self._line.send(group_reports.encode(JobFinished(lease=lease, video=video)))
+            self._reader.send(group_reports.encode(JobFinished(lease=lease, video=video)))
 
     def _note(self, what: What, lease: Lease) -> None:
         self._record.entries.append(
@@ -238,15 +238,15 @@ class Life:
 
 
 class StubGroup:
-    """A group over all its lives, with its launcher.
+    """A group over all its epochs, with its launcher.
 
     Args:
-        loop: Runs it.
-        addresses: Of the broker.
-        record: Where it writes down what it does.
-        name: Of the group.
-        run_s: How long a run takes.
-        begun_share: Which part of its first run is over when that begins.
+        loop: The event loop.
+        addresses: The broker's sockets.
+        record: Receives what the group does.
+        name: The group's name.
+        run_s: Duration of a job.
+        begun_share: Share of the first attempt that is done at its start.
     """
 
     def __init__(
@@ -263,16 +263,16 @@ class StubGroup:
         self._life: Life | None = None
         self._launcher: SocketReader | None = None
         self._beats: zmq.Socket[bytes] | None = None
-        # Machines were not started in one moment, and do not speak in one.
+        # Machines do not start at the same moment, so their messages are spread out.
         loop.every(REGISTER_EVERY_S, self._register, REGISTER_EVERY_S * (1.0 + begun_share))
 
     @property
     def is_alive(self) -> bool:
-        """Whether it is there, be it that it still loads."""
+        """Whether the group runs or loads."""
         return self._life is not None
 
     def start(self, load_s: float = 0.0) -> None:
-        """Begin a life, and have the launcher tell of it."""
+        """Start an epoch; the launcher reports it."""
         if self._launcher is None or self._beats is None:
             dealer = self._loop.context.socket(zmq.DEALER)
             connect_dealer(dealer, self._addresses.groups, "launcher")
@@ -287,10 +287,10 @@ class StubGroup:
         self._begun_share = 0.0
         self._register()
 
-    def die(self, reason: str = "the stub was told to die") -> None:
-        """Lose the life; the launcher tells, and starts the next."""
+    def die(self, reason: str = "the stub was set to die") -> None:
+        """Lose the epoch; the launcher reports it and starts the next."""
         assert self._life is not None, "there is nothing to lose"
-        assert self._launcher is not None, "somebody has to tell"
+        assert self._launcher is not None, "a vanished machine reports nothing"
         self._record.num_gone += 1
         self._record.lost.append((self._name, self._epoch))
         self._life.end()
@@ -300,7 +300,7 @@ class StubGroup:
         self._loop.after(1.0, partial(self.start, LOAD_S))
 
     def vanish(self, lost_s: float) -> None:
-        """Lose the whole machine; it comes back after the broker has given it up."""
+        """Lose the whole machine; it returns after the broker counts it as lost."""
         assert self._life is not None, "there is nothing to lose"
         assert self._launcher is not None, "a machine has a launcher"
         assert self._beats is not None, "which passes the beats of its ranks on"

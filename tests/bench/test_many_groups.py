@@ -1,10 +1,10 @@
-"""The fleet in miniature: groups die and vanish, and nothing is lost or made twice."""
+"""Many groups in small: they die and vanish, and no job is lost or run twice."""
 
 from pathlib import Path
 
-from tests.bench.fleet.load import Fleet, measure
+from tests.bench.many_groups.load import LoadSettings, measure
 
-SMALL = Fleet(
+SMALL = LoadSettings(
     num_groups=50,
     num_jobs=2_000,
     finished_per_s=25.0,
@@ -16,10 +16,9 @@ SMALL = Fleet(
 )
 
 
-async def test_a_fleet_whose_groups_die_and_vanish_loses_no_job_and_makes_none_twice(
+async def test_no_job_is_lost_or_run_twice_while_groups_die_and_vanish(
     tmp_path: Path,
 ) -> None:
-    """Seen to fail with groups given up after 0.05 s without a word: their jobs run twice."""
     figures, broken = await measure(SMALL, tmp_path)
     assert broken == []
     assert figures["jobs finished"] >= 100

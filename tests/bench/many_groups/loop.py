@@ -1,4 +1,4 @@
-"""What a process of thousands of sockets runs on: calls at their times, and what arrives."""
+"""The event loop of a process with thousands of sockets: timed calls and readable descriptors."""
 
 import heapq
 import selectors
@@ -13,7 +13,7 @@ Act = Callable[[], object]
 
 
 class Loop:
-    """One thread, one heap of calls, one epoll; a poll of ZeroMQ walks over all its sockets."""
+    """One thread, one heap of calls and one epoll; ZeroMQ's poll would walk over all sockets."""
 
     def __init__(self) -> None:
         self.context = zmq.Context()
@@ -24,27 +24,25 @@ class Loop:
         self._stopping = False
 
     def after(self, delay_s: float, act: Act) -> None:
-        """Have something done in a while."""
+        """Call a function after a delay."""
         self._at(time.monotonic() + delay_s, act)
 
     def every(self, period_s: float, act: Act, first_s: float) -> None:
-        """Have something done again and again, first after `first_s`, until it raises `Over`."""
+        """Call a function repeatedly, first after `first_s`, until it raises `Over`."""
         self._repeat_at(time.monotonic() + first_s, period_s, act)
 
     def watch(self, fd: int, act: Act) -> None:
-        """Have something done whenever a descriptor can be read."""
+        """Call a function whenever a descriptor is readable."""
         self._selector.register(fd, selectors.EVENT_READ, act)
 
     def unwatch(self, fd: int) -> None:
-        """Leave a descriptor alone."""
         self._selector.unregister(fd)
 
     def stop(self) -> None:
-        """Have `run` return soon."""
         self._stopping = True
 
     def run(self) -> None:
-        """Go on until told to stop."""
+        """Run until `stop` is called."""
         while not self._stopping:
             while self._due and self._due[0][0] <= time.monotonic():
                 heapq.heappop(self._due)[2]()
@@ -67,11 +65,11 @@ class Loop:
 
 
 class Over(Exception):
-    """Raised by what shall not be repeated any more."""
+    """Raised by a repeated call that must not be repeated again."""
 
 
 class SocketReader:
-    """A DEALER of which everything is read that comes."""
+    """Reads every message of a DEALER."""
 
     def __init__(
         self, loop: Loop, socket: "zmq.Socket[bytes]", take: Callable[[list[bytes]], None]
@@ -83,21 +81,20 @@ class SocketReader:
         loop.watch(self._fd, self.read)
 
     def send(self, parts: list[bytes]) -> bool:
-        """Return whether a message could be sent; it cannot before the broker is there."""
+        """Send a message; return False if no broker is connected."""
         try:
             self._socket.send_multipart(parts, zmq.NOBLOCK)
         except zmq.Again:
             return False
-        # Sending may take the sign that something has come.
+        # Sending may consume the event that a message has arrived.
         self.read()
         return True
 
     def read(self) -> None:
-        """Take all that has come."""
+        """Read all messages that have arrived."""
         while not self._socket.closed and int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
             self._take(self._socket.recv_multipart(zmq.NOBLOCK))
 
     def close(self) -> None:
-        """Leave."""
         self._loop.unwatch(self._fd)
         self._socket.close(linger=0)

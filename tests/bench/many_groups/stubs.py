@@ -1,4 +1,4 @@
-"""A part of the fleet: `python -m tests.bench.fleet.stubs JSON`, until SIGTERM."""
+"""Some of the stub groups: `python -m tests.bench.many_groups.stubs JSON`, until SIGTERM."""
 
 import random
 import signal
@@ -9,29 +9,29 @@ import msgspec
 
 from broker.process import child
 from broker.wire.sockets import Addresses
-from tests.bench.fleet.loop import Loop
-from tests.bench.fleet.stub import Record, StubGroup
+from tests.bench.many_groups.loop import Loop
+from tests.bench.many_groups.stub import Record, StubGroup
 
 
 class StubsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How this part of the fleet behaves."""
+    """How these groups behave."""
 
     addresses: Addresses
     names: list[str]
     join_s: float
-    """Over which time the groups come."""
+    """Time over which the groups join."""
     run_s: float
     lost_per_s: float
-    """Lives that are lost in a second, after all have come: half with a word, half without."""
+    """Epochs lost per second once all have joined: half reported, half silent."""
     lost_s: float
-    """After which silence the broker gives a group up."""
+    """Silence after which the broker counts a group as lost."""
     record: str
-    """File for what they have done."""
+    """File for the record."""
     parent_pid: int
 
 
 class Stubs:
-    """All groups of this process, and their bad luck."""
+    """All groups of this process, and their faults."""
 
     def __init__(self, config: StubsConfig) -> None:
         self._loop = Loop()
@@ -51,7 +51,7 @@ class Stubs:
             self._loop.every(2.0 / config.lost_per_s, self._lose_two, config.join_s)
 
     def run(self) -> Record:
-        """Serve until SIGTERM; return what was done."""
+        """Serve until SIGTERM; return the record."""
         signal.signal(signal.SIGTERM, lambda *_: self._loop.stop())
         self._loop.run()
         return self._record
@@ -65,13 +65,12 @@ class Stubs:
 
 
 def main() -> None:
-    """Run until SIGTERM."""
     config = msgspec.json.decode(sys.argv[1], type=StubsConfig)
     child.begin("stubs", config.parent_pid, "text")
     child.allow_many_files()
     record = Stubs(config).run()
     Path(config.record).write_bytes(msgspec.json.encode(record))
-    # Thousands of sockets take long to close, and nobody waits for it.
+    # Closing thousands of sockets takes long, so exit without it.
     sys.stdout.flush()
 
 

@@ -1,4 +1,4 @@
-"""What a process uses, as the kernel counts it."""
+"""Processor time and memory of a process, from `/proc`."""
 
 import os
 import time
@@ -9,19 +9,18 @@ _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 class Usage(NamedTuple):
-    """Processor time of a process until a moment."""
+    """Processor time of a process up to a moment."""
 
     at_s: float
     event_loop_s: float
-    """Of the main thread."""
+    """Main thread."""
     sockets_s: float
-    """Of ZeroMQ's threads."""
+    """ZeroMQ's threads."""
     journal_s: float
-    """Of all others."""
+    """All other threads."""
 
     @classmethod
     def of(cls, pid: int) -> "Usage":
-        """Return what a process has used so far."""
         spent = {"main": 0.0, "sockets": 0.0, "journal": 0.0}
         for task in Path(f"/proc/{pid}/task").iterdir():
             head, _, fields = (task / "stat").read_text().rpartition(")")
@@ -32,7 +31,7 @@ class Usage(NamedTuple):
         return cls(time.monotonic(), *spent.values())
 
     def cores_since(self, before: "Usage") -> dict[str, float]:
-        """Return how many cores each kind of thread has used since an earlier moment."""
+        """Return the cores used by each kind of thread since an earlier moment."""
         taken_s = self.at_s - before.at_s
         names = ("event loop", "ZeroMQ", "journal")
         spent = [now - then for now, then in zip(self[1:], before[1:], strict=True)]
@@ -46,7 +45,7 @@ class Usage(NamedTuple):
 
 
 def memory_bytes(pid: int, field: str = "VmRSS") -> int:
-    """Return the resident memory of a process: `VmRSS` now, `VmHWM` at most so far."""
+    """Return resident memory: the field `VmRSS` is the current, `VmHWM` the peak value."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         name, _, value = line.partition(":")
         if name == field:

@@ -1,0 +1,1 @@
+"""Thousands of stub groups on one broker over real sockets, and more in a simulation."""
