@@ -81,6 +81,10 @@ class Scene:
         self._due_at: dict[str, float] = {}
         """Until when a job has to wait since an attempt of it was lost."""
 
+    def restarted(self) -> "Scene":
+        """Return the scene after a restart of the broker, with the same time."""
+        return Scene(restored=sorted(self.journal.values(), key=lambda job: job.number))
+
     # --- events ----------------------------------------------------------------------------------
 
     def handle(self, event: Event) -> list[Command]:
@@ -251,3 +255,11 @@ def kills(commands: Iterable[Command]) -> list[KillGroup]:
     """Return the groups that shall be killed."""
     sent = [command.message for command in find(commands, ToLauncher)]
     return [message for message in sent if isinstance(message, KillGroup)]
+
+
+def old_job(state: JobState, at_s: float) -> Job:
+    """Return a job of the journal that was last changed at a time."""
+    return Job(
+        number=1, job_id="a" * 32, spec=SPEC, image=IMAGE, created_at=at_s, updated_at=at_s,
+        state=state,
+    )  # fmt: skip
