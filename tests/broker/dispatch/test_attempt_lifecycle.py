@@ -15,7 +15,7 @@ from broker.wire.protocol import (
     JobStopped,
     Lease,
 )
-from tests.broker.dispatch.scene import Scene, find, kills, runs
+from tests.broker.dispatch.scene import Scene, find, kill_commands, run_commands
 
 
 def test_a_finished_job_has_succeeded() -> None:
@@ -29,19 +29,21 @@ def test_a_finished_job_has_succeeded() -> None:
     assert view.eta_s is None
 
 
-def test_a_decoded_job_frees_the_group_and_stays_in_progress_until_it_is_saved() -> None:
+def test_a_decoded_job_frees_the_group_and_stays_in_progress_until_its_video_is_saved() -> None:
     scene = Scene()
     scene.group()
     first, second = scene.job(), scene.job()
     lease = scene.start(first)
-    assert [run.lease.job_id for run in runs(scene.handle(JobDecoded(lease=lease)))] == [second]
+    assert [run.lease.job_id for run in run_commands(scene.handle(JobDecoded(lease=lease)))] == [
+        second
+    ]
     assert scene.view(first).state is JobState.IN_PROGRESS
     assert scene.view(first).stage is Stage.SAVE
     scene.handle(JobFinished(lease=lease, video=f"{first}.mp4"))
     assert scene.view(first).state is JobState.SUCCEED
 
 
-def test_a_failed_run_fails_the_job_and_frees_the_group() -> None:
+def test_a_failed_attempt_fails_the_job_and_frees_the_group() -> None:
     scene = Scene()
     scene.group()
     first, second = scene.job(), scene.job()
@@ -53,11 +55,11 @@ def test_a_failed_run_fails_the_job_and_frees_the_group() -> None:
     assert (view.state, view.error_code) == (JobState.FAILED, ErrorCode.OUT_OF_MEMORY)
     assert view.reason is not None
     assert len(view.reason) == 500
-    assert [run.lease.job_id for run in runs(commands)] == [second]
+    assert [run.lease.job_id for run in run_commands(commands)] == [second]
 
 
 @pytest.mark.parametrize(
-    "stale",
+    "changes",
     [
         {"group": "b"},
         {"epoch": 0},
@@ -67,14 +69,14 @@ def test_a_failed_run_fails_the_job_and_frees_the_group() -> None:
         {"job_id": "f" * 32},
     ],
 )
-def test_a_report_with_another_lease_changes_nothing(stale: dict[str, str | int]) -> None:
+def test_a_report_with_another_lease_changes_nothing(changes: dict[str, str | int]) -> None:
     scene = Scene()
     scene.group()
     job_id = scene.job()
     lease = scene.start(job_id)
     before = scene.view(job_id)
     wrong = Lease(**{
-        "group": lease.group, "epoch": lease.epoch, "job_id": job_id, "attempt": 1, **stale
+        "group": lease.group, "epoch": lease.epoch, "job_id": job_id, "attempt": 1, **changes
     })  # type: ignore[arg-type]  # fmt: skip
     for report in (
         JobStarted(lease=wrong),
@@ -88,7 +90,7 @@ def test_a_report_with_another_lease_changes_nothing(stale: dict[str, str | int]
     assert scene.view(job_id) == before
 
 
-def test_a_second_end_of_a_run_changes_nothing() -> None:
+def test_a_second_report_of_an_end_changes_nothing() -> None:
     scene = Scene()
     scene.group()
     job_id = scene.job()
@@ -101,111 +103,112 @@ def test_a_second_end_of_a_run_changes_nothing() -> None:
 # --- lost attempts -------------------------------------------------------------------------------
 
 
-def test_a_lost_group_loses_the_saving_run_and_the_computing_one() -> None:
+def test_a_lost_group_loses_both_the_attempt_it_saves_and_the_one_it_computes() -> None:
     scene = Scene()
     scene.group()
     first, second = scene.job(), scene.job()
     scene.handle(JobDecoded(lease=scene.start(first)))
     scene.start(second)
-    scene.gone()
+    scene.lose_group()
     assert scene.positions(first, second) == [1, 2]
 
 
-def test_a_job_comes_back_to_the_front_of_the_queue() -> None:
+def test_a_job_whose_attempt_was_lost_keeps_its_queue_position() -> None:
     scene = Scene()
     scene.group()
     first, second = scene.job(), scene.job()
     scene.start(first)
-    scene.gone()
+    scene.lose_group()
     assert scene.positions(first, second) == [1, 2]
-    scene.let_due()
-    (run,) = runs(scene.group(epoch=2))
+    scene.wait_out_retry_pause()
+    (run,) = run_commands(scene.group(epoch=2))
     assert (run.lease.job_id, run.lease.attempt, run.lease.epoch) == (first, 2, 2)
 
 
-def test_a_lost_job_waits_five_seconds_and_then_thirty_for_its_next_attempts() -> None:
-    """Seen to fail, as many others, with `due_at` not asked for in `_give_job`."""
+def test_a_job_waits_five_seconds_after_its_first_lost_attempt_and_thirty_after_its_second() -> (
+    None
+):
     scene = Scene()
     scene.group()
     job_id = scene.job()
     for epoch, pause_s in ((1, 5), (2, 30)):
         scene.start(job_id)
-        scene.gone(epoch=epoch)
+        scene.lose_group(epoch=epoch)
         scene.group(epoch=epoch + 1)
-        scene.wait(pause_s - 1, beats_of="a", epoch=epoch + 1)
+        scene.wait(pause_s - 1, heartbeats_of="a", epoch=epoch + 1)
         assert scene.view(job_id).queue_position == 1
-        scene.wait(1, beats_of="a", epoch=epoch + 1)
+        scene.wait(1, heartbeats_of="a", epoch=epoch + 1)
         assert scene.lease(job_id).attempt == epoch + 1
 
 
-def test_other_jobs_go_on_while_one_waits_after_a_lost_attempt() -> None:
+def test_other_jobs_run_while_one_waits_after_a_lost_attempt() -> None:
     scene = Scene()
     scene.group()
     lost, others = scene.job(), [scene.job(), scene.job()]
     scene.start(lost)
-    scene.gone()
+    scene.lose_group()
     scene.group(epoch=2)
     for job_id in others:
         scene.finish(scene.start(job_id))
         assert scene.view(job_id).state is JobState.SUCCEED
     assert scene.view(lost).queue_position == 1
-    (run,) = runs(scene.let_due())
+    (run,) = run_commands(scene.wait_out_retry_pause())
     assert run.lease.job_id == lost
 
 
-def test_the_third_lost_attempt_fails_the_job_and_the_queue_goes_on() -> None:
+def test_the_third_lost_attempt_fails_the_job_and_the_next_one_runs() -> None:
     scene = Scene()
-    poison, healthy = scene.job(), scene.job()
+    failing, following = scene.job(), scene.job()
     for epoch in (1, 2, 3):
         scene.group(epoch=epoch)
-        assert scene.start(poison).attempt == epoch
-        scene.gone(epoch=epoch)
-        scene.let_due()
-    view = scene.view(poison)
+        assert scene.start(failing).attempt == epoch
+        scene.lose_group(epoch=epoch)
+        scene.wait_out_retry_pause()
+    view = scene.view(failing)
     assert (view.state, view.error_code) == (JobState.FAILED, ErrorCode.GROUP_LOST)
     assert view.attempt == 3
     scene.group(epoch=4)
-    scene.finish(scene.start(healthy))
-    assert scene.view(healthy).state is JobState.SUCCEED
+    scene.finish(scene.start(following))
+    assert scene.view(following).state is JobState.SUCCEED
 
 
 # --- planned stops -------------------------------------------------------------------------------
 
 
-def test_a_planned_stop_gives_the_job_back_and_costs_no_chance() -> None:
+def test_a_planned_stop_requeues_the_job_and_does_not_count_as_a_lost_attempt() -> None:
     scene = Scene()
     scene.group()
     job_id = scene.job()
     commands = scene.handle(JobStopped(lease=scene.start(job_id)))
-    assert runs(commands) == []
+    assert run_commands(commands) == []
     assert (scene.view(job_id).state, scene.journal[job_id].num_lost) == (JobState.IN_QUEUE, 0)
-    scene.gone()
-    (run,) = runs(scene.group(epoch=2))
+    scene.lose_group()
+    (run,) = run_commands(scene.group(epoch=2))
     assert (run.lease.job_id, run.lease.attempt) == (job_id, 2)
     for epoch in range(2, 5):
         assert scene.view(job_id).state is JobState.IN_PROGRESS
-        scene.gone(epoch=epoch)
-        scene.let_due()
+        scene.lose_group(epoch=epoch)
+        scene.wait_out_retry_pause()
         scene.group(epoch=epoch + 1)
     assert scene.view(job_id).error_code is ErrorCode.GROUP_LOST
     assert scene.view(job_id).reason == "the ranks died or hung during the run (3 attempts)"
 
 
-def test_a_group_that_is_killed_while_draining_costs_no_chance() -> None:
+def test_a_group_killed_during_a_drain_does_not_count_as_a_lost_attempt() -> None:
     scene = Scene()
     scene.group()
     job_id = scene.job()
     scene.start(job_id)
     scene.handle(DrainBroker())
-    scene.gone()
+    scene.lose_group()
     assert (scene.view(job_id).state, scene.journal[job_id].num_lost) == (JobState.IN_QUEUE, 0)
 
 
-# --- delays --------------------------------------------------------------------------------------
+# --- attempts that wait --------------------------------------------------------------------------
 
 
-def test_a_video_that_waits_for_room_holds_up_the_next_job_and_costs_nothing() -> None:
-    """Seen to fail without the look at `delayed`: videos without room pile up in the memory."""
+def test_a_group_whose_video_waits_for_disk_space_takes_no_further_job_and_is_not_killed() -> None:
+    """Otherwise finished videos would pile up in memory."""
     scene = Scene()
     scene.group()
     first, second, third = scene.job(), scene.job(), scene.job()
@@ -214,39 +217,38 @@ def test_a_video_that_waits_for_room_holds_up_the_next_job_and_costs_nothing() -
     scene.handle(JobDelayed(lease=lease, reason="the disk is full"))
     scene.finish(scene.start(second))
     for _ in range(10):
-        assert kills(scene.wait(30, beats_of="a")) == []
+        assert kill_commands(scene.wait(30, heartbeats_of="a")) == []
         scene.handle(JobDelayed(lease=lease, reason="the disk is full"))
     view = scene.view(first)
     assert (view.state, view.stage, view.reason) == (
         JobState.IN_PROGRESS, Stage.SAVE, "the disk is full",
     )  # fmt: skip
     assert scene.journal[third].state is JobState.IN_QUEUE
-    (run,) = runs(scene.handle(JobFinished(lease=lease, video=f"{first}.mp4")))
+    (run,) = run_commands(scene.handle(JobFinished(lease=lease, video=f"{first}.mp4")))
     assert run.lease.job_id == third
     view = scene.view(first)
     assert (view.state, view.attempt, view.reason) == (JobState.SUCCEED, 1, None)
 
 
-def test_a_run_that_waits_for_its_image_is_no_hung_one_and_goes_on_like_any_other() -> None:
-    """Seen to fail with a reason, or a delay, that outlives what was waited for."""
+def test_an_attempt_that_waits_for_its_image_is_not_hung_and_finishes_like_any_other() -> None:
     scene = Scene()
     scene.group()
     first, second = scene.job(), scene.job()
     lease = scene.start(first)
     for _ in range(10):
-        assert kills(scene.wait(30, beats_of="a")) == []
+        assert kill_commands(scene.wait(30, heartbeats_of="a")) == []
         scene.handle(JobDelayed(lease=lease, reason="the store cannot be reached"))
     assert scene.view(first).reason == "the store cannot be reached"
     scene.step(lease, Stage.ENCODE, 1, 8)
     assert scene.view(first).reason is None
-    (run,) = runs(scene.handle(JobDecoded(lease=lease)))
+    (run,) = run_commands(scene.handle(JobDecoded(lease=lease)))
     assert run.lease.job_id == second
 
 
 # --- cancelled attempts --------------------------------------------------------------------------
 
 
-def test_cancel_is_final_also_when_the_run_finishes_nevertheless() -> None:
+def test_a_job_stays_cancelled_even_if_its_attempt_finishes() -> None:
     scene = Scene()
     scene.group()
     job_id = scene.job()
@@ -258,8 +260,8 @@ def test_cancel_is_final_also_when_the_run_finishes_nevertheless() -> None:
     assert scene.view(job_id).state is JobState.CANCELLED
 
 
-def test_what_a_cancelled_run_has_saved_before_it_was_left_is_dropped() -> None:
-    """Seen to fail with the files of finished runs dropped only: stills go into a store first."""
+def test_files_saved_by_a_cancelled_attempt_are_removed() -> None:
+    """An object store may hold the stills of a video that never arrives."""
     scene = Scene()
     scene.group()
     lease = scene.start(scene.job())

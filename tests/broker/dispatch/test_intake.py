@@ -12,11 +12,11 @@ from broker.wire.protocol import (
     Refused,
     SubmitJob,
 )
-from tests.broker.dispatch.scene import START_S, Scene, find, old_job, reply, runs
+from tests.broker.dispatch.scene import START_S, Scene, find, old_job, reply, run_commands
 from tests.broker.driver import IMAGE, SHAPE, SPEC
 
 
-def test_a_repeated_submit_makes_no_second_job() -> None:
+def test_a_repeated_submit_creates_no_second_job() -> None:
     scene = Scene()
     job_id = scene.job()
     answer = reply(scene.handle(SubmitJob(job_id=job_id, spec=SPEC, image=IMAGE)))
@@ -25,7 +25,7 @@ def test_a_repeated_submit_makes_no_second_job() -> None:
     assert scene.dispatcher.health().queued == 1
 
 
-def test_an_id_cannot_name_two_jobs() -> None:
+def test_a_submit_with_the_id_of_another_job_is_refused() -> None:
     scene = Scene()
     job_id = scene.job()
     other = SubmitJob(job_id=job_id, spec=SPEC, image=f"{1:064x}.ppm")
@@ -34,7 +34,7 @@ def test_an_id_cannot_name_two_jobs() -> None:
     assert (answer.code, answer.field) == (ErrorCode.INVALID_FIELD, "job_id")
 
 
-def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
+def test_a_full_queue_refuses_a_job_and_says_when_to_retry() -> None:
     scene = Scene(max_queue=2)
     scene.job()
     scene.job()
@@ -46,7 +46,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
     assert answer.retry_after_s == 30
 
 
-def test_a_job_that_was_not_stored_leaves_no_trace() -> None:
+def test_a_job_that_the_journal_refuses_leaves_no_trace() -> None:
     scene = Scene(max_queue=1)
     scene.submit(room=False)
     assert scene.dispatcher.health().queued == 0
@@ -54,7 +54,7 @@ def test_a_job_that_was_not_stored_leaves_no_trace() -> None:
     scene.job()
 
 
-def test_a_layout_that_no_group_has_is_refused_with_its_numbers() -> None:
+def test_a_layout_that_no_group_can_run_is_refused_with_its_numbers() -> None:
     spec = type(SPEC)(prompt=SPEC.prompt, cfg_size=2, ulysses_size=8)
     answer = reply(Scene().submit(spec)[1])
     assert isinstance(answer, Refused)
@@ -62,7 +62,7 @@ def test_a_layout_that_no_group_has_is_refused_with_its_numbers() -> None:
     assert "cfg_size 2 times ulysses_size 8 is 16" in answer.message
 
 
-def test_a_waiting_job_that_the_groups_turn_out_unable_to_run_fails() -> None:
+def test_a_waiting_job_fails_once_no_group_turns_out_able_to_run_it() -> None:
     scene = Scene()
     job_id = scene.job(type(SPEC)(prompt=SPEC.prompt, ulysses_size=8))
     scene.group(shape=GroupShape(world_size=4, num_heads=8))
@@ -74,7 +74,7 @@ def test_a_waiting_job_that_the_groups_turn_out_unable_to_run_fails() -> None:
     ("job_id", "image"),
     [("../../etc/passwd", IMAGE), ("a" * 31, IMAGE), ("a" * 32, "../" + IMAGE), ("a" * 32, "")],
 )
-def test_a_name_that_could_leave_its_folder_is_refused(job_id: str, image: str) -> None:
+def test_a_file_name_that_could_leave_its_folder_is_refused(job_id: str, image: str) -> None:
     answer = reply(Scene().handle(SubmitJob(job_id=job_id, spec=SPEC, image=image)))
     assert isinstance(answer, Refused)
     assert answer.code is ErrorCode.INVALID_FIELD
@@ -90,10 +90,10 @@ def test_a_waiting_job_is_cancelled_at_once() -> None:
     assert isinstance(answer, JobFound)
     assert answer.job.state is JobState.CANCELLED
     assert scene.positions(after) == [1]
-    assert [run.lease.job_id for run in runs(scene.group())] == [after]
+    assert [run.lease.job_id for run in run_commands(scene.group())] == [after]
 
 
-def test_a_cancelled_job_frees_the_group_only_when_its_ranks_have_left() -> None:
+def test_a_cancelled_job_frees_the_group_once_its_ranks_have_left() -> None:
     scene = Scene()
     scene.group()
     first, second = scene.job(), scene.job()
@@ -101,12 +101,12 @@ def test_a_cancelled_job_frees_the_group_only_when_its_ranks_have_left() -> None
     commands = scene.cancel(first)
     assert [command.message for command in find(commands, ToGroup)] == [CancelRun(lease=lease)]
     assert scene.view(first).state is JobState.CANCELLED
-    assert runs(commands) == []
-    (run,) = runs(scene.handle(JobStopped(lease=lease)))
+    assert run_commands(commands) == []
+    (run,) = run_commands(scene.handle(JobStopped(lease=lease)))
     assert run.lease.job_id == second
 
 
-def test_cancelling_twice_answers_as_the_first_time() -> None:
+def test_a_second_cancel_gets_the_same_reply() -> None:
     scene = Scene()
     job_id = scene.job()
     assert reply(scene.cancel(job_id)) == reply(scene.cancel(job_id))
@@ -132,7 +132,7 @@ def test_an_unknown_job_cannot_be_cancelled() -> None:
 # --- expiry --------------------------------------------------------------------------------------
 
 
-def test_a_job_expires_after_its_time_and_its_image_with_the_last_job_that_used_it() -> None:
+def test_a_job_expires_after_its_ttl_and_its_image_with_the_last_job_that_uses_it() -> None:
     scene = Scene(job_ttl_s=10)
     first, second = scene.job(), scene.job()
     scene.cancel(first)
@@ -146,23 +146,22 @@ def test_a_job_expires_after_its_time_and_its_image_with_the_last_job_that_used_
     assert list(scene.dispatcher.jobs()) == []
 
 
-def test_a_job_that_waits_or_runs_does_not_expire() -> None:
+def test_a_waiting_or_running_job_does_not_expire() -> None:
     scene = Scene(job_ttl_s=1)
     scene.group()
     scene.start(scene.job())
     scene.job()
-    scene.wait(100, beats_of="a")
+    scene.wait(100, heartbeats_of="a")
     assert len(list(scene.dispatcher.jobs())) == 2
 
 
-def test_a_clock_that_was_set_back_does_not_keep_a_finished_job_for_ever() -> None:
+def test_a_finished_job_expires_even_if_the_clock_was_set_back() -> None:
     ended = old_job(JobState.CANCELLED, at_s=9e9)
     scene = Scene(restored=[ended], shape=SHAPE, job_ttl_s=10)
     assert find(scene.wait(10), DropJob) == [DropJob(ended.job_id)]
 
 
-def test_a_clock_that_was_set_forward_does_not_remove_a_job_that_has_just_ended() -> None:
-    """Without the grace it is gone with the first tick."""
+def test_a_job_that_has_just_ended_is_kept_even_if_the_clock_was_set_forward() -> None:
     ended = old_job(JobState.CANCELLED, at_s=START_S - 50 * 365 * 86_400)
     scene = Scene(restored=[ended])
     assert find(scene.wait(590), DropJob) == []
