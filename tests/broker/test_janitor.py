@@ -90,7 +90,7 @@ async def submit(front: Front, image: str = IMAGE) -> str:
 async def test_a_job_is_accepted_only_if_its_image_is_in_the_store(
     config: BrokerConfig, store: Store
 ) -> None:
-    # Another image: the one that was refused is removed in the background.
+    # Not the image of the accepted job: a refused image is removed in the background.
     never_stored = f"{'1' * 64}.ppm"
     async with running(config) as front:
         refused = await front.ask(SubmitJob(job_id=new_job_id(), spec=SPEC, image=never_stored))

@@ -269,7 +269,7 @@ def test_a_start_removes_files_without_a_job_and_keeps_all_others(tmp_path: Path
     waiting, busy = job(1), running(job(2))
     done = running(job(3)).ended(JobState.SUCCEED, 3.0, video="x.mp4")
     cancelled = running(job(4)).ended(JobState.CANCELLED, 3.0)
-    stays = {
+    kept = {
         *(f"inputs/{number:064x}.ppm" for number in (1, 2, 3, 4)),
         f"videos/{busy.job_id}.mp4",
         f"videos/{done.job_id}.mp4",
@@ -277,7 +277,7 @@ def test_a_start_removes_files_without_a_job_and_keeps_all_others(tmp_path: Path
         f"checkpoints/{waiting.job_id}.safetensors",
         f"checkpoints/{busy.job_id}.safetensors",
     }
-    goes = {
+    removed = {
         f"inputs/{9:064x}.ppm",
         "inputs/half-written",
         f"videos/{'9' * 32}.mp4",
@@ -287,13 +287,13 @@ def test_a_start_removes_files_without_a_job_and_keeps_all_others(tmp_path: Path
         f"checkpoints/{done.job_id}.safetensors",
         f"checkpoints/{'9' * 32}.safetensors",
     }
-    for name in stays | goes:
+    for name in kept | removed:
         (tmp_path / name).write_bytes(b"x")
     jobs = [waiting, busy, done, cancelled]
     Janitor(store, Dispatcher(POLICY, jobs)).begin()
     folders = ("inputs", "videos", "checkpoints")
-    found = [path for folder in folders for path in (tmp_path / folder).rglob("*")]
-    assert {str(path.relative_to(tmp_path)) for path in found if path.is_file()} == stays
+    paths = [path for folder in folders for path in (tmp_path / folder).rglob("*")]
+    assert {str(path.relative_to(tmp_path)) for path in paths if path.is_file()} == kept
 
 
 def test_a_state_directory_is_locked_until_it_is_closed(tmp_path: Path) -> None:

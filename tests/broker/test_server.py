@@ -137,9 +137,9 @@ async def test_concurrent_submits_are_accepted_up_to_the_limit_of_the_queue(
             await one.send_submit(new_job_id())
             await other.send_submit(new_job_id())
         replies = [*await one.replies(100), *await other.replies(100)]
-        found = [reply for reply in replies if isinstance(reply, JobFound)]
+        accepted = [reply for reply in replies if isinstance(reply, JobFound)]
         refused = [reply for reply in replies if isinstance(reply, Refused)]
-        assert len({reply.job.job_id for reply in found}) == 100
+        assert len({reply.job.job_id for reply in accepted}) == 100
         assert {reply.code for reply in refused} == {ErrorCode.QUEUE_FULL}
 
 

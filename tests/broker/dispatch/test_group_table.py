@@ -1,4 +1,4 @@
-"""Groups on many machines that share one queue: what each can run, how one drains, and is lost."""
+"""Groups on many machines that share one queue: what each can run, draining, and lost machines."""
 
 import msgspec
 
@@ -152,7 +152,7 @@ def test_a_lost_group_may_start_again_with_a_lower_epoch() -> None:
     later, earlier = (GroupStarted(group="a", epoch=epoch, world_size=8) for epoch in (2, 1))
     assert peers.admit(b"lost", later)
     assert not peers.admit(b"new", earlier)
-    assert peers.admit(b"fleet", GroupLost(group="a"))
+    assert peers.admit(b"launcher", GroupLost(group="a"))
     assert peers.admit(b"new", earlier)
 
 

@@ -85,9 +85,9 @@ def test_the_limits_of_a_slow_device_are_multiplied_by_the_patience_of_its_group
 
 @pytest.mark.parametrize("is_known", [True, False])
 def test_a_short_limit_holds_from_the_first_heartbeat_of_its_stage(is_known: bool) -> None:
-    """The watch remembers when the next limit ends; a change of stage can bring that forward.
+    """`RankWatch` skips checks until the next known limit, which a new stage may bring forward.
 
-    So can the first heartbeat of a rank that was loading.
+    The first heartbeat of a rank that was loading may do so too.
     """
     watch = RankWatch(0.0, step_limit_s=0.4)
     watch.expect_all(1, 0.0)

@@ -92,9 +92,7 @@ def test_the_priority_survives_a_restart() -> None:
 # --- preemption ----------------------------------------------------------------------------------
 
 
-def test_the_latest_of_the_less_urgent_attempts_leaves_and_its_job_keeps_its_queue_position() -> (
-    None
-):
+def test_the_last_of_the_less_urgent_attempts_leaves_and_keeps_its_queue_position() -> None:
     scene, (_, second) = busy_scene(0, 0)
     behind = scene.job()
     scene.now_s += 1.0
@@ -118,10 +116,10 @@ def test_a_preempted_job_continues_under_a_new_lease() -> None:
     urgent = scene.job(priority=1)
     leave(scene, first)
     scene.finish(scene.start(urgent))
-    restarted = scene.start(first.job_id)
-    assert (restarted.group, restarted.epoch, restarted.attempt) == (first.group, first.epoch, 2)
+    second = scene.start(first.job_id)
+    assert (second.group, second.epoch, second.attempt) == (first.group, first.epoch, 2)
     scene.handle(JobStopped(lease=first, preempted=True))
-    assert scene.lease(first.job_id) == restarted
+    assert scene.lease(first.job_id) == second
 
 
 def test_no_attempt_leaves_for_a_job_of_the_same_or_a_lower_priority() -> None:

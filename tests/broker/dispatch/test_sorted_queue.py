@@ -35,9 +35,7 @@ def test_a_sorted_queue_behaves_like_a_sorted_list(numbers: list[int], data: st.
     ]
 
 
-def test_thousands_of_entries_stay_in_order_while_some_leave_at_both_ends_and_in_the_middle() -> (
-    None
-):
+def test_thousands_of_entries_stay_in_order_while_entries_leave_at_both_ends_and_inside() -> None:
     queue = SortedQueue()
     left = list(range(5000))
     for number in left:

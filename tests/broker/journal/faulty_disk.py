@@ -1,4 +1,4 @@
-"""A disk for SQLite with the faults of real ones: lost writes, I/O errors, no space."""
+"""A disk for SQLite with the faults of real ones: power losses, I/O errors, refused writes."""
 
 import contextlib
 import errno

@@ -47,7 +47,7 @@ class JournalWriter:
         self.acknowledged: dict[str, Job] = {}
         self.unacknowledged: dict[str, Job] = {}
         """The versions in the transaction that failed, if one did."""
-        self._chance = rng
+        self._rng = rng
 
     def write_transactions(self, journal: Journal, num_transactions: int) -> None:
         for _ in range(num_transactions):
@@ -57,12 +57,12 @@ class JournalWriter:
             self.acknowledged |= self.unacknowledged
             self.unacknowledged = {}
 
-    def num_lost(self, found: Sequence[Job]) -> int:
+    def num_lost(self, loaded: Sequence[Job]) -> int:
         """Return how many acknowledged versions a journal lacks.
 
         An unacknowledged transaction may have been written, but only as a whole.
         """
-        jobs = {job.job_id: job for job in found}
+        jobs = {job.job_id: job for job in loaded}
         expected = self.acknowledged
         if self.unacknowledged and all(
             jobs.get(key) == job for key, job in self.unacknowledged.items()
@@ -74,10 +74,10 @@ class JournalWriter:
 
     def _next_versions(self) -> list[Job]:
         moving = [job for job in self.acknowledged.values() if not job.state.is_terminal]
-        count = self._chance.randint(0, min(3, len(moving)))
-        moved = [_moved(job) for job in self._chance.sample(moving, count)]
+        count = self._rng.randint(0, min(3, len(moving)))
+        moved = [_moved(job) for job in self._rng.sample(moving, count)]
         first = len(self.acknowledged) + 1
-        return moved + [_job(first + n) for n in range(self._chance.randint(not moved, 3))]
+        return moved + [_job(first + n) for n in range(self._rng.randint(not moved, 3))]
 
 
 def _job(number: int) -> Job:

@@ -250,7 +250,7 @@ def test_the_migration_counts_attempts_that_were_lost_before(path: Path) -> None
             ),
         )
     old.close()
-    assert [found.num_lost for found in Journal(path).load()] == [2, 1, 0]
+    assert [job.num_lost for job in Journal(path).load()] == [2, 1, 0]
 
 
 def test_a_failed_migration_leaves_the_journal_unchanged(
@@ -294,7 +294,7 @@ def test_a_damaged_journal_is_refused(path: Path) -> None:
 
 
 def test_any_damage_is_harmless_or_raises_a_journal_error(path: Path) -> None:
-    """A damaged row raises `ValueError` in apsw; no operator should see a traceback for it."""
+    """A row with damaged text is an error message for the operator, not a traceback."""
     journal = Journal(path)
     jobs = [job(number) for number in range(1, 60)]
     journal.write(jobs)

@@ -1,4 +1,4 @@
-"""The broker over TCP: only peers with a key in its folder are served, and traffic is encrypted."""
+"""The broker over TCP: only peers with a key in its folder are served."""
 
 import asyncio
 import signal
@@ -138,7 +138,7 @@ async def test_a_peer_that_keeps_connecting_is_logged_once(remote: Remote) -> No
     remote.process.send_signal(signal.SIGTERM)
     assert remote.process.stderr is not None
     remaining_log = await asyncio.wait_for(remote.process.stderr.read(), LIMIT_S)
-    assert remaining_log.count(b"refused ") <= 1  # one more for another reason
+    assert remaining_log.count(b"refused ") <= 1  # once more for another reason
 
 
 async def test_peers_on_this_machine_need_no_key(remote: Remote) -> None:

@@ -1,3 +1,5 @@
+"""The memory that a job needs on each rank, and the refusal of jobs that do not fit."""
+
 import re
 
 import msgspec

@@ -1,3 +1,5 @@
+"""The limited log of dropped messages."""
+
 import pytest
 
 from broker.wire.rate_limited_log import MAX_LINES, PERIOD_S, RateLimitedLog
