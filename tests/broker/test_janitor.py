@@ -190,7 +190,7 @@ async def test_files_that_cannot_be_removed_now_are_removed_later(
         site.line.fail("refuses")
         async with asyncio.timeout(1.0):
             assert isinstance(await front.ask(DeleteJob(job_id=job_id)), JobDeleted)
-        await until(lambda: "files are removed later" in caplog.text, LIMIT_S)
+        await until(lambda: "cannot remove files yet" in caplog.text, LIMIT_S)
         assert len(site.names()) == 1 + len(files_of(job_id))
         site.line.fail("none")
         await until_names(site, [])
@@ -210,7 +210,7 @@ async def test_a_late_removal_spares_an_image_that_a_new_job_uses(
         put(store, *files_of(job_id))
         site.line.fail("unavailable")
         assert isinstance(await front.ask(DeleteJob(job_id=job_id)), JobDeleted)
-        await until(lambda: "files are removed later" in caplog.text, LIMIT_S)
+        await until(lambda: "cannot remove files yet" in caplog.text, LIMIT_S)
         site.line.fail("none")
         await submit(front)
         await until_names(site, [f"{INPUTS}/{IMAGE}"])
