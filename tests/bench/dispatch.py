@@ -76,7 +76,7 @@ def costs_us(length: int, num_groups: int, num_rounds: int) -> dict[str, float]:
         clock("status", queue.ask)
         clock("cancel", queue.cancel)
         queue.submit()
-        clock("beat", queue.beat)
+        clock("beat", queue.heartbeat)
         clock("preempt", queue.preempt)
         queue.cancel_urgent()
         clock("lose", queue.lose)

@@ -1,4 +1,4 @@
-"""Starts brokers for tests, and speaks to them as a front does."""
+"""Broker processes for tests, and a client that speaks to them as a front does."""
 
 import asyncio
 import os
@@ -38,7 +38,7 @@ POLICY = DispatchPolicy(shape=SHAPE, max_queue=100, job_ttl_s=3600.0, retry_paus
 
 
 def broker_config(state_dir: Path, **changes: object) -> BrokerConfig:
-    """Return a broker's config; changes may name its fields, or those of its policy."""
+    """Return a broker's config; `changes` are fields of it or of its policy."""
     run_dir = state_dir / "run"
     run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     config = BrokerConfig(
@@ -57,7 +57,7 @@ def changed_config(config: BrokerConfig, **changes: object) -> BrokerConfig:
 
 
 class BrokerProcess:
-    """A broker as the launcher starts it: `python -m broker`, with a pipe for its `ready`."""
+    """A broker started as the launcher does: `python -m broker` with a pipe for `ready`."""
 
     def __init__(self, config: BrokerConfig, module: str = "broker", *arguments: str) -> None:
         self.config = config
@@ -65,7 +65,7 @@ class BrokerProcess:
         self._arguments = arguments
         self._process: asyncio.subprocess.Process | None = None
         self.log: IO[bytes] | None = None
-        """Where it logs from its next start on; None is where the test does."""
+        """Receives the log from the next start on; None is the test's own stderr."""
 
     @property
     def process(self) -> asyncio.subprocess.Process:
@@ -73,7 +73,7 @@ class BrokerProcess:
         return self._process
 
     async def start(self) -> None:
-        """Start it and wait until it is ready."""
+        """Start the broker and wait until it is ready."""
         listen_fd, ready_fd = os.pipe()
         try:
             await self.spawn(ready_fd)
@@ -84,7 +84,7 @@ class BrokerProcess:
             os.close(listen_fd)
 
     async def spawn(self, ready_fd: int | None = None) -> None:
-        """Start it and wait for nothing."""
+        """Start the broker without waiting for it."""
         config = msgspec.structs.replace(self.config, ready_fd=ready_fd)
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -97,12 +97,12 @@ class BrokerProcess:
         )
 
     async def kill(self) -> None:
-        """End it as a crash does."""
+        """End the broker with SIGKILL, as a crash would."""
         self.process.kill()
         await self.process.wait()
 
     async def stop(self) -> int:
-        """Ask it to end; return its exit code."""
+        """End the broker with SIGTERM; return its exit code."""
         self.process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(LIMIT_S):
             return await self.process.wait()
@@ -112,7 +112,7 @@ class BrokerProcess:
 async def running_broker(
     config: BrokerConfig, log: IO[bytes] | None = None
 ) -> AsyncIterator[BrokerProcess]:
-    """Run a broker as a process for the length of a test."""
+    """Run a broker process until the block ends."""
     broker = BrokerProcess(config)
     broker.log = log
     await broker.start()
@@ -136,7 +136,7 @@ class Front:
         connect_sub(self.events, config.addresses.events)
 
     def reconnect(self) -> None:
-        """Forget what is under way to or from a broker that has died."""
+        """Replace the request socket, dropping all messages to and from a dead broker."""
         self.requests.close(linger=0)
         self.requests = self._context.socket(zmq.DEALER)
         connect_dealer(self.requests, self._config.addresses.requests, "front")
@@ -153,23 +153,22 @@ class Front:
         self._context.destroy(linger=0)
 
     async def ask(self, request: FrontRequest) -> FrontReply:
-        """Return the answer to a request."""
         correlation = secrets.token_bytes(8)
         async with asyncio.timeout(LIMIT_S):
             await self.requests.send_multipart([correlation, *front_requests.encode(request)])
             while True:
-                found, *parts = await self.requests.recv_multipart()
-                if found == correlation:
+                found_correlation, *parts = await self.requests.recv_multipart()
+                if found_correlation == correlation:
                     return front_replies.decode(parts)
 
     async def send_submit(self, job_id: str, spec: JobSpec = SPEC) -> None:
-        """Submit a job and do not wait for the answer; `replies` collects it."""
+        """Submit a job without waiting for the reply, which `replies` returns."""
         self._store_image(IMAGE)
         message = SubmitJob(job_id=job_id, spec=spec, image=IMAGE)
         await self.requests.send_multipart([b"", *front_requests.encode(message)])
 
     async def replies(self, count: int) -> list[FrontReply]:
-        """Return the next answers, in the order of their arrival."""
+        """Return the next `count` replies in order of arrival."""
         async with asyncio.timeout(LIMIT_S):
             return [
                 front_replies.decode((await self.requests.recv_multipart())[1:])
@@ -195,13 +194,12 @@ class Front:
         return reply.job.job_id
 
     async def get(self, job_id: str) -> JobView:
-        """Return how a job is."""
         reply = await self.ask(GetJob(job_id=job_id))
         assert isinstance(reply, JobFound), reply
         return reply.job
 
     async def until(self, job_id: str, *states: JobState) -> JobView:
-        """Wait until a job is in one of these states, by its events."""
+        """Follow a job's events until it is in one of these states."""
         async with asyncio.timeout(LIMIT_S):
             view = await self.watch(job_id)
             while view.state not in states:
@@ -209,7 +207,7 @@ class Front:
             return view
 
     async def watch(self, job_id: str) -> JobView:
-        """Subscribe to a job; return how it is, from when on no change is missed."""
+        """Subscribe to a job; return its first view, after which no change is missed."""
         self.events.setsockopt(zmq.SUBSCRIBE, job_id.encode())
         while True:
             view = await self.event()
@@ -219,7 +217,7 @@ class Front:
     async def until_health(
         self, holds: Callable[[HealthFound], bool], every_s: float = 0.02
     ) -> HealthFound:
-        """Ask for the health until something holds of it."""
+        """Poll the broker's health until a condition holds."""
         async with asyncio.timeout(LIMIT_S):
             while True:
                 health = await self.ask(GetHealth())
@@ -229,7 +227,7 @@ class Front:
                 await asyncio.sleep(every_s)
 
     async def event(self) -> JobView:
-        """Return the next event of the jobs that are watched."""
+        """Return the next event of the watched jobs."""
         async with asyncio.timeout(LIMIT_S):
             _, *parts = await self.events.recv_multipart()
         return job_events.decode(parts)

@@ -1,4 +1,4 @@
-"""Jobs are deleted and listed, by those whose they are."""
+"""Owners delete and list their jobs."""
 
 import asyncio
 import secrets
@@ -32,7 +32,7 @@ def stub(config: BrokerConfig) -> StubGroup:
     return StubGroup(StubConfig(addresses=config.addresses, videos_dir=videos_dir))
 
 
-def test_a_deleted_job_that_runs_is_cancelled_and_leaves_nothing() -> None:
+def test_a_running_job_that_is_deleted_is_cancelled_and_leaves_nothing() -> None:
     scene = Scene()
     scene.group()
     job_id = scene.job()
@@ -48,14 +48,14 @@ def test_a_deleted_job_that_runs_is_cancelled_and_leaves_nothing() -> None:
     assert scene.handle(JobFinished(lease=lease, video="late.mp4")) == [DropVideo(job_id)]
 
 
-def test_a_deleted_job_does_not_expire_a_second_time() -> None:
+def test_a_deleted_job_does_not_expire_again() -> None:
     scene = Scene(job_ttl_s=5.0)
     job_id = scene.job()
     scene.handle(DeleteJob(job_id=job_id))
     assert find(scene.wait(10), DropJob) == []
 
 
-async def test_a_deleted_job_is_gone_for_good_with_its_files(config: BrokerConfig) -> None:
+async def test_a_deleted_job_is_unknown_and_its_files_are_removed(config: BrokerConfig) -> None:
     async with stub(config), Front(config) as front:
         job_id = await front.submit_ok()
         await front.until(job_id, JobState.SUCCEED)
@@ -64,25 +64,25 @@ async def test_a_deleted_job_is_gone_for_good_with_its_files(config: BrokerConfi
             refused = await front.ask(request)
             assert isinstance(refused, Refused)
             assert refused.code is ErrorCode.JOB_NOT_FOUND
-        await front.submit_ok()  # a later round of the worker: what came before is done
-    found = [path.name for path in (Path(config.state_dir) / "videos").iterdir()]
-    assert not [name for name in found if name.startswith(job_id)]
+        await front.submit_ok()  # once it is accepted, the deletion is finished
+    names = [path.name for path in (Path(config.state_dir) / "videos").iterdir()]
+    assert not [name for name in names if name.startswith(job_id)]
 
 
-async def test_another_owners_job_is_not_deleted(config: BrokerConfig) -> None:
+async def test_a_job_of_another_owner_is_not_deleted(config: BrokerConfig) -> None:
     async with Front(config) as front:
-        job_id = job_of(await front.submit(owner="ann"))
-        answers = [
+        job_id = job_id_of(await front.submit(owner="ann"))
+        replies = [
             await front.ask(DeleteJob(job_id=name, owner="bob"))
             for name in (job_id, secrets.token_hex(16))
         ]
-        assert answers[0] == answers[1]
+        assert replies[0] == replies[1]
         assert (await front.get(job_id)).state is JobState.IN_QUEUE
 
 
-async def test_the_list_comes_in_pages_either_way(config: BrokerConfig) -> None:
+async def test_the_list_comes_in_pages_newest_or_oldest_first(config: BrokerConfig) -> None:
     async with Front(config) as front:
-        ids = [job_of(await front.submit(owner=owner)) for owner in ("ann", "ann", "bob", "ann")]
+        ids = [job_id_of(await front.submit(owner=owner)) for owner in ("ann", "ann", "bob", "ann")]
         first = await page(front, ListJobs(limit=2, owner="ann"))
         assert ([job.job_id for job in first.jobs], first.has_more) == ([ids[3], ids[1]], True)
         last = await page(front, ListJobs(limit=2, owner="ann", after=ids[1]))
@@ -93,33 +93,32 @@ async def test_the_list_comes_in_pages_either_way(config: BrokerConfig) -> None:
         assert hidden.jobs == []
 
 
-async def test_whoever_asks_is_told_settings_stages_and_expiry(config: BrokerConfig) -> None:
+async def test_a_reply_shows_spec_stage_times_and_expiry(config: BrokerConfig) -> None:
     async with stub(config), Front(config) as front:
         job_id = await front.submit_ok()
         ended = await front.until(job_id, JobState.SUCCEED)
         assert ended.spec is None
-        told = await front.get(job_id)
-    assert told.spec == SPEC
-    assert told.expires_at == told.updated_at + config.policy.job_ttl_s
-    assert list(told.stage_s) == ["queue", "encode", "denoise", "decode", "save"]
-    assert sum(told.stage_s.values()) <= told.updated_at - told.created_at + 0.1
+        view = await front.get(job_id)
+    assert view.spec == SPEC
+    assert view.expires_at == view.updated_at + config.policy.job_ttl_s
+    assert list(view.stage_s) == ["queue", "encode", "denoise", "decode", "save"]
+    assert sum(view.stage_s.values()) <= view.updated_at - view.created_at + 0.1
 
 
-def job_of(answer: FrontReply) -> str:
-    assert isinstance(answer, JobFound), answer
-    return answer.job.job_id
+def job_id_of(message: FrontReply) -> str:
+    assert isinstance(message, JobFound), message
+    return message.job.job_id
 
 
 async def page(front: Front, request: ListJobs) -> JobsListed:
-    answer = await front.ask(request)
-    assert isinstance(answer, JobsListed)
-    return answer
+    message = await front.ask(request)
+    assert isinstance(message, JobsListed)
+    return message
 
 
-async def test_a_job_that_is_being_removed_is_told_whole_or_not_at_all(
+async def test_a_job_that_is_being_removed_is_shown_complete_or_not_at_all(
     config: BrokerConfig,
 ) -> None:
-    """Seen to fail with such a job told without what was asked for."""
     async with Front(config) as front, Front(config) as other:
         for _ in range(20):
             job_id = await front.submit_ok()

@@ -1,4 +1,4 @@
-"""A broker whose files are in an object store: it refuses, waits and tidies up, but never halts."""
+"""A broker whose files lie in an object store that may be unreachable."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from broker import janitor as keeper
+from broker import janitor
 from broker.config import BrokerConfig
 from broker.journal.journal import Journal
 from broker.journal.state_dir import StateDir
@@ -35,8 +35,8 @@ OUTAGES: list[Fault] = ["refuses", "unavailable", "silent"]
 
 @pytest.fixture
 def config(tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> BrokerConfig:
-    monkeypatch.setattr(keeper, "RETRY_S", 0.2)
-    monkeypatch.setattr(keeper, "SETTLE_S", 1.0)
+    monkeypatch.setattr(janitor, "RETRY_S", 0.2)
+    monkeypatch.setattr(janitor, "SETTLE_S", 1.0)
     monkeypatch.setattr("broker.store.bucket.REQUEST_LIMIT_S", 2)
     return broker_config(tmp_path, store=site.place)
 
@@ -48,14 +48,14 @@ def store(site: Site, tmp_path: Path) -> Store:
 
 def put(store: Store, *names: str) -> None:
     for name in names:
-        made = store.partial(INPUTS) / "made"
-        made.write_bytes(b"content")
-        store.put([Move(made, name)])
+        source = store.partial(INPUTS) / "source"
+        source.write_bytes(b"content")
+        store.put([Move(source, name)])
 
 
 @asynccontextmanager
 async def running(config: BrokerConfig) -> AsyncIterator[Front]:
-    """Run a broker in this process, so that its pauses are those of the test."""
+    """Run a broker in this process, so that patched pauses apply to it."""
     state_dir = StateDir(Path(config.state_dir))
     journal = Journal(state_dir.journal)
     broker = Broker(config, journal)
@@ -76,40 +76,40 @@ async def submit(front: Front, image: str = IMAGE) -> str:
     return reply.job.job_id
 
 
-async def test_a_job_is_accepted_when_its_image_is_in_the_store(
+async def test_a_job_is_accepted_only_if_its_image_is_in_the_store(
     config: BrokerConfig, store: Store
 ) -> None:
-    never_stored = f"{'1' * 64}.ppm"  # whose removal, after the refusal, is on its way
+    # Not the image of the accepted job: a refused image is removed in the background.
+    never_stored = f"{'1' * 64}.ppm"
     async with running(config) as front:
         refused = await front.ask(SubmitJob(job_id=new_job_id(), spec=SPEC, image=never_stored))
         assert isinstance(refused, Refused)
-        assert "the image has been removed meanwhile" in refused.message
+        assert "the image was removed meanwhile" in refused.message
         put(store, f"{INPUTS}/{IMAGE}")
         await submit(front)
 
 
 @pytest.mark.parametrize("fault", OUTAGES)
-async def test_while_the_store_is_away_submits_are_refused_and_all_else_goes_on(
+async def test_while_the_store_is_unreachable_submits_are_refused_and_other_requests_answered(
     fault: Fault, config: BrokerConfig, store: Store, site: Site
 ) -> None:
-    """Seen to fail with the image looked for by the worker itself: a silent store holds it up."""
+    """A silent store must not hold up the broker's other work."""
     async with running(config) as front:
         put(store, f"{INPUTS}/{IMAGE}")
         job_id = await submit(front)
         site.proxy.fail(fault)
-        sent = [new_job_id() for _ in range(5)]
-        submits = [SubmitJob(job_id=each, spec=SPEC, image=IMAGE) for each in sent]
-        refusals = asyncio.gather(*(ask(config, each) for each in submits))
+        submits = [SubmitJob(job_id=new_job_id(), spec=SPEC, image=IMAGE) for _ in range(5)]
+        refusals = asyncio.gather(*(ask(config, message) for message in submits))
         async with asyncio.timeout(1.0):
             assert isinstance(await front.ask(GetHealth()), HealthFound)
             cancelled = await front.ask(CancelJob(job_id=job_id))
         assert isinstance(cancelled, JobFound)
         assert cancelled.job.state is JobState.CANCELLED
-        async with asyncio.timeout(keeper.CHECK_LIMIT_S + 1.5):  # fronts wait for five seconds
+        async with asyncio.timeout(janitor.CHECK_LIMIT_S + 1.5):  # a front waits five seconds
             for reply in await refusals:
                 assert isinstance(reply, Refused)
                 assert reply.code is ErrorCode.UNAVAILABLE
-                assert "store of files cannot be reached; nothing was accepted" in reply.message
+                assert "file store cannot be reached; nothing was accepted" in reply.message
         site.proxy.recover()
         await until_accepted(front)
 
@@ -120,7 +120,7 @@ async def ask(config: BrokerConfig, request: SubmitJob) -> object:
 
 
 async def until_accepted(front: Front) -> None:
-    """Submit until a request that hangs with the old line has ended."""
+    """Submit until a job is accepted: a check may still hang on the old connection."""
     async with asyncio.timeout(LIMIT_S):
         while not isinstance(
             await front.ask(SubmitJob(job_id=new_job_id(), spec=SPEC, image=IMAGE)), JobFound
@@ -128,7 +128,7 @@ async def until_accepted(front: Front) -> None:
             pass
 
 
-async def test_a_submission_that_is_repeated_is_answered_once_more(
+async def test_every_repetition_of_a_submit_is_answered_with_one_job(
     config: BrokerConfig, store: Store
 ) -> None:
     put(store, f"{INPUTS}/{IMAGE}")
@@ -141,21 +141,21 @@ async def test_a_submission_that_is_repeated_is_answered_once_more(
         assert health.queued == 1
 
 
-async def test_what_belongs_to_a_job_that_is_removed_leaves_the_store(
+async def test_the_files_of_a_removed_job_leave_the_store(
     config: BrokerConfig, store: Store, site: Site
 ) -> None:
     put(store, f"{INPUTS}/{IMAGE}")
     async with running(config) as front:
         job_id = await submit(front)
-        others = await submit(front)
-        put(store, *files_of(job_id), *files_of(others))
+        other_job = await submit(front)
+        put(store, *files_of(job_id), *files_of(other_job))
         assert isinstance(await front.ask(DeleteJob(job_id=job_id)), JobDeleted)
-        await until_names(site, [f"{INPUTS}/{IMAGE}", *files_of(others)])
-        assert isinstance(await front.ask(DeleteJob(job_id=others)), JobDeleted)
+        await until_names(site, [f"{INPUTS}/{IMAGE}", *files_of(other_job)])
+        assert isinstance(await front.ask(DeleteJob(job_id=other_job)), JobDeleted)
         await until_names(site, [])
 
 
-async def test_expiry_removes_what_is_in_the_store(
+async def test_the_files_of_an_expired_job_leave_the_store(
     config: BrokerConfig, store: Store, site: Site, tmp_path: Path
 ) -> None:
     put(store, f"{INPUTS}/{IMAGE}")
@@ -169,10 +169,9 @@ async def test_expiry_removes_what_is_in_the_store(
         await until_names(site, [])
 
 
-async def test_what_cannot_be_removed_is_removed_later(
+async def test_files_that_cannot_be_removed_now_are_removed_later(
     config: BrokerConfig, store: Store, site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Seen to fail with a removal that is tried once."""
     put(store, f"{INPUTS}/{IMAGE}")
     async with running(config) as front:
         job_id = await submit(front)
@@ -180,42 +179,41 @@ async def test_what_cannot_be_removed_is_removed_later(
         site.proxy.fail("refuses")
         async with asyncio.timeout(1.0):
             assert isinstance(await front.ask(DeleteJob(job_id=job_id)), JobDeleted)
-        await until(lambda: "files are removed later" in caplog.text, LIMIT_S)
+        await until(lambda: "cannot remove files yet" in caplog.text, LIMIT_S)
         assert len(site.names()) == 1 + len(files_of(job_id))
         site.proxy.recover()
         await until_names(site, [])
 
 
-async def test_an_image_that_is_wanted_again_is_not_removed_late(
+async def test_a_late_removal_spares_an_image_that_a_new_job_uses(
     config: BrokerConfig,
     store: Store,
     site: Site,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Seen to fail without the second look at what has to go."""
-    monkeypatch.setattr(keeper, "RETRY_S", 2.0)
+    monkeypatch.setattr(janitor, "RETRY_S", 2.0)
     put(store, f"{INPUTS}/{IMAGE}")
     async with running(config) as front:
         job_id = await submit(front)
         put(store, *files_of(job_id))
         site.proxy.fail("unavailable")
         assert isinstance(await front.ask(DeleteJob(job_id=job_id)), JobDeleted)
-        await until(lambda: "files are removed later" in caplog.text, LIMIT_S)
+        await until(lambda: "cannot remove files yet" in caplog.text, LIMIT_S)
         site.proxy.recover()
         await submit(front)
         await until_names(site, [f"{INPUTS}/{IMAGE}"])
 
 
-async def test_a_start_sweeps_the_store_even_when_it_is_away_at_first(
+async def test_a_start_sweeps_the_store_even_if_it_is_unreachable_at_first(
     config: BrokerConfig, store: Store, site: Site
 ) -> None:
     put(store, f"{INPUTS}/{IMAGE}")
     async with running(config) as front:
         job_id = await submit(front)
     kept = [f"{INPUTS}/{IMAGE}", *files_of(job_id), "webhook.key"]
-    stray = [f"{INPUTS}/{9:064x}.ppm", *files_of("9" * 32), f"{PARTIAL}/{'8' * 32}.probe"]
-    put(store, *files_of(job_id), *stray, "webhook.key")
+    orphans = [f"{INPUTS}/{9:064x}.ppm", *files_of("9" * 32), f"{PARTIAL}/{'8' * 32}.probe"]
+    put(store, *files_of(job_id), *orphans, "webhook.key")
     site.proxy.fail("refuses")
     async with running(config) as front:
         assert (await front.get(job_id)).state is JobState.IN_QUEUE
@@ -223,18 +221,20 @@ async def test_a_start_sweeps_the_store_even_when_it_is_away_at_first(
         await until_names(site, kept)
 
 
-async def test_an_image_that_is_stored_during_the_sweep_stays_for_its_job(
+async def test_the_sweep_spares_an_image_that_is_stored_before_its_job_arrives(
     config: BrokerConfig, store: Store, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Seen to fail with a sweep that looks once: the image is gone when its job arrives."""
-    put(store, f"{INPUTS}/{IMAGE}", stray := f"{INPUTS}/{9:064x}.ppm")
+    """The sweep lists the store twice and removes only what had no job both times."""
+    put(store, f"{INPUTS}/{IMAGE}", orphan := f"{INPUTS}/{9:064x}.ppm")
     async with running(config) as front:
         await submit(front)
-        await until(lambda: stray not in site.names(), LIMIT_S)
+        await until(lambda: orphan not in site.names(), LIMIT_S)
         assert site.names() == [f"{INPUTS}/{IMAGE}"]
 
 
-async def test_a_machine_that_joins_finds_the_store(config: BrokerConfig, store: Store) -> None:
+async def test_a_joining_machine_can_check_that_it_shares_the_store(
+    config: BrokerConfig, store: Store
+) -> None:
     name = f"{'a' * 32}.probe"
     async with running(config) as front:
         assert await front.ask(FindProbe(name=name)) == ProbeChecked(found=False)

@@ -1,4 +1,4 @@
-"""Jobs belong to API keys. Every check fails once the broker does not look at `owner`."""
+"""Jobs belong to owners, which the HTTP API knows by their API keys."""
 
 import secrets
 from collections.abc import AsyncIterator
@@ -30,32 +30,32 @@ async def submit(front: Front, owner: str | None, key: str | None = None) -> Fro
     return await front.submit(owner=owner, queue_share=2, idempotency_key=idempotency_key)
 
 
-async def job_of(front: Front, owner: str | None, key: str | None = None) -> str:
+async def submit_ok(front: Front, owner: str | None, key: str | None = None) -> str:
     reply = await submit(front, owner, key)
     assert isinstance(reply, JobFound), reply
     return reply.job.job_id
 
 
-async def test_another_owners_job_is_answered_as_an_unknown_one(front: Front) -> None:
-    others, unknown = await job_of(front, "bob"), secrets.token_hex(16)
-    answers: set[Refused] = set()
-    for name in (others, unknown):
+async def test_a_job_of_another_owner_gets_the_same_replies_as_an_unknown_one(front: Front) -> None:
+    foreign, unknown = await submit_ok(front, "bob"), secrets.token_hex(16)
+    replies: set[Refused] = set()
+    for name in (foreign, unknown):
         for request in (
             GetJob(job_id=name, owner="ann"),
             CancelJob(job_id=name, owner="ann"),
             WatchJob(job_id=name, after_seq=0, owner="ann"),
         ):
-            answer = await front.ask(request)
-            assert isinstance(answer, Refused)
-            assert answer.code is ErrorCode.JOB_NOT_FOUND
-            answers.add(answer)
-    assert len(answers) == 1
-    assert (await front.get(others)).state is JobState.IN_QUEUE
+            reply = await front.ask(request)
+            assert isinstance(reply, Refused)
+            assert reply.code is ErrorCode.JOB_NOT_FOUND
+            replies.add(reply)
+    assert len(replies) == 1
+    assert (await front.get(foreign)).state is JobState.IN_QUEUE
 
 
-async def test_an_owner_sees_and_ends_its_own_jobs(front: Front) -> None:
-    job_id = await job_of(front, "ann")
-    await job_of(front, "bob")
+async def test_an_owner_sees_and_cancels_its_own_jobs(front: Front) -> None:
+    job_id = await submit_ok(front, "ann")
+    await submit_ok(front, "bob")
     assert isinstance(await front.ask(GetJob(job_id=job_id, owner="ann")), JobFound)
     watched = await front.ask(WatchJob(job_id=job_id, after_seq=0, owner="ann"))
     assert isinstance(watched, JobHistory)
@@ -67,29 +67,29 @@ async def test_an_owner_sees_and_ends_its_own_jobs(front: Front) -> None:
     assert ended.job.state is JobState.CANCELLED
 
 
-async def test_an_owner_may_fill_its_share_of_the_queue_and_no_more(front: Front) -> None:
-    first, _ = await job_of(front, "ann"), await job_of(front, "ann")
+async def test_an_owner_may_not_exceed_its_share_of_the_queue(front: Front) -> None:
+    first, _ = await submit_ok(front, "ann"), await submit_ok(front, "ann")
     refused = await submit(front, "ann")
     assert isinstance(refused, Refused)
     assert refused.code is ErrorCode.QUEUE_FULL
     assert refused.message == "2 of your jobs wait already; at most 2 may"
     assert refused.retry_after_s is not None
-    await job_of(front, "bob")
+    await submit_ok(front, "bob")
     await front.ask(CancelJob(job_id=first, owner="ann"))
-    await job_of(front, "ann")
+    await submit_ok(front, "ann")
 
 
-async def test_two_owners_may_use_one_idempotency_key(front: Front) -> None:
-    assert await job_of(front, "ann", "k") == await job_of(front, "ann", "k")
-    assert await job_of(front, "bob", "k") != await job_of(front, "ann", "k")
+async def test_two_owners_may_use_the_same_idempotency_key(front: Front) -> None:
+    assert await submit_ok(front, "ann", "k") == await submit_ok(front, "ann", "k")
+    assert await submit_ok(front, "bob", "k") != await submit_ok(front, "ann", "k")
 
 
-async def test_a_job_keeps_its_owner_over_a_restart(broker: BrokerProcess) -> None:
+async def test_a_job_keeps_its_owner_and_key_after_a_restart(broker: BrokerProcess) -> None:
     async with Front(broker.config) as front:
-        job_id = await job_of(front, "ann", "k")
+        job_id = await submit_ok(front, "ann", "k")
     await broker.kill()
     await broker.start()
     async with Front(broker.config) as front:
         assert isinstance(await front.ask(GetJob(job_id=job_id, owner="bob")), Refused)
         assert isinstance(await front.ask(GetJob(job_id=job_id, owner="ann")), JobFound)
-        assert await job_of(front, "ann", "k") == job_id
+        assert await submit_ok(front, "ann", "k") == job_id

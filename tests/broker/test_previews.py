@@ -1,4 +1,4 @@
-"""Previews pass through the broker to whoever watches, as long as their run is in force."""
+"""The broker relays previews to subscribers while their lease is in force."""
 
 import asyncio
 from pathlib import Path
@@ -14,34 +14,33 @@ from tests.broker.driver import Front, broker_config, running_broker
 from tests.stub_group import StubConfig, StubGroup
 
 LIMIT_S = 20.0
-GOOD, STALE = b"of the run that is in force", b"of another run"
+CURRENT, STALE = b"a preview of the lease in force", b"a preview of another lease"
 
 
-async def test_a_preview_of_a_run_that_is_not_in_force_is_dropped(tmp_path: Path) -> None:
-    """Seen to fail with every preview relayed, whatever its lease."""
+async def test_a_preview_whose_lease_is_not_in_force_is_dropped(tmp_path: Path) -> None:
     config = broker_config(tmp_path)
     stub = StubConfig(addresses=config.addresses, videos_dir=str(tmp_path / "videos"))
     async with running_broker(config), StubGroup(stub) as group, Front(config) as front:
         group.hold.clear()
-        cancelled, lease = await run_two(group, front)
+        cancelled, lease = await cancel_one_and_run_another(group, front)
         stale = [
             cancelled,
             structs.replace(lease, attempt=lease.attempt + 1),
             structs.replace(lease, epoch=lease.epoch - 1),
             structs.replace(lease, group="another"),
         ]
-        previews = [*((one, STALE) for one in stale), (lease, GOOD)]
-        for one in (cancelled, lease):
-            front.events.setsockopt(zmq.SUBSCRIBE, preview_topic(one.job_id))
-        showing = asyncio.create_task(show(group, previews))
+        previews = [*((other, STALE) for other in stale), (lease, CURRENT)]
+        for job_id in (cancelled.job_id, lease.job_id):
+            front.events.setsockopt(zmq.SUBSCRIBE, preview_topic(job_id))
+        publishing = asyncio.create_task(publish_previews(group, previews))
         try:
-            assert set(await arrivals(front, 10)) == {GOOD}
+            assert set(await receive_previews(front, 10)) == {CURRENT}
         finally:
-            showing.cancel()
+            publishing.cancel()
 
 
-async def run_two(group: StubGroup, front: Front) -> tuple[Lease, Lease]:
-    """Run a job, cancel it and run another; return the leases of both."""
+async def cancel_one_and_run_another(group: StubGroup, front: Front) -> tuple[Lease, Lease]:
+    """Cancel a running job and start another; return both leases."""
     first = await front.submit_ok()
     cancelled = (await group.heard(RunJob)).lease
     await front.ask(CancelJob(job_id=first))
@@ -49,15 +48,15 @@ async def run_two(group: StubGroup, front: Front) -> tuple[Lease, Lease]:
     return cancelled, (await group.heard(RunJob, count=2)).lease
 
 
-async def show(group: StubGroup, previews: list[tuple[Lease, bytes]]) -> None:
-    """Publish previews in turn, for ever: a subscription takes its time to get around."""
+async def publish_previews(group: StubGroup, previews: list[tuple[Lease, bytes]]) -> None:
+    """Publish previews in turn, forever: a subscription takes time to reach the broker."""
     while True:
         for lease, jpeg in previews:
             await group.preview(lease, jpeg)
         await asyncio.sleep(0.01)
 
 
-async def arrivals(front: Front, count: int) -> list[bytes]:
+async def receive_previews(front: Front, count: int) -> list[bytes]:
     async with asyncio.timeout(LIMIT_S):
         messages = [await front.events.recv_multipart() for _ in range(count)]
     return [job_previews.decode(parts).jpeg for _, *parts in messages]

@@ -1,4 +1,4 @@
-"""What was accepted survives: kills of the broker, full disks, orphaned files."""
+"""Accepted jobs survive kills of the broker and full disks; orphaned files are removed."""
 
 import asyncio
 import sqlite3
@@ -50,7 +50,7 @@ def stub(config: BrokerConfig) -> StubGroup:
     return StubGroup(StubConfig(addresses=config.addresses, videos_dir=videos_dir))
 
 
-async def test_what_was_accepted_survives_a_kill_before_it_was_started(
+async def test_accepted_jobs_survive_a_kill_before_they_start(
     config: BrokerConfig,
 ) -> None:
     async with running_broker(config) as broker, Front(config) as front:
@@ -60,19 +60,19 @@ async def test_what_was_accepted_survives_a_kill_before_it_was_started(
         async with stub(config) as group:
             for job_id in jobs:
                 assert (await front.until(job_id, JobState.SUCCEED)).attempt == 1
-            runs = [command for command in group.received if isinstance(command, RunJob)]
-            assert [run.lease.job_id for run in runs] == jobs
+            run_commands = [command for command in group.received if isinstance(command, RunJob)]
+            assert [run.lease.job_id for run in run_commands] == jobs
 
 
-async def test_every_answer_of_a_broker_that_is_killed_at_any_time_is_true(
+async def test_every_job_that_a_killed_broker_accepted_is_known_after_its_restart(
     config: BrokerConfig,
 ) -> None:
     accepted: list[str] = []
     async with running_broker(config) as broker, Front(config) as front:
-        for num_answers in (1, 7, 20):
+        for num_replies in (1, 7, 20):
             for _ in range(25):
                 await front.send_submit(new_job_id())
-            for reply in await front.replies(num_answers):
+            for reply in await front.replies(num_replies):
                 assert isinstance(reply, JobFound)
                 accepted.append(reply.job.job_id)
             await broker.kill()
@@ -82,7 +82,7 @@ async def test_every_answer_of_a_broker_that_is_killed_at_any_time_is_true(
             assert (await front.get(job_id)).state is JobState.IN_QUEUE
 
 
-async def test_a_run_goes_on_while_the_broker_is_restarted(config: BrokerConfig) -> None:
+async def test_an_attempt_continues_while_the_broker_is_restarted(config: BrokerConfig) -> None:
     async with running_broker(config) as broker, stub(config) as group, Front(config) as front:
         group.hold.clear()
         job_id = await front.submit_ok()
@@ -97,43 +97,43 @@ async def test_a_run_goes_on_while_the_broker_is_restarted(config: BrokerConfig)
         assert len([command for command in group.received if isinstance(command, RunJob)]) == 1
 
 
-async def test_a_broker_that_is_started_during_a_drain_begins_nothing(
+async def test_a_broker_started_during_a_drain_starts_no_job(
     config: BrokerConfig,
 ) -> None:
-    """Seen to fail without the look at `draining`: groups come before the launcher speaks."""
+    """Groups register before the launcher repeats that it drains."""
     async with running_broker(config) as broker, Front(config) as front:
         job_id = await front.submit_ok()
         await broker.kill()
         broker.config = msgspec.structs.replace(config, draining=True)
         await broker.start()
         async with stub(config):
-            health = await front.until_health(lambda told: any(g.ready for g in told.groups))
+            health = await front.until_health(lambda health: any(g.ready for g in health.groups))
             assert (health.draining, health.ready, health.running) == (True, False, 0)
             assert (await front.get(job_id)).state is JobState.IN_QUEUE
 
 
-async def test_a_launcher_without_groups_is_asked_once_what_it_drains(
+async def test_a_draining_launcher_is_asked_to_register_only_once(
     config: BrokerConfig,
 ) -> None:
-    """Seen to fail with drains not counted as acquaintance: question and answer never end."""
+    """A drain counts as a registration; otherwise the two would ask and answer forever."""
     async with running_broker(config), stub(config) as group, Front(config) as front:
         group.hold.clear()
         await front.submit_ok()
         await group.heard(RunJob)
         with zmq.asyncio.Context() as context, context.socket(zmq.DEALER) as launcher:
             connect_dealer(launcher, config.addresses.groups, "launcher")
-            heard: list[GroupCommand] = []
+            received: list[GroupCommand] = []
             for _ in range(2):
                 await launcher.send_multipart(group_reports.encode(DrainBroker()))
                 await front.until_health(lambda health: health.draining)
             group.hold.set()
             async with asyncio.timeout(LIMIT_S):
-                while Drained() not in heard:
-                    heard.append(group_commands.decode(await launcher.recv_multipart()))
-        assert heard == [Reregister(), Drained()]
+                while Drained() not in received:
+                    received.append(group_commands.decode(await launcher.recv_multipart()))
+        assert received == [Reregister(), Drained()]
 
 
-async def test_a_run_that_ended_while_the_broker_was_away_has_succeeded(
+async def test_a_job_that_finished_while_the_broker_was_down_has_succeeded(
     config: BrokerConfig,
 ) -> None:
     async with running_broker(config) as broker, stub(config) as group, Front(config) as front:
@@ -147,7 +147,7 @@ async def test_a_run_that_ended_while_the_broker_was_away_has_succeeded(
         assert (await front.until(job_id, JobState.SUCCEED)).attempt == 1
 
 
-async def test_a_cancel_that_was_answered_stays_one_after_a_kill(config: BrokerConfig) -> None:
+async def test_a_confirmed_cancel_survives_a_kill(config: BrokerConfig) -> None:
     async with running_broker(config) as broker, stub(config) as group, Front(config) as front:
         group.hold.clear()
         cancelled, after = await front.submit_ok(), await front.submit_ok()
@@ -164,7 +164,7 @@ async def test_a_cancel_that_was_answered_stays_one_after_a_kill(config: BrokerC
         assert not (Path(config.state_dir) / "videos" / f"{cancelled}.mp4").exists()
 
 
-async def test_a_stop_is_clean_and_its_journal_whole(config: BrokerConfig) -> None:
+async def test_a_stop_leaves_an_intact_journal(config: BrokerConfig) -> None:
     async with running_broker(config) as broker, Front(config) as front:
         job_id = await front.submit_ok()
         assert await broker.stop() == 0
@@ -198,15 +198,15 @@ async def broker_with_journal(config: BrokerConfig) -> AsyncIterator[Journal]:
 
 
 def fill(journal: Journal) -> None:
-    """Leave the journal no page to grow by, as a full disk does, and use up the last one."""
+    """Forbid the journal to grow, as a full disk does."""
     journal._connection.pragma("max_page_count", journal._connection.pragma("page_count"))
 
 
-def empty(journal: Journal) -> None:
+def make_room(journal: Journal) -> None:
     journal._connection.pragma("max_page_count", 100_000)
 
 
-async def test_a_full_disk_refuses_new_jobs_and_recovers_by_itself(config: BrokerConfig) -> None:
+async def test_a_full_disk_refuses_new_jobs_until_there_is_room_again(config: BrokerConfig) -> None:
     async with broker_with_journal(config) as journal, Front(config) as front:
         job_id = await front.submit_ok()
         fill(journal)
@@ -217,24 +217,26 @@ async def test_a_full_disk_refuses_new_jobs_and_recovers_by_itself(config: Broke
         assert refused[0].code is ErrorCode.STORAGE_FULL
         assert refused[0].retry_after_s == 30
         assert (await front.get(job_id)).state is JobState.IN_QUEUE
-        empty(journal)
+        make_room(journal)
         await front.submit_ok()
 
 
 LONG = msgspec.structs.replace(SPEC, prompt="a cat " * 80)
 
 
-async def test_a_run_waits_for_the_disk_and_is_not_killed_for_it(config: BrokerConfig) -> None:
+async def test_an_attempt_waits_for_room_on_the_disk_and_is_not_killed(
+    config: BrokerConfig,
+) -> None:
     async with broker_with_journal(config) as journal, Front(config) as front:
         jobs = [await front.submit_ok()]
         fill(journal)
         while isinstance(reply := await front.submit(LONG), JobFound):
             jobs.append(reply.job.job_id)
-        # The history has no room for many more moves: the next ones have to wait.
+        # The history has no room for many more entries: the next transitions have to wait.
         async with stub(config) as group:
             views = [await front.get(job_id) for job_id in jobs]
             assert {view.state for view in views} <= {JobState.IN_QUEUE, JobState.IN_PROGRESS}
-            empty(journal)
+            make_room(journal)
             for job_id in jobs:
                 assert (await front.until(job_id, JobState.SUCCEED)).attempt == 1
             assert group.epoch == 1
@@ -253,13 +255,13 @@ def running(waiting: Job) -> Job:
     return waiting.leased(Lease(group="a", epoch=1, job_id=waiting.job_id, attempt=1), 2.0)
 
 
-def test_files_that_belong_to_no_job_are_swept_and_all_others_stay(tmp_path: Path) -> None:
+def test_a_start_removes_files_without_a_job_and_keeps_all_others(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     store.prepare()
     waiting, busy = job(1), running(job(2))
     done = running(job(3)).ended(JobState.SUCCEED, 3.0, video="x.mp4")
     cancelled = running(job(4)).ended(JobState.CANCELLED, 3.0)
-    stays = {
+    kept = {
         *(f"inputs/{number:064x}.ppm" for number in (1, 2, 3, 4)),
         f"videos/{busy.job_id}.mp4",
         f"videos/{done.job_id}.mp4",
@@ -267,7 +269,7 @@ def test_files_that_belong_to_no_job_are_swept_and_all_others_stay(tmp_path: Pat
         f"checkpoints/{waiting.job_id}.safetensors",
         f"checkpoints/{busy.job_id}.safetensors",
     }
-    goes = {
+    removed = {
         f"inputs/{9:064x}.ppm",
         "inputs/half-written",
         f"videos/{'9' * 32}.mp4",
@@ -277,13 +279,13 @@ def test_files_that_belong_to_no_job_are_swept_and_all_others_stay(tmp_path: Pat
         f"checkpoints/{done.job_id}.safetensors",
         f"checkpoints/{'9' * 32}.safetensors",
     }
-    for name in stays | goes:
+    for name in kept | removed:
         (tmp_path / name).write_bytes(b"x")
     jobs = [waiting, busy, done, cancelled]
     Janitor(store, Dispatcher(POLICY, jobs)).begin()
     folders = ("inputs", "videos", "checkpoints")
-    found = [path for folder in folders for path in (tmp_path / folder).rglob("*")]
-    assert {str(path.relative_to(tmp_path)) for path in found if path.is_file()} == stays
+    paths = [path for folder in folders for path in (tmp_path / folder).rglob("*")]
+    assert {str(path.relative_to(tmp_path)) for path in paths if path.is_file()} == kept
 
 
 def test_a_state_directory_is_locked_until_it_is_closed(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Poster and sprite sheet live and go with the video whose stills they are."""
+"""Poster and sprite sheet are kept and removed together with their video."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,13 +22,13 @@ def stub(config: BrokerConfig) -> StubGroup:
 
 
 def files_of(job_id: str, config: BrokerConfig) -> set[str]:
-    """Return what is left in `videos/` of a job."""
+    """Return the names of a job's files in `videos/`."""
     folder = Path(config.state_dir) / "videos"
     return {path.name for path in folder.rglob("*") if path.name.startswith(job_id)}
 
 
 def write_stills(job_id: str, config: BrokerConfig) -> set[str]:
-    """Write the stills beside a video, as rank 0 does; return their names."""
+    """Write the stills of a video, as rank 0 does; return their names."""
     folder = Path(config.state_dir) / "videos"
     for ending in STILLS:
         (folder / f"{job_id}{ending}").write_bytes(b"a picture")
@@ -36,7 +36,7 @@ def write_stills(job_id: str, config: BrokerConfig) -> set[str]:
 
 
 async def finished(group: StubGroup, front: Front, config: BrokerConfig) -> str:
-    """Return a job that has succeeded, with its stills."""
+    """Run a job with stills; return its id."""
     group.hold.clear()
     job_id = await front.submit_ok()
     await group.heard(RunJob)
@@ -49,30 +49,28 @@ async def finished(group: StubGroup, front: Front, config: BrokerConfig) -> str:
 
 
 @pytest.mark.parametrize(
-    ("ask", "answer"),
+    ("request_for", "reply_type"),
     [
         (lambda job_id: DeleteJob(job_id=job_id), JobDeleted),
         (lambda _: RemoveExpired(), ExpiredRemoved),
     ],
     ids=["deleted", "expired"],
 )
-async def test_the_stills_of_a_finished_job_go_with_its_video(
-    tmp_path: Path, ask: Callable[[str], FrontRequest], answer: type
+async def test_the_stills_of_a_job_are_removed_with_its_video(
+    tmp_path: Path, request_for: Callable[[str], FrontRequest], reply_type: type
 ) -> None:
-    """Seen to fail with the video alone removed."""
-    ttl_s = 0.0 if answer is ExpiredRemoved else 3600.0
+    ttl_s = 0.0 if reply_type is ExpiredRemoved else 3600.0
     config = broker_config(tmp_path, job_ttl_s=ttl_s)
     async with running_broker(config), stub(config) as group, Front(config) as front:
         job_id = await finished(group, front, config)
-        assert isinstance(await front.ask(ask(job_id)), answer)
-        await front.submit_ok()  # a later round of the worker: what came before is done
+        assert isinstance(await front.ask(request_for(job_id)), reply_type)
+        await front.submit_ok()  # once it is accepted, the removal is finished
         assert files_of(job_id, config) == set()
 
 
-async def test_a_restarted_broker_keeps_the_stills_of_its_jobs_and_no_others(
+async def test_a_restarted_broker_keeps_only_the_stills_of_known_jobs(
     tmp_path: Path,
 ) -> None:
-    """Seen to fail with the stills of every job kept, and with those of every job removed."""
     config = broker_config(tmp_path)
     async with running_broker(config) as broker:
         async with stub(config) as group, Front(config) as front:

@@ -42,7 +42,7 @@ from tests.broker.driver import (
 )
 from tests.stub_group import FAKE_VIDEO, StubConfig, StubGroup
 
-NUM_BEATS = 100
+NUM_HEARTBEATS = 100
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ async def test_a_job_becomes_a_video(config: BrokerConfig) -> None:
         assert await broker.stop() == 0
 
 
-async def test_every_change_is_told_once_in_order(config: BrokerConfig) -> None:
+async def test_every_change_is_published_once_and_in_order(config: BrokerConfig) -> None:
     async with running_broker(config), stub(config) as group, Front(config) as front:
         group.hold.clear()
         job_id = await front.submit_ok()
@@ -82,7 +82,7 @@ async def test_every_change_is_told_once_in_order(config: BrokerConfig) -> None:
         group.hold.set()
         while not seen[-1].state.is_terminal:
             change = await front.event()
-            if change != seen[0]:  # that one may come as the answer to the watch, and by itself
+            if change != seen[0]:  # sent on subscription, and perhaps also published
                 seen.append(change)
         reply = await front.ask(WatchJob(job_id=job_id, after_seq=0))
         assert isinstance(reply, JobHistory)
@@ -92,7 +92,7 @@ async def test_every_change_is_told_once_in_order(config: BrokerConfig) -> None:
         assert {view.stage for view in reply.jobs} >= {Stage.ENCODE, Stage.DENOISE, Stage.DECODE}
 
 
-async def test_who_missed_nothing_is_told_how_the_job_is_now(config: BrokerConfig) -> None:
+async def test_a_watch_that_missed_nothing_gets_the_current_state(config: BrokerConfig) -> None:
     async with running_broker(config), Front(config) as front:
         job_id = await front.submit_ok()
         reply = await front.ask(WatchJob(job_id=job_id, after_seq=99))
@@ -126,19 +126,21 @@ async def test_jobs_are_listed_newest_first(config: BrokerConfig) -> None:
             assert [view.job_id for view in reply.jobs] == expected
 
 
-async def test_many_submits_at_once_are_all_kept(config: BrokerConfig) -> None:
+async def test_concurrent_submits_are_accepted_up_to_the_limit_of_the_queue(
+    config: BrokerConfig,
+) -> None:
     async with running_broker(config), Front(config) as one, Front(config) as other:
         for _ in range(100):
             await one.send_submit(new_job_id())
             await other.send_submit(new_job_id())
         replies = [*await one.replies(100), *await other.replies(100)]
-        found = [reply for reply in replies if isinstance(reply, JobFound)]
+        accepted = [reply for reply in replies if isinstance(reply, JobFound)]
         refused = [reply for reply in replies if isinstance(reply, Refused)]
-        assert len({reply.job.job_id for reply in found}) == 100
+        assert len({reply.job.job_id for reply in accepted}) == 100
         assert {reply.code for reply in refused} == {ErrorCode.QUEUE_FULL}
 
 
-async def test_the_same_submit_many_times_at_once_is_one_job(config: BrokerConfig) -> None:
+async def test_concurrent_repetitions_of_a_submit_create_one_job(config: BrokerConfig) -> None:
     async with running_broker(config), Front(config) as front:
         job_id = new_job_id()
         for _ in range(50):
@@ -150,7 +152,7 @@ async def test_the_same_submit_many_times_at_once_is_one_job(config: BrokerConfi
         assert health.queued == 1
 
 
-async def test_an_image_that_is_not_there_is_refused(config: BrokerConfig) -> None:
+async def test_a_job_whose_image_is_missing_is_refused(config: BrokerConfig) -> None:
     async with running_broker(config), Front(config) as front:
         reply = await front.ask(SubmitJob(job_id=new_job_id(), spec=SPEC, image=f"{7:064x}.ppm"))
         assert isinstance(reply, Refused)
@@ -177,7 +179,7 @@ async def test_a_running_job_is_cancelled_and_the_group_takes_the_next(
         assert not video(config, first).exists()
 
 
-async def test_an_urgent_job_takes_the_place_of_a_run_that_goes_on_later(
+async def test_an_urgent_job_preempts_an_attempt_whose_job_runs_again_later(
     config: BrokerConfig,
 ) -> None:
     async with running_broker(config), stub(config) as group, Front(config) as front:
@@ -196,7 +198,7 @@ async def test_an_urgent_job_takes_the_place_of_a_run_that_goes_on_later(
         assert given == [first, urgent, first, waiting]
 
 
-async def test_a_group_that_dies_costs_its_job_an_attempt(config: BrokerConfig) -> None:
+async def test_a_job_whose_group_dies_succeeds_in_its_second_attempt(config: BrokerConfig) -> None:
     async with running_broker(config), stub(config) as group, Front(config) as front:
         group.hold.clear()
         job_id = await front.submit_ok()
@@ -206,7 +208,7 @@ async def test_a_group_that_dies_costs_its_job_an_attempt(config: BrokerConfig) 
         assert (await front.until(job_id, JobState.SUCCEED)).attempt == 2
 
 
-async def test_a_poisonous_job_fails_after_three_attempts(config: BrokerConfig) -> None:
+async def test_a_job_that_kills_its_group_fails_after_three_attempts(config: BrokerConfig) -> None:
     async with running_broker(config), stub(config) as group, Front(config) as front:
         group.behaviour = "die"
         job_id = await front.submit_ok()
@@ -216,7 +218,7 @@ async def test_a_poisonous_job_fails_after_three_attempts(config: BrokerConfig) 
         assert len([c for c in group.received if isinstance(c, RunJob)]) == 3
 
 
-async def test_a_group_that_does_not_take_its_job_is_killed(config: BrokerConfig) -> None:
+async def test_a_group_that_does_not_start_its_job_is_killed(config: BrokerConfig) -> None:
     async with running_broker(config), stub(config) as group, Front(config) as front:
         group.behaviour = "refuse"
         job_id = await front.submit_ok()
@@ -226,7 +228,7 @@ async def test_a_group_that_does_not_take_its_job_is_killed(config: BrokerConfig
         assert (await front.until(job_id, JobState.SUCCEED)).attempt == 2
 
 
-async def test_a_duplicate_of_rank_0_takes_nothing_over(config: BrokerConfig) -> None:
+async def test_reports_of_a_second_rank_0_are_ignored(config: BrokerConfig) -> None:
     async with running_broker(config), stub(config) as group, Front(config) as front:
         group.hold.clear()
         job_id = await front.submit_ok()
@@ -272,15 +274,15 @@ async def test_health_has_a_row_for_every_rank(config: BrokerConfig) -> None:
             assert [row.pid for row in health.groups[0].ranks] == [os.getpid()] * 8
 
 
-async def test_a_burst_of_beats_is_heard_to_its_last(config: BrokerConfig) -> None:
-    """Fails if the broker waits for a sign of further beats before it has taken all there are."""
+async def test_every_heartbeat_of_a_burst_is_taken(config: BrokerConfig) -> None:
+    """The broker reads all waiting heartbeats before it waits for the socket again."""
     quiet = stub(config, beat_every_s=3600.0)
     async with running_broker(config), Front(config) as front, quiet as group:
         await front.until_health(lambda health: health.ready)
-        for step in range(1, NUM_BEATS + 1):
+        for step in range(1, NUM_HEARTBEATS + 1):
             await group.beat(step)
         await front.until_health(
-            lambda health: [row.step for row in health.groups[0].ranks] == [NUM_BEATS] * 8
+            lambda health: [row.step for row in health.groups[0].ranks] == [NUM_HEARTBEATS] * 8
         )
 
 
@@ -296,14 +298,16 @@ async def test_an_expired_job_leaves_nothing(config: BrokerConfig) -> None:
         group.hold.set()
         while (await front.event()).state is not JobState.SUCCEED:
             pass
-        # Removed either by this or by a tick before it; both are over with the answer.
+        # This request removes the job unless a tick already did.
         assert isinstance(await front.ask(RemoveExpired()), ExpiredRemoved)
         assert isinstance(await front.ask(GetJob(job_id=job_id)), Refused)
         assert [name for name in files(config) if job_id in name] == []
         assert not (Path(config.state_dir) / "inputs" / IMAGE).exists()
 
 
-async def test_a_second_broker_on_the_same_state_directory_says_so(config: BrokerConfig) -> None:
+async def test_a_second_broker_on_the_same_state_directory_ends_with_a_clear_message(
+    config: BrokerConfig,
+) -> None:
     async with running_broker(config), Front(config) as front:
         code, errors = await run_to_the_end(config)
         assert code == 75
@@ -320,7 +324,7 @@ async def test_a_damaged_journal_ends_the_start_with_a_clear_message(config: Bro
 
 
 async def run_to_the_end(config: BrokerConfig) -> tuple[int, str]:
-    """Start a broker that will not live; return its exit code and what it logged."""
+    """Start a broker that cannot run; return its exit code and its log."""
     broker = BrokerProcess(config)
     await broker.spawn()
     _, errors = await asyncio.wait_for(broker.process.communicate(), 20.0)

@@ -1,4 +1,4 @@
-"""The worker: what it does about a batch of events, with a clock that the test sets."""
+"""Transactions on a real journal, with a clock that the test sets."""
 
 import asyncio
 from contextlib import closing
@@ -17,28 +17,28 @@ from broker.wire.group_reports import GroupGone, GroupReady, GroupStarted
 from broker.wire.job import JobState
 from broker.wire.replies import JobAcceptable, JobFound
 from broker.wire.requests import OfferJob, SubmitJob
-from tests.broker.dispatch.scene import find, runs
+from tests.broker.dispatch.scene import find, run_commands
 from tests.broker.driver import IMAGE, LIMIT_S, POLICY, SHAPE, SPEC
 
-SOMEBODY = Client(b"front", b"1")
+CLIENT = Client(b"front", b"1")
 FIRST, SECOND = f"{1:032x}", f"{2:032x}"
 PAUSE_S = 5.0
 
 
-class Desk:
-    """A worker, and what it has carried out."""
+class JournalledDispatcher:
+    """A dispatcher behind `Transactions`, and the commands that were carried out."""
 
     def __init__(self, path: Path) -> None:
         self.now_s = 0.0
         self.state_dir = state_dir = StateDir(path)
         self.journal = Journal(state_dir.journal)
-        self._done = asyncio.Queue[Command]()
+        self._carried_out = asyncio.Queue[Command]()
         dispatcher = Dispatcher(structs.replace(POLICY, retry_pauses_s=(PAUSE_S, PAUSE_S)))
-        keeper = Janitor(FolderStore(path), dispatcher)
-        keeper.begin()
+        janitor = Janitor(FolderStore(path), dispatcher)
+        janitor.begin()
         (path / "inputs" / IMAGE).write_bytes(b"an image")
-        self.worker = Transactions(
-            dispatcher, self.journal, keeper, self._done.put_nowait, lambda: self.now_s
+        self.transactions = Transactions(
+            dispatcher, self.journal, janitor, self._carried_out.put_nowait, lambda: self.now_s
         )
 
     def close(self) -> None:
@@ -47,13 +47,13 @@ class Desk:
 
     async def put(self, *events: Event) -> None:
         for event in events:
-            await self.worker.put(event, SOMEBODY)
+            await self.transactions.put(event, CLIENT)
 
-    async def told(self) -> Reply | ToGroup:
-        """Return the next thing that was said to a client or a group."""
+    async def next_message(self) -> Reply | ToGroup:
+        """Return the next message to a client or a group."""
         async with asyncio.timeout(LIMIT_S):
             while True:
-                command = await self._done.get()
+                command = await self._carried_out.get()
                 if isinstance(command, Reply | ToGroup):
                     return command
 
@@ -69,28 +69,25 @@ def started(epoch: int) -> list[Event]:
     ]
 
 
-async def test_a_submission_may_be_what_has_another_job_given_to_a_group(tmp_path: Path) -> None:
-    """The pause after a lost attempt ends between two ticks, and a submission comes first.
-
-    Seen to fail with every job that is saved at a submission taken for the submitted one.
-    """
-    with closing(Desk(tmp_path)) as desk:
+async def test_a_submit_may_cause_another_job_to_be_given_to_a_group(tmp_path: Path) -> None:
+    """The pause after a lost attempt ends between two ticks, and a submit arrives first."""
+    with closing(JournalledDispatcher(tmp_path)) as system:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(desk.worker.run())
-            await desk.put(submit(FIRST), *started(1))
-            assert isinstance(await desk.told(), Reply)
-            assert isinstance(await desk.told(), ToGroup)
+            tasks.create_task(system.transactions.run())
+            await system.put(submit(FIRST), *started(1))
+            assert isinstance(await system.next_message(), Reply)
+            assert isinstance(await system.next_message(), ToGroup)
             gone = GroupGone(group="a", epoch=1, reason="tested")
-            await desk.put(gone, *started(2), OfferJob(spec=SPEC))
-            assert await desk.told() == Reply(SOMEBODY, JobAcceptable())
-            desk.now_s = PAUSE_S
-            await desk.put(submit(SECOND))
-            told = [await desk.told(), await desk.told()]
-            await desk.worker.stop()
-        first, second = desk.journal.load()
-    (answer,) = find(told, Reply)
-    assert isinstance(answer.message, JobFound)
-    (run,) = runs(told)
+            await system.put(gone, *started(2), OfferJob(spec=SPEC))
+            assert await system.next_message() == Reply(CLIENT, JobAcceptable())
+            system.now_s = PAUSE_S
+            await system.put(submit(SECOND))
+            messages = [await system.next_message(), await system.next_message()]
+            await system.transactions.stop()
+        first, second = system.journal.load()
+    (reply,) = find(messages, Reply)
+    assert isinstance(reply.message, JobFound)
+    (run,) = run_commands(messages)
     assert (run.lease.job_id, run.lease.attempt) == (FIRST, 2)
     assert (first.state, first.lease) == (JobState.IN_PROGRESS, run.lease)
     assert (second.job_id, second.state) == (SECOND, JobState.IN_QUEUE)

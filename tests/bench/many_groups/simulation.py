@@ -24,15 +24,11 @@ from broker.wire.group_reports import (
     JobFinished,
     JobStarted,
 )
-<<<<<<< HEAD:tests/bench/fleet/simulation.py
 from broker.wire.job import Stage
 from broker.wire.job_view import Lease
 from broker.wire.rank_messages import Heartbeat, StepDone
 from broker.wire.requests import SubmitJob
-from tests.bench.fleet.stub import SHAPE, WORLD_SIZE
-=======
 from tests.bench.many_groups.stub import SHAPE, WORLD_SIZE
->>>>>>> words-launcher:tests/bench/many_groups/simulation.py
 from tests.broker.driver import IMAGE, SPEC
 
 NUM_JOBS = 100_000

@@ -1,4 +1,4 @@
-"""A scene whose journal is the real one, written as the worker writes it."""
+"""A scene with a real journal, written in the same order as the server writes it."""
 
 from pathlib import Path
 
@@ -8,48 +8,48 @@ from broker.journal.journal import Journal
 from broker.wire.group_commands import RunJob
 from broker.wire.job import GroupShape
 from broker.wire.job_view import Lease
-from tests.broker.dispatch.scene import START_S, Scene, find, preempted, runs
+from tests.broker.dispatch.scene import START_S, Scene, find, preempted, run_commands
 
 SMALL = GroupShape(world_size=2, num_heads=8)
 JOB_TTL_S = 500.0
 
 
 class DurableScene(Scene):
-    """One life of a broker: what it decides is on disk before anybody hears of it.
+    """One life of a broker: each decision is on disk before its commands are carried out.
 
-    `Scene.journal` is what was decided, the file is what the next life will know. `sent` collects
-    the runs that groups were given, and `told_to_leave` those that they shall leave for others;
-    whoever hands them over empties both.
+    `Scene.journal` holds the decisions, the file what the next life reads. `sent` collects the
+    commands to run a job, `asked_to_leave` the leases to leave for more urgent jobs. The caller
+    clears both lists once it has delivered them.
     """
 
     def __init__(self, path: Path, now_s: float = START_S, num_submitted: int = 0) -> None:
         self._path = path
         self._file = Journal(path)
         self.sent: list[RunJob] = []
-        self.told_to_leave: list[Lease] = []
+        self.asked_to_leave: list[Lease] = []
         super().__init__(self._file.load(), SMALL, job_ttl_s=JOB_TTL_S, now_s=now_s)
         self.num_submitted = num_submitted
 
     def close(self) -> None:
-        """End this life of the broker."""
         self._file.close()
 
     def next_life(self) -> "DurableScene":
-        """Restart the broker; it has to find what the last one decided and told."""
+        """Restart the broker and check that the journal holds what was decided and published."""
         self.close()
-        found = DurableScene(self._path, self.now_s, self.num_submitted)
+        restarted = DurableScene(self._path, self.now_s, self.num_submitted)
         decided = {job_id: job.restored() for job_id, job in self.journal.items()}
-        assert found.journal == decided, "the journal is not what was decided"
+        assert restarted.journal == decided, "the journal differs from the decisions"
         known = {job.job_id for job in self.dispatcher.jobs()}
-        assert found.journal.keys() == known, "a job was forgotten, or came back"
-        for job in found.journal.values():
-            self._check_told(job)
-        return found
+        assert restarted.journal.keys() == known, "a job was forgotten, or came back"
+        for job in restarted.journal.values():
+            self._check_published(job)
+        return restarted
 
-    def _check_told(self, job: Job) -> None:
+    def _check_published(self, job: Job) -> None:
         for view in self.views.get(job.job_id, [])[-1:]:
-            told = (view.state, view.attempt, view.error_code, view.video)
-            assert told == (job.state, job.attempt, job.error_code, job.video), "told otherwise"
+            published = (view.state, view.attempt, view.error_code, view.video)
+            in_journal = (job.state, job.attempt, job.error_code, job.video)
+            assert published == in_journal, "the published state is not in the journal"
 
     def _admit(self, job: Job) -> None:
         self._file.write([job])
@@ -60,6 +60,6 @@ class DurableScene(Scene):
         dropped = [drop.job_id for drop in find(commands, DropJob)]
         if saved or dropped:
             self._file.write(saved, dropped)
-        self.sent += runs(commands)
-        self.told_to_leave += preempted(commands)
+        self.sent += run_commands(commands)
+        self.asked_to_leave += preempted(commands)
         return super()._done(commands)

@@ -1,4 +1,4 @@
-"""What must hold of a dispatcher after every event."""
+"""What holds for a dispatcher after every event."""
 
 from broker.dispatch.dispatcher import Dispatcher
 from broker.dispatch.groups import Group
@@ -9,7 +9,7 @@ from broker.wire.job import JobState, can_run
 def check(dispatcher: Dispatcher, now_s: float) -> None:
     """Raise `AssertionError` if the dispatcher contradicts itself."""
     jobs = {job.job_id: job for job in dispatcher.jobs()}
-    runs = {
+    attempts = {
         job_id: (group, attempt)
         for group in dispatcher.groups()
         for job_id, attempt in group.attempts.items()
@@ -21,41 +21,42 @@ def check(dispatcher: Dispatcher, now_s: float) -> None:
         assert job.num_lost <= job.attempt
         if job.lease is not None:
             assert job.lease.attempt == job.attempt
-            assert runs[job.job_id][1].lease == job.lease, "a lease without a run"
-    for job_id, (group, run) in runs.items():
-        assert not group.gone, "a run on a group of which nothing is left"
-        assert run.lease.job_id == job_id
-        assert (run.lease.group, run.lease.epoch) == (group.name, group.epoch)
-        live = jobs.get(job_id)
-        if live is None or live.lease != run.lease:
-            assert run.cancelled or not run.started, "a run that nobody wants is not being left"
+            assert attempts[job.job_id][1].lease == job.lease, "a lease without an attempt"
+    for job_id, (group, attempt) in attempts.items():
+        assert not group.gone, "an attempt on a group without processes"
+        assert attempt.lease.job_id == job_id
+        assert (attempt.lease.group, attempt.lease.epoch) == (group.name, group.epoch)
+        current = jobs.get(job_id)
+        if current is None or current.lease != attempt.lease:
+            assert attempt.cancelled or not attempt.started, "an unwanted attempt is not cancelled"
     health = dispatcher.health()
     waiting = [job for job in jobs.values() if job.state is JobState.IN_QUEUE]
     assert health.queued == len(waiting)
     _check_preemption(dispatcher, waiting, now_s)
     free = [group for group in dispatcher.groups() if group.is_free]
     indexed = dispatcher._state.groups._free_shapes.keys()
-    assert indexed == {group.name for group in free}, "not indexed as free"
+    assert indexed == {group.name for group in free}, "the index of free groups is out of date"
     if free and not health.draining:
         due = [job for job in waiting if job.due_at <= now_s]
-        assert not any(can_run_on(group, job) for group in free for job in due), "idle hands"
+        assert not any(can_run_on(group, job) for group in free for job in due), "a group idles"
 
 
 def _check_preemption(dispatcher: Dispatcher, waiting: list[Job], now_s: float) -> None:
-    """Nobody waits for a run that could leave, and no more runs leave than somebody waits for."""
+    """Check that no urgent job waits for an attempt that could leave but was not asked to."""
     if dispatcher.health().draining:
         return
     groups = [(group, group.sole_attempt) for group in dispatcher.groups()]
-    yielding = [group for group, run in groups if run is not None and run.has_to_leave]
-    place = dispatcher._state.jobs.queue.sort_key
-    line = sorted((job for job in waiting if job.due_at <= now_s), key=place)
-    for group, run in groups:
-        if run is None or not run.can_leave:
+    num_leaving = sum(attempt is not None and attempt.has_to_leave for _, attempt in groups)
+    sort_key = dispatcher._state.jobs.queue.sort_key
+    due = sorted((job for job in waiting if job.due_at <= now_s), key=sort_key)
+    for group, attempt in groups:
+        if attempt is None or not attempt.can_leave:
             continue
-        fitting = [job for job in line if can_run_on(group, job)]
-        for job in fitting[len(yielding) : len(yielding) + 1]:
-            is_more_urgent = job.priority > run.priority and place(job) < run.sort_key
-            assert not is_more_urgent, "an urgent job waits for a run that could leave"
+        fitting = [job for job in due if can_run_on(group, job)]
+        # The attempts that leave already serve the first jobs.
+        for job in fitting[num_leaving : num_leaving + 1]:
+            is_more_urgent = job.priority > attempt.priority and sort_key(job) < attempt.sort_key
+            assert not is_more_urgent, "an urgent job waits for an attempt that could leave"
 
 
 def can_run_on(group: Group, job: Job) -> bool:

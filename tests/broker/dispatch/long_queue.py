@@ -1,4 +1,4 @@
-"""A dispatcher with as many waiting jobs and groups as wanted, and all that can happen to them."""
+"""A dispatcher with a given number of waiting jobs and groups, to measure what each event costs."""
 
 from msgspec import structs
 
@@ -17,16 +17,16 @@ from broker.wire.job import Stage
 from broker.wire.job_view import Lease
 from broker.wire.rank_messages import Heartbeat, StepDone
 from broker.wire.requests import CancelJob, SubmitJob
-from tests.broker.dispatch.scene import CLIENT, preempted, runs
+from tests.broker.dispatch.scene import CLIENT, preempted, run_commands
 from tests.broker.driver import IMAGE, POLICY, SHAPE, SPEC
 
 NUM_STEPS = 20
 
 
 class LongQueue:
-    """Every group runs a job, the others wait, and a first run has taught how long runs take.
+    """A dispatcher whose groups all run a job while the other jobs wait, with a known pace.
 
-    All that happens does so in one of the groups, whose name is `a`.
+    All events concern the group `a`.
     """
 
     def __init__(self, num_queued: int, num_groups: int = 1) -> None:
@@ -34,24 +34,24 @@ class LongQueue:
         self._now_s = 0.0
         self._num_submitted = 0
         self._epoch = 0
-        self._next = 1
-        """No job with a smaller number waits."""
+        self._first_waiting = 1
+        """The lowest number of a waiting job."""
         self._cancelled: set[int] = set()
         for number in range(1, num_groups):
             self._start(f"g{number}", 1)
-            lease = self._taken(self.submit())
+            lease = self._take(self.submit())
             self._dispatcher.handle(JobStarted(lease=lease), self._now_s)
-        self._live()
-        self._computing = self._taken(self.submit())
+        self._new_life()
+        self._computing = self._take(self.submit())
         self._saving = self._lost = self._urgent = self._computing
         self._dispatcher.handle(JobStarted(lease=self._computing), self._now_s)
-        self._learn()
+        self._teach_pace()
         for _ in range(num_queued + 1):
             self.submit()
         self.dispatch()
 
     def submit(self) -> list[Command]:
-        """Submit a job, the last one to be run."""
+        """Submit a job; it is last in the queue."""
         return self._submit()
 
     def _submit(self, priority: int = 0) -> list[Command]:
@@ -62,15 +62,15 @@ class LongQueue:
         return self._dispatcher.handle(JobAdmitted(job_id), self._now_s)
 
     def dispatch(self) -> list[Command]:
-        """Free the group, which thereby gets the next job."""
+        """Report a job as decoded, so that the group gets the next one."""
         self._saving = self._computing
         commands = self._dispatcher.handle(JobDecoded(lease=self._saving), self._now_s)
-        self._computing = self._taken(commands)
+        self._computing = self._take(commands)
         self._dispatcher.handle(JobStarted(lease=self._computing), self._now_s)
         return commands
 
     def finish(self) -> list[Command]:
-        """Report the video of the job that was computed before."""
+        """Report the video of the job decoded last."""
         video = f"{self._saving.job_id}.mp4"
         return self._dispatcher.handle(JobFinished(lease=self._saving, video=video), self._now_s)
 
@@ -81,44 +81,44 @@ class LongQueue:
         return self._dispatcher.handle(CancelJob(job_id=job_id), self._now_s, CLIENT)
 
     def ask(self) -> tuple[int | None, float | None]:
-        """Return place and remaining time of the job in the middle of the queue."""
+        """Return queue position and remaining seconds of the job in the middle of the queue."""
         job_id = self._middle()
         eta_s = self._dispatcher.eta_s(job_id, self._now_s)
         return self._dispatcher.queue_position(job_id), eta_s
 
     def repeat_ready(self) -> list[Command]:
-        """Have the group say that it is ready, as it does every other second."""
+        """Repeat the group's registration, as it does every other second."""
         return self._ready("a", self._epoch)
 
-    def beat(self) -> None:
-        """Have a rank of the group beat, as each does every second."""
-        beat = Heartbeat(
+    def heartbeat(self) -> None:
+        """Take a heartbeat of one rank, as each sends every second."""
+        message = Heartbeat(
             group="a", epoch=self._epoch, rank=0, pid=1, device="test", stage=Stage.DENOISE, step=1,
             num_done=1, memory_bytes=0,
         )  # fmt: skip
-        self._dispatcher.on_heartbeat(beat, self._now_s)
+        self._dispatcher.on_heartbeat(message, self._now_s)
 
     def lose(self) -> list[Command]:
-        """Lose the group with its job, and have it come back and take another one."""
+        """Lose the group with its job, then start it again; it takes another job."""
         gone = GroupGone(group="a", epoch=self._epoch, reason="tested")
         self._dispatcher.handle(gone, self._now_s)
         self._lost = self._computing
-        commands = self._live()
-        self._computing = self._taken(commands)
+        commands = self._new_life()
+        self._computing = self._take(commands)
         self._dispatcher.handle(JobStarted(lease=self._computing), self._now_s)
         return commands
 
     def preempt(self) -> list[Command]:
-        """Submit an urgent job, and have a run leave for it."""
-        (left,) = preempted(self._submit(priority=1))
-        self._cancelled.add(self._num_submitted)  # it will be
-        commands = self._dispatcher.handle(JobStopped(lease=left, preempted=True), self._now_s)
+        """Submit an urgent job; one attempt makes way for it."""
+        (lease,) = preempted(self._submit(priority=1))
+        self._cancelled.add(self._num_submitted)  # by `cancel_urgent`
+        commands = self._dispatcher.handle(JobStopped(lease=lease, preempted=True), self._now_s)
         self._urgent = self._lease(commands)
         self._dispatcher.handle(JobStarted(lease=self._urgent), self._now_s)
         return commands
 
     def cancel_urgent(self) -> list[Command]:
-        """Cancel the urgent job, so that the run that has left for it goes on."""
+        """Cancel the urgent job, so that the preempted job runs again."""
         self._dispatcher.handle(CancelJob(job_id=self._urgent.job_id), self._now_s)
         commands = self._dispatcher.handle(JobStopped(lease=self._urgent), self._now_s)
         lease = self._lease(commands)
@@ -128,10 +128,10 @@ class LongQueue:
         return commands
 
     def cancel_lost(self) -> list[Command]:
-        """Cancel the job that was lost, so that the queue is as long as before."""
+        """Cancel the job of the lost attempt, so that the queue is as long as before."""
         return self._dispatcher.handle(CancelJob(job_id=self._lost.job_id), self._now_s)
 
-    def _live(self) -> list[Command]:
+    def _new_life(self) -> list[Command]:
         self._epoch += 1
         return self._start("a", self._epoch)
 
@@ -145,21 +145,21 @@ class LongQueue:
         return self._dispatcher.handle(ready, self._now_s)
 
     def _middle(self) -> str:
-        number = (self._next + self._num_submitted) // 2
+        number = (self._first_waiting + self._num_submitted) // 2
         while number in self._cancelled:
             number += 1
         return _job_id(number)
 
-    def _taken(self, commands: list[Command]) -> Lease:
+    def _take(self, commands: list[Command]) -> Lease:
         lease = self._lease(commands)
-        self._next = int(lease.job_id, 16) + 1
+        self._first_waiting = int(lease.job_id, 16) + 1
         return lease
 
     def _lease(self, commands: list[Command]) -> Lease:
-        (run,) = runs(commands)
+        (run,) = run_commands(commands)
         return run.lease
 
-    def _learn(self) -> None:
+    def _teach_pace(self) -> None:
         for step in range(1, NUM_STEPS + 1):
             self._now_s += 0.5
             report = StepDone(

@@ -1,4 +1,4 @@
-"""A dispatcher with a clock that the test moves, and short words for what happens to it."""
+"""A dispatcher with a clock that the test moves, and a short method for each event."""
 
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
@@ -49,7 +49,7 @@ FULL = Refused(code=ErrorCode.STORAGE_FULL, message="the disk is full")
 
 
 class Scene:
-    """Every event goes in with the present time; the invariants are checked after each."""
+    """Hands events to a dispatcher at the present time, and checks its invariants after each."""
 
     def __init__(
         self,
@@ -73,20 +73,26 @@ class Scene:
         self.views: dict[str, list[JobView]] = {}
         self.num_submitted = len(self.journal)
         self._due_at: dict[str, float] = {}
-        """Until when a job has to wait since an attempt of it was lost."""
+        """When the pause after a job's lost attempt ends."""
+
+    def restarted(self) -> "Scene":
+        """Return the scene of a broker that starts with this journal, at `START_S`."""
+        return Scene(restored=sorted(self.journal.values(), key=lambda job: job.number))
 
     # --- events ----------------------------------------------------------------------------------
 
     def handle(self, event: Event) -> list[Command]:
         return self._done(self.dispatcher.handle(event, self.now_s, CLIENT))
 
-    def wait(self, seconds: float, beats_of: Sequence[str] = (), epoch: int = 1) -> list[Command]:
-        """Let time pass, a tick a second, while these groups beat."""
+    def wait(
+        self, seconds: float, heartbeats_of: Sequence[str] = (), epoch: int = 1
+    ) -> list[Command]:
+        """Let time pass, one tick a second; all ranks of these groups send heartbeats."""
         commands: list[Command] = []
         for _ in range(round(seconds)):
             self.now_s += 1.0
-            for group in beats_of:
-                self.beat(group, epoch)
+            for group in heartbeats_of:
+                self.heartbeat(group, epoch)
             commands += self.tick()
         return commands
 
@@ -96,7 +102,7 @@ class Scene:
     def submit(
         self, spec: JobSpec = SPEC, room: bool = True, priority: int = 0
     ) -> tuple[str, list[Command]]:
-        """Submit a job as the server does: the journal first, if it has room."""
+        """Submit a job and settle its admission: refused if the journal has no room."""
         self.num_submitted += 1
         job_id = f"{self.num_submitted:032x}"
         message = SubmitJob(job_id=job_id, spec=spec, image=IMAGE, priority=priority)
@@ -108,13 +114,12 @@ class Scene:
         return job_id, commands
 
     def job(self, spec: JobSpec = SPEC, priority: int = 0) -> str:
-        """Submit a job that is accepted."""
         job_id, _ = self.submit(spec, priority=priority)
         assert job_id in self.journal
         return job_id
 
-    def let_due(self) -> list[Command]:
-        """Let the longest pause after a lost attempt pass, in one tick: no group is missed."""
+    def wait_out_retry_pause(self) -> list[Command]:
+        """Let the longest retry pause pass in one tick, so that no group counts as silent."""
         self.now_s += max(RETRY_PAUSES_S)
         return self.tick()
 
@@ -125,7 +130,7 @@ class Scene:
         self, name: str = "a", epoch: int = 1, shape: GroupShape = SHAPE,
         running: Sequence[Lease] = (), patience: float = 1.0,
     ) -> list[Command]:  # fmt: skip
-        """Start a group and have it ready."""
+        """Report a group as started, then as ready."""
         commands = self.handle(GroupStarted(group=name, epoch=epoch, world_size=shape.world_size))
         return commands + self.handle(
             GroupReady(
@@ -138,22 +143,22 @@ class Scene:
             )
         )
 
-    def gone(self, name: str = "a", epoch: int = 1) -> list[Command]:
+    def lose_group(self, name: str = "a", epoch: int = 1) -> list[Command]:
         return self.handle(GroupGone(group=name, epoch=epoch, reason="tested"))
 
-    def beat(
+    def heartbeat(
         self, group: str, epoch: int = 1, stage: Stage = Stage.IDLE, num_done: int = 0,
         ranks: Iterable[int] = range(8),
     ) -> None:  # fmt: skip
         for rank in ranks:
-            beat = Heartbeat(
+            message = Heartbeat(
                 group=group, epoch=epoch, rank=rank, pid=1, device="test", stage=stage,
                 step=0, num_done=num_done, memory_bytes=0,
             )  # fmt: skip
-            self.dispatcher.on_heartbeat(beat, self.now_s)
+            self.dispatcher.on_heartbeat(message, self.now_s)
 
     def start(self, job_id: str) -> Lease:
-        """Have the group take the job that it was given."""
+        """Report that the group has started the job it was given; return the lease."""
         lease = self.lease(job_id)
         self.handle(JobStarted(lease=lease))
         return lease
@@ -168,15 +173,14 @@ class Scene:
     # --- what can be seen ------------------------------------------------------------------------
 
     def view(self, job_id: str) -> JobView:
-        """Return how the job was last published."""
+        """Return the view of the job that was published last."""
         return self.views[job_id][-1]
 
     def positions(self, *job_ids: str) -> list[int | None]:
-        """Return the places of jobs in the queue, as whoever asks is told."""
         return [self.dispatcher.queue_position(job_id) for job_id in job_ids]
 
     def lease(self, job_id: str) -> Lease:
-        """Return the lease as it is on disk."""
+        """Return the job's lease in the journal."""
         lease = self.journal[job_id].lease
         assert lease is not None, f"not running: {self.journal[job_id]}"
         return lease
@@ -200,7 +204,6 @@ class Scene:
         return commands
 
     def _admit(self, job: Job) -> None:
-        """Write a new job to the journal."""
         self._save(job)
 
     def _save(self, job: Job) -> None:
@@ -208,40 +211,45 @@ class Scene:
         assert before is None or not before.state.is_terminal, "left a terminal state"
         if before is not None and job.state is JobState.IN_QUEUE and job.num_lost > before.num_lost:
             self._due_at[job.job_id] = self.now_s + RETRY_PAUSES_S[job.num_lost - 1]
-        self.journal[job.job_id] = msgspec.structs.replace(job, due_at=0.0)  # it is not written
+        self.journal[job.job_id] = msgspec.structs.replace(job, due_at=0.0)
 
     def _publish(self, view: JobView) -> None:
-        told = self.views.setdefault(view.job_id, [])
-        if told:
-            assert view.seq == told[-1].seq + 1, "a gap in what is told"
-            assert view.progress >= told[-1].progress, "progress went back"
-        told.append(view)
+        views = self.views.setdefault(view.job_id, [])
+        if views:
+            assert view.seq == views[-1].seq + 1, "a gap between published views"
+            assert view.progress >= views[-1].progress, "progress went back"
+        views.append(view)
 
 
 def find(commands: Iterable[Command], kind: type[Kind]) -> list[Kind]:
-    """Return the commands of a kind."""
     return [command for command in commands if isinstance(command, kind)]
 
 
 def reply(commands: Iterable[Command]) -> FrontReply:
-    """Return the one reply among the commands."""
-    (found,) = find(commands, Reply)
-    return found.message
+    """Return the message of the only reply."""
+    (only,) = find(commands, Reply)
+    return only.message
 
 
-def runs(commands: Iterable[Command]) -> list[RunJob]:
-    """Return the runs that are given to groups."""
-    sent = [command.message for command in find(commands, ToGroup)]
-    return [message for message in sent if isinstance(message, RunJob)]
+def run_commands(commands: Iterable[Command]) -> list[RunJob]:
+    messages = [command.message for command in find(commands, ToGroup)]
+    return [message for message in messages if isinstance(message, RunJob)]
 
 
 def preempted(commands: Iterable[Command]) -> list[Lease]:
-    """Return the runs that groups are told to leave for others."""
-    sent = [command.message for command in find(commands, ToGroup)]
-    return [message.lease for message in sent if isinstance(message, PreemptRun)]
+    """Return the leases that groups are asked to leave for more urgent jobs."""
+    messages = [command.message for command in find(commands, ToGroup)]
+    return [message.lease for message in messages if isinstance(message, PreemptRun)]
 
 
-def kills(commands: Iterable[Command]) -> list[KillGroup]:
-    """Return the groups that shall be killed."""
-    sent = [command.message for command in find(commands, ToLauncher)]
-    return [message for message in sent if isinstance(message, KillGroup)]
+def kill_commands(commands: Iterable[Command]) -> list[KillGroup]:
+    messages = [command.message for command in find(commands, ToLauncher)]
+    return [message for message in messages if isinstance(message, KillGroup)]
+
+
+def old_job(state: JobState, at_s: float) -> Job:
+    """Return a job whose journal entry was created and last changed at `at_s`."""
+    return Job(
+        number=1, job_id="a" * 32, spec=SPEC, image=IMAGE, created_at=at_s, updated_at=at_s,
+        state=state,
+    )  # fmt: skip

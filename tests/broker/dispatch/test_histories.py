@@ -1,11 +1,4 @@
-"""Random histories: whatever happens in whatever order, the promises hold.
-
-Seen to fail with reports taken whose lease is not in force ("a lie was believed"), with finished
-jobs that can be cancelled (refused by the journal's own trigger), and with the jobs of a group that
-hangs given on before it is reaped ("two attempts at once"), with an attempt's number given anew
-after a run was left as planned ("a lease that was in force before"), and with runs not sent away
-("an urgent job waits for a run that could leave").
-"""
+"""Random histories: the guarantees hold for any events in any order."""
 
 import logging
 from collections.abc import Iterator
@@ -49,25 +42,25 @@ NUM_HISTORIES = 500
 NUM_STEPS = 50
 # Every commit is a sync, which costs nothing in memory.
 FAST_DIR = Path("/dev/shm")
-RARELY_NOT = st.sampled_from((True, True, True, True, False))
+MOSTLY_TRUE = st.sampled_from((True, True, True, True, False))
 PRIORITIES = st.sampled_from((0, 0, 0, 1, 2, -1))
 MOSTLY_ALL = st.sampled_from(("ab", "ab", "ab", "a", "b", ""))
 
 
-def one_of(leases: str) -> st.SearchStrategy[Lease]:
-    """Choose from what the machine has under this name."""
+def lease_from(leases: str) -> st.SearchStrategy[Lease]:
+    """Choose from the machine's list of this name."""
     return st.runner().flatmap(lambda machine: st.sampled_from(getattr(machine, leases)))
 
 
-def some_work(machine: "Histories") -> bool:
+def has_held(machine: "Histories") -> bool:
     return bool(machine.held)
 
 
 class Histories(RuleBasedStateMachine):
-    """Groups that die, lie and linger, around a broker that is restarted now and then.
+    """Groups that die, hang and repeat old reports, and a broker that is restarted now and then.
 
-    `held` is what the ranks really do: the leases that the present lives of groups work for.
-    `past` is what they did before. The groups that `serve` are alive and mean to stay.
+    `held` are the leases that the current lives of groups work on, `past` those they worked on
+    before. `serving` are the groups that are alive and not about to stop.
     """
 
     jobs: Bundle[str] = Bundle("jobs")
@@ -78,14 +71,13 @@ class Histories(RuleBasedStateMachine):
         self.scene = DurableScene(Path(self._folder.name) / "jobs.sqlite3")
         self.held: list[Lease] = []
         self.past: list[Lease] = []
-        self.serve: set[str] = set()
+        self.serving: set[str] = set()
         self.leaving: list[Lease] = []
-        """Those of `held` that have been told to leave for more urgent jobs."""
+        """The leases of `held` that groups were asked to leave for more urgent jobs."""
         self._epochs = {"a": 0, "b": 0}
         self._ends: dict[str, JobState] = {}
 
     def teardown(self) -> None:
-        """See the history to its end."""
         try:
             self.finish()
         finally:
@@ -93,38 +85,38 @@ class Histories(RuleBasedStateMachine):
             self._folder.cleanup()
 
     def finish(self) -> None:
-        """Stop all faults; then every job has to end."""
+        """Stop all faults and check that every job ends."""
         for name in self._epochs:
-            self.end_a_life(name, starts_again=True)
-            self.look()
-        self.scene.let_due()
-        self.look()
+            self.end_life(name, starts_again=True)
+            self.deliver_and_check()
+        self.scene.wait_out_retry_pause()
+        self.deliver_and_check()
         while self.held:
             lease = self._leave(self.held[0])
             self.scene.handle(JobStarted(lease=lease))
             self.scene.finish(lease)
-            self.look()
+            self.deliver_and_check()
         self.scene = self.scene.next_life()
         states = {job.state for job in self.scene.dispatcher.jobs()}
         assert all(state.is_terminal for state in states), states
 
     @invariant()
-    def look(self) -> None:
-        """Hand out what was given to groups, and check what must never change."""
+    def deliver_and_check(self) -> None:
+        """Deliver the commands to groups, and check what must never change."""
         for job in self.scene.journal.values():
             if job.state.is_terminal:
                 assert self._ends.setdefault(job.job_id, job.state) is job.state
         for run in self.scene.sent:
             lease = run.lease
-            assert lease.group in self.serve, "a run for a group that is not there"
-            assert lease.epoch == self._epochs[lease.group], "a run for a life that is over"
+            assert lease.group in self.serving, "a job for a group that does not serve"
+            assert lease.epoch == self._epochs[lease.group], "a job for a life that is over"
             assert lease.job_id not in {held.job_id for held in self.held}, "two attempts at once"
             assert lease not in self.past, "a lease that was in force before"
             self.held.append(lease)
         self.scene.sent.clear()
-        self.leaving += self.scene.told_to_leave
+        self.leaving += self.scene.asked_to_leave
         self.leaving = [lease for lease in self.leaving if lease in self.held]
-        self.scene.told_to_leave.clear()
+        self.scene.asked_to_leave.clear()
 
     # --- clients, and time -----------------------------------------------------------------------
 
@@ -137,10 +129,10 @@ class Histories(RuleBasedStateMachine):
     def have_jobs(self) -> MultipleResults[str]:
         return multiple(*(self.scene.job() for _ in range(5)))
 
-    @rule(target=jobs, rooms=st.lists(RARELY_NOT, min_size=1, max_size=3), priority=PRIORITIES)
-    def submit(self, rooms: list[bool], priority: int) -> MultipleResults[str]:
+    @rule(target=jobs, has_room=st.lists(MOSTLY_TRUE, min_size=1, max_size=3), priority=PRIORITIES)
+    def submit(self, has_room: list[bool], priority: int) -> MultipleResults[str]:
         """Submit jobs, some of them while the disk is full."""
-        return multiple(*(self.scene.submit(room=room, priority=priority)[0] for room in rooms))
+        return multiple(*(self.scene.submit(room=room, priority=priority)[0] for room in has_room))
 
     @rule(job_id=jobs)
     def cancel(self, job_id: str) -> None:
@@ -150,113 +142,113 @@ class Histories(RuleBasedStateMachine):
     def delete(self, job_id: str) -> None:
         self.scene.handle(DeleteJob(job_id=job_id))
 
-    @rule(seconds=st.sampled_from((1, 3, 7, 40)), beating=MOSTLY_ALL)
-    def pass_time(self, seconds: int, beating: str) -> None:
+    @rule(seconds=st.sampled_from((1, 3, 7, 40)), heartbeats_of=MOSTLY_ALL)
+    def pass_time(self, seconds: int, heartbeats_of: str) -> None:
         for _ in range(seconds):
             self.scene.now_s += 1.0
-            for name in self._serving(beating):
-                self.scene.beat(name, self._epochs[name], ranks=range(SMALL.world_size))
+            for name in self._serving_among(heartbeats_of):
+                self.scene.heartbeat(name, self._epochs[name], ranks=range(SMALL.world_size))
             self.scene.tick()
 
     @rule()
-    def come_between_two_ticks(self) -> None:
+    def move_between_ticks(self) -> None:
         self.scene.now_s += 0.5
 
     # --- groups ----------------------------------------------------------------------------------
 
     @rule(name=st.sampled_from("ab"))
-    def start_a_life(self, name: str) -> None:
-        """Start a group, once nothing of its last life is left."""
+    def start_life(self, name: str) -> None:
+        """Start a group once nothing of its last life is left."""
         if all(lease.group != name for lease in self.held):
             self._new_life(name)
 
-    @rule(name=st.sampled_from("ab"), starts_again=RARELY_NOT)
-    def end_a_life(self, name: str, starts_again: bool) -> None:
+    @rule(name=st.sampled_from("ab"), starts_again=MOSTLY_TRUE)
+    def end_life(self, name: str, starts_again: bool) -> None:
         for lease in [lease for lease in self.held if lease.group == name]:
             self._leave(lease)
-        self.serve.discard(name)
+        self.serving.discard(name)
         self.scene.handle(GroupGone(group=name, epoch=self._epochs[name], reason="tested"))
         if starts_again:
             self._new_life(name)
 
     @rule(names=MOSTLY_ALL)
     def register_again(self, names: str) -> None:
-        for name in self._serving(names):
+        for name in self._serving_among(names):
             self._register(name)
 
     @rule(back=MOSTLY_ALL)
-    def restart_the_broker(self, back: str) -> None:
-        """Restart the broker alone; some groups that live register again."""
+    def restart_broker(self, back: str) -> None:
+        """Restart the broker alone; some of the living groups register again."""
         self.scene = self.scene.next_life()
         self.register_again(back)
 
-    # --- runs ------------------------------------------------------------------------------------
+    # --- attempts --------------------------------------------------------------------------------
 
-    @precondition(some_work)
-    @rule(lease=one_of("held"))
-    def start_a_run(self, lease: Lease) -> None:
+    @precondition(has_held)
+    @rule(lease=lease_from("held"))
+    def start_attempt(self, lease: Lease) -> None:
         self.scene.handle(JobStarted(lease=lease))
 
-    @precondition(some_work)
-    @rule(lease=one_of("held"), step=st.integers(1, 20))
-    def do_a_step(self, lease: Lease, step: int) -> None:
+    @precondition(has_held)
+    @rule(lease=lease_from("held"), step=st.integers(1, 20))
+    def report_step(self, lease: Lease, step: int) -> None:
         self.scene.step(lease, Stage.DENOISE, step, 20)
 
-    @precondition(some_work)
-    @rule(lease=one_of("held"))
-    def have_all_frames(self, lease: Lease) -> None:
+    @precondition(has_held)
+    @rule(lease=lease_from("held"))
+    def report_decoded(self, lease: Lease) -> None:
         self.scene.handle(JobDecoded(lease=lease))
 
-    @precondition(some_work)
-    @rule(lease=one_of("held"))
-    def finish_a_run(self, lease: Lease) -> None:
+    @precondition(has_held)
+    @rule(lease=lease_from("held"))
+    def finish_attempt(self, lease: Lease) -> None:
         self.scene.handle(JobFinished(lease=self._leave(lease), video="x.mp4"))
 
-    @precondition(some_work)
-    @rule(lease=one_of("held"))
-    def fail_a_run(self, lease: Lease) -> None:
+    @precondition(has_held)
+    @rule(lease=lease_from("held"))
+    def fail_attempt(self, lease: Lease) -> None:
         failed = JobFailed(lease=self._leave(lease), code=ErrorCode.RUN_FAILED, reason="")
         self.scene.handle(failed)
 
-    @precondition(some_work)
-    @rule(lease=one_of("held"))
-    def stop_a_run(self, lease: Lease) -> None:
-        """Leave a run: because it was cancelled, or because the group is about to stop."""
+    @precondition(has_held)
+    @rule(lease=lease_from("held"))
+    def stop_attempt(self, lease: Lease) -> None:
+        """Leave an attempt because it was cancelled or because the group is about to stop."""
         job = self.scene.journal.get(lease.job_id)
         if job is not None and job.lease == lease:
-            self.serve.discard(lease.group)
+            self.serving.discard(lease.group)
         self.scene.handle(JobStopped(lease=self._leave(lease)))
 
     @precondition(lambda self: self.leaving)
-    @rule(lease=one_of("leaving"))
-    def leave_a_run_for_another(self, lease: Lease) -> None:
+    @rule(lease=lease_from("leaving"))
+    def leave_preempted_attempt(self, lease: Lease) -> None:
         self.scene.handle(JobStopped(lease=self._leave(lease), preempted=True))
 
     @precondition(lambda self: self.past)
-    @rule(lease=one_of("past"))
-    def lie(self, lease: Lease) -> None:
-        """Have somebody repeat what was true once."""
+    @rule(lease=lease_from("past"))
+    def repeat_old_reports(self, lease: Lease) -> None:
+        """Send reports about a lease that is over; they must change nothing."""
         self.scene.tick()
         before = dict(self.scene.journal)
-        lies: tuple[Event, ...] = (
+        reports: tuple[Event, ...] = (
             JobFinished(lease=lease, video="forged.mp4"),
             JobFailed(lease=lease, code=ErrorCode.RUN_FAILED, reason="forged"),
             JobStopped(lease=lease),
             JobStopped(lease=lease, preempted=True),
             GroupGone(group=lease.group, epoch=lease.epoch - 1, reason="forged"),
         )
-        for told in lies:
-            self.scene.handle(told)
-        assert self.scene.journal == before, "a lie was believed"
+        for report in reports:
+            self.scene.handle(report)
+        assert self.scene.journal == before, "an old report was believed"
 
-    # --- words for the above ---------------------------------------------------------------------
+    # --- helpers ---------------------------------------------------------------------------------
 
-    def _serving(self, names: str) -> list[str]:
-        return [name for name in names if name in self.serve]
+    def _serving_among(self, names: str) -> list[str]:
+        return [name for name in names if name in self.serving]
 
     def _new_life(self, name: str) -> None:
         self._epochs[name] += 1
-        self.serve.add(name)
+        self.serving.add(name)
         self._register(name)
 
     def _register(self, name: str) -> None:
@@ -275,18 +267,18 @@ class Histories(RuleBasedStateMachine):
 
 
 class DrainedHistories(Histories):
-    """Histories at whose end the broker is drained and all groups end, as they are told to."""
+    """Histories that end with a drained broker and the planned end of all groups."""
 
     def finish(self) -> None:
         self.scene.handle(DrainBroker())
         for name, epoch in self._epochs.items():
-            self.scene.gone(name, epoch)
+            self.scene.lose_group(name, epoch)
         self.scene = self.scene.next_life()
         states = {job.state for job in self.scene.dispatcher.jobs()}
         assert JobState.IN_PROGRESS not in states
 
 
-def settled(num_histories: int, num_steps: int) -> settings:
+def machine_settings(num_histories: int, num_steps: int) -> settings:
     return settings(
         max_examples=num_histories,
         stateful_step_count=num_steps,
@@ -298,14 +290,14 @@ def settled(num_histories: int, num_steps: int) -> settings:
 
 @pytest.fixture(autouse=True)
 def _quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Keep the words of a million events."""
+    """Drop the log lines of a million events."""
     with caplog.at_level(logging.CRITICAL, "broker"):
         yield
 
 
-def test_random_histories_keep_every_promise() -> None:
-    run_state_machine_as_test(Histories, settings=settled(NUM_HISTORIES, NUM_STEPS))
+def test_random_histories_keep_every_guarantee() -> None:
+    run_state_machine_as_test(Histories, settings=machine_settings(NUM_HISTORIES, NUM_STEPS))
 
 
 def test_a_drained_broker_leaves_only_waiting_and_finished_jobs() -> None:
-    run_state_machine_as_test(DrainedHistories, settings=settled(NUM_HISTORIES // 10, 20))
+    run_state_machine_as_test(DrainedHistories, settings=machine_settings(NUM_HISTORIES // 10, 20))

@@ -1,4 +1,4 @@
-"""The queue against a plain list of jobs: whatever comes, rests, leaves and is learned."""
+"""The job queue against a sorted list, under random additions, removals, pauses and shapes."""
 
 from random import Random
 
@@ -14,7 +14,7 @@ from hypothesis.stateful import (
 from broker.dispatch.job_queue import JobQueue
 from broker.dispatch.job_record import Job
 from broker.wire.job import GroupShape, JobSpec, can_run
-from tests.broker.dispatch.test_histories import settled
+from tests.broker.dispatch.test_histories import machine_settings
 from tests.broker.driver import IMAGE, SPEC
 
 SHAPES = [GroupShape(world_size=size, num_heads=heads) for size, heads in ((1, 8), (2, 8), (8, 8))]
@@ -22,8 +22,8 @@ SPECS = [msgspec.structs.replace(SPEC, ulysses_size=size) for size in (None, 1, 
 STEP_S = 10.0
 
 
-class Queued(RuleBasedStateMachine):
-    """Jobs of all kinds, before groups of all shapes are known and after."""
+class QueueMachine(RuleBasedStateMachine):
+    """Jobs of all kinds, queued before and after the shapes of groups are known."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,12 +32,12 @@ class Queued(RuleBasedStateMachine):
         self.queue = JobQueue(self.jobs, STEP_S)
         self.waiting: list[Job] = []
 
-    @rule(spec=st.sampled_from(SPECS), priority=st.integers(-2, 2), rest_s=st.sampled_from((0, 7)))
-    def add(self, spec: JobSpec, priority: int, rest_s: int) -> None:
+    @rule(spec=st.sampled_from(SPECS), priority=st.integers(-2, 2), pause_s=st.sampled_from((0, 7)))
+    def add(self, spec: JobSpec, priority: int, pause_s: int) -> None:
         number = len(self.jobs) + 1
         job = Job(
             number=number, job_id=str(number), spec=spec, image=IMAGE, priority=priority,
-            created_at=self.now_s, updated_at=self.now_s, due_at=self.now_s + rest_s,
+            created_at=self.now_s, updated_at=self.now_s, due_at=self.now_s + pause_s,
         )  # fmt: skip
         self.jobs[job.job_id] = job
         self.queue.add(job, self.now_s)
@@ -61,22 +61,19 @@ class Queued(RuleBasedStateMachine):
 
     @invariant()
     def compare(self) -> None:
-        line = sorted(self.waiting, key=self.queue.sort_key)
-        assert list(self.queue) == line
-        assert [self.queue.position(job) for job in line] == [*range(1, len(line) + 1)]
-        priorities = [job.priority for job in line]
+        expected = sorted(self.waiting, key=self.queue.sort_key)
+        assert list(self.queue) == expected
+        assert [self.queue.position(job) for job in expected] == [*range(1, len(expected) + 1)]
+        priorities = [job.priority for job in expected]
         assert self.queue.highest_priority == max(priorities, default=None)
         known = self.queue.shapes
         for shape in known:
-            fitting = [job for job in line if can_run(job.spec, shape)]
+            fitting = [job for job in expected if can_run(job.spec, shape)]
             due = [job.job_id for job in fitting if job.due_at <= self.now_s]
             assert list(self.queue.due_for(shape)) == due
-        unfit = [job for job in line if not any(can_run(job.spec, shape) for shape in known)]
+        unfit = [job for job in expected if not any(can_run(job.spec, shape) for shape in known)]
         assert sorted(self.queue.unfit(), key=self.queue.sort_key) == unfit
 
 
-def test_every_line_holds_those_that_its_groups_can_run_and_that_are_due() -> None:
-    """Seen to fail with resting jobs offered at once, with jobs that rest forgotten when a shape is
-    learned, and with those that leave while they rest offered all the same.
-    """
-    run_state_machine_as_test(Queued, settings=settled(200, 40))
+def test_the_queue_of_each_shape_holds_the_due_jobs_that_it_can_run() -> None:
+    run_state_machine_as_test(QueueMachine, settings=machine_settings(200, 40))

@@ -1,4 +1,4 @@
-"""Progress and time left, as clients are told them."""
+"""The progress and the estimated time left that clients see."""
 
 from itertools import pairwise
 
@@ -16,7 +16,7 @@ STEP_S = 2.0
 
 
 def run_to(scene: Scene, lease: Lease, last_step: int) -> None:
-    """Encode in 5 s, then denoise at two seconds a step."""
+    """Encode in 5 s, then denoise at `STEP_S` a step."""
     scene.handle(JobStarted(lease=lease))
     scene.now_s += 5.0
     scene.step(lease, Stage.ENCODE, 1, 1)
@@ -25,7 +25,7 @@ def run_to(scene: Scene, lease: Lease, last_step: int) -> None:
         scene.step(lease, Stage.DENOISE, step, 20)
 
 
-def run_whole(scene: Scene, job_id: str) -> None:
+def run_to_the_end(scene: Scene, job_id: str) -> None:
     """Run a job in 5 + 20 * 2 + 10 + 3 s."""
     lease = scene.lease(job_id)
     run_to(scene, lease, 20)
@@ -37,7 +37,7 @@ def run_whole(scene: Scene, job_id: str) -> None:
     scene.handle(JobFinished(lease=lease, video=f"{job_id}.mp4"))
 
 
-def test_the_stages_follow_each_other_without_a_gap() -> None:
+def test_the_stages_cover_progress_from_zero_to_one_without_a_gap() -> None:
     edges = [(fraction_done(stage, 0, 7), fraction_done(stage, 7, 7)) for stage in ATTEMPT_STAGES]
     assert edges[0][0] == 0.0
     assert edges[-1][1] == 1.0
@@ -45,7 +45,7 @@ def test_the_stages_follow_each_other_without_a_gap() -> None:
         assert end == pytest.approx(start)
 
 
-def test_each_step_is_told() -> None:
+def test_each_step_is_published() -> None:
     scene = Scene()
     scene.group()
     job_id = scene.job()
@@ -55,21 +55,21 @@ def test_each_step_is_told() -> None:
     assert view.progress == pytest.approx(0.05 + 0.85 / 2)
 
 
-def test_progress_stays_where_it_was_when_a_job_starts_again() -> None:
+def test_progress_does_not_go_back_when_a_job_starts_again() -> None:
     scene = Scene()
     scene.group()
     job_id = scene.job()
     run_to(scene, scene.lease(job_id), 10)
     reached = scene.view(job_id).progress
-    scene.gone()
+    scene.lose_group()
     scene.group(epoch=2)
-    scene.let_due()
+    scene.wait_out_retry_pause()
     run_to(scene, scene.lease(job_id), 5)
     assert scene.view(job_id).progress == reached
     assert scene.view(job_id).step == 5
 
 
-def test_a_step_that_overtakes_the_news_of_the_decoded_job_changes_nothing() -> None:
+def test_a_step_that_arrives_after_the_job_was_decoded_changes_nothing() -> None:
     scene = Scene()
     scene.group()
     job_id = scene.job()
@@ -79,7 +79,7 @@ def test_a_step_that_overtakes_the_news_of_the_decoded_job_changes_nothing() -> 
     assert scene.view(job_id).stage is Stage.SAVE
 
 
-def test_nothing_is_promised_before_anything_was_measured() -> None:
+def test_there_is_no_estimate_before_a_step_was_measured() -> None:
     scene = Scene()
     scene.group()
     running, waiting = scene.job(), scene.job()
@@ -87,51 +87,50 @@ def test_nothing_is_promised_before_anything_was_measured() -> None:
     assert scene.view(waiting).eta_s is None
 
 
-def test_the_time_left_comes_from_measured_steps() -> None:
+def test_the_estimate_comes_from_measured_steps() -> None:
     scene = Scene()
     scene.group()
     first, second = scene.job(), scene.job()
-    run_whole(scene, first)
-    # It was given to the group while the first was being saved, three seconds ago.
+    run_to_the_end(scene, first)
+    # The group got it three seconds ago, when the first job was decoded.
     assert scene.dispatcher.eta_s(second, scene.now_s) == pytest.approx(58.0 - 3.0)
     run_to(scene, scene.lease(second), 10)
     assert scene.dispatcher.eta_s(second, scene.now_s) == pytest.approx(20 + 10 + 3)
     assert scene.dispatcher.eta_s(second, scene.now_s + 1) == pytest.approx(20 + 10 + 3 - 1)
 
 
-def test_a_waiting_job_waits_for_those_ahead() -> None:
+def test_the_estimate_of_a_waiting_job_includes_the_jobs_ahead() -> None:
     scene = Scene()
     scene.group()
-    run_whole(scene, scene.job())
+    run_to_the_end(scene, scene.job())
     jobs = [scene.job() for _ in range(3)]
     etas = [scene.dispatcher.eta_s(job, scene.now_s) for job in jobs]
     assert etas == [pytest.approx(58.0 * n) for n in (1, 2, 3)]
 
 
-def test_the_pause_after_a_lost_attempt_counts() -> None:
-    """Seen to fail with the free group alone asked."""
+def test_the_estimate_includes_the_pause_after_a_lost_attempt() -> None:
     scene = Scene()
     scene.group()
-    run_whole(scene, scene.job())
+    run_to_the_end(scene, scene.job())
     job_id = scene.job()
-    scene.gone()
+    scene.lose_group()
     scene.group(epoch=2)
     assert scene.dispatcher.eta_s(job_id, scene.now_s + 1.0) == pytest.approx(5.0 - 1.0 + 58.0)
 
 
-def test_two_groups_halve_the_wait() -> None:
+def test_a_second_group_halves_the_estimate() -> None:
     scene = Scene()
     scene.group("a")
-    run_whole(scene, scene.job())
+    run_to_the_end(scene, scene.job())
     scene.group("b")
     jobs = [scene.job() for _ in range(4)]
     etas = [scene.dispatcher.eta_s(job, scene.now_s) for job in jobs]
     assert etas == [pytest.approx(58.0 * n) for n in (1, 1, 2, 2)]
 
 
-def test_a_job_of_half_the_steps_takes_half_the_time_to_denoise() -> None:
+def test_a_job_with_half_the_steps_takes_half_the_time_to_denoise() -> None:
     scene = Scene()
     scene.group()
-    run_whole(scene, scene.job(msgspec.structs.replace(SPEC, infer_steps=40)))
+    run_to_the_end(scene, scene.job(msgspec.structs.replace(SPEC, infer_steps=40)))
     job_id = scene.job()
     assert scene.dispatcher.eta_s(job_id, scene.now_s) == pytest.approx(58.0 - 20.0)

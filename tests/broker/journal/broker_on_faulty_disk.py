@@ -1,6 +1,6 @@
 """A broker with a bad disk: `python -m tests.broker.journal.broker_on_faulty_disk CONFIG CALL N`.
 
-The disk fails at the N-th call of that kind, as in `sync 3`, with an I/O error.
+The N-th call of that kind fails with an I/O error, as in `sync 3`.
 """
 
 import sys
@@ -10,7 +10,6 @@ from tests.broker.journal.faulty_disk import FailAt, faulty_disk, io_error
 
 
 def main() -> int:
-    """Return the broker's exit code."""
     kind, number = sys.argv[2], int(sys.argv[3])
     fail = FailAt(number, io_error, for_good=False)
 

@@ -1,4 +1,4 @@
-"""A disk for SQLite, with the faults that disks have: it forgets, it fails, it is full."""
+"""A disk for SQLite with the faults of real ones: power losses, I/O errors, refused writes."""
 
 import contextlib
 import errno
@@ -12,7 +12,7 @@ _REAL = "unix"
 
 
 class DiskError(apsw.IOError):
-    """What SQLite makes of a call that fails, by a code that tells which one it was."""
+    """Raised when a disk call fails; the code names the call as SQLite's extended result does."""
 
     def __init__(self, code: int) -> None:
         super().__init__("disk I/O error")
@@ -20,18 +20,18 @@ class DiskError(apsw.IOError):
 
 
 class PowerLossError(apsw.IOError):
-    """What every call gets once the power is gone."""
+    """Raised by every call after a power loss."""
 
 
 class _Platter:
-    """One file as it would be found after a power loss."""
+    """One file as a power loss would leave it."""
 
     def __init__(self, durable: bytes) -> None:
         self.durable = bytearray(durable)
         self.is_named = bool(durable)
-        """Whether its name is on disk for sure."""
+        """Whether its directory entry is on disk for sure."""
         self.unsynced: list[tuple[int, bytes | None]] = []
-        """Writes since the last sync, as offset and data; no data is a truncation."""
+        """Writes since the last sync as offset and data; None as data is a truncation."""
 
     def sync(self) -> None:
         for offset, data in self.unsynced:
@@ -39,25 +39,28 @@ class _Platter:
         self.unsynced.clear()
         self.is_named = True
 
-    def survive(self, chance: random.Random) -> bytes | None:
-        """Return what is left: of the unsynced writes any, each of them whole, torn or lost."""
-        if not self.is_named and chance.random() < 0.5:
+    def survive(self, rng: random.Random) -> bytes | None:
+        """Return the content after a power loss, or None if the file is gone.
+
+        Each unsynced write is whole, torn or lost.
+        """
+        if not self.is_named and rng.random() < 0.5:
             return None
-        left = bytearray(self.durable)
+        content = bytearray(self.durable)
         for offset, data in self.unsynced:
-            if chance.random() < 0.5:
-                _apply(left, offset, data if data is None else _tear(data, chance))
-        return bytes(left)
+            if rng.random() < 0.5:
+                _apply(content, offset, data if data is None else _tear(data, rng))
+        return bytes(content)
 
 
 class FaultyDisk(apsw.VFS):
-    """The default disk of this process while it is in use; as real as its faults allow.
+    """A SQLite VFS that is the default of this process while it is registered.
 
-    Files lie where they always do. What a sync has not made durable is noted, so that
-    `survivors` can tell what a power loss at this moment would leave.
+    Files lie at their usual paths. The disk records unsynced writes, so that `write_survivors` can
+    write what a power loss at this moment would leave.
 
     Args:
-        before: Called with the name of each call before it is done; raises to make it fail.
+        before: Called with the name of each call before it is made; raises to make it fail.
     """
 
     NAME = "faulty"
@@ -65,7 +68,7 @@ class FaultyDisk(apsw.VFS):
     def __init__(self, before: Callable[[str], None]) -> None:
         self.before = before
         self.errno = errno.EIO
-        """What the system says of the latest failure."""
+        """The system's error number of the latest failure."""
         self.platters: dict[Path, _Platter] = {}
         super().__init__(self.NAME, _REAL, makedefault=True)
 
@@ -86,12 +89,12 @@ class FaultyDisk(apsw.VFS):
     def xGetLastError(self) -> tuple[int, str]:
         return self.errno, ""
 
-    def survivors(self, folder: Path, chance: random.Random) -> None:
-        """Write to a folder what a power loss now would leave."""
+    def write_survivors(self, folder: Path, rng: random.Random) -> None:
+        """Write the files that a power loss now would leave."""
         for path, platter in self.platters.items():
-            left = platter.survive(chance)
-            if left is not None:
-                (folder / path.name).write_bytes(left)
+            content = platter.survive(rng)
+            if content is not None:
+                (folder / path.name).write_bytes(content)
 
 
 class _FaultyFile(apsw.VFSFile):
@@ -127,7 +130,7 @@ class _FaultyFile(apsw.VFSFile):
 
 @contextlib.contextmanager
 def faulty_disk(before: Callable[[str], None] = lambda _call: None) -> Iterator[FaultyDisk]:
-    """Let every journal that is opened meanwhile lie on a faulty disk."""
+    """Put every journal opened meanwhile on a faulty disk."""
     disk = FaultyDisk(before)
     try:
         yield disk
@@ -136,7 +139,7 @@ def faulty_disk(before: Callable[[str], None] = lambda _call: None) -> Iterator[
 
 
 class FailAt:
-    """Makes the call of a number fail, and after it all others if so wanted."""
+    """Makes the n-th call fail, and with `for_good` all calls after it."""
 
     def __init__(self, number: int, error: Callable[[], Exception], for_good: bool) -> None:
         self.num_calls = 0
@@ -151,18 +154,18 @@ class FailAt:
 
 
 def io_error() -> apsw.IOError:
-    """Return what SQLite makes of EIO."""
+    """Return the error that SQLite raises for EIO."""
     return DiskError(apsw.SQLITE_IOERR)
 
 
 def refuse_writes(call: str) -> None:
-    """Do what SQLite makes of any error of a write but ENOSPC."""
+    """Fail writes as SQLite reports any write error except ENOSPC."""
     if call == "write":
         raise DiskError(apsw.SQLITE_IOERR_WRITE)
 
 
 def power_loss(after: int) -> FailAt:
-    """Let a number of calls happen, and none after them."""
+    """Let a number of calls succeed and fail all calls after them."""
     return FailAt(after, lambda: PowerLossError("the power is gone"), for_good=True)
 
 
@@ -174,6 +177,6 @@ def _apply(content: bytearray, offset: int, data: bytes | None) -> None:
     content[offset : offset + len(data)] = data
 
 
-def _tear(data: bytes, chance: random.Random) -> bytes:
-    """Return the sectors of a write that have reached the disk."""
-    return data if chance.random() < 0.5 else data[: chance.randrange(len(data) + 1) // 512 * 512]
+def _tear(data: bytes, rng: random.Random) -> bytes:
+    """Return the sectors of a write that reached the disk."""
+    return data if rng.random() < 0.5 else data[: rng.randrange(len(data) + 1) // 512 * 512]

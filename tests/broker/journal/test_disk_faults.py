@@ -1,4 +1,4 @@
-"""The journal on disks that forget, fail and fill up: what was acknowledged stays."""
+"""The journal on disks that lose writes, fail and fill up: acknowledged jobs stay."""
 
 import asyncio
 import contextlib
@@ -34,50 +34,51 @@ from tests.broker.journal.faulty_disk import (
 )
 from tests.small_disk import fill, small_disk
 
-# Some errors come where SQLite passes over them, as when it closes a file; apsw mentions them.
+# SQLite ignores some errors, as when it closes a file; apsw warns about them.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 NUM_POWER_LOSSES = 300
 MAX_CALLS = 250
 
 
-class Clerk:
-    """Writes the lives of jobs into a journal, and knows what was acknowledged."""
+class JournalWriter:
+    """Writes the changes of random jobs to a journal and remembers what was acknowledged."""
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, rng: random.Random) -> None:
         self.acknowledged: dict[str, Job] = {}
-        self.under_way: dict[str, Job] = {}
-        """Versions in the transaction that was not acknowledged any more."""
-        self._chance = chance
+        self.unacknowledged: dict[str, Job] = {}
+        """The versions in the transaction that failed, if one did."""
+        self._rng = rng
 
-    def work(self, journal: Journal, num_transactions: int) -> None:
-        """Write transaction after transaction."""
+    def write_transactions(self, journal: Journal, num_transactions: int) -> None:
         for _ in range(num_transactions):
             jobs = self._next_versions()
-            self.under_way = {job.job_id: job for job in jobs}
+            self.unacknowledged = {job.job_id: job for job in jobs}
             journal.write(jobs)
-            self.acknowledged |= self.under_way
-            self.under_way = {}
+            self.acknowledged |= self.unacknowledged
+            self.unacknowledged = {}
 
-    def num_lost(self, found: Sequence[Job]) -> int:
-        """Return how many acknowledged versions a journal does not hold.
+    def num_lost(self, loaded: Sequence[Job]) -> int:
+        """Return how many acknowledged versions a journal lacks.
 
-        A transaction that was under way may have happened, but then whole.
+        An unacknowledged transaction may have been written, but only as a whole.
         """
-        jobs = {job.job_id: job for job in found}
+        jobs = {job.job_id: job for job in loaded}
         expected = self.acknowledged
-        if self.under_way and all(jobs.get(key) == job for key, job in self.under_way.items()):
-            expected = self.acknowledged | self.under_way
+        if self.unacknowledged and all(
+            jobs.get(key) == job for key, job in self.unacknowledged.items()
+        ):
+            expected = self.acknowledged | self.unacknowledged
         unexpected = [job for key, job in jobs.items() if expected.get(key) != job]
         lost = [key for key in self.acknowledged if key not in jobs]
         return len(unexpected) + len(lost)
 
     def _next_versions(self) -> list[Job]:
         moving = [job for job in self.acknowledged.values() if not job.state.is_terminal]
-        count = self._chance.randint(0, min(3, len(moving)))
-        moved = [_moved(job) for job in self._chance.sample(moving, count)]
+        count = self._rng.randint(0, min(3, len(moving)))
+        moved = [_moved(job) for job in self._rng.sample(moving, count)]
         first = len(self.acknowledged) + 1
-        return moved + [_job(first + n) for n in range(self._chance.randint(not moved, 3))]
+        return moved + [_job(first + n) for n in range(self._rng.randint(not moved, 3))]
 
 
 def _job(number: int) -> Job:
@@ -94,27 +95,27 @@ def _moved(job: Job) -> Job:
     return job.ended(JobState.SUCCEED, 3.0, progress=1.0, video=f"{job.job_id}.mp4")
 
 
-def write_until_the_power_is_lost(folder: Path, seed: int, synchronous: str | None = None) -> int:
-    """Return how many acknowledged versions are lost."""
-    chance = random.Random(seed)
+def write_until_power_loss(folder: Path, seed: int, synchronous: str | None = None) -> int:
+    """Write to a journal until the power fails; return how many acknowledged versions are lost."""
+    rng = random.Random(seed)
     before, after = folder / f"{seed}-before", folder / f"{seed}-after"
     before.mkdir()
     after.mkdir()
-    clerk = Clerk(chance)
-    with faulty_disk(power_loss(chance.randint(1, MAX_CALLS))) as disk:
+    writer = JournalWriter(rng)
+    with faulty_disk(power_loss(rng.randint(1, MAX_CALLS))) as disk:
         with contextlib.suppress(JournalError):
             journal = Journal(before / "jobs.sqlite3")
             if synchronous is not None:
                 journal._connection.pragma("synchronous", synchronous)
-            # In some of the trials the log is folded into the file again and again.
-            journal._connection.pragma("wal_autocheckpoint", chance.choice((10, 1000)))
-            clerk.work(journal, MAX_CALLS)
-        disk.survivors(after, chance)
-    return clerk.num_lost(load(after))
+            # With 10 pages, SQLite checkpoints the log again and again.
+            journal._connection.pragma("wal_autocheckpoint", rng.choice((10, 1000)))
+            writer.write_transactions(journal, MAX_CALLS)
+        disk.write_survivors(after, rng)
+    return writer.num_lost(load(after))
 
 
 def load(folder: Path) -> list[Job]:
-    """Return what a broker would find at its next start."""
+    """Return the jobs that a broker would load."""
     journal = Journal(folder / "jobs.sqlite3")
     try:
         return journal.load()
@@ -122,90 +123,84 @@ def load(folder: Path) -> list[Job]:
         journal.close()
 
 
-def test_what_was_acknowledged_survives_a_power_loss_at_any_moment(tmp_path: Path) -> None:
-    """With `synchronous=NORMAL` in the journal it does not, as the next test shows as well."""
-    lost = [write_until_the_power_is_lost(tmp_path, seed) for seed in range(NUM_POWER_LOSSES)]
+def test_acknowledged_jobs_survive_a_power_loss_at_any_moment(tmp_path: Path) -> None:
+    lost = [write_until_power_loss(tmp_path, seed) for seed in range(NUM_POWER_LOSSES)]
     assert sum(lost) == 0
 
 
-def test_with_less_than_full_synchronisation_a_power_loss_loses_acknowledged_jobs(
+def test_with_normal_synchronisation_a_power_loss_loses_acknowledged_jobs(
     tmp_path: Path,
 ) -> None:
-    """The test above is able to fail."""
-    lost = [write_until_the_power_is_lost(tmp_path, seed, "NORMAL") for seed in range(30)]
+    """This shows that the test above can fail."""
+    lost = [write_until_power_loss(tmp_path, seed, "NORMAL") for seed in range(30)]
     assert sum(lost) > 30
 
 
-def test_an_io_error_at_any_call_is_told_and_loses_nothing(tmp_path: Path) -> None:
-    """With a `_transaction` that passes over errors, a failed write counts as done."""
+def test_an_io_error_at_any_call_is_raised_and_loses_nothing(tmp_path: Path) -> None:
     number, reached = 0, True
     while reached:
         number += 1
         before, after = tmp_path / f"{number}-before", tmp_path / f"{number}-after"
         before.mkdir()
-        clerk, fault = Clerk(random.Random(1)), FailAt(number, io_error, for_good=False)
+        writer, fault = JournalWriter(random.Random(1)), FailAt(number, io_error, for_good=False)
         with faulty_disk(fault), contextlib.suppress(JournalError):
             journal = Journal(before / "jobs.sqlite3")
             journal._connection.pragma("wal_autocheckpoint", 10)
-            clerk.work(journal, 12)
+            writer.write_transactions(journal, 12)
         reached = fault.num_calls >= number
-        shutil.copytree(before, after)  # as the files are now: nothing is tidied up
-        assert clerk.num_lost(load(after)) == 0
+        shutil.copytree(before, after)  # with the journal still open, as after a crash
+        assert writer.num_lost(load(after)) == 0
     assert number > 100
 
 
-def test_a_full_disk_changes_nothing_and_the_journal_goes_on(tmp_path: Path) -> None:
-    """Without `FullError` told from other errors the broker has to end each time.
-
-    On a real disk, since apsw tells also those errors of a Python disk that SQLite passes over.
-    """
+def test_a_full_disk_changes_nothing_and_the_journal_stays_usable(tmp_path: Path) -> None:
+    """The disk is a real one: apsw would raise errors of a Python VFS that SQLite ignores."""
     num_refusals = 0
     for num_free_kib in range(0, 200, 4):
-        clerk = Clerk(random.Random(num_free_kib))
+        writer = JournalWriter(random.Random(num_free_kib))
         with small_disk(tmp_path / "disk", 1024) as disk:
             journal = Journal(disk / "jobs.sqlite3")
-            # The log is folded into the file again and again, also while there is no room.
+            # SQLite checkpoints the log again and again, also while the disk is full.
             journal._connection.pragma("wal_autocheckpoint", 10)
-            clerk.work(journal, 10)
+            writer.write_transactions(journal, 10)
             reserve = disk / "reserve"
             reserve.write_bytes(bytes(num_free_kib << 10))
             ballast = fill(disk)
             reserve.unlink()
             try:
-                clerk.work(journal, 30)
+                writer.write_transactions(journal, 30)
             except JournalFullError:
-                clerk.under_way = {}  # it has not happened
+                writer.unacknowledged = {}  # a full disk changes nothing
                 num_refusals += 1
-            assert clerk.num_lost(journal.load()) == 0
+            assert writer.num_lost(journal.load()) == 0
             ballast.unlink()
-            clerk.work(journal, 30)
-            assert clerk.num_lost(journal.load()) == 0
+            writer.write_transactions(journal, 30)
+            assert writer.num_lost(journal.load()) == 0
             journal.close()
-            assert clerk.num_lost(load(disk)) == 0
+            assert writer.num_lost(load(disk)) == 0
     assert num_refusals > 5
 
 
-def test_a_quota_that_is_used_up_is_a_full_disk(tmp_path: Path) -> None:
-    """Seen to fail with `FullError` alone taken for it: SQLite tells of an I/O error."""
-    clerk = Clerk(random.Random(1))
+def test_an_exhausted_quota_counts_as_a_full_disk(tmp_path: Path) -> None:
+    """SQLite reports an exhausted quota as an I/O error."""
+    writer = JournalWriter(random.Random(1))
     with faulty_disk() as disk:
         journal = Journal(tmp_path / "jobs.sqlite3")
-        clerk.work(journal, 10)
+        writer.write_transactions(journal, 10)
         disk.before, disk.errno = refuse_writes, errno.EDQUOT
         with pytest.raises(JournalFullError, match="no room to write"):
-            clerk.work(journal, 1)
-        clerk.under_way = {}  # it has not happened
+            writer.write_transactions(journal, 1)
+        writer.unacknowledged = {}  # a full disk changes nothing
         disk.before = lambda _call: None
-        clerk.work(journal, 10)
+        writer.write_transactions(journal, 10)
         journal.close()
-    assert clerk.num_lost(load(tmp_path)) == 0
+    assert writer.num_lost(load(tmp_path)) == 0
 
 
 @pytest.mark.parametrize("fault", [("write", "1"), ("write", "9"), ("sync", "1"), ("sync", "7")])
-async def test_an_io_error_ends_the_broker_and_a_restart_has_all_that_was_accepted(
+async def test_an_io_error_ends_the_broker_and_a_restart_finds_every_accepted_job(
     tmp_path: Path, fault: tuple[str, str]
 ) -> None:
-    """Fails if `Transactions.run` goes on after an error of the journal."""
     config = broker_config(tmp_path)
     accepted: list[str] = []
     async with Front(config) as front:

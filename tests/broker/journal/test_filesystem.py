@@ -1,4 +1,4 @@
-"""Which file system holds a path, by the kernel's list."""
+"""The file system type of a path, read from the kernel's list of mounts."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ MOUNTS = r"""
         ("/over/state", "tmpfs"),
     ],
 )
-def test_the_nearest_and_latest_mount_decides(path: str, kind: str) -> None:
+def test_the_deepest_and_latest_mount_determines_the_file_system(path: str, kind: str) -> None:
     assert kind_of(Path(path), MOUNTS) == kind
 
 

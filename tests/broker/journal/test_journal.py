@@ -1,4 +1,4 @@
-"""The journal: what is written stays, and what must not be written is refused."""
+"""The journal: durable writes, refused contradictions, migrations, damage and backups."""
 
 import random
 import shutil
@@ -36,7 +36,7 @@ def leased(waiting: Job) -> Job:
 
 
 def rows(path: Path, query: str) -> list[tuple[object, ...]]:
-    """Read a journal that is closed."""
+    """Return the rows of a query on a closed journal."""
     connection = sqlite3.connect(path)
     try:
         return connection.execute(query).fetchall()
@@ -49,7 +49,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "jobs.sqlite3"
 
 
-def test_jobs_come_back_as_they_were_in_the_order_of_their_submission(path: Path) -> None:
+def test_jobs_are_loaded_unchanged_in_order_of_submission(path: Path) -> None:
     jobs = [
         leased(job(1)),
         job(2),
@@ -65,7 +65,7 @@ def test_jobs_come_back_as_they_were_in_the_order_of_their_submission(path: Path
     assert Journal(path).load() == jobs
 
 
-def test_every_setting_that_the_promises_rest_on_is_in_force(path: Path) -> None:
+def test_every_setting_that_durability_depends_on_is_in_force(path: Path) -> None:
     connection = Journal(path)._connection
     found = {
         name: connection.pragma(name)
@@ -94,7 +94,7 @@ def test_every_setting_that_the_promises_rest_on_is_in_force(path: Path) -> None
 
 
 @pytest.mark.parametrize("end", [JobState.SUCCEED, JobState.FAILED, JobState.CANCELLED])
-def test_the_database_itself_refuses_to_leave_a_terminal_state(path: Path, end: JobState) -> None:
+def test_the_database_refuses_any_change_of_a_finished_job(path: Path, end: JobState) -> None:
     journal = Journal(path)
     video = "x.mp4" if end is JobState.SUCCEED else None
     ended = leased(job()).ended(end, 30.0, video=video)
@@ -108,7 +108,7 @@ def test_the_database_itself_refuses_to_leave_a_terminal_state(path: Path, end: 
     assert journal.load() == [ended]
 
 
-def test_a_transaction_happens_whole_or_not_at_all(path: Path) -> None:
+def test_a_transaction_is_written_as_a_whole_or_not_at_all(path: Path) -> None:
     journal = Journal(path)
     bad = msgspec.structs.replace(job(2), progress=2.0)
     with pytest.raises(apsw.ConstraintError):
@@ -116,7 +116,7 @@ def test_a_transaction_happens_whole_or_not_at_all(path: Path) -> None:
     assert journal.load() == []
 
 
-def test_the_history_is_written_by_the_database_and_cannot_be_rewritten(path: Path) -> None:
+def test_the_database_writes_the_history_and_refuses_to_rewrite_it(path: Path) -> None:
     journal = Journal(path)
     first = leased(job())
     again = leased(first.queued_again(25.0, first.attempt))
@@ -140,7 +140,7 @@ def test_the_history_is_written_by_the_database_and_cannot_be_rewritten(path: Pa
     ]
 
 
-def test_dropped_jobs_are_gone_but_not_their_history(path: Path) -> None:
+def test_the_history_of_a_removed_job_is_kept_for_a_week(path: Path) -> None:
     journal = Journal(path)
     journal.write([job(1), job(2)])
     journal.write([], [job(1).job_id])
@@ -151,7 +151,7 @@ def test_dropped_jobs_are_gone_but_not_their_history(path: Path) -> None:
     assert journal._connection.execute("SELECT * FROM history").fetchall() == []
 
 
-def test_a_full_disk_changes_nothing_and_hurts_nothing(path: Path) -> None:
+def test_a_full_disk_changes_nothing_and_later_writes_succeed(path: Path) -> None:
     journal = Journal(path)
     journal.write([job(1)])
     journal._connection.pragma("max_page_count", journal._connection.pragma("page_count"))
@@ -171,7 +171,7 @@ def test_a_second_opener_is_refused(path: Path) -> None:
         Journal(path)
 
 
-def test_a_journal_of_a_later_version_is_refused_and_left_alone(path: Path) -> None:
+def test_a_journal_of_a_later_version_is_refused_and_not_changed(path: Path) -> None:
     Journal(path).close()
     connection = sqlite3.connect(path)
     connection.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
@@ -184,7 +184,7 @@ def test_a_journal_of_a_later_version_is_refused_and_left_alone(path: Path) -> N
 
 
 @pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
-def test_a_journal_of_an_earlier_version_is_brought_to_this_one(path: Path, version: int) -> None:
+def test_a_journal_of_an_earlier_version_is_migrated(path: Path, version: int) -> None:
     old = apsw.Connection(str(path))
     for migration in schema._MIGRATIONS[:version]:
         old.execute(migration)
@@ -201,8 +201,8 @@ def test_a_journal_of_an_earlier_version_is_brought_to_this_one(path: Path, vers
     assert journal._connection.pragma("user_version") == SCHEMA_VERSION
 
 
-def test_every_kind_of_job_survives_the_move_into_documents(path: Path) -> None:
-    """The file was written by the last version whose jobs were rows of columns."""
+def test_every_kind_of_job_survives_the_migration_to_documents(path: Path) -> None:
+    """The file comes from the last version that kept jobs in columns."""
     shutil.copy(DATA / "journal-schema-6.sqlite3", path)
     journal = Journal(path)
     waiting, running, done, failed, cancelled, again = journal.load()
@@ -224,7 +224,7 @@ def test_every_kind_of_job_survives_the_move_into_documents(path: Path) -> None:
     assert (callback.job_id, callback.url) == (running.job_id, running.callback_url)
 
 
-def test_a_document_that_contradicts_itself_is_refused_by_the_database(path: Path) -> None:
+def test_the_database_refuses_a_document_that_contradicts_itself(path: Path) -> None:
     journal = Journal(path)
     for changes in ({"state": JobState.IN_PROGRESS}, {"video": "x.mp4"}, {"progress": 1.5}):
         with pytest.raises(apsw.ConstraintError):
@@ -232,7 +232,7 @@ def test_a_document_that_contradicts_itself_is_refused_by_the_database(path: Pat
     assert journal.load() == []
 
 
-def test_attempts_that_were_lost_before_they_were_counted_are_counted_now(path: Path) -> None:
+def test_the_migration_counts_attempts_that_were_lost_before(path: Path) -> None:
     old = apsw.Connection(str(path))
     for migration in schema._MIGRATIONS[:5]:
         old.execute(migration)
@@ -252,10 +252,10 @@ def test_attempts_that_were_lost_before_they_were_counted_are_counted_now(path: 
             ),
         )
     old.close()
-    assert [found.num_lost for found in Journal(path).load()] == [2, 1, 0]
+    assert [job.num_lost for job in Journal(path).load()] == [2, 1, 0]
 
 
-def test_a_migration_that_fails_leaves_the_journal_as_it_was(
+def test_a_failed_migration_leaves_the_journal_unchanged(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = Journal(path)
@@ -271,7 +271,7 @@ def test_a_migration_that_fails_leaves_the_journal_as_it_was(
     assert all(row[1] != "half" for row in rows(path, "PRAGMA table_info(jobs)"))
 
 
-def test_two_jobs_under_one_key_are_refused_by_the_database(path: Path) -> None:
+def test_the_database_refuses_two_jobs_with_one_idempotency_key(path: Path) -> None:
     key = IdempotencyKey(key="a", request_hash="0" * 64)
     keyed = [msgspec.structs.replace(job(number), idempotency_key=key) for number in (1, 2)]
     journal = Journal(path)
@@ -279,7 +279,7 @@ def test_two_jobs_under_one_key_are_refused_by_the_database(path: Path) -> None:
         journal.write(keyed)
 
 
-def test_a_file_that_is_no_journal_is_refused(path: Path) -> None:
+def test_a_file_that_is_not_a_journal_is_refused(path: Path) -> None:
     path.write_bytes(b"this was never a database" * 200)
     with pytest.raises(JournalError, match="not a database"):
         Journal(path)
@@ -295,8 +295,8 @@ def test_a_damaged_journal_is_refused(path: Path) -> None:
         Journal(path)
 
 
-def test_any_damage_is_either_harmless_or_told(path: Path) -> None:
-    """Without `ValueError` in `_translated` a row with damaged text ends in a traceback."""
+def test_any_damage_is_harmless_or_raises_a_journal_error(path: Path) -> None:
+    """A row with damaged text is an error message for the operator, not a traceback."""
     journal = Journal(path)
     jobs = [job(number) for number in range(1, 60)]
     journal.write(jobs)
@@ -317,18 +317,18 @@ def test_any_damage_is_either_harmless_or_told(path: Path) -> None:
     assert all(str(path) in refusal for refusal in refusals)
 
 
-def damaged(whole: bytes, chance: random.Random) -> bytes:
-    """Return a file with a few bytes changed, or with a sector of it lost."""
+def damaged(whole: bytes, rng: random.Random) -> bytes:
+    """Return the content with a few bytes changed, and sometimes a sector of zeros."""
     content = bytearray(whole)
-    if chance.random() < 0.1:
-        start = chance.randrange(len(content)) // 512 * 512
+    if rng.random() < 0.1:
+        start = rng.randrange(len(content)) // 512 * 512
         content[start : start + 512] = bytes(512)
-    for _ in range(chance.randint(1, 3)):
-        content[chance.randrange(len(content))] = chance.randrange(256)
+    for _ in range(rng.randint(1, 3)):
+        content[rng.randrange(len(content))] = rng.randrange(256)
     return bytes(content)
 
 
-def test_a_backup_is_a_whole_journal(path: Path, tmp_path: Path) -> None:
+def test_a_backup_is_a_complete_journal(path: Path, tmp_path: Path) -> None:
     journal = Journal(path)
     journal.write([job(1), job(2)])
     journal.backup(tmp_path / "copy.sqlite3")

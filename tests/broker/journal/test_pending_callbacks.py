@@ -1,4 +1,4 @@
-"""Callbacks wait in the journal until they are heard, or nobody tries any more."""
+"""Callbacks stay in the journal until they are received or given up."""
 
 from pathlib import Path
 
@@ -33,16 +33,18 @@ def journal(tmp_path: Path) -> Journal:
     return journal
 
 
-def test_there_is_none_before_the_end(journal: Journal) -> None:
+def test_a_job_that_has_not_ended_has_no_callback_due(journal: Journal) -> None:
     assert journal.take_callback(1e9) is None
     assert journal.load() == [WAITING]
 
 
-def test_a_callback_outlives_its_job_and_a_restart(journal: Journal, tmp_path: Path) -> None:
+def test_a_callback_survives_the_removal_of_its_job_and_a_restart(
+    journal: Journal, tmp_path: Path
+) -> None:
     journal.write([ENDED], dropped=[ENDED.job_id])
     journal.close()
-    found = Journal(tmp_path / "jobs.sqlite3").take_callback(21.0)
-    assert found == Callback(
+    taken = Journal(tmp_path / "jobs.sqlite3").take_callback(21.0)
+    assert taken == Callback(
         job_id=ENDED.job_id,
         url=URL,
         owner="ann",
@@ -52,7 +54,7 @@ def test_a_callback_outlives_its_job_and_a_restart(journal: Journal, tmp_path: P
     )
 
 
-def test_a_callback_that_nobody_hears_comes_later_and_later_and_then_no_more(
+def test_a_failing_callback_is_due_again_at_growing_intervals_and_then_given_up(
     journal: Journal,
 ) -> None:
     journal.write([ENDED])
@@ -67,14 +69,14 @@ def test_a_callback_that_nobody_hears_comes_later_and_later_and_then_no_more(
     assert journal.take_callback(1e12) is None
 
 
-def test_a_callback_that_was_heard_is_gone(journal: Journal) -> None:
+def test_a_callback_that_was_received_is_removed(journal: Journal) -> None:
     journal.write([ENDED])
     assert journal.take_callback(20.0) is not None
     journal.end_callback(ENDED.job_id)
     assert journal.take_callback(1e12) is None
 
 
-def test_a_job_without_an_address_has_no_callback(journal: Journal) -> None:
+def test_a_job_without_a_callback_url_has_no_callback(journal: Journal) -> None:
     other = msgspec.structs.replace(WAITING, number=2, job_id="b" * 32, callback_url=None)
     journal.write([other])
     journal.write([other.ended(JobState.FAILED, 20.0)])

@@ -1,4 +1,4 @@
-"""What collectors get to read."""
+"""The JSON log lines that log collectors read."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ ENTRY = logging.LogRecord("ranks.run", logging.INFO, "run.py", 1, "step %d", (3,
 
 
 @pytest.mark.parametrize(("process", "rank"), [("g0/rank-3", 3), ("broker", None)])
-def test_a_line_names_job_rank_and_stage(process: str, rank: int | None) -> None:
+def test_a_log_line_names_job_rank_and_stage(process: str, rank: int | None) -> None:
     tokens = current_job.set("a" * 32), current_stage.set("denoise")
     try:
         entry = json.loads(JsonFormatter(process).format(ENTRY))

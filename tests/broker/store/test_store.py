@@ -1,4 +1,4 @@
-"""Both stores keep the same promises, and the one at the end of a line also when the line fails."""
+"""Both stores behave alike, and the object store raises clear errors when its connection fails."""
 
 import logging
 import os
@@ -46,13 +46,13 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 def put(store: Store, name: str, content: bytes = b"content") -> None:
     folder = store.partial(name.rpartition("/")[0])
     folder.mkdir(parents=True, exist_ok=True)
-    made = folder / "made"
-    made.write_bytes(content)
-    store.put([Move(made, name)])
+    source = folder / "source"
+    source.write_bytes(content)
+    store.put([Move(source, name)])
 
 
 @pytest.mark.parametrize("content", [b"", b"content", LARGE], ids=["empty", "small", "large"])
-def test_what_is_put_into_a_store_can_be_fetched(store: Store, content: bytes) -> None:
+def test_a_file_put_into_a_store_can_be_fetched(store: Store, content: bytes) -> None:
     put(store, VIDEO, content)
     assert store.has(VIDEO)
     assert store.fetch(VIDEO) == store.local(VIDEO)
@@ -67,7 +67,7 @@ def test_a_file_is_replaced_by_a_later_one(store: Store) -> None:
     assert store.fetch(VIDEO).read_bytes() == b"later"
 
 
-def test_names_are_those_directly_in_a_folder(store: Store) -> None:
+def test_only_files_directly_in_a_folder_are_listed(store: Store) -> None:
     for name in (VIDEO, f"{VIDEOS}/b.webp", f"{PARTIAL}/c.probe", f"{INPUTS}/d.ppm"):
         put(store, name)
     assert sorted(store.names(VIDEOS)) == [VIDEO, f"{VIDEOS}/b.webp"]
@@ -75,7 +75,7 @@ def test_names_are_those_directly_in_a_folder(store: Store) -> None:
     assert store.names(CHECKPOINTS) == []
 
 
-def test_what_is_deleted_is_gone_and_may_have_been_before(store: Store) -> None:
+def test_deleted_files_are_gone_and_missing_ones_are_no_error(store: Store) -> None:
     put(store, VIDEO)
     put(store, f"{VIDEOS}/b.mp4")
     for _ in range(2):
@@ -84,40 +84,40 @@ def test_what_is_deleted_is_gone_and_may_have_been_before(store: Store) -> None:
     store.delete([])
 
 
-def test_a_secret_is_made_once(store: Store) -> None:
+def test_a_secret_is_written_once(store: Store) -> None:
     assert store.secret("webhook.key", b"first") == b"first"
     assert store.secret("webhook.key", b"second") == b"first"
 
 
-def test_a_check_that_raises_ends_the_transfer_and_nothing_is_seen(store: Store) -> None:
-    """Seen to fail with a check that is made after the file is in its place."""
-
-    class LeftError(Exception):
+def test_a_check_that_raises_cancels_the_transfer(store: Store) -> None:
+    class CancelledError(Exception):
         pass
 
-    def leave() -> None:
-        raise LeftError
+    def cancel() -> None:
+        raise CancelledError
 
-    made = store.partial(CHECKPOINTS) / "made"
-    made.write_bytes(LARGE)
-    with pytest.raises(LeftError):
-        store.put([Move(made, f"{CHECKPOINTS}/a")], leave)
+    source = store.partial(CHECKPOINTS) / "source"
+    source.write_bytes(LARGE)
+    with pytest.raises(CancelledError):
+        store.put([Move(source, f"{CHECKPOINTS}/a")], cancel)
     assert not store.has(f"{CHECKPOINTS}/a")
 
 
-def test_what_is_not_in_an_object_store_cannot_be_fetched(site: Site, tmp_path: Path) -> None:
+def test_a_file_that_is_not_in_an_object_store_cannot_be_fetched(
+    site: Site, tmp_path: Path
+) -> None:
     with pytest.raises(FileNotFoundError, match=f"{VIDEO} is not in {site.place}"):
         object_store(site, tmp_path).fetch(VIDEO)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_line_that_fails_is_a_store_error(
+def test_a_failing_connection_raises_a_store_error(
     fault: Fault, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("broker.store.bucket.REQUEST_LIMIT_S", 1)
     store = object_store(site, tmp_path)
     site.proxy.fail(fault)
-    for act in (
+    for operation in (
         lambda: put(store, VIDEO),
         lambda: store.has(VIDEO),
         lambda: store.fetch(VIDEO),
@@ -126,7 +126,7 @@ def test_a_line_that_fails_is_a_store_error(
         lambda: store.secret("webhook.key", b"key"),
     ):
         with pytest.raises(StoreError) as failure:
-            act()
+            operation()
         assert "\n" not in str(failure.value)
         assert SECRET not in str(failure.value)
     site.proxy.recover()
@@ -135,7 +135,7 @@ def test_a_line_that_fails_is_a_store_error(
 
 
 @pytest.mark.parametrize("size", [CHUNK_BYTES, len(LARGE)])
-def test_an_upload_that_is_cut_shows_nothing(size: int, site: Site, tmp_path: Path) -> None:
+def test_an_interrupted_upload_leaves_no_file(size: int, site: Site, tmp_path: Path) -> None:
     store = object_store(site, tmp_path)
     site.proxy.fail("cut")
     with pytest.raises(StoreError):
@@ -146,24 +146,26 @@ def test_an_upload_that_is_cut_shows_nothing(size: int, site: Site, tmp_path: Pa
     assert store.fetch(VIDEO).read_bytes() == LARGE[:size]
 
 
-def test_an_upload_that_is_left_leaves_no_parts(site: Site, tmp_path: Path) -> None:
+def test_a_cancelled_upload_leaves_no_parts(site: Site, tmp_path: Path) -> None:
     store = object_store(site, tmp_path)
-    made = store.partial(VIDEOS) / "made"
-    made.write_bytes(LARGE)
+    source = store.partial(VIDEOS) / "source"
+    source.write_bytes(LARGE)
     calls = []
 
-    def leave_late() -> None:
+    def cancel_late() -> None:
         calls.append(1)
         if len(calls) == 4:
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        store.put([Move(made, VIDEO)], leave_late)
+        store.put([Move(source, VIDEO)], cancel_late)
     assert (site.names(), site.num_uploads()) == ([], 0)
 
 
-def test_an_object_that_changes_while_it_is_read_is_not_mixed(site: Site, tmp_path: Path) -> None:
-    """Seen to fail without `if_match`."""
+def test_an_object_that_changes_while_it_is_read_raises_an_error(
+    site: Site, tmp_path: Path
+) -> None:
+    """Otherwise a download could mix two versions."""
     store = object_store(site, tmp_path)
     put(store, VIDEO, b"first")
     found = store.find(VIDEO)
@@ -173,23 +175,23 @@ def test_an_object_that_changes_while_it_is_read_is_not_mixed(site: Site, tmp_pa
         store.read(VIDEO, 0, 5, found.etag)
 
 
-def test_a_bucket_that_is_not_there_is_told(
+def test_a_missing_bucket_is_named_in_the_error(
     site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    store = open_store("s3://nobodys/wan", str(tmp_path))
+    store = open_store("s3://missing/wan", str(tmp_path))
     with pytest.raises(StoreError, match="404 Not Found: NoSuchBucket"):
         put(store, VIDEO)
     assert SECRET not in caplog.text
 
 
 @pytest.mark.parametrize("place", ["s3://", "s3://UPPER/x", "s3://a/b c", "s3://bucket/p?x=1"])
-def test_a_place_that_is_none_is_refused(place: str) -> None:
+def test_a_malformed_store_url_is_refused(place: str) -> None:
     with pytest.raises(StoreSetupError, match="is not of the form s3://BUCKET/PREFIX"):
         open_store(place)
 
 
-def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_named_with_its_pip_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(StoreSetupError, match=r"pip install -e '\.\[s3\]'"):
         open_store("s3://videos/wan")

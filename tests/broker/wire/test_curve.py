@@ -1,8 +1,4 @@
-"""The broker over TCP: only peers with a key of its folder get in, and what they say is secret.
-
-Seen to fail with `curve_server` left out of `guard` (a plain client gets in), and with a gatekeeper
-that looks at nobody's key.
-"""
+"""The broker over TCP: only peers with a key in its folder are served."""
 
 import asyncio
 import signal
@@ -35,15 +31,15 @@ DISCONNECTED = zmq.Event.DISCONNECTED
 
 @dataclass
 class Remote:
-    """A broker that also listens on TCP, and the peers' end of its addresses there."""
+    """A broker that also listens on TCP; `addresses` and `keys` are those of a peer."""
 
     process: asyncio.subprocess.Process
     config: BrokerConfig
     addresses: Addresses
     keys: Path
 
-    async def logged(self, text: str) -> str:
-        """Return the first line of the broker's log, from here on, that holds a text."""
+    async def next_log_line(self, text: str) -> str:
+        """Return the next line of the broker's log that contains a text."""
         assert self.process.stderr is not None
         async with asyncio.timeout(LIMIT_S):
             while True:
@@ -61,18 +57,18 @@ async def remote(tmp_path: Path) -> AsyncIterator[Remote]:
     broker = BrokerProcess(config)
     await broker.spawn()
     peers = Addresses.on_tcp(place, peer_keys)
-    told = Remote(
+    remote = Remote(
         broker.process, msgspec.structs.replace(config, addresses=peers), peers, peer_keys
     )
     try:
-        await told.logged("ready")
-        yield told
+        await remote.next_log_line("ready")
+        yield remote
     finally:
         if broker.process.returncode is None:
             await broker.kill()
 
 
-async def test_peers_with_their_key_work_as_ever(remote: Remote) -> None:
+async def test_peers_with_a_known_key_are_served(remote: Remote) -> None:
     stub = StubConfig(
         addresses=remote.addresses, videos_dir=str(Path(remote.config.state_dir) / "videos")
     )
@@ -81,58 +77,57 @@ async def test_peers_with_their_key_work_as_ever(remote: Remote) -> None:
         assert (await front.until(job_id, JobState.SUCCEED)).video == f"{job_id}.mp4"
 
 
-async def knock(remote: Remote, secure: Any, logged: str) -> None:
-    """Ask over a socket to which `secure` gives keys; be refused, and never answered."""
+async def expect_refusal(remote: Remote, secure: Any, expected: str) -> None:
+    """Check that a socket prepared by `secure` gets no reply and its refusal is logged."""
     context = zmq.asyncio.Context()
     dealer = context.socket(zmq.DEALER)
     try:
         secure(dealer)
         dealer.connect(remote.addresses.requests.partition("#")[0])
         await dealer.send_multipart([b"1", *front_requests.encode(GetHealth())])
-        line = await remote.logged("refused ")
-        assert logged in line
+        line = await remote.next_log_line("refused ")
+        assert expected in line
         assert not await dealer.poll(0)
     finally:
         context.destroy(linger=0)
 
 
-async def test_a_plain_peer_is_turned_away_and_logged(remote: Remote) -> None:
-    await knock(remote, lambda _dealer: None, "at tcp://127.0.0.1:")
+async def test_a_peer_without_a_key_is_refused_and_logged(remote: Remote) -> None:
+    await expect_refusal(remote, lambda _dealer: None, "at tcp://127.0.0.1:")
 
 
-async def test_a_key_that_the_broker_does_not_know_is_turned_away(
+async def test_a_peer_with_an_unknown_key_is_refused_and_its_key_logged(
     remote: Remote, tmp_path: Path
 ) -> None:
-    _, others = make_keys(tmp_path / "others")
-    (others / "broker.key").write_bytes((remote.keys / "broker.key").read_bytes())
-    key, _ = zmq.auth.load_certificate(others / "peer.key_secret")
+    _, foreign = make_keys(tmp_path / "foreign")
+    (foreign / "broker.key").write_bytes((remote.keys / "broker.key").read_bytes())
+    key, _ = zmq.auth.load_certificate(foreign / "peer.key_secret")
     shown = f"127.0.0.1, which shows the key {key.decode()}"
-    await knock(remote, lambda dealer: unlock(dealer, others), shown)
+    await expect_refusal(remote, lambda dealer: unlock(dealer, foreign), shown)
 
 
-async def test_a_peers_public_key_opens_nothing_without_its_secret(
+async def test_a_known_public_key_without_its_secret_is_refused(
     remote: Remote, tmp_path: Path
 ) -> None:
-    _, others = make_keys(tmp_path / "others")
+    _, foreign = make_keys(tmp_path / "foreign")
     known, _ = zmq.auth.load_certificate(remote.keys / "peer.key_secret")
     server, _ = zmq.auth.load_certificate(remote.keys / "broker.key")
-    _, secret = zmq.auth.load_certificate(others / "peer.key_secret")
+    _, secret = zmq.auth.load_certificate(foreign / "peer.key_secret")
 
-    def pretend(dealer: "zmq.Socket[bytes]") -> None:
+    def use_foreign_secret(dealer: "zmq.Socket[bytes]") -> None:
         dealer.curve_serverkey, dealer.curve_publickey = server, known
         dealer.curve_secretkey = secret
 
-    await knock(remote, pretend, "at tcp://127.0.0.1:")
+    await expect_refusal(remote, use_foreign_secret, "at tcp://127.0.0.1:")
 
 
-async def test_a_peer_of_another_broker_is_turned_away(remote: Remote, tmp_path: Path) -> None:
-    _, others = make_keys(tmp_path / "others")
-    await knock(remote, lambda dealer: unlock(dealer, others), "at tcp://127.0.0.1:")
+async def test_a_peer_of_another_broker_is_refused(remote: Remote, tmp_path: Path) -> None:
+    _, foreign = make_keys(tmp_path / "foreign")
+    await expect_refusal(remote, lambda dealer: unlock(dealer, foreign), "at tcp://127.0.0.1:")
 
 
-async def test_a_peer_that_comes_again_and_again_is_logged_once(remote: Remote) -> None:
-    """Seen to fail without the memory of what was logged."""
-    await knock(remote, lambda _dealer: None, "at tcp://127.0.0.1:")
+async def test_a_peer_that_keeps_connecting_is_logged_once(remote: Remote) -> None:
+    await expect_refusal(remote, lambda _dealer: None, "at tcp://127.0.0.1:")
     with zmq.Context() as context:
         for _ in range(20):
             with context.socket(zmq.DEALER) as dealer, dealer.get_monitor_socket() as monitor:
@@ -142,17 +137,17 @@ async def test_a_peer_that_comes_again_and_again_is_logged_once(remote: Remote) 
                 dealer.disable_monitor()
     remote.process.send_signal(signal.SIGTERM)
     assert remote.process.stderr is not None
-    rest = await asyncio.wait_for(remote.process.stderr.read(), LIMIT_S)
-    assert rest.count(b"refused ") <= 1  # one may go before it was told, for another reason
+    remaining_log = await asyncio.wait_for(remote.process.stderr.read(), LIMIT_S)
+    assert remaining_log.count(b"refused ") <= 1  # once more for another reason
 
 
-async def test_peers_on_this_machine_need_no_key_beside_those_that_do(remote: Remote) -> None:
+async def test_peers_on_this_machine_need_no_key(remote: Remote) -> None:
     async with Front(broker_config(Path(remote.config.state_dir))) as front:
         await front.submit_ok()
 
 
-async def test_the_broker_serves_on_while_it_turns_others_away(remote: Remote) -> None:
-    await knock(remote, lambda _dealer: None, "at tcp://127.0.0.1:")
+async def test_a_refused_peer_does_not_disturb_other_peers(remote: Remote) -> None:
+    await expect_refusal(remote, lambda _dealer: None, "at tcp://127.0.0.1:")
     async with Front(remote.config) as front:
         await front.submit_ok()
 
@@ -166,7 +161,7 @@ def test_a_tcp_address_beyond_loopback_needs_keys(address: str) -> None:
             connect_dealer(dealer, address, "front")
 
 
-def test_a_folder_without_keys_is_named(tmp_path: Path) -> None:
+def test_a_folder_without_keys_is_named_in_the_error(tmp_path: Path) -> None:
     with (
         zmq.Context() as context,
         context.socket(zmq.ROUTER) as router,
@@ -175,7 +170,7 @@ def test_a_folder_without_keys_is_named(tmp_path: Path) -> None:
         bind_router(router, f"tcp://127.0.0.1:1#{tmp_path}")
 
 
-def test_wan_keys_curve_makes_keys_that_only_their_owner_reads(tmp_path: Path) -> None:
+def test_wan_keys_curve_writes_keys_that_only_their_owner_can_read(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "launcher.wan", "keys", "curve", str(tmp_path / "keys")]
     made = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert "goes to every machine" in made.stdout

@@ -1,7 +1,4 @@
-"""The bad messages of `bad_inputs.json`, sent to the sockets of a whole running server.
-
-Seen to fail with `ProtocolError` not caught in the broker's loop, and with every drop logged.
-"""
+"""The bad messages of `bad_inputs.json`, sent to the sockets of a running server."""
 
 import asyncio
 import random
@@ -56,14 +53,14 @@ class Target:
             await self.sockets[name].send_multipart(parts)
 
     async def ask(self) -> FrontReply:
-        """Ask as a front does: what was sent to this socket before has then been dealt with."""
-        asked = [b"a question", *front_requests.encode(GetHealth())]
+        """Ask for the health; the reply comes after all earlier messages were handled."""
+        request = [b"correlation", *front_requests.encode(GetHealth())]
         requests = self.sockets["requests"]
         async with asyncio.timeout(LIMIT_S):
-            await requests.send_multipart(asked)
+            await requests.send_multipart(request)
             while True:
                 correlation, *parts = await requests.recv_multipart()
-                if correlation == b"a question":
+                if correlation == b"correlation":
                     return front_replies.decode(parts)
 
     def processes(self) -> list[int | None]:
@@ -84,17 +81,17 @@ async def target() -> AsyncIterator[Target]:
             aiohttp.ClientSession(server.life.url) as session,
             hostile_peers(server) as sockets,
         ):
-            found = Target(server, Caller(session), sockets)
-            before = found.processes()
-            yield found
-            await found.make_a_video()
-            assert found.processes() == before
+            target = Target(server, Caller(session), sockets)
+            before = target.processes()
+            yield target
+            await target.make_a_video()
+            assert target.processes() == before
             assert "Traceback" not in server.life.log()
 
 
 @asynccontextmanager
 async def hostile_peers(server: ChaosServer) -> AsyncIterator[dict[str, zmq.asyncio.Socket]]:
-    """Connect to each socket of the broker."""
+    """Connect a socket to each of the broker's."""
     addresses = Addresses.in_folder(server.state_dir / "run")
     kinds = {"requests": zmq.DEALER, "groups": zmq.DEALER, "beats": zmq.XPUB, "events": zmq.XSUB}
     context = zmq.asyncio.Context()
@@ -103,17 +100,17 @@ async def hostile_peers(server: ChaosServer) -> AsyncIterator[dict[str, zmq.asyn
         for name, socket in sockets.items():
             socket.connect(getattr(addresses, name))
         async with asyncio.timeout(LIMIT_S):
-            await sockets["beats"].recv_multipart()  # the broker subscribes: it listens now
+            await sockets["beats"].recv_multipart()  # the broker's subscription: it listens now
         yield sockets
     finally:
         context.destroy(linger=0)
 
 
 @pytest.mark.parametrize("version", [b"0", b"2"])
-async def test_a_peer_of_another_version_is_told_of_with_both_versions(
+async def test_a_peer_of_another_version_is_logged_with_both_versions(
     target: Target, version: bytes
 ) -> None:
-    """This is zmq-112-version; it comes first, since not all of many drops are logged."""
+    """This is zmq-112-version. It comes first, before the log of dropped messages is limited."""
     shape = GroupShape(world_size=1, num_heads=8)
     ready = GroupReady(group="other", epoch=1, shape=shape, device="cpu")
     await target.send_to("groups", version, group_reports.encode(ready)[1])
@@ -122,16 +119,16 @@ async def test_a_peer_of_another_version_is_told_of_with_both_versions(
 
 
 @pytest.mark.parametrize("case", cases("zmq", "zmq-parts-base64"), ids=lambda case: case.id)
-async def test_a_bad_message_is_dropped_and_the_next_good_one_answered(
+async def test_a_bad_message_is_dropped_and_the_next_good_one_is_answered(
     target: Target, case: Case
 ) -> None:
     parts = [b64decode(part) for part in case.input.split(",")]
     await target.send(*parts)
     await target.send(PROTOCOL_VERSION, *parts)
     await target.send(b"c", PROTOCOL_VERSION, parts[0])
-    told = await target.ask()
-    assert isinstance(told, HealthFound)
-    assert told.ready
+    reply = await target.ask()
+    assert isinstance(reply, HealthFound)
+    assert reply.ready
 
 
 NESTED = [b"\x91" * 200_000, b"\x81\xa1a" * 200_000, b"\x81\xa4type" * 100_000]
@@ -140,20 +137,22 @@ BAD_TEXT = b"\x82\xa4type\xa6GetJob\xa6job_id\xa2\xff\xfe"
 
 
 @pytest.mark.parametrize("body", [*NESTED, PICKLE, BAD_TEXT, b"", b"\x81\xa4type\xa4None"])
-async def test_further_bodies_of_the_kind_are_dropped(target: Target, body: bytes) -> None:
+async def test_nested_pickled_and_undecodable_bodies_are_dropped(
+    target: Target, body: bytes
+) -> None:
     await target.send(PROTOCOL_VERSION, body)
     await target.send(b"c", PROTOCOL_VERSION, body)
     assert isinstance(await target.ask(), HealthFound)
 
 
 @pytest.mark.parametrize("topic", [b"", b"\xff" * 200, b"\x00", b"\x91" * 5000])
-async def test_odd_subscriptions_are_ignored(target: Target, topic: bytes) -> None:
+async def test_malformed_subscriptions_are_ignored(target: Target, topic: bytes) -> None:
     for sign in (b"\x01", b"\x00", b"\x02"):
         await target.send_to("events", sign + topic)
     assert isinstance(await target.ask(), HealthFound)
 
 
-async def test_ten_thousand_random_messages_fill_no_log(target: Target) -> None:
+async def test_ten_thousand_random_messages_do_not_fill_the_log(target: Target) -> None:
     """This is zmq-105-many."""
     noise, size = random.Random(1), len(target.server.life.log())
     for number in range(10_000):
@@ -173,7 +172,7 @@ async def test_a_message_of_two_megabytes_costs_its_sender_the_connection(target
     for _ in range(5):
         await target.send(bytes(2 << 20))
     await target.make_a_video()
-    await target.ask()  # the connection has been made anew
+    await target.ask()  # over a new connection
     assert resident_bytes(pid) - before < 4 << 20
 
 
@@ -181,7 +180,7 @@ def resident_bytes(pid: int | None) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
 
 
-async def test_messages_of_no_known_type_are_dropped(target: Target) -> None:
+async def test_messages_of_an_unknown_type_are_dropped(target: Target) -> None:
     """This is zmq-112-type."""
     kinds: list[Any] = ["NOPE", "", None, 1, [], "None"]
     for codec, message in DIRECTIONS:
@@ -221,7 +220,7 @@ def other_leases(lease: Lease) -> list[Lease]:
     return [msgspec.structs.replace(lease, **change) for change in changes]
 
 
-async def test_reports_of_another_run_change_nothing(target: Target, lease: Lease) -> None:
+async def test_reports_with_another_lease_change_nothing(target: Target, lease: Lease) -> None:
     """These are zmq-113-epoch and zmq-113-attempt."""
     before = await target.caller.status(lease.job_id)
     for other in other_leases(lease):
@@ -229,32 +228,32 @@ async def test_reports_of_another_run_change_nothing(target: Target, lease: Leas
         await target.send_to("groups", *group_reports.encode(finished))
         step = StepDone(lease=other, stage=Stage.DENOISE, step=5, num_steps=6)
         await target.send_to("beats", *rank_messages.encode(step))
-    await settled(target)
+    await wait_until_handled(target)
     assert without_time(await target.caller.status(lease.job_id)) == without_time(before)
 
 
-async def test_what_a_client_sees_never_goes_back_and_is_never_all(
+async def test_progress_never_goes_back_and_stays_below_one_until_the_end(
     target: Target, lease: Lease
 ) -> None:
     """These are zmq-113-repeat and zmq-113-skip."""
     seen = [(await target.caller.status(lease.job_id))["progress"]]
     steps = [(4, 6), (4, 6), (2, 6), (0, 6), (5, 6), (31, 30), (-1, 6), (1, 0), (0, 0), (2**62, 1)]
     for step, num_steps in steps:
-        told = StepDone(lease=lease, stage=Stage.DENOISE, step=step, num_steps=num_steps)
-        await target.send_to("beats", *rank_messages.encode(told))
+        report = StepDone(lease=lease, stage=Stage.DENOISE, step=step, num_steps=num_steps)
+        await target.send_to("beats", *rank_messages.encode(report))
         for bad in (2.5, float("nan"), float("inf"), "4", None, 2**63):
-            fields = msgspec.msgpack.decode(rank_messages.encode(told)[1]) | {"step": bad}
+            fields = msgspec.msgpack.decode(rank_messages.encode(report)[1]) | {"step": bad}
             body = msgspec.msgpack.encode(fields)
             await target.send_to("beats", PROTOCOL_VERSION, body)
-        await settled(target)
+        await wait_until_handled(target)
         seen.append((await target.caller.status(lease.job_id))["progress"])
     assert seen == sorted(seen)
     assert seen[-1] <= 0.99
     assert (await target.caller.status(lease.job_id))["status"] == "InProgress"
 
 
-async def settled(target: Target) -> None:
-    """Let the broker, which reads its sockets in turn, come to what was sent so far."""
+async def wait_until_handled(target: Target) -> None:
+    """Wait until the broker, which reads its sockets in turn, has handled all messages so far."""
     for _ in range(20):
         await target.ask()
 
