@@ -167,7 +167,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ] = ()
     image_hosts: Annotated[
         tuple[str, ...],
-        Meta(description="Hosts that images may come from; .example.com for all subdomains."),
+        Meta(
+            description="Hosts that images may come from; .host for all below it; by default any."
+        ),
     ] = ()
     allow_private_images: Annotated[
         bool, Meta(description="Also fetch images from addresses that are not public.")

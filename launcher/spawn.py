@@ -31,7 +31,7 @@ class Reaper:
             ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
     def start(self) -> None:
-        """Start to reap; call it in the main thread, inside the running loop."""
+        """Start reaping; call it in the main thread, inside the running loop."""
         asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._reap)
 
     def exited(self, pid: int) -> asyncio.Future[int]:

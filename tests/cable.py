@@ -20,7 +20,7 @@ class Cable:
         return len(self._ends) // 2
 
     def go_dead(self) -> None:
-        """Stop to forward on the open connections, as if a router had forgotten them.
+        """Stop forwarding on the open connections, as if a router had forgotten them.
 
         They stay open, and new connections work.
         """

@@ -85,7 +85,7 @@ class FaultyProxy:
         self._close()
 
     def fail(self, fault: Fault) -> None:
-        """Start to fail; open connections end at once."""
+        """Start failing; open connections end at once."""
         self._close()
         self.fault = fault
         if fault != "refuses":

@@ -129,7 +129,7 @@ def test_a_missing_library_for_the_store_is_named(
 def test_a_store_that_cannot_be_is_refused_with_the_options() -> None:
     for flags, message in (
         (["--store", "gs://videos"], "it must be a folder or s3://BUCKET/PREFIX"),
-        (["--store", "videos", "--store-downloads", "redirect"], "needs a store that is s3://"),
+        (["--store", "videos", "--store-downloads", "redirect"], "needs a store at s3://"),
         (["--store-downloads", "sometimes"], "relay"),
     ):
         with pytest.raises(OptionsError, match=message):
