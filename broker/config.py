@@ -29,8 +29,8 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     job_ttl_s: float = 3600.0
     """How long a job and its files are kept after its end."""
     step_limit_s: float = 60.0
-    """How long a denoising step may take before its group counts as hung; ten times the usual step
-    is always allowed."""
+    """How long a denoising step may take before its group counts as hung: five times as long until
+    a step of the group is known, and always ten times the usual step."""
     retry_pauses_s: tuple[float, ...] = (5.0, 30.0)
     """How long a job waits after each lost attempt, other jobs going on, until it may be run again;
     it fails with the attempt that has no pause after it. What was wrong may pass meanwhile."""

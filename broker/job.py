@@ -13,6 +13,7 @@ FRAMES_PER_SECOND = 16
 MAX_PIXELS = 921_600
 MIN_SIDE_PX = 64
 SIDE_MULTIPLE_PX = 16
+_LINEAR_TOKENS = 29_000
 
 _SIZE = re.compile(r"([0-9]{1,5})[*x]([0-9]{1,5})")
 _FORBIDDEN_TEXT = re.compile(r"[\x00\ud800-\udfff]")
@@ -266,12 +267,7 @@ def choose_layout(spec: JobSpec, shape: GroupShape) -> tuple[int, int]:
     Raises:
         SpecError: If the group cannot run the layout; the message shows the numbers.
     """
-    cfg_size = spec.cfg_size
-    if cfg_size is None:
-        cfg_size = _default_cfg_size(spec, shape)
-    ulysses_size = spec.ulysses_size
-    if ulysses_size is None:
-        ulysses_size = _default_ulysses_size(cfg_size, shape)
+    cfg_size, ulysses_size = _layout_sizes(spec, shape)
     if shape.world_size % (cfg_size * ulysses_size):
         field = "ulysses_size" if spec.ulysses_size is not None else "cfg_size"
         raise SpecError(
@@ -302,6 +298,35 @@ def can_run(spec: JobSpec, shape: GroupShape) -> bool:
 def job_bytes(spec: JobSpec, memory: GroupMemory, cfg_size: int, ulysses_size: int) -> int:
     """Return what a job takes of each rank's memory, weights included, at its worst moment."""
     return needed_bytes(memory, _demand(spec, memory, cfg_size, ulysses_size))
+
+
+def step_work(spec: JobSpec, shape: GroupShape) -> float:
+    """Return how much work a denoising step is for each rank; only ratios mean anything.
+
+    Every token of a rank meets every token of the clip in attention, and the model's weights in
+    linear layers, which cost as much as attention over some 29,000 tokens in the 14B model.
+    """
+    cfg_size, ulysses_size = _layout_sizes(spec, shape)
+    num_tokens = _num_tokens(spec)
+    num_branches = 1 if cfg_size == 2 or spec.guidance_scale <= 1.0 else 2
+    return num_branches * num_tokens / ulysses_size * (num_tokens + _LINEAR_TOKENS)
+
+
+def _layout_sizes(spec: JobSpec, shape: GroupShape) -> tuple[int, int]:
+    """Return `(cfg_size, ulysses_size)` as the job, the group, or else the default has it."""
+    cfg_size = spec.cfg_size
+    if cfg_size is None:
+        cfg_size = _default_cfg_size(spec, shape)
+    ulysses_size = spec.ulysses_size
+    if ulysses_size is None:
+        ulysses_size = _default_ulysses_size(cfg_size, shape)
+    return cfg_size, ulysses_size
+
+
+def _num_tokens(spec: JobSpec) -> int:
+    """Return the length of the whole sequence: a token is 2 x 2 latents, of 8 x 8 pixels each."""
+    num_latent_frames = spec.num_model_frames // 4 + 1
+    return num_latent_frames * (spec.width_px // 16) * (spec.height_px // 16)
 
 
 def _default_cfg_size(spec: JobSpec, shape: GroupShape) -> int:
@@ -338,13 +363,10 @@ def _demand(spec: JobSpec, memory: GroupMemory, cfg_size: int, ulysses_size: int
 
     is_split = chosen(spec.vae_parallel, memory.vae_parallel)
     num_rows, num_cols = memory.vae_grid if is_split else (1, 1)
-    # The VAE makes one latent of 8 x 8 pixels and 4 frames, the transformer a token of 2 x 2 of it.
-    num_latent_frames = spec.num_model_frames // 4 + 1
-    num_tokens = num_latent_frames * (spec.width_px // 16) * (spec.height_px // 16)
     patch_height_px = -(-spec.height_px // 8 // num_rows) * 8
     patch_width_px = -(-spec.width_px // 8 // num_cols) * 8
     return Demand(
-        num_tokens=-(-num_tokens // ulysses_size),
+        num_tokens=-(-_num_tokens(spec) // ulysses_size),
         num_pixels=patch_height_px * patch_width_px,
         num_branches=1 if cfg_size == 2 or spec.guidance_scale <= 1.0 else 2,
         keeps_attention=spec.use_attentioncache,

@@ -11,10 +11,15 @@ from broker.protocol import Beat, RankView
 
 BEAT_LIMIT_S = 10.0
 FRESH_S = 5.0
+FIRST_STEP_LIMITS = 5
+"""How many times the limit of a step the steps may take before one of them is known: at first
+kernels are chosen, and nothing tells how slow the cards are. A step of the largest clip takes 96 s
+on one Ascend 910B, 68 s on one A100."""
 STEP_LIMIT_MEDIANS = 10
 STAGE_LIMIT_S = {
     Stage.LOAD: 1800.0,
-    Stage.ENCODE: 60.0,
+    # Accelerators connect to each other during the first run, and give up after 120 s.
+    Stage.ENCODE: 180.0,
     Stage.DECODE: 180.0,
     Stage.SAVE: 60.0,
 }
@@ -70,9 +75,10 @@ class RankWatch:
         self._step_limit_s = step_limit_s
         self._since_s = since_s
         self._heard: dict[int, _Heard] = {}
-        self._step_times_s: deque[float] = deque(maxlen=64)
-        self._usual_limit_s = 0.0
-        """What a step may take as the latest ones tell."""
+        self._step_work = 1.0
+        self._paces_s: deque[float] = deque(maxlen=64)
+        """Seconds a unit of work, of the latest steps."""
+        self._usual_pace_s = 0.0
         self._sound_until_s = 0.0
         """No rank can be at fault before: most looks at a group of a large fleet end here."""
 
@@ -89,11 +95,17 @@ class RankWatch:
             known.worked_at_s = awake_s
         known.beat, known.at_s = beat, awake_s
 
+    def expect_steps(self, work: float) -> None:
+        """Take how much work a denoising step of the present run is, as `step_work` counts it."""
+        if work != self._step_work:
+            self._step_work = work
+            self._sound_until_s = 0.0
+
     def learn_step(self, step_s: float) -> None:
         """Take the time of a denoising step, which decides how long the next ones may last."""
         before_s = self._work_limit_s(Stage.DENOISE)
-        self._step_times_s.append(step_s)
-        self._usual_limit_s = STEP_LIMIT_MEDIANS * statistics.median(self._step_times_s)
+        self._paces_s.append(step_s / self._step_work)
+        self._usual_pace_s = statistics.median(self._paces_s)
         if self._work_limit_s(Stage.DENOISE) < before_s:
             self._sound_until_s = 0.0
 
@@ -155,4 +167,7 @@ class RankWatch:
             return float("inf")
         if stage is not Stage.DENOISE:
             return self.patience * STAGE_LIMIT_S[stage]
-        return max(self.patience * self._step_limit_s, self._usual_limit_s)
+        limit_s = self.patience * self._step_limit_s
+        if not self._paces_s:
+            return FIRST_STEP_LIMITS * limit_s
+        return max(limit_s, STEP_LIMIT_MEDIANS * self._usual_pace_s * self._step_work)

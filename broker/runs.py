@@ -7,7 +7,7 @@ from typing import Any, assert_never
 from broker.board import Board
 from broker.commands import DropVideo
 from broker.groups import Run
-from broker.job import JobState, Stage
+from broker.job import JobState, Stage, step_work
 from broker.progress import RUN_STAGES, fraction_done
 from broker.protocol import (
     ErrorCode,
@@ -105,14 +105,22 @@ class Runs:
         late = run.decoded and report.stage is not Stage.SAVE
         if job is None or late or report.stage not in RUN_STAGES:
             return
-        step_s = self._board.pace.step_s(run.mark, report, now_s)
-        if step_s is not None and report.stage is Stage.DENOISE:
-            self._board.groups[run.lease.group].watch.learn_step(step_s)
+        self._learn_step(job, run, report, now_s)
         spent_s = now_s - run.mark.at_s
         run.mark = self._board.pace.learn(job.spec, run.mark, report, now_s)
         if run.decoded:
             run.decode(now_s, self._board.awake.now_s)
         self._advance(run, report, spent_s, now_s)
+
+    def _learn_step(self, job: Job, run: Run, report: StepDone, now_s: float) -> None:
+        """Let the group's watch know what a step of this run is, and how long one took."""
+        group = self._board.groups[run.lease.group]
+        if group.shape is None:  # the broker was restarted a moment ago
+            return
+        group.watch.expect_steps(step_work(job.spec, group.shape))
+        step_s = self._board.pace.step_s(run.mark, report, now_s)
+        if step_s is not None and report.stage is Stage.DENOISE:
+            group.watch.learn_step(step_s)
 
     def _advance(self, run: Run, report: StepDone, spent_s: float, now_s: float) -> None:
         """Note how far a run is, and that the time since its last report went into this stage."""

@@ -195,7 +195,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             gt=0,
             le=_CENTURY_S,
             description="Seconds that a denoising step may take before the ranks count as hung; "
-            "ten usual steps are always allowed, on CPUs ten times these seconds.",
+            "five times as long until a step is known, ten usual steps always, and on CPUs ten "
+            "times these seconds.",
         ),
     ] = 60.0
     log_format: Annotated[LogFormat, Meta(description="Log lines for people or for programs.")] = (

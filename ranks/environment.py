@@ -40,6 +40,12 @@ def set_environment_defaults(private_dir: Path) -> None:
         private_dir: Holds compiled kernels. They are loaded and run, so nobody else may write
             there; torch would take a folder in /tmp whose name anyone can guess.
     """
-    kernels = {"TORCHINDUCTOR_CACHE_DIR": str(private_dir / "kernels")}
+    folder = private_dir / "kernels"
+    kernels = {
+        "TORCHINDUCTOR_CACHE_DIR": str(folder),
+        # Triton builds a library of its own before torch tells it where: at home otherwise.
+        "TRITON_CACHE_DIR": str(folder / "triton"),
+        "TRITON_HOME": str(folder),
+    }
     for name, value in (DEFAULTS | kernels).items():
         os.environ.setdefault(name, value)

@@ -142,7 +142,7 @@ class Run:
         return torch.cat((first_frame_mask(latents), latents), dim=1)
 
     def _denoise(self, conditions: dict[int, Condition], first_frame: Tensor) -> Tensor:
-        """Return latents without noise, the same on every rank."""
+        """Return latents without noise, the same on every rank up to rounding."""
         self._observer.enter(Stage.DENOISE)
         denoiser = self._start_denoiser()
         schedule = self._cache_schedule()
@@ -193,9 +193,13 @@ class Run:
 
     def _decode(self, latents: Tensor) -> Iterator[Tensor]:
         self._observer.enter(Stage.DECODE)
-        moved = latents.to(self._engine.device.torch_device)
+        moved = latents.to(self._engine.device.torch_device).contiguous()
         num_chunks = latents.shape[2]
         with self._engine.vae_split(self._spec) as split:
+            if split is not None:
+                # Ranks that repeated each other's work may have rounded apart, which would show
+                # where their patches meet.
+                dist.broadcast(moved, src=0)
             is_here = split is not None or self._rank == 0
             work = decode_chunks(self._models.vae, moved, split)
             for frames in work if is_here else _nothing(num_chunks):

@@ -35,6 +35,8 @@ class GroupTask(msgspec.Struct, frozen=True, kw_only=True):
     cancel_at_meeting: int | None = None
     fail_rank: int | None = None
     """Rank that raises after its second step."""
+    drift_rank: int | None = None
+    """Rank whose latents change a little after the last step, as if a kernel had rounded so."""
     keep_step: int | None = None
     """Step after which rank 0 saves the state as `state.safetensors`."""
     is_resumed: bool = False
@@ -121,6 +123,7 @@ class RankGroup:
         *,
         cancel_at_meeting: int | None = None,
         fail_rank: int | None = None,
+        drift_rank: int | None = None,
         keep_step: int | None = None,
         is_resumed: bool = False,
     ) -> Result:
@@ -134,6 +137,7 @@ class RankGroup:
                 job=RunJob(lease=lease, spec=spec, image=image),
                 cancel_at_meeting=cancel_at_meeting,
                 fail_rank=fail_rank,
+                drift_rank=drift_rank,
                 keep_step=keep_step,
                 is_resumed=is_resumed,
             )

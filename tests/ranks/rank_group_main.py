@@ -90,6 +90,7 @@ class _TaskRun:
         self._results = Path(config.store) / "results"
         self._stage = Stage.IDLE
         self._step = self._meetings = 0
+        self._num_steps = task.job.spec.infer_steps
 
     def do(self) -> None:
         """Run it and write what was found."""
@@ -128,7 +129,9 @@ class _TaskRun:
         """Show nothing."""
 
     def keep(self, step: int, state: Callable[[], State]) -> None:
-        """Save the state if told to."""
+        """Save the state, or change it, if told to."""
+        if self._engine.world.rank == self._task.drift_rank and step == self._num_steps:
+            state()["latents"].add_(0.01)
         if self._engine.world.rank == 0 and step == self._task.keep_step:
             save_state(state(), self._store, _STATE)
 

@@ -3,11 +3,14 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from diffusers.models.attention_dispatch import AttentionBackendName
+from torch.nn.attention import SDPBackend
 
-from ranks.device import explain_start_failure, find_kind, is_out_of_memory, open_device
+from ranks.device import Device, explain_start_failure, find_kind, is_out_of_memory, open_device
 from ranks.errors import DeviceError
 
 
@@ -24,17 +27,73 @@ def test_an_absent_device_is_named() -> None:
         find_kind("npu")
 
 
+def test_ranks_share_the_processor_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    num_threads = torch.get_num_threads()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
+    try:
+        open_device("cpu", 0, 4)
+        assert torch.get_num_threads() == 3
+        open_device("cpu", 0, 64)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def test_attention_falls_back_in_one_order_on_every_rank() -> None:
+    """A pinned kernel refuses shapes; a race chooses differently on ranks and at starts."""
+    with Device(kind="cuda", index=0).attention_order():
+        assert torch._C._get_sdp_priority_order()[:4] == [
+            *(SDPBackend.CUDNN_ATTENTION.value, SDPBackend.FLASH_ATTENTION.value),
+            *(SDPBackend.EFFICIENT_ATTENTION.value, SDPBackend.MATH.value),
+        ]
+        assert Device(kind="cuda", index=0).attention_backend is AttentionBackendName.NATIVE
+
+
+def test_only_a_kind_whose_gloo_groups_allow_it_is_bound_to_the_process_group() -> None:
+    bound = {kind: Device(kind=kind, index=1).bound_device for kind in ("npu", "cuda", "cpu")}
+    assert bound == {"npu": None, "cuda": torch.device("cuda:1"), "cpu": None}
+
+
+COMPILE = """
+import logging, sys, torch
+from ranks.device import can_compile
+logging.basicConfig(format="%(message)s")
+print(can_compile(torch.device("cpu")))
+"""
+
+
+@pytest.mark.parametrize("is_possible", [True, False])
+def test_without_a_compiler_kernels_are_not_fused(tmp_path: Path, is_possible: bool) -> None:
+    """One line says so, and the rank starts without them."""
+    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    if not is_possible:
+        environment["CXX"] = str(tmp_path / "missing")
+    answer = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", COMPILE],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert answer.stdout == f"{is_possible}\n"
+    assert answer.stderr.count("\n") == (0 if is_possible else 1), answer.stderr
+    assert is_possible or answer.stderr.startswith("kernels cannot be fused, which costs speed: ")
+
+
 def test_the_operator_has_the_last_word_on_the_environment() -> None:
     script = (
         "import os; from pathlib import Path; "
         "from ranks.environment import set_environment_defaults as s; s(Path('/private')); "
         "print(*(os.environ[n] for n in ('HCCL_CONNECT_TIMEOUT', 'HCCL_EXEC_TIMEOUT', "
-        "'TORCHINDUCTOR_CACHE_DIR')))"
+        "'TORCHINDUCTOR_CACHE_DIR', 'TRITON_CACHE_DIR', 'TRITON_HOME')))"
     )
     environment = os.environ | {"HCCL_EXEC_TIMEOUT": "1836"}
-    environment.pop("TORCHINDUCTOR_CACHE_DIR", None)  # torch sets it when it compiles
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        environment.pop(name, None)  # torch sets them when it compiles
     shown = subprocess.check_output([sys.executable, "-c", script], env=environment, text=True)
-    assert shown.split() == ["120", "1836", "/private/kernels"]
+    assert shown.split() == [
+        *("120", "1836", "/private/kernels", "/private/kernels/triton", "/private/kernels")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,16 @@ def test_everything_a_job_says_is_seen_in_the_frames(
     assert largest_difference(changed, plain) > 50 * TOLERANCE
 
 
+def test_replicas_that_have_drifted_apart_leave_no_seam_in_a_split_video(
+    rank_group: RankGroup,
+) -> None:
+    spec = msgspec.structs.replace(SMALL, cfg_size=1, ulysses_size=1, vae_parallel=True)
+    plain, drifted = rank_group.run(spec), rank_group.run(spec, drift_rank=5)
+    assert plain.frames is not None
+    assert drifted.frames is not None
+    assert torch.equal(drifted.frames, plain.frames)
+
+
 def test_every_rank_leaves_a_cancelled_run_at_the_same_boundary(rank_group: RankGroup) -> None:
     result = rank_group.run(SMALL, cancel_at_meeting=15)
     assert result.outcomes == {"RunCancelled"}
