@@ -1,5 +1,6 @@
 """What a job is: the parameters of a video, the states of a job, the stages of a run."""
 
+import math
 import re
 from enum import Enum
 from typing import Annotated, Literal
@@ -282,7 +283,7 @@ def choose_layout(spec: JobSpec, shape: GroupShape) -> tuple[int, int]:
             "attention heads",
         )
     if shape.memory is not None:
-        _check_memory(spec, shape.memory, cfg_size, ulysses_size)
+        _check_memory(spec, shape.memory, shape.world_size, cfg_size, ulysses_size)
     return cfg_size, ulysses_size
 
 
@@ -344,16 +345,21 @@ def _default_ulysses_size(cfg_size: int, shape: GroupShape) -> int:
     return max(n for n in range(1, ranks + 1) if ranks % n == 0 and shape.num_heads % n == 0)
 
 
-def _check_memory(spec: JobSpec, memory: GroupMemory, cfg_size: int, ulysses_size: int) -> None:
+def _check_memory(
+    spec: JobSpec, memory: GroupMemory, world_size: int, cfg_size: int, ulysses_size: int
+) -> None:
     needed = job_bytes(spec, memory, cfg_size, ulysses_size)
     if needed > memory.capacity_bytes:
         kept = ", the attention cache" if spec.use_attentioncache else ""
+        # Rounded apart, so that the two numbers are never the same.
+        needed_gib = math.ceil(needed / 2**30 * 10) / 10
+        usable_gib = math.floor(memory.capacity_bytes / 2**30 * 10) / 10
+        split = ", or set dit_fsdp, t5_fsdp and vae_parallel" if world_size > 1 else ""
         raise SpecError(
             "image_size",
             f"{spec.image_size} with {spec.num_frames} frames{kept} and ulysses_size "
-            f"{ulysses_size} needs about {needed / 2**30:.1f} GiB of each rank's memory, of which "
-            f"{memory.capacity_bytes / 2**30:.1f} GiB can be used; ask for a smaller or shorter "
-            "video, or set dit_fsdp, t5_fsdp and vae_parallel",
+            f"{ulysses_size} needs about {needed_gib:.1f} GiB of each rank's memory, of which "
+            f"{usable_gib:.1f} GiB can be used; ask for a smaller or shorter video{split}",
         )
 
 

@@ -84,8 +84,8 @@ class Predictor:
         guided = self.sequence.gather(self.guidance.combine(predicted))
         frames, height, width = latents.shape[2:]
         whole = self.transformer.unpatchify(guided, (frames, height, width))
-        # Here, and nowhere else in a step, the host waits for the device: it would otherwise queue
-        # the whole loop, and a cancel would come too late.
+        # Here the host waits for all that it has queued; otherwise it would queue the whole loop,
+        # and a cancel would come too late. The copies above wait, too, but for an idle device.
         return whole.to("cpu", torch.float32)
 
     def _shard(self, step: int, branch: int) -> Shard:
