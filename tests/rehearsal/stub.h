@@ -24,6 +24,10 @@ static inline void *reserve(void *hint, size_t size) {
     return memory == MAP_FAILED ? NULL : memory;
 }
 
+/* Weights come from files of holes. A copy would read the holes and touch the device's pages, 65 GB
+   of either for the 14B model; the demo model and all that is not a weight are far smaller. */
+static inline int is_weight(size_t size) { return size > 16 << 20; }
+
 /* Setting up a real communicator takes seconds; REHEARSAL_COMMUNICATOR_S makes it so here. */
 static inline void set_up_communicator(void) {
     const char *seconds = getenv("REHEARSAL_COMMUNICATOR_S");

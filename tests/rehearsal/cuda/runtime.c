@@ -1,7 +1,8 @@
 /* libcudart without a device: eight H200 whose memory is this host's and whose kernels do nothing.
 
-   Copies between host and device do copy, so that what the CPU reads back is defined; copies
-   within a device do not, since that would touch the pages of a model that has none. */
+   Copies between host and device do copy, so that what the CPU reads back is defined. Copies within
+   a device, and of large weights to it, do not: they would touch the pages of a model that has
+   none. */
 #define _GNU_SOURCE
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
@@ -178,7 +179,8 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
 }
 
 cudaError_t cudaMemcpy(void *to, const void *from, size_t size, enum cudaMemcpyKind kind) {
-    if (kind != cudaMemcpyDeviceToDevice)
+    int is_loading = kind == cudaMemcpyHostToDevice && is_weight(size);
+    if (kind != cudaMemcpyDeviceToDevice && !is_loading)
         memcpy(to, from, size);
     return status();
 }

@@ -1,8 +1,9 @@
 /* CANN without a device: eight 910B whose memory is this host's and whose operators do nothing.
 
    CANN's headers are not on the package index, so the signatures are written out: every enum and
-   error code passes as an int, every handle as a pointer. Copies between host and device do copy;
-   copies within a device do not, since that would touch the pages of a model that has none. */
+   error code passes as an int, every handle as a pointer. Copies between host and device do copy.
+   Copies within a device, and of large weights to it, do not: they would touch the pages of a model
+   that has none. */
 #define _GNU_SOURCE
 #include "../stub.h"
 
@@ -126,7 +127,8 @@ int aclrtGetMemInfo(int attribute, size_t *free_bytes, size_t *total_bytes) {
 }
 
 int aclrtMemcpy(void *to, size_t room, const void *from, size_t size, int kind) {
-    if (kind != DEVICE_TO_DEVICE)
+    int is_loading = kind == HOST_TO_DEVICE && is_weight(size);
+    if (kind != DEVICE_TO_DEVICE && !is_loading)
         memcpy(to, from, size);
     return status();
 }
