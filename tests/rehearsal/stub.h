@@ -24,6 +24,12 @@ static inline void *reserve(void *hint, size_t size) {
     return memory == MAP_FAILED ? NULL : memory;
 }
 
+/* What a device reports; REHEARSAL_DEVICE_GIB replaces it. Allocating more does not fail. */
+static inline size_t device_bytes(size_t num_gib) {
+    const char *given = getenv("REHEARSAL_DEVICE_GIB");
+    return (given ? (size_t)atoi(given) : num_gib) << 30;
+}
+
 /* Weights come from files of holes. A copy would read the holes and touch the device's pages, 65 GB
    of either for the 14B model; the demo model and all that is not a weight are far smaller. */
 static inline int is_weight(size_t size) { return size > 16 << 20; }

@@ -38,7 +38,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *prop, int device) {
     memset(prop, 0, sizeof *prop);
     strcpy(prop->name, "NVIDIA H200");
     prop->major = 9;
-    prop->totalGlobalMem = 140ul << 30;
+    prop->totalGlobalMem = device_bytes(140);
     prop->totalConstMem = 65536;
     prop->multiProcessorCount = 132;
     prop->warpSize = 32;
@@ -173,8 +173,7 @@ cudaError_t cudaFreeHost(void *memory) {
 }
 
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
-    *free_bytes = 139ul << 30;
-    *total_bytes = 140ul << 30;
+    *free_bytes = *total_bytes = device_bytes(140);
     return status();
 }
 

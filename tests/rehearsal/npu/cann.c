@@ -121,8 +121,7 @@ int aclrtFree(void *memory) { return release(memory); }
 int aclrtFreeHost(void *memory) { return release(memory); }
 
 int aclrtGetMemInfo(int attribute, size_t *free_bytes, size_t *total_bytes) {
-    *free_bytes = 63ul << 30;
-    *total_bytes = 64ul << 30;
+    *free_bytes = *total_bytes = device_bytes(64);
     return 0;
 }
 
