@@ -263,12 +263,9 @@ def _attend(block: WanAttentionBlock, patch: VaePatch, x: Tensor) -> Tensor:
     tokens_BNC = block.to_qkv(block.norm(frames)).flatten(2).transpose(1, 2)
     query, key_value = tokens_BNC.split([x.shape[1], 2 * x.shape[1]], dim=-1)
     key, value = patch.gather_tokens(key_value).chunk(2, dim=-1)
-    # One head, with a dimension of its own, and each token's channels side by side: fused kernels
-    # take nothing else.
-    mixed = F.scaled_dot_product_attention(
-        query.contiguous().unsqueeze(1),
-        key.contiguous().unsqueeze(1),
-        value.contiguous().unsqueeze(1),
-    ).squeeze(1)
+    # One head, with a dimension of its own, and the channels of a token side by side: fused
+    # kernels take nothing else.
+    query, key, value = (part.contiguous().unsqueeze(1) for part in (query, key, value))
+    mixed = F.scaled_dot_product_attention(query, key, value).squeeze(1)
     output: Tensor = block.proj(mixed.transpose(1, 2).reshape(frames.shape))
     return x + output.reshape(x.transpose(1, 2).shape).transpose(1, 2)

@@ -1,7 +1,9 @@
+import re
+
 import msgspec
 import pytest
 
-from broker.job import GroupShape, JobSpec, SpecError, choose_layout
+from broker.job import GroupShape, JobSpec, SpecError, choose_layout, job_bytes
 from broker.memory import Demand, GroupMemory, needed_bytes
 
 GIB = 2**30
@@ -43,23 +45,26 @@ def test_the_largest_stage_decides(changes: dict[str, object], expected: int) ->
     assert needed_bytes(MEMORY, msgspec.structs.replace(DEMAND, **changes)) == expected
 
 
+MEMORY_OF_14B = GroupMemory(
+    capacity_bytes=0,
+    weights_bytes=8_971_927_116,
+    dit_gathered_bytes=32_307_077_120,
+    dit_blocks_bytes=1_615_353_856,
+    t5_gathered_bytes=11_361_820_672,
+    token_bytes=184_320,
+    cache_token_bytes=409_600,
+    condition_bytes=629_964_800,
+    pixel_bytes=11_520,
+    vae_grid=(4, 2),
+)
+"""The 14B model in bfloat16 on 8 ranks, as `ranks.memory` measures it."""
+
+
 def shape_of(
     capacity_bytes: int, *, t5_fsdp: bool = False, vae_parallel: bool = False
 ) -> GroupShape:
-    """A group of the 14B model in bfloat16 on 8 ranks, as `ranks.memory` measures it."""
-    memory = GroupMemory(
-        capacity_bytes=capacity_bytes,
-        weights_bytes=8_971_927_116,
-        dit_gathered_bytes=32_307_077_120,
-        dit_blocks_bytes=1_615_353_856,
-        t5_gathered_bytes=11_361_820_672,
-        token_bytes=184_320,
-        cache_token_bytes=409_600,
-        condition_bytes=629_964_800,
-        pixel_bytes=11_520,
-        vae_grid=(4, 2),
-        t5_fsdp=t5_fsdp,
-        vae_parallel=vae_parallel,
+    memory = msgspec.structs.replace(
+        MEMORY_OF_14B, capacity_bytes=capacity_bytes, t5_fsdp=t5_fsdp, vae_parallel=vae_parallel
     )
     return GroupShape(world_size=8, num_heads=40, memory=memory)
 
@@ -77,16 +82,26 @@ def test_a_job_that_cannot_fit_is_refused_with_the_numbers() -> None:
         choose_layout(spec_of(num_frames=121), shape_of(40 * GIB))
     assert refusal.value.field == "image_size"
     assert refusal.value.message == (
-        "1280*720 with 121 frames and ulysses_size 4 needs about 49.0 GiB of each rank's memory, "
+        "1280*720 with 121 frames and ulysses_size 4 needs about 49.1 GiB of each rank's memory, "
         "of which 40.0 GiB can be used; ask for a smaller or shorter video, or set dit_fsdp, "
         "t5_fsdp and vae_parallel"
     )
 
 
+def test_a_refusal_by_a_hair_shows_two_numbers_and_one_rank_is_told_nothing_of_sharding() -> None:
+    needed = job_bytes(spec_of(), MEMORY_OF_14B, 1, 1)
+    memory = msgspec.structs.replace(MEMORY_OF_14B, capacity_bytes=needed - 1)
+    with pytest.raises(SpecError) as refusal:
+        choose_layout(spec_of(), GroupShape(world_size=1, num_heads=40, memory=memory))
+    numbers = re.findall(r"[0-9.]+ GiB", refusal.value.message)
+    assert len(set(numbers)) == 2
+    assert "fsdp" not in refusal.value.message
+
+
 def test_what_a_job_leaves_open_the_group_decides() -> None:
     shape = shape_of(46 * GIB, t5_fsdp=True, vae_parallel=True)
     assert choose_layout(spec_of(), shape) == (2, 4)
-    with pytest.raises(SpecError, match=r"48\.3 GiB"):
+    with pytest.raises(SpecError, match=r"48\.4 GiB"):
         choose_layout(spec_of(vae_parallel=False), shape)
 
 
