@@ -107,12 +107,12 @@ def _tell(engine: Engine, name: str, spec: JobSpec, weights: int, noted: PeakObs
     assert memory is not None
     cfg_size, ulysses_size = choose_layout(spec, engine.shape)
     estimate = job_bytes(spec, memory, cfg_size, ulysses_size)
-    allocated = max(peak.allocated for peak in noted.peaks.values())
-    reserved = max(peak.reserved for peak in noted.peaks.values())
+    peaks = [noted.peaks[stage] for stage in STAGES]
+    allocated = max(peak.allocated for peak in peaks)
+    reserved = max(peak.reserved for peak in peaks)
     is_exceeded = allocated > TOLERANCE * estimate or reserved > estimate / USABLE
     if engine.world.rank == 0:
-        stages = [noted.peaks[stage].allocated for stage in STAGES]
-        figures = [weights, *stages, estimate, allocated, reserved]
+        figures = [weights, *(peak.allocated for peak in peaks), estimate, allocated, reserved]
         layout = f"{cfg_size} x {ulysses_size}"
         labels = [engine.device.kind, str(engine.world.world_size), layout, name]
         numbers = [f"{figure / GIB:.1f}" for figure in figures]
