@@ -31,8 +31,9 @@ static inline size_t device_bytes(size_t num_gib) {
 }
 
 /* Weights come from files of holes. A copy would read the holes and touch the device's pages, 65 GB
-   of either for the 14B model; the demo model and all that is not a weight are far smaller. */
-static inline int is_weight(size_t size) { return size > 16 << 20; }
+   of either for the 14B model. Even an eighth of one of its matrices is larger than this, and any
+   weight of the demo model is smaller. */
+static inline int is_weight(size_t size) { return size > 1 << 20; }
 
 /* Setting up a real communicator takes seconds; REHEARSAL_COMMUNICATOR_S makes it so here. */
 static inline void set_up_communicator(void) {
