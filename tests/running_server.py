@@ -8,14 +8,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
 ROOT = Path(__file__).resolve().parent.parent
-DEMO = tuple(["launch.py", "--demo", "--device", "cpu", "--port", "0"])
+
+
+def demo(device: str) -> tuple[str, ...]:
+    """Return the command for a server with the demo model."""
+    return ("launch.py", "--demo", "--device", device, "--port", "0")
+
+
+DEMO = demo("cpu")
 SAMPLE = ROOT / "docs" / "sample.jpg"
 START_LIMIT_S = 120.0
 JOB_LIMIT_S = 120.0
@@ -37,9 +44,22 @@ async def until(condition: Callable[[], bool], limit_s: float) -> None:
 
 
 class RunningServer:
-    """One life of a launcher and of all that it starts."""
+    """One life of a launcher and of all that it starts.
 
-    def __init__(self, state_dir: Path, *flags: str, command: Sequence[str] = DEMO) -> None:
+    Args:
+        state_dir: Of the server.
+        flags: Added to the command.
+        command: What Python runs.
+        environment: Added to the environment of the server.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        *flags: str,
+        command: Sequence[str] = DEMO,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._mark = f"WAN_TEST_MARK={secrets.token_hex(8)}"
         name, _, value = self._mark.partition("=")
         self.log_path = state_dir.parent / f"{state_dir.name}-{value}.log"
@@ -47,7 +67,7 @@ class RunningServer:
             self.process = subprocess.Popen(
                 [sys.executable, *command, "--state-dir", str(state_dir), *flags],
                 cwd=ROOT,
-                env=os.environ | {name: value},
+                env=os.environ | dict(environment or {}) | {name: value},
                 stderr=log,
             )
         self.started = time.monotonic()
@@ -114,9 +134,11 @@ class RunningServer:
 
 
 @contextlib.asynccontextmanager
-async def running_server(state_dir: Path, *flags: str) -> AsyncIterator[RunningServer]:
+async def running_server(
+    state_dir: Path, *flags: str, device: str = "cpu", environment: Mapping[str, str] | None = None
+) -> AsyncIterator[RunningServer]:
     """Start a server, wait until it is ready, and leave nothing behind."""
-    server = RunningServer(state_dir, *flags)
+    server = RunningServer(state_dir, *flags, command=demo(device), environment=environment)
     try:
         await server.wait_until_ready()
         yield server

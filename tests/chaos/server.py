@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ class ChaosServer:
         nproc: Ranks of each.
         step_timeout, max_queue: As for the launcher.
         flags: Further options of the launcher.
+        device: Kind of the ranks' devices.
+        environment: Added to the environment of the server.
         settings: Changes of `StubSettings`.
     """
 
@@ -37,6 +39,8 @@ class ChaosServer:
         step_timeout: float = 60.0,
         max_queue: int = 1000,
         flags: Sequence[str] = (),
+        device: str = "cpu",
+        environment: Mapping[str, str] | None = None,
         **settings: object,
     ) -> None:
         told = {"folder": str(folder), **settings}
@@ -45,7 +49,9 @@ class ChaosServer:
         self.ledger = Ledger(self.settings.ledger)
         self.faults = Faults(folder)
         self.is_real = self.settings.ranks_module == "ranks"
+        self._environment = environment
         self._flags = [
+            *("--device", device),
             *(["--demo"] if self.is_real else ["--model-path", str(_model(folder))]),
             *("--groups", str(groups), "--nproc", str(nproc)),
             *("--step-timeout", str(step_timeout), "--max-queue", str(max_queue)),
@@ -67,8 +73,12 @@ class ChaosServer:
     def spawn(self) -> None:
         """Start a launcher and wait for nothing."""
         command = ["-m", "tests.chaos.launch", msgspec.json.encode(self.settings).decode()]
-        flags = ["--device", "cpu", "--port", "0", *self._flags]
-        self._life = RunningServer(self.state_dir, *flags, command=[*command])
+        self._life = RunningServer(
+            self.state_dir,
+            *("--port", "0", *self._flags),
+            command=command,
+            environment=self._environment,
+        )
 
     def pid_of(self, part: str) -> int | None:
         """Return the pid of `broker` or `front`; None while there is none."""

@@ -1,8 +1,9 @@
-"""A group of real ranks for tests: 8 processes over gloo that run jobs on demand.
+"""A group of real ranks for tests: processes that run jobs on demand.
 
-`RankGroup` is the test's end. `python -m tests.ranks.rank_group CONFIG` is the other: it forks the
-ranks as the server's nursery does; rank 0 reads tasks from standard input, announces them to the
-others over the real control channel, and every rank writes what it found.
+`RankGroup` is the test's end. `python -m tests.ranks.rank_group START` is the other: ranks, forked
+or started one by one as the server does it on the same device. Rank 0 reads tasks from standard
+input, announces them to the others over the real control channel, and every rank writes what it
+found.
 """
 
 import json
@@ -10,21 +11,35 @@ import os
 import select
 import subprocess
 import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Literal, Self
 
 import msgspec
 import safetensors.torch
 from torch import Tensor
 
-from broker.job import JobSpec
+from broker.job import GroupShape, JobSpec
 from broker.protocol import Lease, RunJob
 from broker.sockets import Addresses
 from ranks.config import RankConfig
 
 _LIMIT_S = 120.0
+
+
+class GroupStart(msgspec.Struct, frozen=True, kw_only=True):
+    """How ranks begin."""
+
+    config: RankConfig
+    rank: int | None = None
+    """Which rank a process is; None forks them all."""
+    patch: str | None = None
+    """What they do all their work in: a context manager, as `MODULE:FUNCTION` or
+    `MODULE:FUNCTION:ARGUMENT`."""
 
 
 class GroupTask(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +56,8 @@ class GroupTask(msgspec.Struct, frozen=True, kw_only=True):
     """Step after which rank 0 saves the state as `state.safetensors`."""
     is_resumed: bool = False
     """Whether to go on from that state."""
+    patch: str | None = None
+    """What every rank runs the job in, spelled as in `GroupStart`."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +66,15 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     rank: int
     outcome: str
     meetings: int
+    host_waits: list[int]
+    """How often the host waited for the device, in each denoising step; of the stand-in NPU only,
+    as all that follows."""
+    counts: dict[str, int]
+    """How often what has happened on the device in the run."""
+    held_bytes: int
+    """What the device holds after the run."""
+    peak_bytes: int
+    """The most that it held in the run."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +97,23 @@ class RankGroup:
         folder: For the group's files, new and empty.
         model: Model folder.
         world_size: Number of ranks.
+        device: Kind of their devices.
+        environment: Added to the environment of the ranks.
+        can_fork: Whether the ranks share one import; None: where the server's ranks do.
+        patch: As in `GroupStart`.
     """
 
-    def __init__(self, folder: Path, model: Path, world_size: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        model: Path,
+        world_size: int,
+        *,
+        device: Literal["npu", "cpu"] = "cpu",
+        environment: Mapping[str, str] | None = None,
+        can_fork: bool | None = None,
+        patch: str | None = None,
+    ) -> None:
         self.inputs_dir = folder / "inputs"
         self.state_path = folder / "checkpoints" / "state.safetensors"
         self._folder = folder
@@ -86,17 +126,18 @@ class RankGroup:
             epoch=1,
             world_size=world_size,
             model_path=str(model),
-            device="cpu",
+            device=device,
             addresses=Addresses.in_folder(folder),
             store=str(folder),
             rendezvous=str(folder / "rendezvous"),
             parent_pid=os.getpid(),
         )
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.ranks.rank_group", msgspec.json.encode(config).decode()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+        is_forked = config.can_fork if can_fork is None else can_fork
+        ranks: list[int | None] = [None] if is_forked else [*range(world_size)]
+        self._processes = [
+            _start(GroupStart(config=config, rank=rank, patch=patch), environment or {})
+            for rank in ranks
+        ]
 
     def __enter__(self) -> Self:
         return self
@@ -107,14 +148,23 @@ class RankGroup:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
+        assert self._stdin is not None
+        assert self._stdout is not None
+        with suppress(BrokenPipeError):
+            self._stdin.close()
         try:
-            self._process.wait(_LIMIT_S)
+            for process in self._processes:
+                process.wait(_LIMIT_S)
         finally:
-            self._process.kill()
-            self._process.stdout.close()
+            for process in self._processes:
+                process.kill()
+                process.wait()
+            self._stdout.close()
+
+    @property
+    def shape(self) -> GroupShape:
+        """What the group has told of itself; known once it has run a job."""
+        return msgspec.json.decode(shape_path(self._folder).read_bytes(), type=GroupShape)
 
     def run(
         self,
@@ -126,6 +176,7 @@ class RankGroup:
         drift_rank: int | None = None,
         keep_step: int | None = None,
         is_resumed: bool = False,
+        patch: str | None = None,
     ) -> Result:
         """Run a job on all ranks; return what each found, and the frames if there are any."""
         self._num_tasks += 1
@@ -140,6 +191,7 @@ class RankGroup:
                 drift_rank=drift_rank,
                 keep_step=keep_step,
                 is_resumed=is_resumed,
+                patch=patch,
             )
         )
         findings = [
@@ -151,19 +203,58 @@ class RankGroup:
         return Result(findings=findings, frames=frames)
 
     def _tell(self, task: GroupTask) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(msgspec.json.encode(task) + b"\n")
-        self._process.stdin.flush()
-        ready, _, _ = select.select([self._process.stdout], [], [], _LIMIT_S)
-        if not ready:
-            raise TimeoutError(f"no result within {_LIMIT_S} s")
-        answer = self._process.stdout.readline()
+        assert self._stdin is not None
+        assert self._stdout is not None
+        self._stdin.write(msgspec.json.encode(task) + b"\n")
+        self._stdin.flush()
+        deadline = time.monotonic() + _LIMIT_S
+        while not select.select([self._stdout], [], [], 1.0)[0]:
+            self._require_all()
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no result within {_LIMIT_S} s")
+        answer = self._stdout.readline()
         if json.loads(answer or b"null") != task.number:
             raise RuntimeError(f"the group ended or is confused: {answer!r}")
 
+    def _require_all(self) -> None:
+        """Notice a lost rank at once: on an accelerator the others would wait for it for long."""
+        codes = {rank: process.poll() for rank, process in enumerate(self._processes)}
+        lost = {rank: code for rank, code in codes.items() if code is not None}
+        if lost:
+            self.kill()
+            raise RuntimeError(f"processes ended with these codes: {lost}")
+
+    def kill(self) -> None:
+        """End what is left of the group."""
+        for process in self._processes:
+            process.kill()
+
+    @property
+    def _stdin(self) -> IO[bytes] | None:
+        return self._processes[0].stdin
+
+    @property
+    def _stdout(self) -> IO[bytes] | None:
+        return self._processes[0].stdout
+
     def _result(self, number: int, rank: int) -> Path:
         return self._folder / "results" / f"{number}.{rank}.json"
+
+
+def shape_path(folder: Path) -> Path:
+    """Return where rank 0 writes the shape of its group."""
+    return folder / "results" / "shape.json"
+
+
+def _start(start: GroupStart, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    is_first = not start.rank
+    pipe = subprocess.PIPE if is_first else subprocess.DEVNULL
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.ranks.rank_group", msgspec.json.encode(start).decode()],
+        env=os.environ | environment,
+        stdin=pipe,
+        stdout=pipe,
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,15 @@
 """The ranks' end of `RankGroup`."""
 
+import logging
 import os
 import select
 import sys
+from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import safetensors.torch
@@ -12,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from broker.child import die_with_parent
 from broker.folder_store import FolderStore
 from broker.job import Stage
 from broker.log import configure_logging
@@ -19,44 +25,68 @@ from broker.store import CHECKPOINTS, INPUTS
 from ranks.checkpoint import State, save_state
 from ranks.config import RankConfig
 from ranks.control import ANNOUNCE_EVERY_S, Word
-from ranks.device import open_device
+from ranks.device import Device, open_device
 from ranks.engine import Engine
 from ranks.errors import RunLeft
 from ranks.follower import as_job_error
 from ranks.process_group import leave
 from ranks.run import Run, Task
 from ranks.serve import start_engine
-from tests.ranks.rank_group import Finding, GroupTask
+from tests.ranks.rank_group import Finding, GroupStart, GroupTask, shape_path
+
+logger = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """Fork the ranks and wait for them."""
-    config = msgspec.json.decode(sys.argv[1], type=RankConfig)
-    pids = [_fork(config, rank) for rank in range(config.world_size)]
+    """Be a rank; or fork all of them, and wait."""
+    start = msgspec.json.decode(sys.argv[1], type=GroupStart)
+    die_with_parent(start.config.parent_pid)
+    if start.rank is not None:
+        _live(start, start.rank)
+    pids = [_fork(start, rank) for rank in range(start.config.world_size)]
     # Only rank 0 reads tasks; this end must not keep it from seeing the end of them.
     os.close(0)
     codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
     sys.exit(any(codes))
 
 
-def _fork(config: RankConfig, rank: int) -> int:
+def _fork(start: GroupStart, rank: int) -> int:
+    parent_pid = os.getpid()
     pid = os.fork()
     if pid == 0:
-        code = 1
-        try:
-            configure_logging(f"rank-{rank}", "text")
-            _work(config, rank)
-            code = 0
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
+        die_with_parent(parent_pid)
+        _live(start, rank)
     return pid
 
 
+def _live(start: GroupStart, rank: int) -> NoReturn:
+    code = 1
+    try:
+        configure_logging(f"rank-{rank}", "text")
+        with _patched(start.patch):
+            _work(start.config, rank)
+        code = 0
+    except Exception:
+        logger.exception("rank %d fails outside of a run", rank)
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _patched(patch: str | None) -> AbstractContextManager[object]:
+    if patch is None:
+        return nullcontext()
+    module, name, *arguments = patch.split(":")
+    made: AbstractContextManager[object] = getattr(import_module(module), name)(*arguments)
+    return made
+
+
 def _work(config: RankConfig, rank: int) -> None:
-    device = open_device("cpu", rank, config.world_size)
+    device = open_device(config.device, rank, config.world_size)
     with torch.inference_mode(), device.attention_order():
         engine = start_engine(config, rank, device)
+        if rank == 0:
+            shape_path(Path(config.store)).write_bytes(msgspec.json.encode(engine.shape))
         while True:
             task_or_end = _hear(engine)
             if task_or_end is None:
@@ -88,6 +118,7 @@ class _TaskRun:
         self._config, self._engine, self._task = config, engine, task
         self._store = FolderStore(Path(config.store))
         self._results = Path(config.store) / "results"
+        self._meter = _Meter(engine.device)
         self._stage = Stage.IDLE
         self._step = self._meetings = 0
         self._num_steps = task.job.spec.infer_steps
@@ -95,32 +126,42 @@ class _TaskRun:
     def do(self) -> None:
         """Run it and write what was found."""
         self._engine.control.decide = self._decide
-        outcome, frames = "done", list[Tensor]()
+        with _patched(self._task.patch):
+            outcome, frames = self._run()
+        self._meter.stop()
+        if outcome != "done":
+            self._engine.prompts.forget()  # on every rank, as in the product
+        if frames:
+            path = self._results / f"{self._task.number}.safetensors"
+            safetensors.torch.save_file({"frames": torch.cat(frames, dim=2)}, path)
+        frames.clear()
+        self._tell(outcome)
+
+    def _run(self) -> tuple[str, list[Tensor]]:
         task = Task(
             spec=self._task.job.spec,
             image=self._store.local(f"{INPUTS}/{self._task.job.image}"),
             resume_from=self._store.local(_STATE) if self._task.is_resumed else None,
         )
         try:
-            frames += Run(self._engine, task, self).frames()
+            # To the host at once, as the product does: they would take the device's memory.
+            return "done", [part.cpu() for part in Run(self._engine, task, self).frames()]
         except RunLeft as left:
-            outcome, frames = type(left).__name__, []
+            return type(left).__name__, []
         except Exception as error:  # noqa: BLE001 (told to the test)
-            outcome, frames = repr(error), []
             self._engine.control.report_failure(as_job_error(error).code)
-        if frames:
-            path = self._results / f"{self._task.number}.safetensors"
-            safetensors.torch.save_file({"frames": torch.cat(frames, dim=2)}, path)
-        self._tell(outcome)
+            return repr(error), []
 
     def enter(self, stage: Stage) -> None:
         """Note the stage."""
         self._stage, self._step = stage, 0
+        self._meter.begin_step()
 
     def finish_step(self, num_steps: int) -> None:
         """Count; fail if told to."""
         self._step += 1
         self._meetings += 1
+        self._meter.finish_step(self._stage)
         is_here = self._engine.world.rank == self._task.fail_rank
         if is_here and self._stage is Stage.DENOISE and self._step == 2:
             raise ValueError("told to fail")
@@ -137,9 +178,61 @@ class _TaskRun:
 
     def _tell(self, outcome: str) -> None:
         rank = self._engine.world.rank
-        finding = Finding(rank=rank, outcome=outcome, meetings=self._meetings)
+        finding = Finding(
+            rank=rank,
+            outcome=outcome,
+            meetings=self._meetings,
+            host_waits=self._meter.host_waits,
+            counts=self._meter.counts,
+            held_bytes=self._meter.held_bytes(),
+            peak_bytes=self._meter.peak_bytes,
+        )
         path = self._results / f"{self._task.number}.{rank}.json"
         path.write_bytes(msgspec.json.encode(finding))
 
     def _decide(self) -> Word:
         return Word.CANCEL if self._meetings == self._task.cancel_at_meeting else Word.GO_ON
+
+
+class _Meter:
+    """What the stand-in NPU counts in a run; elsewhere all is 0."""
+
+    def __init__(self, device: Device) -> None:
+        self._npu = import_module("torch_npu.npu") if device.kind == "npu" else None
+        self._begin = self._step_begin = self._now()
+        self.host_waits: list[int] = []
+        self.counts: dict[str, int] = {}
+        self.peak_bytes = 0
+        if self._npu is not None:
+            self._npu.reset_peak_memory_stats()
+
+    def begin_step(self) -> None:
+        """Count for a step from here on."""
+        self._step_begin = self._now()
+
+    def finish_step(self, stage: Stage) -> None:
+        """Note how often the host waited in a denoising step."""
+        if stage is Stage.DENOISE:
+            passed = self._now() - self._step_begin
+            self.host_waits.append(sum(passed[kind] for kind in _HOST_WAITS))
+        self.begin_step()
+
+    def stop(self) -> None:
+        """Note what there was in the run."""
+        self.counts = dict(self._now() - self._begin)
+        if self._npu is not None:
+            self.peak_bytes = self._npu.max_memory_allocated()
+
+    def held_bytes(self) -> int:
+        """Return what the device holds now."""
+        if self._npu is None:
+            return 0
+        self._npu.empty_cache()
+        held: int = self._npu.memory_allocated()
+        return held
+
+    def _now(self) -> Counter[str]:
+        return Counter({} if self._npu is None else self._npu.counts())
+
+
+_HOST_WAITS = ("copy to host", "item", "synchronize")

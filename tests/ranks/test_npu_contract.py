@@ -1,49 +1,30 @@
 """Every torch_npu name that runs on an NPU here, looked up in the published wheel.
 
-The wheel is read, never imported: without Ascend's runtime it cannot be. Where it cannot be had,
-the tests are skipped and say so; it is kept under build/ for the next time.
+The wheel is read, never imported: without Ascend's runtime it cannot be.
 """
 
 import ast
 import inspect
 import re
-import subprocess
-import sys
 import textwrap
 import zipfile
 from collections.abc import Iterator
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
 from diffusers.models import attention_dispatch
 
 from ranks import device
 from ranks.environment import DEFAULTS
+from tests.torch_npu_wheel import TORCH_NPU, open_wheel
 
-TORCH_NPU = "2.13.0"
-ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "build" / f"torch_npu-{TORCH_NPU}"
 LIBRARY = "torch_npu/lib/libtorch_npu.so"
 SCHEMAS = "torch_npu/csrc/aten/npu_native_functions_by_codegen.yaml"
-
-# Any machine can read the wheel, so it need not be the one for this machine.
-DOWNLOAD = [
-    *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"),
-    *("--platform", "manylinux_2_28_x86_64", "--python-version", "3.11"),
-    *("--retries", "0", "--timeout", "20", "--dest", str(FOLDER), f"torch_npu=={TORCH_NPU}"),
-]
 
 
 @pytest.fixture(scope="module")
 def wheel() -> Iterator[zipfile.ZipFile]:
-    if not list(FOLDER.glob("*.whl")):
-        try:
-            subprocess.run(DOWNLOAD, check=True, capture_output=True, text=True, timeout=120)
-        except (subprocess.SubprocessError, OSError) as error:
-            pytest.skip(f"the wheel of torch_npu {TORCH_NPU} cannot be downloaded: {error}")
-    (path,) = FOLDER.glob("*.whl")
-    with zipfile.ZipFile(path) as opened:
+    with open_wheel() as opened:
         yield opened
 
 
@@ -108,7 +89,7 @@ def test_the_device_layer_calls_functions_that_torch_npu_has(wheel: zipfile.ZipF
         assert call.func.attr in exported
         # Raises TypeError where the arguments do not fit.
         functions[call.func.attr].bind(*call.args, **{str(k.arg): k.value for k in call.keywords})
-    assert {"set_device", "device_count", "memory_allocated", "empty_cache"} <= names
+    assert {"set_device", "device_count", "memory_reserved", "empty_cache"} <= names
 
 
 def schema_of(operator: str, text: str) -> str:
