@@ -4,12 +4,16 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from broker.sockets import Addresses
 from ranks.config import DeviceKind, RankConfig
 
-LIMIT_S = 900.0
+LIMIT_S = 1800.0
+_LAST_WORDS_S = 10.0
+"""How long the other ranks may go on once one has failed: they may be waiting for it for ever."""
 
 
 def run_ranks(module: str, kind: str, world_size: int, *arguments: str, **environment: str) -> int:
@@ -32,11 +36,21 @@ def run_ranks(module: str, kind: str, world_size: int, *arguments: str, **enviro
             for rank in range(world_size)
         ]
         try:
-            return sum(rank.wait(LIMIT_S) != 0 for rank in ranks)
+            _await_end(ranks)
         finally:
             for rank in ranks:
                 rank.kill()
                 rank.wait()
+        return sum(rank.returncode != 0 for rank in ranks)
+
+
+def _await_end(ranks: Sequence["subprocess.Popen[bytes]"]) -> None:
+    """Return when all have ended, or when it is no use to wait any longer."""
+    deadline = time.monotonic() + LIMIT_S
+    while any(rank.poll() is None for rank in ranks) and time.monotonic() < deadline:
+        if any(rank.returncode for rank in ranks):
+            deadline = min(deadline, time.monotonic() + _LAST_WORDS_S)
+        time.sleep(0.1)
 
 
 def rank_config(kind: DeviceKind, world_size: int, folder: Path, model: Path) -> RankConfig:

@@ -60,6 +60,9 @@ def prepare(kind: Kind) -> Rig:
     Raises:
         RigUnavailable: If something it is made of cannot be had.
     """
+    for tool in ("cc", "nm", "readelf"):
+        if shutil.which(tool) is None:
+            raise RigUnavailable(f"there is no {tool}")
     folder = _BUILD / kind
     folder.mkdir(parents=True, exist_ok=True)
     python = _install_cuda(folder) if kind == "cuda" else _install_npu(folder)
