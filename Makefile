@@ -6,7 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo serve test test-all test-browser test-ray chaos fuzz audit check format clean
+.PHONY: install demo serve test test-all test-browser test-ray chaos fuzz audit check format clean \
+	rehearse-cuda rehearse-npu rehearse-quick
 
 install: $(INSTALLED)
 
@@ -42,6 +43,17 @@ test-browser: install
 
 fuzz: install
 	$(BIN)/python -m pytest tests/fuzz --examples $(EXAMPLES)
+
+# The real builds of torch over stubs of the vendors' libraries; see tests/rehearsal/README.md.
+rehearse-cuda: install
+	$(BIN)/python -m tests.rehearsal cuda
+
+rehearse-npu: install
+	$(BIN)/python -m tests.rehearsal npu
+
+rehearse-quick: install
+	$(BIN)/python -m tests.rehearsal cuda --parts fork,join
+	$(BIN)/python -m tests.rehearsal npu --parts fork,join
 
 # pip-audit lives in an environment of its own: it is no part of the project's.
 audit:

@@ -117,6 +117,8 @@ class Worker:
             return left.with_traceback(None)
         except Exception as error:
             failure = as_job_error(error)
+            # A broken device raises once more: this rank ends, and the job is tried again.
+            self._engine.device.synchronize()
             # If the others do not come either, this error ends the process, and is logged then.
             self._engine.control.report_failure(failure.code)
             logger.exception("the run failed")
