@@ -10,7 +10,8 @@ INSTALLED := $(VENV)/.installed
 QUICK := tests/broker/dispatch tests/broker/journal tests/ranks/parallel/test_layout.py \
 	tests/ranks/test_solver.py tests/http_front/docs
 
-.PHONY: install demo serve quick check test test-all test-browser test-ray chaos fuzz audit format clean
+.PHONY: install demo serve quick check test test-all test-browser test-ray chaos fuzz audit format clean \
+	rehearse-cuda rehearse-npu rehearse-quick
 
 install: $(INSTALLED)
 
@@ -53,6 +54,17 @@ test-browser: install
 
 fuzz: install
 	$(BIN)/python -m pytest tests/fuzz --examples $(EXAMPLES)
+
+# The real builds of torch over stubs of the vendors' libraries; see tests/rehearsal/README.md.
+rehearse-cuda: install
+	$(BIN)/python -m tests.rehearsal cuda
+
+rehearse-npu: install
+	$(BIN)/python -m tests.rehearsal npu
+
+rehearse-quick: install
+	$(BIN)/python -m tests.rehearsal cuda --parts fork,join
+	$(BIN)/python -m tests.rehearsal npu --parts fork,join
 
 # pip-audit is no dependency of the project, so it gets a virtual environment of its own.
 audit:

@@ -9,7 +9,10 @@ import runpy
 import subprocess
 import sys
 
+import msgspec
+
 from broker.process.child import die_with_parent
+from ranks.config import DeviceReport
 
 
 def run_helper(module: str, *arguments: str, limit_s: float) -> subprocess.CompletedProcess[str]:
@@ -20,6 +23,14 @@ def run_helper(module: str, *arguments: str, limit_s: float) -> subprocess.Compl
     """
     command = [sys.executable, "-m", "launcher.helper", str(os.getpid()), module, *arguments]
     return subprocess.run(command, check=False, timeout=limit_s, capture_output=True, text=True)
+
+
+def read_device_report(written: str) -> DeviceReport:
+    """Return the report that ends what `python -m ranks.device` has written.
+
+    torch_npu writes warnings of its own to standard output before it.
+    """
+    return msgspec.json.decode(written.splitlines()[-1], type=DeviceReport)
 
 
 def main() -> None:

@@ -15,9 +15,9 @@ from broker.process.child import use_realtime_priority
 from broker.store.store import Store, StoreSetupError, is_object_place, open_store
 from broker.wire.sockets import Addresses, is_loopback
 from http_front.access.keys import KeyFileError, read_keys
-from launcher.helper import run_helper
+from launcher.helper import read_device_report, run_helper
 from launcher.options import Options
-from ranks.config import DeviceKind, DeviceReport
+from ranks.config import DeviceKind
 from ranks.model.model_folder import (
     ModelFolderError,
     check_model_folder,
@@ -261,7 +261,7 @@ def check_device(options: Options) -> DeviceKind:
         limit_s=_PROBE_LIMIT_S,
         topic=f"--device {options.device}",
     )
-    return msgspec.json.decode(report, type=DeviceReport).kind
+    return read_device_report(report).kind
 
 
 def _bound_socket(host: str, port: int) -> socket.socket:

@@ -119,6 +119,8 @@ class RankLoop:
             return interruption.with_traceback(None)
         except Exception as error:
             failure = as_job_error(error)
+            # A broken device raises here: this rank ends, and the job is tried again elsewhere.
+            self._engine.device.synchronize()
             # If this raises as well, the process ends, and both errors are logged then.
             self._engine.control.report_failure(failure.code)
             logger.exception("the run failed")

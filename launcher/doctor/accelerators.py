@@ -13,7 +13,7 @@ import msgspec
 
 from launcher.doctor.findings import Finding, error, ok, warning
 from launcher.doctor.group_trial import try_groups
-from launcher.helper import run_helper
+from launcher.helper import read_device_report, run_helper
 from launcher.options import Options
 from ranks.config import DeviceReport
 
@@ -110,7 +110,7 @@ def _count_devices(options: Options, present: list[_Vendor]) -> DeviceReport | F
     if answer.returncode != 0:
         lines = answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"]
         return error("device", f"{flag}: {lines[-1]}", _fix(present))
-    return msgspec.json.decode(answer.stdout, type=DeviceReport)
+    return read_device_report(answer.stdout)
 
 
 def _check_kind(options: Options, devices: DeviceReport, present: list[_Vendor]) -> Finding:

@@ -24,21 +24,21 @@ ONLY_OF_JOBS = {"run_failed", "out_of_memory", "save_failed", "group_lost"}
 
 
 def test_every_route_is_in_the_table_and_no_other() -> None:
-    told = [code_in(row[0])[0] for row in table(API, "route")]
+    documented = [code_in(row[0])[0] for row in table(API, "route")]
     routes = [
         f"{method.upper()} {path}"
         for path, operations in make_document()["paths"].items()
         for method in operations
     ]
-    assert sorted(told) == sorted(routes)
+    assert sorted(documented) == sorted(routes)
 
 
 def test_every_field_of_a_job_is_told_with_its_default_and_range() -> None:
-    told = {code_in(row[0])[0]: row for row in table(API, "field") if len(row) == 4}
+    documented = {code_in(row[0])[0]: row for row in table(API, "field") if len(row) == 4}
     fields = {field.name: field for field in msgspec.structs.fields(schema.SubmitByUrl)}
-    assert told.keys() == fields.keys()
+    assert documented.keys() == fields.keys()
     for name, schema_of_field in submit_schema()["properties"].items():
-        _, default, allowed, _ = told[name]
+        _, default, allowed, _ = documented[name]
         if isinstance(fields[name].default, (int, float, str)):
             assert default.strip("`") == shown(fields[name].default), name
         for number in limits(schema_of_field):
@@ -46,21 +46,21 @@ def test_every_field_of_a_job_is_told_with_its_default_and_range() -> None:
 
 
 def test_every_field_of_a_status_is_told() -> None:
-    told = {name for row in table(API, "field") if len(row) == 2 for name in code_in(row[0])}
-    assert told == set(schema.JobStatus.__struct_fields__)
+    documented = {name for row in table(API, "field") if len(row) == 2 for name in code_in(row[0])}
+    assert documented == set(schema.JobStatus.__struct_fields__)
 
 
 def test_every_error_is_told_with_its_status() -> None:
-    told = {code_in(row[0])[0]: row[1] for row in table(API, "code")}
+    documented = {code_in(row[0])[0]: row[1] for row in table(API, "code")}
     expected = {
         code.value: "-" if code.value in ONLY_OF_JOBS else str(STATUS[code]) for code in ErrorCode
     }
-    assert told == expected
+    assert documented == expected
 
 
 def test_the_exit_codes_are_those_of_the_command() -> None:
-    told = {int(row[0]): row[1] for row in table(API, "exit code")}
-    assert told == {int(code): meaning for code, meaning in MEANINGS.items()}
+    documented = {int(row[0]): row[1] for row in table(API, "exit code")}
+    assert documented == {int(code): meaning for code, meaning in MEANINGS.items()}
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda block: f"{block.heading} {block.before}")
@@ -78,10 +78,12 @@ def test_an_example_is_what_its_struct_says(example: Block) -> None:
 
 
 def test_every_body_of_an_answer_has_an_example() -> None:
-    told = {struct_of(example).__name__ for example in EXAMPLES if example.heading != "Webhooks"}
+    documented = {
+        struct_of(example).__name__ for example in EXAMPLES if example.heading != "Webhooks"
+    }
     document = json.dumps(make_document()["paths"])
     answers = set(re.findall(r"#/components/schemas/(\w+)", document))
-    assert answers - told <= {
+    assert answers - documented <= {
         "SubmitByFile",
         "CreateVideoByUrl",
         "CreateVideoByFile",
@@ -107,7 +109,7 @@ def struct_of(example: Block) -> Any:
 
 
 def an_event() -> dict[str, Any]:
-    """Return what a callback is told."""
+    """Return the body of a callback."""
     callback = Callback(
         job_id="5f", url="", owner=None, state=JobState.SUCCEED, ended_at=0.0, tries=0
     )

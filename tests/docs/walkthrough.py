@@ -49,7 +49,7 @@ class Reader:
                 case "text":
                     check_shown(text, shown)
                 case other:
-                    raise AssertionError(f"nobody knows what to do with a block of {other!r}")
+                    raise AssertionError(f"no rule for a block of {other!r}")
 
     async def _run(self, commands: str) -> str:
         assert self._shell.stdin is not None
@@ -99,7 +99,7 @@ async def reading(folder: Path, port: int) -> AsyncIterator[Reader]:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on now."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from http_front.access.keys import write_keys
+from launcher.helper import read_device_report
 from launcher.options import Options
 from launcher.preflight import (
     Folders,
@@ -52,6 +53,7 @@ def model(tmp_path: Path) -> Path:
 
 _ORDINARY_USER = """
 import os, resource
+from launcher.helper import read_device_report
 from launcher.options import Options
 from launcher.preflight import StartError, check_realtime_front
 resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0))
@@ -201,3 +203,12 @@ def test_a_new_state_directory_is_private_and_an_old_one_left_as_it_is(tmp_path:
 def test_a_device_that_is_not_there_is_named() -> None:
     with pytest.raises(StartError, match="--device npu: "):
         check_device(Options(device="npu"))
+
+
+def test_warnings_before_the_report_of_the_devices_are_passed_over() -> None:
+    """torch_npu writes to standard output what belongs to standard error."""
+    written = (
+        "Warning: ASCEND_HOME_PATH environment variable is not set.\n"
+        '{"kind":"npu","description":"8 devices, 64 GiB of memory each"}\n'
+    )
+    assert read_device_report(written).kind == "npu"

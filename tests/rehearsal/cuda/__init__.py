@@ -1,0 +1,1 @@
+"""Stubs of NVIDIA's libraries."""

@@ -1,0 +1,70 @@
+"""After the warm-up of the 14B transformer, no number of tokens makes the compiler start again."""
+
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ranks.device import Device, open_device
+from ranks.environment import set_environment_defaults
+from ranks.model.transformer import LatentShape, ShardTransformer
+from ranks.parallel.layout import shard_sizes
+from ranks.parallel.ulysses import SequenceGroup
+from ranks.sampling.denoise import Guidance, Predictor
+from tests.bench.random_models import REAL, make_transformer
+from tests.rehearsal.engine_rank import say
+
+NUM_TEXT_TOKENS, NUM_IMAGE_TOKENS = 512, 257
+SHAPES: tuple[LatentShape, ...] = (
+    (21, 90, 160),
+    (31, 90, 160),
+    (7, 8, 8),
+    (21, 60, 104),
+    (9, 104, 60),
+    (13, 62, 74),
+)
+"""81 and 121 frames at 1280*720, the smallest clip, 832*480, a portrait, and an odd size: the
+numbers of tokens span those of any rank's share."""
+
+
+def main() -> int:
+    """Return 0 if nothing is compiled after the warm-up; the compiler raises if it is."""
+    with tempfile.TemporaryDirectory(prefix="rehearsal-") as folder, torch.inference_mode():
+        set_environment_defaults(Path(folder))
+        device = replace(open_device(sys.argv[1], 0, 1), is_fused=True)
+        model = make_transformer(REAL, device.torch_device, device.model_dtype)
+        transformer = ShardTransformer(model, device.attention_backend, is_fused=True)
+        with device.attention_order():
+            transformer.warm_up(device.torch_device, NUM_TEXT_TOKENS, NUM_IMAGE_TOKENS)
+            torch._dynamo.config.error_on_recompile = True
+            for shape in SHAPES:
+                _predict(transformer, device, shape)
+    say(f"  {len(SHAPES)} sizes and no recompile")
+    return 0
+
+
+def _predict(transformer: ShardTransformer, device: Device, shape: LatentShape) -> None:
+    """Take one step of a clip of a size."""
+    config = transformer.model.config
+    dtype, target = transformer.dtype, device.torch_device
+    text = torch.empty(1, NUM_TEXT_TOKENS, config.text_dim, dtype=dtype, device=target)
+    image = torch.empty(1, NUM_IMAGE_TOKENS, config.image_dim, device=target)
+    latents = torch.zeros(1, config.out_channels, *shape)
+    others = config.in_channels - config.out_channels
+    predictor = Predictor(
+        transformer=transformer,
+        first_frame=torch.empty(1, others, *shape, device=target),
+        guidance=Guidance(
+            guidance_scale=1.0, conditions={0: transformer.condition(text, image)}, group=None
+        ),
+        sequence=SequenceGroup(None, shard_sizes(transformer.num_tokens(shape), 1), 0),
+        rope=transformer.rope_tables(shape, target),
+        cache=None,
+    )
+    predictor.predict(0, torch.tensor(900), latents)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
