@@ -1,4 +1,4 @@
-"""Somebody who reads a document and does what it says, in a copy of the project's folder."""
+"""Follows a walkthrough: runs its commands in a copy of the project's folder."""
 
 import asyncio
 import os
