@@ -13,6 +13,9 @@ from broker.store.store import (
     FOLDERS,
     INPUTS,
     PARTIAL,
+    POSTER,
+    SPRITES,
+    VIDEO,
     VIDEOS,
     Store,
     StoreError,
@@ -29,7 +32,7 @@ CHECK_LIMIT_S = 3.0
 RETRY_S = 30.0
 SETTLE_S = 60.0
 """Between the two looks at an object store for files without a job; the second one counts."""
-_ENDINGS = (".mp4", ".webp", ".sprites.webp")
+_SUFFIXES = (VIDEO, POSTER, SPRITES)
 _NO_INPUT = Refused(
     code=ErrorCode.IMAGE_REMOVED,
     message="the image was removed meanwhile; send it again",
@@ -205,7 +208,7 @@ def _owner(name: str) -> str:
 
 
 def _videos(job_id: str) -> list[str]:
-    return [f"{VIDEOS}/{job_id}{ending}" for ending in _ENDINGS]
+    return [f"{VIDEOS}/{job_id}{suffix}" for suffix in _SUFFIXES]
 
 
 def _delete(store: Store, jobs: Collection[str], names: Iterable[str]) -> None:

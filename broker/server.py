@@ -35,7 +35,7 @@ from broker.janitor import Janitor
 from broker.journal.journal import Journal
 from broker.peers import Peers
 from broker.process import child
-from broker.store.store import open_store
+from broker.store.opening import open_store
 from broker.transactions import STORAGE_FULL, Transactions
 from broker.wire.curve import Gatekeeper
 from broker.wire.errors import ProtocolError

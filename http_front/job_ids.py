@@ -4,9 +4,9 @@ import re
 
 from broker.process.log import current_job
 from broker.wire.errors import ErrorCode
+from broker.wire.job import JOB_ID_PATTERN
 from http_front.errors import FrontError
 
-JOB_ID_PATTERN = "[0-9a-f]{32}"
 _JOB_ID = re.compile(JOB_ID_PATTERN)
 
 

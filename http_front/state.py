@@ -11,7 +11,8 @@ from pathlib import Path
 import zmq
 from aiohttp import web
 
-from broker.store.store import INPUTS, open_store
+from broker.store.opening import open_store
+from broker.store.store import INPUTS
 from broker.wire.job_view import JobView
 from http_front.broker_client import BrokerClient
 from http_front.config import FrontConfig

@@ -12,7 +12,8 @@ from pathlib import Path
 import msgspec
 
 from broker.process.child import use_realtime_priority
-from broker.store.store import Store, StoreSetupError, is_object_place, open_store
+from broker.store.opening import open_store
+from broker.store.store import Store, StoreSetupError, is_object_place
 from broker.wire.sockets import Addresses, is_loopback
 from http_front.access.keys import KeyFileError, read_keys
 from launcher.helper import read_device_report, run_helper

@@ -22,7 +22,6 @@ DEFAULTS = {
     # Skip ports that an ended process still holds.
     "HCCL_HOST_SOCKET_PORT_RANGE": "auto",
     "HCCL_NPU_SOCKET_PORT_RANGE": "auto",
-    "ALGO": "0",
     "PYTORCH_NPU_ALLOC_CONF": "expandable_segments:True",
     "TASK_QUEUE_ENABLE": "2",
     "CPU_AFFINITY_CONF": "1",

@@ -7,7 +7,8 @@ import msgspec
 from torch import Tensor
 
 from broker.process.log import about_job
-from broker.store.store import INPUTS, checkpoint_name, open_store
+from broker.store.opening import open_store
+from broker.store.store import INPUTS, checkpoint_name
 from broker.wire.errors import ErrorCode
 from broker.wire.group_commands import RunJob
 from broker.wire.job import Stage

@@ -22,7 +22,7 @@ from broker.dispatch.policy import DispatchPolicy
 from broker.wire.errors import ErrorCode
 from broker.wire.group_commands import CancelRun
 from broker.wire.group_reports import GroupReady
-from broker.wire.job import GroupShape, JobSpec, JobState, SpecError, choose_layout
+from broker.wire.job import JOB_ID_PATTERN, GroupShape, JobSpec, JobState, SpecError, choose_layout
 from broker.wire.job_view import Lease
 from broker.wire.replies import (
     ExpiredRemoved,
@@ -37,7 +37,7 @@ from broker.wire.requests import CancelJob, DeleteJob, OfferJob, RemoveExpired, 
 _RETRY_UNKNOWN_S = 30
 _RESTART_GRACE_S = 600.0
 # Both become file names.
-_JOB_ID = re.compile(r"[0-9a-f]{32}")
+_JOB_ID = re.compile(JOB_ID_PATTERN)
 _IMAGE = re.compile(r"[0-9a-f]{64}\.ppm")
 _KEY_REUSED = Refused(
     code=ErrorCode.IDEMPOTENCY_KEY_REUSE, message="this Idempotency-Key belongs to another request"

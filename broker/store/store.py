@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 INPUTS, VIDEOS, CHECKPOINTS = "inputs", "videos", "checkpoints"
 PARTIAL = f"{VIDEOS}/.partial"
 """Where videos are written; nothing in it is served."""
+VIDEO, POSTER, SPRITES = ".mp4", ".webp", ".sprites.webp"
+"""Suffixes of a job's files in the videos folder."""
 FOLDERS = (INPUTS, VIDEOS, PARTIAL, CHECKPOINTS)
 OBJECT_SCHEME = "s3://"
 
@@ -106,25 +108,6 @@ class Store(Protocol):
         Raises:
             StoreError: If the store cannot be reached.
         """
-
-
-def open_store(place: str, work_dir: str | None = None) -> Store:
-    """Return a store, without contacting it.
-
-    Args:
-        place: A folder, or `s3://BUCKET/PREFIX`.
-        work_dir: A local folder of this process alone, for files from and to an object store.
-
-    Raises:
-        StoreSetupError: If the name is invalid, or the library for it is not installed.
-    """
-    # Here, since both kinds of store import this module.
-    from broker.store.bucket import ObjectStore
-    from broker.store.folder import FolderStore
-
-    if not is_object_place(place):
-        return FolderStore(Path(place))
-    return ObjectStore(place, None if work_dir is None else Path(work_dir))
 
 
 def is_object_place(place: str) -> bool:

@@ -4,6 +4,7 @@ import copy
 
 import msgspec
 
+from broker.store.store import POSTER, SPRITES, VIDEO
 from broker.wire.job import JobSpec
 from http_front.access.key_guard import OPEN_PATHS
 from http_front.docs import openai_paths
@@ -19,7 +20,7 @@ from http_front.docs.openapi_parts import (
     response,
     submit_content,
 )
-from http_front.files.file_routes import CONTENT_TYPES, POSTER, SPRITES, VIDEO
+from http_front.files.file_routes import CONTENT_TYPES
 from http_front.video.idempotency import HEADER
 from http_front.video.schema import (
     EXAMPLE_IMAGE,

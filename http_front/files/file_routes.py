@@ -12,20 +12,18 @@ from aiohttp.typedefs import Handler
 
 from broker.store.bucket import CHUNK_BYTES, ObjectStore, StoredObject
 from broker.store.folder import FolderStore
-from broker.store.store import VIDEOS, StoreError
+from broker.store.store import POSTER, SPRITES, VIDEO, VIDEOS, StoreError
 from broker.wire.errors import ErrorCode
+from broker.wire.job import JOB_ID_PATTERN
 from broker.wire.requests import GetJob
 from http_front.access.key_guard import owner
 from http_front.errors import FrontError
 from http_front.files.stored_files import StoredFiles
-from http_front.job_ids import JOB_ID_PATTERN, use_job_id
+from http_front.job_ids import use_job_id
 from http_front.state import FRONT
 
 logger = logging.getLogger(__name__)
 
-VIDEO = ".mp4"
-POSTER = ".webp"
-SPRITES = ".sprites.webp"
 CONTENT_TYPES = {VIDEO: "video/mp4", POSTER: "image/webp", SPRITES: "image/webp"}
 # A browser opens a video in a page of its own; the policy must let that page load the video.
 _POLICY = "default-src 'none'; media-src 'self'; style-src 'unsafe-inline'; frame-ancestors 'none'"

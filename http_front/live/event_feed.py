@@ -43,10 +43,6 @@ class EventFeed:
         self._mailboxes: dict[str, set[_Mailbox]] = {}
         self._reader = asyncio.create_task(self._socket.read(self._receive), name="broker-events")
 
-    @property
-    def num_watchers(self) -> int:
-        return sum(map(len, self._mailboxes.values()))
-
     async def watch(
         self, job_id: str, after_seq: int, owner: str | None = None
     ) -> AsyncGenerator[JobView, None]:

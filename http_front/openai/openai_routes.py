@@ -2,12 +2,13 @@
 
 from aiohttp import web
 
+from broker.store.store import POSTER, SPRITES, VIDEO
 from broker.wire.errors import ErrorCode
 from broker.wire.replies import JobFound
 from broker.wire.requests import GetJob
 from http_front.access.key_guard import owner
 from http_front.errors import FrontError
-from http_front.files.file_routes import POSTER, SPRITES, VIDEO, send_file
+from http_front.files.file_routes import send_file
 from http_front.images.spool import open_spool
 from http_front.job_ids import use_job_id
 from http_front.openai.openai_request import read_create

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from broker.store.store import POSTER, SPRITES
 from broker.wire.errors import ErrorCode
 from broker.wire.job import JobSpec, JobState, Priority, Stage
 from broker.wire.job_view import JobView
@@ -261,8 +262,8 @@ def _status_fields(job: JobView) -> dict[str, Any]:
         results = Results(
             video_url=f"/videos/{job.video}",
             video_path=f"videos/{job.video}",
-            poster_url=f"/videos/{job.job_id}.webp",
-            sprites_url=f"/videos/{job.job_id}.sprites.webp",
+            poster_url=f"/videos/{job.job_id}{POSTER}",
+            sprites_url=f"/videos/{job.job_id}{SPRITES}",
         )
     return {
         "status": job.state,

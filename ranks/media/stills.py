@@ -6,8 +6,6 @@ from PIL import Image
 
 from broker.wire.job import JobSpec
 
-POSTER_SUFFIX = ".webp"
-SPRITES_SUFFIX = ".sprites.webp"
 SPRITE_COLUMNS = 5
 NUM_SPRITES = 10
 _POSTER_SIDE_PX = 640

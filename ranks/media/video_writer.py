@@ -13,13 +13,13 @@ from contextlib import suppress
 import torch
 
 from broker.process.log import current_job, current_stage
-from broker.store.store import VIDEOS, Move, Store, StoreError
+from broker.store.store import POSTER, SPRITES, VIDEOS, Move, Store, StoreError
 from broker.wire.errors import ErrorCode
 from broker.wire.job import JobSpec, Stage
 from broker.wire.job_view import Lease
 from ranks.errors import GroupStopping, JobError, RunCancelled, RunInterrupted
 from ranks.media.mp4 import write_mp4
-from ranks.media.stills import POSTER_SUFFIX, SPRITES_SUFFIX, Stills
+from ranks.media.stills import Stills
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +59,8 @@ class VideoWriter:
         self._store = store
         self._job_id = lease.job_id
         self._partial = store.partial(VIDEOS) / f"{lease.job_id}.{lease.attempt}.mp4"
-        self._poster = self._partial.with_suffix(POSTER_SUFFIX)
-        self._sprites = self._partial.with_suffix(SPRITES_SUFFIX)
+        self._poster = self._partial.with_suffix(POSTER)
+        self._sprites = self._partial.with_suffix(SPRITES)
         self._spec = spec
         self._num_frames_left = spec.num_frames
         self._frames: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
@@ -187,8 +187,8 @@ class VideoWriter:
     def _put(self) -> None:
         stem = f"{VIDEOS}/{self._job_id}"
         moves = [
-            Move(self._poster, f"{stem}{POSTER_SUFFIX}"),
-            Move(self._sprites, f"{stem}{SPRITES_SUFFIX}"),
+            Move(self._poster, f"{stem}{POSTER}"),
+            Move(self._sprites, f"{stem}{SPRITES}"),
             Move(self._partial, f"{stem}.mp4"),  # last: a visible video always has its stills
         ]
         for delay_s in retry_delays_s():

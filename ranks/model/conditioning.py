@@ -83,7 +83,6 @@ class PromptEncoder:
         self._encoder = models.text_encoder
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
         self._num_kept = num_kept
-        self.num_hits = 0
 
     def encode(self, prompt: str) -> Tensor:
         """Return the embedding `[B, 512, C]` of a prompt, zero after its last token.
@@ -92,7 +91,6 @@ class PromptEncoder:
         """
         text = clean_text(prompt)
         if text in self._kept:
-            self.num_hits += 1
             self._kept.move_to_end(text)
             return self._kept[text]
         self._kept[text] = self._encode(text)

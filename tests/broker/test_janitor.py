@@ -12,7 +12,8 @@ from broker.config import BrokerConfig
 from broker.journal.journal import Journal
 from broker.journal.state_dir import StateDir
 from broker.server import Broker
-from broker.store.store import CHECKPOINTS, INPUTS, PARTIAL, VIDEOS, Move, Store, open_store
+from broker.store.opening import open_store
+from broker.store.store import CHECKPOINTS, INPUTS, PARTIAL, VIDEOS, Move, Store
 from broker.wire.errors import ErrorCode
 from broker.wire.job import JobState
 from broker.wire.replies import HealthFound, JobDeleted, JobFound, ProbeChecked, Refused

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from broker.store.bucket import ObjectStore, StoredObject
-from broker.store.store import INPUTS, VIDEOS, Move, checkpoint_name, go_on, open_store
+from broker.store.opening import open_store
+from broker.store.store import INPUTS, VIDEOS, Move, checkpoint_name, go_on
 from broker.wire.errors import ErrorCode
 from broker.wire.group_commands import RunJob
 from ranks.errors import GroupStopping, JobError, RunCancelled

@@ -9,6 +9,7 @@ import pytest
 
 from broker.store.bucket import CHUNK_BYTES, ObjectStore
 from broker.store.folder import FolderStore
+from broker.store.opening import open_store
 from broker.store.store import (
     CHECKPOINTS,
     INPUTS,
@@ -18,7 +19,6 @@ from broker.store.store import (
     Store,
     StoreError,
     StoreSetupError,
-    open_store,
 )
 from tests.object_store import SECRET, Fault, Site
 

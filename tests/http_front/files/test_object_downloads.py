@@ -12,7 +12,8 @@ from typing import Any, Literal
 import aiohttp
 import pytest
 
-from broker.store.store import INPUTS, VIDEOS, Move, Store, open_store
+from broker.store.opening import open_store
+from broker.store.store import INPUTS, VIDEOS, Move, Store
 from broker.wire.errors import ErrorCode
 from broker.wire.replies import FrontReply, Refused
 from broker.wire.requests import FrontRequest, GetJob
