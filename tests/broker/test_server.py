@@ -156,7 +156,7 @@ async def test_a_job_whose_image_is_missing_is_refused(config: BrokerConfig) -> 
     async with running_broker(config), Front(config) as front:
         reply = await front.ask(SubmitJob(job_id=new_job_id(), spec=SPEC, image=f"{7:064x}.ppm"))
         assert isinstance(reply, Refused)
-        assert reply.code is ErrorCode.UNAVAILABLE
+        assert reply.code is ErrorCode.IMAGE_REMOVED
         listed = await front.ask(ListJobs())
         assert listed == JobsListed(jobs=[], has_more=False)
 
