@@ -38,7 +38,7 @@ async def test_a_stopped_rank_is_noticed_within_ten_seconds_and_a_tick(tmp_path:
         pids = server.ledger.pids()["g0"]
         os.kill(pids[5], signal.SIGSTOP)
         stopped_at = time.monotonic()
-        await server.life.wait_until_logged("rank 5 has sent no beat")
+        await server.life.wait_until_logged("rank 5 has sent no heartbeat")
         assert time.monotonic() - stopped_at < HEARTBEAT_LIMIT_S + TICK_S + SLACK_S
         await until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids.values()), 5.0)
         assert (await client.until_ended(await client.submit()))["status"] == "Succeed"

@@ -26,11 +26,11 @@ FOLLOWED = {
     "process-117-socket": f"{HERE}::test_a_second_broker_is_refused_by_socket_and_by_journal",
     "process-117-db": f"{HERE}::test_a_second_broker_is_refused_by_socket_and_by_journal",
     "process-119-insert": "tests/http_front/test_full_disk.py"
-    "::test_a_full_disk_is_told_and_loses_nothing_and_needs_no_restart",
+    "::test_a_full_disk_is_reported_and_loses_no_job_and_needs_no_restart",
     "process-119-video": "tests/ranks/test_full_disk.py"
     "::test_a_video_is_written_once_a_full_disk_has_room",
     "process-119-checkpoint": "tests/broker/journal/test_disk_faults.py"
-    "::test_a_full_disk_changes_nothing_and_the_journal_goes_on",
+    "::test_a_full_disk_changes_nothing_and_the_journal_stays_usable",
     "process-123": f"{HERE}::test_a_taken_port_ends_the_start_with_its_number",
     "process-124-kill-rank": "tests/chaos/test_rank_deaths.py"
     "::test_a_killed_rank_is_noticed_its_group_reaped_and_the_job_done",

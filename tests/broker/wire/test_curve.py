@@ -173,7 +173,7 @@ def test_a_folder_without_keys_is_named_in_the_error(tmp_path: Path) -> None:
 def test_wan_keys_curve_writes_keys_that_only_their_owner_can_read(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "launcher.wan", "keys", "curve", str(tmp_path / "keys")]
     made = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    assert "goes to every machine" in made.stdout
+    assert "copy to the machines with ranks or fronts" in made.stdout
     files = [path for path in (tmp_path / "keys").rglob("*") if path.is_file()]
     assert {path.name for path in files} == {
         *("broker.key_secret", "peer.key", "peer.key_secret", "broker.key")
