@@ -82,7 +82,7 @@ async def test_a_backup_never_overwrites_a_file(config: BrokerConfig, tmp_path: 
         code, out, err = await back_up(file, config.state_dir)
         assert (code, out) == (2, "")
         # The terminal's width breaks the line.
-        assert err.split() == f"wan: {file} exists; a backup overwrites nothing".split()
+        assert err.split() == f"wan: {file} exists; a backup does not overwrite files".split()
     assert file.read_text() == "do not touch"
 
 
