@@ -34,11 +34,11 @@ def test_four_ports_in_a_row_are_used(tmp_path: Path) -> None:
     [
         ("tcp://0.0.0.0:5570", "can be reached from other machines, so it needs CURVE keys"),
         ("tcp://example.com:5570", "can be reached from other machines, so it needs CURVE keys"),
-        ("tcp://127.0.0.1", "is no tcp://HOST:PORT"),
-        ("tcp://127.0.0.1:0", "is no tcp://HOST:PORT"),
-        ("tcp://127.0.0.1:65533", "is no tcp://HOST:PORT with a PORT up to 65532"),
-        ("127.0.0.1:5570", "is no tcp://HOST:PORT"),
-        ("tcp://127.0.0.1:5570#keys", "is no tcp://HOST:PORT"),
+        ("tcp://127.0.0.1", "is not tcp://HOST:PORT"),
+        ("tcp://127.0.0.1:0", "is not tcp://HOST:PORT"),
+        ("tcp://127.0.0.1:65533", "is not tcp://HOST:PORT with a PORT up to 65532"),
+        ("127.0.0.1:5570", "is not tcp://HOST:PORT"),
+        ("tcp://127.0.0.1:5570#keys", "is not tcp://HOST:PORT"),
     ],
 )
 def test_an_address_that_cannot_be_used_is_refused(address: str, message: str) -> None:

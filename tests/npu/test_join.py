@@ -27,5 +27,5 @@ def test_the_check_before_a_start_tries_the_devices(npu: StandIn, tmp_path: Path
     flags = ("--device", "npu", "--nproc", "2", "--state-dir", str(tmp_path / "state"))
     process = npu.start(sys.executable, "launch.py", "--demo", "--check", "--port", "0", *flags)
     answer, _ = process.communicate(timeout=120)
-    assert "2 ranks have computed on npu and reached each other" in answer
+    assert "2 ranks computed on npu and exchanged results" in answer
     assert process.returncode == 0
