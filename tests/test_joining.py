@@ -294,7 +294,7 @@ async def test_an_unknown_key_is_refused_and_logged_on_both_sides(tmp_path: Path
         try:
             assert await asyncio.to_thread(stranger.process.wait, LOG_LIMIT_S) == 1
             assert "does not know the key" in stranger.log()
-            await site.server.life.wait_until_logged("broker turned away 127.0.0.1, which shows")
+            await site.server.life.wait_until_logged("broker refused 127.0.0.1, which shows")
         finally:
             stranger.end()
 
