@@ -1,1 +1,1 @@
-"""`wan doctor` and `launch.py --check`: what keeps a server from starting."""
+"""`wan doctor` and `launch.py --check`: checks of this machine before a server starts."""
