@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 
 # Under a minute: what needs no server and no model.
 QUICK := tests/broker/dispatch tests/broker/journal tests/ranks/parallel/test_layout.py \
-	tests/ranks/test_solver.py tests/http_front/docs
+	tests/ranks/sampling/test_solver.py tests/http_front/docs
 
 .PHONY: install demo serve quick check test test-all test-browser test-ray chaos fuzz audit format clean \
 	rehearse-cuda rehearse-npu rehearse-quick

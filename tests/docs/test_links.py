@@ -32,3 +32,10 @@ def anchors(page: Path) -> set[str]:
         re.sub(r"[^\w\- ]", "", title.replace("`", "").lower()).replace(" ", "-")
         for _, title in headings(page)
     }
+
+
+def test_the_tests_that_the_makefile_names_are_there() -> None:
+    names = re.findall(r"\btests/[\w./-]+", (ROOT / "Makefile").read_text())
+    assert names
+    for name in names:
+        assert (ROOT / name).exists(), name
