@@ -22,7 +22,7 @@ from ranks.model.conditioning import (
 )
 from ranks.model.transformer import LatentShape
 from ranks.model.vae import decode_chunks, encode_chunks, finish_encoding, num_latent_frames
-from ranks.parallel.layout import shard_sizes
+from ranks.parallel.layout import split_evenly
 from ranks.parallel.ulysses import Condition, SequenceGroup
 from ranks.sampling.attention_cache import AttentionCache, CacheSchedule
 from ranks.sampling.checkpoint import State, load_state
@@ -177,7 +177,7 @@ class Run:
     ) -> Predictor:
         transformer = self._models.transformer
         shape: LatentShape = self._latent_shape[2:]
-        sizes = shard_sizes(transformer.num_tokens(shape), self._layout.ulysses_size)
+        sizes = split_evenly(transformer.num_tokens(shape), self._layout.ulysses_size)
         return Predictor(
             transformer=transformer,
             first_frame=first_frame,

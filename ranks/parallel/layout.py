@@ -54,6 +54,6 @@ class Layout:
         ]
 
 
-def shard_sizes(num_tokens: int, ulysses_size: int) -> list[int]:
-    share, remainder = divmod(num_tokens, ulysses_size)
-    return [share + (shard < remainder) for shard in range(ulysses_size)]
+def split_evenly(length: int, num_parts: int) -> list[int]:
+    share, remainder = divmod(length, num_parts)
+    return [share + (part < remainder) for part in range(num_parts)]

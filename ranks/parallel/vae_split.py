@@ -24,6 +24,8 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import (
 )
 from torch import Tensor, nn
 
+from ranks.parallel.layout import split_evenly
+
 Margins = tuple[int, int, int, int]
 """Lines to add at left, right, top and bottom, as `torch.nn.functional.pad` counts them."""
 
@@ -31,11 +33,6 @@ Margins = tuple[int, int, int, int]
 def grid_shape(world_size: int) -> tuple[int, int]:
     num_cols = 2 if world_size >= 8 and world_size % 2 == 0 else 1
     return world_size // num_cols, num_cols
-
-
-def split_evenly(length: int, num_parts: int) -> list[int]:
-    share, remainder = divmod(length, num_parts)
-    return [share + (part < remainder) for part in range(num_parts)]
 
 
 class VaePatch:

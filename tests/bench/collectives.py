@@ -16,7 +16,7 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor
 
 from ranks.model.transformer import ShardTransformer
-from ranks.parallel.layout import shard_sizes
+from ranks.parallel.layout import split_evenly
 from ranks.parallel.ulysses import SequenceGroup, Shard
 from tests.bench.context_parallel import parallelise
 from tests.bench.traffic import Counter, Traffic
@@ -62,7 +62,7 @@ def step_of_ours(model: WanTransformer3DModel, rank: int) -> Tensor:
     """Predict whole latents with our Ulysses."""
     given = inputs()
     transformer = ShardTransformer(model, AttentionBackendName.NATIVE)
-    sizes = shard_sizes(transformer.num_tokens(SHAPE), WORLD_SIZE)
+    sizes = split_evenly(transformer.num_tokens(SHAPE), WORLD_SIZE)
     sequence = SequenceGroup(dist.group.WORLD, sizes, rank)
     cos, sin = transformer.rope_tables(SHAPE, torch.device("cpu"))
     shard = Shard(

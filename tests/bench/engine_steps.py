@@ -12,7 +12,7 @@ from ranks.control import Control
 from ranks.model.conditioning import draw_noise
 from ranks.model.transformer import LatentShape, ShardTransformer
 from ranks.model.weights import fill_transformer, meta_transformer
-from ranks.parallel.layout import Layout, shard_sizes
+from ranks.parallel.layout import Layout, split_evenly
 from ranks.parallel.process_group import World
 from ranks.parallel.ulysses import SequenceGroup
 from ranks.sampling.denoise import Denoiser, Guidance, Predictor
@@ -64,7 +64,7 @@ class Ours:
         groups = world.groups(layout)
         embeds = [(text, job.image(config.image_dim)) for text in job.texts(config.text_dim)]
         branches = [0, 1] if layout.cfg_size == 1 else [layout.branch(world.rank)]
-        sizes = shard_sizes(transformer.num_tokens(job.shape), layout.ulysses_size)
+        sizes = split_evenly(transformer.num_tokens(job.shape), layout.ulysses_size)
         self._predictor = Predictor(
             transformer=transformer,
             first_frame=job.draw(config.in_channels - config.out_channels, 1),

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from broker.wire.job import GroupShape, JobSpec, choose_layout
 from ranks.model.transformer import LatentShape, ShardTransformer
 from ranks.model.vae import decode_chunks, encode_chunks
-from ranks.parallel.layout import shard_sizes
+from ranks.parallel.layout import split_evenly
 from ranks.parallel.ulysses import Condition, SequenceGroup, Shard
 from tests.bench.cost import (
     VAE_DECODE_FLOPS,
@@ -73,7 +73,7 @@ def test_a_step_takes_the_operations_that_torch_counts() -> None:
 @pytest.mark.parametrize("ulysses_size", [4, 8])
 def test_a_forward_pass_sends_what_the_model_says(ulysses_size: int) -> None:
     group = dist.new_group(list(range(ulysses_size)))
-    sequence = SequenceGroup(group, shard_sizes(75_600, ulysses_size), 3)
+    sequence = SequenceGroup(group, split_evenly(75_600, ulysses_size), 3)
     forward(sequence, 1)
     traffic = forward_traffic(Clip(), ulysses_size)
     assert sequence.num_collectives == traffic.num_collectives

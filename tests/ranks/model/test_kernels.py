@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
 from ranks.model.transformer import LatentShape, ShardTransformer
-from ranks.parallel.layout import shard_sizes
+from ranks.parallel.layout import split_evenly
 from ranks.parallel.sharding import set_sharded, shard_transformer
 from ranks.parallel.ulysses import SequenceGroup, Shard
 from ranks.sampling.attention_cache import AttentionCache, CacheSchedule
@@ -100,7 +100,7 @@ def check_shards(rank: int, world_size: int, compiled: Path) -> None:
     cache = AttentionCache(CacheSchedule(start=0, interval=2, end=2, num_inference_steps=2))
     for shape in SHAPES:
         expected = predict(transformer(is_fused=False), shape)
-        sizes = shard_sizes(model.num_tokens(shape), world_size)
+        sizes = split_evenly(model.num_tokens(shape), world_size)
         for is_sharded in (True, False):
             set_sharded(model, is_sharded)
             for step in (0, 1):

@@ -15,7 +15,7 @@ from broker.wire.job_memory import GroupMemory
 from ranks.model.model_memory import measure, usable_bytes
 from ranks.model.transformer import ShardTransformer
 from ranks.model.vae import decode_chunks, encode_chunks
-from ranks.parallel.layout import Layout, shard_sizes
+from ranks.parallel.layout import Layout, split_evenly
 from ranks.parallel.process_group import World
 from ranks.parallel.sharding import num_weight_bytes, shard_text_encoder, shard_transformer
 from ranks.parallel.ulysses import SequenceGroup, Shard
@@ -102,7 +102,7 @@ def test_every_layout_can_split_the_14b_model(
             config_of("transformer") | {"num_layers": 2}
         )
     model = ShardTransformer(in_dtypes(transformer, torch.bfloat16), AttentionBackendName.NATIVE)
-    sizes = shard_sizes(model.num_tokens(shape), ulysses_size)
+    sizes = split_evenly(model.num_tokens(shape), ulysses_size)
     with torch.device("meta"):
         latents = torch.empty(1, 36, *shape)
         tables = torch.empty(2, 1, sum(sizes), 1, 128 // 2)

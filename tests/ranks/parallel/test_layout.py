@@ -2,7 +2,7 @@
 
 import pytest
 
-from ranks.parallel.layout import Layout, shard_sizes
+from ranks.parallel.layout import Layout, split_evenly
 
 
 def test_cfg_2_by_ulysses_4_fills_eight_ranks() -> None:
@@ -32,4 +32,4 @@ def test_a_layout_that_does_not_divide_the_world_is_refused_with_its_numbers() -
 def test_shards_differ_by_one_token_at_most(
     num_tokens: int, ulysses_size: int, sizes: list[int]
 ) -> None:
-    assert shard_sizes(num_tokens, ulysses_size) == sizes
+    assert split_evenly(num_tokens, ulysses_size) == sizes

@@ -8,7 +8,7 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor
 
 from ranks.model.transformer import LatentShape, ShardTransformer
-from ranks.parallel.layout import shard_sizes
+from ranks.parallel.layout import split_evenly
 from ranks.parallel.ulysses import SequenceGroup, Shard
 from tests.ranks.parallel.world import run_ranks
 
@@ -45,7 +45,7 @@ def predict(rank: int, world_size: int) -> tuple[Tensor, SequenceGroup]:
     """Return the whole prediction and the group that carried it."""
     latents, timestep, text, image = inputs()
     transformer = ShardTransformer(small_model(), AttentionBackendName.NATIVE)
-    sizes = shard_sizes(transformer.num_tokens(SHAPE), world_size)
+    sizes = split_evenly(transformer.num_tokens(SHAPE), world_size)
     group = dist.group.WORLD if world_size > 1 else None
     sequence = SequenceGroup(group, sizes, rank)
     cos, sin = transformer.rope_tables(SHAPE, torch.device("cpu"))
@@ -93,7 +93,7 @@ def test_ranks_without_tokens_take_part() -> None:
 
 
 def check_empty_shards(rank: int, world_size: int) -> None:
-    sizes = shard_sizes(2, world_size)
+    sizes = split_evenly(2, world_size)
     sequence = SequenceGroup(dist.group.WORLD, sizes, rank)
     whole = torch.arange(2 * 3 * NUM_HEADS * 5.0).view(2, 3, NUM_HEADS, 5)
     heads = sequence.to_heads(whole.split(sizes)[rank])

@@ -4,7 +4,8 @@ import torch.distributed as dist
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, WanCausalConv3d
 from torch import Tensor
 
-from ranks.parallel.vae_split import VaePatch, VaeSplit, grid_shape, split_evenly
+from ranks.parallel.layout import split_evenly
+from ranks.parallel.vae_split import VaePatch, VaeSplit, grid_shape
 from tests.ranks.parallel.world import run_ranks
 
 TOLERANCE = 1e-5

@@ -10,7 +10,7 @@ import torch
 from ranks.device import Device, open_device
 from ranks.environment import set_environment_defaults
 from ranks.model.transformer import LatentShape, ShardTransformer
-from ranks.parallel.layout import shard_sizes
+from ranks.parallel.layout import split_evenly
 from ranks.parallel.ulysses import SequenceGroup
 from ranks.sampling.denoise import Guidance, Predictor
 from tests.bench.random_models import REAL, make_transformer
@@ -59,7 +59,7 @@ def _predict(transformer: ShardTransformer, device: Device, shape: LatentShape) 
         guidance=Guidance(
             guidance_scale=1.0, conditions={0: transformer.condition(text, image)}, group=None
         ),
-        sequence=SequenceGroup(None, shard_sizes(transformer.num_tokens(shape), 1), 0),
+        sequence=SequenceGroup(None, split_evenly(transformer.num_tokens(shape), 1), 0),
         rope=transformer.rope_tables(shape, target),
         cache=None,
     )
