@@ -48,7 +48,6 @@ class History:
         return [view for view in views if view.seq > seq] or [views[-1]]
 
     def page(self, request: ListJobs, limit: int) -> JobsListed:
-        """Return a page of the latest views of an owner's jobs, or of all for None."""
         kept = self._views.values()
         latest = (views[-1] for views in (kept if request.oldest_first else reversed(kept)))
         own: Iterator[JobView] = (view for view in latest if request.owner in (None, view.owner))

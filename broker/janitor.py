@@ -70,23 +70,22 @@ class Janitor:
         self._is_due = asyncio.Event()
 
     def begin(self) -> None:
-        """Remove files without a job from a folder, as after a crash."""
         if self.is_local:
             self._store.prepare()
+            # A crash leaves files without a job.
             orphans = self._orphans(_all_names(self._store))
             self._store.delete(orphans)
             if orphans:
                 logger.info("removed %d files that belong to no job", len(orphans))
 
     async def run(self) -> None:
-        """Sweep an object store, and remove what is due, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             if not self.is_local:
                 tasks.create_task(self._insist(self._sweep))
             tasks.create_task(self._remove_on())
 
     def close(self) -> None:
-        """Abandon the thread, which may hang with the store for a while."""
+        # Not waited for: the thread may hang with the store for a while.
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def refusals(self, jobs: Sequence[Job]) -> dict[str, Refused]:
@@ -115,11 +114,9 @@ class Janitor:
         await self._remove([])
 
     async def remove_input(self, image: str) -> None:
-        """Remove an image unless a job uses it by then."""
         await self._remove([f"{INPUTS}/{image}"])
 
     async def remove_video(self, job_id: str) -> None:
-        """Remove the video and stills of a job that did not succeed."""
         await self._remove(_videos(job_id))
 
     async def _remove(self, names: Iterable[str]) -> None:
@@ -130,7 +127,7 @@ class Janitor:
             self._is_due.set()
 
     async def _clear(self) -> None:
-        """Remove what is due; after an error all of it is still due."""
+        # What is due stays due after an error.
         jobs = set(self._removed_jobs)
         due = {name for name in self._due if not self._is_used(name)}
         self._due &= due
@@ -155,7 +152,6 @@ class Janitor:
             logger.info("removed %d files that belong to no job", len(orphans))
 
     async def _insist(self, act: Callable[[], Awaitable[None]]) -> None:
-        """Repeat an action until the store accepts it."""
         while True:
             try:
                 return await act()
@@ -164,7 +160,6 @@ class Janitor:
             await asyncio.sleep(RETRY_S)
 
     def _orphans(self, names: Iterable[str]) -> list[str]:
-        """Return the names of files that belong to no job."""
         wanted = _wanted(self._dispatcher.jobs())
         return [name for name in names if not (_owner(name) in wanted or self._is_used(name))]
 
@@ -212,7 +207,7 @@ def _videos(job_id: str) -> list[str]:
 
 
 def _delete(store: Store, jobs: Collection[str], names: Iterable[str]) -> None:
-    """Remove all files of some jobs, including those of lost attempts, and further files."""
+    # Files that lost attempts left behind.
     strays = [
         name
         for folder in (PARTIAL, CHECKPOINTS)

@@ -45,11 +45,9 @@ class Peers:
         return sorted({identity for _, identity in self._launchers.values()} | self._idle)
 
     def drainers(self) -> list[bytes]:
-        """Return the identities of the launchers that wait until nothing runs."""
         return sorted(self._drainers)
 
     def knows(self, identity: bytes) -> bool:
-        """Whether a peer has registered, or asked for a drain, since the broker started."""
         return identity in self._known
 
     def admit(self, identity: bytes, report: PeerReport) -> bool:
@@ -84,7 +82,6 @@ class Peers:
     def _claim(
         self, owners: dict[str, tuple[int, bytes]], identity: bytes, group: str, epoch: int
     ) -> bool:
-        """Make a peer the owner of a group's life, unless another peer is or a later life began."""
         owner_epoch, owner = owners.get(group, (epoch, identity))
         if epoch < owner_epoch or (epoch == owner_epoch and owner != identity):
             return False

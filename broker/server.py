@@ -129,7 +129,6 @@ class Broker:
             self._context.destroy()
 
     async def stop(self) -> None:
-        """Have `run` return once everything that arrived is done."""
         await self._transactions.stop()
 
     def _bind(self) -> None:
@@ -142,7 +141,6 @@ class Broker:
     def _bind_socket(
         self, kind: int, bind: Callable[..., object], addresses: list[str]
     ) -> SocketReader:
-        """Bind a socket; the gatekeeper watches those of its addresses that need keys."""
         socket: zmq.Socket[bytes] = zmq.Socket(self._context, kind)
         for address, folder in map(split_keys, addresses):
             if folder is not None:
@@ -236,9 +234,9 @@ class Broker:
         return UNKNOWN_JOB if found is None else JobFound(job=found)
 
     def _detailed(self, view: JobView) -> JobView | None:
-        """Return a view with what only replies hold; None while its job is being removed."""
         job = self._dispatcher.job(view.job_id)
         if job is None:
+            # The job is being removed.
             return None
         eta_s = expires_at = position = None
         if view.state.is_terminal:

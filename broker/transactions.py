@@ -91,7 +91,7 @@ class Transactions:
         """Whether the disk is full, so that nothing can be accepted."""
 
     async def put(self, event: Event | None, client: Client | None = None) -> None:
-        """Hand over an event; waits while too many wait already."""
+        """Hand over an event; wait while too many wait already."""
         await self._inbox.put(_Envelope(event, client))
 
     async def back_up(self, path: Path) -> FrontReply:
@@ -159,8 +159,7 @@ class Transactions:
             return self._dispatcher.handle(event, self._clock(), client)
 
     def _check_meanwhile(self, jobs: Sequence[Job]) -> None:
-        """Look for images in a store that may be slow, while other events are handled."""
-
+        # The store may be slow: other events are handled meanwhile.
         async def check() -> None:
             await self._inbox.put(await self._check(jobs))
 
@@ -172,7 +171,6 @@ class Transactions:
         return _ImagesChecked(jobs, await self._janitor.refusals(jobs))
 
     async def _admit(self, check: _ImagesChecked) -> list[Admission]:
-        """Write the new jobs whose images are there."""
         refused = dict(check.refused)
         jobs = [job for job in check.jobs if job.job_id not in refused]
         try:
@@ -192,7 +190,6 @@ class Transactions:
         ]
 
     async def _save(self, commands: Sequence[Command]) -> None:
-        """Write what has been decided; on a full disk, try until there is room."""
         saved = [command.job for command in commands if isinstance(command, SaveJob)]
         dropped = [command.job_id for command in commands if isinstance(command, DropJob)]
         while saved or dropped:
@@ -240,7 +237,6 @@ def _log_state(job: Job) -> None:
 
 
 def _job_id(event: Event | None) -> str | None:
-    """Return the job that an event is about, for the log."""
     lease = getattr(event, "lease", None)
     job_id: str | None = getattr(event if lease is None else lease, "job_id", None)
     return job_id

@@ -42,7 +42,7 @@ class AttemptLifecycle:
         self._retry_pauses_s = policy.retry_pauses_s
 
     def handle(self, report: AttemptReport, now_s: float) -> None:
-        """Take a report; drop it if its lease is not, or no longer, in force."""
+        """Take a report; drop it if its lease is not in force."""
         attempt = self._state.find_attempt(report.lease)
         if attempt is None:
             self._drop(report)
@@ -63,7 +63,7 @@ class AttemptLifecycle:
         self._state.groups.reindex(report.lease.group)
 
     def lose(self, attempt: Attempt, now_s: float) -> None:
-        """Take back an attempt that its group will not finish: the group is dead."""
+        """Take back an attempt that its group will not finish."""
         job = self._job_of(attempt)
         if job is None:
             return
@@ -114,7 +114,6 @@ class AttemptLifecycle:
         self._advance(attempt, report, spent_s, now_s)
 
     def _learn_step(self, job: Job, attempt: Attempt, report: StepDone, now_s: float) -> None:
-        """Let the group's watch know how much work a step is, and how long one took."""
         group = self._state.groups[attempt.lease.group]
         if group.shape is None:  # the broker was restarted a moment ago
             return
@@ -124,7 +123,7 @@ class AttemptLifecycle:
             group.watch.learn_step(step_s)
 
     def _advance(self, attempt: Attempt, report: StepDone, spent_s: float, now_s: float) -> None:
-        """Publish how far an attempt is; `spent_s` is the time since its last report."""
+        """Publish an attempt's progress; `spent_s` is the time since its last report."""
         job = self._job_of(attempt)
         if job is None:
             return
@@ -154,7 +153,7 @@ class AttemptLifecycle:
             self._drop_unwanted(attempt.lease.job_id)
 
     def _drop_unwanted(self, job_id: str) -> None:
-        """Drop what an attempt saved, unless another attempt of the job may succeed."""
+        # Another attempt of the job may still succeed.
         job = self._state.jobs.get(job_id)
         if job is None or job.state in (JobState.CANCELLED, JobState.FAILED):
             self._state.emit(DropVideo(job_id))
@@ -176,7 +175,6 @@ class AttemptLifecycle:
                 assert_never(report)
 
     def _retry(self, job: Job, now_s: float) -> None:
-        """Return a job to the queue whose attempt was lost, or fail it if that was the last one."""
         num_lost = job.num_lost + 1
         if num_lost > len(self._retry_pauses_s):
             reason = f"the ranks died or hung during the run ({num_lost} attempts)"
@@ -195,10 +193,10 @@ class AttemptLifecycle:
         self._state.save(failed, now_s)
 
     def _requeue(self, job: Job, now_s: float) -> None:
-        """Return a job to the queue whose attempt ended as planned: it does not count as lost."""
+        # The attempt ended as planned, so it does not count as lost.
         self._state.save(job.queued_again(now_s, job.num_lost), now_s)
 
     def _job_of(self, attempt: Attempt) -> Job | None:
-        """Return the job of an attempt; None if it was cancelled, whatever the attempt does."""
+        """Return the job of an attempt; None if the job was cancelled."""
         job = self._state.jobs.get(attempt.lease.job_id)
         return job if job is not None and job.lease == attempt.lease else None

@@ -41,16 +41,13 @@ class DispatchState:
         self._commands: list[Command] = []
 
     def emit(self, command: Command) -> None:
-        """Add a command behind those emitted before."""
         self._commands.append(command)
 
     def take_commands(self) -> list[Command]:
-        """Return the commands emitted since the last call."""
         commands, self._commands = self._commands, []
         return commands
 
     def save(self, job: Job, now_s: float) -> None:
-        """Take a new version of a job, for the journal and all subscribers."""
         self.jobs.put(job)
         self.emit(SaveJob(job))
         self.publish(job, now_s)
@@ -66,7 +63,6 @@ class DispatchState:
         self.emit(Publish(view))
 
     def watch(self, job_id: str, watched: bool, now_s: float) -> None:
-        """Start or stop publishing every change of a job's queue position."""
         if watched:
             self._watched.add(job_id)
             self._publish_position(job_id, now_s)
@@ -74,17 +70,13 @@ class DispatchState:
             self._watched.discard(job_id)
 
     def publish_positions(self, now_s: float) -> None:
-        """Publish watched jobs whose queue position changed.
-
-        Only watched ones, so that a move costs the same however many jobs wait.
-        """
         if self.jobs.queue.num_moves != self._num_moves_published:
             self._num_moves_published = self.jobs.queue.num_moves
+            # Only watched jobs, so that a move costs the same however many jobs wait.
             for job_id in list(self._watched):
                 self._publish_position(job_id, now_s)
 
     def position(self, job_id: str) -> int | None:
-        """Return a job's position in the queue; None if it does not wait."""
         job = self.jobs.get(job_id)
         return None if job is None else self.jobs.position(job)
 
@@ -92,25 +84,21 @@ class DispatchState:
         return job.view(self.jobs.position(job), self.eta_s(job, now_s))
 
     def eta_s(self, job: Job, now_s: float) -> float | None:
-        """Return the seconds until a job ends; None if nothing tells."""
         if job.state is JobState.IN_QUEUE:
-            return self._wait_s(job, now_s)
+            return self._waiting_eta_s(job, now_s)
         attempt = None if job.lease is None else self.find_attempt(job.lease)
         return None if attempt is None else self._remaining_s(job, attempt, now_s)
 
     def new_attempt(self, job: Job, lease: Lease, now_s: float) -> Attempt:
-        """Create the attempt of a lease that the group has not confirmed yet."""
         progress = StageProgress(now_s, Stage.ENCODE)
         sort_key = self.jobs.queue.sort_key(job)
         return Attempt(lease, progress, priority=job.priority, sort_key=sort_key)
 
     def find_attempt(self, lease: Lease) -> Attempt | None:
-        """Return the attempt of a lease; None if the lease is not, or no longer, in force."""
         group = self.groups.get(lease.group)
         return None if group is None else group.find(lease)
 
     def next_end_s(self, now_s: float) -> float | None:
-        """Return the seconds until a position in the queue becomes free."""
         return min(self._busy_s(now_s), default=None)
 
     def health(self) -> HealthFound:
@@ -133,8 +121,7 @@ class DispatchState:
     def _remaining_s(self, job: Job, attempt: Attempt, now_s: float) -> float | None:
         return self.pace.remaining_s(job.spec, attempt.progress, now_s)
 
-    def _wait_s(self, job: Job, now_s: float) -> float | None:
-        """Return the seconds until a waiting job ends, as far as that can be estimated."""
+    def _waiting_eta_s(self, job: Job, now_s: float) -> float | None:
         own_s = self.pace.attempt_s(work_of(job.spec))
         free_s = self._busy_s(now_s)
         if own_s is None or not free_s:
@@ -151,7 +138,6 @@ class DispatchState:
         return (sum(free_s) + between_s) / len(free_s) + own_s
 
     def _busy_s(self, now_s: float) -> list[float]:
-        """Return the seconds until each of the groups that stand for all is free."""
         asked = self.groups.some_ready(_NUM_ASKED)
         return [self._group_busy_s(group, now_s) for group in asked]
 

@@ -83,12 +83,9 @@ class Dispatcher:
             self._restore(job, now_s)
 
     def handle(self, event: Event, now_s: float, client: Client | None = None) -> list[Command]:
-        """Return what follows from an event.
+        """Return what follows from an event; each enters once, in the order of arrival.
 
-        Args:
-            event: Each enters once, in the order of arrival.
-            now_s: The time.
-            client: Who sent the event and gets a reply, if it is a front's request.
+        `client` is set for a front's request, and gets the reply.
         """
         self._state.awake.advance(now_s)
         match event:
@@ -136,7 +133,6 @@ class Dispatcher:
         return self._groups.is_repeated(report, now_s)
 
     def tick(self, now_s: float) -> list[Command]:
-        """Return what follows from the time alone."""
         self._state.awake.advance(now_s)
         self._groups.kill_hung_groups(now_s)
         self._intake.remove_expired(now_s)
@@ -144,7 +140,6 @@ class Dispatcher:
 
     @property
     def has_arriving_jobs(self) -> bool:
-        """Whether a job is on its way to the journal."""
         return self._intake.has_arriving_jobs
 
     def jobs(self) -> Iterable[Job]:
@@ -152,7 +147,6 @@ class Dispatcher:
         return self._state.jobs
 
     def groups(self) -> Iterable[Group]:
-        """Return every group that was ever reported, in its latest life."""
         return self._state.groups
 
     def views(self, now_s: float) -> list[JobView]:
@@ -160,16 +154,13 @@ class Dispatcher:
         return [self._state.view(job, now_s) for job in self._state.jobs]
 
     def job(self, job_id: str) -> Job | None:
-        """Return a job; None if it is unknown or has expired."""
         return self._state.jobs.get(job_id)
 
     def eta_s(self, job_id: str, now_s: float) -> float | None:
-        """Return the seconds until a job ends; None if nothing tells."""
         job = self._state.jobs.get(job_id)
         return None if job is None else self._state.eta_s(job, now_s)
 
     def queue_position(self, job_id: str) -> int | None:
-        """Return a job's position in the queue; None if it does not wait."""
         return self._state.position(job_id)
 
     def is_running(self, lease: Lease) -> bool:
@@ -187,7 +178,6 @@ class Dispatcher:
         return self._state.health()
 
     def _settle(self, now_s: float) -> list[Command]:
-        """Give free groups their next jobs, then return all commands."""
         if not self._state.draining:
             self._give_jobs(now_s)
             self._preemption.preempt()

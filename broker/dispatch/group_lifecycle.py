@@ -64,14 +64,12 @@ class GroupLifecycle:
         self._state.groups.reindex(report.group)
 
     def on_heartbeat(self, heartbeat: Heartbeat, now_s: float) -> None:
-        """Take a heartbeat, unless it is of another life."""
         group = self._state.groups.get(heartbeat.group)
         if group is not None and group.epoch == heartbeat.epoch:
             group.heard_s = self._state.awake.at(now_s)
             group.watch.observe(heartbeat, group.heard_s)
 
     def is_repeated(self, report: GroupStarted, now_s: float) -> bool:
-        """Take a launcher's repeated report as a sign of life; False if it is new, for `handle`."""
         group = self._state.groups.get(report.group)
         if group is None or group.epoch != report.epoch or group.gone:
             return False
@@ -81,20 +79,18 @@ class GroupLifecycle:
         return True
 
     def adopt(self, job: Job, lease: Lease, now_s: float) -> None:
-        """Take a job's lease from the journal: its group may still be running it."""
+        # The group may still be running the job.
         group = self._state.groups.get(lease.group) or self._add(lease.group, lease.epoch)
         group.attempts[lease.job_id] = self._state.new_attempt(job, lease, now_s)
         self._state.groups.reindex(group.name)
 
     def drop_unknown_groups(self, names: Collection[str], now_s: float) -> None:
-        """Take back the leases of groups that are not started any more."""
         for group in self._state.groups:
             if not group.registered and group.name not in names:
                 logger.warning("group %s is not started any more; taking its jobs back", group.name)
                 self._end_life(group, now_s)
 
     def kill_hung_groups(self, now_s: float) -> None:
-        """Have every hung group killed, and again if it has not ended."""
         if self._lost_s is not None:
             self._forget_silent(self._lost_s, now_s)
         awake_s = self._state.awake.now_s
@@ -109,7 +105,6 @@ class GroupLifecycle:
                 self._kill(group, group.kill_reason)
 
     def report_drained(self, name: str) -> None:
-        """Answer the launcher that drains a group, once nothing runs on the group."""
         group = self._state.groups.get(name)
         if group is not None and group.draining and not group.attempts:
             group.draining = False
@@ -203,7 +198,6 @@ class GroupLifecycle:
                 attempt.expect_start(awake_s)
 
     def _confirm(self, group: Group, lease: Lease, now_s: float) -> None:
-        """Take an attempt that the group lists as running."""
         attempt = group.find(lease)
         if attempt is not None:
             attempt.num_missed = 0
@@ -222,9 +216,9 @@ class GroupLifecycle:
             self._state.emit(ToGroup(group.name, CancelRun(lease=lease)))
 
     def _miss(self, group: Group, attempt: Attempt, now_s: float) -> None:
-        """Ask how an attempt ended that its group no longer lists: the report may be lost."""
         attempt.num_missed += 1
         if attempt.num_missed <= MAX_MISSED:
+            # The report of its end may be lost.
             self._state.emit(AskHowItEnded(attempt.lease))
             return
         job_id = attempt.lease.job_id
@@ -245,7 +239,6 @@ class GroupLifecycle:
             self._end_life(group, now_s)
 
     def _end_life(self, group: Group, now_s: float) -> None:
-        """Take back every attempt of a group that has no process left."""
         group.gone = True
         attempts, group.attempts = list(group.attempts.values()), {}
         self._state.groups.reindex(group.name)

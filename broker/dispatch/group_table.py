@@ -36,7 +36,6 @@ class GroupTable:
         return iter(self._groups.values())
 
     def put(self, group: Group) -> None:
-        """Add a group, or replace it by its next life."""
         self._groups[group.name] = group
         self.reindex(group.name)
 
@@ -45,7 +44,6 @@ class GroupTable:
         self.reindex(name)
 
     def reindex(self, name: str) -> None:
-        """Bring the indexes up to date with a group that has changed or is gone."""
         group = self._groups.get(name)
         self._index_free(name, group)
         self.preemptible.index(name, group)
@@ -58,7 +56,6 @@ class GroupTable:
 
     @property
     def runs_nothing(self) -> bool:
-        """Whether no group holds an attempt."""
         return not self._busy
 
     @property
@@ -68,15 +65,14 @@ class GroupTable:
 
     @property
     def num_ready(self) -> int:
-        """How many groups serve jobs, free or busy."""
         return len(self._ready)
 
     def some_ready(self, most: int) -> list[Group]:
-        """Return at most so many groups that serve jobs, those ready for longest first."""
+        """Return up to `most` ready groups, those ready for longest first."""
         return list(islice(self._ready.values(), most))
 
     def free(self) -> list[tuple[GroupShape, Group]]:
-        """Return the group that has been free for longest, for each shape of free groups."""
+        """Return the group that has been free for longest, for each shape."""
         return [(shape, self._groups[next(iter(names))]) for shape, names in self._free.items()]
 
     def _index_free(self, name: str, group: Group | None) -> None:

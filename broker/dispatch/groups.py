@@ -38,17 +38,15 @@ class Attempt:
 
     @property
     def has_to_leave(self) -> bool:
-        """Whether the group was asked to leave it."""
         return self.preempted or self.cancelled
 
     @property
     def can_leave(self) -> bool:
-        """Whether it may make way: what remains of it is worth saving."""
+        # After denoising, too little remains to be worth saving.
         is_early = self.progress.stage in (Stage.ENCODE, Stage.DENOISE)
         return self.started and is_early and not self.has_to_leave
 
     def expect(self, what: str, limit_s: float, awake_s: float) -> None:
-        """Set the deadline of the group's next report."""
         self.deadline_s = awake_s + limit_s
         self.overdue = f"job {self.lease.job_id}: {what} within {limit_s:g} s"
 
@@ -56,11 +54,11 @@ class Attempt:
         self.expect("not taken", START_LIMIT_S, awake_s)
 
     def start(self, now_s: float) -> None:
-        """Note that the group has taken the job; heartbeats tell from here on whether it hangs."""
         if not self.started:
             self.started = True
             self.progress = StageProgress(now_s, Stage.ENCODE)
             if not self.cancelled:
+                # Heartbeats tell from here on whether it hangs.
                 self.deadline_s = None
 
     def decode(self, now_s: float, awake_s: float) -> None:
@@ -70,7 +68,6 @@ class Attempt:
         self._expect_video(awake_s)
 
     def delay(self, awake_s: float) -> None:
-        """Note that the group still waits for something outside."""
         self.delayed = True
         if self.decoded:
             self._expect_video(awake_s)
@@ -118,7 +115,6 @@ class Group:
 
     @property
     def computing(self) -> Attempt | None:
-        """The attempt that occupies the ranks."""
         return next((one for one in self.attempts.values() if not one.decoded), None)
 
     @property
@@ -130,11 +126,10 @@ class Group:
 
     @property
     def is_free(self) -> bool:
-        """Whether the group can take a job now; with a delayed attempt it takes no more."""
         return self.ready and all(one.decoded and not one.delayed for one in self.attempts.values())
 
     def find(self, lease: Lease) -> Attempt | None:
-        """Return the attempt of a lease; None if the lease is not, or no longer, in force."""
+        """Return the attempt of a lease; None if the lease is not in force."""
         attempt = self.attempts.get(lease.job_id)
         return attempt if attempt is not None and attempt.lease == lease else None
 
@@ -146,7 +141,6 @@ class Group:
         return self.watch.fault(self.shape is not None, awake_s)
 
     def view(self, awake_s: float) -> GroupView:
-        """Return what `/health` shows of the group."""
         computing = self.computing
         return GroupView(
             group=self.name,

@@ -79,7 +79,6 @@ class Intake:
 
     @property
     def has_arriving_jobs(self) -> bool:
-        """Whether a job is on its way to the journal."""
         return bool(self._arriving)
 
     def handle(self, request: FrontEvent, client: Client, now_s: float) -> None:
@@ -98,7 +97,6 @@ class Intake:
                 assert_never(request)
 
     def settle(self, admission: Admission, now_s: float) -> None:
-        """Answer the clients of a new job, which is or is not in the journal."""
         job, clients = self._arriving.pop(admission.job_id)
         reply: FrontReply
         match admission:
@@ -114,29 +112,23 @@ class Intake:
             self._reply(client, reply)
 
     def remove_expired(self, now_s: float) -> int:
-        """Remove the jobs that ended long enough ago; return how many."""
         expired = list(self._state.jobs.pop_expired(now_s - self._policy.job_ttl_s))
         for job in expired:
             self._drop(job)
         return len(expired)
 
     def restore_ended(self, job: Job, now_s: float) -> None:
-        """Take a job that ended before the broker started.
-
-        It is kept for some time however old it looks: the clock may have been set forward, and
-        while the server was down its video could not be fetched.
-        """
+        # It is kept for some time however old it looks: the clock may have been set forward, and
+        # while the server was down its video could not be fetched.
         ttl_s = self._policy.job_ttl_s
         grace_s = min(ttl_s, _RESTART_GRACE_S)
         self._state.jobs.put(job, max(job.updated_at, now_s - ttl_s + grace_s))
 
     def uses_image(self, image: str) -> bool:
-        """Whether a job needs an image, also one that is not in the journal yet."""
         arriving = any(job.image == image for job, _ in self._arriving.values())
         return arriving or self._state.jobs.uses_image(image)
 
     def learn_shape(self, report: GroupReady, now_s: float) -> None:
-        """Take what a group can run; end the waiting jobs that no group can."""
         self._state.jobs.queue.learn(report.shape)
         group = self._state.groups.get(report.group)
         if group is not None and not group.considered and not self._is_gathering():
@@ -161,11 +153,11 @@ class Intake:
         return JobAcceptable() if known.job_id in self._arriving else self._found(known, now_s)
 
     def _submit(self, submit: SubmitJob, client: Client, now_s: float) -> None:
-        """Admit a job; a repeated message is answered as the first one was."""
         refusal = _misnamed(submit)
         if refusal is not None:
             self._reply(client, refusal)
             return
+        # A repeated message is answered as the first one was.
         known = self._known(submit.job_id) or self._job_of_key(submit)
         if known is None:
             self._submit_new(submit, client, now_s)
@@ -204,7 +196,6 @@ class Intake:
         return self._state.jobs.get(job_id) if arrival is None else arrival.job
 
     def _job_of_key(self, candidate: Candidate) -> Job | None:
-        """Return the job admitted, or about to be, under a client's idempotency key."""
         key, owner = candidate.idempotency_key, candidate.owner
         if key is None:
             return None
@@ -289,12 +280,10 @@ class Intake:
         return JobDeleted()
 
     def _drop(self, job: Job) -> None:
-        """Have the row and files of a removed job removed."""
         self._state.emit(DropJob(job.job_id))
         self._drop_unused(job.image)
 
     def _owned(self, request: CancelJob | DeleteJob) -> Job | None:
-        """Return the job of a request; None if it is unknown, or another owner's."""
         job = self._state.jobs.get(request.job_id)
         return job if job is not None and request.owner in (None, job.owner) else None
 
@@ -310,7 +299,6 @@ class Intake:
         return self._found(job, now_s)
 
     def _end(self, job: Job, now_s: float) -> Job:
-        """Cancel a job, and have its group leave the attempt."""
         cancelled = job.ended(JobState.CANCELLED, now_s)
         self._state.save(cancelled, now_s)
         self._cancel_attempt(job.lease)

@@ -48,12 +48,10 @@ class JobQueue:
 
     @property
     def num_moves(self) -> int:
-        """Rises whenever positions may have changed."""
         return self._all.num_moves
 
     @property
     def shapes(self) -> Collection[GroupShape]:
-        """What the groups so far can run."""
         return self._due_for.keys()
 
     @property
@@ -61,15 +59,13 @@ class JobQueue:
         return max((priority for priority, num in self._num_at.items() if num), default=None)
 
     def num_of(self, owner: str | None) -> int:
-        """Return how many jobs of an owner wait."""
         return self._num_of[owner]
 
     def position(self, job: Job) -> int:
-        """Return the queue position of a waiting job; 1 is next."""
+        """Return the queue position; 1 is next."""
         return self._all.num_before(self.sort_key(job), job.job_id) + 1
 
     def sort_key(self, job: Job) -> SortKey:
-        """Return the job's sort key, waiting or running."""
         return job.created_at - job.priority * self._priority_step_s, job.number
 
     def due_for(self, shape: GroupShape) -> Iterator[str]:
@@ -77,7 +73,6 @@ class JobQueue:
         return iter(self._due_for.get(shape, ()))
 
     def first_for(self, shape: GroupShape, excluded: Collection[str] = ()) -> Job | None:
-        """Return the next job for a group of a shape; None if it can run none of those due."""
         job_id = next((job_id for job_id in self.due_for(shape) if job_id not in excluded), None)
         return None if job_id is None else self._jobs[job_id]
 
@@ -86,7 +81,6 @@ class JobQueue:
         return [self._jobs[job_id] for job_id in self._unfit]
 
     def learn(self, shape: GroupShape) -> None:
-        """Keep a queue for groups of this shape from now on."""
         if shape in self._due_for:
             return
         queue = self._due_for[shape] = SortedQueue()
@@ -98,7 +92,6 @@ class JobQueue:
                     queue.add(self.sort_key(job), job.job_id)
 
     def add(self, job: Job, now_s: float) -> None:
-        """Queue a job; before it is due it has a position, but no group gets it."""
         self._all.add(self.sort_key(job), job.job_id)
         self._num_of[job.owner] += 1
         self._num_at[job.priority] += 1
@@ -108,6 +101,7 @@ class JobQueue:
         if not queues:
             self._unfit[job.job_id] = None
         if job.due_at > now_s:
+            # It has a position, but no group gets it yet.
             self._pausing[job.job_id] = job.due_at
             heapq.heappush(self._due, (job.due_at, job.job_id))
         else:
@@ -125,7 +119,6 @@ class JobQueue:
                 queue.remove(self.sort_key(job), job.job_id)
 
     def wake(self, now_s: float) -> None:
-        """Offer the jobs that have become due."""
         while self._due and self._due[0][0] <= now_s:
             due_at, job_id = heapq.heappop(self._due)
             # A cancelled job leaves its entry here, and its id may be in use again.

@@ -44,7 +44,6 @@ class Job(JobFields, frozen=True, kw_only=True):
         return self.changed(now_s, state=state, reason=reason, **changes)
 
     def leased(self, lease: Lease, now_s: float) -> "Job":
-        """Return the job as given to a group."""
         return self.moved(
             JobState.IN_PROGRESS,
             now_s,
@@ -59,7 +58,6 @@ class Job(JobFields, frozen=True, kw_only=True):
         return self.stage_s | {stage.value: round(before + seconds, 3)}
 
     def queued_again(self, now_s: float, num_lost: int, pause_s: float = 0.0) -> "Job":
-        """Return the job as waiting for its next attempt, at the earliest after a pause."""
         return self.moved(
             JobState.IN_QUEUE,
             now_s,
@@ -72,20 +70,15 @@ class Job(JobFields, frozen=True, kw_only=True):
         )
 
     def ended(self, state: JobState, now_s: float, **changes: Any) -> "Job":
-        """Return the job in a terminal state."""
         return self.moved(state, now_s, lease=None, stage=None, **changes)
 
     def changed(self, now_s: float, **changes: Any) -> "Job":
         return msgspec.structs.replace(self, seq=self.seq + 1, updated_at=now_s, **changes)
 
     def restored(self) -> "Job":
-        """Return the job as a restarted broker takes it from the journal.
-
-        Its next step reports where the attempt is, and no pause outlasts a restart, which was one.
-        """
+        # Its next step reports where the attempt is, and the restart was pause enough.
         return msgspec.structs.replace(self, stage=None, step=0, num_steps=0, due_at=0.0)
 
     def view(self, queue_position: int | None = None, eta_s: float | None = None) -> JobView:
-        """Return what fronts may know of the job."""
         fields = {name: getattr(self, name) for name in JobFields.__struct_fields__}
         return JobView(**fields, queue_position=queue_position, eta_s=eta_s)

@@ -28,11 +28,9 @@ class JobTable:
         return job_id in self._jobs
 
     def get(self, job_id: str) -> Job | None:
-        """Return a job; None if it is unknown or has expired."""
         return self._jobs.get(job_id)
 
     def of_key(self, owner: str | None, key: str) -> Job | None:
-        """Return the job that an owner submitted under an idempotency key."""
         job_id = self._keys.get((owner, key))
         return None if job_id is None else self._jobs[job_id]
 
@@ -41,16 +39,13 @@ class JobTable:
         return iter(self._jobs.values())
 
     def take_number(self) -> int:
-        """Return the number of the next submission."""
         self._last_number += 1
         return self._last_number
 
     def put(self, job: Job, ended_s: float | None = None) -> None:
         """Take a new job, or a new version of a known one.
 
-        Args:
-            job: The job as it is now.
-            ended_s: When it ended, if it has; None is the time of its last change.
+        `ended_s` is when an ended job ended; None stands for the time of its last change.
         """
         before = self._jobs.get(job.job_id)
         self._jobs[job.job_id] = job
@@ -64,11 +59,9 @@ class JobTable:
             self._enter(job, job.updated_at if ended_s is None else ended_s)
 
     def position(self, job: Job) -> int | None:
-        """Return the queue position, 1 is next; None if the job does not wait."""
         return self.queue.position(job) if job.state is JobState.IN_QUEUE else None
 
     def pop_expired(self, ended_before_s: float) -> Iterator[Job]:
-        """Remove and yield the jobs that ended before a time."""
         while self._ended and self._ended[0][0] <= ended_before_s:
             _, number, job_id = heapq.heappop(self._ended)
             job = self._jobs.get(job_id)

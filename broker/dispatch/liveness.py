@@ -40,7 +40,6 @@ class AwakeClock:
         self._seen_s: float | None = None
 
     def advance(self, now_s: float) -> None:
-        """Take a reading of the ordinary clock."""
         self.now_s, self._seen_s = self.at(now_s), now_s
 
     def at(self, now_s: float) -> float:
@@ -86,7 +85,6 @@ class RankWatch:
         """No limit is reached before: with many groups, most checks end here."""
 
     def observe(self, heartbeat: Heartbeat, awake_s: float) -> None:
-        """Take a heartbeat; a higher count or another stage is finished work."""
         if not 0 <= heartbeat.rank < self.world_size:
             return
         known = self._heard.get(heartbeat.rank)
@@ -99,13 +97,12 @@ class RankWatch:
         known.heartbeat, known.at_s = heartbeat, awake_s
 
     def expect_steps(self, work: float) -> None:
-        """Take the work of a denoising step of the present attempt, as `step_work` counts it."""
+        """Take the work of a denoising step, in the unit of `step_work`."""
         if work != self._step_work:
             self._step_work = work
             self._sound_until_s = 0.0
 
     def learn_step(self, step_s: float) -> None:
-        """Take the time of a denoising step, from which the limit of the next ones follows."""
         before_s = self._work_limit_s(Stage.DENOISE)
         self._paces_s.append(step_s / self._step_work)
         self._usual_pace_s = statistics.median(self._paces_s)
@@ -113,13 +110,11 @@ class RankWatch:
             self._sound_until_s = 0.0
 
     def expect_all(self, world_size: int, awake_s: float) -> None:
-        """Expect heartbeats of so many ranks from now on, including those not heard so far."""
         self.world_size = world_size
         self._since_s = awake_s
         self._sound_until_s = 0.0
 
     def fault(self, loaded: bool, awake_s: float) -> str | None:
-        """Return what is wrong with the group, for the log; None while all is well."""
         if awake_s <= self._sound_until_s:
             return None
         self._sound_until_s = float("inf")
@@ -132,7 +127,6 @@ class RankWatch:
         return None
 
     def is_fresh(self, awake_s: float) -> bool:
-        """Whether every rank has sent a heartbeat within the last seconds."""
         last_s = (
             self._heard[rank].at_s if rank in self._heard else self._since_s
             for rank in range(self.world_size)
@@ -140,7 +134,6 @@ class RankWatch:
         return all(awake_s - at_s <= FRESH_S for at_s in last_s)
 
     def views(self, awake_s: float) -> list[RankView]:
-        """Return a row for each rank that has sent a heartbeat."""
         return [
             RankView(
                 rank=rank,

@@ -13,7 +13,7 @@ _WEIGHT_OF_NEWEST = 0.3
 
 
 def fraction_done(stage: Stage, step: int, num_steps: int) -> float:
-    """Return the part of an attempt, from 0 to 1, that is done after a step of a stage."""
+    """Return the part of an attempt, from 0 to 1, that is done after a step."""
     before = sum(_SHARE[earlier] for earlier in ATTEMPT_STAGES[: ATTEMPT_STAGES.index(stage)])
     return min(1.0, before + _SHARE[stage] * min(step / max(num_steps, 1), 1.0))
 
@@ -65,7 +65,6 @@ class Pace:
     def learn(
         self, spec: JobSpec, progress: StageProgress, report: StepDone, now_s: float
     ) -> StageProgress:
-        """Return the progress after a step, and learn from the time the step took."""
         done = min(report.step / max(report.num_steps, 1), 1.0)
         if progress.stage is report.stage and done > progress.done:
             self.keep(spec, report.stage, (now_s - progress.at_s) / (done - progress.done))
@@ -87,13 +86,11 @@ class Pace:
         self._rates[stage] = rate if known is None else known + _WEIGHT_OF_NEWEST * (rate - known)
 
     def attempt_s(self, work: Work) -> float | None:
-        """Return how long an attempt of this work takes; None before any job has shown it."""
         if Stage.DENOISE not in self._rates:
             return None
         return sum(self._stages_s(work))
 
     def remaining_s(self, spec: JobSpec, progress: StageProgress, now_s: float) -> float | None:
-        """Return how long the rest of an attempt takes from now; None while nothing is known."""
         first = ATTEMPT_STAGES.index(progress.stage)
         if progress.stage in (Stage.ENCODE, Stage.DENOISE) and Stage.DENOISE not in self._rates:
             return None

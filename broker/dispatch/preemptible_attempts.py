@@ -30,7 +30,6 @@ class PreemptibleAttempts:
 
     @property
     def lowest_priority(self) -> int | None:
-        """The lowest priority among the attempts that may make way; None if there is none."""
         return min((priority for priority, num in self._num_of.items() if num), default=None)
 
     def last(self, shape: GroupShape, below: int) -> Entry | None:
@@ -44,7 +43,6 @@ class PreemptibleAttempts:
         return [(shape, len(names)) for shape, names in self._yielding.items() if names]
 
     def index(self, name: str, group: Group | None) -> None:
-        """Take a group as it is now; None if it is gone."""
         position = yielding_shape = None
         attempt = None if group is None else group.sole_attempt
         if group is not None and attempt is not None and group.shape is not None:

@@ -25,7 +25,6 @@ class Preemption:
         self._state = state
 
     def preempt(self) -> None:
-        """Have groups leave the attempts that more urgent jobs wait for."""
         while (attempt := self._next_to_leave()) is not None:
             lease = attempt.lease
             logger.info("job %s makes way for a more urgent one", lease.job_id)
@@ -38,7 +37,7 @@ class Preemption:
         highest, lowest = queue.highest_priority, preemptible.lowest_priority
         if highest is None or lowest is None or highest <= lowest:
             return None
-        expecting = self._expecting()
+        expecting = self._jobs_about_to_start()
         found = []
         for shape in queue.shapes:
             job = queue.first_for(shape, expecting)
@@ -51,8 +50,7 @@ class Preemption:
         _, name = max(last for sort_key, last in found if sort_key == first)
         return self._state.groups[name].sole_attempt
 
-    def _expecting(self) -> set[str]:
-        """Return the jobs for which groups are about to be free."""
+    def _jobs_about_to_start(self) -> set[str]:
         expecting: set[str] = set()
         for shape, num_groups in self._state.groups.preemptible.yielding():
             others = (job for job in self._state.jobs.queue.due_for(shape) if job not in expecting)

@@ -31,7 +31,6 @@ class SortedQueue:
         return (name for _, name in chain.from_iterable(self._chunks))
 
     def last(self) -> Entry | None:
-        """Return the entry with the largest sort key; None if there is none."""
         return self._chunks[-1][-1] if self._chunks else None
 
     def add(self, sort_key: SortKey, name: str) -> None:
@@ -59,7 +58,6 @@ class SortedQueue:
         self.num_moves += 1
 
     def num_before(self, sort_key: SortKey, name: str) -> int:
-        """Return how many names come before an entry."""
         entry = (sort_key, name)
         index = self._chunk_of(entry)
         before = sum(map(len, self._chunks[:index]))

@@ -63,17 +63,14 @@ class Journal:
             )
 
     def take_callback(self, now_s: float) -> Callback | None:
-        """Return the callback that is due; it is due again later unless it is ended."""
         with self._transaction():
             return callbacks.take(self._connection, now_s)
 
     def end_callback(self, job_id: str) -> None:
-        """Remove a callback that was received."""
         with self._transaction():
             callbacks.end(self._connection, job_id)
 
     def forget_history(self, now_s: float) -> None:
-        """Remove history older than a week."""
         with self._transaction():
             self._connection.execute("DELETE FROM history WHERE at < ?", (now_s - _HISTORY_KEPT_S,))
 
@@ -107,7 +104,6 @@ class Journal:
             os.close(file)
 
     def close(self) -> None:
-        """Close the file; everything written is on disk already."""
         self._connection.close()
 
     def _prepare(self) -> None:

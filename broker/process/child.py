@@ -16,10 +16,7 @@ ORPHANED_EXIT_CODE = 77
 def begin(process: str, parent_pid: int, log_format: LogFormat) -> None:
     """Set up logging, end with the launcher, dump all stacks on SIGUSR1, ignore SIGHUP.
 
-    Args:
-        process: Name of this process in the log, as in `rank-3`.
-        parent_pid: Pid of the launcher; if it is no longer the parent, this process ends at once.
-        log_format: As for `configure_logging`.
+    If the launcher, `parent_pid`, is no longer the parent, this process ends at once.
     """
     configure_logging(process, log_format)
     die_with_parent(parent_pid)
@@ -41,10 +38,7 @@ def die_with_parent(parent_pid: int) -> None:
 
 
 def allow_many_files() -> None:
-    """Raise the limit of open files to the maximum that the system allows.
-
-    The broker needs it: libzmq ends the process when it cannot accept a connection.
-    """
+    # libzmq ends the process when it cannot accept a connection.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

@@ -22,7 +22,6 @@ current_stage: ContextVar[str | None] = ContextVar("current_stage", default=None
 
 @contextmanager
 def about_job(job_id: str | None) -> Iterator[None]:
-    """Name a job in the log entries of a block."""
     token = current_job.set(job_id)
     try:
         yield
@@ -35,12 +34,7 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069
 
 
 def configure_logging(process: str, log_format: LogFormat) -> None:
-    """Send all log entries of this process to standard error.
-
-    Args:
-        process: Name of the process, as in `rank-3`.
-        log_format: `text` for people, `json` for collectors.
-    """
+    """Send all log entries to standard error, under a process name such as `rank-3`."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(process) if log_format == "json" else TextFormatter(process))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

@@ -65,18 +65,17 @@ class ObjectStore:
         self._work = work
 
     def prepare(self) -> None:
-        """Make an empty local folder; what an earlier process left there is useless."""
+        # What an earlier process left there is useless.
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def partial(self, folder: str) -> Path:
-        """Return a local folder, made if it is missing."""
         made = self._folder / "made" / folder
         made.mkdir(mode=0o700, parents=True, exist_ok=True)
         return made
 
     def put(self, moves: Sequence[Move], check: Callable[[], None] = go_on) -> None:
-        """Upload files one after the other; an object appears once all of it has arrived."""
+        # An object appears once all of it has arrived.
         for move in moves:
             check()
             num_bytes = move.file.stat().st_size
@@ -149,7 +148,6 @@ class ObjectStore:
             return bytes(obstore.get(self._client, name, options=wanted).bytes())
 
     def names(self, folder: str) -> list[str]:
-        """Return the names of the objects directly under a prefix."""
         import obstore
 
         with _translated():
@@ -158,15 +156,14 @@ class ObjectStore:
         return [name for name in found if name.rpartition("/")[0] == folder]
 
     def delete(self, names: Iterable[str]) -> None:
-        """Remove objects, up to a thousand with each request."""
         import obstore
 
         if doomed := list(names):
+            # obstore removes up to a thousand with each request.
             with _translated(), suppress(FileNotFoundError):
                 obstore.delete(self._client, doomed)
 
     def secret(self, name: str, fresh: bytes) -> bytes:
-        """Return the content of an object that is written only once."""
         import obstore
         from obstore.exceptions import AlreadyExistsError
 

@@ -24,7 +24,7 @@ class FolderStore:
         self.root = root
 
     def prepare(self) -> None:
-        """Make missing folders, private to this user; files of other processes stay."""
+        # Private to this user; files of other processes stay.
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in FOLDERS:
             (self.root / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ class FolderStore:
         return self.root / folder if folder == CHECKPOINTS else self.root / folder / ".partial"
 
     def put(self, moves: Sequence[Move], check: Callable[[], None] = go_on) -> None:
-        """Sync, rename and sync the folders: the order that survives a power loss."""
+        # Sync, rename and sync the folders: the order that survives a power loss.
         for move in moves:
             if not move.is_synced:
                 with move.file.open("rb") as file:
@@ -53,7 +53,7 @@ class FolderStore:
         return self.root / name
 
     def release(self, name: str) -> None:
-        """Do nothing: `fetch` makes no copy."""
+        pass  # `fetch` makes no copy
 
     def has(self, name: str) -> bool:
         return (self.root / name).is_file()
@@ -67,15 +67,14 @@ class FolderStore:
             return []
 
     def delete(self, names: Iterable[str]) -> None:
-        """Remove files; the broker's next start sweeps those that cannot be removed."""
         for name in names:
             try:
                 (self.root / name).unlink(missing_ok=True)
             except OSError as error:
+                # The broker's next start sweeps it.
                 logger.warning("cannot remove %s: %s", self.root / name, error)
 
     def secret(self, name: str, fresh: bytes) -> bytes:
-        """Return the content of a file, readable by this user only."""
         path = self.root / name
         with suppress(FileNotFoundError):
             return path.read_bytes()

@@ -42,7 +42,10 @@ def go_on() -> None:
 
 
 class Store(Protocol):
-    """A store as broker, fronts, ranks and launcher use it; every call blocks."""
+    """A store as broker, fronts, ranks and launcher use it; every call blocks.
+
+    A method that contacts an object store raises `StoreError` if that cannot be reached.
+    """
 
     is_local: bool
     """Whether it answers at once, as a folder does."""
@@ -61,7 +64,6 @@ class Store(Protocol):
             check: Called repeatedly; an exception from it ends the transfer.
 
         Raises:
-            StoreError: If the store cannot be reached.
             OSError: If the disk is full, or fails.
         """
 
@@ -70,7 +72,6 @@ class Store(Protocol):
 
         Raises:
             FileNotFoundError: If an object store has no such file.
-            StoreError: If the store cannot be reached.
         """
 
     def local(self, name: str) -> Path:
@@ -79,49 +80,32 @@ class Store(Protocol):
     def release(self, name: str) -> None:
         """Remove the copy that `fetch` made; the file stays in the store."""
 
-    def has(self, name: str) -> bool:
-        """Whether the file exists.
-
-        Raises:
-            StoreError: If the store cannot be reached.
-        """
+    def has(self, name: str) -> bool: ...
 
     def names(self, folder: str) -> list[str]:
-        """Return the names of all files directly in a folder of the store.
-
-        Raises:
-            StoreError: If the store cannot be reached.
-        """
+        """Return the names of all files directly in a folder of the store."""
 
     def delete(self, names: Iterable[str]) -> None:
-        """Remove files; missing ones are no error.
-
-        Raises:
-            StoreError: If the store cannot be reached; some may be gone.
-        """
+        """Remove files; missing ones are no error. After a `StoreError` some may be gone."""
 
     def secret(self, name: str, fresh: bytes) -> bytes:
         """Return the content of a small file, which is `fresh` if there was none.
 
         Concurrent callers all get the same content.
-
-        Raises:
-            StoreError: If the store cannot be reached.
         """
 
 
 def is_object_place(place: str) -> bool:
-    """Whether this is an `s3://` URL, valid or not."""
     return place.startswith(OBJECT_SCHEME)
 
 
 def checkpoint_name(job_id: str) -> str:
-    """Return the name of a job's checkpoint, which all its attempts share."""
+    # All attempts of a job share it.
     return f"{CHECKPOINTS}/{job_id}.safetensors"
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the renames in a folder survive a power loss."""
+    # Makes the renames in it survive a power loss.
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -28,7 +28,6 @@ class Codec(Generic[MessageT]):
         self._decoder: msgspec.msgpack.Decoder[MessageT] = msgspec.msgpack.Decoder(union)
 
     def encode(self, message: MessageT) -> list[bytes]:
-        """Return the parts of a message."""
         return [PROTOCOL_VERSION, self._encoder.encode(message)]
 
     def decode(self, parts: list[bytes]) -> MessageT:

@@ -107,7 +107,7 @@ class Gatekeeper:
         self._tasks.append(asyncio.create_task(self._watch_failures(monitor, address)))
 
     def close(self) -> None:
-        """Stop; peers that connect from now on are refused."""
+        # Peers that connect from now on are refused.
         for task in self._tasks:
             task.cancel()
         self._zap.close(linger=0)

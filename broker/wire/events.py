@@ -11,5 +11,5 @@ job_previews: Codec[JobPreview] = Codec(JobPreview)
 
 
 def preview_topic(job_id: str) -> bytes:
-    """Return the topic of a job's previews on `events`, which a subscriber to changes lacks."""
+    """Return the topic of a job's previews, which subscribers to its changes do not receive."""
     return f"preview.{job_id}".encode()

@@ -46,7 +46,6 @@ class JobState(Enum):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether this state has no exit."""
         return not TRANSITIONS[self]
 
 
@@ -209,12 +208,10 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def width_px(self) -> int:
-        """Width of the video."""
         return parse_size(self.image_size)[0]
 
     @property
     def height_px(self) -> int:
-        """Height of the video."""
         return parse_size(self.image_size)[1]
 
     @property
@@ -224,7 +221,6 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def solver(self) -> Literal["unipc", "dpm++"]:
-        """The sampler without its alias."""
         return "unipc" if self.sample_solver == "unipc" else "dpm++"
 
 
@@ -305,7 +301,6 @@ def choose_layout(spec: JobSpec, shape: GroupShape) -> tuple[int, int]:
 
 
 def can_run(spec: JobSpec, shape: GroupShape) -> bool:
-    """Whether a group of this shape can run a job."""
     try:
         choose_layout(spec, shape)
     except SpecError:
@@ -314,7 +309,6 @@ def can_run(spec: JobSpec, shape: GroupShape) -> bool:
 
 
 def job_bytes(spec: JobSpec, memory: GroupMemory, cfg_size: int, ulysses_size: int) -> int:
-    """Return the peak memory of a job on each rank, weights included."""
     return needed_bytes(memory, _demand(spec, memory, cfg_size, ulysses_size))
 
 
@@ -331,7 +325,6 @@ def step_work(spec: JobSpec, shape: GroupShape) -> float:
 
 
 def _layout_sizes(spec: JobSpec, shape: GroupShape) -> tuple[int, int]:
-    """Return `(cfg_size, ulysses_size)` of the job, else of the group, else the default."""
     cfg_size = spec.cfg_size
     if cfg_size is None:
         cfg_size = _default_cfg_size(spec, shape)
@@ -342,8 +335,8 @@ def _layout_sizes(spec: JobSpec, shape: GroupShape) -> tuple[int, int]:
 
 
 def _num_tokens(spec: JobSpec) -> int:
-    """Return the length of the whole sequence: a token is 2 x 2 latents, of 8 x 8 pixels each."""
     num_latent_frames = spec.num_model_frames // 4 + 1
+    # A token is 2 x 2 latents, of 8 x 8 pixels each.
     return num_latent_frames * (spec.width_px // 16) * (spec.height_px // 16)
 
 

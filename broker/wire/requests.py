@@ -33,7 +33,6 @@ class Request(Message, Generic[ReplyT], frozen=True, kw_only=True):
 
 
 def reply_type(request: Request[ReplyT]) -> Any:
-    """Return the class, or union of classes, that a request names as its reply."""
     (base,) = vars(type(request))["__orig_bases__"]
     (reply,) = get_args(base)
     return reply

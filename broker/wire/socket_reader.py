@@ -56,9 +56,7 @@ class SocketReader:
     def send(self, parts: Sequence[bytes], message: object) -> None:
         """Send at once or not at all, so that a lost peer does not delay the others.
 
-        Args:
-            parts: To send.
-            message: Named in the log if it cannot be sent.
+        The log names the `message` if it cannot be sent.
         """
         try:
             self._send(parts)
@@ -74,7 +72,6 @@ class SocketReader:
         return True
 
     def subscribe(self, topic: bytes) -> None:
-        """Receive what begins with a topic, on a SUB socket."""
         self._socket.setsockopt(zmq.SUBSCRIBE, topic)
         self._readable.set()
 
@@ -83,7 +80,6 @@ class SocketReader:
         self._readable.set()
 
     def close(self, linger_ms: int = 0) -> None:
-        """Close the socket; the last messages have `linger_ms` to leave."""
         self._socket.close(linger_ms)
 
     def _send(self, parts: Sequence[bytes]) -> None:

@@ -106,7 +106,6 @@ def split_keys(address: str) -> tuple[str, Path | None]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host can be reached from this machine only."""
     if host == "localhost":
         return True
     try:
@@ -144,14 +143,12 @@ def bind_xpub(socket: ZmqSocket, *addresses: str) -> ZmqSocket:
 
 
 def bind_sub(socket: ZmqSocket, *addresses: str) -> ZmqSocket:
-    """Bind the broker's SUB, for the heartbeats of every rank."""
     _harden(socket)
     socket.setsockopt(zmq.SUBSCRIBE, b"")
     return _bind(socket, addresses)
 
 
 def connect_sub(socket: ZmqSocket, address: str) -> ZmqSocket:
-    """Connect a front's SUB for events; the front subscribes per job."""
     _harden(socket)
     _ping_far(socket, address)
     _reconnect_soon(socket)
@@ -224,7 +221,6 @@ def _secured(
 
 
 def _require_keys(address: str) -> None:
-    """Refuse a TCP address without keys that other machines can reach."""
     if not is_loopback(address.removeprefix("tcp://").rpartition(":")[0].strip("[]")):
         raise ValueError(
             f"{address} can be reached from other machines, so it needs CURVE keys; "
