@@ -47,6 +47,25 @@ def create_app(config: FrontConfig, source: ImageSource | None = None) -> web.Ap
         client_max_size=MAX_JSON_BYTES,
     )
     app[METRICS] = Metrics()
+    _add_routes(app, with_keys=config.api_keys is not None)
+
+    async def front(app: web.Application) -> AsyncIterator[None]:
+        images = source or make_source(config.allow_private_images, config.image_hosts)
+        async with open_front(config, images, app[METRICS].record) as app[FRONT]:
+            yield
+
+    app.cleanup_ctx.append(front)
+    app.on_response_prepare.append(_add_headers)
+
+    async def add_cors(request: web.Request, response: web.StreamResponse) -> None:
+        add_cors_headers(request, response, config.cors_origins)
+
+    app.on_response_prepare.append(add_cors)
+    app.on_shutdown.append(close_all)
+    return app
+
+
+def _add_routes(app: web.Application, with_keys: bool) -> None:
     app.add_routes(
         [
             web.post("/video/submit", routes.submit),
@@ -65,23 +84,8 @@ def create_app(config: FrontConfig, source: ImageSource | None = None) -> web.Ap
     )
     file_routes.add_routes(app)
     openai_routes.add_routes(app)
-    doc_routes.add_routes(app, with_keys=config.api_keys is not None)
+    doc_routes.add_routes(app, with_keys=with_keys)
     page.add_routes(app)
-
-    async def front(app: web.Application) -> AsyncIterator[None]:
-        images = source or make_source(config.allow_private_images, config.image_hosts)
-        async with open_front(config, images, app[METRICS].record) as app[FRONT]:
-            yield
-
-    app.cleanup_ctx.append(front)
-    app.on_response_prepare.append(_add_headers)
-
-    async def add_cors(request: web.Request, response: web.StreamResponse) -> None:
-        add_cors_headers(request, response, config.cors_origins)
-
-    app.on_response_prepare.append(add_cors)
-    app.on_shutdown.append(close_all)
-    return app
 
 
 async def _add_headers(_request: web.Request, response: web.StreamResponse) -> None:

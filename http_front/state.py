@@ -12,7 +12,7 @@ import zmq
 from aiohttp import web
 
 from broker.store.opening import open_store
-from broker.store.store import INPUTS
+from broker.store.store import INPUTS, Store
 from broker.wire.job_view import JobView
 from http_front.broker_client import BrokerClient
 from http_front.config import FrontConfig
@@ -58,17 +58,8 @@ FRONT = web.AppKey("front", Front)
 async def open_front(
     config: FrontConfig, source: ImageSource, on_event: Callable[[JobView], None]
 ) -> AsyncIterator[Front]:
-    """Open the parts of the front, and close them at exit.
-
-    Args:
-        config: From the launcher.
-        source: Fetches images.
-        on_event: Called with every change of every job.
-    """
-    store = open_store(config.store, config.work_dir)
-    await asyncio.to_thread(store.prepare)
-    partial_dir = store.partial(INPUTS)
-    await asyncio.to_thread(prepare_folder, partial_dir)
+    """Open the parts of the front, and close them at exit; `on_event` gets each change of a job."""
+    store, partial_dir = await _prepare_store(config)
     files = StoredFiles(store)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     broker = BrokerClient(context, config.addresses.requests)
@@ -102,3 +93,11 @@ async def open_front(
         await decoder.close()
         files.close()
         context.term()
+
+
+async def _prepare_store(config: FrontConfig) -> tuple[Store, Path]:
+    store = open_store(config.store, config.work_dir)
+    await asyncio.to_thread(store.prepare)
+    partial_dir = store.partial(INPUTS)
+    await asyncio.to_thread(prepare_folder, partial_dir)
+    return store, partial_dir

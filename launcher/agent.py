@@ -56,7 +56,6 @@ class Agent:
         )
 
     async def run(self) -> None:
-        """Carry out commands, and register again every `REGISTER_EVERY_S`."""
         await asyncio.gather(self._listen(), self._register_forever())
 
     async def report_started(self, group: str, epoch: int, world_size: int) -> None:

@@ -78,7 +78,7 @@ class GroupLife:
             await asyncio.wait(exits)
 
     def end(self, reason: str) -> None:
-        """End the group at once; the first reason given is the one that `run` returns."""
+        # The first reason given is the one that `run` returns.
         if not self._end.done():
             self._end.set_result(reason)
 

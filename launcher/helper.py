@@ -26,10 +26,7 @@ def run_helper(module: str, *arguments: str, limit_s: float) -> subprocess.Compl
 
 
 def read_device_report(written: str) -> DeviceReport:
-    """Return the report that ends what `python -m ranks.device` has written.
-
-    torch_npu writes warnings of its own to standard output before it.
-    """
+    # torch_npu writes warnings of its own to standard output before the report.
     return msgspec.json.decode(written.splitlines()[-1], type=DeviceReport)
 
 

@@ -35,7 +35,7 @@ class ServiceManager:
             logger.warning("NOTIFY_SOCKET: cannot send %s: %s", assignments[0], error)
 
     async def feed_watchdog(self) -> None:
-        """Report that the event loop runs, twice per watchdog interval, so that one may be late."""
+        # Twice per watchdog interval, so that one report may be late.
         while self._watchdog_s:
             self.notify("WATCHDOG=1")
             await asyncio.sleep(self._watchdog_s / 2)

@@ -268,7 +268,6 @@ class Command(msgspec.Struct, frozen=True):
 
     @property
     def has_ray_groups(self) -> bool:
-        """Whether Ray places the groups on the nodes of a cluster."""
         return self.options.engine == "ray"
 
 
@@ -358,7 +357,7 @@ def _add_flag(parser: argparse.ArgumentParser, field: msgspec.structs.FieldInfo)
 
 
 def _description(annotation: Any) -> str:
-    """Return the description in a field's type or, for an optional field, in its alternatives."""
+    # An optional field has its description in one of the alternatives of its type.
     for part in (annotation, *get_args(annotation)):
         for meta in getattr(part, "__metadata__", ()):
             if isinstance(meta, Meta) and meta.description:

@@ -141,7 +141,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return Addresses.in_folder(self.folders.run).beats if self.role == "group" else None
 
     def group_name(self, index: int) -> str:
-        """Return the group's name, which is unique among all groups of the server."""
+        # Unique among all groups of the server.
         return f"{self.machine}-g{index}" if self.machine else f"g{index}"
 
     @property

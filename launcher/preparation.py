@@ -6,8 +6,9 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from broker.wire.sockets import Addresses
 from launcher.joining import check_files, check_store, machine_name, tcp_addresses, try_listening
-from launcher.options import Command
+from launcher.options import Command, Options
 from launcher.plan import Plan
 from launcher.preflight import (
     Folders,
@@ -37,29 +38,17 @@ def prepared(command: Command) -> Iterator[tuple[Plan, socket.socket | None]]:
         check_realtime_front(options)
     folders = Folders.under(options.state_dir, options.store)
     with ExitStack() as held:
-        if options.join is not None:
-            addresses = tcp_addresses("--join", options.join, options.curve_keys)
-            prepare_run(folders)
-        else:
-            addresses = prepare_folders(folders)
+        addresses = _broker_addresses(options, folders)
         held.callback(os.close, lock_state(folders))
         # Files of an earlier server are of no use.
         shutil.rmtree(folders.work, ignore_errors=True)
-        listen_addresses = None
-        if options.join is not None:
-            check_files(addresses, folders)
-        else:
-            check_store(folders)
-        if options.listen is not None:
-            listen_addresses = tcp_addresses("--listen", options.listen, options.curve_keys)
-            try_listening(listen_addresses)
+        _try_store(options, addresses, folders)
+        listen_addresses = _listen_addresses(options)
         if command.has_ray_groups:
             check_cluster(options, folders)
         listener = held.enter_context(listen(options)) if command.has_front else None
-        model, device = None, None
-        if command.has_groups:
-            device = check_device(options)
-            model = model_folder(options, folders)
+        device = check_device(options) if command.has_groups else None
+        model = model_folder(options, folders) if command.has_groups else None
         plan = Plan(
             role=command.role,
             options=options,
@@ -75,3 +64,26 @@ def prepared(command: Command) -> Iterator[tuple[Plan, socket.socket | None]]:
             pid=os.getpid(),
         )
         yield plan, listener
+
+
+def _broker_addresses(options: Options, folders: Folders) -> Addresses:
+    if options.join is None:
+        return prepare_folders(folders)
+    addresses = tcp_addresses("--join", options.join, options.curve_keys)
+    prepare_run(folders)
+    return addresses
+
+
+def _try_store(options: Options, addresses: Addresses, folders: Folders) -> None:
+    if options.join is None:
+        check_store(folders)
+    else:
+        check_files(addresses, folders)
+
+
+def _listen_addresses(options: Options) -> Addresses | None:
+    if options.listen is None:
+        return None
+    addresses = tcp_addresses("--listen", options.listen, options.curve_keys)
+    try_listening(addresses)
+    return addresses

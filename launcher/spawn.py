@@ -112,7 +112,6 @@ class Child:
         return _started(self._exited)
 
     async def ready(self) -> bool:
-        """Wait until the process reports `ready`; return False if it ends first."""
         async for line in self.lines():
             if line == "ready":
                 return True

@@ -215,7 +215,7 @@ class Supervisor:
             group.kill(reason)
 
     def _on_task_end(self, task: "asyncio.Task[None]") -> None:
-        """Stop the server if a task has failed: nothing else would report it."""
+        # Nothing else would report that a task has failed.
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("the launcher itself has failed", exc_info=error)
             self._give_up(f"the launcher itself has failed: {error!r}")
@@ -274,7 +274,7 @@ class Supervisor:
             self._stop.set()
 
     async def _stop_all(self, group_tasks: "list[asyncio.Task[None]]") -> None:
-        """Stop jobs, then ranks, front and broker: in this order no result is lost."""
+        # Jobs, then ranks, front and broker: in this order no result is lost.
         agent = self._agent
         drain = agent.drain if self._plan.role == "server" else agent.drain_groups
         drain_s = self._plan.options.drain_timeout

@@ -58,7 +58,7 @@ def _spawn(config: RankConfig, rank: int) -> int:
 
 
 def _run_rank(config: RankConfig, rank: int, starter_pid: int) -> NoReturn:
-    """Run a rank and exit the process; a forked rank must not return into `main`."""
+    # A forked rank must not return into `main`: this exits the process.
     exit_code = 1
     try:
         _await_new_parent(starter_pid)

@@ -68,7 +68,7 @@ class Activity:
         self.step = 0
 
     def finish_item(self) -> None:
-        """Count a finished piece of work, which proves that this rank is not hung."""
+        # Finished work proves that this rank is not hung.
         self.step += 1
         self.num_done += 1
 
@@ -136,7 +136,7 @@ class BrokerLink:
             self._wake()
 
     def preview(self, lease: Lease, jpeg: bytes) -> None:
-        """Publish a preview of a run. A newer one replaces one that has not been sent yet."""
+        # A newer preview replaces one that has not been sent yet.
         self._previews.append(JobPreview(lease=lease, jpeg=jpeg))
         self._wake()
 
@@ -185,7 +185,7 @@ class BrokerLink:
         self._flush(publisher, dealer)
 
     def _flush(self, publisher: "zmq.Socket[bytes]", dealer: "zmq.Socket[bytes]") -> None:
-        """Send the last reports, within a time limit because the broker may be gone."""
+        # Within a time limit, because the broker may be gone.
         deadline_s = time.monotonic() + _FLUSH_LIMIT_S
         self._send_waiting(publisher, dealer)
         while self._reports and time.monotonic() < deadline_s:
@@ -212,7 +212,7 @@ class BrokerLink:
         )
 
     def _register(self, dealer: "zmq.Socket[bytes]") -> bool:
-        """Send `GroupReady`; return whether it was sent. Waiting reports go first."""
+        # Waiting reports go first.
         if self._shape is None or self._reports:
             return False
         ready = GroupReady(
@@ -286,7 +286,6 @@ class BrokerLink:
 
 
 def _send(socket: "zmq.Socket[bytes]", parts: list[bytes]) -> bool:
-    """Send without blocking; return whether the message was sent."""
     try:
         socket.send_multipart(parts, zmq.NOBLOCK)
     except zmq.Again:

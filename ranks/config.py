@@ -55,5 +55,5 @@ class RankConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def can_fork(self) -> bool:
-        """Whether one import can be shared by forking; no accelerator runtime survives a fork."""
+        # No accelerator runtime survives a fork.
         return self.device == "cpu"

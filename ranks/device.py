@@ -99,20 +99,17 @@ class Device:
 
     @property
     def bound_device(self) -> torch.device | None:
-        """The device to bind to the process group, if any.
-
-        Every rank also creates a gloo group, which accepts a CUDA device but not an NPU.
-        """
+        # Every rank also creates a gloo group, which accepts a CUDA device but not an NPU.
         return self.torch_device if self.kind == "cuda" else None
 
     @property
     def model_dtype(self) -> torch.dtype:
-        """Dtype of the transformer and the text encoder; float32 on the CPU, for exact tests."""
+        # Float32 on the CPU, for exact tests.
         return torch.float32 if self.kind == "cpu" else torch.bfloat16
 
     @property
     def vae_dtype(self) -> torch.dtype:
-        """Dtype of the VAE; its 3-D convolutions are slow in float32 on an NPU."""
+        # On an NPU, 3-D convolutions are slow in float32.
         return torch.bfloat16 if self.kind == "npu" else torch.float32
 
     @property
@@ -121,13 +118,9 @@ class Device:
         return 10.0 if self.kind == "cpu" else 1.0
 
     def memory_bytes(self) -> int:
-        """Return the memory in use: the device's, or on the CPU that of this process.
-
-        Counts all that the allocator has reserved, because no other process can use the gaps
-        between tensors.
-        """
         if self.kind == "cpu":
             return _resident_bytes()
+        # All that is reserved: no other process can use the gaps between tensors.
         return int(_runtime(self.kind).memory_reserved(self.index))
 
     def capacity_bytes(self) -> int:
@@ -136,17 +129,12 @@ class Device:
         return int(_runtime(self.kind).mem_get_info(self.index)[1])
 
     def can_fuse(self) -> bool:
-        """Return whether fused kernels are worthwhile and can be compiled.
-
-        On the CPU compiling takes longer than a short job; torch_npu has no compiler.
-        """
+        # On the CPU compiling takes longer than a short job; torch_npu has no compiler.
         return self.kind == "cuda" and can_compile(self.torch_device)
 
     def lower_priority(self) -> None:
-        """Lower the CPU priority of this thread, and of those it starts, if it computes on the CPU.
-
-        Otherwise a status request would wait for CPU time in every process that it passes.
-        """
+        # Of this thread and those it starts. Otherwise a status request would wait for CPU time in
+        # every process that it passes.
         if self.kind == "cpu":
             os.nice(_NICE)
 

@@ -57,7 +57,7 @@ class Engine:
         set_sharded(self.models.text_encoder, _or_default(spec.t5_fsdp, self._t5_fsdp))
 
     def release_text_encoder(self) -> None:
-        """Free the text encoder's gathered weights; a job needs them only for its prompts."""
+        # A job needs the gathered weights only for its prompts.
         set_sharded(self.models.text_encoder, sharded=True)
 
     @contextmanager

@@ -56,7 +56,6 @@ class _SavingObserver(LinkObserver):
         self._leader.previews.show(self._lease, latents)
 
     def offer_state(self, step: int, state: Callable[[], State]) -> None:
-        """Save the state every `checkpoint_steps` steps, and hold every other one in memory."""
         # Take it now: a run cannot be resumed from every later step.
         self._unsaved = state()
         if step % self._leader.checkpoint_steps == 0:
@@ -154,11 +153,7 @@ class Leader(RankLoop):
         self.previews.end()
         self._lease = None
         if outcome is None:
-            logger.info("decoded")
-            # Report before `finish`, whose thread sends the final report.
-            self._link.report(JobDecoded(lease=job.lease))
-            writer.finish()
-            self._writers = [*(old for old in self._writers if old.is_writing), writer]
+            self._finish_video(job.lease, writer)
             return None
         logger.info("the run ended early: %r", outcome)
         writer.abandon()
@@ -171,9 +166,16 @@ class Leader(RankLoop):
         self._link.report(_end_report(job.lease, outcome))
         return outcome
 
+    def _finish_video(self, lease: Lease, writer: VideoWriter) -> None:
+        logger.info("decoded")
+        # Report before `finish`, whose thread sends the final report.
+        self._link.report(JobDecoded(lease=lease))
+        writer.finish()
+        self._writers = [*(old for old in self._writers if old.is_writing), writer]
+
     def _await(self, fetching: "Future[bool]") -> bool:
-        """Wait for a future; empty announcements meanwhile keep the idle ranks from timing out."""
         while not wait([fetching], ANNOUNCE_EVERY_S).done:
+            # Keeps the idle ranks from timing out.
             self._engine.control.announce()
         return fetching.result()
 
@@ -197,7 +199,7 @@ class Leader(RankLoop):
         )
 
     def _on_saved(self, lease: Lease, checkpoint: Checkpoint, failure: Exception | None) -> None:
-        """Report how saving ended. Called in the writer's thread."""
+        # Called in the writer's thread.
         if isinstance(failure, GroupStopping):
             checkpoint.close()  # the next start of the group resumes from it
         else:

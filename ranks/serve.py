@@ -94,7 +94,7 @@ def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
 
 
 def _choose_kernels(world: World, device: Device) -> Device:
-    """Let rank 0 choose fused or plain kernels for all ranks: the two round differently."""
+    # Rank 0 chooses for all ranks: fused and plain kernels round differently.
     is_fused = world.from_rank_0(int(world.rank == 0 and device.can_fuse())) == 1
     return replace(device, is_fused=is_fused)
 

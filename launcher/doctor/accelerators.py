@@ -76,7 +76,6 @@ def _check_driver(vendor: _Vendor) -> Finding:
 
 
 def _check_torch(has_npu: bool) -> Finding:
-    """Compare the releases of torch and torch_npu: if they differ, `import torch` fails."""
     torch, torch_npu = _version("torch"), _version("torch_npu")
     if torch is None:
         return error("torch", "torch is not installed", f"{_PIP} install -c constraints.txt .")
@@ -88,6 +87,7 @@ def _check_torch(has_npu: bool) -> Finding:
         )
     if torch_npu is None:
         return ok("torch", f"torch {torch}")
+    # If the releases differ, `import torch` fails.
     if _release(torch_npu) != _release(torch):
         return error(
             "torch",
@@ -100,7 +100,7 @@ def _check_torch(has_npu: bool) -> Finding:
 
 
 def _count_devices(options: Options, present: list[_Vendor]) -> DeviceReport | Finding:
-    """Ask a helper process for the devices, because the launcher never imports torch."""
+    # In a helper process, because the launcher never imports torch.
     flag = f"--device {options.device}"
     count = options.nproc * options.groups
     try:
@@ -124,7 +124,6 @@ def _check_kind(options: Options, devices: DeviceReport, present: list[_Vendor])
 
 
 def _try_devices(options: Options, devices: DeviceReport, present: list[_Vendor]) -> Finding:
-    """Start ranks without a model, which compute on each device and exchange the results."""
     with tempfile.TemporaryDirectory(prefix="wan-trial-") as folder:
         failures = asyncio.run(try_groups(options, devices.kind, Path(folder)))
     if failures:

@@ -73,7 +73,6 @@ def _check_free_space(folder: Path) -> Finding:
 
 
 def port_findings(options: Options, folders: Folders) -> Iterator[Finding]:
-    """Check that the front can listen; else name the processes that hold the port."""
     try:
         listen(options).close()
     except PortTakenError:
@@ -98,7 +97,7 @@ def _check_holders(options: Options, owner: int | None) -> Finding:
 
 
 def process_findings() -> Iterator[Finding]:
-    """Look for processes left by an earlier server, which may hold the accelerators' memory."""
+    # Such a process may hold the accelerators' memory.
     if stale := left_behind():
         message = f"left by an earlier server: {', '.join(process.shown for process in stale)}"
         yield error(

@@ -56,7 +56,7 @@ def report(command: Command, as_json: bool = False) -> int:
 
 
 def run_checks(command: Command) -> Iterator[Finding]:
-    """Check everything that the command would run here; the slowest checks come last."""
+    # The slowest checks come last.
     options = command.options
     folders = Folders.under(options.state_dir, options.store)
     yield from state_findings(folders)

@@ -17,10 +17,7 @@ TRIAL_LIMIT_S = 300.0
 async def try_groups(options: Options, kind: DeviceKind, folder: Path) -> list[str]:
     """Try the devices of all groups at once; return one message per failed group.
 
-    Args:
-        options: The number of groups and of ranks in each.
-        kind: Device that the ranks compute on.
-        folder: An empty folder for the ranks' rendezvous files.
+    `folder` is an empty folder for the ranks' rendezvous files.
     """
     reaper = Reaper()
     reaper.start()

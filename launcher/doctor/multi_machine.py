@@ -13,10 +13,7 @@ _SHOW_AWS = "env | grep ^AWS_ | cut -d= -f1"
 
 
 def multi_machine_findings(options: Options, folders: Folders) -> Iterator[Finding]:
-    """Check the store, and that others can join this server or this machine can join another.
-
-    In an object store, the check writes a small file and deletes it.
-    """
+    # In an object store, this check writes a small file and deletes it.
     if is_object_place(folders.store) and options.join is None:
         yield _check_store(folders)
     if options.listen is not None:

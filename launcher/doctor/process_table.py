@@ -81,7 +81,7 @@ def _launcher_of(process: Process) -> int | None:
 
 
 def _shares_our_pids(pid: int) -> bool:
-    """Whether a process is in this pid namespace; a container's pids mean other processes here."""
+    # The pids inside a container mean other processes here.
     try:
         return os.readlink(_PROC / str(pid) / "ns/pid") == os.readlink(_PROC / "self/ns/pid")
     except OSError:  # it has ended, or belongs to another user

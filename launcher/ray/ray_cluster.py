@@ -88,7 +88,7 @@ def main() -> int:
 
 
 def _check_reachable(address: str) -> None:
-    """Fail early if nothing listens at the address: Ray itself takes two minutes to notice."""
+    # Ray itself takes two minutes to notice that nothing listens at an address.
     host, colon, port = address.rpartition(":")
     if colon:
         socket.create_connection((host, int(port)), _CONNECT_LIMIT_S).close()

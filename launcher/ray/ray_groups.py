@@ -202,7 +202,6 @@ def _short_text(error: RayError) -> str:
 
 
 def main() -> int:
-    """Run until a stop; while the cluster does not answer, connect again and again."""
     config = msgspec.json.decode(sys.argv[1], type=RayGroupsConfig)
     begin("ray-groups", config.parent_pid, config.group.log_format)
     with zmq.Context() as context, context.socket(zmq.DEALER) as broker:

@@ -104,7 +104,6 @@ def add_glow(attn: WanAttention, head: int) -> None:
 
 
 def attend_broadly(attn: WanAttention, heads: Iterable[int]) -> None:
-    """Let heads attend to all tokens, and most to near ones."""
     for head in heads:
         _set_scores(attn, head, HeadScores(position=(1.0, 1.0), first=_WEAK))
         attn.to_v.weight[HEAD_DIM * head : HEAD_DIM * (head + 1)] *= _VALUE_GAIN
@@ -137,7 +136,7 @@ def _read_channel(attn: WanAttention, value: int, channel: int, factor: float) -
 
 
 def _set_scores(attn: WanAttention, head: int, scores: HeadScores) -> None:
-    """Set queries and keys of a head. Before the norm weights, their mean square is 1."""
+    # Before the norm weights, the mean square of queries and keys is 1.
     for pair, (score, angle) in enumerate(scores.waves()):
         channels = slice(HEAD_DIM * head + 2 * pair, HEAD_DIM * head + 2 * pair + 2)
         direction = torch.tensor([math.cos(angle), math.sin(angle)])

@@ -55,10 +55,7 @@ COMPONENTS = {
 
 
 def make_demo_model(folder: Path) -> None:
-    """Build the demo model in a folder that does not exist yet.
-
-    It is built next to the folder and renamed, so that the folder is never incomplete.
-    """
+    # Built next to the folder and renamed, so that the folder is never incomplete.
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         built = Path(temporary) / "model"
@@ -138,10 +135,8 @@ def _make_image_encoder() -> CLIPVisionModel:
 
 
 def _make_tokenizer() -> T5TokenizerFast:
-    """Return a tokenizer of the words of a small corpus, and of characters for other words.
-
-    A trained tokenizer would differ each time, with any seed.
-    """
+    # From the words of a small corpus, and characters for other words: a trained tokenizer would
+    # differ each time, with any seed.
     words = Counter(word for text in _tokenizer_corpus() for word in re.findall(r"\w+", text))
     total = words.total()
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
@@ -167,7 +162,6 @@ def _tokenizer_corpus() -> Iterator[str]:
 
 
 def main() -> None:
-    """Build the demo model in the folder named by the first argument, unless it exists."""
     folder = Path(sys.argv[1])
     transformers.logging.set_verbosity_error()
     if not (folder / "model_index.json").exists():

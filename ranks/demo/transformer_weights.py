@@ -44,7 +44,6 @@ _IMAGE = 0.05
 
 
 def construct_transformer(model: WanTransformer3DModel) -> None:
-    """Set the weights of a new transformer; its random weights are kept in part."""
     first, second = (block.attn1 for block in model.blocks)
     with torch.no_grad():
         _scale_down_random(model)

@@ -50,7 +50,6 @@ _SHARPENING = torch.tensor(
 
 
 def construct_vae(vae: AutoencoderKLWan) -> None:
-    """Set the weights of a new VAE; its random weights are kept in part."""
     with torch.no_grad():
         _construct_encoder(vae.encoder)
         _construct_decoder(vae.decoder)
@@ -92,7 +91,7 @@ def _construct_decoder(decoder: WanDecoder3d) -> None:
 
 
 def _scale_down_random(parts: Iterable[nn.Module], constant: int) -> None:
-    """Stop random weights from reading the constant, and scale down what blocks add."""
+    # Random weights must not read the constant, and blocks add little.
     modules = [module for part in parts for module in part.modules()]
     for conv in modules:
         if isinstance(conv, nn.Conv2d | nn.Conv3d):
@@ -176,7 +175,7 @@ def _add_negatives(conv: nn.Conv2d, num_channels: int) -> None:
 
 
 def _read_pair(kernels: Tensor, channel: int, num_channels: int, kernel: Tensor) -> None:
-    """Read a channel's value before the activation: silu(y) - silu(-y) = y."""
+    # Before the activation: silu(y) - silu(-y) = y.
     kernels[channel] += kernel
     kernels[num_channels + 1 + channel] -= kernel
 
@@ -188,7 +187,7 @@ def _read_colours(conv: nn.Conv3d) -> None:
 
 
 def _read_quarters(conv: nn.Conv3d) -> None:
-    """Turn quarters into latents, sharpened to compensate for the decoder's smoothing."""
+    # Sharpened, to compensate for the decoder's smoothing.
     kernels = _clear(conv, slice(NUM_QUARTERS))
     for latent, (colour, row, col) in enumerate(_QUARTERS):
         for channel, (read_colour, read_row, read_col) in enumerate(_QUARTERS):

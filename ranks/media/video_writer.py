@@ -161,7 +161,6 @@ class VideoWriter:
                 raise GroupStopping
 
     def _all_frames(self, stills: Stills) -> Iterator[bytes]:
-        """Yield all frames: those kept from an earlier try, then the new ones as they arrive."""
         for frames in itertools.chain(list(self._kept), self._new_frames()):
             self._raise_if_cancelled()
             yield frames
@@ -220,7 +219,6 @@ class _TransferCheck:
 
 
 def retry_delays_s() -> Iterator[int]:
-    """Yield the seconds to wait after each failed try, endlessly."""
     return itertools.chain(_RETRY_DELAYS_S, itertools.repeat(_RETRY_DELAYS_S[-1]))
 
 
@@ -229,5 +227,5 @@ def save_failure() -> JobError:
 
 
 def _is_disk_full(error: OSError) -> bool:
-    """Return whether disk or quota is used up. Of ffmpeg's errors only the text is known."""
+    # Of ffmpeg's errors only the text is known.
     return any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT))

@@ -13,9 +13,8 @@ from ranks.parallel.ulysses import Condition, Shard
 
 
 def install_forward(model: WanTransformer3DModel, kernels: Kernels) -> None:
-    """Replace the forward pass of every block; hooks on blocks still work."""
     for block in model.blocks:
-        # An attribute of the instance hides the method of its class.
+        # An attribute of the instance hides the method of its class; hooks on blocks still work.
         block.forward = partial(_forward, block, kernels)
 
 

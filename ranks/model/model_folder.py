@@ -79,7 +79,7 @@ def num_attention_heads(folder: Path) -> int:
 
 
 def demo_version() -> str:
-    """Return a hash of the demo model's code; when the code changes, the model is built again."""
+    # When the demo's code changes, the model is built again.
     sources = sorted((Path(__file__).parents[1] / "demo").glob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:8]
 

@@ -49,16 +49,8 @@ def measure(
 ) -> GroupMemory:
     """Return the memory that the weights and the jobs take on each rank of a group.
 
-    Args:
-        transformer: In its final dtype, sharded or not.
-        text_encoder: In its final dtype, sharded or not.
-        image_encoder: Not sharded.
-        vae: Not sharded.
-        world_size: Number of ranks that shard the weights.
-        capacity_bytes: Memory of the smallest device.
-        dit_fsdp: Default of the group.
-        t5_fsdp: Default of the group.
-        vae_parallel: Default of the group.
+    The transformer and the text encoder are in their final dtypes, sharded or not; the other models
+    are whole. `capacity_bytes` is that of the smallest device.
     """
     blocks = list(transformer.blocks)
     dit_blocks, t5 = _num_bytes(blocks), _num_bytes([text_encoder])
@@ -84,7 +76,6 @@ def measure(
 
 
 def usable_bytes(capacity_bytes: int) -> int:
-    """Return the memory of a device that weights and jobs may take."""
     margin = max(capacity_bytes // 10, _MARGIN_BYTES if capacity_bytes >= _LARGE_BYTES else 0)
     return (capacity_bytes - margin) // _CAPACITY_GRAIN * _CAPACITY_GRAIN
 
@@ -104,6 +95,6 @@ def _vector_bytes(transformer: WanTransformer3DModel) -> int:
 
 
 def num_image_tokens(image_encoder: CLIPVisionModel) -> int:
-    """Return the number of tokens of an image: its patches and the class token."""
     config = image_encoder.config
+    # The patches and the class token.
     return int(config.image_size // config.patch_size) ** 2 + 1

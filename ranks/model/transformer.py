@@ -45,7 +45,7 @@ class ShardTransformer(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The tokens' dtype; some modules compute in float32."""
+        # The tokens' dtype; some modules compute in float32.
         dtype: torch.dtype = self.model.patch_embedding.weight.dtype
         return dtype
 

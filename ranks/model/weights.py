@@ -45,9 +45,9 @@ def meta_transformer(folder: Path, dtype: torch.dtype) -> WanTransformer3DModel:
 
 
 def fill_transformer(model: WanTransformer3DModel, folder: Path, device: torch.device) -> None:
-    """Load the weights, and compute the RoPE tables, which no file contains."""
     load_weights(model, folder, device)
     config = model.config
+    # No file contains the RoPE tables.
     model.rope = WanRotaryPosEmbed(
         config.attention_head_dim, config.patch_size, config.rope_max_seq_len
     ).to(device)
@@ -72,7 +72,6 @@ def load_vae(folder: Path, dtype: torch.dtype, device: torch.device) -> Autoenco
 
 
 def _for_inference(model: ModelT, dtype: torch.dtype, keep_float32: Sequence[str] = ()) -> ModelT:
-    """Convert a model's weights, except in modules named in `keep_float32`, and freeze them."""
     model.requires_grad_(requires_grad=False)
     for name, weight in model.named_parameters():
         is_kept = not set(keep_float32).isdisjoint(name.split("."))

@@ -55,7 +55,7 @@ class World:
         return int(agreed.item())
 
     def await_all(self, limit: timedelta) -> None:
-        """Wait for all ranks. `limit` may be longer than the limit of other collectives."""
+        # `limit` may be longer than the limit of other collectives.
         dist.monitored_barrier(self.control_group, timeout=limit)
 
     def groups(self, layout: Layout) -> LayoutGroups:
@@ -84,11 +84,7 @@ class World:
 def join(rendezvous: str, rank: int, world_size: int, device: Device) -> World:
     """Join the process group of all ranks.
 
-    Args:
-        rendezvous: Path of a file that did not exist before the group started.
-        rank: This rank.
-        world_size: Number of ranks.
-        device: Determines the backend.
+    `rendezvous` is the path of a file that did not exist before the group started.
     """
     store = FileStore(rendezvous, world_size)
     _await_arrivals(store, rank, world_size)
@@ -104,7 +100,7 @@ def join(rendezvous: str, rank: int, world_size: int, device: Device) -> World:
 
 
 def _await_arrivals(store: Store, rank: int, world_size: int) -> None:
-    """Wait until every rank has imported its libraries; connecting has much shorter limits."""
+    # Every rank must have imported its libraries first: connecting has much shorter limits.
     store.set(f"arrived/{rank}", "")
     store.wait([f"arrived/{other}" for other in range(world_size)], START_LIMIT)
 

@@ -125,7 +125,7 @@ def _allocate(model: nn.Module, device: torch.device) -> None:
 
 
 def _weights_by_names(model: nn.Module) -> list[tuple[list[str], nn.Parameter]]:
-    """Return each weight with all its names; a tied weight is stored under any of them."""
+    # A tied weight is stored under any of its names.
     weights: dict[nn.Parameter, list[str]] = {}
     for name, weight in model.named_parameters(remove_duplicate=False):
         weights.setdefault(weight, []).append(name)
@@ -137,10 +137,10 @@ def _own(weight: Tensor) -> Tensor:
 
 
 def _own_rows(weight: Tensor) -> slice:
-    """Return the rows of a weight that this rank stores; FSDP splits rows like `torch.chunk`."""
     if not isinstance(weight, DTensor):
         return slice(None)
     mesh = weight.device_mesh
+    # FSDP splits rows like `torch.chunk`.
     num_rows = -(-weight.shape[0] // mesh.size())
     first = min(mesh.get_local_rank() * num_rows, weight.shape[0])
     return slice(first, first + weight.to_local().shape[0])

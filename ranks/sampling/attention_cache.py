@@ -53,7 +53,7 @@ class CacheSchedule:
         return (step - self.start) % self.interval != 0
 
     def stores(self, step: int) -> bool:
-        """Return whether `step` keeps its output. `end` may reuse but does not store."""
+        # `end` may reuse but does not store.
         return not self.is_off and self.start <= step < self.end and not self.reuses(step)
 
     @cached_property
@@ -62,10 +62,7 @@ class CacheSchedule:
         return max((step for step in steps if self.reuses(step)), default=-1)
 
     def can_begin_at(self, step: int) -> bool:
-        """Return whether a job may be resumed at `step` with an empty cache.
-
-        A step that reuses cannot be the first, because the kept outputs are lost.
-        """
+        # A step that reuses cannot be the first, because the kept outputs are lost.
         return not self.reuses(step)
 
 

@@ -43,7 +43,6 @@ class Checkpoint:
             self._thread.join()
 
     def discard(self) -> None:
-        """Delete the checkpoint: the job will not be resumed."""
         self.close()
         try:
             self._store.delete([self._name])
