@@ -36,5 +36,11 @@ class ErrorCode(Enum):
     GROUP_LOST = "group_lost"  # its group died in every attempt
 
 
+class ResultWarning(Enum):
+    """What looks wrong with a finished video; the values are those that clients see."""
+
+    SINGLE_COLOUR = "single_colour"  # most frames are black or of another single colour
+
+
 class ProtocolError(Exception):
     """Raised when a message cannot be decoded."""

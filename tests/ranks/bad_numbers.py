@@ -7,11 +7,11 @@ from unittest import mock
 
 import torch.distributed as dist
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanDecoder3d
-from torch import Tensor
+from torch import Tensor, nn
 
 from ranks.model.transformer import ShardTransformer
 
-_PLACES: dict[str, tuple[type, int]] = {
+_PLACES: dict[str, tuple[type[nn.Module], int]] = {
     "denoise": (ShardTransformer, 7),
     "decode": (WanDecoder3d, 3),
 }
