@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -90,6 +90,7 @@ shifts = st.floats(0.0, 100.0, exclude_min=True) | st.floats(-320.0, 2.0).map(
 )
 
 
+@settings(deadline=None, max_examples=60)
 @given(
     name=st.sampled_from(["unipc", "dpm++"]),
     num_steps=st.integers(20, 100),
