@@ -30,6 +30,7 @@ STATUS = {
     # The codes below say why a job failed; no request is refused with them.
     ErrorCode.RUN_FAILED: 500,
     ErrorCode.OUT_OF_MEMORY: 500,
+    ErrorCode.NOT_FINITE: 500,
     ErrorCode.SAVE_FAILED: 500,
     ErrorCode.GROUP_LOST: 500,
 }

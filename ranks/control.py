@@ -31,7 +31,8 @@ class Decision(IntEnum):
     SAVE_FAILED = 4
     IMAGE_INVALID = 5
     OUT_OF_MEMORY = 6
-    RUN_FAILED = 7
+    NOT_FINITE = 7
+    RUN_FAILED = 8
 
 
 _INTERRUPTIONS = {
@@ -43,6 +44,7 @@ FAILURES = {
     ErrorCode.SAVE_FAILED: Decision.SAVE_FAILED,
     ErrorCode.IMAGE_INVALID: Decision.IMAGE_INVALID,
     ErrorCode.OUT_OF_MEMORY: Decision.OUT_OF_MEMORY,
+    ErrorCode.NOT_FINITE: Decision.NOT_FINITE,
     ErrorCode.RUN_FAILED: Decision.RUN_FAILED,
 }
 _CODES = {decision: code for code, decision in FAILURES.items()}

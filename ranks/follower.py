@@ -18,7 +18,7 @@ from ranks.config import RankConfig
 from ranks.device import is_out_of_memory
 from ranks.engine import Engine
 from ranks.errors import GroupStopping, JobError, PeerFailed, RunInterrupted
-from ranks.run import LocalJob, Observer, Run
+from ranks.run import NOT_FINITE, LocalJob, Observer, Run
 from ranks.sampling.checkpoint import State
 
 logger = logging.getLogger(__name__)
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 REASONS = {
     ErrorCode.IMAGE_INVALID: "the stored image can no longer be read; submit it again",
     ErrorCode.OUT_OF_MEMORY: "the ranks ran out of memory; ask for a smaller or shorter video",
+    ErrorCode.NOT_FINITE: NOT_FINITE,
     ErrorCode.RUN_FAILED: "the video could not be computed; see the server's log",
     ErrorCode.SAVE_FAILED: "the video could not be saved; see the server's log",
 }

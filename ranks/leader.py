@@ -12,7 +12,8 @@ import msgspec
 from torch import Tensor
 
 from broker.process.log import about_job
-from broker.store.store import checkpoint_name
+from broker.store.store import INPUTS, checkpoint_name
+from broker.wire.errors import ResultWarning
 from broker.wire.group_commands import RunJob
 from broker.wire.group_reports import (
     JobDecoded,
@@ -192,13 +193,20 @@ class Leader(RankLoop):
         return VideoWriter(
             job.lease,
             job.spec,
+            self._store.local(f"{INPUTS}/{job.image}"),
             self._store,
             partial(self._link.is_cancelled, job.lease),
             self._delay_reporter(job.lease),
             partial(self._on_saved, job.lease, checkpoint),
         )
 
-    def _on_saved(self, lease: Lease, checkpoint: Checkpoint, failure: Exception | None) -> None:
+    def _on_saved(
+        self,
+        lease: Lease,
+        checkpoint: Checkpoint,
+        failure: Exception | None,
+        warning: ResultWarning | None,
+    ) -> None:
         # Called in the writer's thread.
         if isinstance(failure, GroupStopping):
             checkpoint.close()  # the next start of the group resumes from it
@@ -206,7 +214,8 @@ class Leader(RankLoop):
             checkpoint.discard()
         if failure is None:
             logger.info("saved")
-            self._link.report(JobFinished(lease=lease, video=f"{lease.job_id}.mp4"))
+            video = f"{lease.job_id}.mp4"
+            self._link.report(JobFinished(lease=lease, video=video, warning=warning))
         else:
             outcome = failure if isinstance(failure, RunInterrupted) else save_failure()
             self._link.report(_end_report(lease, outcome))

@@ -11,8 +11,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from broker.wire.errors import ErrorCode
 from broker.wire.job import JobSpec, Stage
 from ranks.engine import Engine
+from ranks.errors import JobError
 from ranks.model.conditioning import (
     draw_noise,
     embed_image,
@@ -30,6 +32,11 @@ from ranks.sampling.denoise import Denoiser, Guidance, Predictor
 from ranks.sampling.solver import Solver
 
 logger = logging.getLogger(__name__)
+
+NOT_FINITE = (
+    "the model computed NaN or infinity; try another seed or guidance_scale, and if other jobs "
+    "fail, too, check the model's weights"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +158,9 @@ class Run:
             predictor = self._predictor(conditions, first_frame, cache)
             while not denoiser.is_done:
                 denoiser.advance(predictor)
+                # Here they are on the host: no wait for the device, and no bad preview or state.
+                # A rank that alone finds some makes the others leave at their next boundary.
+                _require_finite(denoiser.latents, f"latents after step {denoiser.step}")
                 self._observer.show(denoiser.solver.estimate())
                 if schedule is None or schedule.can_begin_at(denoiser.step):
                     self._observer.offer_state(denoiser.step, denoiser.state)
@@ -203,7 +213,8 @@ class Run:
             work = decode_chunks(self._models.vae, latents, split)
             for frames in work if is_here else _placeholders(num_chunks):
                 if self._rank == 0:
-                    yield frames
+                    _require_finite(frames, "decoded frames")
+                    yield frames.clamp(-1.0, 1.0)
                 self._finish_item(num_chunks)
 
     def _finish_item(self, num_items: int) -> None:
@@ -242,6 +253,13 @@ class Run:
             end=spec.end_step,
             num_inference_steps=spec.infer_steps,
         )
+
+
+def _require_finite(values: Tensor, name: str) -> None:
+    # NaN and infinity survive a sum, which needs no second tensor.
+    if not values.sum(dtype=torch.float32).isfinite():
+        logger.error("the %s hold NaN or infinity", name)
+        raise JobError(ErrorCode.NOT_FINITE, NOT_FINITE)
 
 
 def _placeholders(num_items: int) -> Iterator[Tensor]:

@@ -18,7 +18,7 @@ import zmq
 import zmq.asyncio
 
 from broker.process import child
-from broker.wire.errors import ErrorCode
+from broker.wire.errors import ErrorCode, ResultWarning
 from broker.wire.group_commands import (
     CancelRun,
     GroupCommand,
@@ -87,6 +87,7 @@ class StubGroup:
     def __init__(self, config: StubConfig) -> None:
         self.config = config
         self.behaviour: Behaviour = config.behaviour
+        self.warning: ResultWarning | None = None
         self.epoch = config.epoch
         self.received: list[GroupCommand] = []
         self.running: dict[str, Lease] = {}
@@ -261,7 +262,7 @@ class StubGroup:
         await asyncio.sleep(self.config.save_s)
         video = f"{lease.job_id}.mp4"
         _write_whole(Path(self.config.videos_dir), video, lease.attempt)
-        await self._end_run(JobFinished(lease=lease, video=video))
+        await self._end_run(JobFinished(lease=lease, video=video, warning=self.warning))
 
     async def _work(self, lease: Lease, stage: Stage, num_steps: int) -> None:
         self._stage = stage

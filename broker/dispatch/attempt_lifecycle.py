@@ -165,8 +165,15 @@ class AttemptLifecycle:
                 if attempt.decoded and attempt.progress.done == 0.0:
                     self._state.pace.keep(job.spec, Stage.SAVE, saving_s)
                 stage_s = job.spent(Stage.SAVE, saving_s)
-                changes = {"progress": 1.0, "video": report.video, "stage_s": stage_s}
-                self._state.save(job.ended(JobState.SUCCEED, now_s, **changes), now_s)
+                ended = job.ended(
+                    JobState.SUCCEED,
+                    now_s,
+                    progress=1.0,
+                    video=report.video,
+                    warning=report.warning,
+                    stage_s=stage_s,
+                )
+                self._state.save(ended, now_s)
             case JobFailed():
                 self._fail(job, report.code, report.reason[:_MAX_REASON_CHARS], now_s)
             case JobStopped():

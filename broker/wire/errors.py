@@ -31,8 +31,15 @@ class ErrorCode(Enum):
     INTERNAL = "internal"  # a bug; the log says more
     RUN_FAILED = "run_failed"  # the ranks failed during the attempt
     OUT_OF_MEMORY = "out_of_memory"  # of an accelerator
+    NOT_FINITE = "not_finite"  # the model computed NaN or infinity
     SAVE_FAILED = "save_failed"  # the video could not be written
     GROUP_LOST = "group_lost"  # its group died in every attempt
+
+
+class ResultWarning(Enum):
+    """What looks wrong with a finished video; the values are those that clients see."""
+
+    SINGLE_COLOUR = "single_colour"  # most frames are black or of another single colour
 
 
 class ProtocolError(Exception):

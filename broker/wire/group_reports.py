@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 
 from broker.wire.codec import Codec, Message
-from broker.wire.errors import ErrorCode
+from broker.wire.errors import ErrorCode, ResultWarning
 from broker.wire.job import GroupShape
 from broker.wire.job_view import Lease
 
@@ -83,6 +83,7 @@ class JobFinished(Message, frozen=True, kw_only=True):
 
     lease: Lease
     video: str
+    warning: ResultWarning | None = None
 
 
 class JobFailed(Message, frozen=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from broker.wire.errors import ErrorCode
+from broker.wire.errors import ErrorCode, ResultWarning
 from broker.wire.job import JobSpec, JobState, Stage
 
 
@@ -38,6 +38,8 @@ class JobFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     error_code: ErrorCode | None = None
     video: str | None = None
     """File name in the videos folder, once the state is `Succeed`."""
+    warning: ResultWarning | None = None
+    """What looks wrong with the video."""
     priority: int = 0
     owner: str | None = None
     """Name of the API key that submitted it, for the fronts; None where no keys are in use."""

@@ -138,7 +138,10 @@ async def _watch(client: WanClient, job_id: str, target: Path | None, output: Ou
     if last.status is not JobState.SUCCEED:
         reason = f": {last.reason}" if last.reason else ""
         output.note(f"wan: the job ended as {last.status.value}{reason}")
-    elif target is not None:
+        return _EXIT_OF[last.status]
+    if last.warning is not None:
+        output.note(f"wan: the video looks wrong: {last.warning.value}")
+    if target is not None:
         await _download(client, job_id, target, output)
     else:
         output.note(f"done; to get the video: wan download {job_id}")

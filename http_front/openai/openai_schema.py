@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from broker.wire.errors import ResultWarning
 from broker.wire.job import FRAMES_PER_SECOND, JobSpec, JobState, Priority, Stage
 from broker.wire.job_view import JobView
 from http_front.video.schema import CallbackUrl
@@ -111,6 +112,8 @@ class Video(msgspec.Struct, frozen=True, kw_only=True):
     eta_s: float | None
     stage: Stage | None
     priority: int
+    warning: ResultWarning | None
+    """What looks wrong with the video."""
 
     @classmethod
     def of(cls, job: JobView) -> "Video":
@@ -132,6 +135,7 @@ class Video(msgspec.Struct, frozen=True, kw_only=True):
             eta_s=job.eta_s,
             stage=job.stage,
             priority=job.priority,
+            warning=job.warning,
         )
 
 

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from broker.store.store import POSTER, SPRITES
-from broker.wire.errors import ErrorCode
+from broker.wire.errors import ErrorCode, ResultWarning
 from broker.wire.job import JobSpec, JobState, Priority, Stage
 from broker.wire.job_view import JobView
 from broker.wire.replies import GroupView, HealthFound, RankView
@@ -111,6 +111,9 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None
     """Why the job failed; while it runs, what it is waiting for, such as disk space."""
     results: Results | None
+    warning: ResultWarning | None
+    """What looks wrong with the video: `single_colour` if most frames are black or of another
+    single colour, and the image is not."""
     queue_position: int | None
     progress: Annotated[float, Meta(ge=0.0, le=1.0)]
     created_at: float
@@ -269,6 +272,7 @@ def _status_fields(job: JobView) -> dict[str, Any]:
         "status": job.state,
         "reason": job.reason,
         "results": results,
+        "warning": job.warning,
         "queue_position": job.queue_position,
         "progress": job.progress,
         "created_at": job.created_at,

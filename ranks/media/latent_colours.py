@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool3d, interpolate
 
 from ranks.model.vae import FRAMES_PER_LATENT, encode_clip
+from ranks.parallel.sharding import WeightsError
 
 Colours = NDArray[np.float32]
 """`[C + 1, 3]`: the weight of each latent channel in red, green and blue, and then the constant."""
@@ -27,9 +28,17 @@ def fit_colours(vae: AutoencoderKLWan) -> Colours:
     """Fit the map by least squares to the VAE's latents of synthetic clips.
 
     Shapes: B clips, C channels, T frames, H height, W width.
+
+    Raises:
+        WeightsError: If the VAE computes NaN or infinity.
     """
     clips = _sample_clips()
     latents = encode_clip(vae, clips.to(vae.device, vae.dtype)).float().cpu()
+    if not latents.isfinite().all():
+        raise WeightsError(
+            "the VAE encodes a test picture to NaN or infinity; its weights are damaged: download "
+            "the model again"
+        )
     scale = vae.config.scale_factor_spatial
     # The first latent frame holds one video frame, each following one holds four.
     first = avg_pool3d(clips[:, :, :1], (1, scale, scale))

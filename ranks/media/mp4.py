@@ -39,7 +39,7 @@ def write_mp4(spec: JobSpec, path: Path, frames: Iterable[bytes]) -> None:
         with suppress(BrokenPipeError), encoder:
             _feed(encoder, frames)
         if encoder.returncode != 0:
-            raise OSError(_failure(messages, encoder.returncode))
+            raise OSError(ffmpeg_failure(messages, encoder.returncode))
 
 
 def _feed(encoder: "subprocess.Popen[bytes]", frames: Iterable[bytes]) -> None:
@@ -74,7 +74,7 @@ def _command(spec: JobSpec, path: Path) -> list[str | bytes]:
     ]
 
 
-def _failure(messages: IO[bytes], exit_code: int) -> str:
+def ffmpeg_failure(messages: IO[bytes], exit_code: int) -> str:
     messages.seek(0)
     text = messages.read(2000).decode(errors="replace").strip()
     return f"ffmpeg ended with {exit_code}: {text or 'no message'}"

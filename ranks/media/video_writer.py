@@ -9,17 +9,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import torch
 
 from broker.process.log import current_job, current_stage
 from broker.store.store import POSTER, SPRITES, VIDEOS, Move, Store, StoreError
-from broker.wire.errors import ErrorCode
+from broker.wire.errors import ErrorCode, ResultWarning
 from broker.wire.job import JobSpec, Stage
 from broker.wire.job_view import Lease
 from ranks.errors import GroupStopping, JobError, RunCancelled, RunInterrupted
 from ranks.media.mp4 import write_mp4
 from ranks.media.stills import Stills
+from ranks.media.video_check import check_mp4, is_plain_picture
 
 logger = logging.getLogger(__name__)
 
@@ -41,20 +43,23 @@ class VideoWriter:
     Args:
         lease: Lease of the run; the files are named after its job.
         spec: Size and length of the video, and its metadata.
+        image: The input image, which must be there until the first frames are added.
         store: Store of the finished videos.
         is_cancelled: Called regularly in the writer's thread; a cancelled video leaves no file.
         on_delay: Called in the writer's thread with the reason of a delay, repeatedly.
-        on_end: Called in the writer's thread after `finish`, with the error or None.
+        on_end: Called in the writer's thread after `finish`, with the error or None, and with what
+            looks wrong with the video.
     """
 
     def __init__(
         self,
         lease: Lease,
         spec: JobSpec,
+        image: Path,
         store: Store,
         is_cancelled: Callable[[], bool],
         on_delay: Callable[[str], None],
-        on_end: Callable[[Exception | None], None],
+        on_end: Callable[[Exception | None, ResultWarning | None], None],
     ) -> None:
         self._store = store
         self._job_id = lease.job_id
@@ -62,6 +67,9 @@ class VideoWriter:
         self._poster = self._partial.with_suffix(POSTER)
         self._sprites = self._partial.with_suffix(SPRITES)
         self._spec = spec
+        self._image = image
+        self._is_image_plain = True
+        self._warning: ResultWarning | None = None
         self._num_frames_left = spec.num_frames
         self._frames: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._kept: list[bytes] = []
@@ -88,6 +96,8 @@ class VideoWriter:
         if self._failure is not None:
             raise save_failure()
         if not self._thread.ident:
+            # Now: when the run has ended, the image may be removed.
+            self._is_image_plain = is_plain_picture(self._image)
             self._thread.start()
         kept = frames[0, :, : self._num_frames_left]
         self._num_frames_left -= kept.shape[1]
@@ -128,7 +138,7 @@ class VideoWriter:
         while self._next() is not None:
             pass  # `add` or `on_end` reports the failure
         if not self._is_abandoned:
-            self._on_end(self._failure)
+            self._on_end(self._failure, self._warning)
 
     def _save(self) -> None:
         for delay_s in retry_delays_s():
@@ -146,6 +156,7 @@ class VideoWriter:
             self._partial.parent.mkdir(parents=True, exist_ok=True)
             stills = Stills(self._spec)
             write_mp4(self._spec, self._partial, self._all_frames(stills))
+            self._check_written()
             stills.save(self._poster, self._sprites)
             self._put()
         finally:
@@ -153,6 +164,12 @@ class VideoWriter:
             for partial in (self._partial, self._poster, self._sprites):
                 with suppress(OSError):
                     partial.unlink(missing_ok=True)
+
+    def _check_written(self) -> None:
+        is_plain = check_mp4(self._spec, self._partial, self._raise_if_cancelled)
+        if is_plain and not self._is_image_plain:
+            logger.warning("the video shows a single colour, which its image does not")
+            self._warning = ResultWarning.SINGLE_COLOUR
 
     def _pause(self, delay_s: int) -> None:
         for _ in range(delay_s):

@@ -99,8 +99,8 @@ def decode_chunks(
         split: Split of the work over ranks; None if this rank works alone.
 
     Yields:
-        Whole frames `[B, 3, T, H, W]` from -1 to 1, in the dtype of the VAE: one frame, then four
-        at a time.
+        Whole frames `[B, 3, T, H, W]` in the dtype of the VAE: one frame, then four at a time.
+        They still have to be clamped to -1 to 1, which hides infinity.
     """
     cache = _empty_cache(vae.decoder)
     latents = latents.to(vae.dtype)
@@ -110,8 +110,7 @@ def decode_chunks(
         chunk = features[:, :, index : index + 1]
         patch = chunk if split is None else split.take(chunk)
         decoded = vae.decoder(patch, feat_cache=cache, feat_idx=[0], first_chunk=index == 0)
-        frames = decoded if split is None else split.gather(decoded)
-        yield frames.clamp(-1.0, 1.0)
+        yield decoded if split is None else split.gather(decoded)
 
 
 def _empty_cache(module: nn.Module) -> list[Tensor | str | None]:

@@ -93,11 +93,17 @@ def load_state(path: Path) -> State:
 def is_state(path: Path) -> bool:
     """Return whether a file holds a readable state; remove it if it is damaged."""
     try:
-        load_state(path)
+        _require_intact(load_state(path))
     except FileNotFoundError:
         return False
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         logger.warning("removed a damaged checkpoint: %s", error)
         path.unlink(missing_ok=True)
         return False
     return True
+
+
+def _require_intact(state: State) -> None:
+    for name, value in state.items():
+        if not value.isfinite().all():
+            raise ValueError(f"{name} holds NaN or infinity")

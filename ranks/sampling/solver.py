@@ -17,6 +17,9 @@ SolverName = Literal["unipc", "dpm++"]
 NUM_TRAIN_TIMESTEPS = 1000
 # The largest noise level of the training schedule, 1 - 1/1000 as float32 holds it.
 _MAX_SIGMA = 0.9990000128746033
+# Below this, all sigmas but the first vanish beside 1 in float32, so the results no longer differ;
+# but the schedule's own formulas would divide by zero.
+_MIN_SHIFT = 1e-9
 
 _COUNTERS = ("lower_order_nums", "this_order", "_step_index")
 
@@ -29,14 +32,17 @@ def make_scheduler(
     Args:
         name: The sampler.
         num_inference_steps: Number of denoising steps.
-        shift: Shift of the noise schedule; above 1, more steps are spent at high noise.
+        shift: Shift of the noise schedule, above 0; above 1, more steps are spent at high noise.
 
     Source:
         Wan2.1 `wan/utils/fm_solvers_unipc.py` and `fm_solvers.py`.
     """
-    if name == "unipc":
-        return _unipc(num_inference_steps, shift)
-    return _dpm_plus_plus(num_inference_steps, shift)
+    make = _unipc if name == "unipc" else _dpm_plus_plus
+    scheduler = make(num_inference_steps, max(shift, _MIN_SHIFT))
+    # A large or tiny shift makes the first timesteps equal as integers. A scheduler that looks its
+    # first step up by timestep would then begin at the second.
+    scheduler.set_begin_index(0)
+    return scheduler
 
 
 class Solver:

@@ -11,7 +11,7 @@ import pytest_asyncio
 from PIL import Image, ImageOps
 from playwright.async_api import Browser, FilePayload, expect
 
-from broker.wire.errors import ErrorCode
+from broker.wire.errors import ErrorCode, ResultWarning
 from broker.wire.events import job_previews, preview_topic
 from broker.wire.job import JobSpec, JobState, Stage
 from broker.wire.job_view import JobView, Lease
@@ -130,6 +130,16 @@ async def test_a_failed_job_says_why(visit: Visit, broker: ScriptedBroker) -> No
     reason = "the ranks ran out of memory; ask for a smaller or shorter video"
     await broker.change(latest(broker), state=JobState.FAILED, reason=reason)
     await expect(card.locator(".status")).to_have_text(reason)
+
+
+async def test_a_video_that_looks_wrong_has_a_warning(visit: Visit, broker: ScriptedBroker) -> None:
+    card = await visit.submit()
+    job_id = latest(broker)
+    warning = ResultWarning.SINGLE_COLOUR
+    await broker.change(
+        job_id, state=JobState.SUCCEED, progress=1.0, video=f"{job_id}.mp4", warning=warning
+    )
+    await expect(card.locator(".status")).to_contain_text("a single colour only")
 
 
 async def test_an_error_is_shown_and_its_field_gets_the_focus(

@@ -13,6 +13,7 @@ from playwright.async_api import Browser, Locator, expect
 
 from broker.store.folder import FolderStore
 from broker.store.store import Store
+from broker.wire.errors import ResultWarning
 from broker.wire.job import JobSpec, JobState
 from broker.wire.job_view import JobView, Lease
 from http_front.access.keys import ApiKey, hash_key, make_key, write_keys
@@ -70,12 +71,14 @@ def write_video(store: Store, job_id: str, spec: JobSpec) -> None:
     ended = threading.Event()
     failures: list[Exception] = []
 
-    def note_end(failure: Exception | None) -> None:
+    def note_end(failure: Exception | None, _: ResultWarning | None) -> None:
         failures.extend([failure] if failure else [])
         ended.set()
 
     lease = Lease(group="g0", epoch=1, job_id=job_id, attempt=1)
-    writer = VideoWriter(lease, spec, store, lambda: False, lambda _: None, note_end)
+    writer = VideoWriter(
+        lease, spec, Path("no image"), store, lambda: False, lambda _: None, note_end
+    )
     writer.add(pixels[None, :, None].expand(1, 3, spec.num_frames, HEIGHT_PX, WIDTH_PX))
     writer.finish()
     assert ended.wait(30)

@@ -63,7 +63,15 @@ def write(folder: Path, lease: Lease, point: str | None) -> NoReturn:
     on_end: Callable[[Exception | None], None] = ends.put
     if point == "report":
         on_end = die
-    writer = VideoWriter(lease, SPEC, FolderStore(folder), lambda: False, lambda _: None, on_end)
+    writer = VideoWriter(
+        lease,
+        SPEC,
+        folder / "no image",
+        FolderStore(folder),
+        lambda: False,
+        lambda _: None,
+        lambda failure, _: on_end(failure),
+    )
     if point is not None:
         set_trap(point)
     frames = torch.linspace(-1, 1, 24 * 64 * 64 * 3).reshape(1, 3, 24, 64, 64)

@@ -33,10 +33,11 @@ class Writing:
         self.writer = VideoWriter(
             LEASE,
             SPEC,
+            folder / "no image",
             FolderStore(folder),
             lambda: self.is_cancelled,
             self.delays.put,
-            self.ends.put,
+            lambda failure, _: self.ends.put(failure),
         )
         noise = torch.rand(1, 3, 24, 128, 128, generator=torch.Generator().manual_seed(1))
         for frames in noise.mul(2.0).sub(1.0).split(4, dim=2):

@@ -53,7 +53,13 @@ class Writing:
         self.delays: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.ends: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
         self.writer = VideoWriter(
-            LEASE, SPEC, store, lambda: self.is_cancelled, self.delays.put, self.ends.put
+            LEASE,
+            SPEC,
+            Path("no image"),
+            store,
+            lambda: self.is_cancelled,
+            self.delays.put,
+            lambda failure, _: self.ends.put(failure),
         )
         for frames in stripes(24).split(4, dim=2):
             self.writer.add(frames)

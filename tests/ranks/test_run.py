@@ -9,7 +9,10 @@ import torch
 from diffusers.pipelines.wan.pipeline_wan_i2v import WanImageToVideoPipeline
 from torch import Tensor
 
+from broker.wire.errors import ErrorCode
 from broker.wire.job import JobSpec
+from ranks.errors import JobError
+from ranks.run import NOT_FINITE
 from tests.ranks.rank_group import RankGroup
 from tests.ranks.reference import load_reference, reference_frames
 
@@ -105,6 +108,30 @@ def test_a_failure_of_one_rank_ends_the_run_on_all_and_the_group_runs_the_next_j
     assert {report.outcome for report in result.reports if report.rank != 5} == {"PeerFailed"}
     assert result.reports[5].outcome == "ValueError('failure that the test asked for')"
     assert rank_group.run(SMALL).outcomes == {"done"}
+
+
+@pytest.mark.parametrize(
+    ("place", "rank", "value", "changes"),
+    [
+        ("denoise", 0, "nan", {}),
+        ("denoise", 5, "nan", {}),
+        ("denoise", 5, "inf", {"dit_fsdp": True}),
+        # The other seven replicas compute finite numbers.
+        ("denoise", 5, "nan", {"cfg_size": 1, "ulysses_size": 1}),
+        ("decode", 0, "inf", {}),
+        ("decode", 5, "nan", {"vae_parallel": True, "image_size": "96*80"}),
+    ],
+)
+def test_nan_or_infinity_on_one_rank_fails_the_job_on_all_and_the_group_runs_the_next(
+    rank_group: RankGroup, place: str, rank: int, value: str, changes: dict[str, object]
+) -> None:
+    spec = msgspec.structs.replace(SMALL, **changes)
+    result = rank_group.run(spec, patch=f"tests.ranks.bad_numbers:spoiled:{place}:{rank}:{value}")
+    failed = repr(JobError(ErrorCode.NOT_FINITE, NOT_FINITE))
+    assert result.reports[rank if place == "denoise" else 0].outcome == failed
+    assert result.outcomes <= {failed, "PeerFailed"}
+    assert result.frames is None
+    assert rank_group.run(spec).outcomes == {"done"}
 
 
 def test_an_image_that_cannot_be_read_fails_the_job_on_every_rank(rank_group: RankGroup) -> None:

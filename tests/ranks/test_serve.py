@@ -98,6 +98,7 @@ def test_a_job_becomes_a_video_and_every_step_is_published(group: GroupLife, fol
     group.expect(JobDecoded, job.lease)
     finished = group.expect(JobFinished, job.lease)
     assert finished.video == f"{job.lease.job_id}.mp4"
+    assert finished.warning is None
     assert (folder / "videos" / finished.video).stat().st_size > 0
     assert not list((folder / "checkpoints").iterdir())
 

@@ -108,6 +108,7 @@ export class Card {
     const job = this.#job;
     // Why the job failed, or what it is waiting for.
     if (job.reason) return job.reason;
+    if (job.warning) return text(`warning.${job.warning}`);
     if (this.isEnded) return "";
     const parts = [];
     if (job.status === "InQueue" && job.queue_position) {

@@ -146,7 +146,13 @@ class Service:
         failures: list[Exception | None] = []
         store = FolderStore(self._folder)
         writer = VideoWriter(
-            lease, job.order.spec, store, lambda: False, lambda _: None, failures.append
+            lease,
+            job.order.spec,
+            Path(job.order.image),
+            store,
+            lambda: False,
+            lambda _: None,
+            lambda failure, _: failures.append(failure),
         )
         with torch.inference_mode():
             for frames in Run(self._engine, _task(job.order), job).frames():

@@ -3,7 +3,7 @@
 import pytest
 
 from broker.dispatch.commands import DropVideo
-from broker.wire.errors import ErrorCode
+from broker.wire.errors import ErrorCode, ResultWarning
 from broker.wire.group_reports import (
     DrainBroker,
     JobDecoded,
@@ -27,6 +27,16 @@ def test_a_finished_job_has_succeeded() -> None:
     assert (view.state, view.progress, view.video) == (JobState.SUCCEED, 1.0, f"{job_id}.mp4")
     assert view.stage is None
     assert view.eta_s is None
+
+
+def test_a_warning_about_the_video_is_kept_with_the_job() -> None:
+    scene = Scene()
+    scene.group()
+    job_id = scene.job()
+    lease, warning = scene.start(job_id), ResultWarning.SINGLE_COLOUR
+    scene.handle(JobFinished(lease=lease, video=f"{job_id}.mp4", warning=warning))
+    view = scene.view(job_id)
+    assert (view.state, view.warning) == (JobState.SUCCEED, warning)
 
 
 def test_a_decoded_job_frees_the_group_and_stays_in_progress_until_its_video_is_saved() -> None:

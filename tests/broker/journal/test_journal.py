@@ -14,7 +14,7 @@ from broker.errors import JournalError, JournalFullError
 from broker.journal import tables as schema
 from broker.journal.journal import Journal
 from broker.journal.tables import SCHEMA_VERSION
-from broker.wire.errors import ErrorCode
+from broker.wire.errors import ErrorCode, ResultWarning
 from broker.wire.job import JobState
 from broker.wire.job_view import Lease
 from broker.wire.requests import IdempotencyKey
@@ -53,7 +53,13 @@ def test_jobs_are_loaded_unchanged_in_order_of_submission(path: Path) -> None:
     jobs = [
         leased(job(1)),
         job(2),
-        leased(job(3)).ended(JobState.SUCCEED, 30.0, progress=1.0, video="x.mp4"),
+        leased(job(3)).ended(
+            JobState.SUCCEED,
+            30.0,
+            progress=1.0,
+            video="x.mp4",
+            warning=ResultWarning.SINGLE_COLOUR,
+        ),
         leased(job(4)).ended(
             JobState.FAILED, 30.0, error_code=ErrorCode.OUT_OF_MEMORY, reason="too large"
         ),

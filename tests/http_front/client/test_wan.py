@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.wire.errors import ResultWarning
 from broker.wire.group_commands import RunJob
 from broker.wire.job import JobState
 from http_front.client.exit_codes import MEANINGS, ExitCode
@@ -63,6 +64,13 @@ async def test_wan_names_a_video_in_a_folder_after_its_job(stack: Stack, tmp_pat
     video = tmp_path / f"{job_id}.mp4"
     assert (code, out, err) == (0, f"{video}\n", "")
     assert video.read_bytes() == FAKE_VIDEO
+
+
+async def test_wan_watch_says_that_a_video_looks_wrong(stack: Stack) -> None:
+    stack.group.warning = ResultWarning.SINGLE_COLOUR
+    code, _, err = await stack.wan("watch", await stack.submit())
+    assert code == 0
+    assert "the video looks wrong: single_colour" in err
 
 
 async def test_wan_watch_prints_every_change_as_json(stack: Stack) -> None:

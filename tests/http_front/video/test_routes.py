@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.wire.errors import ErrorCode
+from broker.wire.errors import ErrorCode, ResultWarning
 from broker.wire.job import JobState, Stage
 from broker.wire.replies import GroupView, HealthFound, RankView, Refused
 from http_front.live.status_cache import FRESH_S
@@ -62,6 +62,7 @@ async def test_status_has_the_documented_shape(front: Served, broker: ScriptedBr
         "status": "InProgress",
         "reason": None,
         "results": None,
+        "warning": None,
         "queue_position": None,
         "progress": 0.1,
         "created_at": view.created_at,
@@ -86,6 +87,18 @@ async def test_a_finished_job_names_its_video(front: Served, broker: ScriptedBro
         "poster_url": f"/videos/{job_id}.webp",
         "sprites_url": f"/videos/{job_id}.sprites.webp",
     }
+    assert answer["warning"] is None
+
+
+async def test_a_video_that_looks_wrong_has_a_warning(
+    front: Served, broker: ScriptedBroker
+) -> None:
+    job_id = await front.submit()
+    warning = ResultWarning.SINGLE_COLOUR
+    video = f"{job_id}.mp4"
+    await broker.change(job_id, state=JobState.SUCCEED, progress=1.0, video=video, warning=warning)
+    _, answer = await front.post("/video/status", {"requestId": job_id})
+    assert (answer["status"], answer["warning"]) == ("Succeed", "single_colour")
 
 
 @pytest.mark.parametrize("path", ["/video/status", "/video/cancel"])

@@ -14,6 +14,7 @@ from ranks.media.previews import Previews, encode_jpeg
 from ranks.model.conditioning import image_tensor, open_image
 from ranks.model.vae import encode_clip
 from ranks.model.weights import load_vae
+from ranks.parallel.sharding import WeightsError
 from tests.running_server import SAMPLE
 
 LEASE = Lease(group="g0", epoch=1, job_id="0" * 32, attempt=1)
@@ -49,6 +50,15 @@ def test_painted_latents_show_the_encoded_picture(
     for frame in range(latents.shape[2]):
         painted = np.asarray(paint(latents[0, :, frame].numpy(), colours), float)
         assert np.abs(painted - (expected + 1.0) * 127.5).mean() <= MEAN_DIFFERENCE
+
+
+def test_a_vae_that_computes_nan_is_named(demo_folder: Path) -> None:
+    """Otherwise the group would end with an internal error of torch."""
+    vae = load_vae(demo_folder / "vae", torch.float32, torch.device("cpu"))
+    with torch.inference_mode():
+        vae.quant_conv.bias.fill_(float("nan"))
+        with pytest.raises(WeightsError, match="NaN or infinity; its weights are damaged"):
+            fit_colours(vae)
 
 
 def test_the_fit_is_reproducible(demo_folder: Path, fitted: tuple[Colours, torch.Tensor]) -> None:

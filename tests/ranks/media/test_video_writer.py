@@ -17,6 +17,7 @@ from PIL import Image
 
 from broker.store.folder import FolderStore
 from broker.store.store import PARTIAL, VIDEOS
+from broker.wire.errors import ResultWarning
 from broker.wire.job import JobSpec
 from broker.wire.job_view import Lease
 from ranks.errors import JobError, RunCancelled
@@ -44,7 +45,15 @@ def write(
     """Return a writer with frames added, by default one more than the video has."""
     store = FolderStore(folder)
     ends: Ends = queue.SimpleQueue()
-    writer = VideoWriter(LEASE, SPEC, store, lambda: is_cancelled, lambda _: None, ends.put)
+    writer = VideoWriter(
+        LEASE,
+        SPEC,
+        folder / "no image",
+        store,
+        lambda: is_cancelled,
+        lambda _: None,
+        lambda failure, _: ends.put(failure),
+    )
     for frames in stripes(num_frames).split(4, dim=2):
         writer.add(frames)
     return writer, ends
@@ -184,6 +193,45 @@ def test_a_failure_of_the_encoder_is_reported(tmp_path: Path) -> None:
     writer, ends = write(tmp_path, num_frames=1)
     writer.finish()
     assert "ffmpeg ended with" in str(ends.get(timeout=_LIMIT_S))
+
+
+def test_a_video_with_too_few_frames_fails_and_is_not_stored(tmp_path: Path) -> None:
+    writer, ends = write(tmp_path, num_frames=20)
+    writer.finish()
+    assert "has 20 frames; expected 24" in str(ends.get(timeout=_LIMIT_S))
+    assert not list(tmp_path.rglob("*.mp4"))
+
+
+@pytest.mark.parametrize(
+    ("image", "frames", "expected"),
+    [
+        ("stripes", torch.full((1, 3, 24, 64, 80), -1.0), ResultWarning.SINGLE_COLOUR),
+        ("stripes", stripes(24), None),
+        ("black", torch.full((1, 3, 24, 64, 80), -1.0), None),
+    ],
+    ids=["black from stripes", "stripes from stripes", "black from black"],
+)
+def test_a_black_video_of_an_image_that_is_not_has_a_warning(
+    tmp_path: Path, image: str, frames: torch.Tensor, expected: ResultWarning | None
+) -> None:
+    pixels = np.zeros((64, 80, 3), np.uint8)
+    pixels[:] = np.repeat(COLOURS, 20, axis=0) if image == "stripes" else 0
+    path = tmp_path / "image.png"
+    Image.fromarray(pixels).save(path)
+    found: queue.SimpleQueue[tuple[Exception | None, ResultWarning | None]] = queue.SimpleQueue()
+    writer = VideoWriter(
+        LEASE,
+        SPEC,
+        path,
+        FolderStore(tmp_path),
+        lambda: False,
+        lambda _: None,
+        lambda failure, warning: found.put((failure, warning)),
+    )
+    writer.add(frames)
+    path.unlink()
+    writer.finish()
+    assert found.get(timeout=_LIMIT_S) == (None, expected)
 
 
 def described(video: Path) -> list[str]:

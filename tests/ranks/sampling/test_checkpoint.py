@@ -68,6 +68,18 @@ def test_a_damaged_checkpoint_is_dropped(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_checkpoint_with_nan_or_infinity_is_dropped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, bad: float
+) -> None:
+    store = FolderStore(tmp_path)
+    store.prepare()
+    save_state({"latents": torch.tensor([0.0, bad])}, store, NAME)
+    assert not is_state(store.local(NAME))
+    assert "latents holds NaN or infinity" in caplog.text
+    assert not store.local(NAME).exists()
+
+
 def test_a_denoiser_is_restored_with_its_solver() -> None:
     first = Denoiser(Solver("unipc", 20, 5.0), draw_noise(1, (1, 4, 2, 4, 4)))
     for step in range(4):

@@ -4,12 +4,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
-from ranks.sampling.solver import Solver, make_scheduler
+from broker.wire.job import JobSpec
+from ranks.sampling.solver import Solver, SolverName, make_scheduler
 
 VECTORS = json.loads((Path(__file__).parents[2] / "data" / "solvers.json").read_text())
 TOLERANCE = VECTORS["verification"]["suggested_absolute_tolerance_final_latents"]
@@ -73,3 +77,63 @@ def test_a_restored_solver_continues_to_identical_latents(case: dict[str, Any], 
     second.restore(first.history())
     rest = run(second, sigmas, latents, range(stop, case["num_steps"]))
     assert torch.equal(rest[case["num_steps"]], whole[case["num_steps"]])
+
+
+def accepted(**fields: Any) -> JobSpec:
+    """Return a job with these values, which the API must accept."""
+    job = {"prompt": "a lighthouse at sunset", **fields}
+    return msgspec.convert(job, JobSpec)
+
+
+shifts = st.floats(0.0, 100.0, exclude_min=True) | st.floats(-320.0, 2.0).map(
+    lambda exponent: max(10.0**exponent, 5e-324)
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    name=st.sampled_from(["unipc", "dpm++"]),
+    num_steps=st.integers(20, 100),
+    shift=shifts,
+    guidance_scale=st.floats(1.0, 20.0),
+)
+@example("unipc", 100, 12.0, 1.0)
+@example("unipc", 50, 25.0, 1.0)
+@example("unipc", 30, 40.0, 1.0)
+@example("unipc", 20, 60.0, 20.0)
+@example("unipc", 20, 1e-12, 1.0)
+@example("dpm++", 20, 1e-12, 1.0)
+@example("unipc", 20, 5e-324, 20.0)
+@example("dpm++", 20, 5e-324, 20.0)
+@example("dpm++", 100, 100.0, 20.0)
+def test_a_job_runs_with_every_accepted_value(
+    name: SolverName, num_steps: int, shift: float, guidance_scale: float
+) -> None:
+    """Otherwise a job would be accepted, wait, and fail for a value that is in its range."""
+    spec = accepted(
+        sample_solver=name,
+        infer_steps=num_steps,
+        sample_shift=shift,
+        guidance_scale=guidance_scale,
+    )
+    solver = Solver(spec.solver, spec.infer_steps, spec.sample_shift)
+    latents = as_latents(VECTORS["start_latents"])
+    for step in range(spec.infer_steps):
+        prediction = velocity(latents, 1.0)
+        latents = solver.advance(step, prediction * spec.guidance_scale, latents)
+        assert latents.isfinite().all(), f"after step {step + 1}"
+
+
+@pytest.mark.parametrize("name", ["unipc", "dpm++"])
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 20, 50, 100])
+def test_a_solver_begins_at_its_first_step_and_ends_at_its_last(
+    name: SolverName, num_steps: int
+) -> None:
+    """Two equal timesteps at the start made it begin at the second."""
+    for shift in (1e-12, 5.0, 100.0):
+        solver = Solver(name, num_steps, shift)
+        latents = as_latents(VECTORS["start_latents"])
+        for step in range(num_steps):
+            latents = solver.advance(step, velocity(latents, 1.0), latents)
+        assert solver.history()["_step_index"].item() == num_steps
+        assert latents.isfinite().all()
