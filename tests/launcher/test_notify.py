@@ -60,7 +60,7 @@ def test_a_service_manager_that_does_not_answer_stops_nothing(
 
 async def test_without_a_watchdog_nothing_feeds_it() -> None:
     async with asyncio.timeout(LIMIT_S):
-        await ServiceManager(os.environ).feed_watchdog()
+        await ServiceManager(os.environ).feed_watchdog(lambda: True)
 
 
 async def test_the_server_is_ready_while_its_ranks_still_load(
