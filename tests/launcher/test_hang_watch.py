@@ -66,6 +66,7 @@ async def test_a_server_that_stood_still_as_a_whole_ends_nothing(
     server: ChaosServer, caller: Caller
 ) -> None:
     pids = [server.pid_of(module) for module in MODULES]
+    num_ended = server.life.log().count("no sign of life")
     everything = server.life.pids()
     for pid in everything:
         os.kill(pid, signal.SIGSTOP)
@@ -73,4 +74,5 @@ async def test_a_server_that_stood_still_as_a_whole_ends_nothing(
     for pid in everything:
         os.kill(pid, signal.SIGCONT)
     await caller.wait_for(await caller.submit(), status="Succeed", attempt=1)
+    assert server.life.log().count("no sign of life") == num_ended
     assert [server.pid_of(module) for module in MODULES] == pids
