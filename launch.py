@@ -13,6 +13,8 @@ import sys
 from types import FrameType
 
 from broker.process.log import configure_logging
+from broker.wire.curve import CurveError
+from broker.wire.errors import BindError
 from launcher.doctor.doctor import report
 from launcher.notify import ServiceManager
 from launcher.options import OptionsError, parse_command, to_toml
@@ -52,7 +54,7 @@ def main() -> int:
     try:
         with prepared(command) as (plan, listener):
             return asyncio.run(_supervise(plan, listener))
-    except StartError as error:
+    except (StartError, BindError, CurveError) as error:
         sys.stderr.write(f"launch.py: {error}\n")
         return 1
     except StoppedError as stop:

@@ -20,6 +20,8 @@ from broker.journal.journal import Journal
 from broker.journal.state_dir import StateDir
 from broker.process import child
 from broker.server import Broker
+from broker.store.store import StoreSetupError
+from broker.wire.curve import CurveError
 
 EXIT_STATE_DIR = 75
 EXIT_JOURNAL = 70
@@ -28,7 +30,10 @@ logger = logging.getLogger("broker")
 
 
 def main() -> int:
-    """Return the exit code: 0 after a stop, 70 if the journal, 75 if its folder is unusable."""
+    """Return the exit code: 0 after a stop, 70 if the journal, 75 if its folder is unusable.
+
+    It is 1 if the broker cannot start for another reason.
+    """
     config = msgspec.json.decode(sys.argv[1], type=BrokerConfig)
     child.begin("broker", config.parent_pid, config.log_format)
     child.allow_many_files()
@@ -43,6 +48,9 @@ def main() -> int:
     except (JournalError, JournalFullError) as error:
         logger.error("the journal cannot be used: %s", error)
         return EXIT_JOURNAL
+    except (OSError, CurveError, StoreSetupError) as error:
+        logger.error("the broker cannot run: %s", error)
+        return 1
     journal.close()
     return 0
 

@@ -28,4 +28,4 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     parent_pid: int
     """Pid of the launcher."""
     ready_fd: int | None = None
-    """Receives the line `ready` once the sockets are bound."""
+    """Receives the line `ready` once the sockets are bound, then `alive` every second."""

@@ -142,12 +142,13 @@ class Broker:
         self, kind: int, bind: Callable[..., object], addresses: list[str]
     ) -> SocketReader:
         socket: zmq.Socket[bytes] = zmq.Socket(self._context, kind)
+        # Before anything can fail: the context waits at its end for every socket to be closed.
+        self._readers.append(SocketReader(socket))
         for address, folder in map(split_keys, addresses):
             if folder is not None:
                 self._gatekeeper.open(folder)
                 self._gatekeeper.watch(socket, address)
         bind(socket, *addresses)
-        self._readers.append(SocketReader(socket))
         return self._readers[-1]
 
     async def _serve(self) -> None:
@@ -164,6 +165,7 @@ class Broker:
             asyncio.create_task(self._groups.read(self._on_report, GATHER_S)),
             asyncio.create_task(self._beats.read(self._on_beat, GATHER_S)),
             asyncio.create_task(self._events.read(self._on_subscription)),
+            asyncio.create_task(child.send_life_signs(self._config.ready_fd)),
         ]
         try:
             ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

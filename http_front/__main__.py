@@ -1,6 +1,7 @@
 """Run the HTTP front: `python -m http_front JSON`, where JSON is a `FrontConfig`."""
 
 import asyncio
+import logging
 import signal
 import socket
 import sys
@@ -8,19 +9,35 @@ import sys
 import msgspec
 from aiohttp import web
 
-from broker.process.child import allow_many_files, begin, report, use_realtime_priority
+from broker.process.child import (
+    allow_many_files,
+    begin,
+    report,
+    send_life_signs,
+    use_realtime_priority,
+)
+from broker.store.store import StoreSetupError
+from broker.wire.curve import CurveError
 from http_front.app import create_app
 from http_front.config import FrontConfig
 from http_front.http_server import create_runner
 
+logger = logging.getLogger("front")
 
-def main() -> None:
+
+def main() -> int:
+    """Return the exit code: 0 after a stop, 1 if the front cannot run."""
     config = msgspec.json.decode(sys.argv[1], type=FrontConfig)
     begin("front", config.parent_pid, config.log_format)
     allow_many_files()
-    if config.realtime_front:
-        use_realtime_priority()
-    asyncio.run(serve(config))
+    try:
+        if config.realtime_front:
+            use_realtime_priority()
+        asyncio.run(serve(config))
+    except (OSError, CurveError, StoreSetupError) as error:
+        logger.error("the front cannot run: %s", error)
+        return 1
+    return 0
 
 
 async def serve(config: FrontConfig) -> None:
@@ -33,7 +50,9 @@ async def serve(config: FrontConfig) -> None:
     try:
         await _site(runner, config).start()
         report(config.ready_fd, "ready")
+        life_signs = asyncio.create_task(send_life_signs(config.ready_fd))
         await stop.wait()
+        life_signs.cancel()
     finally:
         await runner.cleanup()
 
@@ -45,4 +64,4 @@ def _site(runner: web.AppRunner, config: FrontConfig) -> web.BaseSite:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -45,4 +45,5 @@ class FrontConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     parent_pid: int
     """Pid of the launcher."""
     ready_fd: int | None = None
-    """File descriptor that receives the line `ready` once the front serves requests."""
+    """File descriptor that receives the line `ready` once the front serves requests, then `alive`
+    every second."""

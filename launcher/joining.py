@@ -13,6 +13,7 @@ from pathlib import Path
 import zmq
 
 from broker.store.store import PARTIAL, VIDEOS, Move, Store, StoreError, is_object_place
+from broker.wire.errors import BindError
 from broker.wire.replies import ProbeChecked, front_replies
 from broker.wire.requests import FindProbe, front_requests
 from broker.wire.sockets import Addresses, bind_router, connect_dealer
@@ -48,11 +49,13 @@ def try_listening(addresses: Addresses) -> None:
         StartError: If an address is in use or not on this machine, or its keys are unusable.
     """
     for address in (addresses.requests, addresses.groups, addresses.beats, addresses.events):
-        endpoint = address.partition("#")[0]
         try:
             with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
                 bind_router(router, address)
-        except (zmq.ZMQError, ValueError) as error:
+        except BindError as error:
+            raise StartError(f"--listen {error}") from error
+        except ValueError as error:
+            endpoint = address.partition("#")[0]
             raise StartError(f"--listen cannot bind {endpoint}: {error}") from error
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 logger = logging.getLogger("launcher")
 
@@ -34,8 +34,10 @@ class ServiceManager:
         except OSError as error:
             logger.warning("NOTIFY_SOCKET: cannot send %s: %s", assignments[0], error)
 
-    async def feed_watchdog(self) -> None:
+    async def feed_watchdog(self, is_well: Callable[[], bool]) -> None:
+        """Feed systemd's watchdog while all is well; without a watchdog, return."""
         # Twice per watchdog interval, so that one report may be late.
         while self._watchdog_s:
-            self.notify("WATCHDOG=1")
+            if is_well():
+                self.notify("WATCHDOG=1")
             await asyncio.sleep(self._watchdog_s / 2)

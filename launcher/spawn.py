@@ -109,6 +109,9 @@ class Child:
             )
             self._reaper.forget(self.pid)
             self._exited = self._reaper.exited(self.pid)
+        except OSError:
+            os.close(read_end)
+            raise
         finally:
             for fd in keep_fds:
                 os.set_inheritable(fd, False)

@@ -13,9 +13,11 @@ from pathlib import Path
 from broker.process.cgroup import read_limits
 from launcher.agent import Agent
 from launcher.group_life import GroupLife
+from launcher.hang_watch import HangWatch
 from launcher.heartbeat_relay import HeartbeatRelay
 from launcher.notify import ServiceManager
 from launcher.plan import Plan
+from launcher.preflight import StartError, prepare_run
 from launcher.restarts import RestartPolicy
 from launcher.spawn import Child, Reaper, UnkillableError, end_process
 
@@ -56,6 +58,8 @@ class Supervisor:
         self._ray_groups = Child(self._reaper, "ray-groups", "launcher.ray.ray_groups")
         self._ranks_module = "ranks"
         self._groups: dict[str, GroupLife] = {}
+        self._watches: dict[str, HangWatch] = {}
+        """By the name of the process."""
         self._broker_ready = asyncio.Event()
         self._front_ready = asyncio.Event()
         self._group_ready = [asyncio.Event() for _ in range(plan.num_groups)]
@@ -102,11 +106,14 @@ class Supervisor:
         policy = RestartPolicy()
         while not until.is_set():
             try:
+                prepare_run(self._plan.folders)  # it may have been removed
                 reason = await run()
             except UnkillableError as error:
                 return self._give_up(str(error))
+            except StartError as error:
+                reason = f"could not be started: {error}"
             except OSError as error:  # most often a limit on processes
-                reason = f"it cannot be started: {error.strerror}{_limit_note(error)}"
+                reason = f"could not be started: {error}{_limit_note(error)}"
             if until.is_set():
                 return None
             delay_s = policy.delay_s(time.monotonic())
@@ -126,7 +133,7 @@ class Supervisor:
             processes.append(("front", self._run_front))
         # Both outlast the groups: jobs that end during a drain are still recorded and published.
         work = [self._keep_alive(name, run, self._groups_ended) for name, run in processes]
-        work.append(self._manager.feed_watchdog())
+        work.append(self._manager.feed_watchdog(self._is_well))
         if self._plan.ray_name is not None:
             work.append(self._keep_alive("ray-groups", self._run_ray_groups, self._stop))
         if self._plan.role != "front":  # a front alone keeps running when the server stops
@@ -140,35 +147,50 @@ class Supervisor:
         draining = self._stop.is_set()
         await broker.start(lambda ready_fd: self._plan.broker_config(ready_fd, draining))
         # In a task: registering waits for a connection, which never comes if the broker dies.
-        registration = asyncio.create_task(self._register_when_ready(broker))
+        attendance = asyncio.create_task(self._attend_broker(broker))
         try:
             return self._reaper.describe_exit(await broker.exited)
         finally:
-            registration.cancel()
+            attendance.cancel()
             self._broker_ready.clear()
             broker.close()
 
-    async def _register_when_ready(self, broker: Child) -> None:
+    async def _attend_broker(self, broker: Child) -> None:
         if await broker.ready():
             logger.info("broker ready, pid %d", broker.pid)
             self._broker_ready.set()
-            await self._agent.register()
+            await asyncio.gather(self._agent.register(), self._watch(broker))
 
     async def _run_front(self) -> str:
         await self._broker_ready.wait()
         assert self._listener is not None, "a front without a socket"
         front, fd = self._front, self._listener.fileno()
         await front.start(lambda ready_fd: self._plan.front_config(ready_fd, fd), keep_fds=[fd])
+        attendance = asyncio.create_task(self._attend_front(front))
         try:
-            if await front.ready():
-                logger.info("front ready, pid %d", front.pid)
-                self._front_ready.set()
             reason = self._reaper.describe_exit(await front.exited)
             await end_process(front, 0)  # kills the processes that it has started
             return reason
         finally:
+            attendance.cancel()
             self._front_ready.clear()
             front.close()
+
+    async def _attend_front(self, front: Child) -> None:
+        if await front.ready():
+            logger.info("front ready, pid %d", front.pid)
+            self._front_ready.set()
+            await self._watch(front)
+
+    async def _watch(self, child: Child) -> None:
+        watch = self._watches[child.name] = HangWatch(child)
+        try:
+            await watch.run()
+        finally:
+            del self._watches[child.name]
+
+    def _is_well(self) -> bool:
+        return not any(watch.is_hung for watch in self._watches.values())
 
     async def _run_ray_groups(self) -> str:
         await self._broker_ready.wait()
@@ -197,6 +219,8 @@ class Supervisor:
         if self._stop.is_set():
             return "stopped"
         config = self._plan.group_config(index, epoch)
+        if self._relay is not None:
+            self._relay.restore_socket()
         group = GroupLife(self._reaper, config, self._ranks_module)
         self._groups[config.group] = group
         logger.info("group %s: starting %d ranks", config.group, config.world_size)

@@ -1,16 +1,19 @@
-"""What every process started by the launcher does first."""
+"""What every process started by the launcher does for it."""
 
+import asyncio
 import ctypes
 import faulthandler
 import os
 import resource
 import signal
 import sys
+from contextlib import suppress
 
 from broker.process.log import LogFormat, configure_logging
 
 _PR_SET_PDEATHSIG = 1
 ORPHANED_EXIT_CODE = 77
+LIFE_SIGN_EVERY_S = 1.0
 
 
 def begin(process: str, parent_pid: int, log_format: LogFormat) -> None:
@@ -56,3 +59,14 @@ def report(fd: int | None, line: str) -> None:
     """Write a line to the launcher's pipe, if there is one."""
     if fd is not None:
         os.write(fd, f"{line}\n".encode())
+
+
+async def send_life_signs(fd: int | None) -> None:
+    """Write to the launcher's pipe every second, for as long as the event loop runs."""
+    if fd is not None:
+        os.set_blocking(fd, False)
+    while True:
+        # The launcher may have been stopped for hours, so that the pipe is full.
+        with suppress(OSError):
+            report(fd, "alive")
+        await asyncio.sleep(LIFE_SIGN_EVERY_S)

@@ -44,3 +44,7 @@ class ResultWarning(Enum):
 
 class ProtocolError(Exception):
     """Raised when a message cannot be decoded."""
+
+
+class BindError(OSError):
+    """Raised when a socket cannot be bound; the message names its address."""

@@ -3,6 +3,7 @@
 A setting affects later binds and connects only, so each function sets all of them first.
 """
 
+import errno
 import ipaddress
 import os
 import re
@@ -15,6 +16,7 @@ import msgspec
 import zmq
 
 from broker.wire import curve
+from broker.wire.errors import BindError
 
 MAX_MESSAGE_BYTES = 1 << 20
 # Room for a job id, and for the CURVE handshake, to which the limit applies as well.
@@ -32,13 +34,17 @@ class _Pings(NamedTuple):
     limit_ms: int
 
 
-# A connection between machines can die silently. The broker's end must notice first: while it
-# takes the old connection for alive, it ignores a new one of the same identity. The time to live
-# in a ping does not help, since libzmq forgets it with the next message.
+# A connection between machines can die silently. The time to live in a ping does not help, since
+# libzmq forgets it with the next message.
 _BROKERS_PINGS = _Pings(every_ms=3000, limit_ms=3000)  # noticed within 6 s
 _PEERS_PINGS = _Pings(every_ms=3000, limit_ms=7000)  # noticed after 7 s to 10 s
 # Published messages have no identity, and heartbeats must return before they are missed.
 _PUBLISHED_PINGS = _Pings(every_ms=1000, limit_ms=3000)
+
+_BIND_ADVICE = {
+    errno.EADDRINUSE: "; end the process that listens there, or remove what lies at the path",
+    errno.ENOSPC: "; free space and inodes",
+}
 
 ZmqSocket = TypeVar("ZmqSocket", bound="zmq.Socket[Any]")
 
@@ -115,11 +121,15 @@ def is_loopback(host: str) -> bool:
 
 
 def bind_router(socket: ZmqSocket, *addresses: str) -> ZmqSocket:
-    """Bind the broker's ROUTER: sending to an unknown peer raises, identities cannot be stolen."""
+    """Bind the broker's ROUTER, where sending to an unknown peer raises."""
     _harden(socket)
     _ping(socket, _BROKERS_PINGS)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-    socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
+    # While the broker is frozen, its peers give up their connections and come again under the same
+    # identities. It may accept these before it notices that the old ones are dead, and without
+    # handover it would ignore them for good, though it still answers their pings. No other
+    # peer knows an identity, which is random, and all peers have the same user or a known key.
+    socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
     return _bind(socket, addresses)
 
 
@@ -193,10 +203,19 @@ def _bind(socket: ZmqSocket, addresses: Iterable[str]) -> ZmqSocket:
     try:
         # Keys, once set, apply to every later bind: addresses without keys come first.
         for address in sorted(addresses, key=lambda address: split_keys(address)[1] is not None):
-            socket.bind(_secured(socket, address, curve.guard))
+            _bind_one(socket, _secured(socket, address, curve.guard))
     finally:
         os.umask(before)
     return socket
+
+
+def _bind_one(socket: "zmq.Socket[Any]", endpoint: str) -> None:
+    try:
+        socket.bind(endpoint)
+    except zmq.ZMQError as error:
+        number = error.errno or 0
+        advice = _BIND_ADVICE.get(number, "")
+        raise BindError(f"cannot bind {endpoint}: {zmq.strerror(number)}{advice}") from error
 
 
 def _connect(socket: ZmqSocket, address: str) -> ZmqSocket:

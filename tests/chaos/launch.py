@@ -13,7 +13,7 @@ from msgspec import structs
 
 from broker.config import BrokerConfig
 from broker.process.log import configure_logging
-from launcher import restarts
+from launcher import hang_watch, restarts
 from launcher.notify import ServiceManager
 from launcher.options import parse_command
 from launcher.plan import Plan
@@ -57,6 +57,7 @@ def main() -> int:
     restarts.FIRST_DELAY_S = settings.first_delay_s
     restarts.MAX_DELAY_S = 4 * settings.first_delay_s
     restarts.MAX_FAILURES = settings.max_failures
+    hang_watch.HUNG_AFTER_S = settings.hung_after_s
     configure_logging("launcher", "text")
     with prepared(parse_command(sys.argv[2:], {})) as (plan, listener):
         return asyncio.run(supervise(StubPlan.of(plan, settings), listener))

@@ -30,6 +30,8 @@ class StubSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     first_delay_s: float = 0.05
     """Delay before a process is started again; it doubles up to four times this."""
     max_failures: int = 1_000_000
+    hung_after_s: float = 30.0
+    """Time without a sign of life after which the launcher replaces broker or front."""
     retry_pauses_s: tuple[float, float] = (0.05, 0.1)
     """Delays before the second and the third attempt of a job."""
     lost_s: float = 30.0

@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import web
 from aiohttp.abc import ResolveResult
 
-from broker.process.child import allow_many_files, begin, report
+from broker.process.child import allow_many_files, begin, report, send_life_signs
 from http_front.app import create_app
 from http_front.config import FrontConfig
 from http_front.http_server import create_runner
@@ -86,7 +86,7 @@ async def serve(config: FrontConfig) -> None:
     await runner.setup()
     await web.SockSite(runner, socket.socket(fileno=config.listen_fd)).start()
     report(config.ready_fd, "ready")
-    await asyncio.Event().wait()
+    await send_life_signs(config.ready_fd)
 
 
 def main() -> None:

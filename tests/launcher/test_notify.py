@@ -60,7 +60,26 @@ def test_a_service_manager_that_does_not_answer_stops_nothing(
 
 async def test_without_a_watchdog_nothing_feeds_it() -> None:
     async with asyncio.timeout(LIMIT_S):
-        await ServiceManager(os.environ).feed_watchdog()
+        await ServiceManager(os.environ).feed_watchdog(lambda: True)
+
+
+async def test_the_watchdog_starves_while_a_hung_process_cannot_be_replaced(
+    address: str, notify_socket: socket.socket
+) -> None:
+    environ = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "20000"}
+    answers = [True, False, False, True]
+
+    def is_well() -> bool:
+        if not answers:
+            feeding.cancel()
+        return bool(answers) and answers.pop(0)
+
+    feeding = asyncio.create_task(ServiceManager(environ).feed_watchdog(is_well))
+    await asyncio.wait([feeding], timeout=LIMIT_S)
+    notify_socket.setblocking(False)
+    assert [notify_socket.recv(HUGE) for _ in range(2)] == [b"WATCHDOG=1"] * 2
+    with pytest.raises(BlockingIOError):
+        notify_socket.recv(HUGE)
 
 
 async def test_the_server_is_ready_while_its_ranks_still_load(
