@@ -16,6 +16,7 @@ from broker.process.log import configure_logging
 from launcher.doctor.doctor import report
 from launcher.notify import ServiceManager
 from launcher.options import OptionsError, parse_command, to_toml
+from launcher.outer_variables import ignore_outer_variables
 from launcher.plan import Plan
 from launcher.preflight import StartError
 from launcher.preparation import prepared
@@ -36,12 +37,15 @@ def main() -> int:
         sys.stderr.write(f"launch.py: {error}\n")
         return 2
     options = command.options
+    ignored = ignore_outer_variables(os.environ)
     if command.action == "print-config":
         sys.stdout.write(to_toml(options) + "\n")
         return 0
     if command.action == "check":
         return report(command)
     configure_logging("launcher", options.log_format)
+    if ignored:
+        logger.info("ignored variables of the environment: %s", ", ".join(ignored))
     # The supervisor installs its own handlers once it runs.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop_preparing)

@@ -12,7 +12,7 @@ from functools import partial
 
 from msgspec import structs
 
-from launcher.spawn import Child, Reaper, describe_exit, kill_tree
+from launcher.spawn import Child, Reaper, kill_tree
 from ranks.config import RankConfig
 
 logger = logging.getLogger("launcher")
@@ -98,12 +98,12 @@ class GroupLife:
 
     def _on_starter_exit(self, exited: asyncio.Future[int]) -> None:
         if exited.result() != 0:
-            self.end(f"the starter process {describe_exit(exited.result())}")
+            self.end(f"the starter process {self._reaper.describe_exit(exited.result())}")
 
     def _on_rank_exit(self, rank: int, exited: asyncio.Future[int]) -> None:
         # A rank that leaves as asked ends nothing: rank 0 may still be writing a video.
         if exited.result() != 0 or not self._is_leaving:
-            self.end(f"rank {rank} {describe_exit(exited.result())}")
+            self.end(f"rank {rank} {self._reaper.describe_exit(exited.result())}")
 
     def _on_startup_limit(self, limit_s: float) -> None:
         if not self.ready.is_set():

@@ -22,7 +22,9 @@ def run_helper(module: str, *arguments: str, limit_s: float) -> subprocess.Compl
         subprocess.TimeoutExpired: If it runs longer than `limit_s`; it is killed.
     """
     command = [sys.executable, "-m", "launcher.helper", str(os.getpid()), module, *arguments]
-    return subprocess.run(command, check=False, timeout=limit_s, capture_output=True, text=True)
+    return subprocess.run(
+        command, check=False, timeout=limit_s, capture_output=True, errors="replace"
+    )
 
 
 def read_device_report(written: str) -> DeviceReport:

@@ -19,6 +19,8 @@ Role = Literal["server", "group", "front"]
 """A server runs broker, front and groups; `group` and `front` join a server elsewhere."""
 
 _ORIGIN = re.compile(r"https?://[a-z0-9.:\[\]-]+")
+_SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://[0-9.:\[\]a-f]+:[0-9]+$")
+"""What Kubernetes puts into WAN_PORT of every container if a service is called `wan`."""
 _CENTURY_S = 3_155_760_000.0  # a limit, because JSON has no infinity to pass to the processes
 DEFAULT_MODEL = "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers"
 
@@ -381,7 +383,11 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     names = {f"WAN_{field.name.upper()}": field.name for field in msgspec.structs.fields(Options)}
-    return {name: environ[key] for key, name in names.items() if key in environ}
+    return {
+        name: environ[key]
+        for key, name in names.items()
+        if key in environ and not _SERVICE_LINK.match(environ[key])
+    }
 
 
 def _split_lists(merged: dict[str, Any]) -> dict[str, Any]:

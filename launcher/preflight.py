@@ -18,6 +18,7 @@ from broker.wire.sockets import Addresses, is_loopback
 from http_front.access.keys import KeyFileError, read_keys
 from launcher.helper import read_device_report, run_helper
 from launcher.options import Options
+from launcher.outer_variables import provide_temporary_folder, unusable_variables
 from ranks.config import DeviceKind
 from ranks.model.model_folder import (
     ModelFolderError,
@@ -108,6 +109,7 @@ def prepare_run(folders: Folders) -> Addresses:
         folders.run.chmod(0o700)
     except OSError as error:
         raise StartError(f"--state-dir {folders.state}: {error.strerror}") from error
+    provide_temporary_folder(folders.run)
     return addresses
 
 
@@ -246,6 +248,16 @@ def check_split(options: Options, num_heads: int) -> None:
             f"--ulysses-size is {ulysses_size}: it must divide the model's {num_heads} attention "
             f"heads; possible: {', '.join(map(str, sizes))}"
         )
+
+
+def check_environment() -> None:
+    """Refuse variables of the environment with which no group could start.
+
+    Raises:
+        StartError: If there is one.
+    """
+    for fault in unusable_variables(os.environ):
+        raise StartError(fault)
 
 
 def check_device(options: Options) -> DeviceKind:

@@ -14,6 +14,7 @@ from launcher.preflight import (
     Folders,
     check_access,
     check_device,
+    check_environment,
     check_realtime_front,
     listen,
     lock_state,
@@ -47,8 +48,11 @@ def prepared(command: Command) -> Iterator[tuple[Plan, socket.socket | None]]:
         if command.has_ray_groups:
             check_cluster(options, folders)
         listener = held.enter_context(listen(options)) if command.has_front else None
-        device = check_device(options) if command.has_groups else None
-        model = model_folder(options, folders) if command.has_groups else None
+        device = model = None
+        if command.has_groups:
+            check_environment()
+            device = check_device(options)
+            model = model_folder(options, folders)
         plan = Plan(
             role=command.role,
             options=options,

@@ -10,6 +10,8 @@ from typing import TypeVar
 
 import msgspec
 
+from broker.process.cgroup import num_oom_kills, read_limits
+
 Part = TypeVar("Part")
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -27,6 +29,7 @@ class Reaper:
 
     def __init__(self) -> None:
         self._exits: dict[int, asyncio.Future[int]] = {}
+        self._num_oom_kills = num_oom_kills()
         if sys.platform == "linux":
             ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
@@ -43,6 +46,15 @@ class Reaper:
     def forget(self, pid: int) -> None:
         """Drop a pid, which the system may give to another process."""
         self._exits.pop(pid, None)
+
+    def describe_exit(self, code: int) -> str:
+        """Describe how a child ended; call it once per exit, as it ends."""
+        num_before, self._num_oom_kills = self._num_oom_kills, num_oom_kills()
+        if code == -signal.SIGKILL and self._num_oom_kills > num_before:
+            limit = read_limits().memory_bytes
+            room = "memory" if limit is None else f"the container's {limit / (1 << 30):.1f} GiB"
+            return f"was killed by the kernel, which had run out of {room}"
+        return describe_exit(code)
 
     def _reap(self) -> None:
         while True:

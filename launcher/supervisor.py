@@ -1,6 +1,7 @@
 """Starts, watches, restarts and stops the processes of the server independently."""
 
 import asyncio
+import errno
 import itertools
 import logging
 import signal
@@ -9,13 +10,14 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from broker.process.cgroup import read_limits
 from launcher.agent import Agent
 from launcher.group_life import GroupLife
 from launcher.heartbeat_relay import HeartbeatRelay
 from launcher.notify import ServiceManager
 from launcher.plan import Plan
 from launcher.restarts import RestartPolicy
-from launcher.spawn import Child, Reaper, UnkillableError, describe_exit, end_process
+from launcher.spawn import Child, Reaper, UnkillableError, end_process
 
 logger = logging.getLogger("launcher")
 
@@ -103,6 +105,8 @@ class Supervisor:
                 reason = await run()
             except UnkillableError as error:
                 return self._give_up(str(error))
+            except OSError as error:  # most often a limit on processes
+                reason = f"it cannot be started: {error.strerror}{_limit_note(error)}"
             if until.is_set():
                 return None
             delay_s = policy.delay_s(time.monotonic())
@@ -138,7 +142,7 @@ class Supervisor:
         # In a task: registering waits for a connection, which never comes if the broker dies.
         registration = asyncio.create_task(self._register_when_ready(broker))
         try:
-            return describe_exit(await broker.exited)
+            return self._reaper.describe_exit(await broker.exited)
         finally:
             registration.cancel()
             self._broker_ready.clear()
@@ -159,7 +163,7 @@ class Supervisor:
             if await front.ready():
                 logger.info("front ready, pid %d", front.pid)
                 self._front_ready.set()
-            reason = describe_exit(await front.exited)
+            reason = self._reaper.describe_exit(await front.exited)
             await end_process(front, 0)  # kills the processes that it has started
             return reason
         finally:
@@ -175,7 +179,7 @@ class Supervisor:
         try:
             if await ray_groups.ready():
                 logger.info("ray-groups ready, pid %d", ray_groups.pid)
-            return describe_exit(await ray_groups.exited)
+            return self._reaper.describe_exit(await ray_groups.exited)
         finally:
             ray_groups.close()
 
@@ -304,6 +308,14 @@ class Supervisor:
         for waiter in (task, now):
             waiter.cancel()
         await asyncio.gather(task, now, return_exceptions=True)
+
+
+def _limit_note(error: OSError) -> str:
+    if error.errno != errno.EAGAIN:
+        return ""
+    num_tasks = read_limits().num_tasks
+    limit = "`ulimit -u`" if num_tasks is None else f"{num_tasks}, the container's pids limit"
+    return f"; processes and threads have reached {limit}"
 
 
 def _remove(path: str) -> None:

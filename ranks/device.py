@@ -1,6 +1,7 @@
 """The devices npu, cuda and cpu, and all differences between them. No other file names them."""
 
 import logging
+import math
 import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -12,6 +13,7 @@ import torch
 from diffusers.models.attention_dispatch import AttentionBackendName
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from broker.process.cgroup import read_limits
 from broker.process.log import one_line
 from ranks.config import DeviceKind, DeviceReport
 from ranks.errors import DeviceError
@@ -56,6 +58,11 @@ _START_FAILURES: tuple[tuple[tuple[str, ...], str], ...] = (
         "some ranks load slowly, raise HCCL_CONNECT_TIMEOUT, and HCCL_EXEC_TIMEOUT with it.",
     ),
     (
+        ("can't start new thread", "Resource temporarily unavailable"),
+        "The limit on processes and threads is reached; raise it: --pids-limit of a container, "
+        "TasksMax in systemd, `ulimit -u` of a shell.",
+    ),
+    (
         ("507018",),
         "A device does not respond; the operator must reset it before it can be used.",
     ),
@@ -73,6 +80,8 @@ class Device:
 
     kind: DeviceKind
     index: int
+    num_sharing: int = 1
+    """Ranks that share the device's memory: all of a group on the CPU."""
     is_fused: bool = False
     """Whether element-wise operations are compiled into fused kernels."""
 
@@ -125,7 +134,8 @@ class Device:
 
     def capacity_bytes(self) -> int:
         if self.kind == "cpu":
-            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+            physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+            return min(physical, read_limits().memory_bytes or physical) // self.num_sharing
         return int(_runtime(self.kind).mem_get_info(self.index)[1])
 
     def can_fuse(self) -> bool:
@@ -160,9 +170,9 @@ def open_device(wanted: str, local_rank: int, world_size: int) -> Device:
     """
     kind = find_kind(wanted)
     # On accelerators, too: every rank computes solver and noise on the CPU at the same time.
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // world_size))
+    torch.set_num_threads(max(1, _num_cpus() // world_size))
     if kind == "cpu":
-        return Device(kind=kind, index=0)
+        return Device(kind=kind, index=0, num_sharing=world_size)
     _require_devices(kind, local_rank + 1)
     _runtime(kind).set_device(local_rank)
     return Device(kind=kind, index=local_rank)
@@ -232,6 +242,11 @@ def _runtime(kind: DeviceKind) -> Any:
     return getattr(torch, kind)
 
 
+def _num_cpus() -> int:
+    num_allowed = len(os.sched_getaffinity(0))
+    return min(num_allowed, math.ceil(read_limits().num_cpus or num_allowed))
+
+
 def _resident_bytes() -> int:
     with open("/proc/self/statm", encoding="ascii") as statm:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -255,7 +270,7 @@ def main() -> int:
 def _describe(kind: DeviceKind) -> str:
     num_gib = Device(kind=kind, index=0).capacity_bytes() >> 30
     if kind == "cpu":
-        return f"{os.cpu_count()} cores, {num_gib} GiB of memory"
+        return f"{_num_cpus()} cores, {num_gib} GiB of memory"
     return f"{_runtime(kind).device_count()} devices, {num_gib} GiB of memory each"
 
 

@@ -54,7 +54,7 @@ class DispatchState:
         if not job.needs_image and not self.jobs.uses_image(job.image):
             self.emit(DropInput(job.image))
 
-    def publish(self, job: Job, now_s: float) -> None:
+    def publish(self, job: Job, now_s: float) -> JobView:
         """Take a new version of a job that the journal need not hold."""
         self.jobs.put(job)
         view = self.view(job, now_s)
@@ -63,6 +63,7 @@ class DispatchState:
         else:
             self._published_positions[job.job_id] = view.queue_position
         self.emit(Publish(view))
+        return view
 
     def watch(self, job_id: str, watched: bool, now_s: float) -> None:
         if watched:

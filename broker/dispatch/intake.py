@@ -101,8 +101,7 @@ class Intake:
         reply: FrontReply
         match admission:
             case JobAdmitted():
-                self._state.publish(job, now_s)
-                reply = self._found(job, now_s)
+                reply = JobFound(job=self._state.publish(job, now_s))
             case JobRefused():
                 self._drop_unused(job.image)
                 reply = admission.refusal

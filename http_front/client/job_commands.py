@@ -2,6 +2,8 @@
 
 import argparse
 import os
+import re
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -34,6 +36,8 @@ _SHORT_NAMES = {
     "sample_solver": "--solver",
     "sample_shift": "--shift",
 }
+_UNDECODED = re.compile("[\udc80-\udcff]")
+"""Bytes of an argument that the locale has no characters for."""
 _SUBMIT_FIELDS = (*JobSpec.__struct_fields__, "priority")
 _EXIT_OF = {
     JobState.SUCCEED: ExitCode.DONE,
@@ -104,7 +108,7 @@ async def run(options: argparse.Namespace, output: Output) -> ExitCode:
 
 async def _submit(client: WanClient, options: argparse.Namespace, output: Output) -> ExitCode:
     asked = {name: getattr(options, name) for name in _SUBMIT_FIELDS}
-    given = {name: value for name, value in asked.items() if value is not None}
+    given = {name: _decoded(value) for name, value in asked.items() if value is not None}
     body = check(given, SubmitByFile, lax=True)
     fields: dict[str, object] = {name: getattr(body, name) for name in given}
     is_url = options.image.startswith(("http://", "https://", "data:"))
@@ -114,6 +118,19 @@ async def _submit(client: WanClient, options: argparse.Namespace, output: Output
     if not options.watch:
         return ExitCode.DONE
     return await _watch(client, job_id, options.output, output)
+
+
+def _decoded(value: object) -> object:
+    """Decode as UTF-8 what the locale's character set could not decode."""
+    if not isinstance(value, str) or not _UNDECODED.search(value):
+        return value
+    try:
+        return os.fsencode(value).decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{value!r} is neither {sys.getfilesystemencoding()}, which LANG and LC_ALL ask for, "
+            "nor UTF-8"
+        ) from error
 
 
 async def _watch(client: WanClient, job_id: str, target: Path | None, output: Output) -> ExitCode:

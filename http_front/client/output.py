@@ -1,5 +1,6 @@
 """Output of `wan`: results on standard output, notes and errors on standard error."""
 
+import io
 import sys
 
 import msgspec
@@ -13,6 +14,10 @@ class Output:
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
+        # A terminal whose character set lacks a prompt's characters shows their escapes.
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            encoding = "utf-8" if as_json else None
+            sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
         self.notes = Console(stderr=True, quiet=as_json, highlight=False, soft_wrap=True)
         """Console on standard error; silent with `as_json`."""
 

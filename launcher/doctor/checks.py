@@ -10,10 +10,12 @@ from pathlib import Path
 
 import imageio_ffmpeg
 
+from broker.process.cgroup import read_limits
 from broker.wire.sockets import Addresses, is_loopback
 from launcher.doctor.findings import Finding, error, ok, warning
 from launcher.doctor.process_table import left_behind, listeners
 from launcher.options import DEFAULT_MODEL, Options
+from launcher.outer_variables import provide_temporary_folder, unusable_variables
 from launcher.preflight import (
     Folders,
     PortTakenError,
@@ -38,6 +40,8 @@ _MIN_SHM_BYTES = _GIB
 """In /dev/shm, through which NCCL and HCCL move data between ranks. Containers have 64 MiB."""
 _MIN_NUM_FILES = 4096
 """For the broker, which has sockets to hundreds of watchers."""
+_MIN_NUM_TASKS = 1024
+"""Processes and threads: eight ranks on accelerators have about a hundred each."""
 _FFMPEG_LIMIT_S = 30.0
 _SHM = Path("/dev/shm")
 
@@ -54,6 +58,7 @@ def state_findings(folders: Folders) -> Iterator[Finding]:
         message = f"--state-dir {state}: {existing} is not a folder that this user may write to"
         yield error("state", message, f"ls -ld {existing}")
         return
+    provide_temporary_folder(existing)
     owner = state_owner(folders)
     if owner is None:
         yield ok("state", f"{state} is not in use")
@@ -163,7 +168,7 @@ def ffmpeg_findings() -> Iterator[Finding]:
             check=True,
             timeout=_FFMPEG_LIMIT_S,
             capture_output=True,
-            text=True,
+            errors="replace",
         )
     except (OSError, RuntimeError, subprocess.SubprocessError) as fault:
         yield error("ffmpeg", f"ffmpeg does not run: {fault}", fix)
@@ -174,6 +179,11 @@ def ffmpeg_findings() -> Iterator[Finding]:
         yield error("ffmpeg", f"{program} cannot encode H.264: it has no libx264", fix)
 
 
+def variable_findings() -> Iterator[Finding]:
+    for fault in unusable_variables(os.environ):
+        yield error("environment", fault, f"unset {fault.split()[0]}")
+
+
 def limit_findings() -> Iterator[Finding]:
     _, num_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     if num_files < _MIN_NUM_FILES:
@@ -181,6 +191,10 @@ def limit_findings() -> Iterator[Finding]:
         yield warning("open files", message, f"sudo prlimit --pid $$ --nofile={1 << 16}")
     else:
         yield ok("open files", f"a process may open {num_files}")
+    num_tasks = read_limits().num_tasks
+    if num_tasks is not None and num_tasks < _MIN_NUM_TASKS:
+        message = f"processes and threads are limited to {num_tasks}; {_MIN_NUM_TASKS} are advised"
+        yield warning("processes", f"{message}; a container takes --pids-limit")
     if not _SHM.is_dir():
         yield warning("/dev/shm", "/dev/shm is missing; ranks on accelerators need it")
         return

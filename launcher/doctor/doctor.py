@@ -20,10 +20,12 @@ from launcher.doctor.checks import (
     priority_findings,
     process_findings,
     state_findings,
+    variable_findings,
 )
 from launcher.doctor.findings import Finding, to_text
 from launcher.doctor.multi_machine import multi_machine_findings
 from launcher.options import Command, OptionsError, parse_command
+from launcher.outer_variables import ignore_outer_variables
 from launcher.preflight import Folders
 from launcher.ray.ray_check import cluster_findings
 
@@ -42,6 +44,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def report(command: Command, as_json: bool = False) -> int:
     logging.disable()  # the findings say it all
+    ignore_outer_variables(os.environ)
     findings = []
     for finding in run_checks(command):
         findings.append(finding)
@@ -72,6 +75,7 @@ def run_checks(command: Command) -> Iterator[Finding]:
     if command.has_groups:
         yield from model_findings(options, folders)
         yield from ffmpeg_findings()
+        yield from variable_findings()
         yield from accelerator_findings(options)
 
 

@@ -41,7 +41,7 @@ class GroupOnNode:
                 if self._is_stopped:
                     return 0, ""
                 self._process = subprocess.Popen(
-                    command, env=_environment(), stderr=subprocess.PIPE, text=True
+                    command, env=_environment(), stderr=subprocess.PIPE, errors="replace"
                 )
             return _follow(self._process)
 

@@ -52,7 +52,7 @@ def _feed(encoder: "subprocess.Popen[bytes]", frames: Iterable[bytes]) -> None:
         raise
 
 
-def _command(spec: JobSpec, path: Path) -> list[str]:
+def _command(spec: JobSpec, path: Path) -> list[str | bytes]:
     metadata = {
         name: value
         for name, value in ((field, getattr(spec, field)) for field in spec.__struct_fields__)
@@ -68,7 +68,8 @@ def _command(spec: JobSpec, path: Path) -> list[str]:
         # are set on the frames, because a frame's own tags override those of the output.
         *("-vf", f"scale=out_color_matrix=bt709:out_range=tv,setparams={_BT709}"),
         *("-movflags", "+faststart+use_metadata_tags"),
-        *("-metadata", f"comment={json.dumps(metadata, ensure_ascii=False)}"),
+        # As bytes: ffmpeg expects UTF-8 whatever the locale, which may lack a prompt's characters.
+        *("-metadata", f"comment={json.dumps(metadata, ensure_ascii=False)}".encode()),
         str(path),
     ]
 

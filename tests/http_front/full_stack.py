@@ -30,9 +30,9 @@ class Stack:
     client: WanClient
     image: Path
 
-    async def wan(self, *words: str) -> tuple[int, str, str]:
+    async def wan(self, *words: str, **variables: str) -> tuple[int, str, str]:
         """Run the `wan` command; return exit code, stdout and stderr."""
-        process = await start_wan(*words, "--server", self.front.url)
+        process = await start_wan(*words, "--server", self.front.url, **variables)
         async with asyncio.timeout(LIMIT_S):
             out, err = await process.communicate()
         assert process.returncode is not None
@@ -70,10 +70,11 @@ async def open_stack(tmp_path: Path) -> AsyncIterator[Stack]:
             yield Stack(broker, group, front, client, image)
 
 
-async def start_wan(*words: str) -> asyncio.subprocess.Process:
+async def start_wan(*words: str, **variables: str) -> asyncio.subprocess.Process:
     """Start the `wan` command without input and without a terminal."""
     return await asyncio.create_subprocess_exec(
         *(*WAN, *words),
+        env=os.environ | variables,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -18,6 +18,11 @@ def test_a_flag_wins_over_environment_file_and_default(tmp_path: Path) -> None:
     assert options.job_ttl == 3600.0
 
 
+def test_what_kubernetes_says_of_a_service_called_wan_is_no_port() -> None:
+    options = parse_command([], {"WAN_PORT": "tcp://10.96.12.7:80"}).options
+    assert options.port == 8088
+
+
 def test_switches_can_be_turned_on_and_off() -> None:
     assert parse_command(["--dit-fsdp"], {}).options.dit_fsdp
     assert not parse_command(["--no-dit-fsdp"], {"WAN_DIT_FSDP": "true"}).options.dit_fsdp

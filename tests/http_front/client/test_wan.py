@@ -16,6 +16,8 @@ from tests.http_front.full_stack import LIMIT_S, Stack, start_wan
 from tests.http_front.serving import PROMPT
 from tests.stub_group import FAKE_VIDEO
 
+ASCII_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
 
 async def test_wan_submit_watches_and_downloads(stack: Stack, tmp_path: Path) -> None:
     video = tmp_path / "out.mp4"
@@ -32,6 +34,26 @@ async def test_wan_submit_watches_and_downloads(stack: Stack, tmp_path: Path) ->
     assert (command.spec.num_frames, command.spec.vae_parallel) == (24, False)
     _, out, _ = await stack.wan("status", job_id, "--json")
     assert json.loads(out)["priority"] == 3
+
+
+async def test_wan_takes_and_shows_chinese_in_a_locale_without_it(stack: Stack) -> None:
+    prompt = "一只猫在雪地里奔跑 慢镜头 🐈"
+    words = ("submit", str(stack.image), "--prompt", prompt)
+    code, out, err = await stack.wan(*words, **ASCII_LOCALE)
+    assert code == 0, err
+    code, out, err = await stack.wan("list", **ASCII_LOCALE)
+    assert (code, err) == (0, "")
+    assert prompt.encode("ascii", "backslashreplace").decode() in out
+    code, out, err = await stack.wan("list", "--json", **ASCII_LOCALE)
+    assert (code, err) == (0, "")
+    assert json.loads(out)["jobs"][0]["settings"]["prompt"] == prompt
+
+
+async def test_wan_refuses_text_that_no_character_set_explains(stack: Stack) -> None:
+    gbk = os.fsdecode("一只白色的猫在雪地里奔跑".encode("gbk"))
+    code, out, err = await stack.wan("submit", str(stack.image), "--prompt", gbk, **ASCII_LOCALE)
+    assert (code, out) == (2, "")
+    assert "is neither ascii, which LANG and LC_ALL ask for, nor UTF-8" in " ".join(err.split())
 
 
 async def test_wan_names_a_video_in_a_folder_after_its_job(stack: Stack, tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """MP4 files and stills, checked by decoding them."""
 
 import json
+import os
 import queue
 import re
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import imageio_ffmpeg
 import numpy as np
@@ -52,6 +55,14 @@ def ffmpeg(*arguments: str) -> "subprocess.CompletedProcess[bytes]":
     return subprocess.run(command, capture_output=True, check=False, timeout=_LIMIT_S)
 
 
+def metadata_of(video: Path) -> dict[str, Any]:
+    metadata = ffmpeg("-i", str(video), "-f", "ffmetadata", "-").stdout.decode()
+    found = re.search(r"^comment=(.*)$", metadata, re.MULTILINE)
+    assert found is not None
+    settings: dict[str, Any] = json.loads(re.sub(r"\\([=;#\\])", r"\1", found[1]))
+    return settings
+
+
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("store")
@@ -88,13 +99,29 @@ def test_the_video_can_be_played_while_it_is_downloaded(video: Path) -> None:
 
 
 def test_the_metadata_contains_prompt_seed_and_parameters(video: Path) -> None:
-    metadata = ffmpeg("-i", str(video), "-f", "ffmetadata", "-").stdout.decode()
-    found = re.search(r"^comment=(.*)$", metadata, re.MULTILINE)
-    assert found is not None
-    comment = json.loads(re.sub(r"\\([=;#\\])", r"\1", found[1]))
+    comment = metadata_of(video)
     assert comment["prompt"] == SPEC.prompt
     assert comment["seed"] == 5
     assert comment["infer_steps"] == 30
+
+
+ENCODE = """
+import sys
+from pathlib import Path
+from broker.wire.job import JobSpec
+from ranks.media.mp4 import write_mp4
+spec = JobSpec(prompt=sys.argv[2], image_size="80*64", num_frames=24)
+write_mp4(spec, Path(sys.argv[1]), [bytes(80 * 64 * 3)] * 25)
+"""
+
+
+def test_a_chinese_prompt_is_saved_in_a_locale_without_it(tmp_path: Path) -> None:
+    """Its job would fail after all steps."""
+    video = tmp_path / "video.mp4"
+    command = [sys.executable, "-c", ENCODE.replace("sys.argv[2]", ascii(SPEC.prompt)), str(video)]
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run(command, env=os.environ | locale, check=True, timeout=_LIMIT_S)
+    assert metadata_of(video)["prompt"] == SPEC.prompt
 
 
 def test_no_partial_files_are_left(video: Path) -> None:
