@@ -182,7 +182,8 @@ def _wanted(jobs: Iterable[Job]) -> set[str]:
     """Return the owners, as `_owner` returns them, of files that stay."""
     wanted = set()
     for job in jobs:
-        wanted.add(f"{INPUTS}/{job.image}")
+        if job.needs_image:
+            wanted.add(f"{INPUTS}/{job.image}")
         if not job.state.is_terminal:
             wanted.add(f"{CHECKPOINTS}/{job.job_id}")
         if job.state not in (JobState.FAILED, JobState.CANCELLED):

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import assert_never
 
@@ -29,7 +28,6 @@ from broker.dispatch.commands import (
 )
 from broker.dispatch.dispatcher import Dispatcher
 from broker.dispatch.intake import UNKNOWN_JOB
-from broker.errors import JournalFullError
 from broker.history import History
 from broker.janitor import Janitor
 from broker.journal.journal import Journal
@@ -96,8 +94,6 @@ class Broker:
         self._clock = SteadyClock()
         jobs = journal.load()
         now_s = self._clock()
-        with suppress(JournalFullError):
-            journal.forget_history(now_s)
         self._dispatcher = Dispatcher(config.policy, jobs, now_s)
         self._history = History(self._dispatcher.views(now_s))
         self._peers = Peers()
@@ -224,7 +220,7 @@ class Broker:
     async def _ask_journal(self, request: TakeCallback | EndCallback | BackUp) -> FrontReply:
         match request:
             case TakeCallback():
-                return await self._transactions.take_callback(self._clock())
+                return await self._transactions.take_callback(request)
             case EndCallback():
                 return await self._transactions.end_callback(request.job_id)
             case BackUp():

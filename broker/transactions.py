@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -28,10 +29,12 @@ from broker.journal.journal import Journal
 from broker.process.log import about_job
 from broker.wire.errors import ErrorCode
 from broker.wire.replies import BackedUp, CallbackEnded, CallbackTaken, FrontReply, Refused
+from broker.wire.requests import TakeCallback
 
 logger = logging.getLogger(__name__)
 
 FULL_RETRY_S = 1.0
+PRUNE_EVERY_S = 600.0
 STORAGE_FULL = Refused(
     code=ErrorCode.STORAGE_FULL,
     message="the server's disk is full; nothing was accepted",
@@ -87,6 +90,7 @@ class Transactions:
         self._checks: set[asyncio.Task[None]] = set()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._stopping = False
+        self._prune_at_s = clock()
         self.is_full = False
         """Whether the disk is full, so that nothing can be accepted."""
 
@@ -100,9 +104,10 @@ class Transactions:
         except BackupError as error:
             return Refused(code=ErrorCode.INVALID_FIELD, message=str(error), field="path")
 
-    async def take_callback(self, now_s: float) -> FrontReply:
+    async def take_callback(self, request: TakeCallback) -> FrontReply:
+        now_s = self._clock()
         try:
-            taken = await self._in_thread(lambda: self._journal.take_callback(now_s))
+            taken = await self._in_thread(lambda: self._journal.take_callback(now_s, request.busy))
         except JournalFullError:
             return STORAGE_FULL
         return CallbackTaken(callback=taken)
@@ -151,6 +156,7 @@ class Transactions:
         await self._save(commands)
         for command in commands:
             await self._carry_out(command)
+        await self._prune()
 
     def _decide(self, event: Event | None, client: Client | None = None) -> list[Command]:
         if event is None:
@@ -207,6 +213,14 @@ class Transactions:
         if self.is_full:
             logger.warning("there is room on the disk again")
             self.is_full = False
+
+    async def _prune(self) -> None:
+        now_s = self._clock()
+        if now_s < self._prune_at_s:
+            return
+        self._prune_at_s = now_s + PRUNE_EVERY_S
+        with suppress(JournalFullError):  # deleting needs room, too
+            await self._in_thread(lambda: self._journal.prune(now_s))
 
     async def _carry_out(self, command: Command) -> None:
         match command:

@@ -3,7 +3,7 @@
 import heapq
 from itertools import islice
 
-from broker.dispatch.commands import Command, Publish, SaveJob
+from broker.dispatch.commands import Command, DropInput, Publish, SaveJob
 from broker.dispatch.group_table import GroupTable
 from broker.dispatch.groups import Attempt, Group
 from broker.dispatch.job_record import Job
@@ -51,6 +51,8 @@ class DispatchState:
         self.jobs.put(job)
         self.emit(SaveJob(job))
         self.publish(job, now_s)
+        if not job.needs_image and not self.jobs.uses_image(job.image):
+            self.emit(DropInput(job.image))
 
     def publish(self, job: Job, now_s: float) -> JobView:
         """Take a new version of a job that the journal need not hold."""

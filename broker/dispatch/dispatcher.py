@@ -136,6 +136,7 @@ class Dispatcher:
         self._state.awake.advance(now_s)
         self._groups.kill_hung_groups(now_s)
         self._intake.remove_expired(now_s)
+        self._intake.remove_surplus()
         return self._settle(now_s)
 
     @property

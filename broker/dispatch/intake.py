@@ -111,10 +111,14 @@ class Intake:
             self._reply(client, reply)
 
     def remove_expired(self, now_s: float) -> int:
-        expired = list(self._state.jobs.pop_expired(now_s - self._policy.job_ttl_s))
+        expired = self._state.jobs.expired(now_s - self._policy.job_ttl_s)
         for job in expired:
             self._drop(job)
         return len(expired)
+
+    def remove_surplus(self) -> None:
+        for job in self._state.jobs.surplus(self._policy.max_without_video):
+            self._drop(job)
 
     def restore_ended(self, job: Job, now_s: float) -> None:
         # It is kept for some time however old it looks: the clock may have been set forward, and
@@ -272,15 +276,14 @@ class Intake:
         job = self._owned(request)
         if job is None:
             return UNKNOWN_JOB
-        if not job.state.is_terminal:
-            self._end(job, now_s)
-        self._state.jobs.remove(job.job_id)
-        self._drop(job)
+        self._drop(job if job.state.is_terminal else self._end(job, now_s))
         return JobDeleted()
 
     def _drop(self, job: Job) -> None:
+        self._state.jobs.remove(job.job_id)
         self._state.emit(DropJob(job.job_id))
-        self._drop_unused(job.image)
+        if job.needs_image:
+            self._drop_unused(job.image)
 
     def _owned(self, request: CancelJob | DeleteJob) -> Job | None:
         job = self._state.jobs.get(request.job_id)

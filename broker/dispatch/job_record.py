@@ -31,6 +31,11 @@ class Job(JobFields, frozen=True, kw_only=True):
     due_at: float = 0.0
     """The earliest time of the next attempt."""
 
+    @property
+    def needs_image(self) -> bool:
+        """Whether its image is kept; nothing reads that of a failed or cancelled job again."""
+        return self.state not in (JobState.FAILED, JobState.CANCELLED)
+
     def moved(
         self, state: JobState, now_s: float, reason: str | None = None, **changes: Any
     ) -> "Job":

@@ -1,11 +1,12 @@
 """Every job the broker holds, the queue of those that wait, and when ended ones expire."""
 
-import heapq
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 
 from broker.dispatch.job_queue import JobQueue
 from broker.dispatch.job_record import Job
+from broker.dispatch.sorted_queue import SortedQueue, SortKey
 from broker.wire.job import JobState
 
 
@@ -19,7 +20,10 @@ class JobTable:
     def __init__(self, priority_step_s: float) -> None:
         self._jobs: dict[str, Job] = {}
         self.queue = JobQueue(self._jobs, priority_step_s)
-        self._ended: list[tuple[float, int, str]] = []
+        self._ended = SortedQueue()
+        self._ended_keys: dict[str, SortKey] = {}
+        self._without_video: dict[str | None, dict[str, None]] = {}
+        """Ended jobs of each owner that have no video, the earliest end first."""
         self._images: Counter[str] = Counter()
         self._keys: dict[tuple[str | None, str], str] = {}
         self._last_number = 0
@@ -50,42 +54,68 @@ class JobTable:
         before = self._jobs.get(job.job_id)
         self._jobs[job.job_id] = job
         self._last_number = max(self._last_number, job.number)
-        if before is None:
-            self._images[job.image] += 1
-            if job.idempotency_key is not None:
-                self._keys[job.owner, job.idempotency_key.key] = job.job_id
+        if before is None and job.idempotency_key is not None:
+            self._keys[job.owner, job.idempotency_key.key] = job.job_id
         if before is None or before.state is not job.state:
-            self._leave(before)
+            if before is not None:
+                self._leave(before)
             self._enter(job, job.updated_at if ended_s is None else ended_s)
 
     def position(self, job: Job) -> int | None:
         return self.queue.position(job) if job.state is JobState.IN_QUEUE else None
 
-    def pop_expired(self, ended_before_s: float) -> Iterator[Job]:
-        while self._ended and self._ended[0][0] <= ended_before_s:
-            _, number, job_id = heapq.heappop(self._ended)
-            job = self._jobs.get(job_id)
-            # A removed job leaves its entry here, and its id may be in use again.
-            if job is not None and job.number == number:
-                self.remove(job_id)
-                yield job
+    def expired(self, ended_before_s: float) -> list[Job]:
+        """Return the jobs that ended so early, the earliest first."""
+        found = []
+        for job_id in self._ended:
+            if self._ended_keys[job_id][0] > ended_before_s:
+                break
+            found.append(self._jobs[job_id])
+        return found
+
+    def surplus(self, max_without_video: int) -> list[Job]:
+        """Return the earliest of an owner's ended jobs without a video that are above a limit."""
+        return [
+            self._jobs[job_id]
+            for ended in self._without_video.values()
+            for job_id in islice(ended, max(0, len(ended) - max_without_video))
+        ]
 
     def remove(self, job_id: str) -> None:
         """Forget a job that has ended."""
         job = self._jobs.pop(job_id)
-        self._images[job.image] -= 1
+        self._leave(job)
         if job.idempotency_key is not None:
             del self._keys[job.owner, job.idempotency_key.key]
 
     def uses_image(self, image: str) -> bool:
-        return self._images[image] > 0
+        return image in self._images
 
-    def _leave(self, job: Job | None) -> None:
-        if job is not None and job.state is JobState.IN_QUEUE:
+    def _leave(self, job: Job) -> None:
+        if job.needs_image:
+            self._images[job.image] -= 1
+            if not self._images[job.image]:
+                del self._images[job.image]
+        if job.state is JobState.IN_QUEUE:
             self.queue.remove(job)
+        elif job.state.is_terminal:
+            self._ended.remove(self._ended_keys.pop(job.job_id), job.job_id)
+            if job.state is not JobState.SUCCEED:
+                self._leave_owner(job)
+
+    def _leave_owner(self, job: Job) -> None:
+        ended = self._without_video[job.owner]
+        del ended[job.job_id]
+        if not ended:
+            del self._without_video[job.owner]
 
     def _enter(self, job: Job, ended_s: float) -> None:
+        if job.needs_image:
+            self._images[job.image] += 1
         if job.state is JobState.IN_QUEUE:
             self.queue.add(job, job.updated_at)
         elif job.state.is_terminal:
-            heapq.heappush(self._ended, (ended_s, job.number, job.job_id))
+            self._ended_keys[job.job_id] = (ended_s, job.number)
+            self._ended.add(self._ended_keys[job.job_id], job.job_id)
+            if job.state is not JobState.SUCCEED:
+                self._without_video.setdefault(job.owner, {})[job.job_id] = None

@@ -19,6 +19,8 @@ class DispatchPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Jobs that may wait; one more is refused."""
     job_ttl_s: float
     """How long a job and its files are kept after its end."""
+    max_without_video: int = 10_000
+    """Failed and cancelled jobs of one owner that are kept so long; the earliest go first."""
     step_limit_s: float = 60.0
     """How long a denoising step may take before its group counts as hung: five times as long until
     a step of the group is known, and always ten times the usual step."""

@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -62,17 +62,25 @@ class Journal:
                 "DELETE FROM jobs WHERE job_id = ?", [(job_id,) for job_id in dropped]
             )
 
-    def take_callback(self, now_s: float) -> Callback | None:
+    def take_callback(self, now_s: float, busy: Collection[str] = ()) -> Callback | None:
         with self._transaction():
-            return callbacks.take(self._connection, now_s)
+            return callbacks.take(self._connection, now_s, busy)
 
     def end_callback(self, job_id: str) -> None:
         with self._transaction():
             callbacks.end(self._connection, job_id)
 
-    def forget_history(self, now_s: float) -> None:
+    def prune(self, now_s: float) -> None:
+        """Forget old history, and callbacks above the limit of their owner."""
         with self._transaction():
-            self._connection.execute("DELETE FROM history WHERE at < ?", (now_s - _HISTORY_KEPT_S,))
+            # Entries are written in the order of time, so that only the old ones are read.
+            self._connection.execute(
+                "DELETE FROM history WHERE entry < ifnull("
+                "(SELECT entry FROM history WHERE at >= ? ORDER BY entry LIMIT 1), "
+                "(SELECT max(entry) + 1 FROM history))",
+                (now_s - _HISTORY_KEPT_S,),
+            )
+            callbacks.give_up_surplus(self._connection)
 
     def backup(self, path: Path) -> int:
         """Write a consistent copy to a file that does not exist yet; return its size.

@@ -1,5 +1,7 @@
 """The broker's replies to fronts, on the `requests` socket."""
 
+from urllib.parse import urlsplit
+
 import msgspec
 
 from broker.wire.codec import Codec, Message
@@ -18,6 +20,11 @@ class Callback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ended_at: float
     tries: int
     """How often it was taken before."""
+
+    @property
+    def party(self) -> str:
+        """Whom its call counts against: the owner; without API keys, the receiver's host."""
+        return self.owner or urlsplit(self.url).netloc
 
 
 class RankView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

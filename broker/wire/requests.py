@@ -132,6 +132,9 @@ class DrainServer(Request[DrainBegun], frozen=True, kw_only=True):
 class TakeCallback(Request[CallbackTaken], frozen=True, kw_only=True):
     """Take a callback that is due; the front that asks makes it."""
 
+    busy: tuple[str, ...] = ()
+    """Parties whose callbacks must wait, because too many of them are being made."""
+
 
 class EndCallback(Request[CallbackEnded], frozen=True, kw_only=True):
     """Report that a callback was received, so that it is not made again."""

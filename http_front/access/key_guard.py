@@ -9,7 +9,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from broker.wire.errors import ErrorCode
 from http_front.access.keys import ApiKey, KeyRing
-from http_front.access.rates import AddressRates, KeyRates
+from http_front.access.rates import AddressRates, KeyRates, client_of
 from http_front.errors import FrontError
 
 UNAUTHORIZED_PER_MINUTE = 30
@@ -39,6 +39,11 @@ def owner(request: web.Request) -> str | None:
     """Return the owner whose jobs a request may use; None means all jobs (no key file)."""
     key = caller(request)
     return None if key is None else key.name
+
+
+def party(request: web.Request) -> str:
+    """Return whom a request counts against where work is shared: the owner, else the address."""
+    return owner(request) or client_of(request.remote or "")
 
 
 def queue_share(request: web.Request) -> int | None:

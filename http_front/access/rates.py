@@ -51,7 +51,7 @@ class AddressRates:
 
     def take(self, address: str, now_s: float) -> float:
         """Take a token from the bucket of an address; see `TokenBucket.take`."""
-        client = _client_of(address)
+        client = client_of(address)
         bucket = self._buckets.setdefault(client, TokenBucket(self._count, self._period_s))
         self._buckets.move_to_end(client)
         if len(self._buckets) > self._max_addresses:
@@ -59,7 +59,7 @@ class AddressRates:
         return bucket.take(now_s)
 
 
-def _client_of(address: str) -> str:
+def client_of(address: str) -> str:
     """Return the address; for IPv6 its /64 network, because one client usually owns all of it."""
     if ":" not in address:
         return address

@@ -12,12 +12,13 @@ import msgspec
 
 from broker.store.store import INPUTS, Move
 from broker.wire.errors import ErrorCode
+from http_front.access.fair_slots import FairSlots
 from http_front.errors import FrontError
 from http_front.files.stored_files import StoredFiles
 
 logger = logging.getLogger(__name__)
 
-NUM_CHILDREN = 2
+NUM_CHILDREN = 4
 WALL_LIMIT_S = 15.0
 
 
@@ -58,12 +59,16 @@ class ImageDecoder:
     def __init__(self, files: StoredFiles, *, wall_limit_s: float = WALL_LIMIT_S) -> None:
         self._files = files
         self._partial_dir = files.store.partial(INPUTS)
-        self._idle: asyncio.LifoQueue[_Child] = asyncio.LifoQueue()
-        for _ in range(NUM_CHILDREN):
-            self._idle.put_nowait(_Child(wall_limit_s))
+        self._slots = FairSlots(NUM_CHILDREN)
+        # The last one used is the next one used: most fronts need no more than one.
+        self._idle = [_Child(wall_limit_s) for _ in range(NUM_CHILDREN)]
 
-    async def store(self, source: Path) -> str:
+    async def store(self, source: Path, owner: str | None = None) -> str:
         """Decode and store the image in a file; return the name of the stored file.
+
+        Args:
+            source: The file.
+            owner: Waits for images of the same owner, and takes turns with others.
 
         Raises:
             FrontError: If the image cannot be used, the disk is full, or the store cannot be
@@ -71,7 +76,7 @@ class ImageDecoder:
         """
         target = self._partial_dir / f"{secrets.token_hex(16)}.ppm"
         try:
-            outcome = await self._decode(DecodeImage(source=str(source), target=str(target)))
+            outcome = await self._decode(DecodeImage(source=str(source), target=str(target)), owner)
             match outcome:
                 case ImageDecoded(sha256=sha256):
                     name = f"{sha256}.ppm"
@@ -90,15 +95,16 @@ class ImageDecoder:
             target.unlink(missing_ok=True)
 
     async def close(self) -> None:
-        while not self._idle.empty():
-            await self._idle.get_nowait().stop()
+        while self._idle:
+            await self._idle.pop().stop()
 
-    async def _decode(self, command: DecodeImage) -> Outcome:
-        child = await self._idle.get()
-        try:
-            return await child.decode(command)
-        finally:
-            self._idle.put_nowait(child)
+    async def _decode(self, command: DecodeImage, owner: str | None) -> Outcome:
+        async with self._slots.slot(owner):
+            child = self._idle.pop()
+            try:
+                return await child.decode(command)
+            finally:
+                self._idle.append(child)
 
 
 class _Child:

@@ -25,6 +25,7 @@ from http_front.images.decode import (
     NoSpaceLeft,
     Outcome,
 )
+from http_front.images.file_structure import UnusableImageError, check_structure
 
 MIN_SIDE_PX = 64
 MAX_SIDE_PX = 8192
@@ -46,10 +47,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-class UnusableImageError(Exception):
-    """Raised when an image is outside our limits. Its text is sent to the client."""
 
 
 def main() -> None:
@@ -81,9 +78,10 @@ def decode(path: Path) -> Image.Image:
     """Return the first frame of an image file: upright, sRGB, opaque, and scaled to `stored_size`.
 
     Raises:
-        UnusableImageError: If the size is outside the limits. It is checked before decoding.
+        UnusableImageError: If size or structure are outside the limits, checked before decoding.
         Exception: Any type that Pillow raises for a bad file.
     """
+    check_structure(path)
     with _open(path) as image:
         _check_size(*image.size)
         size = stored_size(*image.size)

@@ -4,25 +4,38 @@ import asyncio
 import base64
 import binascii
 import re
-from collections.abc import Sequence
+import zlib
+from collections.abc import AsyncIterator, Sequence
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from broker.wire.errors import ErrorCode
+from http_front.access.fair_slots import FairSlots
 from http_front.errors import FrontError
 from http_front.images.address_guard import may_connect_to
-from http_front.images.guarded_http import BAD_CHARS, WEB_PORTS, Guard, GuardedHttp, UrlError
+from http_front.images.guarded_http import (
+    BAD_CHARS,
+    MAX_URL_CHARS,
+    WEB_PORTS,
+    Guard,
+    GuardedHttp,
+    UrlError,
+)
 from http_front.images.spool import MAX_IMAGE_BYTES, Spool, image_too_large
 
 TOTAL_LIMIT_S = 20.0
 MAX_REDIRECTS = 3
-MAX_FETCHES = 8
+MAX_FETCHES = 16
+MAX_LOCATION_CHARS = 8190
+"""A presigned URL, to which object stores redirect, is longer than the URLs that people write."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CHUNK_BYTES = 1 << 16
 _FIELD = "image_url"
-_HEADERS = {"Accept": "image/*"}
+# Named one by one, since some hosts answer `image/*` with AVIF.
+_HEADERS = {"Accept": "image/jpeg, image/png, image/webp, */*;q=0.5"}
+_COMPRESSED = frozenset({"gzip", "x-gzip", "deflate"})
 
 _DATA_URL = re.compile(r"data:(?:image/[a-z+.-]+)?;base64,", re.IGNORECASE)
 
@@ -51,10 +64,15 @@ class ImageSource:
         """Also used for callbacks."""
         self._total_limit_s = total_limit_s
         self._hosts = [host.lower() for host in hosts]
-        self._slots = asyncio.Semaphore(MAX_FETCHES)
+        self._slots = FairSlots(MAX_FETCHES)
 
-    async def fetch(self, text: str, spool: Spool) -> None:
+    async def fetch(self, text: str, spool: Spool, owner: str | None = None) -> None:
         """Write the image at a URL to the spool.
+
+        Args:
+            text: The URL.
+            spool: Receives the image.
+            owner: Waits for other fetches of the same owner, and takes turns with others.
 
         Raises:
             FrontError: If the URL is not allowed, its server fails or is too slow, or the image is
@@ -64,29 +82,29 @@ class ImageSource:
             spool.write(_decode_data_url(text))
             return
         url = self._check(text)
-        async with self._slots:
+        async with self._slots.slot(owner):
             try:
                 async with asyncio.timeout(self._total_limit_s):
-                    await self._follow(url, spool)
+                    await self._follow(url, spool, owner)
             except TimeoutError as error:
                 raise _unavailable(
                     f"did not deliver the image within {self._total_limit_s:g} s"
                 ) from error
 
-    async def _follow(self, url: URL, spool: Spool) -> None:
+    async def _follow(self, url: URL, spool: Spool, owner: str | None) -> None:
         for _ in range(MAX_REDIRECTS + 1):
-            location = await self._get(url, spool)
+            location = await self._get(url, spool, owner)
             if location is None:
                 return
             url = self._redirect_target(url, location)
         raise _unavailable(f"redirected more than {MAX_REDIRECTS} times")
 
-    async def _get(self, url: URL, spool: Spool) -> str | None:
+    async def _get(self, url: URL, spool: Spool, owner: str | None) -> str | None:
         """Send one request. Return the location if the server redirects, else None."""
         connector = self.http.connector()
         try:
             async with (
-                self.http.session(connector) as session,
+                self.http.session(connector, owner) as session,
                 session.get(url, headers=_HEADERS, allow_redirects=False) as response,
             ):
                 if response.status in _REDIRECTS:
@@ -100,9 +118,9 @@ class ImageSource:
                 raise
             raise _unavailable("could not be reached or closed the connection early") from error
 
-    def _check(self, text: str) -> URL:
+    def _check(self, text: str, max_chars: int = MAX_URL_CHARS) -> URL:
         try:
-            return self.http.check(text, self._hosts)
+            return self.http.check(text, self._hosts, max_chars)
         except UrlError as error:
             raise _forbidden(str(error)) from error
 
@@ -110,12 +128,12 @@ class ImageSource:
         if not location or BAD_CHARS.search(location):
             raise _unavailable("redirected without a valid Location header")
         try:
-            target = url.join(URL(location))
+            target = url.join(URL(location, encoded=True))
         except ValueError as error:
             raise _unavailable("redirected to an invalid URL") from error
         if (url.scheme, target.scheme) == ("https", "http"):
             raise _forbidden("was redirected from https to http")
-        return self._check(str(target))
+        return self._check(str(target), MAX_LOCATION_CHARS)
 
 
 def is_data_url(text: str) -> bool:
@@ -138,12 +156,40 @@ def make_source(allow_private: bool, hosts: Sequence[str]) -> ImageSource:
 async def _read(response: aiohttp.ClientResponse, spool: Spool) -> None:
     if response.status != 200:
         raise _unavailable(f"responded with status {response.status}")
-    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise _unavailable("responded with a compressed body")
     if (response.content_length or 0) > MAX_IMAGE_BYTES:
         raise image_too_large()
-    async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
-        spool.write(chunk)
+    async for piece in _plain(response):
+        spool.write(piece)
+
+
+async def _plain(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """Yield the body in small pieces, decompressed if the server ignores what we accept."""
+    encoding = response.headers.get("Content-Encoding", "identity").lower()
+    chunks = response.content.iter_chunked(_CHUNK_BYTES)
+    if encoding == "identity":
+        async for chunk in chunks:
+            yield chunk
+    elif encoding in _COMPRESSED:
+        async for piece in _inflated(chunks):
+            yield piece
+    else:
+        raise _unavailable("responded with an unknown Content-Encoding")
+
+
+async def _inflated(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # takes zlib's format and gzip's
+    try:
+        async for chunk in chunks:
+            rest = chunk
+            while rest:
+                yield inflater.decompress(rest, _CHUNK_BYTES)
+                rest = inflater.unconsumed_tail
+                await asyncio.sleep(0)  # a small body may inflate to the size limit
+        yield inflater.flush()
+    except zlib.error as error:
+        raise _unavailable("responded with a damaged compressed body") from error
+    if not inflater.eof:
+        raise _unavailable("responded with an incomplete compressed body")
 
 
 def _decode_data_url(text: str) -> bytes:

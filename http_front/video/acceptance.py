@@ -10,7 +10,7 @@ from broker.wire.errors import ErrorCode
 from broker.wire.job import JobSpec
 from broker.wire.replies import JobFound
 from broker.wire.requests import IdempotencyKey, OfferJob, SubmitJob
-from http_front.access.key_guard import caller, owner, queue_share
+from http_front.access.key_guard import caller, owner, party, queue_share
 from http_front.errors import FrontError
 from http_front.images.fetch import is_data_url
 from http_front.images.guarded_http import UrlError
@@ -40,7 +40,7 @@ async def accept(request: web.Request, submission: Submission, spool: Spool) -> 
     _check_callback(front, submission.callback_url)
     key = _idempotency_key(read_key(request), submission, spool)
     if submission.image_url is not None and is_data_url(submission.image_url):
-        await front.source.fetch(submission.image_url, spool)
+        await front.source.fetch(submission.image_url, spool, party(request))
     image = front.images.find(owner(request), spool.digest) if spool.num_bytes else None
     if image is not None:
         try:
@@ -69,8 +69,8 @@ async def _accept_new(
     if isinstance(reply, JobFound):
         return reply.job.job_id
     if submission.image_url is not None and not spool.num_bytes:
-        await front.source.fetch(submission.image_url, spool)
-    image = await front.decoder.store(spool.path)
+        await front.source.fetch(submission.image_url, spool, party(request))
+    image = await front.decoder.store(spool.path, party(request))
     front.images.keep(owner(request), spool.digest, image)
     return await _submit(request, submission, key, image)
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections import Counter
 from contextlib import suppress
 
 import aiohttp
@@ -19,7 +20,8 @@ logger = logging.getLogger(__name__)
 
 POLL_EVERY_S = 1.0
 CALL_LIMIT_S = 10.0
-MAX_CALLS = 8
+MAX_CALLS = 16
+MAX_CALLS_OF_PARTY = MAX_CALLS // 2
 _GONE = 410
 
 
@@ -37,6 +39,8 @@ class CallbackSender:
         self._http = http
         self._key = key
         self._calls: set[asyncio.Task[None]] = set()
+        self._num_calls: Counter[str] = Counter()
+        """Of each party; see `Callback`."""
         self._poller = asyncio.create_task(self._poll(), name="callbacks")
 
     async def secret(self, owner: str | None) -> str:
@@ -59,14 +63,28 @@ class CallbackSender:
             callback = None
             with suppress(FrontError):  # the broker does not reply, or its disk is full
                 if len(self._calls) < MAX_CALLS:
-                    reply = await self._broker.ask(TakeCallback())
+                    reply = await self._broker.ask(TakeCallback(busy=self._busy()))
                     callback = reply.callback
             if callback is None:
                 await asyncio.sleep(POLL_EVERY_S)
                 continue
-            call = asyncio.create_task(self._call(callback))
-            self._calls.add(call)
-            call.add_done_callback(self._calls.discard)
+            self._begin(callback)
+
+    def _busy(self) -> tuple[str, ...]:
+        counts = self._num_calls.items()
+        return tuple(party for party, count in counts if count >= MAX_CALLS_OF_PARTY)
+
+    def _begin(self, callback: Callback) -> None:
+        call = asyncio.create_task(self._call(callback))
+        self._calls.add(call)
+        self._num_calls[callback.party] += 1
+
+        def end(call: asyncio.Task[None]) -> None:
+            self._calls.discard(call)
+            self._num_calls[callback.party] -= 1
+            self._num_calls += Counter()  # drops what is 0
+
+        call.add_done_callback(end)
 
     async def _call(self, callback: Callback) -> None:
         current_job.set(callback.job_id)  # for the log lines of this task only
@@ -88,7 +106,7 @@ class CallbackSender:
         secret = signing.make_secret(await self._key.get(), callback.owner)
         headers = signing.sign(secret, signing.event_id(callback), body, time.time())
         async with (
-            self._http.session(self._http.connector()) as session,
+            self._http.session(self._http.connector(), callback.party) as session,
             session.post(
                 url,
                 data=body,

@@ -98,6 +98,7 @@ async def test_while_the_store_is_unreachable_submits_are_refused_and_other_requ
     async with running(config) as front:
         put(store, f"{INPUTS}/{IMAGE}")
         job_id = await submit(front)
+        await submit(front)  # keeps the image
         site.proxy.fail(fault)
         submits = [SubmitJob(job_id=new_job_id(), spec=SPEC, image=IMAGE) for _ in range(5)]
         refusals = asyncio.gather(*(ask(config, message) for message in submits))

@@ -1,6 +1,7 @@
 """Transactions on a real journal, with a clock that the test sets."""
 
 import asyncio
+import sqlite3
 from contextlib import closing
 from pathlib import Path
 
@@ -91,3 +92,17 @@ async def test_a_submit_may_cause_another_job_to_be_given_to_a_group(tmp_path: P
     assert (run.lease.job_id, run.lease.attempt) == (FIRST, 2)
     assert (first.state, first.lease) == (JobState.IN_PROGRESS, run.lease)
     assert (second.job_id, second.state) == (SECOND, JobState.IN_QUEUE)
+
+
+async def test_old_history_is_forgotten_while_the_broker_runs(tmp_path: Path) -> None:
+    with closing(JournalledDispatcher(tmp_path)) as system:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(system.transactions.run())
+            await system.put(submit(FIRST))
+            assert isinstance(await system.next_message(), Reply)
+            system.now_s = 8 * 86_400.0
+            await system.put(submit(SECOND))
+            await system.transactions.stop()
+    with closing(sqlite3.connect(system.state_dir.journal)) as journal:
+        kept = journal.execute("SELECT DISTINCT job_id FROM history").fetchall()
+    assert kept == [(SECOND,)]

@@ -1,5 +1,7 @@
 """What holds for a dispatcher after every event."""
 
+from collections import Counter
+
 from broker.dispatch.dispatcher import Dispatcher
 from broker.dispatch.groups import Group
 from broker.dispatch.job_record import Job
@@ -29,6 +31,10 @@ def check(dispatcher: Dispatcher, now_s: float) -> None:
         current = jobs.get(job_id)
         if current is None or current.lease != attempt.lease:
             assert attempt.cancelled or not attempt.started, "an unwanted attempt is not cancelled"
+    table = dispatcher._state.jobs
+    images = Counter(job.image for job in jobs.values() if job.needs_image)
+    assert table._images == images, "an image is counted that no job needs"
+    assert len(table._ended) == sum(job.state.is_terminal for job in jobs.values())
     health = dispatcher.health()
     waiting = [job for job in jobs.values() if job.state is JobState.IN_QUEUE]
     assert health.queued == len(waiting)

@@ -59,6 +59,7 @@ class Scene:
         job_ttl_s: float = 3600.0,
         now_s: float = START_S,
         priority_step_s: float = PRIORITY_STEP_S,
+        max_without_video: int = 1_000,
     ) -> None:
         self.now_s = now_s
         policy = DispatchPolicy(
@@ -67,6 +68,7 @@ class Scene:
             job_ttl_s=job_ttl_s,
             retry_pauses_s=RETRY_PAUSES_S,
             priority_step_s=priority_step_s,
+            max_without_video=max_without_video,
         )
         self.dispatcher = Dispatcher(policy, restored, self.now_s)
         self.journal: dict[str, Job] = {job.job_id: job for job in restored}
@@ -100,12 +102,16 @@ class Scene:
         return self._done(self.dispatcher.tick(self.now_s))
 
     def submit(
-        self, spec: JobSpec = SPEC, room: bool = True, priority: int = 0
+        self,
+        spec: JobSpec = SPEC,
+        room: bool = True,
+        priority: int = 0,
+        owner: str | None = None,
     ) -> tuple[str, list[Command]]:
         """Submit a job and settle its admission: refused if the journal has no room."""
         self.num_submitted += 1
         job_id = f"{self.num_submitted:032x}"
-        message = SubmitJob(job_id=job_id, spec=spec, image=IMAGE, priority=priority)
+        message = SubmitJob(job_id=job_id, spec=spec, image=IMAGE, priority=priority, owner=owner)
         commands = self.handle(message)
         for admit in find(commands, AdmitJob):
             if room:
@@ -113,8 +119,8 @@ class Scene:
             commands += self.handle(JobAdmitted(job_id) if room else JobRefused(job_id, FULL))
         return job_id, commands
 
-    def job(self, spec: JobSpec = SPEC, priority: int = 0) -> str:
-        job_id, _ = self.submit(spec, priority=priority)
+    def job(self, spec: JobSpec = SPEC, priority: int = 0, owner: str | None = None) -> str:
+        job_id, _ = self.submit(spec, priority=priority, owner=owner)
         assert job_id in self.journal
         return job_id
 

@@ -131,16 +131,50 @@ def test_an_unknown_job_cannot_be_cancelled() -> None:
 
 def test_a_job_expires_after_its_ttl_and_its_image_with_the_last_job_that_uses_it() -> None:
     scene = Scene(job_ttl_s=10)
+    scene.group()
     first, second = scene.job(), scene.job()
-    scene.cancel(first)
-    scene.wait(5)
-    scene.cancel(second)
-    commands = scene.wait(5)
+    scene.finish(scene.start(first))
+    scene.wait(5, heartbeats_of=["a"])
+    scene.finish(scene.start(second))
+    commands = scene.wait(5, heartbeats_of=["a"])
     assert (find(commands, DropJob), find(commands, DropInput)) == ([DropJob(first)], [])
-    commands = scene.wait(5)
+    commands = scene.wait(5, heartbeats_of=["a"])
     assert find(commands, DropJob) == [DropJob(second)]
     assert find(commands, DropInput) == [DropInput(IMAGE)]
     assert list(scene.dispatcher.jobs()) == []
+
+
+def test_the_image_of_a_cancelled_job_goes_at_once_unless_another_job_needs_it() -> None:
+    """Otherwise a loop of submit and cancel fills the disk."""
+    scene = Scene(job_ttl_s=10)
+    first, second = scene.job(), scene.job()
+    assert find(scene.cancel(first), DropInput) == []
+    assert find(scene.cancel(second), DropInput) == [DropInput(IMAGE)]
+    commands = scene.wait(11)
+    assert find(commands, DropJob) == [DropJob(first), DropJob(second)]
+    assert find(commands, DropInput) == [], "by then a new job may be about to use it"
+
+
+def test_the_image_of_a_failed_job_goes_at_once() -> None:
+    scene = Scene()
+    scene.job(type(SPEC)(prompt=SPEC.prompt, ulysses_size=8))
+    commands = scene.group(shape=GroupShape(world_size=4, num_heads=8))
+    assert find(commands, DropInput) == [DropInput(IMAGE)]
+
+
+def test_an_owner_keeps_a_limited_number_of_cancelled_jobs_and_every_video() -> None:
+    """Otherwise a loop of submit and cancel fills the memory."""
+    scene = Scene(max_without_video=2)
+    scene.group()
+    finished = scene.job(owner="ann")
+    scene.finish(scene.start(finished))
+    running = scene.job(owner="ann")
+    first, *others = [scene.job(owner="ann") for _ in range(3)]
+    other_owner = scene.job(owner="bob")
+    for job_id in (first, *others, other_owner):
+        scene.cancel(job_id)
+    assert find(scene.tick(), DropJob) == [DropJob(first)]
+    assert set(scene.journal) == {finished, running, *others, other_owner}
 
 
 def test_a_waiting_or_running_job_does_not_expire() -> None:

@@ -151,9 +151,9 @@ def test_the_history_of_a_removed_job_is_kept_for_a_week(path: Path) -> None:
     journal.write([job(1), job(2)])
     journal.write([], [job(1).job_id])
     assert journal.load() == [job(2)]
-    journal.forget_history(10.0)
+    journal.prune(10.0)
     assert len(journal._connection.execute("SELECT * FROM history").fetchall()) == 2
-    journal.forget_history(10.0 + 8 * 86_400)
+    journal.prune(10.0 + 8 * 86_400)
     assert journal._connection.execute("SELECT * FROM history").fetchall() == []
 
 

@@ -18,6 +18,7 @@ from http_front.errors import FrontError
 from http_front.files.stored_files import StoredFiles
 from http_front.images import decode_worker as image_worker
 from http_front.images.decode import ImageDecoder
+from tests.http_front.images.test_file_structure import BUSY_FILES
 from tests.http_front.serving import picture
 
 
@@ -203,3 +204,35 @@ async def test_a_decoder_has_memory_and_cpu_limits(decoder: ImageDecoder, tmp_pa
     assert limits[0] == image_worker.MEMORY_LIMIT_BYTES
     limits = resource.prlimit(children()[0], resource.RLIMIT_CPU)
     assert limits[0] <= image_worker.CPU_LIMIT_S + 1
+
+
+async def test_images_that_take_long_do_not_delay_another_owner(
+    decoder: ImageDecoder, tmp_path: Path
+) -> None:
+    """One owner must not be able to keep every decoder busy."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)  # a decoder that opens it waits for a writer
+    slow = [asyncio.create_task(decoder.store(pipe, "ann")) for _ in range(10)]
+    source = tmp_path / "source"
+    source.write_bytes(picture())
+    await asyncio.sleep(0)  # now they are ahead
+    async with asyncio.timeout(10):
+        await decoder.store(source, "ben")
+    for task in slow:
+        task.cancel()
+    await asyncio.wait(slow)
+
+
+@pytest.mark.parametrize("kind", ["fill", "segments", "chunks"])
+async def test_three_corrupt_images_at_once_do_not_delay_a_good_one(
+    decoder: ImageDecoder, tmp_path: Path, kind: str
+) -> None:
+    good, corrupt = tmp_path / "good", tmp_path / "corrupt"
+    good.write_bytes(picture())
+    corrupt.write_bytes(BUSY_FILES[kind][0]())
+    await decoder.store(good, "ann")  # starts a child process, which takes its time
+    async with asyncio.timeout(3):
+        slow = [asyncio.create_task(decoder.store(corrupt, "ann")) for _ in range(3)]
+        await decoder.store(good, "ann")
+        await asyncio.wait(slow)
+    assert all(isinstance(task.exception(), FrontError) for task in slow)

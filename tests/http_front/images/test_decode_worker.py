@@ -9,11 +9,11 @@ from PIL import Image, ImageChops, ImageOps, ImageStat
 
 from http_front.images.decode_worker import (
     STORED_SIDE_PX,
-    UnusableImageError,
     decode,
     save,
     stored_size,
 )
+from http_front.images.file_structure import UnusableImageError
 from tests.http_front.images.cmyk_profile import odd_inks
 from tests.http_front.images.test_decode import encoded
 

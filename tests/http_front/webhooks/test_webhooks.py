@@ -17,8 +17,9 @@ from aiohttp import web
 from broker.store.folder import FolderStore
 from http_front.images.address_guard import is_public
 from http_front.images.fetch import ImageSource
+from http_front.webhooks import callback_sender
 from tests.broker.driver import BrokerProcess, broker_config, running_broker
-from tests.http_front.images.image_server import IMAGE_ADDRESS
+from tests.http_front.images.image_server import IMAGE_ADDRESS, ImageServer
 from tests.http_front.serving import Served, picture, serve
 from tests.stub_group import StubConfig, StubGroup
 
@@ -183,3 +184,27 @@ async def test_a_name_of_a_private_address_is_never_called(stack: Stack) -> None
     finally:
         await runner.cleanup()
     assert inner.calls.empty()
+
+
+async def test_slow_receivers_of_one_host_do_not_delay_the_callbacks_of_another(
+    stack: Stack,
+) -> None:
+    """Without API keys, callbacks count against the host that receives them."""
+    silent = ImageServer()
+    is_called = asyncio.Event()
+
+    async def say_nothing(writer: asyncio.StreamWriter) -> None:
+        is_called.set()
+        await writer.wait_closed()
+
+    silent.talk = say_nothing
+    async with silent.listen(IMAGE_ADDRESS):
+        url = f"http://{IMAGE_ADDRESS}:{silent.port}/hook"
+        for _ in range(callback_sender.MAX_CALLS + 4):
+            status, answer = await stack.front.upload(picture(), callback_url=url)
+            assert status == 202, answer
+        await stack.submit()
+        await is_called.wait()
+        async with asyncio.timeout(callback_sender.CALL_LIMIT_S - 3):
+            await stack.receiver.next()
+        assert silent.num_calls == callback_sender.MAX_CALLS_OF_PARTY
