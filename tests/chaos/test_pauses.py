@@ -21,7 +21,7 @@ HEALED_S = 15.0
 JOBS_LIMIT_S = 60.0
 CYCLES_PER_PAUSE = 12
 """A pause takes as long as this many kills."""
-NUM_SERVERS = 4
+NUM_SERVERS, NUM_SERVERS_LONG = 2, 4
 """At the same time: most of a pause is waiting."""
 PAUSES_S = (5.0, 60.0)
 SHORT_PAUSES_S = (5.0, 12.0)
@@ -137,7 +137,8 @@ def plan(targets: tuple[str, ...], count: int, seed: int, is_long: bool) -> list
 async def test_no_pause_at_any_time_stops_the_server(
     tmp_path: Path, cycles: int, is_long: bool
 ) -> None:
-    count = max(1, cycles // CYCLES_PER_PAUSE // NUM_SERVERS)
+    num_servers = NUM_SERVERS_LONG if is_long else NUM_SERVERS
+    count = max(1, cycles // CYCLES_PER_PAUSE // num_servers)
 
     async def one(number: int) -> None:
         folder = tmp_path / str(number)
@@ -155,7 +156,7 @@ async def test_no_pause_at_any_time_stops_the_server(
                 await run_pauses(site.server, far, pauses, number)
 
     async with asyncio.TaskGroup() as running:
-        for number in range(NUM_SERVERS // 2):
+        for number in range(num_servers // 2):
             running.create_task(one(number))
             running.create_task(one_joined(number + SEED))
 
