@@ -13,6 +13,7 @@ import sys
 from types import FrameType
 
 from broker.process.log import configure_logging
+from broker.process.standard_streams import open_missing_streams
 from launcher.doctor.doctor import report
 from launcher.notify import ServiceManager
 from launcher.options import OptionsError, parse_command, to_toml
@@ -30,6 +31,7 @@ class StoppedError(Exception):
 
 def main() -> int:
     """Return the exit code: 0 for success, 1 for a failure, 2 for invalid options."""
+    open_missing_streams()
     try:
         command = parse_command(sys.argv[1:], os.environ)
     except OptionsError as error:
