@@ -6,12 +6,11 @@ import socket
 import sys
 
 import msgspec
-from aiohttp import web
 
 from broker.process.child import allow_many_files, begin, report, use_realtime_priority
 from http_front.app import create_app
 from http_front.config import FrontConfig
-from http_front.http_server import create_runner
+from http_front.http_server import create_runner, start_serving
 
 
 def main() -> None:
@@ -31,17 +30,18 @@ async def serve(config: FrontConfig) -> None:
     runner = create_runner(create_app(config))
     await runner.setup()
     try:
-        await _site(runner, config).start()
+        await start_serving(runner, _listener(config))
         report(config.ready_fd, "ready")
         await stop.wait()
     finally:
         await runner.cleanup()
 
 
-def _site(runner: web.AppRunner, config: FrontConfig) -> web.BaseSite:
-    if config.listen_fd is None:
-        return web.TCPSite(runner, config.host, config.port)
-    return web.SockSite(runner, socket.socket(fileno=config.listen_fd))
+def _listener(config: FrontConfig) -> socket.socket:
+    if config.listen_fd is not None:
+        return socket.socket(fileno=config.listen_fd)
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    return socket.create_server((config.host, config.port), family=family)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from PIL import Image
 
 from broker.store.store import INPUTS, VIDEOS
 from broker.wire.sockets import Addresses
+from http_front.access.connection_limits import ConnectionLimits
 from http_front.app import create_app
 from http_front.config import FrontConfig
 from http_front.http_server import create_runner
@@ -67,11 +68,15 @@ class Served:
 
 @asynccontextmanager
 async def serve(
-    folder: Path, addresses: Addresses, source: ImageSource | None = None, **settings: Any
+    folder: Path,
+    addresses: Addresses,
+    source: ImageSource | None = None,
+    limits: ConnectionLimits | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Served]:
     settings = {"store": str(folder), **settings}
     config = FrontConfig(addresses=addresses, parent_pid=os.getppid(), **settings)
-    runner = create_runner(create_app(config, source))
+    runner = create_runner(create_app(config, source), limits)
     await runner.setup()
     try:
         site = web.TCPSite(runner, "127.0.0.1", 0)
