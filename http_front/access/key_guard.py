@@ -41,6 +41,12 @@ def owner(request: web.Request) -> str | None:
     return None if key is None else key.name
 
 
+def may_administer(request: web.Request) -> bool:
+    """Return whether the caller has an administrator's key, or the server requires no key."""
+    key = caller(request)
+    return key is None or key.admin
+
+
 def queue_share(request: web.Request) -> int | None:
     """Return how many jobs the caller may have in the queue; None means no limit per key."""
     key = caller(request)

@@ -47,14 +47,19 @@ class ImageSource:
         total_limit_s: float = TOTAL_LIMIT_S,
         hosts: Sequence[str] = (),
     ) -> None:
-        self.http = GuardedHttp(guard, ports, resolver)
-        """Also used for callbacks."""
+        self._http = GuardedHttp(guard, ports, resolver)
         self._total_limit_s = total_limit_s
         self._hosts = [host.lower() for host in hosts]
         self._slots = asyncio.Semaphore(MAX_FETCHES)
 
-    async def fetch(self, text: str, spool: Spool) -> None:
+    async def fetch(self, text: str, spool: Spool, *, tells_private: bool = False) -> None:
         """Write the image at a URL to the spool.
+
+        Args:
+            text: The URL.
+            spool: Receives the image.
+            tells_private: Whether the error may tell that a host name has an address that is not
+                public. A stranger could ask for the names of an internal network.
 
         Raises:
             FrontError: If the URL is not allowed, its server fails or is too slow, or the image is
@@ -67,26 +72,26 @@ class ImageSource:
         async with self._slots:
             try:
                 async with asyncio.timeout(self._total_limit_s):
-                    await self._follow(url, spool)
+                    await self._follow(url, spool, tells_private)
             except TimeoutError as error:
                 raise _unavailable(
                     f"did not deliver the image within {self._total_limit_s:g} s"
                 ) from error
 
-    async def _follow(self, url: URL, spool: Spool) -> None:
+    async def _follow(self, url: URL, spool: Spool, tells_private: bool) -> None:
         for _ in range(MAX_REDIRECTS + 1):
-            location = await self._get(url, spool)
+            location = await self._get(url, spool, tells_private)
             if location is None:
                 return
             url = self._redirect_target(url, location)
         raise _unavailable(f"redirected more than {MAX_REDIRECTS} times")
 
-    async def _get(self, url: URL, spool: Spool) -> str | None:
+    async def _get(self, url: URL, spool: Spool, tells_private: bool) -> str | None:
         """Send one request. Return the location if the server redirects, else None."""
-        connector = self.http.connector()
+        connector = self._http.connector()
         try:
             async with (
-                self.http.session(connector) as session,
+                self._http.session(connector) as session,
                 session.get(url, headers=_HEADERS, allow_redirects=False) as response,
             ):
                 if response.status in _REDIRECTS:
@@ -94,15 +99,17 @@ class ImageSource:
                 await _read(response, spool)
                 return None
         except (aiohttp.ClientError, ValueError, OSError) as error:
-            if connector.has_refused:
+            if self._http.refuses(url) or (tells_private and connector.has_refused):
                 raise _forbidden("leads to an address that is not public") from error
             if isinstance(error, TimeoutError):
                 raise
-            raise _unavailable("could not be reached or closed the connection early") from error
+            raise _unavailable(
+                "could not be reached at a public address, or closed the connection early"
+            ) from error
 
     def _check(self, text: str) -> URL:
         try:
-            return self.http.check(text, self._hosts)
+            return self._http.check(text, self._hosts)
         except UrlError as error:
             raise _forbidden(str(error)) from error
 
