@@ -13,6 +13,7 @@ import sys
 from types import FrameType
 
 from broker.process.log import configure_logging
+from broker.process.standard_streams import open_missing_streams
 from broker.wire.curve import CurveError
 from broker.wire.errors import BindError
 from launcher.doctor.doctor import report
@@ -33,6 +34,7 @@ class StoppedError(Exception):
 
 def main() -> int:
     """Return the exit code: 0 for success, 1 for a failure, 2 for invalid options."""
+    open_missing_streams()
     try:
         command = parse_command(sys.argv[1:], os.environ)
     except OptionsError as error:

@@ -7,7 +7,6 @@ import socket
 import sys
 
 import msgspec
-from aiohttp import web
 
 from broker.process.child import (
     allow_many_files,
@@ -20,7 +19,7 @@ from broker.store.store import StoreSetupError
 from broker.wire.curve import CurveError
 from http_front.app import create_app
 from http_front.config import FrontConfig
-from http_front.http_server import create_runner
+from http_front.http_server import create_runner, start_serving
 
 logger = logging.getLogger("front")
 
@@ -48,7 +47,7 @@ async def serve(config: FrontConfig) -> None:
     runner = create_runner(create_app(config))
     await runner.setup()
     try:
-        await _site(runner, config).start()
+        await start_serving(runner, _listener(config))
         report(config.ready_fd, "ready")
         life_signs = asyncio.create_task(send_life_signs(config.ready_fd))
         await stop.wait()
@@ -57,10 +56,11 @@ async def serve(config: FrontConfig) -> None:
         await runner.cleanup()
 
 
-def _site(runner: web.AppRunner, config: FrontConfig) -> web.BaseSite:
-    if config.listen_fd is None:
-        return web.TCPSite(runner, config.host, config.port)
-    return web.SockSite(runner, socket.socket(fileno=config.listen_fd))
+def _listener(config: FrontConfig) -> socket.socket:
+    if config.listen_fd is not None:
+        return socket.socket(fileno=config.listen_fd)
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    return socket.create_server((config.host, config.port), family=family)
 
 
 if __name__ == "__main__":

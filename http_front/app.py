@@ -11,6 +11,7 @@ from http_front.config import FrontConfig
 from http_front.docs import doc_routes
 from http_front.files import file_routes
 from http_front.images.fetch import ImageSource, make_source
+from http_front.images.guarded_http import GuardedHttp
 from http_front.live.progress_socket import close_all, progress
 from http_front.metrics.metrics import METRICS, Metrics, count_requests, metrics
 from http_front.openai import openai_routes
@@ -19,6 +20,7 @@ from http_front.refusals import answer_errors
 from http_front.state import FRONT, open_front
 from http_front.video import listing, routes
 from http_front.video.submission import MAX_JSON_BYTES
+from http_front.webhooks.callback_sender import make_callback_http
 
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -28,12 +30,17 @@ _HEADERS = {
 }
 
 
-def create_app(config: FrontConfig, source: ImageSource | None = None) -> web.Application:
+def create_app(
+    config: FrontConfig,
+    source: ImageSource | None = None,
+    callback_http: GuardedHttp | None = None,
+) -> web.Application:
     """Return the front's aiohttp application.
 
     Args:
         config: From the launcher.
         source: Fetches images. None makes the source that the configuration describes.
+        callback_http: Sends callbacks. None likewise.
     """
     guards = [] if config.api_keys is None else [make_key_guard(config.api_keys)]
     app = web.Application(
@@ -51,7 +58,8 @@ def create_app(config: FrontConfig, source: ImageSource | None = None) -> web.Ap
 
     async def front(app: web.Application) -> AsyncIterator[None]:
         images = source or make_source(config.allow_private_images, config.image_hosts)
-        async with open_front(config, images, app[METRICS].record) as app[FRONT]:
+        http = callback_http or make_callback_http(config.allow_private_callbacks)
+        async with open_front(config, images, http, app[METRICS].record) as app[FRONT]:
             yield
 
     app.cleanup_ctx.append(front)

@@ -39,6 +39,8 @@ class FrontConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     tuple allows any host."""
     allow_private_images: bool = False
     """Whether images may be fetched from non-public addresses and from any port."""
+    allow_private_callbacks: bool = False
+    """Whether callbacks may go to non-public addresses and to any port."""
     realtime_front: bool = False
     """Whether the front runs with real-time priority."""
     log_format: LogFormat = "text"

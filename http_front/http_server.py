@@ -1,24 +1,44 @@
 """aiohttp's server with our limits, access log and error bodies, even for malformed HTTP."""
 
+import asyncio
+import errno
+import gc
 import logging
+import socket
+import sys
+import warnings
 from collections.abc import Awaitable, Callable
+from typing import Any
 
-from aiohttp import web
+from aiohttp import BadContentDispositionHeader, BadContentDispositionParam, web
 from aiohttp.abc import AbstractAccessLogger
 
 from broker.wire.errors import ErrorCode
+from http_front.access.connection_limits import ConnectionLimits
 from http_front.errors import FrontError
 from http_front.refusals import refusal
 
+READ_BYTES = 1 << 14
+"""Bytes of a connection that are parsed at a stretch: some 2,700 chunks of a body at most."""
+SEND_LIMIT_S = 30.0
+"""A client that takes nothing for so long is disconnected."""
+_UNSENT_BYTES = 1 << 17
+_BACKLOG = 1024
 _SHOWN_PATH_CHARS = 200
+
+logger = logging.getLogger(__name__)
 
 _Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
-def create_runner(app: web.Application) -> web.AppRunner:
+def create_runner(app: web.Application, limits: ConnectionLimits | None = None) -> web.AppRunner:
     """Return a runner with a limit on everything that a client can prolong or enlarge."""
+    # These warnings quote the client, at any length, and go to standard error past the log.
+    for kind in (BadContentDispositionHeader, BadContentDispositionParam):
+        warnings.simplefilter("ignore", kind)
     return _Runner(
         app,
+        limits=limits or ConnectionLimits(),
         access_log_class=PathLogger,
         shutdown_timeout=5.0,
         keepalive_timeout=15.0,  # also limits how long the head of a request may take
@@ -27,7 +47,26 @@ def create_runner(app: web.Application) -> web.AppRunner:
         max_field_size=8190,
         max_headers=64,
         auto_decompress=False,
+        read_bufsize=READ_BYTES,
     )
+
+
+async def start_serving(runner: web.AppRunner, listener: socket.socket) -> None:
+    """Serve on a bound socket."""
+    # A full collection would walk every module for 20 ms and more, while all clients wait.
+    gc.freeze()
+    asyncio.get_running_loop().set_exception_handler(_log_loop_error)
+    # asyncio accepts as many connections at a stretch as the backlog says. When that fails, for
+    # want of descriptors, it logs as many errors and starts as many timers, which multiply.
+    await web.SockSite(runner, listener, backlog=1).start()
+    listener.listen(_BACKLOG)
+
+
+def _log_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    if str(context.get("message")).startswith("socket.accept()"):
+        logger.error("cannot accept connections: %s", context.get("exception"))
+    else:
+        loop.default_exception_handler(context)
 
 
 class PathLogger(AbstractAccessLogger):
@@ -55,6 +94,42 @@ class _Handler(web.RequestHandler):
     client's bytes, which may include an API key, so this class sends our own message instead.
     """
 
+    def __init__(self, manager: "_Server", **settings: Any) -> None:
+        super().__init__(manager, **settings)
+        self._limits = manager.limits
+        self._counted_as: str | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # asyncio reads up to 256 KiB at a time, and aiohttp parses all of it without a pause.
+        transport.max_size = READ_BYTES  # type: ignore[attr-defined]
+        super().connection_made(transport)
+        assert isinstance(transport, asyncio.Transport)
+        # None if the client has gone already.
+        address = transport.get_extra_info("peername")
+        self._counted_as = address and self._limits.open(address[0])
+        if self._counted_as is None:
+            transport.abort()
+        else:
+            _limit_sending(transport.get_extra_info("socket"))
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        key, self._counted_as = self._counted_as, None
+        if key is not None:
+            self._limits.close(key)
+        super().connection_lost(exc)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        try:
+            return await super().finish_response(request, resp, start_time)
+        except ConnectionError:
+            raise
+        except OSError as error:
+            if error.errno != errno.ETIMEDOUT:  # the client takes nothing; all else is ours
+                logger.error("%s was not sent whole: %s", request.path[:_SHOWN_PATH_CHARS], error)
+            raise ConnectionError("the response ended early") from error
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -73,17 +148,38 @@ class _Handler(web.RequestHandler):
 
 
 class _Server(web.Server):
+    def __init__(self, *arguments: Any, limits: ConnectionLimits, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.limits = limits
+
     def __call__(self) -> web.RequestHandler:
         return _Handler(self, loop=self._loop, **self._kwargs)
 
 
 class _Runner(web.AppRunner):
+    def __init__(self, *arguments: Any, limits: ConnectionLimits, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self._limits = limits
+
     # aiohttp has no public way to set a request handler. The tests of bad HTTP would fail if a new
     # version of aiohttp ignored this one.
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
         handle = _refusing_expectations(made.request_handler)
-        return _Server(handle, request_factory=made.request_factory, **made._kwargs)
+        return _Server(
+            handle, limits=self._limits, request_factory=made.request_factory, **made._kwargs
+        )
+
+
+def _limit_sending(connection: socket.socket) -> None:
+    """Have the kernel end a connection whose client takes nothing for a while.
+
+    This holds for files too, which the kernel sends without this process.
+    """
+    if sys.platform == "linux":
+        limit_ms = int(SEND_LIMIT_S * 1000)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit_ms)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
 
 
 def _refusing_expectations(handle: _Handle) -> _Handle:

@@ -8,6 +8,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.typedefs import Handler
 
+from broker.store.store import REFUSED_WRITES
 from broker.wire.errors import ErrorCode
 from http_front.errors import FrontError
 from http_front.responses import json_response
@@ -66,8 +67,8 @@ def _http_refusal(error: web.HTTPException) -> web.Response:
 
 
 def _os_refusal(error: OSError) -> web.Response:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        logger.error("no disk space left: %s", error)
+    if error.errno in REFUSED_WRITES:
+        logger.error("no room on the disk: %s", error)
         message = "the server has no disk space left; try again later"
         return refusal(FrontError(ErrorCode.STORAGE_FULL, message, retry_after_s=60))
     if error.errno in (errno.EMFILE, errno.ENFILE):

@@ -19,6 +19,7 @@ from http_front.config import FrontConfig
 from http_front.files.stored_files import StoredFiles
 from http_front.images.decode import ImageDecoder
 from http_front.images.fetch import ImageSource
+from http_front.images.guarded_http import GuardedHttp
 from http_front.images.known_images import KnownImages
 from http_front.images.spool import prepare_folder
 from http_front.live.event_feed import EventFeed
@@ -56,7 +57,10 @@ FRONT = web.AppKey("front", Front)
 
 @asynccontextmanager
 async def open_front(
-    config: FrontConfig, source: ImageSource, on_event: Callable[[JobView], None]
+    config: FrontConfig,
+    source: ImageSource,
+    callback_http: GuardedHttp,
+    on_event: Callable[[JobView], None],
 ) -> AsyncIterator[Front]:
     """Open the parts of the front, and close them at exit; `on_event` gets each change of a job."""
     store, partial_dir = await _prepare_store(config)
@@ -69,7 +73,7 @@ async def open_front(
     decoder = ImageDecoder(files)
     callbacks = None
     if config.makes_callbacks:
-        callbacks = CallbackSender(broker, source.http, WebhookKey(files))
+        callbacks = CallbackSender(broker, callback_http, WebhookKey(files))
     try:
         yield Front(
             config=config,

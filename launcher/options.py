@@ -176,6 +176,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     allow_private_images: Annotated[
         bool, Meta(description="Also fetch images from addresses that are not public.")
     ] = False
+    allow_private_callbacks: Annotated[
+        bool, Meta(description="Also send callbacks to addresses that are not public.")
+    ] = False
     realtime_front: Annotated[
         bool,
         Meta(

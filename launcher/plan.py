@@ -77,6 +77,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             api_keys=options.api_keys,
             image_hosts=options.image_hosts,
             allow_private_images=options.allow_private_images,
+            allow_private_callbacks=options.allow_private_callbacks,
             realtime_front=options.realtime_front,
             log_format=options.log_format,
             parent_pid=self.pid,

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import sys
 
+from broker.process.standard_streams import open_missing_streams
 from http_front.access.keys import KeyFileError
 from http_front.client import backup_command, job_commands, key_commands
 from http_front.client.client import ClientError
@@ -15,6 +16,7 @@ from launcher.doctor import doctor
 
 
 def main() -> int:
+    open_missing_streams()
     words = sys.argv[1:]
     if words[:1] == ["doctor"]:
         return doctor.main(words[1:])

@@ -41,6 +41,7 @@ def main() -> None:
         gc.freeze()  # a collection would touch, and so copy, every shared page
     for rank in range(config.world_size):
         report(config.ready_fd, f"born {rank} {start(config, rank)}")
+    logging.shutdown()
     os._exit(0)
 
 
@@ -74,7 +75,7 @@ def _run_rank(config: RankConfig, rank: int, starter_pid: int) -> NoReturn:
     finally:
         # Not sys.exit: after a fork, the exit handlers of imported libraries belong to the parent,
         # and those of an accelerator runtime may wait for a peer that has exited.
-        sys.stderr.flush()
+        logging.shutdown()
         os._exit(exit_code)
 
 

@@ -162,6 +162,7 @@ class BrokerLink:
         except Exception:
             # A rank without heartbeats counts as hung, so exit at once and log the cause.
             logger.exception("the link to the broker failed; this rank exits")
+            logging.shutdown()
             os._exit(1)
 
     def _loop(self, publisher: "zmq.Socket[bytes]", dealer: "zmq.Socket[bytes]") -> None:

@@ -1,6 +1,5 @@
 """The journal: an SQLite file of jobs and their history, the one durable state of the server."""
 
-import errno
 import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from broker.dispatch.job_record import Job
 from broker.errors import BackupError, JournalError, JournalFullError
 from broker.journal import pending_callbacks as callbacks
 from broker.journal.tables import migrate
+from broker.store.store import REFUSED_WRITES
 from broker.wire.replies import Callback
 
 _HISTORY_KEPT_S = 7 * 86_400.0
@@ -160,7 +160,9 @@ class Journal:
         except (apsw.FullError, apsw.IOError) as error:
             if not self._is_full(error):
                 raise JournalError(f"{self._path}: {error}") from error
-            raise JournalFullError(f"no room to write {self._path}") from error
+            raise JournalFullError(
+                f"no room to write {self._path}, or it is read-only now"
+            ) from error
         # The last two come from a row that this server has not written.
         except (apsw.CorruptError, apsw.NotADBError, msgspec.MsgspecError, ValueError) as error:
             raise JournalError(
@@ -173,7 +175,7 @@ class Journal:
     def _is_full(self, error: apsw.Error) -> bool:
         if isinstance(error, apsw.FullError):
             return True
-        # SQLite reports an exhausted quota as an I/O error. A failed write has not happened; a
+        # SQLite reports all but a full disk as an I/O error. A failed write has not happened; a
         # failed sync is never trusted.
         code = getattr(error, "extendedresult", None)
-        return code == apsw.SQLITE_IOERR_WRITE and self._connection.system_errno == errno.EDQUOT
+        return code == apsw.SQLITE_IOERR_WRITE and self._connection.system_errno in REFUSED_WRITES

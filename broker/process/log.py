@@ -2,7 +2,6 @@
 
 import logging
 import re
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,8 @@ from contextvars import ContextVar
 from typing import Literal
 
 import msgspec
+
+from broker.process.log_writer import LogWriter
 
 LogFormat = Literal["text", "json"]
 
@@ -35,9 +36,8 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069
 
 def configure_logging(process: str, log_format: LogFormat) -> None:
     """Send all log entries to standard error, under a process name such as `rank-3`."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter(process) if log_format == "json" else TextFormatter(process))
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    formatter = JsonFormatter(process) if log_format == "json" else TextFormatter(process)
+    logging.basicConfig(level=logging.INFO, handlers=[LogWriter(formatter)], force=True)
 
 
 def one_line(text: str) -> str:

@@ -3,6 +3,7 @@
 A file has the same name in every store, as in `videos/ID.mp4`, and is there whole or not at all.
 """
 
+import errno
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -18,6 +19,8 @@ VIDEO, POSTER, SPRITES = ".mp4", ".webp", ".sprites.webp"
 """Suffixes of a job's files in the videos folder."""
 FOLDERS = (INPUTS, VIDEOS, PARTIAL, CHECKPOINTS)
 OBJECT_SCHEME = "s3://"
+REFUSED_WRITES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+"""Errors of a disk that takes nothing now but may later: it is full, or remounted read-only."""
 
 
 class StoreError(OSError):

@@ -46,6 +46,12 @@ def party(request: web.Request) -> str:
     return owner(request) or client_of(request.remote or "")
 
 
+def may_administer(request: web.Request) -> bool:
+    """Return whether the caller has an administrator's key, or the server requires no key."""
+    key = caller(request)
+    return key is None or key.admin
+
+
 def queue_share(request: web.Request) -> int | None:
     """Return how many jobs the caller may have in the queue; None means no limit per key."""
     key = caller(request)

@@ -1,5 +1,6 @@
 """The middleware that refuses requests a browser sends on behalf of another site."""
 
+import re
 from collections.abc import Sequence
 
 from aiohttp import web
@@ -12,6 +13,8 @@ from http_front.config import FrontConfig
 from http_front.errors import FrontError
 
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+# A host and a port alone: the URL parser would also take a user name or a path.
+_HOST = re.compile(r"[^@/?#\\\s]+")
 _PREFLIGHT_ANSWER = {
     "Access-Control-Allow-Methods": "GET, POST, DELETE",
     "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Range",
@@ -37,7 +40,8 @@ def make_origin_check(config: FrontConfig) -> Middleware:
         _check_origin(request, config.cors_origins)
         if _is_preflight(request):
             return web.Response(status=204, headers=_PREFLIGHT_ANSWER)
-        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        encodings = request.headers.getall("Content-Encoding", [])
+        if any(encoding.lower() != "identity" for encoding in encodings):
             raise FrontError(
                 ErrorCode.UNSUPPORTED_MEDIA_TYPE, "send the body without Content-Encoding"
             )
@@ -75,6 +79,8 @@ def _check_host(request: web.Request, names: frozenset[str] | None) -> None:
 
 
 def _host_name(header: str) -> str | None:
+    if not _HOST.fullmatch(header):
+        return None
     try:
         return URL(f"http://{header}").host
     except ValueError:
@@ -83,7 +89,7 @@ def _host_name(header: str) -> str | None:
 
 def _check_origin(request: web.Request, allowed: Sequence[str]) -> None:
     """Refuse pages of other sites. Programs send no Origin header and are accepted."""
-    origin = request.headers.get("Origin")
     host = request.headers.get("Host", "")
-    if origin is not None and origin not in (f"http://{host}", f"https://{host}", *allowed):
+    own = (f"http://{host}", f"https://{host}")
+    if any(origin not in (*own, *allowed) for origin in request.headers.getall("Origin", [])):
         raise FrontError(ErrorCode.FORBIDDEN, "pages of other sites may not use this server")

@@ -29,6 +29,7 @@ CONTENT_TYPES = {VIDEO: "video/mp4", POSTER: "image/webp", SPRITES: "image/webp"
 _POLICY = "default-src 'none'; media-src 'self'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 # Only a single range of bytes is supported.
 _RANGE = re.compile("bytes=[^,]*", re.IGNORECASE)
+_EMPTY_SUFFIX = re.compile("bytes=-0+", re.IGNORECASE)
 _ANY_ETAG = "*"
 
 
@@ -98,13 +99,22 @@ def _no_video() -> FrontError:
 
 
 class _RangeFileResponse(web.FileResponse):
-    """A file response that ignores a `Range` header it does not support, as RFC 9110 requires."""
+    """A file response that ignores a `Range` header where RFC 9110 requires that.
+
+    It does if the range is none that this server supports, or of another version of the file.
+    """
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        if "Range" in request.headers and not _asks_for_range(request):
+        if "Range" in request.headers and not (
+            _asks_for_range(request) and _is_of_this_version(request, self._etag_of_file())
+        ):
             headers = {k: v for k, v in request.headers.items() if k.lower() != "range"}
             request = request.clone(headers=headers)
         return await super().prepare(request)
+
+    def _etag_of_file(self) -> str:
+        status = self._path.stat()
+        return f"{status.st_mtime_ns:x}-{status.st_size:x}"  # as aiohttp makes it
 
 
 class BucketDownload:
@@ -143,7 +153,7 @@ class BucketDownload:
             return response
         response = web.StreamResponse(headers=headers)
         start, stop = None, self._stored.num_bytes
-        if _asks_for_range(request):
+        if _asks_for_range(request) and _is_of_this_version(request, self._stored.etag):
             start, stop = self._range(request)
         if start is not None:
             response.set_status(HTTPStatus.PARTIAL_CONTENT)
@@ -238,12 +248,19 @@ def _asks_for_range(request: web.BaseRequest) -> bool:
     return _RANGE.fullmatch(request.headers.get("Range", "")) is not None
 
 
+def _is_of_this_version(request: web.BaseRequest, etag: str) -> bool:
+    """Whether `If-Range` names this version by its tag. Dates are compared elsewhere."""
+    named = request.headers.get("If-Range", "")
+    return named == f'"{etag}"' if named.startswith(('"', "W/")) else True
+
+
 def _check_range(request: web.Request, num_bytes: int) -> None:
     """Refuse a range beyond the end of the file; aiohttp would respond with an empty body."""
-    if not _asks_for_range(request) or request.if_range is not None:
-        return  # If-Range is decided later, by the file's date
+    if not _asks_for_range(request) or "If-Range" in request.headers:
+        return  # decided later, by the date or the tag of the file
     try:
-        is_satisfiable = (request.http_range.start or 0) < num_bytes
+        is_empty = _EMPTY_SUFFIX.fullmatch(request.headers["Range"]) is not None
+        is_satisfiable = not is_empty and (request.http_range.start or 0) < num_bytes
     except ValueError:
         is_satisfiable = False
     if not is_satisfiable:

@@ -18,6 +18,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 from broker.process.child import die_with_parent
 from broker.process.log import configure_logging
+from broker.store.store import REFUSED_WRITES
 from http_front.images.decode import (
     DecodeImage,
     ImageDecoded,
@@ -69,7 +70,7 @@ def _serve(command: DecodeImage) -> Outcome:
     except UnusableImageError as error:
         return ImageRefused(reason=str(error))
     except Exception as error:  # noqa: BLE001 - decoders raise many types
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno in (*REFUSED_WRITES, errno.EIO):
             return NoSpaceLeft()
         return ImageRefused(reason="the image cannot be decoded")
 

@@ -60,19 +60,22 @@ class ImageSource:
         total_limit_s: float = TOTAL_LIMIT_S,
         hosts: Sequence[str] = (),
     ) -> None:
-        self.http = GuardedHttp(guard, ports, resolver)
-        """Also used for callbacks."""
+        self._http = GuardedHttp(guard, ports, resolver)
         self._total_limit_s = total_limit_s
         self._hosts = [host.lower() for host in hosts]
         self._slots = FairSlots(MAX_FETCHES)
 
-    async def fetch(self, text: str, spool: Spool, owner: str | None = None) -> None:
+    async def fetch(
+        self, text: str, spool: Spool, owner: str | None = None, *, tells_private: bool = False
+    ) -> None:
         """Write the image at a URL to the spool.
 
         Args:
             text: The URL.
             spool: Receives the image.
             owner: Waits for other fetches of the same owner, and takes turns with others.
+            tells_private: Whether the error may tell that a host name has an address that is not
+                public. A stranger could ask for the names of an internal network.
 
         Raises:
             FrontError: If the URL is not allowed, its server fails or is too slow, or the image is
@@ -85,26 +88,28 @@ class ImageSource:
         async with self._slots.slot(owner):
             try:
                 async with asyncio.timeout(self._total_limit_s):
-                    await self._follow(url, spool, owner)
+                    await self._follow(url, spool, owner, tells_private)
             except TimeoutError as error:
                 raise _unavailable(
                     f"did not deliver the image within {self._total_limit_s:g} s"
                 ) from error
 
-    async def _follow(self, url: URL, spool: Spool, owner: str | None) -> None:
+    async def _follow(self, url: URL, spool: Spool, owner: str | None, tells_private: bool) -> None:
         for _ in range(MAX_REDIRECTS + 1):
-            location = await self._get(url, spool, owner)
+            location = await self._get(url, spool, owner, tells_private)
             if location is None:
                 return
             url = self._redirect_target(url, location)
         raise _unavailable(f"redirected more than {MAX_REDIRECTS} times")
 
-    async def _get(self, url: URL, spool: Spool, owner: str | None) -> str | None:
+    async def _get(
+        self, url: URL, spool: Spool, owner: str | None, tells_private: bool
+    ) -> str | None:
         """Send one request. Return the location if the server redirects, else None."""
-        connector = self.http.connector()
+        connector = self._http.connector()
         try:
             async with (
-                self.http.session(connector, owner) as session,
+                self._http.session(connector, owner) as session,
                 session.get(url, headers=_HEADERS, allow_redirects=False) as response,
             ):
                 if response.status in _REDIRECTS:
@@ -112,15 +117,17 @@ class ImageSource:
                 await _read(response, spool)
                 return None
         except (aiohttp.ClientError, ValueError, OSError) as error:
-            if connector.has_refused:
+            if self._http.refuses(url) or (tells_private and connector.has_refused):
                 raise _forbidden("leads to an address that is not public") from error
             if isinstance(error, TimeoutError):
                 raise
-            raise _unavailable("could not be reached or closed the connection early") from error
+            raise _unavailable(
+                "could not be reached at a public address, or closed the connection early"
+            ) from error
 
     def _check(self, text: str, max_chars: int = MAX_URL_CHARS) -> URL:
         try:
-            return self.http.check(text, self._hosts, max_chars)
+            return self._http.check(text, self._hosts, max_chars)
         except UrlError as error:
             raise _forbidden(str(error)) from error
 

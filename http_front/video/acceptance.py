@@ -10,7 +10,7 @@ from broker.wire.errors import ErrorCode
 from broker.wire.job import JobSpec
 from broker.wire.replies import JobFound
 from broker.wire.requests import IdempotencyKey, OfferJob, SubmitJob
-from http_front.access.key_guard import caller, owner, party, queue_share
+from http_front.access.key_guard import may_administer, owner, party, queue_share
 from http_front.errors import FrontError
 from http_front.images.fetch import is_data_url
 from http_front.images.guarded_http import UrlError
@@ -69,7 +69,9 @@ async def _accept_new(
     if isinstance(reply, JobFound):
         return reply.job.job_id
     if submission.image_url is not None and not spool.num_bytes:
-        await front.source.fetch(submission.image_url, spool, party(request))
+        await front.source.fetch(
+            submission.image_url, spool, party(request), tells_private=may_administer(request)
+        )
     image = await front.decoder.store(spool.path, party(request))
     front.images.keep(owner(request), spool.digest, image)
     return await _submit(request, submission, key, image)
@@ -105,8 +107,7 @@ def _idempotency_key(
 
 def _check_priority(request: web.Request, priority: int) -> None:
     """Allow only administrators to put a job ahead of other owners' jobs."""
-    key = caller(request)
-    if priority > 0 and key is not None and not key.admin:
+    if priority > 0 and not may_administer(request):
         message = f"priority is {priority}; more than 0 needs an administrator's key"
         raise FrontError(ErrorCode.FORBIDDEN, message, "priority")
 
@@ -117,10 +118,8 @@ def _check_callback(front: Front, url: str | None) -> None:
         return
     if front.callbacks is None:
         raise FrontError(ErrorCode.INVALID_FIELD, "this server makes no callbacks", "callback_url")
-    http = front.source.http
     try:
-        if http.refuses(http.check(url)):
-            raise UrlError("leads to an address that is not public")
+        front.callbacks.check(url)
     except UrlError as error:
         raise FrontError(
             ErrorCode.INVALID_FIELD, f"callback_url {error}", "callback_url"

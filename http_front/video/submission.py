@@ -3,21 +3,22 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
-from aiohttp import BodyPartReader, web
+from aiohttp import BodyPartReader, MultipartReader, StreamReader, web
 
 from broker.wire.errors import ErrorCode
 from broker.wire.job import JobSpec
 from http_front.errors import FrontError
 from http_front.images.data_url import DataUrlDecoder
-from http_front.images.spool import MAX_IMAGE_BYTES, Spool, image_too_large
+from http_front.images.spool import Spool, image_too_large
+from http_front.video.bounded_body import MAX_FORM_BYTES, BoundedBody
 from http_front.video.field_check import Body, check, decode_json
 from http_front.video.schema import SubmitByFile, SubmitByUrl
 
 MAX_JSON_BYTES = 1 << 16
 MAX_PARTS = 64
-MAX_FORM_BYTES = MAX_IMAGE_BYTES + (1 << 20)
+MAX_PART_HEADERS = 16
 BODY_LIMIT_S = 10.0
 UPLOAD_LIMIT_S = 120.0
 _CHUNK_BYTES = 1 << 16
@@ -106,8 +107,9 @@ async def read_form(
 async def _read_parts(request: web.Request, form: "_Form") -> None:
     if (request.content_length or 0) > MAX_FORM_BYTES:
         raise image_too_large()
+    body = cast("StreamReader", BoundedBody(request.content))
     try:
-        reader = await request.multipart()
+        reader = MultipartReader(request.headers, body, max_headers=MAX_PART_HEADERS)
         for _ in range(MAX_PARTS):
             part = await reader.next()
             if part is None:

@@ -13,7 +13,8 @@ from broker.wire.replies import Callback
 from broker.wire.requests import EndCallback, TakeCallback
 from http_front.broker_client import BrokerClient
 from http_front.errors import FrontError
-from http_front.images.guarded_http import GuardedHttp, UrlError
+from http_front.images.address_guard import may_connect_to
+from http_front.images.guarded_http import WEB_PORTS, GuardedHttp, UrlError
 from http_front.webhooks import signing
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,15 @@ class CallbackSender:
         self._num_calls: Counter[str] = Counter()
         """Of each party; see `Callback`."""
         self._poller = asyncio.create_task(self._poll(), name="callbacks")
+
+    def check(self, text: str) -> None:
+        """Check a URL before its first call.
+
+        Raises:
+            UrlError: If the server may not call it. The address of a name is checked at each call.
+        """
+        if self._http.refuses(self._http.check(text)):
+            raise UrlError("leads to an address that is not public")
 
     async def secret(self, owner: str | None) -> str:
         """Return the secret with which an owner's receivers verify signatures.
@@ -115,3 +125,10 @@ class CallbackSender:
             ) as response,
         ):
             return response.status
+
+
+def make_callback_http(allow_private: bool) -> GuardedHttp:
+    """Return what sends callbacks, to public addresses alone or to any address and port."""
+    if allow_private:
+        return GuardedHttp(lambda _address: True, None, None)
+    return GuardedHttp(may_connect_to, WEB_PORTS, None)

@@ -1,6 +1,5 @@
 """Writes a video and its stills in a thread, while the group runs its next job."""
 
-import errno
 import itertools
 import logging
 import os
@@ -14,7 +13,7 @@ from pathlib import Path
 import torch
 
 from broker.process.log import current_job, current_stage
-from broker.store.store import POSTER, SPRITES, VIDEOS, Move, Store, StoreError
+from broker.store.store import POSTER, REFUSED_WRITES, SPRITES, VIDEOS, Move, Store, StoreError
 from broker.wire.errors import ErrorCode, ResultWarning
 from broker.wire.job import JobSpec, Stage
 from broker.wire.job_view import Lease
@@ -245,4 +244,4 @@ def save_failure() -> JobError:
 
 def _is_disk_full(error: OSError) -> bool:
     # Of ffmpeg's errors only the text is known.
-    return any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
+    return any(os.strerror(number) in str(error) for number in REFUSED_WRITES)

@@ -21,6 +21,7 @@ from http_front.config import FrontConfig
 from tests.chaos.server import ChaosServer, chaos_server
 from tests.http_front.front_with_names import NamesFolder
 from tests.http_front.images.image_server import IMAGE_ADDRESS, ImageServer, http_answer
+from tests.http_front.loop_watch import MAX_STRETCH_S, LoopWatch
 from tests.http_front.serving import Served
 from tests.http_front.vectors import GOOD_PICTURE
 from tests.running_server import Caller
@@ -100,7 +101,7 @@ class Besieged:
 
 @asynccontextmanager
 async def besieged_server() -> AsyncIterator[Besieged]:
-    """Run the server, and check at the end that no process has died or failed."""
+    """Run the server. At the end no process has died or failed, and no client had to wait."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wan-")))
         images = await stack.enter_async_context(ImageServer().listen(IMAGE_ADDRESS))
@@ -125,6 +126,8 @@ async def besieged_server() -> AsyncIterator[Besieged]:
         yield besieged
         assert besieged.processes() == before
         assert "Traceback" not in server.life.log()
+        longest = LoopWatch(folder).longest()
+        assert longest.processor_s < MAX_STRETCH_S, longest
         await besieged.reset()
         caller = Caller(session)
         await caller.wait_for(await caller.submit(), status="Succeed")

@@ -10,17 +10,17 @@ import sys
 from pathlib import Path
 
 import msgspec
-from aiohttp import web
 from aiohttp.abc import ResolveResult
 
 from broker.process.child import allow_many_files, begin, report, send_life_signs
 from http_front.app import create_app
 from http_front.config import FrontConfig
-from http_front.http_server import create_runner
+from http_front.http_server import create_runner, start_serving
 from http_front.images.address_guard import may_connect_to
 from http_front.images.fetch import ImageSource
 from tests.chaos.stub_settings import StubSettings
 from tests.http_front.images.image_server import IMAGE_ADDRESS, Names
+from tests.http_front.loop_watch import LoopWatch
 
 FETCH_LIMIT_S = 3.0
 
@@ -84,7 +84,8 @@ async def serve(config: FrontConfig) -> None:
     source = ImageSource(guard=guard, resolver=resolver, total_limit_s=FETCH_LIMIT_S)
     runner = create_runner(create_app(config, source))
     await runner.setup()
-    await web.SockSite(runner, socket.socket(fileno=config.listen_fd)).start()
+    await start_serving(runner, socket.socket(fileno=config.listen_fd))
+    LoopWatch(Path(StubSettings.inherited().folder)).begin()
     report(config.ready_fd, "ready")
     await send_life_signs(config.ready_fd)
 

@@ -15,10 +15,12 @@ from PIL import Image
 
 from broker.store.store import INPUTS, VIDEOS
 from broker.wire.sockets import Addresses
+from http_front.access.connection_limits import ConnectionLimits
 from http_front.app import create_app
 from http_front.config import FrontConfig
 from http_front.http_server import create_runner
 from http_front.images.fetch import ImageSource
+from http_front.images.guarded_http import GuardedHttp
 
 PROMPT = "A cat walks slowly over a wooden bridge"
 
@@ -67,11 +69,16 @@ class Served:
 
 @asynccontextmanager
 async def serve(
-    folder: Path, addresses: Addresses, source: ImageSource | None = None, **settings: Any
+    folder: Path,
+    addresses: Addresses,
+    source: ImageSource | None = None,
+    callback_http: GuardedHttp | None = None,
+    limits: ConnectionLimits | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Served]:
     settings = {"store": str(folder), **settings}
     config = FrontConfig(addresses=addresses, parent_pid=os.getppid(), **settings)
-    runner = create_runner(create_app(config, source))
+    runner = create_runner(create_app(config, source, callback_http), limits)
     await runner.setup()
     try:
         site = web.TCPSite(runner, "127.0.0.1", 0)

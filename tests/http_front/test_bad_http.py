@@ -135,12 +135,32 @@ async def test_a_page_of_another_site_gets_no_websocket(besieged: Besieged, case
     assert status == (101 if case.id.endswith("none") else 403), answer
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "[", "a b"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("evil.example", "127.0.0.1.evil.example", "", "[", "a b"),
+        *("evil.example@127.0.0.1", "127.0.0.1/evil", "127.0.0.1?evil", "127.0.0.1#evil"),
+    ],
+)
 async def test_a_foreign_host_header_is_refused(besieged: Besieged, host: str) -> None:
     status, _ = await raw(
         besieged, f"GET /live HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
     )
     assert status in (400, 403)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        (("Origin: http://{{HOST}}", "Origin: http://evil.example"), 403),
+        (("Content-Encoding: identity", "Content-Encoding: gzip"), 415),
+    ],
+)
+async def test_the_second_of_two_headers_counts_as_well(
+    besieged: Besieged, headers: tuple[str, ...], status: int
+) -> None:
+    lines = "\r\n".join(("GET /live HTTP/1.1", "Host: {{HOST}}", *headers, "Connection: close"))
+    assert (await raw(besieged, f"{lines}\r\n\r\n"))[0] == status
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:1", "127.0.0.1:8088", "[::1]:8088"])

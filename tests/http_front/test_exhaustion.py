@@ -75,8 +75,10 @@ async def test_a_broker_may_open_as_many_files_as_the_system_lets_it(config: Bro
 
 
 @asynccontextmanager
-async def front_process(config: BrokerConfig) -> AsyncIterator[tuple[int, str]]:
-    """Run a front as a process; yield its pid and URL."""
+async def front_process(
+    config: BrokerConfig, log: int | None = None
+) -> AsyncIterator[tuple[int, str]]:
+    """Run a front as a process that logs to a descriptor; yield its pid and URL."""
     state_dir = Path(config.state_dir)
     read_fd, ready_fd = os.pipe()
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -89,7 +91,7 @@ async def front_process(config: BrokerConfig) -> AsyncIterator[tuple[int, str]]:
         )
         command = (sys.executable, "-m", "http_front", msgspec.json.encode(front).decode())
         fds = (listener.fileno(), ready_fd)
-        process = await asyncio.create_subprocess_exec(*command, pass_fds=fds)
+        process = await asyncio.create_subprocess_exec(*command, pass_fds=fds, stderr=log)
         os.close(ready_fd)
         try:
             assert await asyncio.to_thread(os.read, read_fd, 64) == b"ready\n"
@@ -121,3 +123,24 @@ async def test_a_front_without_file_descriptors_says_so_and_recovers(config: Bro
             assert (await submit(session))[0] == 202
         async with aiohttp.ClientSession(url) as another, asyncio.timeout(LIMIT_S):
             assert (await submit(another))[0] == 202
+
+
+async def test_a_front_whose_log_nothing_reads_still_answers(
+    config: BrokerConfig,
+) -> None:
+    """A pager or a stalled log driver would stop the server after 64 KiB, 700 requests."""
+    read_end, write_end = os.pipe()
+    path = "/static/" + "x" * 150
+    async with front_process(config, write_end) as (_, url):
+        os.close(write_end)
+        async with aiohttp.ClientSession(url) as session, asyncio.timeout(LIMIT_S):
+            for _ in range(700):
+                async with session.get(path) as response:
+                    assert response.status == 404
+        reader = asyncio.create_task(asyncio.to_thread(read_all, read_end))
+    assert (await reader).count(path) == 700
+
+
+def read_all(fd: int) -> str:
+    with os.fdopen(fd) as file:
+        return file.read()

@@ -181,13 +181,16 @@ def test_a_full_disk_changes_nothing_and_the_journal_stays_usable(tmp_path: Path
     assert num_refusals > 5
 
 
-def test_an_exhausted_quota_counts_as_a_full_disk(tmp_path: Path) -> None:
-    """SQLite reports an exhausted quota as an I/O error."""
+@pytest.mark.parametrize("number", [errno.EDQUOT, errno.EROFS])
+def test_an_exhausted_quota_and_a_read_only_remount_count_as_a_full_disk(
+    tmp_path: Path, number: int
+) -> None:
+    """SQLite reports both as I/O errors, for which the broker would end."""
     writer = JournalWriter(random.Random(1))
     with faulty_disk() as disk:
         journal = Journal(tmp_path / "jobs.sqlite3")
         writer.write_transactions(journal, 10)
-        disk.before, disk.errno = refuse_writes, errno.EDQUOT
+        disk.before, disk.errno = refuse_writes, number
         with pytest.raises(JournalFullError, match="no room to write"):
             writer.write_transactions(journal, 1)
         writer.unacknowledged = {}  # a full disk changes nothing

@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from broker.wire.errors import ErrorCode
 from http_front.errors import FrontError
 from http_front.images.fetch import ImageSource
 from http_front.images.spool import open_spool
@@ -63,6 +64,21 @@ async def test_images_come_only_from_allowed_hosts(
         await source.fetch(f"https://{host}/x.png", spool)
     # An allowed host passes this check; the fetch then fails because the name does not resolve.
     assert ("names a host" in refused.value.message) != is_named
+
+
+@pytest.mark.parametrize(
+    ("is_told", "code"),
+    [(True, ErrorCode.IMAGE_URL_FORBIDDEN), (False, ErrorCode.IMAGE_UNAVAILABLE)],
+)
+async def test_only_an_administrator_is_told_that_a_name_is_not_public(
+    tmp_path: Path, is_told: bool, code: ErrorCode
+) -> None:
+    names = Names()
+    names.answers["intranet.example"] = [("10.0.0.1", 80)]
+    source = ImageSource(resolver=names)
+    with open_spool(tmp_path) as spool, pytest.raises(FrontError) as refused:
+        await source.fetch("http://intranet.example/", spool, tells_private=is_told)
+    assert refused.value.code is code
 
 
 async def test_an_operator_may_allow_private_addresses_and_every_port(

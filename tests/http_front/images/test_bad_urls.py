@@ -62,8 +62,25 @@ async def test_a_name_of_a_loopback_address_opens_no_connection(
 ) -> None:
     besieged.set_names({"loopback.example": [(address, besieged.private[address].port)]})
     error = await assert_refused(besieged, "http://loopback.example/x.png")
-    assert error["code"] == "image_url_forbidden"
+    assert error["code"] == "image_unavailable"
     assert address not in error["message"]
+
+
+async def test_an_answer_does_not_tell_whether_an_internal_name_exists(besieged: Besieged) -> None:
+    besieged.set_names({"intranet.example": [("10.0.0.1", 80)]})
+    existing = await assert_refused(besieged, "http://intranet.example/x.png")
+    assert existing == await assert_refused(besieged, "http://nothing.example/x.png")
+    assert "could not be reached at a public address" in existing["message"]
+    besieged.images.answer = (
+        b"HTTP/1.1 302 Found\r\nLocation: http://intranet.example/\r\nContent-Length: 0\r\n\r\n"
+    )
+    assert await assert_refused(besieged) == existing
+
+
+async def test_an_address_that_is_not_public_is_named_as_such(besieged: Besieged) -> None:
+    """The client wrote it, so that it learns nothing."""
+    error = await assert_refused(besieged, "http://10.0.0.1/x.png")
+    assert error["message"] == "image_url leads to an address that is not public"
 
 
 @pytest.mark.parametrize("address", VECTORS.refuse)

@@ -7,6 +7,7 @@ import pytest
 from yarl import URL
 
 from tests.http_front.besieged import Besieged
+from tests.http_front.serving import send_raw
 from tests.http_front.vectors import VALID_BODY
 from tests.http_front.video.test_bad_bodies import JSON, submit_bytes
 
@@ -48,6 +49,25 @@ OUTSIDE: dict[str, list[Any]] = {
     "image_url": [None, 1, [], {}, "", ["http://images.example.com/"]],
 }
 """Invalid values of each field, most of them just outside its range."""
+FORM = "multipart/form-data; boundary=b"
+PART = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n%s\r\n%s\r\n'
+SLOW_TO_PARSE: dict[str, tuple[str, bytes, int]] = {
+    "a preamble of line ends": (FORM, b"\n" * (1 << 20), 1 << 16),
+    "a preamble of blank lines": (FORM, b"\r\n" * (1 << 19), 1 << 16),
+    "a preamble without an end": (FORM, b"x" * (1 << 20), 1 << 16),
+    "a preamble in single bytes": (FORM, b"\n" * 100_000, 1),
+    "many parts": (FORM, b"".join(PART % (b"f%d" % n, b"", b"1") for n in range(64)), 1 << 16),
+    "many heads": (FORM, PART % (b"f", b"X: y\r\n" * 5000, b""), 1 << 16),
+    "base64 with long gaps": (
+        FORM,
+        PART % (b"image", b"Content-Transfer-Encoding: base64\r\n", (b"a" + b"\n" * 65_000) * 30),
+        1 << 16,
+    ),
+    "an image in single bytes": (FORM, PART % (b"image", b"", b"x" * 100_000), 1),
+    "JSON in single bytes": ("application/json", b'{"prompt":"%s"}' % (b"x" * 60_000), 1),
+    "a form larger than any": (FORM, PART % (b"image", b"", bytes(22 << 20)), 1 << 20),
+}
+"""By name: Content-Type, body, and the size of the chunks that it is sent in."""
 ENCODINGS = ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "cp037"]
 
 
@@ -175,3 +195,26 @@ async def test_a_malformed_id_is_404(besieged: Besieged, job_id: str) -> None:
     ):
         async with front.session.get(url) as response:
             assert response.status in (400, 404), url
+
+
+@pytest.mark.parametrize("name", SLOW_TO_PARSE)
+@pytest.mark.parametrize("path", ["/video/submit", "/v1/videos", "/live"])
+async def test_a_body_in_chunks_is_limited_and_delays_no_other_request(
+    besieged: Besieged, path: str, name: str
+) -> None:
+    """The server measures its longest stretch of work: see `besieged_server`."""
+    kind, body, chunk_bytes = SLOW_TO_PARSE[name]
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {besieged.key}\r\n"
+        f"Content-Type: {kind}\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    )
+    chunks = [body[at : at + chunk_bytes] for at in range(0, len(body), chunk_bytes)]
+    sent = b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks)
+    answer = await send_raw(
+        besieged.front.port, head.encode() + sent + b"0\r\n\r\n", head_only=True
+    )
+    status = int(answer.split()[1])
+    assert 400 <= status < 500, answer
+    if "larger" in name and path != "/live":
+        assert status == 413
+    await besieged.assert_nothing_happened()

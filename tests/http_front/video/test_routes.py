@@ -176,7 +176,9 @@ async def test_an_unknown_expectation_is_refused(front: Served, path: str) -> No
         }
 
 
-@pytest.mark.parametrize("wanted", ["bytes=999999-", "bytes=9-3", "bytes=-", "bytes=one"])
+@pytest.mark.parametrize(
+    "wanted", ["bytes=999999-", "bytes=9-3", "bytes=-", "bytes=-0", "bytes=one"]
+)
 async def test_a_range_beyond_the_end_is_refused_with_the_length(
     front: Served, wanted: str
 ) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -16,7 +17,7 @@ from aiohttp import web
 
 from broker.store.folder import FolderStore
 from http_front.images.address_guard import is_public
-from http_front.images.fetch import ImageSource
+from http_front.images.guarded_http import GuardedHttp
 from http_front.webhooks import callback_sender
 from tests.broker.driver import BrokerProcess, broker_config, running_broker
 from tests.http_front.images.image_server import IMAGE_ADDRESS, ImageServer
@@ -87,8 +88,8 @@ async def stack(receiver: Receiver) -> AsyncIterator[Stack]:
 
 def serving(folder: Path, broker: BrokerProcess) -> AbstractAsyncContextManager[Served]:
     """Run a front that treats one address of this machine as public."""
-    source = ImageSource(guard=lambda a: a == IMAGE_ADDRESS or is_public(a), ports=None)
-    return serve(folder, broker.config.addresses, source, makes_callbacks=True)
+    http = GuardedHttp(lambda a: a == IMAGE_ADDRESS or is_public(a), None, None)
+    return serve(folder, broker.config.addresses, callback_http=http, makes_callbacks=True)
 
 
 FRESH = b"k" * 32
@@ -208,3 +209,17 @@ async def test_slow_receivers_of_one_host_do_not_delay_the_callbacks_of_another(
         async with asyncio.timeout(callback_sender.CALL_LIMIT_S - 3):
             await stack.receiver.next()
         assert silent.num_calls == callback_sender.MAX_CALLS_OF_PARTY
+
+
+@pytest.mark.parametrize(
+    ("option", "status"), [("allow_private_images", 422), ("allow_private_callbacks", 202)]
+)
+async def test_only_its_own_option_lets_callbacks_go_to_private_addresses(
+    stack: Stack, option: str, status: int
+) -> None:
+    addresses = stack.broker.config.addresses
+    url = stack.receiver.url.replace(IMAGE_ADDRESS, "127.0.0.1")
+    settings: dict[str, Any] = {option: True, "makes_callbacks": True}
+    async with serve(Path(stack.front.config.store), addresses, **settings) as front:
+        found, answer = await front.upload(picture(), callback_url=url)
+    assert found == status, answer
