@@ -96,6 +96,7 @@ async def test_a_look_up_keeps_its_thread_after_its_time_limit(
         assert {str(error).partition(" about")[0] for error in found} == {"no answer"}
     started = [thread for thread in threading.enumerate() if thread.name == "name-lookup"]
     assert len(started) == 8
+    monkeypatch.undo()
     resolver.is_released.set()
     async with asyncio.timeout(5):
         await names.find("ann", "127.0.0.1", 80, FAMILY)
