@@ -14,6 +14,7 @@ from broker.errors import (
     JournalError,
     JournalFullError,
     StateDirInUseError,
+    UnfitJournalError,
     UnfitStateDirError,
 )
 from broker.journal.journal import Journal
@@ -28,7 +29,11 @@ logger = logging.getLogger("broker")
 
 
 def main() -> int:
-    """Return the exit code: 0 after a stop, 70 if the journal, 75 if its folder is unusable."""
+    """Return the exit code.
+
+    0 after a stop, 70 if the journal cannot be read or written, 75 if its folder is in use, 78 if
+    one of them must be replaced first.
+    """
     config = msgspec.json.decode(sys.argv[1], type=BrokerConfig)
     child.begin("broker", config.parent_pid, config.log_format)
     child.allow_many_files()
@@ -37,9 +42,15 @@ def main() -> int:
         state_dir = StateDir(Path(config.state_dir))
         journal = Journal(state_dir.journal)
         asyncio.run(_serve(config, journal))
-    except (StateDirInUseError, UnfitStateDirError) as error:
+    except StateDirInUseError as error:
         logger.error("%s", error)
         return EXIT_STATE_DIR
+    except UnfitStateDirError as error:
+        logger.error("%s", error)
+        return child.UNFIT_EXIT_CODE
+    except UnfitJournalError as error:
+        logger.error("the journal cannot be used: %s", error)
+        return child.UNFIT_EXIT_CODE
     except (JournalError, JournalFullError) as error:
         logger.error("the journal cannot be used: %s", error)
         return EXIT_JOURNAL

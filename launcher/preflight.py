@@ -19,12 +19,8 @@ from http_front.access.keys import KeyFileError, read_keys
 from launcher.helper import read_device_report, run_helper
 from launcher.options import Options
 from ranks.config import DeviceKind
-from ranks.model.model_folder import (
-    ModelFolderError,
-    check_model_folder,
-    demo_version,
-    num_attention_heads,
-)
+from ranks.errors import MissingModelError, ModelFolderError
+from ranks.model.model_folder import check_model_folder, demo_version, num_attention_heads
 
 logger = logging.getLogger("launcher")
 
@@ -34,6 +30,14 @@ _PROBE_LIMIT_S = 120.0
 
 class StartError(Exception):
     """Raised when the server cannot start; the message says why and what to do."""
+
+
+class SplitError(StartError):
+    """Raised when the model cannot be split over the ranks as the options ask."""
+
+
+class UnfitModelError(StartError):
+    """Raised when the model folder must be changed before a start can succeed."""
 
 
 class PortTakenError(StartError):
@@ -214,7 +218,8 @@ def model_folder(options: Options, folders: Folders) -> Path:
     """Return the folder of a complete model; with `--demo`, build the model if it is missing.
 
     Raises:
-        StartError: If a file is missing, or the heads cannot be split over the ranks.
+        UnfitModelError: If the folder is incomplete, damaged or of another model.
+        StartError: If there is no folder, or the heads cannot be split over the ranks.
     """
     folder = folders.demo_model if options.demo else Path(options.model_path)
     if options.demo and not folder.exists():
@@ -222,27 +227,38 @@ def model_folder(options: Options, folders: Folders) -> Path:
     try:
         check_model_folder(folder)
         check_split(options, num_attention_heads(folder))
-    except ModelFolderError as error:
+    except MissingModelError as error:
         raise StartError(str(error)) from error
+    except ModelFolderError as error:
+        raise UnfitModelError(str(error)) from error
     return folder
+
+
+def check_weights(folder: Path) -> None:
+    """Check that the weights of a complete model fit its configs; takes seconds.
+
+    Raises:
+        StartError: If a weight is missing, left over or of another shape.
+    """
+    _run("ranks.model.weight_trial", str(folder), limit_s=_PROBE_LIMIT_S, topic="model")
 
 
 def check_split(options: Options, num_heads: int) -> None:
     """Check that some layout uses all ranks, and that a default `ulysses_size` is possible.
 
     Raises:
-        StartError: If not; the message lists the possible numbers.
+        SplitError: If not; the message lists the possible numbers.
     """
     nproc, ulysses_size = options.nproc, options.ulysses_size
     sizes = [n for n in range(1, num_heads + 1) if num_heads % n == 0]
     possible = sorted({*sizes, *(2 * size for size in sizes)})
     if nproc not in possible:
-        raise StartError(
+        raise SplitError(
             f"--nproc is {nproc}: the model's {num_heads} attention heads cannot be split over "
             f"{nproc} ranks; possible: {', '.join(map(str, possible))}"
         )
     if ulysses_size is not None and ulysses_size not in sizes:
-        raise StartError(
+        raise SplitError(
             f"--ulysses-size is {ulysses_size}: it must divide the model's {num_heads} attention "
             f"heads; possible: {', '.join(map(str, sizes))}"
         )

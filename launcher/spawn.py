@@ -10,6 +10,8 @@ from typing import TypeVar
 
 import msgspec
 
+from broker.process.child import UNFIT_EXIT_CODE
+
 Part = TypeVar("Part")
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -111,6 +113,17 @@ class Child:
     def exited(self) -> asyncio.Future[int]:
         return _started(self._exited)
 
+    async def ended(self) -> str:
+        """Return how the process ended, once it has.
+
+        Raises:
+            FinalExitError: If a restart does not help.
+        """
+        code = await self.exited
+        if code == UNFIT_EXIT_CODE:
+            raise FinalExitError(f"{self.name} cannot run; its last message says what to change")
+        return describe_exit(code)
+
     async def ready(self) -> bool:
         async for line in self.lines():
             if line == "ready":
@@ -129,6 +142,10 @@ class Child:
         if self.pid is not None:
             self._reaper.forget(self.pid)
             self.pid = None
+
+
+class FinalExitError(Exception):
+    """Raised when a process has ended and a restart does not help."""
 
 
 class UnkillableError(Exception):

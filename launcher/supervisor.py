@@ -9,13 +9,14 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from broker.process.child import UNFIT_EXIT_CODE
 from launcher.agent import Agent
 from launcher.group_life import GroupLife
 from launcher.heartbeat_relay import HeartbeatRelay
 from launcher.notify import ServiceManager
 from launcher.plan import Plan
 from launcher.restarts import RestartPolicy
-from launcher.spawn import Child, Reaper, UnkillableError, describe_exit, end_process
+from launcher.spawn import Child, FinalExitError, Reaper, UnkillableError, end_process
 
 logger = logging.getLogger("launcher")
 
@@ -62,6 +63,7 @@ class Supervisor:
         self._stop_now = asyncio.Event()
         self._is_signalled = False
         self._last_error: str | None = None
+        self._exit_code = 1
 
     async def run(self) -> int:
         """Run until everything has stopped; return the launcher's exit code."""
@@ -88,7 +90,7 @@ class Supervisor:
             self._relay.close()
         if self._last_error is not None:
             logger.error("stopped: %s", self._last_error)
-            return 1
+            return self._exit_code
         logger.info("stopped")
         return 0
 
@@ -101,6 +103,8 @@ class Supervisor:
         while not until.is_set():
             try:
                 reason = await run()
+            except FinalExitError as error:
+                return self._give_up(str(error), UNFIT_EXIT_CODE)
             except UnkillableError as error:
                 return self._give_up(str(error))
             if until.is_set():
@@ -138,7 +142,7 @@ class Supervisor:
         # In a task: registering waits for a connection, which never comes if the broker dies.
         registration = asyncio.create_task(self._register_when_ready(broker))
         try:
-            return describe_exit(await broker.exited)
+            return await broker.ended()
         finally:
             registration.cancel()
             self._broker_ready.clear()
@@ -159,9 +163,9 @@ class Supervisor:
             if await front.ready():
                 logger.info("front ready, pid %d", front.pid)
                 self._front_ready.set()
-            reason = describe_exit(await front.exited)
+            await asyncio.wait([front.exited])
             await end_process(front, 0)  # kills the processes that it has started
-            return reason
+            return await front.ended()
         finally:
             self._front_ready.clear()
             front.close()
@@ -175,7 +179,7 @@ class Supervisor:
         try:
             if await ray_groups.ready():
                 logger.info("ray-groups ready, pid %d", ray_groups.pid)
-            return describe_exit(await ray_groups.exited)
+            return await ray_groups.ended()
         finally:
             ray_groups.close()
 
@@ -207,6 +211,8 @@ class Supervisor:
             _remove(config.rendezvous)
         # Every process is reaped: only now may its job run elsewhere.
         await self._agent.report_gone(config.group, epoch, reason)
+        if group.is_unfit:
+            raise FinalExitError(f"group {config.group} cannot run: {reason}")
         return reason
 
     def _kill_group(self, name: str, epoch: int, reason: str) -> None:
@@ -220,9 +226,9 @@ class Supervisor:
             logger.error("the launcher itself has failed", exc_info=error)
             self._give_up(f"the launcher itself has failed: {error!r}")
 
-    def _give_up(self, error: str) -> None:
+    def _give_up(self, error: str, exit_code: int = 1) -> None:
         logger.error("%s", error)
-        self._last_error = error
+        self._last_error, self._exit_code = error, exit_code
         self._stop_now.set()
         self._stop.set()
 

@@ -10,7 +10,7 @@ import apsw
 import msgspec
 
 from broker.dispatch.job_record import Job
-from broker.errors import BackupError, JournalError, JournalFullError
+from broker.errors import BackupError, JournalError, JournalFullError, UnfitJournalError
 from broker.journal import pending_callbacks as callbacks
 from broker.journal.tables import migrate
 from broker.wire.replies import Callback
@@ -155,7 +155,7 @@ class Journal:
             raise JournalFullError(f"no room to write {self._path}") from error
         # The last two come from a row that this server has not written.
         except (apsw.CorruptError, apsw.NotADBError, msgspec.MsgspecError, ValueError) as error:
-            raise JournalError(
+            raise UnfitJournalError(
                 f"{self._path} is damaged ({error}); put a backup in its place, "
                 "or move it away to start with an empty queue"
             ) from error

@@ -25,8 +25,9 @@ from launcher.preflight import (
     model_folder,
     prepare_folders,
 )
-from ranks.model.model_folder import COMPONENTS, WEIGHTED
+from ranks.model.model_folder import COMPONENTS
 from tests.realtime_front import may_use_realtime_priority
+from tests.stub_model import make_stub_model, write_weights
 
 
 @pytest.fixture
@@ -38,17 +39,7 @@ def folders(tmp_path: Path) -> Folders:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A folder with the file names of a model, and the one number that is read."""
-    folder = tmp_path / "model"
-    for part, names in COMPONENTS.items():
-        (folder / part).mkdir(parents=True)
-        for name in names:
-            (folder / part / name).write_text(json.dumps({"num_attention_heads": 40}))
-    for part in WEIGHTED:
-        stem = "diffusion_pytorch_model" if part in ("transformer", "vae") else "model"
-        (folder / part / f"{stem}.safetensors").touch()
-    (folder / "model_index.json").write_text("{}")
-    return folder
+    return make_stub_model(tmp_path / "model")
 
 
 _ORDINARY_USER = """
@@ -135,7 +126,7 @@ def test_a_missing_part_of_the_model_is_named(model: Path, folders: Folders, par
 def test_a_missing_shard_of_the_weights_is_named(model: Path, folders: Folders) -> None:
     index = model / "transformer" / "diffusion_pytorch_model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}))
-    (model / "transformer" / "one.safetensors").touch()
+    write_weights(model / "transformer" / "one.safetensors", {"a": "F32"})
     with pytest.raises(StartError, match=r"missing: transformer/two\.safetensors;"):
         find_model(model, folders)
 
