@@ -32,6 +32,8 @@ async def serve(config: FrontConfig) -> None:
     await runner.setup()
     try:
         await _site(runner, config).start()
+        for fd in config.more_listen_fds:
+            await web.SockSite(runner, socket.socket(fileno=fd)).start()
         report(config.ready_fd, "ready")
         await stop.wait()
     finally:

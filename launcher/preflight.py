@@ -7,7 +7,9 @@ import os
 import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -26,6 +28,8 @@ logger = logging.getLogger("launcher")
 
 _DEMO_LIMIT_S = 300.0
 _PROBE_LIMIT_S = 120.0
+_NO_FAMILY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+"""Errors for the address of a family that the hosts file names and the kernel does not have."""
 
 
 class StartError(Exception):
@@ -194,15 +198,18 @@ def check_realtime_front(options: Options) -> None:
         ) from error
 
 
-def listen(options: Options) -> socket.socket:
-    """Return the HTTP front's listening socket. The launcher keeps it while the front restarts.
+def listen(options: Options) -> list[socket.socket]:
+    """Return the HTTP front's listening sockets, one for each address of the host.
+
+    `localhost` has one of each family, and a client may try either first. The launcher keeps them
+    while the front restarts.
 
     Raises:
         PortTakenError: If another process listens on the port.
         StartError: If the address does not belong to this machine.
     """
     try:
-        return _bound_socket(options.host, options.port)
+        return _bound_sockets(options.host, options.port)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise PortTakenError(
@@ -281,13 +288,38 @@ def check_device(options: Options) -> DeviceKind:
     return read_device_report(report).kind
 
 
-def _bound_socket(host: str, port: int) -> socket.socket:
-    family, _, _, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
+def _bound_sockets(host: str, port: int) -> list[socket.socket]:
+    # A client may take `localhost` for either address, whatever this machine's hosts file says.
+    names = ("127.0.0.1", "::1") if host == "localhost" else (host,)
+    kind, flag = socket.SOCK_STREAM, socket.AI_PASSIVE
+    found = [
+        part for name in names for part in socket.getaddrinfo(name, port, type=kind, flags=flag)
+    ]
+    with ExitStack() as opened:
+        listeners: list[socket.socket] = []
+        # IPv4 first, since its address is the one that is announced.
+        for family, address in sorted({(family, address) for family, *_, address in found}):
+            # With port 0, the system chooses a port for the first address.
+            chosen = listeners[0].getsockname()[1] if listeners else port
+            try:
+                listener = _bound_socket(family, (address[0], chosen, *address[2:]))
+            except OSError as error:
+                if listeners and error.errno in _NO_FAMILY:
+                    continue
+                raise
+            listeners.append(opened.enter_context(listener))
+        opened.pop_all()
+        return listeners
+
+
+def _bound_socket(family: int, address: tuple[Any, ...]) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            # Only `::` stands for IPv4 too, whatever the system's default is.
+            is_for_both = address[0] == "::"
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not is_for_both)
         listener.bind(address)
         listener.listen(1024)
     except OSError:

@@ -113,16 +113,11 @@ class Child:
     def exited(self) -> asyncio.Future[int]:
         return _started(self._exited)
 
-    async def ended(self) -> str:
-        """Return how the process ended, once it has.
-
-        Raises:
-            FinalExitError: If a restart does not help.
-        """
-        code = await self.exited
-        if code == UNFIT_EXIT_CODE:
-            raise FinalExitError(f"{self.name} cannot run; its last message says what to change")
-        return describe_exit(code)
+    @property
+    def is_unfit(self) -> bool:
+        """Whether the process has ended because files must be changed before it can run."""
+        exited = self._exited
+        return exited is not None and exited.done() and exited.result() == UNFIT_EXIT_CODE
 
     async def ready(self) -> bool:
         async for line in self.lines():
@@ -142,10 +137,6 @@ class Child:
         if self.pid is not None:
             self._reaper.forget(self.pid)
             self.pid = None
-
-
-class FinalExitError(Exception):
-    """Raised when a process has ended and a restart does not help."""
 
 
 class UnkillableError(Exception):

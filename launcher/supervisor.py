@@ -16,7 +16,7 @@ from launcher.heartbeat_relay import HeartbeatRelay
 from launcher.notify import ServiceManager
 from launcher.plan import Plan
 from launcher.restarts import RestartPolicy
-from launcher.spawn import Child, FinalExitError, Reaper, UnkillableError, end_process
+from launcher.spawn import Child, Reaper, UnkillableError, describe_exit, end_process
 
 logger = logging.getLogger("launcher")
 
@@ -55,6 +55,7 @@ class Supervisor:
         self._ray_groups = Child(self._reaper, "ray-groups", "launcher.ray.ray_groups")
         self._ranks_module = "ranks"
         self._groups: dict[str, GroupLife] = {}
+        self._unfit_group = False
         self._broker_ready = asyncio.Event()
         self._front_ready = asyncio.Event()
         self._group_ready = [asyncio.Event() for _ in range(plan.num_groups)]
@@ -103,12 +104,12 @@ class Supervisor:
         while not until.is_set():
             try:
                 reason = await run()
-            except FinalExitError as error:
-                return self._give_up(str(error), UNFIT_EXIT_CODE)
             except UnkillableError as error:
                 return self._give_up(str(error))
             if until.is_set():
                 return None
+            if self._unfit_group or self._broker.is_unfit:
+                return self._give_up(f"{name} cannot run: {reason}", UNFIT_EXIT_CODE)
             delay_s = policy.delay_s(time.monotonic())
             if delay_s is None:
                 return self._give_up(f"{name} does not stay alive; the last time: {reason}")
@@ -142,7 +143,7 @@ class Supervisor:
         # In a task: registering waits for a connection, which never comes if the broker dies.
         registration = asyncio.create_task(self._register_when_ready(broker))
         try:
-            return await broker.ended()
+            return describe_exit(await broker.exited)
         finally:
             registration.cancel()
             self._broker_ready.clear()
@@ -157,15 +158,17 @@ class Supervisor:
     async def _run_front(self) -> str:
         await self._broker_ready.wait()
         assert self._listener is not None, "a front without a socket"
-        front, fd = self._front, self._listener.fileno()
-        await front.start(lambda ready_fd: self._plan.front_config(ready_fd, fd), keep_fds=[fd])
+        front, fd, more_fds = self._front, self._listener.fileno(), self._plan.more_listen_fds
+        await front.start(
+            lambda ready_fd: self._plan.front_config(ready_fd, fd), keep_fds=[fd, *more_fds]
+        )
         try:
             if await front.ready():
                 logger.info("front ready, pid %d", front.pid)
                 self._front_ready.set()
-            await asyncio.wait([front.exited])
+            reason = describe_exit(await front.exited)
             await end_process(front, 0)  # kills the processes that it has started
-            return await front.ended()
+            return reason
         finally:
             self._front_ready.clear()
             front.close()
@@ -179,7 +182,7 @@ class Supervisor:
         try:
             if await ray_groups.ready():
                 logger.info("ray-groups ready, pid %d", ray_groups.pid)
-            return await ray_groups.ended()
+            return describe_exit(await ray_groups.exited)
         finally:
             ray_groups.close()
 
@@ -211,8 +214,7 @@ class Supervisor:
             _remove(config.rendezvous)
         # Every process is reaped: only now may its job run elsewhere.
         await self._agent.report_gone(config.group, epoch, reason)
-        if group.is_unfit:
-            raise FinalExitError(f"group {config.group} cannot run: {reason}")
+        self._unfit_group |= group.is_unfit
         return reason
 
     def _kill_group(self, name: str, epoch: int, reason: str) -> None:

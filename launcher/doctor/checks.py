@@ -72,7 +72,8 @@ def _check_free_space(folder: Path) -> Finding:
 
 def port_findings(options: Options, folders: Folders) -> Iterator[Finding]:
     try:
-        listen(options).close()
+        for listener in listen(options):
+            listener.close()
     except PortTakenError:
         yield _check_holders(options, state_owner(folders))
     except StartError as fault:

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import logging
 import os
@@ -28,6 +29,8 @@ from launcher.preflight import (
 from ranks.model.model_folder import COMPONENTS
 from tests.realtime_front import may_use_realtime_priority
 from tests.stub_model import make_stub_model, write_weights
+
+LIMIT_S = 5.0
 
 
 @pytest.fixture
@@ -157,6 +160,47 @@ def test_a_port_that_is_taken_is_named() -> None:
 def test_an_address_of_another_machine_is_named() -> None:
     with pytest.raises(StartError, match=r"cannot listen on 192\.0\.2\.1 port 0"):
         listen(Options(host="192.0.2.1", port=0))
+
+
+def reachable(listeners: list[socket.socket], addresses: list[str]) -> list[str]:
+    """Return the addresses at which a client reaches one of the listeners."""
+    port = listeners[0].getsockname()[1]
+    reached = []
+    for address in addresses:
+        with contextlib.suppress(OSError), socket.create_connection((address, port), LIMIT_S):
+            reached.append(address)
+    for listener in listeners:
+        listener.close()
+    return reached
+
+
+needs_ipv6 = pytest.mark.skipif(not Path("/proc/net/if_inet6").is_file(), reason="has no IPv6")
+
+
+@needs_ipv6
+@pytest.mark.parametrize(
+    ("host", "reached"),
+    [
+        ("localhost", ["127.0.0.1", "::1"]),
+        ("::", ["127.0.0.1", "::1"]),
+        ("::1", ["::1"]),
+        ("127.0.0.1", ["127.0.0.1"]),
+        ("0.0.0.0", ["127.0.0.1"]),
+    ],
+)
+def test_a_host_is_reached_at_each_of_its_addresses(host: str, reached: list[str]) -> None:
+    """Browsers and resolvers differ in which address of `localhost` they try."""
+    listeners = listen(Options(host=host, port=0, insecure=True))
+    assert reachable(listeners, ["127.0.0.1", "::1"]) == reached
+
+
+@needs_ipv6
+def test_a_port_that_is_taken_on_the_second_address_is_named_and_the_first_given_back() -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StartError, match=f"port {port} on localhost is taken"):
+            listen(Options(host="localhost", port=port))
+        socket.create_server(("127.0.0.1", port)).close()
 
 
 def test_a_state_directory_in_use_is_named_with_its_owner(folders: Folders) -> None:
