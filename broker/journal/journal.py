@@ -74,6 +74,10 @@ class Journal:
         with self._transaction():
             self._connection.execute("DELETE FROM history WHERE at < ?", (now_s - _HISTORY_KEPT_S,))
 
+    def limit_callback_delays(self, now_s: float) -> None:
+        with self._transaction():
+            callbacks.limit_delays(self._connection, now_s)
+
     def backup(self, path: Path) -> int:
         """Write a consistent copy to a file that does not exist yet; return its size.
 
