@@ -12,6 +12,7 @@ import socket
 import sys
 from types import FrameType
 
+from broker.process.child import UNFIT_EXIT_CODE
 from broker.process.log import configure_logging
 from broker.process.standard_streams import open_missing_streams
 from broker.wire.curve import CurveError
@@ -21,7 +22,7 @@ from launcher.notify import ServiceManager
 from launcher.options import OptionsError, parse_command, to_toml
 from launcher.outer_variables import ignore_outer_variables
 from launcher.plan import Plan
-from launcher.preflight import StartError
+from launcher.preflight import StartError, UnfitModelError
 from launcher.preparation import prepared
 from launcher.supervisor import Supervisor
 
@@ -33,7 +34,7 @@ class StoppedError(Exception):
 
 
 def main() -> int:
-    """Return the exit code: 0 for success, 1 for a failure, 2 for invalid options."""
+    """Return the exit code: 0 for success, 1 for a failure, 2 for invalid options, 78 for files."""
     open_missing_streams()
     try:
         command = parse_command(sys.argv[1:], os.environ)
@@ -58,7 +59,7 @@ def main() -> int:
             return asyncio.run(_supervise(plan, listener))
     except (StartError, BindError, CurveError) as error:
         sys.stderr.write(f"launch.py: {error}\n")
-        return 1
+        return UNFIT_EXIT_CODE if isinstance(error, UnfitModelError) else 1
     except StoppedError as stop:
         logger.info("%s: stopped before any process was started", stop)
         return 0

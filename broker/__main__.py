@@ -14,6 +14,7 @@ from broker.errors import (
     JournalError,
     JournalFullError,
     StateDirInUseError,
+    UnfitJournalError,
     UnfitStateDirError,
 )
 from broker.journal.journal import Journal
@@ -30,9 +31,10 @@ logger = logging.getLogger("broker")
 
 
 def main() -> int:
-    """Return the exit code: 0 after a stop, 70 if the journal, 75 if its folder is unusable.
+    """Return the exit code.
 
-    It is 1 if the broker cannot start for another reason.
+    0 after a stop, 70 if the journal cannot be read or written, 75 if its folder is in use, 78 if
+    one of them must be replaced first, 1 if the broker cannot start for another reason.
     """
     config = msgspec.json.decode(sys.argv[1], type=BrokerConfig)
     child.begin("broker", config.parent_pid, config.log_format)
@@ -42,9 +44,15 @@ def main() -> int:
         state_dir = StateDir(Path(config.state_dir))
         journal = Journal(state_dir.journal)
         asyncio.run(_serve(config, journal))
-    except (StateDirInUseError, UnfitStateDirError) as error:
+    except StateDirInUseError as error:
         logger.error("%s", error)
         return EXIT_STATE_DIR
+    except UnfitStateDirError as error:
+        logger.error("%s", error)
+        return child.UNFIT_EXIT_CODE
+    except UnfitJournalError as error:
+        logger.error("the journal cannot be used: %s", error)
+        return child.UNFIT_EXIT_CODE
     except (JournalError, JournalFullError) as error:
         logger.error("the journal cannot be used: %s", error)
         return EXIT_JOURNAL

@@ -13,6 +13,10 @@ class JournalError(BrokerError):
     """Raised when the journal cannot be opened or trusted; the message says what to do."""
 
 
+class UnfitJournalError(JournalError):
+    """Raised when the journal is damaged or of a later version: opening it again does not help."""
+
+
 class JournalFullError(BrokerError):
     """Raised when the disk has no room for a transaction; nothing of it was written."""
 

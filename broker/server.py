@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import assert_never
 
@@ -28,11 +28,13 @@ from broker.dispatch.commands import (
 )
 from broker.dispatch.dispatcher import Dispatcher
 from broker.dispatch.intake import UNKNOWN_JOB
+from broker.errors import JournalFullError
 from broker.history import History
 from broker.janitor import Janitor
 from broker.journal.journal import Journal
 from broker.peers import Peers
 from broker.process import child
+from broker.steady_clock import SteadyClock
 from broker.store.opening import open_store
 from broker.transactions import STORAGE_FULL, Transactions
 from broker.wire.curve import Gatekeeper
@@ -71,16 +73,6 @@ _FAREWELL_MS = 1000
 _MAX_LISTED = 1000
 
 
-class SteadyClock:
-    """Seconds since 1970, from the time of the start on by a clock that never jumps."""
-
-    def __init__(self) -> None:
-        self._offset_s = time.time() - time.monotonic()
-
-    def __call__(self) -> float:
-        return self._offset_s + time.monotonic()
-
-
 class Broker:
     """One broker on its four sockets; created inside a running event loop.
 
@@ -94,6 +86,8 @@ class Broker:
         self._clock = SteadyClock()
         jobs = journal.load()
         now_s = self._clock()
+        with suppress(JournalFullError):
+            journal.limit_callback_delays(now_s)
         self._dispatcher = Dispatcher(config.policy, jobs, now_s)
         self._history = History(self._dispatcher.views(now_s))
         self._peers = Peers()
@@ -175,6 +169,7 @@ class Broker:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
+            self._clock.follow_system()
             if not self._transactions.is_full:
                 await self._transactions.put(None)
 
@@ -322,6 +317,7 @@ class Broker:
                 raise AssertionError(f"cannot be sent: {command}")
 
     def _publish(self, view: JobView) -> None:
+        view = self._clock.shown_view(view)
         self._events.send([view.job_id.encode(), *job_events.encode(view)], view)
 
     def _relay(self, preview: JobPreview) -> None:
@@ -330,6 +326,7 @@ class Broker:
             self._events.send([topic, *job_previews.encode(preview)], preview)
 
     def _answer(self, client: Client, reply: FrontReply) -> None:
+        reply = self._clock.shown_reply(reply)
         self._requests.send([*client, *front_replies.encode(reply)], reply)
 
     def _command(self, identity: bytes | None, command: GroupCommand) -> None:

@@ -47,7 +47,8 @@ async def serve(config: FrontConfig) -> None:
     runner = create_runner(create_app(config))
     await runner.setup()
     try:
-        await start_serving(runner, _listener(config))
+        for listener in _listeners(config):
+            await start_serving(runner, listener)
         report(config.ready_fd, "ready")
         life_signs = asyncio.create_task(send_life_signs(config.ready_fd))
         await stop.wait()
@@ -56,11 +57,12 @@ async def serve(config: FrontConfig) -> None:
         await runner.cleanup()
 
 
-def _listener(config: FrontConfig) -> socket.socket:
+def _listeners(config: FrontConfig) -> list[socket.socket]:
     if config.listen_fd is not None:
-        return socket.socket(fileno=config.listen_fd)
+        inherited = (config.listen_fd, *config.more_listen_fds)
+        return [socket.socket(fileno=fd) for fd in inherited]
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    return socket.create_server((config.host, config.port), family=family)
+    return [socket.create_server((config.host, config.port), family=family)]
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ class FrontConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """How clients get videos from an object store: through the front, or by a redirect."""
     listen_fd: int | None = None
     """Listening socket bound by the launcher, which keeps it open across restarts of the front."""
+    more_listen_fds: tuple[int, ...] = ()
+    """Further such sockets, if the host has several addresses."""
     host: str = "127.0.0.1"
     port: int = 8088
     """Used when `listen_fd` is None."""

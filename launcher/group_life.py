@@ -12,6 +12,7 @@ from functools import partial
 
 from msgspec import structs
 
+from broker.process.child import UNFIT_EXIT_CODE
 from launcher.spawn import Child, Reaper, kill_tree
 from ranks.config import RankConfig
 
@@ -29,6 +30,8 @@ class GroupLife:
         self.ready = asyncio.Event()
         self.pids: dict[int, int] = {}
         """By rank."""
+        self.is_unfit = False
+        """Whether a rank has found that the model cannot be served: a restart does not help."""
         self._reaper = reaper
         self._starter = Child(reaper, f"{config.group}/starter", module)
         self._num_ready = 0
@@ -101,6 +104,7 @@ class GroupLife:
             self.end(f"the starter process {self._reaper.describe_exit(exited.result())}")
 
     def _on_rank_exit(self, rank: int, exited: asyncio.Future[int]) -> None:
+        self.is_unfit |= exited.result() == UNFIT_EXIT_CODE
         # A rank that leaves as asked ends nothing: rank 0 may still be writing a video.
         if exited.result() != 0 or not self._is_leaving:
             self.end(f"rank {rank} {self._reaper.describe_exit(exited.result())}")

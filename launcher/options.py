@@ -372,11 +372,13 @@ def _description(annotation: Any) -> str:
 
 def _from_file(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            content = tomllib.load(file)
+        # Some editors write a byte order mark.
+        content = tomllib.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise OptionsError(f"--config {path}: {os.strerror(error.errno or 0)}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise OptionsError(f"--config {path} is not in UTF-8; save it as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
         raise OptionsError(f"--config {path}: {error}") from error
     for name in content:
         if name not in Options.__struct_fields__:

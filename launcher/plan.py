@@ -37,6 +37,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     device: DeviceKind | None
     num_heads: int | None
     """Attention heads of the model."""
+    more_listen_fds: tuple[int, ...] = ()
+    """The front's listening sockets besides the first, if its host has several addresses."""
     pid: int
     """The launcher's."""
 
@@ -70,6 +72,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             store_downloads=options.store_downloads,
             makes_callbacks=True,
             listen_fd=listen_fd,
+            more_listen_fds=self.more_listen_fds,
             host=options.host,
             port=options.port,
             allowed_hosts=options.allowed_hosts,

@@ -7,7 +7,9 @@ import os
 import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -20,21 +22,27 @@ from launcher.helper import read_device_report, run_helper
 from launcher.options import Options
 from launcher.outer_variables import provide_temporary_folder, unusable_variables
 from ranks.config import DeviceKind
-from ranks.model.model_folder import (
-    ModelFolderError,
-    check_model_folder,
-    demo_version,
-    num_attention_heads,
-)
+from ranks.errors import MissingModelError, ModelFolderError
+from ranks.model.model_folder import check_model_folder, demo_version, num_attention_heads
 
 logger = logging.getLogger("launcher")
 
 _DEMO_LIMIT_S = 300.0
 _PROBE_LIMIT_S = 120.0
+_NO_FAMILY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+"""Errors for the address of a family that the hosts file names and the kernel does not have."""
 
 
 class StartError(Exception):
     """Raised when the server cannot start; the message says why and what to do."""
+
+
+class SplitError(StartError):
+    """Raised when the model cannot be split over the ranks as the options ask."""
+
+
+class UnfitModelError(StartError):
+    """Raised when the model folder must be changed before a start can succeed."""
 
 
 class PortTakenError(StartError):
@@ -192,15 +200,18 @@ def check_realtime_front(options: Options) -> None:
         ) from error
 
 
-def listen(options: Options) -> socket.socket:
-    """Return the HTTP front's listening socket. The launcher keeps it while the front restarts.
+def listen(options: Options) -> list[socket.socket]:
+    """Return the HTTP front's listening sockets, one for each address of the host.
+
+    `localhost` has one of each family, and a client may try either first. The launcher keeps them
+    while the front restarts.
 
     Raises:
         PortTakenError: If another process listens on the port.
         StartError: If the address does not belong to this machine.
     """
     try:
-        return _bound_socket(options.host, options.port)
+        return _bound_sockets(options.host, options.port)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise PortTakenError(
@@ -216,7 +227,8 @@ def model_folder(options: Options, folders: Folders) -> Path:
     """Return the folder of a complete model; with `--demo`, build the model if it is missing.
 
     Raises:
-        StartError: If a file is missing, or the heads cannot be split over the ranks.
+        UnfitModelError: If the folder is incomplete, damaged or of another model.
+        StartError: If there is no folder, or the heads cannot be split over the ranks.
     """
     folder = folders.demo_model if options.demo else Path(options.model_path)
     if options.demo and not folder.exists():
@@ -224,27 +236,38 @@ def model_folder(options: Options, folders: Folders) -> Path:
     try:
         check_model_folder(folder)
         check_split(options, num_attention_heads(folder))
-    except ModelFolderError as error:
+    except MissingModelError as error:
         raise StartError(str(error)) from error
+    except ModelFolderError as error:
+        raise UnfitModelError(str(error)) from error
     return folder
+
+
+def check_weights(folder: Path) -> None:
+    """Check that the weights of a complete model fit its configs; takes seconds.
+
+    Raises:
+        StartError: If a weight is missing, left over or of another shape.
+    """
+    _run("ranks.model.weight_trial", str(folder), limit_s=_PROBE_LIMIT_S, topic="model")
 
 
 def check_split(options: Options, num_heads: int) -> None:
     """Check that some layout uses all ranks, and that a default `ulysses_size` is possible.
 
     Raises:
-        StartError: If not; the message lists the possible numbers.
+        SplitError: If not; the message lists the possible numbers.
     """
     nproc, ulysses_size = options.nproc, options.ulysses_size
     sizes = [n for n in range(1, num_heads + 1) if num_heads % n == 0]
     possible = sorted({*sizes, *(2 * size for size in sizes)})
     if nproc not in possible:
-        raise StartError(
+        raise SplitError(
             f"--nproc is {nproc}: the model's {num_heads} attention heads cannot be split over "
             f"{nproc} ranks; possible: {', '.join(map(str, possible))}"
         )
     if ulysses_size is not None and ulysses_size not in sizes:
-        raise StartError(
+        raise SplitError(
             f"--ulysses-size is {ulysses_size}: it must divide the model's {num_heads} attention "
             f"heads; possible: {', '.join(map(str, sizes))}"
         )
@@ -277,13 +300,38 @@ def check_device(options: Options) -> DeviceKind:
     return read_device_report(report).kind
 
 
-def _bound_socket(host: str, port: int) -> socket.socket:
-    family, _, _, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
+def _bound_sockets(host: str, port: int) -> list[socket.socket]:
+    # A client may take `localhost` for either address, whatever this machine's hosts file says.
+    names = ("127.0.0.1", "::1") if host == "localhost" else (host,)
+    kind, flag = socket.SOCK_STREAM, socket.AI_PASSIVE
+    found = [
+        part for name in names for part in socket.getaddrinfo(name, port, type=kind, flags=flag)
+    ]
+    with ExitStack() as opened:
+        listeners: list[socket.socket] = []
+        # IPv4 first, since its address is the one that is announced.
+        for family, address in sorted({(family, address) for family, *_, address in found}):
+            # With port 0, the system chooses a port for the first address.
+            chosen = listeners[0].getsockname()[1] if listeners else port
+            try:
+                listener = _bound_socket(family, (address[0], chosen, *address[2:]))
+            except OSError as error:
+                if listeners and error.errno in _NO_FAMILY:
+                    continue
+                raise
+            listeners.append(opened.enter_context(listener))
+        opened.pop_all()
+        return listeners
+
+
+def _bound_socket(family: int, address: tuple[Any, ...]) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            # Only `::` stands for IPv4 too, whatever the system's default is.
+            is_for_both = address[0] == "::"
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not is_for_both)
         listener.bind(address)
         listener.listen(1024)
     except OSError:

@@ -47,7 +47,9 @@ def prepared(command: Command) -> Iterator[tuple[Plan, socket.socket | None]]:
         listen_addresses = _listen_addresses(options)
         if command.has_ray_groups:
             check_cluster(options, folders)
-        listener = held.enter_context(listen(options)) if command.has_front else None
+        listeners = listen(options) if command.has_front else []
+        for listener in listeners:
+            held.enter_context(listener)
         device = model = None
         if command.has_groups:
             check_environment()
@@ -65,9 +67,10 @@ def prepared(command: Command) -> Iterator[tuple[Plan, socket.socket | None]]:
             model=model,
             device=device,
             num_heads=None if model is None else num_attention_heads(model),
+            more_listen_fds=tuple(listener.fileno() for listener in listeners[1:]),
             pid=os.getpid(),
         )
-        yield plan, listener
+        yield plan, listeners[0] if listeners else None
 
 
 def _broker_addresses(options: Options, folders: Folders) -> Addresses:

@@ -11,6 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from broker.process.cgroup import num_oom_kills, read_limits
+from broker.process.child import UNFIT_EXIT_CODE
 
 Part = TypeVar("Part")
 
@@ -125,6 +126,12 @@ class Child:
     @property
     def exited(self) -> asyncio.Future[int]:
         return _started(self._exited)
+
+    @property
+    def is_unfit(self) -> bool:
+        """Whether the process has ended because files must be changed before it can run."""
+        exited = self._exited
+        return exited is not None and exited.done() and exited.result() == UNFIT_EXIT_CODE
 
     async def ready(self) -> bool:
         async for line in self.lines():

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from broker.process.cgroup import read_limits
+from broker.process.child import UNFIT_EXIT_CODE
 from launcher.agent import Agent
 from launcher.group_life import GroupLife
 from launcher.hang_watch import HangWatch
@@ -60,6 +61,7 @@ class Supervisor:
         self._groups: dict[str, GroupLife] = {}
         self._watches: dict[str, HangWatch] = {}
         """By the name of the process."""
+        self._unfit_group = False
         self._broker_ready = asyncio.Event()
         self._front_ready = asyncio.Event()
         self._group_ready = [asyncio.Event() for _ in range(plan.num_groups)]
@@ -68,6 +70,7 @@ class Supervisor:
         self._stop_now = asyncio.Event()
         self._is_signalled = False
         self._last_error: str | None = None
+        self._exit_code = 1
 
     async def run(self) -> int:
         """Run until everything has stopped; return the launcher's exit code."""
@@ -94,7 +97,7 @@ class Supervisor:
             self._relay.close()
         if self._last_error is not None:
             logger.error("stopped: %s", self._last_error)
-            return 1
+            return self._exit_code
         logger.info("stopped")
         return 0
 
@@ -116,6 +119,8 @@ class Supervisor:
                 reason = f"could not be started: {error}{_limit_note(error)}"
             if until.is_set():
                 return None
+            if self._unfit_group or self._broker.is_unfit:
+                return self._give_up(f"{name} cannot run: {reason}", UNFIT_EXIT_CODE)
             delay_s = policy.delay_s(time.monotonic())
             if delay_s is None:
                 return self._give_up(f"{name} does not stay alive; the last time: {reason}")
@@ -164,8 +169,10 @@ class Supervisor:
     async def _run_front(self) -> str:
         await self._broker_ready.wait()
         assert self._listener is not None, "a front without a socket"
-        front, fd = self._front, self._listener.fileno()
-        await front.start(lambda ready_fd: self._plan.front_config(ready_fd, fd), keep_fds=[fd])
+        front, fd, more_fds = self._front, self._listener.fileno(), self._plan.more_listen_fds
+        await front.start(
+            lambda ready_fd: self._plan.front_config(ready_fd, fd), keep_fds=[fd, *more_fds]
+        )
         attendance = asyncio.create_task(self._attend_front(front))
         try:
             reason = self._reaper.describe_exit(await front.exited)
@@ -235,6 +242,7 @@ class Supervisor:
             _remove(config.rendezvous)
         # Every process is reaped: only now may its job run elsewhere.
         await self._agent.report_gone(config.group, epoch, reason)
+        self._unfit_group |= group.is_unfit
         return reason
 
     def _kill_group(self, name: str, epoch: int, reason: str) -> None:
@@ -248,9 +256,9 @@ class Supervisor:
             logger.error("the launcher itself has failed", exc_info=error)
             self._give_up(f"the launcher itself has failed: {error!r}")
 
-    def _give_up(self, error: str) -> None:
+    def _give_up(self, error: str, exit_code: int = 1) -> None:
         logger.error("%s", error)
-        self._last_error = error
+        self._last_error, self._exit_code = error, exit_code
         self._stop_now.set()
         self._stop.set()
 

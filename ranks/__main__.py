@@ -19,9 +19,10 @@ from typing import NoReturn
 
 import msgspec
 
-from broker.process.child import begin, report
+from broker.process.child import UNFIT_EXIT_CODE, begin, report
 from ranks.config import RankConfig
 from ranks.environment import set_environment_defaults
+from ranks.errors import ModelFolderError
 
 logger = logging.getLogger("ranks")
 
@@ -70,6 +71,9 @@ def _run_rank(config: RankConfig, rank: int, starter_pid: int) -> NoReturn:
         run = try_device if config.is_trial else serve
         run(config, rank)
         exit_code = 0
+    except ModelFolderError as error:
+        logger.error("rank %d: %s", rank, error)
+        exit_code = UNFIT_EXIT_CODE
     except Exception:
         logger.exception("rank %d failed", rank)
     finally:

@@ -11,6 +11,14 @@ class DeviceError(RankError):
     """Raised when the requested device is missing, or does not work."""
 
 
+class ModelFolderError(RankError):
+    """Raised when a folder is not a usable model; the message says what is wrong and what to do."""
+
+
+class MissingModelError(ModelFolderError):
+    """Raised when there is no model yet; it may appear, such as when a file system is mounted."""
+
+
 class JobError(RankError):
     """Raised when a job fails but the group is intact and can run the next job.
 

@@ -9,7 +9,7 @@ import apsw
 import msgspec
 
 from broker.dispatch.job_record import Job
-from broker.errors import BackupError, JournalError, JournalFullError
+from broker.errors import BackupError, JournalError, JournalFullError, UnfitJournalError
 from broker.journal import pending_callbacks as callbacks
 from broker.journal.tables import migrate
 from broker.store.store import REFUSED_WRITES
@@ -81,6 +81,10 @@ class Journal:
                 (now_s - _HISTORY_KEPT_S,),
             )
             callbacks.give_up_surplus(self._connection)
+
+    def limit_callback_delays(self, now_s: float) -> None:
+        with self._transaction():
+            callbacks.limit_delays(self._connection, now_s)
 
     def backup(self, path: Path) -> int:
         """Write a consistent copy to a file that does not exist yet; return its size.
@@ -165,7 +169,7 @@ class Journal:
             ) from error
         # The last two come from a row that this server has not written.
         except (apsw.CorruptError, apsw.NotADBError, msgspec.MsgspecError, ValueError) as error:
-            raise JournalError(
+            raise UnfitJournalError(
                 f"{self._path} is damaged ({error}); put a backup in its place, "
                 "or move it away to start with an empty queue"
             ) from error

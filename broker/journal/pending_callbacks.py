@@ -60,5 +60,11 @@ def give_up_surplus(connection: apsw.Connection) -> None:
     )
 
 
+def limit_delays(connection: apsw.Connection, now_s: float) -> None:
+    # The clock may have been set back since: none waits longer than the longest pause.
+    latest_s = now_s + RETRY_AFTER_S[-1]
+    connection.execute("UPDATE callbacks SET due_at = ? WHERE due_at > ?", (latest_s, latest_s))
+
+
 def end(connection: apsw.Connection, job_id: str) -> None:
     connection.execute("DELETE FROM callbacks WHERE job_id = ?", (job_id,))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import apsw
 
-from broker.errors import JournalError
+from broker.errors import UnfitJournalError
 
 # Each migration leads from the version of its index to the next one. Triggers write the history,
 # so that no code path can change a job without a record.
@@ -181,13 +181,14 @@ def migrate(connection: apsw.Connection, path: Path) -> None:
     """Bring the open journal to the present schema, in one transaction.
 
     Raises:
-        JournalError: If it was written by a later version.
+        UnfitJournalError: If it was written by a later version.
     """
     version = connection.pragma("user_version")
     if version > SCHEMA_VERSION:
-        raise JournalError(
+        raise UnfitJournalError(
             f"{path} has schema {version}, this version knows up to {SCHEMA_VERSION}; "
-            "it was written by a later version"
+            "it was written by a later version; start that version, or put back the backup made "
+            "before the upgrade"
         )
     if version < SCHEMA_VERSION:
         with connection:

@@ -1,5 +1,6 @@
 """API keys and their limits, and the file that holds them."""
 
+import codecs
 import fcntl
 import hashlib
 import hmac
@@ -110,7 +111,9 @@ def read_keys(path: Path) -> list[ApiKey]:
         KeyFileError: If the file does not exist or is not a key file.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_KeyFile).keys
+        # Some editors write a byte order mark.
+        content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+        return msgspec.json.decode(content, type=_KeyFile).keys
     except OSError as error:
         raise KeyFileError(f"{path}: {error.strerror}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

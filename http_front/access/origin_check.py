@@ -32,7 +32,7 @@ def make_origin_check(config: FrontConfig) -> Middleware:
     names = None
     if config.allowed_hosts or is_loopback(config.host):
         own = (config.host, *config.allowed_hosts)
-        names = _LOOPBACK_NAMES | {name.lower() for name in own}
+        names = _LOOPBACK_NAMES | {_canonical(name) for name in own}
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -76,6 +76,12 @@ def _check_host(request: web.Request, names: frozenset[str] | None) -> None:
     host = _host_name(request.headers.get("Host", ""))
     if not host or (names is not None and host not in names):
         raise FrontError(ErrorCode.FORBIDDEN, "the Host header does not name this server")
+
+
+def _canonical(name: str) -> str:
+    """Return a host as `_host_name` does: an IPv6 address may be written in brackets, and long."""
+    address = name.strip("[]")
+    return _host_name(f"[{address}]" if ":" in address else address) or name.lower()
 
 
 def _host_name(header: str) -> str | None:

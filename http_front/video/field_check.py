@@ -1,5 +1,6 @@
 """Check request bodies against their structs, with error messages made from the field types."""
 
+import codecs
 from typing import Any, TypeVar
 
 import msgspec
@@ -16,19 +17,31 @@ Body = TypeVar("Body", bound=msgspec.Struct)
 
 
 def decode_json(body: bytes) -> dict[str, object]:
-    """Return the fields of a JSON object.
+    """Return the fields of a JSON object in UTF-8, which may begin with a byte order mark.
 
     Raises:
         FrontError: If the body is not a JSON object.
     """
     try:
-        fields = msgspec.json.decode(body)
+        fields = msgspec.json.decode(body.removeprefix(codecs.BOM_UTF8))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         # Invalid bytes raise UnicodeDecodeError, and deep nesting raises RecursionError.
-        raise FrontError(ErrorCode.INVALID_BODY, "the body is not valid JSON") from error
+        message = f"the body is not valid JSON{_encoding_note(body)}"
+        raise FrontError(ErrorCode.INVALID_BODY, message) from error
     if not isinstance(fields, dict):
         raise FrontError(ErrorCode.INVALID_BODY, "the body must be a JSON object")
     return fields
+
+
+def _encoding_note(body: bytes) -> str:
+    # In UTF-16 and UTF-32, a zero byte belongs to each character of JSON's syntax.
+    if b"\0" in body[:4] or body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return ": it seems to be in UTF-16 or UTF-32; send UTF-8"
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return ": it is not in UTF-8"
+    return ""
 
 
 def check(fields: dict[str, object], body_type: type[Body], *, lax: bool = False) -> Body:

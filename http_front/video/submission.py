@@ -1,12 +1,14 @@
 """Read a submit request: JSON with an image URL, or a form with an image file or URL."""
 
 import asyncio
+import codecs
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple, cast
 
 from aiohttp import BodyPartReader, MultipartReader, StreamReader, web
 
+from broker.process.log import one_line
 from broker.wire.errors import ErrorCode
 from broker.wire.job import JobSpec
 from http_front.errors import FrontError
@@ -22,6 +24,15 @@ MAX_PART_HEADERS = 16
 BODY_LIMIT_S = 10.0
 UPLOAD_LIMIT_S = 120.0
 _CHUNK_BYTES = 1 << 16
+
+_CHARSETS = frozenset(
+    {
+        *("utf-8", "utf-8-sig", "ascii", "utf-16", "utf-16-le", "utf-16-be"),
+        *("gbk", "gb2312", "gb18030", "big5", "shift_jis", "euc_jp", "euc_kr"),
+        *("iso8859-1", "cp1252"),
+    }
+)
+"""Python's names of the charsets that a part may be in; some of its other codecs are slow."""
 
 
 class Submission(NamedTuple):
@@ -162,7 +173,7 @@ class _Form:
                 raise FrontError(
                     ErrorCode.BODY_TOO_LARGE, f"a text part has more than {MAX_JSON_BYTES} bytes"
                 )
-        self.fields[name] = body.decode()
+        self.fields[name] = _decode_text(bytes(body), part.get_charset("utf-8"), name)
 
     async def _read_data_url(self, part: BodyPartReader, name: str, start: bytes) -> None:
         decoder = DataUrlDecoder(name, self._spool)
@@ -171,6 +182,20 @@ class _Form:
             decoder.write(chunk)
             chunk = await part.read_chunk(_CHUNK_BYTES)
         decoder.finish()
+
+
+def _decode_text(body: bytes, charset: str, name: str) -> str:
+    """Decode a part in its own charset: old forms and scripts send Chinese text in GBK."""
+    try:
+        if codecs.lookup(charset).name not in _CHARSETS:
+            raise LookupError(charset)
+        return body.decode(charset).removeprefix("\ufeff")
+    except LookupError as error:
+        message = f"the field's charset {one_line(charset)!r} is not supported; send UTF-8"
+        raise FrontError(ErrorCode.INVALID_FIELD, message, name) from error
+    except UnicodeDecodeError as error:
+        message = f"the field is not in {charset}; send UTF-8, or name the charset of the part"
+        raise FrontError(ErrorCode.INVALID_FIELD, message, name) from error
 
 
 @asynccontextmanager

@@ -19,19 +19,17 @@ from launcher.outer_variables import provide_temporary_folder, unusable_variable
 from launcher.preflight import (
     Folders,
     PortTakenError,
+    SplitError,
     StartError,
     check_access,
     check_realtime_front,
     check_split,
+    check_weights,
     listen,
     state_owner,
 )
-from ranks.model.model_folder import (
-    ModelFolderError,
-    check_model_folder,
-    check_weights,
-    num_attention_heads,
-)
+from ranks.errors import ModelFolderError
+from ranks.model.model_folder import check_model_folder, num_attention_heads
 
 _GIB = 1 << 30
 _MIN_FREE_BYTES = 5 * _GIB
@@ -79,7 +77,8 @@ def _check_free_space(folder: Path) -> Finding:
 
 def port_findings(options: Options, folders: Folders) -> Iterator[Finding]:
     try:
-        listen(options).close()
+        for listener in listen(options):
+            listener.close()
     except PortTakenError:
         yield _check_holders(options, state_owner(folders))
     except StartError as fault:
@@ -117,15 +116,18 @@ def model_findings(options: Options, folders: Folders) -> Iterator[Finding]:
     if options.demo and not folder.exists():
         yield ok("model", "the demo model will be built when the server starts")
         return
+    download = f"hf download {DEFAULT_MODEL} --local-dir {folder}"
     try:
         check_model_folder(folder)
-        check_weights(folder)
         check_split(options, num_attention_heads(folder))
+        if not options.demo:  # the demo's weights are made from its configs
+            check_weights(folder)
     except ModelFolderError as fault:
-        download = f"hf download {DEFAULT_MODEL} --local-dir {folder}"
         yield error("model", str(fault), f"rm -r {folder}" if options.demo else download)
-    except StartError as fault:
+    except SplitError as fault:
         yield error("model", str(fault), "python launch.py --nproc 8")
+    except StartError as fault:
+        yield error("model", str(fault), download)
     else:
         yield ok("model", f"{folder} is complete")
 

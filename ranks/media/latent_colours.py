@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import avg_pool3d, interpolate
 
+from ranks.errors import ModelFolderError
 from ranks.model.vae import FRAMES_PER_LATENT, encode_clip
-from ranks.parallel.sharding import WeightsError
 
 Colours = NDArray[np.float32]
 """`[C + 1, 3]`: the weight of each latent channel in red, green and blue, and then the constant."""
@@ -30,12 +30,12 @@ def fit_colours(vae: AutoencoderKLWan) -> Colours:
     Shapes: B clips, C channels, T frames, H height, W width.
 
     Raises:
-        WeightsError: If the VAE computes NaN or infinity.
+        ModelFolderError: If the VAE computes NaN or infinity.
     """
     clips = _sample_clips()
     latents = encode_clip(vae, clips.to(vae.device, vae.dtype)).float().cpu()
     if not latents.isfinite().all():
-        raise WeightsError(
+        raise ModelFolderError(
             "the VAE encodes a test picture to NaN or infinity; its weights are damaged: download "
             "the model again"
         )

@@ -24,10 +24,16 @@ from transformers.utils import logging as transformers_logging
 
 from broker.wire.errors import ErrorCode
 from ranks.device import Device
-from ranks.errors import JobError
+from ranks.errors import JobError, ModelFolderError
 from ranks.model.transformer import ShardTransformer
 from ranks.model.vae import FRAMES_PER_LATENT
-from ranks.model.weights import load_text_encoder, load_transformer, load_vae
+from ranks.model.weights import (
+    check_fit,
+    load_image_encoder,
+    load_text_encoder,
+    load_transformer,
+    load_vae,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -55,16 +61,23 @@ def load_models(folder: Path, device: Device, mesh: DeviceMesh | None) -> Models
         mesh: The ranks that shard the weights; None keeps the weights whole.
 
     Raises:
-        WeightsError: If the weights do not fit the model.
+        ModelFolderError: If the weights do not fit the model.
     """
     transformers_logging.disable_progress_bar()
     target = device.torch_device
-    image_encoder = CLIPVisionModel.from_pretrained(folder / "image_encoder", dtype=torch.float32)
+    check_fit(folder)
+    tokenizer = T5TokenizerFast.from_pretrained(folder / "tokenizer")
+    text_encoder = load_text_encoder(folder / "text_encoder", device, mesh)
+    if len(tokenizer) > text_encoder.config.vocab_size:
+        raise ModelFolderError(
+            f"{folder}/tokenizer has {len(tokenizer)} tokens, the text encoder only "
+            f"{text_encoder.config.vocab_size}; expected the tokenizer of the same model"
+        )
     return Models(
-        tokenizer=T5TokenizerFast.from_pretrained(folder / "tokenizer"),
-        text_encoder=load_text_encoder(folder / "text_encoder", device, mesh),
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
         image_processor=CLIPImageProcessorPil.from_pretrained(folder / "image_processor"),
-        image_encoder=image_encoder.to(target),
+        image_encoder=load_image_encoder(folder / "image_encoder", target),
         transformer=load_transformer(folder / "transformer", device, mesh),
         vae=load_vae(folder / "vae", device.vae_dtype, target),
     )

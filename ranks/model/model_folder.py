@@ -1,9 +1,16 @@
 """Checks a model folder before anything is loaded, without importing torch."""
 
 import hashlib
-import json
+import logging
 from pathlib import Path
-from typing import Any
+
+from ranks.errors import MissingModelError, ModelFolderError
+from ranks.model.json_file import read_json
+from ranks.model.model_kinds import refuse_other_layout, refuse_other_model, refuse_other_pipeline
+from ranks.model.safetensors_header import refuse_lfs_pointer
+from ranks.model.weight_files import find_weights, weight_file_names
+
+logger = logging.getLogger(__name__)
 
 COMPONENTS: dict[str, tuple[str, ...]] = {
     "tokenizer": ("tokenizer_config.json",),
@@ -18,48 +25,36 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
 WEIGHTED = ("text_encoder", "image_encoder", "transformer", "vae")
 """Components with weights in safetensors files."""
 
+_VOCABULARIES = ("tokenizer.json", "spiece.model")
+"""A tokenizer reads the first that is there."""
 
-class ModelFolderError(Exception):
-    """Raised when a folder is not a usable model; the message says what is wrong and what to do."""
+_OTHER_WEIGHTS = ("*.safetensors", "*.bin", "*.pth", "*.pt", "*.ckpt", "*.gguf")
 
 
 def check_model_folder(folder: Path) -> None:
-    """Check that every file of the model is present.
+    """Check that the folder holds the model that is served, whole and in plain weights.
+
+    Names, shapes and dtypes are read from headers. Whether they fit the configs is checked where
+    the model is made.
 
     Raises:
-        ModelFolderError: If the folder or a file is missing.
+        MissingModelError: If there is no such folder, or nothing in it.
+        ModelFolderError: If anything is missing, damaged, quantized or of another model.
     """
-    if not folder.is_dir():
-        raise ModelFolderError(
-            f"model folder {folder} does not exist; download "
-            "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers there, name another folder with --model-path, "
-            "or try the server with --demo"
-        )
-    if not (folder / "model_index.json").is_file():
-        raise ModelFolderError(
-            f"model folder {folder} has no model_index.json; it must be in the layout of diffusers "
-            "(the repository whose name ends in -Diffusers); --demo needs no model"
-        )
-    missing = [name for name in _expected_files(folder) if not (folder / name).is_file()]
-    if missing:
-        raise ModelFolderError(
-            f"model folder {folder} is incomplete; missing: {', '.join(missing)}; "
-            "download it again, or try the server with --demo"
-        )
-
-
-def check_weights(folder: Path) -> None:
-    """Check that every weight file has the length its header states; partial downloads do not.
-
-    Raises:
-        ModelFolderError: With the names of the damaged files.
-    """
-    names = [name for part in WEIGHTED for name in _weight_files(folder, part)]
-    damaged = [name for name in names if not _is_complete(folder / name)]
-    if damaged:
-        raise ModelFolderError(
-            f"model folder {folder} has damaged weights: {', '.join(damaged)}; remove these files "
-            "and download them again"
+    _refuse_missing(folder)
+    refuse_other_layout(folder)
+    refuse_other_pipeline(folder)
+    _refuse_incomplete(folder)
+    _check_tokenizer(folder / "tokenizer")
+    _check_scheduler(folder / "scheduler" / "scheduler_config.json")
+    refuse_other_model(folder)
+    _check_processor(folder)
+    strays = [f"{part}/{name}" for part in WEIGHTED for name in find_weights(folder / part).strays]
+    if strays:
+        logger.warning(
+            "model folder %s: ignored, because they are not part of the model: %s",
+            folder,
+            _some(strays),
         )
 
 
@@ -69,7 +64,7 @@ def num_attention_heads(folder: Path) -> int:
     Raises:
         ModelFolderError: If its config does not state a positive number.
     """
-    heads = _read_json(folder / "transformer" / "config.json").get("num_attention_heads")
+    heads = read_json(folder / "transformer" / "config.json").get("num_attention_heads")
     if not isinstance(heads, int) or heads < 1:
         raise ModelFolderError(
             f"{folder}/transformer/config.json: num_attention_heads is {heads!r}; "
@@ -84,43 +79,87 @@ def demo_version() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:8]
 
 
-def _expected_files(folder: Path) -> list[str]:
-    names = [f"{part}/{name}" for part, files in COMPONENTS.items() for name in files]
-    return names + [name for part in WEIGHTED for name in _weight_files(folder, part)]
-
-
-def _weight_files(folder: Path, part: str) -> list[str]:
-    stem = "diffusion_pytorch_model" if part in ("transformer", "vae") else "model"
-    index = folder / part / f"{stem}.safetensors.index.json"
-    if not index.is_file():
-        return [f"{part}/{stem}.safetensors"]
-    weight_map = _read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise ModelFolderError(f"{index} has no weight_map; download it again")
-    return [f"{part}/{name}" for name in sorted({str(name) for name in weight_map.values()})]
-
-
-def _is_complete(path: Path) -> bool:
-    """Return whether a safetensors file ends where its header says the last tensor ends."""
-    try:
-        with path.open("rb") as file:
-            header_bytes = int.from_bytes(file.read(8), "little")
-            if header_bytes > path.stat().st_size:
-                return False
-            header = json.loads(file.read(header_bytes))
-        ends = [part["data_offsets"][1] for name, part in header.items() if name != "__metadata__"]
-        return path.stat().st_size == 8 + header_bytes + max(ends, default=0)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return False
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+def _refuse_missing(folder: Path) -> None:
+    if folder.is_file():
         raise ModelFolderError(
-            f"{path} cannot be read as JSON: {error}; download it again"
-        ) from error
-    if not isinstance(content, dict):
-        raise ModelFolderError(f"{path} does not contain a JSON object; download it again")
-    return content
+            f"--model-path {folder} is a file; expected the folder of a whole model in the layout "
+            "of diffusers"
+        )
+    # A file system that is not mounted yet is an empty folder.
+    if not folder.is_dir() or not any(folder.iterdir()):
+        state = "is empty" if folder.is_dir() else "does not exist"
+        raise MissingModelError(
+            f"model folder {folder} {state}; download "
+            "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers there, name another folder with --model-path, "
+            "or try the server with --demo"
+        )
+
+
+def _refuse_incomplete(folder: Path) -> None:
+    configs = [f"{part}/{name}" for part, files in COMPONENTS.items() for name in files]
+    missing = [name for name in configs if not (folder / name).is_file()]
+    for part in WEIGHTED:
+        if f"{part}/config.json" not in missing:
+            missing += _missing_weights(folder / part)
+    if missing:
+        raise ModelFolderError(
+            f"model folder {folder} is incomplete; missing: {_some(missing)}; "
+            "download it again, or try the server with --demo"
+        )
+
+
+def _missing_weights(component: Path) -> list[str]:
+    names = weight_file_names(component)
+    missing = [f"{component.name}/{name}" for name in names if not (component / name).is_file()]
+    if len(names) == len(missing) == 1:
+        others = [path.name for pattern in _OTHER_WEIGHTS for path in component.glob(pattern)]
+        if others:
+            missing[0] += f" (found {_some(sorted(others))}, which is not read)"
+    return missing
+
+
+def _check_tokenizer(tokenizer: Path) -> None:
+    found = [tokenizer / name for name in _VOCABULARIES if (tokenizer / name).is_file()]
+    if not found:
+        raise ModelFolderError(
+            f"{tokenizer} has neither {' nor '.join(_VOCABULARIES)}; download it again"
+        )
+    for path in found:
+        refuse_lfs_pointer(path)
+    if found[0].suffix == ".json":
+        read_json(found[0])
+    name = read_json(tokenizer / "tokenizer_config.json").get("tokenizer_class")
+    if not str(name).startswith("T5Tokenizer"):
+        raise ModelFolderError(f"{tokenizer} is a {name}; expected the T5Tokenizer of UMT5")
+
+
+def _check_processor(folder: Path) -> None:
+    path = folder / "image_processor" / "preprocessor_config.json"
+    config = read_json(path)
+    name = config.get("image_processor_type")
+    # Files of older libraries have another name for it, or none.
+    if name is not None and not str(name).startswith("CLIPImageProcessor"):
+        raise ModelFolderError(f"{path} is of a {name}; expected a CLIPImageProcessor")
+    crop = config.get("crop_size")
+    side = crop.get("height") if isinstance(crop, dict) else crop
+    expected = read_json(folder / "image_encoder" / "config.json").get("image_size")
+    if side != expected:
+        raise ModelFolderError(
+            f"{path}: crop_size is {side!r}; the image encoder expects images of {expected!r} px"
+        )
+
+
+def _check_scheduler(config: Path) -> None:
+    # The schedule is the job's. Only what the model predicts is not a matter of choice.
+    if not config.is_file():
+        return
+    found = read_json(config).get("prediction_type", "flow_prediction")
+    if found != "flow_prediction":
+        raise ModelFolderError(
+            f"{config}: prediction_type is {found!r}; expected a model trained for flow_prediction"
+        )
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -4,7 +4,8 @@ A model is created on the meta device, sharded, and only then filled, so that no
 more than its slices. A single rank shards nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,20 +14,45 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed, WanTransformer3DModel
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from transformers import UMT5Config, UMT5EncoderModel
+from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
 from ranks.device import Device
+from ranks.errors import ModelFolderError
 from ranks.model.transformer import ShardTransformer
+from ranks.model.weight_match import ONLY_OWN, Names, match_weights
 from ranks.parallel.sharding import load_weights, shard_text_encoder, shard_transformer
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
+
+_TEXT_ENCODER = Names(unused=("decoder.", "lm_head."))
+_IMAGE_ENCODER = Names(
+    prefix="vision_model.",
+    unused=("text_model.", "text_projection.", "visual_projection.", "logit_scale"),
+)
+
+
+def check_fit(folder: Path) -> None:
+    """Check that the weights of every component fit its config, without reading them.
+
+    Raises:
+        ModelFolderError: With the first weight that does not fit.
+    """
+    dtype = torch.float32
+    path = folder / "vae"
+    match_weights(meta_vae(path, dtype), path, ONLY_OWN)
+    path = folder / "image_encoder"
+    match_weights(meta_image_encoder(path), path, _IMAGE_ENCODER)
+    path = folder / "text_encoder"
+    match_weights(meta_text_encoder(path, dtype), path, _TEXT_ENCODER)
+    path = folder / "transformer"
+    match_weights(meta_transformer(path, dtype), path, ONLY_OWN)
 
 
 def load_transformer(folder: Path, device: Device, mesh: DeviceMesh | None) -> ShardTransformer:
     """Load the transformer; modules that diffusers keeps in float32 stay in float32.
 
     Raises:
-        WeightsError: If the weights do not fit the model.
+        ModelFolderError: If the weights do not fit the model.
     """
     model = meta_transformer(folder, device.model_dtype)
     root = ShardTransformer(model, device.attention_backend, is_fused=device.is_fused)
@@ -38,8 +64,8 @@ def load_transformer(folder: Path, device: Device, mesh: DeviceMesh | None) -> S
 
 def meta_transformer(folder: Path, dtype: torch.dtype) -> WanTransformer3DModel:
     """Return the transformer on the meta device, in its final dtypes."""
-    config = WanTransformer3DModel.load_config(folder)
-    with torch.device("meta"):
+    with _on_meta(folder):
+        config = WanTransformer3DModel.load_config(folder)
         model: WanTransformer3DModel = WanTransformer3DModel.from_config(config)
     return _for_inference(model, dtype, keep_float32=model._keep_in_fp32_modules)
 
@@ -54,21 +80,57 @@ def fill_transformer(model: WanTransformer3DModel, folder: Path, device: torch.d
 
 
 def load_text_encoder(folder: Path, device: Device, mesh: DeviceMesh | None) -> UMT5EncoderModel:
-    with torch.device("meta"):
-        model = UMT5EncoderModel(UMT5Config.from_pretrained(folder))
-    _for_inference(model, device.model_dtype)
+    model = meta_text_encoder(folder, device.model_dtype)
     if mesh is not None:
         shard_text_encoder(model, mesh)
-    load_weights(model, folder, device.torch_device)
+    load_weights(model, folder, device.torch_device, _TEXT_ENCODER)
     return model
+
+
+def meta_text_encoder(folder: Path, dtype: torch.dtype) -> UMT5EncoderModel:
+    with _on_meta(folder):
+        model = UMT5EncoderModel(UMT5Config.from_pretrained(folder))
+    return _for_inference(model, dtype)
+
+
+def load_image_encoder(folder: Path, device: torch.device) -> CLIPVisionModel:
+    """Load the image encoder, in float32."""
+    model = meta_image_encoder(folder)
+    load_weights(model, folder, device, _IMAGE_ENCODER)
+    # No file contains the numbers of the patches.
+    numbers = model.embeddings.position_ids
+    model.embeddings.position_ids = torch.arange(numbers.shape[1], device=device).expand(1, -1)
+    return model
+
+
+def meta_image_encoder(folder: Path) -> CLIPVisionModel:
+    with _on_meta(folder):
+        model = CLIPVisionModel(CLIPVisionConfig.from_pretrained(folder))
+    return _for_inference(model, torch.float32)
 
 
 def load_vae(folder: Path, dtype: torch.dtype, device: torch.device) -> AutoencoderKLWan:
-    with torch.device("meta"):
-        model: AutoencoderKLWan = AutoencoderKLWan.from_config(AutoencoderKLWan.load_config(folder))
-    _for_inference(model, dtype)
+    model = meta_vae(folder, dtype)
     load_weights(model, folder, device)
     return model
+
+
+def meta_vae(folder: Path, dtype: torch.dtype) -> AutoencoderKLWan:
+    with _on_meta(folder):
+        model: AutoencoderKLWan = AutoencoderKLWan.from_config(AutoencoderKLWan.load_config(folder))
+    return _for_inference(model, dtype)
+
+
+@contextmanager
+def _on_meta(folder: Path) -> Iterator[None]:
+    """Make a model on the meta device; its config may hold anything."""
+    try:
+        with torch.device("meta"):
+            yield
+    except (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise ModelFolderError(
+            f"{folder}/config.json describes no model that can be made: {error}; download it again"
+        ) from error
 
 
 def _for_inference(model: ModelT, dtype: torch.dtype, keep_float32: Sequence[str] = ()) -> ModelT:

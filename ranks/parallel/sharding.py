@@ -17,11 +17,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import UMT5EncoderModel
 
-from ranks.errors import RankError
-
-
-class WeightsError(RankError):
-    """Raised when the weights in a folder do not fit the model."""
+from ranks.model.weight_match import ONLY_OWN, Names, match_weights, weights_by_names
 
 
 def shard_transformer(root: nn.Module, model: WanTransformer3DModel, mesh: DeviceMesh) -> None:
@@ -64,7 +60,9 @@ def num_weight_bytes(model: nn.Module) -> int:
     return sum(_own(weight).nbytes for weight in model.parameters())
 
 
-def load_weights(model: nn.Module, folder: Path, device: torch.device) -> None:
+def load_weights(
+    model: nn.Module, folder: Path, device: torch.device, names: Names = ONLY_OWN
+) -> None:
     """Fill a model that is on the meta device, reading only this rank's slices.
 
     The caller must create the buffers that no file contains.
@@ -73,31 +71,20 @@ def load_weights(model: nn.Module, folder: Path, device: torch.device) -> None:
         model: A model on the meta device, sharded or not, in its final dtypes.
         folder: Folder of the safetensors files.
         device: Device of the weights.
+        names: How the files name the weights.
 
     Raises:
-        WeightsError: If a weight is missing or has a different shape.
+        ModelFolderError: If the weights do not fit the model; nothing has been read then.
     """
+    stored = match_weights(model, folder, names)
     _allocate(model, device)
     with ExitStack() as opened, torch.no_grad():
         files = {
             path: opened.enter_context(safe_open(path, framework="pt"))
-            for path in sorted(folder.glob("*.safetensors"))
+            for path in sorted({weight.path for weight in stored.values()})
         }
-        paths = {name: path for path, file in files.items() for name in file.keys()}  # noqa: SIM118 (no dict)
-        for names, weight in _weights_by_names(model):
-            stored = next((name for name in names if name in paths), None)
-            if stored is None:
-                raise WeightsError(
-                    f"{folder} holds no weight {names[0]}; is it the right model? "
-                    "Download it again, or correct --model-path"
-                )
-            source = files[paths[stored]].get_slice(stored)
-            if tuple(source.get_shape()) != tuple(weight.shape):
-                raise WeightsError(
-                    f"{folder}: {stored} has the shape {source.get_shape()}, "
-                    f"expected {list(weight.shape)} from the config; is it the right model? "
-                    "Download it again, or correct --model-path"
-                )
+        for (first, *_), weight in weights_by_names(model):
+            source = files[stored[first].path].get_slice(stored[first].name)
             _own(weight).copy_(source[_own_rows(weight)])
 
 
@@ -115,21 +102,13 @@ def _sharded_modules(model: nn.Module) -> Iterator[FSDPModule]:
 
 
 def _allocate(model: nn.Module, device: torch.device) -> None:
-    tied = [names for names, _ in _weights_by_names(model) if len(names) > 1]
+    tied = [names for names, _ in weights_by_names(model) if len(names) > 1]
     model.to_empty(device=device)
     # Leaving the meta device separates tied weights that are whole; sharded ones stay tied.
     for first, *aliases in tied:
         for name in aliases:
             module, _, attribute = name.rpartition(".")
             setattr(model.get_submodule(module), attribute, model.get_parameter(first))
-
-
-def _weights_by_names(model: nn.Module) -> list[tuple[list[str], nn.Parameter]]:
-    # A tied weight is stored under any of its names.
-    weights: dict[nn.Parameter, list[str]] = {}
-    for name, weight in model.named_parameters(remove_duplicate=False):
-        weights.setdefault(weight, []).append(name)
-    return [(names, weight) for weight, names in weights.items()]
 
 
 def _own(weight: Tensor) -> Tensor:

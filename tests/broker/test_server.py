@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from broker.config import BrokerConfig
+from broker.process.child import UNFIT_EXIT_CODE
 from broker.wire.errors import ErrorCode
 from broker.wire.group_commands import CancelRun, Drained, KillGroup, PreemptRun, RunJob
 from broker.wire.group_reports import GroupReady, JobFinished
@@ -318,7 +319,7 @@ async def test_a_second_broker_on_the_same_state_directory_ends_with_a_clear_mes
 async def test_a_damaged_journal_ends_the_start_with_a_clear_message(config: BrokerConfig) -> None:
     (Path(config.state_dir) / "jobs.sqlite3").write_bytes(b"nothing of the kind" * 1000)
     code, errors = await run_to_the_end(config)
-    assert code == 70
+    assert code == UNFIT_EXIT_CODE
     assert "the journal cannot be used" in errors
     assert "jobs.sqlite3 is damaged (file is not a database); put a backup in its place" in errors
 

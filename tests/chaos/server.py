@@ -1,6 +1,5 @@
 """The server under test: the whole product with stub ranks, which can be killed and restarted."""
 
-import json
 import os
 import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -11,10 +10,10 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from ranks.model.model_folder import COMPONENTS, WEIGHTED
 from tests.chaos.ledger import Ledger
 from tests.chaos.stub_settings import Faults, StubSettings
 from tests.running_server import RunningServer
+from tests.stub_model import make_stub_model
 
 
 class ChaosServer:
@@ -49,7 +48,11 @@ class ChaosServer:
         self._environment = environment
         self._flags = [
             *("--device", device),
-            *(["--demo"] if self.is_real else ["--model-path", str(_model(folder))]),
+            *(
+                ["--demo"]
+                if self.is_real
+                else ["--model-path", str(make_stub_model(folder / "model", num_heads=8))]
+            ),
             *("--groups", str(groups), "--nproc", str(nproc)),
             *("--step-timeout", str(step_timeout), "--max-queue", str(max_queue)),
             *flags,
@@ -127,18 +130,3 @@ def _send(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         return
-
-
-def _model(folder: Path) -> Path:
-    """Make a folder that passes for a model: only its file names are checked."""
-    model = folder / "model"
-    names = [f"{part}/{name}" for part, files in COMPONENTS.items() for name in files]
-    for part in WEIGHTED:
-        stem = "diffusion_pytorch_model" if part in ("transformer", "vae") else "model"
-        names.append(f"{part}/{stem}.safetensors")
-    for name in ("model_index.json", *names):
-        path = model / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    (model / "transformer" / "config.json").write_text(json.dumps({"num_attention_heads": 8}))
-    return model

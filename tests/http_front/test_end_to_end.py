@@ -126,6 +126,34 @@ async def test_the_process_reports_ready_serves_and_ends_on_sigterm(
                 assert await process.wait() == 0
 
 
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").is_file(), reason="has no IPv6")
+async def test_the_process_serves_every_socket_that_it_is_given(stack: Stack) -> None:
+    ready, ready_fd = os.pipe()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as first,
+        socket.create_server(("::1", 0), family=socket.AF_INET6) as second,
+    ):
+        fds = (first.fileno(), second.fileno())
+        config = msgspec.structs.replace(
+            stack.front.config,
+            parent_pid=os.getpid(),
+            ready_fd=ready_fd,
+            listen_fd=fds[0],
+            more_listen_fds=fds[1:],
+        )
+        process = await start_front(config, *fds, ready_fd)
+        os.close(ready_fd)
+        assert await asyncio.to_thread(os.read, ready, 64) == b"ready\n"
+        os.close(ready)
+        ports = (first.getsockname()[1], second.getsockname()[1])
+        for url in (f"http://127.0.0.1:{ports[0]}/live", f"http://[::1]:{ports[1]}/live"):
+            async with stack.front.session.get(url) as response:
+                assert response.status == 200
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(LIMIT_S):
+            assert await process.wait() == 0
+
+
 async def start_front(config: FrontConfig, *fds: int) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "http_front", msgspec.json.encode(config).decode()), pass_fds=fds

@@ -2,6 +2,7 @@
 
 `live`: all become ready and keep running. `slow`: on SIGTERM, rank 0 takes a second longer than
 the others and writes a file first. `stubborn`: all ignore SIGTERM. `die`: rank 1 fails to load.
+`unfit`: rank 1 finds that the model cannot be served.
 `mute`: no rank becomes ready. `break`: the starter process exits before it forks a rank.
 """
 
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from broker.process.child import begin, report
+from broker.process.child import UNFIT_EXIT_CODE, begin, report
 from ranks.config import RankConfig
 
 
@@ -41,6 +42,9 @@ def live(config: RankConfig, rank: int, starter_pid: int) -> None:
     if config.model_path == "die" and rank == 1:
         report(config.ready_fd, f"failed {rank} the weights are damaged")
         os._exit(1)
+    if config.model_path == "unfit" and rank == 1:
+        report(config.ready_fd, f"failed {rank} the model is another")
+        os._exit(UNFIT_EXIT_CODE)
     if config.model_path != "mute":
         report(config.ready_fd, f"ready {rank}")
     while True:

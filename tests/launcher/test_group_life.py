@@ -100,6 +100,15 @@ async def test_a_rank_that_fails_to_load_says_why(reaper: Reaper, tmp_path: Path
     assert_all_reaped(group)
 
 
+@pytest.mark.parametrize(("behaviour", "is_unfit"), [("unfit", True), ("die", False)])
+async def test_a_model_that_cannot_be_served_is_told_from_a_failure_that_a_restart_may_end(
+    reaper: Reaper, tmp_path: Path, behaviour: str, is_unfit: bool
+) -> None:
+    group = make_group(reaper, tmp_path, behaviour)
+    await asyncio.wait_for(group.run(LIMIT_S), LIMIT_S)
+    assert group.is_unfit is is_unfit
+
+
 async def test_a_starter_process_that_fails_ends_the_group(reaper: Reaper, tmp_path: Path) -> None:
     group = make_group(reaper, tmp_path, "break")
     reason = await asyncio.wait_for(group.run(LIMIT_S), LIMIT_S)

@@ -37,7 +37,7 @@ def test_switches_can_be_turned_on_and_off() -> None:
         ([], {"WAN_PORT": "x"}, "--port is 'x': expected `int`, got `str`"),
         (["--config", "/nowhere.toml"], {}, "--config /nowhere.toml: No such file or directory"),
         (["--job-ttl", "inf"], {}, "--job-ttl is 'inf': expected `float` <= 3155760000.0"),
-        (["--config", sys.executable], {}, "can't decode byte"),
+        (["--config", sys.executable], {}, "is not in UTF-8"),
         (["--cors-origins", "https://e.example/x"], {}, "'https://e.example/x'; an origin is a"),
         (["--demo", "--model-path", "m"], {}, "demo and model_path exclude each other"),
         (["--groups", "0"], {}, "groups is 0, so listen is needed: without it no group can join"),
@@ -69,6 +69,20 @@ def test_an_unknown_key_in_the_file_is_named(tmp_path: Path) -> None:
     file = tmp_path / "wan.toml"
     file.write_text("nprocs = 8\n")
     with pytest.raises(OptionsError, match=r"--config .*/wan\.toml: unknown option nprocs"):
+        parse_command(["--config", str(file)], {})
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    file = tmp_path / "wan.toml"
+    file.write_text("# 选项\r\nnproc = 4\r\n", encoding="utf-8-sig")
+    assert parse_command(["--config", str(file)], {}).options.nproc == 4
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "gbk"])
+def test_a_file_in_another_encoding_is_named(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "wan.toml"
+    file.write_text("# 选项\nnproc = 4\n", encoding=encoding)
+    with pytest.raises(OptionsError, match=r"wan\.toml is not in UTF-8; save it as UTF-8"):
         parse_command(["--config", str(file)], {})
 
 

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import logging
 import os
@@ -25,8 +26,11 @@ from launcher.preflight import (
     model_folder,
     prepare_folders,
 )
-from ranks.model.model_folder import COMPONENTS, WEIGHTED
+from ranks.model.model_folder import COMPONENTS
 from tests.realtime_front import may_use_realtime_priority
+from tests.stub_model import make_stub_model, write_weights
+
+LIMIT_S = 5.0
 
 
 @pytest.fixture
@@ -38,17 +42,7 @@ def folders(tmp_path: Path) -> Folders:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A folder with the file names of a model, and the one number that is read."""
-    folder = tmp_path / "model"
-    for part, names in COMPONENTS.items():
-        (folder / part).mkdir(parents=True)
-        for name in names:
-            (folder / part / name).write_text(json.dumps({"num_attention_heads": 40}))
-    for part in WEIGHTED:
-        stem = "diffusion_pytorch_model" if part in ("transformer", "vae") else "model"
-        (folder / part / f"{stem}.safetensors").touch()
-    (folder / "model_index.json").write_text("{}")
-    return folder
+    return make_stub_model(tmp_path / "model")
 
 
 _ORDINARY_USER = """
@@ -135,7 +129,7 @@ def test_a_missing_part_of_the_model_is_named(model: Path, folders: Folders, par
 def test_a_missing_shard_of_the_weights_is_named(model: Path, folders: Folders) -> None:
     index = model / "transformer" / "diffusion_pytorch_model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}))
-    (model / "transformer" / "one.safetensors").touch()
+    write_weights(model / "transformer" / "one.safetensors", {"a": "F32"})
     with pytest.raises(StartError, match=r"missing: transformer/two\.safetensors;"):
         find_model(model, folders)
 
@@ -166,6 +160,47 @@ def test_a_port_that_is_taken_is_named() -> None:
 def test_an_address_of_another_machine_is_named() -> None:
     with pytest.raises(StartError, match=r"cannot listen on 192\.0\.2\.1 port 0"):
         listen(Options(host="192.0.2.1", port=0))
+
+
+def reachable(listeners: list[socket.socket], addresses: list[str]) -> list[str]:
+    """Return the addresses at which a client reaches one of the listeners."""
+    port = listeners[0].getsockname()[1]
+    reached = []
+    for address in addresses:
+        with contextlib.suppress(OSError), socket.create_connection((address, port), LIMIT_S):
+            reached.append(address)
+    for listener in listeners:
+        listener.close()
+    return reached
+
+
+needs_ipv6 = pytest.mark.skipif(not Path("/proc/net/if_inet6").is_file(), reason="has no IPv6")
+
+
+@needs_ipv6
+@pytest.mark.parametrize(
+    ("host", "reached"),
+    [
+        ("localhost", ["127.0.0.1", "::1"]),
+        ("::", ["127.0.0.1", "::1"]),
+        ("::1", ["::1"]),
+        ("127.0.0.1", ["127.0.0.1"]),
+        ("0.0.0.0", ["127.0.0.1"]),
+    ],
+)
+def test_a_host_is_reached_at_each_of_its_addresses(host: str, reached: list[str]) -> None:
+    """Browsers and resolvers differ in which address of `localhost` they try."""
+    listeners = listen(Options(host=host, port=0, insecure=True))
+    assert reachable(listeners, ["127.0.0.1", "::1"]) == reached
+
+
+@needs_ipv6
+def test_a_port_that_is_taken_on_the_second_address_is_named_and_the_first_given_back() -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StartError, match=f"port {port} on localhost is taken"):
+            listen(Options(host="localhost", port=port))
+        socket.create_server(("127.0.0.1", port)).close()
 
 
 def test_a_state_directory_in_use_is_named_with_its_owner(folders: Folders) -> None:

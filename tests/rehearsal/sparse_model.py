@@ -38,15 +38,19 @@ def make_sparse_model(folder: Path, demo_model: Path, vae_dtype: torch.dtype) ->
         component.mkdir(parents=True)
         (component / "config.json").write_text((CONFIGS / f"{name}.json").read_text())
         # Tied weights have several names; files hold one of them.
+        weight_map: dict[str, str] = {}
         for number, part in enumerate(in_parts(model.named_parameters())):
-            write_sparse(_file(component, name, number), part)
+            path = component / f"part-{number}.safetensors"
+            write_sparse(path, part)
+            weight_map |= {tensor: path.name for tensor, _ in part}
+        index = component / f"{_stem(name)}.safetensors.index.json"
+        index.write_text(json.dumps({"weight_map": weight_map}))
     CLIPImageProcessorPil().save_pretrained(folder / "image_processor")
     (folder / "tokenizer").symlink_to(demo_model / "tokenizer")
 
 
-def _file(component: Path, name: str, number: int) -> Path:
-    library = "model" if name.endswith("encoder") else "diffusion_pytorch_model"
-    return component / f"{library}{f'-{number}' if number else ''}.safetensors"
+def _stem(name: str) -> str:
+    return "model" if name.endswith("encoder") else "diffusion_pytorch_model"
 
 
 def in_parts(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[list[tuple[str, Tensor]]]:

@@ -45,6 +45,28 @@ async def test_an_allowed_site_may_use_the_server_and_similar_sites_may_not(
 
 
 @pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("[::1]:8088", 200),
+        ("[0:0:0:0:0:0:0:1]:8088", 200),
+        ("LOCALHOST:8088", 200),
+        ("[fd00::5]:8088", 200),
+        ("[fd00::7]", 200),
+        ("[fd00::6]:8088", 403),
+        ("[::1", 403),
+    ],
+)
+async def test_the_host_may_be_an_ipv6_address_and_its_pages_are_own_pages(
+    tmp_path: Path, broker: ScriptedBroker, host: str, status: int
+) -> None:
+    hosts = ("[FD00::5]", "fd00:0:0::7")
+    async with serve(tmp_path, broker.addresses, allowed_hosts=hosts) as front:
+        origin = f"http://{host}"
+        assert (await headers_for(front, "GET", origin, Host=host))[0] == status
+        assert (await headers_for(front, "GET", "http://[::1]:9", Host=host))[0] == 403
+
+
+@pytest.mark.parametrize(
     ("host", "is_named"),
     [
         ("a.example", True),

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -29,6 +30,7 @@ from launcher.doctor.process_table import left_behind
 from launcher.options import Options
 from launcher.preflight import Folders, lock_state, prepare_folders
 from tests.small_disk import small_disk
+from tests.stub_model import set_fields
 
 LIMIT_S = 120.0
 ROOT = Path(__file__).resolve().parents[3]
@@ -246,8 +248,16 @@ def test_truncated_weights_are_reported(model: Path, folders: Folders, share: fl
     weights = model / "transformer" / "diffusion_pytorch_model.safetensors"
     os.truncate(weights, int(weights.stat().st_size * share))
     findings = model_findings(Options(model_path=str(model)), folders)
-    message = "damaged weights: transformer/diffusion_pytorch_model.safetensors"
-    assert message in message_of(findings, "model", "error")
+    message = message_of(findings, "model", "error")
+    assert message.startswith(f"{weights} has damaged weights: it ")
+    assert message.endswith("; remove the file and download it again")
+
+
+def test_weights_that_do_not_fit_the_config_are_reported(model: Path, folders: Folders) -> None:
+    set_fields(model / "vae" / "config.json", base_dim=16)
+    findings = model_findings(Options(model_path=str(model)), folders)
+    message = message_of(findings, "model", "error")
+    assert re.search(r"/vae: \S+ has the shape .*, expected .* from the config", message)
 
 
 def test_a_number_of_ranks_that_does_not_divide_the_model_is_reported(

@@ -9,12 +9,12 @@ from PIL import Image
 
 from broker.wire.job_view import Lease
 from broker.wire.rank_messages import MAX_PREVIEW_BYTES
+from ranks.errors import ModelFolderError
 from ranks.media.latent_colours import Colours, fit_colours, paint
 from ranks.media.previews import Previews, encode_jpeg
 from ranks.model.conditioning import image_tensor, open_image
 from ranks.model.vae import encode_clip
 from ranks.model.weights import load_vae
-from ranks.parallel.sharding import WeightsError
 from tests.running_server import SAMPLE
 
 LEASE = Lease(group="g0", epoch=1, job_id="0" * 32, attempt=1)
@@ -57,7 +57,7 @@ def test_a_vae_that_computes_nan_is_named(demo_folder: Path) -> None:
     vae = load_vae(demo_folder / "vae", torch.float32, torch.device("cpu"))
     with torch.inference_mode():
         vae.quant_conv.bias.fill_(float("nan"))
-        with pytest.raises(WeightsError, match="NaN or infinity; its weights are damaged"):
+        with pytest.raises(ModelFolderError, match="NaN or infinity; its weights are damaged"):
             fit_colours(vae)
 
 

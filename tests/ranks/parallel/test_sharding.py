@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from transformers import UMT5Config, UMT5EncoderModel
 
+from ranks.errors import ModelFolderError
 from ranks.parallel.sharding import (
-    WeightsError,
     load_weights,
     num_weight_bytes,
     set_sharded,
@@ -221,7 +221,7 @@ def test_a_missing_weight_is_named(tmp_path: Path) -> None:
     small_transformer().save_pretrained(tmp_path)
     model = meta_transformer(tmp_path)
     model.extra = nn.Linear(2, 2, device="meta")
-    with pytest.raises(WeightsError, match=r"holds no weight extra\.weight"):
+    with pytest.raises(ModelFolderError, match=r"holds no weight extra\.weight"):
         load_weights(model, tmp_path, CPU)
 
 
@@ -229,5 +229,5 @@ def test_a_weight_of_the_wrong_shape_is_named(tmp_path: Path) -> None:
     small_transformer().save_pretrained(tmp_path)
     model = meta_transformer(tmp_path)
     model.proj_out = nn.Linear(31, 64, device="meta")
-    with pytest.raises(WeightsError, match=r"proj_out.weight has the shape \[64, 32\]"):
+    with pytest.raises(ModelFolderError, match=r"proj_out.weight has the shape \[64, 32\]"):
         load_weights(model, tmp_path, CPU)

@@ -1,0 +1,121 @@
+"""Finds the weights of a component: which tensor is in which file, and what does not belong."""
+
+from pathlib import Path
+
+import msgspec
+
+from ranks.errors import ModelFolderError
+from ranks.model.json_file import read_json
+from ranks.model.safetensors_header import StoredTensor, read_header
+
+_DTYPES = ("F32", "BF16", "F16")
+
+_QUANTIZATION_KEYS = frozenset(
+    {
+        *("scaled_fp8", "scale_weight", "scale_input"),  # ComfyUI
+        *("comfy_quant", "weight_scale", "input_scale", "weight_scale_2"),  # ComfyUI, LightX2V
+        *("weight_scale_inv", "weight_zero_point", "qweight", "qzeros", "scales"),
+        *("weight_offset", "quant_bias", "deq_scale", "mul_scale"),  # msModelSlim
+        *("absmax", "quant_map", "SCB"),  # bitsandbytes
+    }
+)
+"""Last parts of the names of tensors without which quantized weights have other values."""
+
+_EXPECTED = (
+    "its weights are quantized; expected plain float32, bfloat16 or float16 (F32, BF16, F16), "
+    "as in the repositories whose names end in -Diffusers"
+)
+
+
+class StoredWeight(msgspec.Struct, frozen=True):
+    """Where a tensor of a component is stored."""
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+
+
+class WeightFiles(msgspec.Struct, frozen=True):
+    """The weights of a component, and the file names and tensors that are not part of it."""
+
+    weights: dict[str, StoredWeight]
+    strays: list[str]
+
+
+def find_weights(component: Path) -> WeightFiles:
+    """Read which weights a component's folder holds, from headers only.
+
+    Its index decides, as in diffusers. Without one, all weights are in a single file.
+
+    Raises:
+        ModelFolderError: If a file is missing or damaged, or the weights are quantized.
+    """
+    names = _names_by_file(component)
+    check_quantization(component)
+    weights: dict[str, StoredWeight] = {}
+    strays = [p.name for p in sorted(component.glob("*.safetensors")) if p.name not in names]
+    for file, named in names.items():
+        header = read_header(component / file)
+        _refuse_quantized(component / file, header)
+        used = header.keys() if named is None else named
+        if absent := sorted(set(used) - header.keys()):
+            raise ModelFolderError(
+                f"{component / file} lacks {absent[0]}, which the index expects there "
+                f"(missing tensors: {len(absent)}); download the component again"
+            )
+        strays += [f"{name} in {file}" for name in sorted(header.keys() - set(used))]
+        for name in used:
+            weights[name] = StoredWeight(component / file, name, header[name].shape)
+    return WeightFiles(weights, strays)
+
+
+def weight_file_names(component: Path) -> list[str]:
+    return list(_names_by_file(component))
+
+
+def check_quantization(component: Path) -> None:
+    """Refuse a component whose config says that it is quantized.
+
+    Raises:
+        ModelFolderError: In that case.
+    """
+    found = read_json(component / "config.json").get("quantization_config")
+    if found is not None:
+        raise ModelFolderError(
+            f"{component} is quantized (quantization_config in its config.json); "
+            "expected weights in float32, bfloat16 or float16"
+        )
+
+
+def _names_by_file(component: Path) -> dict[str, list[str] | None]:
+    """Return the files of a component and the tensors of each; None: all that it holds."""
+    # diffusers and transformers name their files differently.
+    is_diffusers = "_class_name" in read_json(component / "config.json")
+    stem = "diffusion_pytorch_model" if is_diffusers else "model"
+    index = component / f"{stem}.safetensors.index.json"
+    if not index.is_file():
+        return {f"{stem}.safetensors": None}
+    try:
+        weight_map = msgspec.convert(read_json(index).get("weight_map"), dict[str, str])
+    except msgspec.ValidationError as error:
+        raise ModelFolderError(
+            f"{index} has no weight_map from tensors to files ({error}); download it again"
+        ) from error
+    names: dict[str, list[str] | None] = {}
+    for name, file in weight_map.items():
+        if Path(file).name != file:
+            raise ModelFolderError(f"{index} names {file!r}; expected a file in the same folder")
+        tensors = names.setdefault(file, [])
+        assert tensors is not None, "an index lists the tensors"
+        tensors.append(name)
+    return names
+
+
+def _refuse_quantized(path: Path, header: dict[str, StoredTensor]) -> None:
+    for name in header:
+        if name.rpartition(".")[2] in _QUANTIZATION_KEYS:
+            raise ModelFolderError(f"{path} holds {name}: {_EXPECTED}")
+    for name, tensor in header.items():
+        # Files of older libraries hold this table, which is no weight.
+        if tensor.dtype not in _DTYPES and not name.endswith(".position_ids"):
+            raise ModelFolderError(f"{path} holds {name} as {tensor.dtype}: {_EXPECTED}")

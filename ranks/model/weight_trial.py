@@ -1,0 +1,22 @@
+"""`python -m ranks.model.weight_trial FOLDER`: check that the weights fit their configs."""
+
+import logging
+import sys
+from pathlib import Path
+
+from ranks.errors import ModelFolderError
+from ranks.model.weights import check_fit
+
+
+def main() -> int:
+    logging.disable()  # standard error has the one line that the launcher shows
+    try:
+        check_fit(Path(sys.argv[1]))
+    except ModelFolderError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

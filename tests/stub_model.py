@@ -1,0 +1,66 @@
+"""A folder that passes for a model before ranks load it: real configs, weights without tensors."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+NUM_HEADS = 40
+
+FILES: dict[str, dict[str, Any]] = {
+    "model_index.json": {"_class_name": "WanImageToVideoPipeline"},
+    "tokenizer/tokenizer_config.json": {"tokenizer_class": "T5Tokenizer"},
+    "tokenizer/tokenizer.json": {},
+    "text_encoder/config.json": {"model_type": "umt5", "d_model": 4096},
+    "image_encoder/config.json": {
+        "model_type": "clip_vision_model",
+        "hidden_size": 1280,
+        "image_size": 224,
+    },
+    "image_processor/preprocessor_config.json": {"crop_size": {"height": 224, "width": 224}},
+    "transformer/config.json": {
+        "_class_name": "WanTransformer3DModel",
+        "num_attention_heads": NUM_HEADS,
+        "in_channels": 36,
+        "out_channels": 16,
+        "text_dim": 4096,
+        "image_dim": 1280,
+        "pos_embed_seq_len": None,
+    },
+    "vae/config.json": {"_class_name": "AutoencoderKLWan", "z_dim": 16},
+}
+
+WEIGHTS = {
+    "text_encoder": "model",
+    "image_encoder": "model",
+    "transformer": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+}
+"""Stem of the file names of each component's weights."""
+
+BYTES = {"F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "I8": 1}
+
+
+def make_stub_model(folder: Path, num_heads: int = NUM_HEADS) -> Path:
+    for name, content in FILES.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+    set_fields(folder / "transformer" / "config.json", num_attention_heads=num_heads)
+    for part, stem in WEIGHTS.items():
+        write_weights(folder / part / f"{stem}.safetensors", {})
+    return folder
+
+
+def set_fields(path: Path, **fields: object) -> None:
+    """Set fields of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def write_weights(path: Path, dtypes: dict[str, str]) -> None:
+    """Write a safetensors file of tensors with two elements each, by name and dtype."""
+    header, end = {}, 0
+    for name, dtype in dtypes.items():
+        begin, end = end, end + 2 * BYTES[dtype]
+        header[name] = {"dtype": dtype, "shape": [2], "data_offsets": [begin, end]}
+    encoded = json.dumps(header).encode()
+    path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + bytes(end))
