@@ -11,37 +11,67 @@ import msgspec
 
 from broker.config import BrokerConfig
 from broker.errors import (
+    BackupError,
     JournalError,
     JournalFullError,
+    JournalRemovedError,
+    MissingJournalError,
+    SocketRemovedError,
     StateDirInUseError,
     UnfitStateDirError,
 )
+from broker.janitor import expect_no_files
 from broker.journal.journal import Journal
 from broker.journal.state_dir import StateDir
 from broker.process import child
 from broker.server import Broker
+from broker.store.opening import open_store
 
-EXIT_STATE_DIR = 75
 EXIT_JOURNAL = 70
 
 logger = logging.getLogger("broker")
 
 
 def main() -> int:
-    """Return the exit code: 0 after a stop, 70 if the journal, 75 if its folder is unusable."""
+    """Return the exit code: 0 after a stop, 70 if the journal, 75 if its folder is unusable.
+
+    Another start helps after 70 at the most.
+    """
     config = msgspec.json.decode(sys.argv[1], type=BrokerConfig)
     child.begin("broker", config.parent_pid, config.log_format)
     child.allow_many_files()
     gc.callbacks.append(_freeze_survivors)
     try:
         state_dir = StateDir(Path(config.state_dir))
-        journal = Journal(state_dir.journal)
-        asyncio.run(_serve(config, journal))
-    except (StateDirInUseError, UnfitStateDirError) as error:
+        journal = _open_journal(config, state_dir.journal)
+        return _run(config, journal)
+    except (StateDirInUseError, UnfitStateDirError, MissingJournalError) as error:
         logger.error("%s", error)
-        return EXIT_STATE_DIR
+        return child.FINAL_EXIT_CODE
+    except SocketRemovedError as error:
+        logger.error("%s; the next start makes it again", error)
+        return EXIT_JOURNAL
     except (JournalError, JournalFullError) as error:
         logger.error("the journal cannot be used: %s", error)
+        return EXIT_JOURNAL
+
+
+def _open_journal(config: BrokerConfig, path: Path) -> Journal:
+    place = config.store or config.state_dir
+    return Journal(path, lambda: expect_no_files(open_store(place), place, path))
+
+
+def _run(config: BrokerConfig, journal: Journal) -> int:
+    try:
+        asyncio.run(_serve(config, journal))
+        journal.expect_in_place()
+    except JournalRemovedError as error:
+        try:
+            journal.put_back()
+        except BackupError as fault:
+            logger.error("%s; stopping: %s", error, fault)
+            return child.FINAL_EXIT_CODE
+        logger.error("%s; all its jobs were written to a new file there", error)
         return EXIT_JOURNAL
     journal.close()
     return 0

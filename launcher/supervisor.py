@@ -9,11 +9,13 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from broker.process.child import FINAL_EXIT_CODE
 from launcher.agent import Agent
 from launcher.group_life import GroupLife
 from launcher.heartbeat_relay import HeartbeatRelay
 from launcher.notify import ServiceManager
 from launcher.plan import Plan
+from launcher.preflight import StartError, prepare_run
 from launcher.restarts import RestartPolicy
 from launcher.spawn import Child, Reaper, UnkillableError, describe_exit, end_process
 
@@ -21,6 +23,10 @@ logger = logging.getLogger("launcher")
 
 _GRACE_S = 30.0
 _REPORT_LIMIT_S = 5.0
+
+
+class FinalExitError(Exception):
+    """Raised when a process has ended for a reason that another start would not change."""
 
 
 class Supervisor:
@@ -55,6 +61,8 @@ class Supervisor:
         self._ranks_module = "ranks"
         self._groups: dict[str, GroupLife] = {}
         self._broker_ready = asyncio.Event()
+        self._has_served = False
+        """Whether a broker started here was ever ready; no other is ours to drain."""
         self._front_ready = asyncio.Event()
         self._group_ready = [asyncio.Event() for _ in range(plan.num_groups)]
         self._stop = asyncio.Event()
@@ -101,7 +109,7 @@ class Supervisor:
         while not until.is_set():
             try:
                 reason = await run()
-            except UnkillableError as error:
+            except (UnkillableError, FinalExitError) as error:
                 return self._give_up(str(error))
             if until.is_set():
                 return None
@@ -126,7 +134,7 @@ class Supervisor:
         if self._plan.ray_name is not None:
             work.append(self._keep_alive("ray-groups", self._run_ray_groups, self._stop))
         if self._plan.role != "front":  # a front alone keeps running when the server stops
-            work.append(self._agent.run())
+            work.append(self._run_agent())
         if self._relay is not None:
             work.append(self._relay.run())
         return [asyncio.create_task(coroutine) for coroutine in work]
@@ -134,11 +142,18 @@ class Supervisor:
     async def _run_broker(self) -> str:
         broker = self._broker
         draining = self._stop.is_set()
+        try:
+            prepare_run(self._plan.folders)  # it may have been removed under the running server
+        except StartError as error:
+            return str(error)
         await broker.start(lambda ready_fd: self._plan.broker_config(ready_fd, draining))
         # In a task: registering waits for a connection, which never comes if the broker dies.
         registration = asyncio.create_task(self._register_when_ready(broker))
         try:
-            return describe_exit(await broker.exited)
+            exit_code = await broker.exited
+            if exit_code == FINAL_EXIT_CODE:
+                raise FinalExitError("the broker cannot start; its last log line says what to do")
+            return describe_exit(exit_code)
         finally:
             registration.cancel()
             self._broker_ready.clear()
@@ -147,8 +162,14 @@ class Supervisor:
     async def _register_when_ready(self, broker: Child) -> None:
         if await broker.ready():
             logger.info("broker ready, pid %d", broker.pid)
+            self._has_served = True
             self._broker_ready.set()
             await self._agent.register()
+
+    async def _run_agent(self) -> None:
+        # Until then, another server's broker may be at these addresses.
+        await self._broker_ready.wait()
+        await self._agent.run()
 
     async def _run_front(self) -> str:
         await self._broker_ready.wait()
@@ -280,7 +301,8 @@ class Supervisor:
         drain_s = self._plan.options.drain_timeout
         # Groups on Ray drain at the same time; each has the drain timeout for itself.
         ray_groups = asyncio.create_task(end_process(self._ray_groups, drain_s + 2 * _GRACE_S))
-        await self._wait_for(drain(), drain_s)
+        if self._has_served or self._plan.role != "server":
+            await self._wait_for(drain(), drain_s)
         groups = list(self._groups.values())
         leaving = asyncio.gather(*(group.ask_to_leave() for group in groups))
         await self._wait_for(leaving, _GRACE_S)

@@ -1,10 +1,14 @@
 """The state directory: the journal, and the lock that keeps a second broker out."""
 
 import fcntl
+import time
 from pathlib import Path
 
 from broker.errors import StateDirInUseError
 from broker.journal.filesystem import refuse_network
+
+_END_LIMIT_S = 2.0
+_POLL_S = 0.05
 
 
 class StateDir:
@@ -24,11 +28,22 @@ class StateDir:
         refuse_network(path)
         # Held until the process ends, however it ends.
         self._lock = (path / "broker.lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not self._is_locked():
             self._lock.close()
-            raise StateDirInUseError(f"another broker uses the state directory {path}") from error
+            raise StateDirInUseError(f"another broker uses the state directory {path}")
+
+    def _is_locked(self) -> bool:
+        # The broker of a launcher that was killed may end a moment after it.
+        deadline = time.monotonic() + _END_LIMIT_S
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(_POLL_S)
+            else:
+                return True
 
     def close(self) -> None:
         self._lock.close()

@@ -11,6 +11,8 @@ from broker.process.log import LogFormat, configure_logging
 
 _PR_SET_PDEATHSIG = 1
 ORPHANED_EXIT_CODE = 77
+FINAL_EXIT_CODE = 75
+"""Of a process that another start would not help; the log says what to do."""
 
 
 def begin(process: str, parent_pid: int, log_format: LogFormat) -> None:

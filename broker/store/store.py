@@ -5,9 +5,12 @@ A file has the same name in every store, as in `videos/ID.mp4`, and is there who
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
+
+from broker.wire.job import IMAGE_PATTERN, JOB_ID_PATTERN
 
 logger = logging.getLogger(__name__)
 
@@ -18,6 +21,13 @@ VIDEO, POSTER, SPRITES = ".mp4", ".webp", ".sprites.webp"
 """Suffixes of a job's files in the videos folder."""
 FOLDERS = (INPUTS, VIDEOS, PARTIAL, CHECKPOINTS)
 OBJECT_SCHEME = "s3://"
+_VIDEO_FILE = rf"({VIDEO}|{POSTER}|{SPRITES})".replace(".", r"\.")
+_OWN = re.compile(
+    rf"{INPUTS}/{IMAGE_PATTERN}"
+    rf"|{VIDEOS}/{JOB_ID_PATTERN}{_VIDEO_FILE}"
+    rf"|{re.escape(PARTIAL)}/([0-9a-f]{{32}}\.probe|{JOB_ID_PATTERN}\.[0-9]+{_VIDEO_FILE})"
+    rf"|{CHECKPOINTS}/{JOB_ID_PATTERN}\.(safetensors|[0-9a-f]{{8}}\.part)"
+)
 
 
 class StoreError(OSError):
@@ -97,6 +107,11 @@ class Store(Protocol):
 
 def is_object_place(place: str) -> bool:
     return place.startswith(OBJECT_SCHEME)
+
+
+def is_own(name: str) -> bool:
+    """Whether a file's name has the form of this server's; it removes no others on its own."""
+    return _OWN.fullmatch(name) is not None
 
 
 def checkpoint_name(job_id: str) -> str:

@@ -38,6 +38,7 @@ from tests.broker.driver import (
     broker_config,
     changed_config,
     new_job_id,
+    run_to_the_end,
     running_broker,
 )
 from tests.stub_group import FAKE_VIDEO, StubConfig, StubGroup
@@ -321,12 +322,3 @@ async def test_a_damaged_journal_ends_the_start_with_a_clear_message(config: Bro
     assert code == 70
     assert "the journal cannot be used" in errors
     assert "jobs.sqlite3 is damaged (file is not a database); put a backup in its place" in errors
-
-
-async def run_to_the_end(config: BrokerConfig) -> tuple[int, str]:
-    """Start a broker that cannot run; return its exit code and its log."""
-    broker = BrokerProcess(config)
-    await broker.spawn()
-    _, errors = await asyncio.wait_for(broker.process.communicate(), 20.0)
-    assert broker.process.returncode is not None
-    return broker.process.returncode, errors.decode()

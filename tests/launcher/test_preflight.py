@@ -1,3 +1,4 @@
+import fcntl
 import json
 import logging
 import os
@@ -166,6 +167,15 @@ def test_a_port_that_is_taken_is_named() -> None:
 def test_an_address_of_another_machine_is_named() -> None:
     with pytest.raises(StartError, match=r"cannot listen on 192\.0\.2\.1 port 0"):
         listen(Options(host="192.0.2.1", port=0))
+
+
+def test_a_state_directory_whose_lock_was_removed_is_still_in_use(folders: Folders) -> None:
+    """A second launcher would remove files of the first one and take over its sockets."""
+    with (folders.state / "broker.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(StartError, match=r"another server whose launch\.lock was removed"):
+            lock_state(folders)
+    os.close(lock_state(folders))
 
 
 def test_a_state_directory_in_use_is_named_with_its_owner(folders: Folders) -> None:

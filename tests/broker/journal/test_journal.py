@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from broker.dispatch.job_record import Job
-from broker.errors import JournalError, JournalFullError
+from broker.errors import JournalError, JournalFullError, StateDirInUseError
 from broker.journal import tables as schema
 from broker.journal.journal import Journal
 from broker.journal.tables import SCHEMA_VERSION
@@ -167,7 +167,7 @@ def test_a_full_disk_changes_nothing_and_later_writes_succeed(path: Path) -> Non
 def test_a_second_opener_is_refused(path: Path) -> None:
     journal = Journal(path)
     journal.write([job()])
-    with pytest.raises(JournalError, match="locked"):
+    with pytest.raises(StateDirInUseError, match="another process uses"):
         Journal(path)
 
 
