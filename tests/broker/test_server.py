@@ -1,6 +1,5 @@
 """The broker as a process, over its real sockets."""
 
-import asyncio
 import os
 from pathlib import Path
 
@@ -33,7 +32,6 @@ from tests.broker.driver import (
     IMAGE,
     SHAPE,
     SPEC,
-    BrokerProcess,
     Front,
     broker_config,
     changed_config,
