@@ -10,6 +10,8 @@ from typing import TypeVar
 
 import msgspec
 
+from broker.process.import_path import python
+
 Part = TypeVar("Part")
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -91,7 +93,7 @@ class Child:
             # In its own process group, it does not get the Ctrl-C of the launcher's terminal.
             self.pid = os.posix_spawn(  # noqa: ASYNC221 (it returns at once)
                 sys.executable,
-                [sys.executable, "-m", self._module, argument],
+                python(self._module, argument),
                 os.environ,
                 setpgroup=0,
             )

@@ -3,7 +3,7 @@
 import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import apsw
@@ -49,6 +49,7 @@ class Journal:
         self._path = path
         self._wal = path.with_name(f"{path.name}-wal")
         self._expect_file_of_log()
+        self._make_private()
         with self._translated():
             self._connection = apsw.Connection(str(path))
             try:
@@ -159,6 +160,15 @@ class Journal:
             sync_folder(self._path.parent)
         except (apsw.Error, OSError) as error:
             raise BackupError(f"cannot write {saved}: {error}") from error
+
+    def _make_private(self) -> None:
+        # Prompts and callback URLs are for this user only; SQLite gives its log the same mode.
+        # Another error is SQLite's to report.
+        with suppress(OSError):
+            self._path.chmod(0o600)
+            self._wal.chmod(0o600)
+        with suppress(OSError):
+            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
     def _expect_file_of_log(self) -> None:
         is_missing = not self._path.exists() or self._path.stat().st_size == 0

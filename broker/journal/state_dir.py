@@ -1,6 +1,7 @@
 """The state directory: the journal, and the lock that keeps a second broker out."""
 
 import fcntl
+import os
 import time
 from pathlib import Path
 
@@ -27,7 +28,7 @@ class StateDir:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         refuse_network(path)
         # Held until the process ends, however it ends.
-        self._lock = (path / "broker.lock").open("w")
+        self._lock = (path / "broker.lock").open("w", opener=_open_private)
         if not self._is_locked():
             self._lock.close()
             raise StateDirInUseError(f"another broker uses the state directory {path}")
@@ -47,3 +48,8 @@ class StateDir:
 
     def close(self) -> None:
         self._lock.close()
+
+
+def _open_private(path: str, flags: int) -> int:
+    # The directory itself may be open to other users.
+    return os.open(path, flags, 0o600)

@@ -39,14 +39,18 @@ async def end_of(broker: BrokerProcess) -> int:
     return await asyncio.wait_for(broker.process.wait(), LIMIT_S)
 
 
+def remove(config: BrokerConfig, pattern: str) -> None:
+    for path in Path(config.state_dir).glob(pattern):
+        path.unlink()
+
+
 @pytest.mark.parametrize("also", ["jobs.sqlite3", "jobs.sqlite3*"])
 async def test_a_removed_journal_is_written_again_with_every_job(
     config: BrokerConfig, also: str
 ) -> None:
     async with logging_broker(config) as (broker, log), Front(config) as front:
         accepted = [await front.submit_ok() for _ in range(3)]
-        for path in Path(config.state_dir).glob(also):
-            path.unlink()
+        remove(config, also)
         assert await end_of(broker) == 70  # the launcher starts it again
         assert "jobs.sqlite3 was removed under the running server" in log.read_text()
         await broker.start()
