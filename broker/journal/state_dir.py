@@ -28,9 +28,9 @@ class StateDir:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         refuse_network(path)
         # Held until the process ends, however it ends.
-        self._lock = (path / "broker.lock").open("w", opener=_open_private)
+        self._lock = os.open(path / "broker.lock", os.O_WRONLY | os.O_CREAT, 0o600)
         if not self._is_locked():
-            self._lock.close()
+            self.close()
             raise StateDirInUseError(f"another broker uses the state directory {path}")
 
     def _is_locked(self) -> bool:
@@ -47,9 +47,4 @@ class StateDir:
                 return True
 
     def close(self) -> None:
-        self._lock.close()
-
-
-def _open_private(path: str, flags: int) -> int:
-    # The directory itself may be open to other users.
-    return os.open(path, flags, 0o600)
+        os.close(self._lock)
