@@ -4,6 +4,9 @@
 `launch.py group --join …` and `launch.py front --join …` add groups and fronts on other machines.
 """
 
+import broker.process.import_path  # noqa: F401 (first, it decides where all others come from)
+
+# isort: split
 import asyncio
 import logging
 import os

@@ -11,20 +11,25 @@ import msgspec
 
 from broker.config import BrokerConfig
 from broker.errors import (
+    BackupError,
     JournalError,
     JournalFullError,
+    JournalRemovedError,
+    MissingJournalError,
+    SocketRemovedError,
     StateDirInUseError,
     UnfitJournalError,
     UnfitStateDirError,
 )
+from broker.janitor import expect_no_files
 from broker.journal.journal import Journal
 from broker.journal.state_dir import StateDir
 from broker.process import child
 from broker.server import Broker
+from broker.store.opening import open_store
 from broker.store.store import StoreSetupError
 from broker.wire.curve import CurveError
 
-EXIT_STATE_DIR = 75
 EXIT_JOURNAL = 70
 
 logger = logging.getLogger("broker")
@@ -42,23 +47,45 @@ def main() -> int:
     gc.callbacks.append(_freeze_survivors)
     try:
         state_dir = StateDir(Path(config.state_dir))
-        journal = Journal(state_dir.journal)
-        asyncio.run(_serve(config, journal))
+        journal = _open_journal(config, state_dir.journal)
+        return _run(config, journal)
     except StateDirInUseError as error:
         logger.error("%s", error)
-        return EXIT_STATE_DIR
-    except UnfitStateDirError as error:
+        return child.IN_USE_EXIT_CODE
+    except (UnfitStateDirError, MissingJournalError) as error:
         logger.error("%s", error)
         return child.UNFIT_EXIT_CODE
     except UnfitJournalError as error:
         logger.error("the journal cannot be used: %s", error)
         return child.UNFIT_EXIT_CODE
+    except SocketRemovedError as error:
+        logger.error("%s; the next start makes it again", error)
+        return EXIT_JOURNAL
     except (JournalError, JournalFullError) as error:
         logger.error("the journal cannot be used: %s", error)
         return EXIT_JOURNAL
     except (OSError, CurveError, StoreSetupError) as error:
         logger.error("the broker cannot run: %s", error)
         return 1
+
+
+def _open_journal(config: BrokerConfig, path: Path) -> Journal:
+    place = config.store or config.state_dir
+    return Journal(path, lambda: expect_no_files(open_store(place), place, path))
+
+
+def _run(config: BrokerConfig, journal: Journal) -> int:
+    try:
+        asyncio.run(_serve(config, journal))
+        journal.expect_in_place()
+    except JournalRemovedError as error:
+        try:
+            journal.put_back()
+        except BackupError as fault:
+            logger.error("%s; stopping: %s", error, fault)
+            return child.UNFIT_EXIT_CODE
+        logger.error("%s; all its jobs were written to a new file there", error)
+        return EXIT_JOURNAL
     journal.close()
     return 0
 

@@ -4,10 +4,12 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 from broker.dispatch.dispatcher import Dispatcher
 from broker.dispatch.job_record import Job
+from broker.errors import JournalError, MissingJournalError
 from broker.store.store import (
     CHECKPOINTS,
     FOLDERS,
@@ -20,6 +22,7 @@ from broker.store.store import (
     Store,
     StoreError,
     checkpoint_name,
+    is_own,
 )
 from broker.wire.errors import ErrorCode
 from broker.wire.job import JobState
@@ -30,6 +33,8 @@ logger = logging.getLogger(__name__)
 CHECK_LIMIT_S = 3.0
 """Less than fronts wait for a reply."""
 RETRY_S = 30.0
+LOOK_EVERY_S = 2.0
+"""Between two looks whether the folders of a local store are there."""
 SETTLE_S = 60.0
 """Between the two looks at an object store for files without a job; the second one counts."""
 _SUFFIXES = (VIDEO, POSTER, SPRITES)
@@ -82,6 +87,8 @@ class Janitor:
         async with asyncio.TaskGroup() as tasks:
             if not self.is_local:
                 tasks.create_task(self._insist(self._sweep))
+            else:
+                tasks.create_task(self._keep_folders())
             tasks.create_task(self._remove_on())
 
     def close(self) -> None:
@@ -141,6 +148,21 @@ class Janitor:
             self._is_due.clear()
             await self._insist(self._clear)
 
+    async def _keep_folders(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            await self._in_thread(self._restore_folders)
+
+    def _restore_folders(self) -> None:
+        missing = [name for name in FOLDERS if not self._store.local(name).is_dir()]
+        if missing:
+            places = ", ".join(str(self._store.local(name)) for name in missing)
+            logger.error("made anew, removed under the running server: %s", places)
+            try:
+                self._store.prepare()
+            except OSError as error:
+                logger.error("cannot make them yet: %s", error)
+
     async def _sweep(self) -> None:
         # Listing a large store takes long and changes nothing, so it needs no turn in the thread.
         orphans = self._orphans(await asyncio.to_thread(_all_names, self._store))
@@ -161,7 +183,11 @@ class Janitor:
 
     def _orphans(self, names: Iterable[str]) -> list[str]:
         wanted = _wanted(self._dispatcher.jobs())
-        return [name for name in names if not (_owner(name) in wanted or self._is_used(name))]
+        return [
+            name
+            for name in names
+            if is_own(name) and not (_owner(name) in wanted or self._is_used(name))
+        ]
 
     def _is_used(self, name: str) -> bool:
         folder, _, image = name.partition("/")
@@ -172,6 +198,32 @@ class Janitor:
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def expect_no_files(store: Store, place: str, journal: Path) -> None:
+    """Check that a new journal does not meet files of an earlier one, which a sweep would remove.
+
+    Raises:
+        MissingJournalError: If the store holds files of jobs.
+        JournalError: If the store cannot be reached.
+    """
+    try:
+        names = [name for folder in (INPUTS, VIDEOS, CHECKPOINTS) for name in _own(store, folder)]
+    except StoreError as error:
+        raise JournalError(f"cannot look for files of an earlier journal: {error}") from error
+    if names:
+        raise MissingJournalError(
+            f"{journal} is missing or empty, but {place} holds {len(names)} files of its jobs, "
+            f"such as {names[0]}; nothing was removed. Put the journal or a backup of it in its "
+            f"place, or move {INPUTS}, {VIDEOS} and {CHECKPOINTS} away to start without old jobs"
+        )
+
+
+def _own(store: Store, folder: str) -> list[str]:
+    # A folder that was never used is missing.
+    if store.is_local and not store.local(folder).is_dir():
+        return []
+    return [name for name in store.names(folder) if is_own(name)]
 
 
 def _all_names(store: Store) -> list[str]:
@@ -213,7 +265,7 @@ def _delete(store: Store, jobs: Collection[str], names: Iterable[str]) -> None:
         name
         for folder in (PARTIAL, CHECKPOINTS)
         for name in (store.names(folder) if jobs else [])
-        if name.rpartition("/")[2].split(".")[0] in jobs
+        if is_own(name) and name.rpartition("/")[2].split(".")[0] in jobs
     ]
     whole = [name for job_id in jobs for name in (*_videos(job_id), checkpoint_name(job_id))]
     store.delete([*whole, *strays, *names])

@@ -28,7 +28,7 @@ from broker.dispatch.commands import (
 )
 from broker.dispatch.dispatcher import Dispatcher
 from broker.dispatch.intake import UNKNOWN_JOB
-from broker.errors import JournalFullError
+from broker.errors import JournalFullError, SocketRemovedError
 from broker.history import History
 from broker.janitor import Janitor
 from broker.journal.journal import Journal
@@ -83,6 +83,7 @@ class Broker:
 
     def __init__(self, config: BrokerConfig, journal: Journal) -> None:
         self._config = config
+        self._journal = journal
         self._clock = SteadyClock()
         jobs = journal.load()
         now_s = self._clock()
@@ -105,6 +106,7 @@ class Broker:
 
         Raises:
             JournalError: If the journal cannot be trusted any more.
+            SocketRemovedError: If a socket's file was removed.
         """
         try:
             self._bind()
@@ -170,8 +172,16 @@ class Broker:
         while True:
             await asyncio.sleep(TICK_S)
             self._clock.follow_system()
+            self._journal.expect_in_place()
+            self._expect_sockets()
             if not self._transactions.is_full:
                 await self._transactions.put(None)
+
+    def _expect_sockets(self) -> None:
+        for address in msgspec.structs.astuple(self._config.addresses):
+            scheme, _, path = address.partition("://")
+            if scheme == "ipc" and not Path(path).exists():
+                raise SocketRemovedError(f"{path} was removed under the running server")
 
     # --- what comes in ---------------------------------------------------------------------------
 

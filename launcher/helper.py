@@ -12,6 +12,7 @@ import sys
 import msgspec
 
 from broker.process.child import die_with_parent
+from broker.process.import_path import python
 from ranks.config import DeviceReport
 
 
@@ -21,7 +22,7 @@ def run_helper(module: str, *arguments: str, limit_s: float) -> subprocess.Compl
     Raises:
         subprocess.TimeoutExpired: If it runs longer than `limit_s`; it is killed.
     """
-    command = [sys.executable, "-m", "launcher.helper", str(os.getpid()), module, *arguments]
+    command = python("launcher.helper", str(os.getpid()), module, *arguments)
     return subprocess.run(
         command, check=False, timeout=limit_s, capture_output=True, errors="replace"
     )

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -31,6 +32,8 @@ _DEMO_LIMIT_S = 300.0
 _PROBE_LIMIT_S = 120.0
 _NO_FAMILY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 """Errors for the address of a family that the hosts file names and the kernel does not have."""
+_BROKER_END_LIMIT_S = 2.0
+_BROKER_POLL_S = 0.05
 
 
 class StartError(Exception):
@@ -125,7 +128,8 @@ def lock_state(folders: Folders) -> int:
     """Lock the state directory; the lock lasts until the returned descriptor is closed.
 
     Raises:
-        StartError: If another server holds the lock, or this user may not write to the folder.
+        StartError: If another server holds the lock, or its broker runs although the lock
+            was removed, or this user may not write to the folder.
     """
     path = folders.state / "launch.lock"
     try:
@@ -141,9 +145,30 @@ def lock_state(folders: Folders) -> int:
             f"--state-dir {folders.state} is in use by another server, pid {owner}; "
             "stop it or choose another folder"
         ) from error
+    if _has_broker(folders):
+        os.close(descriptor)
+        raise StartError(
+            f"--state-dir {folders.state} is in use by another server whose {path.name} was "
+            "removed; stop it or choose another folder"
+        )
     os.truncate(descriptor, 0)
     os.write(descriptor, f"{os.getpid()}\n".encode())
     return descriptor
+
+
+def _has_broker(folders: Folders) -> bool:
+    """Return whether a broker keeps its lock; one whose launcher was killed ends at once."""
+    deadline = time.monotonic() + _BROKER_END_LIMIT_S
+    while time.monotonic() < deadline:
+        try:
+            with (folders.state / "broker.lock").open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return False
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            time.sleep(_BROKER_POLL_S)
+    return True
 
 
 def state_owner(folders: Folders) -> int | None:

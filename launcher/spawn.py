@@ -12,6 +12,7 @@ import msgspec
 
 from broker.process.cgroup import num_oom_kills, read_limits
 from broker.process.child import UNFIT_EXIT_CODE
+from broker.process.import_path import python
 
 Part = TypeVar("Part")
 
@@ -104,7 +105,7 @@ class Child:
             # In its own process group, it does not get the Ctrl-C of the launcher's terminal.
             self.pid = os.posix_spawn(  # noqa: ASYNC221 (it returns at once)
                 sys.executable,
-                [sys.executable, "-m", self._module, argument],
+                python(self._module, argument),
                 os.environ,
                 setpgroup=0,
             )

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from broker.process.cgroup import read_limits
-from broker.process.child import UNFIT_EXIT_CODE
+from broker.process.child import IN_USE_EXIT_CODE, UNFIT_EXIT_CODE
 from launcher.agent import Agent
 from launcher.group_life import GroupLife
 from launcher.hang_watch import HangWatch
@@ -26,6 +26,10 @@ logger = logging.getLogger("launcher")
 
 _GRACE_S = 30.0
 _REPORT_LIMIT_S = 5.0
+
+
+class FinalExitError(Exception):
+    """Raised when a process has ended for a reason that another start would not change."""
 
 
 class Supervisor:
@@ -63,6 +67,8 @@ class Supervisor:
         """By the name of the process."""
         self._unfit_group = False
         self._broker_ready = asyncio.Event()
+        self._has_served = False
+        """Whether a broker started here was ever ready; no other is ours to drain."""
         self._front_ready = asyncio.Event()
         self._group_ready = [asyncio.Event() for _ in range(plan.num_groups)]
         self._stop = asyncio.Event()
@@ -111,7 +117,7 @@ class Supervisor:
             try:
                 prepare_run(self._plan.folders)  # it may have been removed
                 reason = await run()
-            except UnkillableError as error:
+            except (UnkillableError, FinalExitError) as error:
                 return self._give_up(str(error))
             except StartError as error:
                 reason = f"could not be started: {error}"
@@ -142,7 +148,7 @@ class Supervisor:
         if self._plan.ray_name is not None:
             work.append(self._keep_alive("ray-groups", self._run_ray_groups, self._stop))
         if self._plan.role != "front":  # a front alone keeps running when the server stops
-            work.append(self._agent.run())
+            work.append(self._run_agent())
         if self._relay is not None:
             work.append(self._relay.run())
         return [asyncio.create_task(coroutine) for coroutine in work]
@@ -154,7 +160,10 @@ class Supervisor:
         # In a task: registering waits for a connection, which never comes if the broker dies.
         attendance = asyncio.create_task(self._attend_broker(broker))
         try:
-            return self._reaper.describe_exit(await broker.exited)
+            exit_code = await broker.exited
+            if exit_code == IN_USE_EXIT_CODE:
+                raise FinalExitError("the broker cannot start; its last log line says what to do")
+            return self._reaper.describe_exit(exit_code)
         finally:
             attendance.cancel()
             self._broker_ready.clear()
@@ -163,8 +172,14 @@ class Supervisor:
     async def _attend_broker(self, broker: Child) -> None:
         if await broker.ready():
             logger.info("broker ready, pid %d", broker.pid)
+            self._has_served = True
             self._broker_ready.set()
             await asyncio.gather(self._agent.register(), self._watch(broker))
+
+    async def _run_agent(self) -> None:
+        # Until then, another server's broker may be at these addresses.
+        await self._broker_ready.wait()
+        await self._agent.run()
 
     async def _run_front(self) -> str:
         await self._broker_ready.wait()
@@ -316,7 +331,8 @@ class Supervisor:
         drain_s = self._plan.options.drain_timeout
         # Groups on Ray drain at the same time; each has the drain timeout for itself.
         ray_groups = asyncio.create_task(end_process(self._ray_groups, drain_s + 2 * _GRACE_S))
-        await self._wait_for(drain(), drain_s)
+        if self._has_served or self._plan.role != "server":
+            await self._wait_for(drain(), drain_s)
         groups = list(self._groups.values())
         leaving = asyncio.gather(*(group.ask_to_leave() for group in groups))
         await self._wait_for(leaving, _GRACE_S)

@@ -20,6 +20,7 @@ from typing import NoReturn
 import msgspec
 
 from broker.process.child import UNFIT_EXIT_CODE, begin, report
+from broker.process.import_path import python
 from ranks.config import RankConfig
 from ranks.environment import set_environment_defaults
 from ranks.errors import ModelFolderError
@@ -56,7 +57,7 @@ def _fork(config: RankConfig, rank: int) -> int:
 
 def _spawn(config: RankConfig, rank: int) -> int:
     arguments = [sys.argv[1], str(rank), str(os.getpid())]
-    return os.posix_spawn(sys.executable, [sys.executable, "-m", "ranks", *arguments], os.environ)
+    return os.posix_spawn(sys.executable, python("ranks", *arguments), os.environ)
 
 
 def _run_rank(config: RankConfig, rank: int, starter_pid: int) -> NoReturn:

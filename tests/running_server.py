@@ -51,6 +51,7 @@ class RunningServer:
         flags: Added to the command.
         command: What Python runs.
         environment: Added to the environment of the server.
+        cwd: Its working directory.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class RunningServer:
         *flags: str,
         command: Sequence[str] = DEMO,
         environment: Mapping[str, str] | None = None,
+        cwd: Path = ROOT,
     ) -> None:
         self._mark = f"WAN_TEST_MARK={secrets.token_hex(8)}"
         name, _, value = self._mark.partition("=")
@@ -66,7 +68,7 @@ class RunningServer:
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, *command, "--state-dir", str(state_dir), *flags],
-                cwd=ROOT,
+                cwd=cwd,
                 env=os.environ | dict(environment or {}) | {name: value},
                 stderr=log,
             )

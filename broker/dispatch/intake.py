@@ -22,7 +22,15 @@ from broker.dispatch.policy import DispatchPolicy
 from broker.wire.errors import ErrorCode
 from broker.wire.group_commands import CancelRun
 from broker.wire.group_reports import GroupReady
-from broker.wire.job import JOB_ID_PATTERN, GroupShape, JobSpec, JobState, SpecError, choose_layout
+from broker.wire.job import (
+    IMAGE_PATTERN,
+    JOB_ID_PATTERN,
+    GroupShape,
+    JobSpec,
+    JobState,
+    SpecError,
+    choose_layout,
+)
 from broker.wire.job_view import Lease
 from broker.wire.replies import (
     ExpiredRemoved,
@@ -38,7 +46,7 @@ _RETRY_UNKNOWN_S = 30
 _RESTART_GRACE_S = 600.0
 # Both become file names.
 _JOB_ID = re.compile(JOB_ID_PATTERN)
-_IMAGE = re.compile(r"[0-9a-f]{64}\.ppm")
+_IMAGE = re.compile(IMAGE_PATTERN)
 _KEY_REUSED = Refused(
     code=ErrorCode.IDEMPOTENCY_KEY_REUSE, message="this Idempotency-Key belongs to another request"
 )

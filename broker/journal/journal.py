@@ -1,18 +1,26 @@
 """The journal: an SQLite file of jobs and their history, the one durable state of the server."""
 
 import os
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import apsw
 import msgspec
 
 from broker.dispatch.job_record import Job
-from broker.errors import BackupError, JournalError, JournalFullError, UnfitJournalError
+from broker.errors import (
+    BackupError,
+    JournalError,
+    JournalFullError,
+    JournalRemovedError,
+    MissingJournalError,
+    StateDirInUseError,
+    UnfitJournalError,
+)
 from broker.journal import pending_callbacks as callbacks
 from broker.journal.tables import migrate
-from broker.store.store import REFUSED_WRITES
+from broker.store.store import REFUSED_WRITES, sync_folder
 from broker.wire.replies import Callback
 
 _HISTORY_KEPT_S = 7 * 86_400.0
@@ -27,17 +35,29 @@ _SAVE = """
 class Journal:
     """The open journal: one connection, for one thread at a time.
 
+    Args:
+        path: The file, which is created if it is missing.
+        check_new: Called before the tables of a new journal are made; may raise to prevent that.
+
     Raises:
-        JournalError: If the file is damaged, in use, or of a later version.
+        JournalError: If the file is damaged, or of a later version.
+        MissingJournalError: If the file is missing, but not its write-ahead log.
+        StateDirInUseError: If another process has opened it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, check_new: Callable[[], None] = lambda: None) -> None:
         self._path = path
+        self._wal = path.with_name(f"{path.name}-wal")
+        self._expect_file_of_log()
+        self._make_private()
         with self._translated():
             self._connection = apsw.Connection(str(path))
             try:
                 self._prepare()
+                if self._connection.pragma("user_version") == 0:
+                    check_new()
                 migrate(self._connection, path)
+                self._inode = path.stat().st_ino
             except BaseException:
                 self._connection.close()
                 raise
@@ -54,6 +74,7 @@ class Journal:
         Raises:
             JournalFullError: If there is no room; nothing has changed.
             JournalError: If the disk or the file cannot be trusted any more.
+            JournalRemovedError: If the file was removed; the open one holds the change.
         """
         with self._transaction():
             rows = [(job.number, msgspec.json.encode(job).decode()) for job in saved]
@@ -61,6 +82,7 @@ class Journal:
             self._connection.executemany(
                 "DELETE FROM jobs WHERE job_id = ?", [(job_id,) for job_id in dropped]
             )
+        self.expect_in_place()
 
     def take_callback(self, now_s: float, busy: Collection[str] = ()) -> Callback | None:
         with self._transaction():
@@ -118,6 +140,57 @@ class Journal:
     def close(self) -> None:
         self._connection.close()
 
+    def expect_in_place(self) -> None:
+        """Check that a restart would find the open file.
+
+        Raises:
+            JournalRemovedError: If the file was removed or replaced.
+        """
+        try:
+            is_ours = self._path.stat().st_ino == self._inode
+        except FileNotFoundError:
+            is_ours = False
+        if not is_ours:
+            raise JournalRemovedError(f"{self._path} was removed under the running server")
+
+    def put_back(self) -> None:
+        """Write the open journal to its path again, and close it.
+
+        Raises:
+            BackupError: If that fails, or another file is there now.
+        """
+        saved = self._path.with_name(f"{self._path.name}.saved")
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._copy_to(saved)
+            self._connection.close()
+            if self._path.exists():
+                raise BackupError(f"another file is now {self._path}; the jobs are in {saved}")
+            # The copy is complete. SQLite would apply the log of the removed file to it.
+            self._wal.unlink(missing_ok=True)
+            saved.rename(self._path)
+            sync_folder(self._path.parent)
+        except (apsw.Error, OSError) as error:
+            raise BackupError(f"cannot write {saved}: {error}") from error
+
+    def _make_private(self) -> None:
+        # Prompts and callback URLs are for this user only; SQLite gives its log the same mode.
+        # Another error is SQLite's to report.
+        with suppress(OSError):
+            self._path.chmod(0o600)
+            self._wal.chmod(0o600)
+        with suppress(OSError):
+            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+    def _expect_file_of_log(self) -> None:
+        is_missing = not self._path.exists() or self._path.stat().st_size == 0
+        if is_missing and self._wal.exists() and self._wal.stat().st_size > 0:
+            # SQLite would delete the log.
+            raise MissingJournalError(
+                f"{self._path} is missing, but {self._wal.name} with its latest changes is there; "
+                f"put the journal back, or move {self._wal.name} away"
+            )
+
     def _prepare(self) -> None:
         # EXCLUSIVE comes before WAL: then there is no shared memory file, a second opener is
         # refused, and SQLite's WAL-reset corruption, which needs two connections, is out of reach.
@@ -171,8 +244,10 @@ class Journal:
         except (apsw.CorruptError, apsw.NotADBError, msgspec.MsgspecError, ValueError) as error:
             raise UnfitJournalError(
                 f"{self._path} is damaged ({error}); put a backup in its place, "
-                "or move it away to start with an empty queue"
+                "or move it away; the next start then says what becomes of the videos"
             ) from error
+        except apsw.BusyError as error:
+            raise StateDirInUseError(f"another process uses {self._path}") from error
         except apsw.Error as error:
             raise JournalError(f"{self._path}: {error}") from error
 

@@ -14,6 +14,8 @@ from broker.process.log import LogFormat, configure_logging
 _PR_SET_PDEATHSIG = 1
 ORPHANED_EXIT_CODE = 77
 LIFE_SIGN_EVERY_S = 1.0
+IN_USE_EXIT_CODE = 75
+"""Exit code of a process whose files another one uses: another start does not help meanwhile."""
 UNFIT_EXIT_CODE = 78
 """Exit code of a process, or of the launcher, that cannot run before its files are changed."""
 

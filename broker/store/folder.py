@@ -41,7 +41,13 @@ class FolderStore:
                     os.fsync(file.fileno())
         check()
         for move in moves:
-            move.file.rename(self.root / move.name)
+            target = self.root / move.name
+            try:
+                move.file.rename(target)
+            except FileNotFoundError:
+                # The folder may have been removed.
+                self.prepare()
+                move.file.rename(target)
         for folder in {(self.root / move.name).parent for move in moves}:
             sync_folder(folder)
 

@@ -6,9 +6,12 @@ A file has the same name in every store, as in `videos/ID.mp4`, and is there who
 import errno
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
+
+from broker.wire.job import IMAGE_PATTERN, JOB_ID_PATTERN
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +24,13 @@ FOLDERS = (INPUTS, VIDEOS, PARTIAL, CHECKPOINTS)
 OBJECT_SCHEME = "s3://"
 REFUSED_WRITES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 """Errors of a disk that takes nothing now but may later: it is full, or remounted read-only."""
+_VIDEO_FILE = rf"({VIDEO}|{POSTER}|{SPRITES})".replace(".", r"\.")
+_OWN = re.compile(
+    rf"{INPUTS}/{IMAGE_PATTERN}"
+    rf"|{VIDEOS}/{JOB_ID_PATTERN}{_VIDEO_FILE}"
+    rf"|{re.escape(PARTIAL)}/([0-9a-f]{{32}}\.probe|{JOB_ID_PATTERN}\.[0-9]+{_VIDEO_FILE})"
+    rf"|{CHECKPOINTS}/{JOB_ID_PATTERN}\.(safetensors|[0-9a-f]{{8}}\.part)"
+)
 
 
 class StoreError(OSError):
@@ -100,6 +110,11 @@ class Store(Protocol):
 
 def is_object_place(place: str) -> bool:
     return place.startswith(OBJECT_SCHEME)
+
+
+def is_own(name: str) -> bool:
+    """Whether a file's name has the form of this server's; it removes no others on its own."""
+    return _OWN.fullmatch(name) is not None
 
 
 def checkpoint_name(job_id: str) -> str:

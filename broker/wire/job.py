@@ -17,6 +17,7 @@ SIDE_MULTIPLE_PX = 16
 _LINEAR_TOKENS = 29_000
 
 JOB_ID_PATTERN = "[0-9a-f]{32}"
+IMAGE_PATTERN = r"[0-9a-f]{64}\.ppm"
 _SIZE = re.compile(r"([0-9]{1,5})[*x]([0-9]{1,5})")
 _FORBIDDEN_TEXT = re.compile(r"[\x00\ud800-\udfff]")
 

@@ -1,6 +1,7 @@
 """A small typed client of the HTTP API. The `wan` command uses it."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
@@ -27,7 +28,9 @@ RESPONSE_LIMIT_S = 60.0
 UPLOAD_LIMIT_S = 120.0
 """Time limit for an image upload, the same as the server's."""
 RECONNECT_LIMIT_S = 60.0
-"""How long `watch` tries to reconnect."""
+"""How long `watch` tries to reconnect, and `submit` to get its answer."""
+IDEMPOTENCY_HEADER = "Idempotency-Key"
+_GATEWAY_FAILURES = (502, 503, 504)
 _RECONNECT_EVERY_S = 0.5
 _CHUNK_BYTES = 1 << 16
 
@@ -80,22 +83,47 @@ class WanClient:
     ) -> None:
         await self._session.close()
 
-    async def submit(self, image: Path | str, fields: dict[str, object]) -> str:
-        """Submit a job and return its id.
+    async def submit(
+        self, image: Path | str, fields: dict[str, object], idempotency_key: str | None = None
+    ) -> str:
+        """Submit a job and return its id. Submit again when the answer was lost.
 
         Args:
             image: A file to upload, or a URL for the server to fetch.
             fields: Fields of the job: `prompt` and any other field of `JobSpec`, and `priority`.
+            idempotency_key: Calls with the same key make one job; None for a new key.
+
+        Raises:
+            RefusedError: If the server refuses the job.
+            UnreachableError: If no connection can be made, or no answer comes.
         """
+        headers = {IDEMPOTENCY_HEADER: idempotency_key or secrets.token_hex(16)}
+        clock = asyncio.get_running_loop()
+        give_up_at = None
+        while True:
+            try:
+                return (await self._submit_once(image, fields, headers)).requestId
+            except UnreachableError as error:
+                # Without a connection, the first try has had no effect.
+                if give_up_at is None and isinstance(error.__cause__, aiohttp.ClientConnectorError):
+                    raise
+                give_up_at = give_up_at or clock.time() + RECONNECT_LIMIT_S
+                if clock.time() > give_up_at:
+                    raise
+            await asyncio.sleep(_RECONNECT_EVERY_S)
+
+    async def _submit_once(
+        self, image: Path | str, fields: dict[str, object], headers: dict[str, str]
+    ) -> Submitted:
         if isinstance(image, str):
             body = {**fields, "image_url": image}
-            return (await self._post("/video/submit", Submitted, json=body)).requestId
+            return await self._post("/video/submit", Submitted, json=body, headers=headers)
         with image.open("rb") as file:
             form = aiohttp.FormData({name: _as_text(value) for name, value in fields.items()})
             form.add_field("image", file, filename=image.name)
-            return (
-                await self._post("/video/submit", Submitted, UPLOAD_LIMIT_S, data=form)
-            ).requestId
+            return await self._post(
+                "/video/submit", Submitted, UPLOAD_LIMIT_S, data=form, headers=headers
+            )
 
     async def status(self, job_id: str) -> JobStatus:
         return await self._post("/video/status", JobStatus, json={"requestId": job_id})
@@ -215,6 +243,8 @@ async def _raise_if_refused(response: aiohttp.ClientResponse) -> None:
         detail = msgspec.json.decode(await response.read(), type=ErrorBody).error
     except msgspec.DecodeError:
         # The response is not ours: it comes from a proxy or another server.
+        if response.status in _GATEWAY_FAILURES:
+            raise aiohttp.ClientPayloadError(f"HTTP status {response.status}") from None
         detail = ErrorDetail(code=ErrorCode.UNAVAILABLE, message=f"HTTP status {response.status}")
     raise RefusedError(response.status, detail)
 

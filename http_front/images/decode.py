@@ -5,11 +5,11 @@ import contextlib
 import logging
 import os
 import secrets
-import sys
 from pathlib import Path
 
 import msgspec
 
+from broker.process.import_path import python
 from broker.store.store import INPUTS, Move
 from broker.wire.errors import ErrorCode
 from http_front.access.fair_slots import FairSlots
@@ -144,7 +144,7 @@ class _Child:
     async def _exchange(self, line: bytes) -> bytes:
         if self._process is None or self._process.returncode is not None:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "http_front.images.decode_worker", str(os.getpid())),
+                *python("http_front.images.decode_worker", str(os.getpid())),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
             )

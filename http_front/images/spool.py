@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from http_front.errors import FrontError
 MAX_IMAGE_BYTES = 20 << 20
 _MEMORY_BYTES = 1 << 16
 _STALE_AFTER_S = 3600.0
+# Images on their way in, and decoded ones before they are named by their content.
+_OWN = re.compile(r"[0-9a-f]{32}\.(upload|ppm)")
 
 
 class Spool:
@@ -62,6 +65,8 @@ class Spool:
 
     def _spill(self) -> None:
         if self._file is None:
+            # The folder may have been removed under the running server.
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._file = self._path.open("wb")
         self._file.write(self._held)
         # The decoder opens the file by name, so no bytes may stay in the buffer.
@@ -87,9 +92,13 @@ def open_spool(folder: Path) -> Iterator[Spool]:
 
 
 def prepare_folder(folder: Path) -> None:
-    """Create the folder, and delete files that a killed front left in it."""
+    """Create the folder, and delete files that a killed front left in it, and no others."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for path in folder.iterdir():
+    for path in filter(_is_own, folder.iterdir()):
         with contextlib.suppress(FileNotFoundError):  # another front may delete it first
             if time.time() - path.stat().st_mtime > _STALE_AFTER_S:
                 path.unlink()
+
+
+def _is_own(path: Path) -> bool:
+    return _OWN.fullmatch(path.name) is not None and path.is_file()

@@ -74,7 +74,7 @@ def _parent_pid(entry: Path) -> int:
 
 def _launcher_of(process: Process) -> int | None:
     match process.words:
-        case [_, "-m", module, config] if module in _MODULES:
+        case [*_, "-m", module, config] if module in _MODULES:
             with suppress(msgspec.DecodeError):
                 return msgspec.json.decode(config, type=_Config).parent_pid
     return None

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 from msgspec import structs
 
+from broker.process.import_path import python
 from launcher.options import to_toml
 from launcher.ray.ray_config import GroupOrder
 
@@ -79,8 +80,8 @@ def _prepare(order: GroupOrder) -> list[str]:
     config = state / "options.toml"
     _write(config, to_toml(structs.replace(options, state_dir=str(state))))
     # The helper ends when this process does, even if it is killed.
-    helper = [sys.executable, "-m", "launcher.helper", str(os.getpid())]
-    return [*helper, "launch", "group", "--config", str(config)]
+    arguments = ("launch", "group", "--config", str(config))
+    return python("launcher.helper", str(os.getpid()), *arguments)
 
 
 def _private(folder: Path) -> Path:

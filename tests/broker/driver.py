@@ -123,6 +123,15 @@ async def running_broker(
             await broker.kill()
 
 
+async def run_to_the_end(config: BrokerConfig) -> tuple[int, str]:
+    """Start a broker that cannot run; return its exit code and its log."""
+    broker = BrokerProcess(config)
+    await broker.spawn()
+    _, errors = await asyncio.wait_for(broker.process.communicate(), LIMIT_S)
+    assert broker.process.returncode is not None
+    return broker.process.returncode, errors.decode()
+
+
 class Front:
     """A client of the broker's `requests` and `events` sockets."""
 

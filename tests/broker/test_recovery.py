@@ -268,11 +268,19 @@ def test_a_start_removes_files_without_a_job_and_keeps_all_others(tmp_path: Path
         f"videos/.partial/{busy.job_id}.1.mp4",
         f"checkpoints/{waiting.job_id}.safetensors",
         f"checkpoints/{busy.job_id}.safetensors",
+        # Files of others, also if their names look a little like ours.
+        "inputs/photo.png",
+        "inputs/half-written",
+        "videos/holiday-2019.mp4",
+        "videos/notes.txt",
+        f"videos/{'9' * 32}.mov",
+        f"videos/.partial/{done.job_id}.mp4",
+        "checkpoints/resnet50.pth",
+        "checkpoints/model.safetensors",
     }
     removed = {
         f"inputs/{4:064x}.ppm",
         f"inputs/{9:064x}.ppm",
-        "inputs/half-written",
         f"videos/{'9' * 32}.mp4",
         f"videos/{cancelled.job_id}.mp4",
         f"videos/.partial/{busy.job_id}.0.mp4",

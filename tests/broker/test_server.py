@@ -1,6 +1,5 @@
 """The broker as a process, over its real sockets."""
 
-import asyncio
 import os
 from pathlib import Path
 
@@ -34,11 +33,11 @@ from tests.broker.driver import (
     IMAGE,
     SHAPE,
     SPEC,
-    BrokerProcess,
     Front,
     broker_config,
     changed_config,
     new_job_id,
+    run_to_the_end,
     running_broker,
 )
 from tests.stub_group import FAKE_VIDEO, StubConfig, StubGroup
@@ -322,12 +321,3 @@ async def test_a_damaged_journal_ends_the_start_with_a_clear_message(config: Bro
     assert code == UNFIT_EXIT_CODE
     assert "the journal cannot be used" in errors
     assert "jobs.sqlite3 is damaged (file is not a database); put a backup in its place" in errors
-
-
-async def run_to_the_end(config: BrokerConfig) -> tuple[int, str]:
-    """Start a broker that cannot run; return its exit code and its log."""
-    broker = BrokerProcess(config)
-    await broker.spawn()
-    _, errors = await asyncio.wait_for(broker.process.communicate(), 20.0)
-    assert broker.process.returncode is not None
-    return broker.process.returncode, errors.decode()

@@ -12,8 +12,7 @@ import pytest
 from broker.config import BrokerConfig
 from broker.wire.job import JobState
 from broker.wire.sockets import Addresses
-from tests.broker.driver import Front, broker_config, running_broker
-from tests.broker.test_server import run_to_the_end
+from tests.broker.driver import Front, broker_config, run_to_the_end, running_broker
 from tests.chaos.server import ChaosServer
 from tests.chaos.test_drain import exit_code, journal_of
 from tests.http_front.vectors import cases

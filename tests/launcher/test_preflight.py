@@ -1,4 +1,5 @@
 import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -201,6 +202,15 @@ def test_a_port_that_is_taken_on_the_second_address_is_named_and_the_first_given
         with pytest.raises(StartError, match=f"port {port} on localhost is taken"):
             listen(Options(host="localhost", port=port))
         socket.create_server(("127.0.0.1", port)).close()
+
+
+def test_a_state_directory_whose_lock_was_removed_is_still_in_use(folders: Folders) -> None:
+    """A second launcher would remove files of the first one and take over its sockets."""
+    with (folders.state / "broker.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(StartError, match=r"another server whose launch\.lock was removed"):
+            lock_state(folders)
+    os.close(lock_state(folders))
 
 
 def test_a_state_directory_in_use_is_named_with_its_owner(folders: Folders) -> None:

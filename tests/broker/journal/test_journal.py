@@ -1,5 +1,6 @@
 """The journal: durable writes, refused contradictions, migrations, damage and backups."""
 
+import os
 import random
 import shutil
 import sqlite3
@@ -10,9 +11,10 @@ import msgspec
 import pytest
 
 from broker.dispatch.job_record import Job
-from broker.errors import JournalError, JournalFullError
+from broker.errors import JournalError, JournalFullError, StateDirInUseError
 from broker.journal import tables as schema
 from broker.journal.journal import Journal
+from broker.journal.state_dir import StateDir
 from broker.journal.tables import SCHEMA_VERSION
 from broker.wire.errors import ErrorCode, ResultWarning
 from broker.wire.job import JobState
@@ -170,10 +172,28 @@ def test_a_full_disk_changes_nothing_and_later_writes_succeed(path: Path) -> Non
     assert len(journal.load()) == 199
 
 
+def test_other_users_cannot_read_the_files_of_an_open_state_directory(tmp_path: Path) -> None:
+    """They hold prompts and callback URLs; journals of earlier versions may be open to all."""
+    tmp_path.chmod(0o755)
+    before = os.umask(0)
+    try:
+        state_dir = StateDir(tmp_path)
+        journal = Journal(state_dir.journal)
+        journal.write([job()])
+        assert {oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()} == {"0o600"}
+        journal.close()
+        state_dir.journal.chmod(0o644)
+        Journal(state_dir.journal).close()
+        assert state_dir.journal.stat().st_mode & 0o777 == 0o600
+        state_dir.close()
+    finally:
+        os.umask(before)
+
+
 def test_a_second_opener_is_refused(path: Path) -> None:
     journal = Journal(path)
     journal.write([job()])
-    with pytest.raises(JournalError, match="locked"):
+    with pytest.raises(StateDirInUseError, match="another process uses"):
         Journal(path)
 
 
