@@ -85,8 +85,8 @@ class Soak:
             os.kill(pid, signal.SIGTERM)
 
     async def _kill_rank(self) -> None:
-        pids = self._stub.life.pids('"group":"g0"')
-        self._stub.kill(self._random.choice(pids))
+        if pids := self._stub.life.pids('"group":"g0"'):
+            self._stub.kill(self._random.choice(pids))
 
 
 @asynccontextmanager

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections import Counter
 from contextlib import suppress
+from http import HTTPStatus
 from io import BytesIO
 from socket import SHUT_RDWR
 from typing import Any
@@ -16,6 +17,9 @@ from broker.wire.job import JobState
 
 ANSWER_LIMIT_S = 15.0
 JOB_LIMIT_S = 120.0
+NUM_PICTURES = 3000
+"""Fronts remember more pictures than that, so their caches are full after 20 minutes of 150 jobs a
+minute; and when a picture returns, its stored image has expired."""
 _FATES = ("cancel", "delete", "watch")
 """`delete`: as soon as it has ended; `watch`: follow it to the end, then fetch the video."""
 
@@ -105,11 +109,17 @@ class Load:
 
     async def _follow(self, session: aiohttp.ClientSession, url: str, job_id: str) -> None:
         while True:
-            with suppress(aiohttp.ClientError):
+            try:
                 async with session.ws_connect(_progress(url, job_id)) as feed:
                     async for message in feed:
-                        if JobState(message.json()["status"]).is_terminal:
+                        status = message.json().get("status")  # an error has none
+                        if status is not None and JobState(status).is_terminal:
                             return
+            except aiohttp.WSServerHandshakeError as error:
+                if error.status == HTTPStatus.NOT_FOUND:  # it has ended and expired
+                    return
+            except aiohttp.ClientError:
+                pass
             # The front is being restarted.
             await asyncio.sleep(0.5)
 
@@ -136,8 +146,7 @@ def _progress(url: str, job_id: str) -> str:
 
 
 def _picture(number: int) -> bytes:
-    """Return a PNG that no other job has."""
     file = BytesIO()
-    colour = (number % 256, number // 256 % 256, number // 65536)
+    colour = (number % NUM_PICTURES % 256, number % NUM_PICTURES // 256, 0)
     Image.new("RGB", (64, 64), colour).save(file, "PNG")
     return file.getvalue()
