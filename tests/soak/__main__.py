@@ -31,7 +31,6 @@ FRONT_EVERY_S = 600.0
 RANK_EVERY_S = 300.0
 NUM_SAMPLES = 240
 STUB_JOB = {"prompt": "A small boat drifts over a calm bay", "image_size": "64*64"}
-REAL_JOB = SMALL_JOB | {"infer_steps": "2", "num_frames": "24"}
 REAL_SHARE = 1 / 25
 """Jobs of the real ranks for each job of the stub ranks."""
 
@@ -52,7 +51,7 @@ class Soak:
         self.samples = Samples()
         self.loads = {
             "stub": Load([stub.life.url, front.url], jobs_per_minute, STUB_JOB, seed=1),
-            "real": Load([real.life.url], jobs_per_minute * REAL_SHARE, REAL_JOB, seed=2),
+            "real": Load([real.life.url], jobs_per_minute * REAL_SHARE, SMALL_JOB, seed=2),
         }
         self._stub, self._front, self._real = stub, front, real
         self._random = random.Random(3)

@@ -58,7 +58,10 @@ def print_verdict(samples: Samples, loads: Mapping[str, Load], run_s: float) -> 
         _print(f"{name}: {num_lives} that began or ended in the second half are not judged")
     for name, load in loads.items():
         _print(f"{name}: {load.summary}")
-    return not any(row.growth.is_leak for row in rows) and all(map(_is_served, loads.values()))
+    grown = [f"{row.name} grows: {row.quantity}" for row in rows if row.growth.is_leak]
+    failed = [f"{name}: unexpected answers" for name in loads if not _is_served(loads[name])]
+    _print(*(grown + failed or ["nothing grows"]))
+    return not grown + failed
 
 
 def _process_rows(samples: Samples, run_s: float) -> Iterator[Row]:
