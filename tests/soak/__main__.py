@@ -30,6 +30,7 @@ JOB_TTL_S = 60.0
 FRONT_EVERY_S = 600.0
 RANK_EVERY_S = 300.0
 NUM_SAMPLES = 240
+LEAST_MINUTES = 10
 STUB_JOB = {"prompt": "A small boat drifts over a calm bay", "image_size": "64*64"}
 REAL_SHARE = 1 / 25
 """Jobs of the real ranks for each job of the stub ranks."""
@@ -143,6 +144,8 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=120.0)
     parser.add_argument("--rate", type=float, default=150.0, help="jobs a minute of the stub ranks")
     options = parser.parse_args()
+    if options.minutes < LEAST_MINUTES:
+        parser.error(f"--minutes must be at least {LEAST_MINUTES}: caches fill in the first few")
     return 0 if asyncio.run(run(options.minutes * 60, options.rate)) else 1
 
 
