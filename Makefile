@@ -2,6 +2,8 @@
 PYTHON ?= python3
 CYCLES ?= 1200
 EXAMPLES ?= 2000
+MINUTES ?= 120
+JOBS_PER_MINUTE ?= 150
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -10,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 QUICK := tests/broker/dispatch tests/broker/journal tests/ranks/parallel/test_layout.py \
 	tests/ranks/sampling/test_solver.py tests/http_front/docs
 
-.PHONY: install demo serve quick check test test-all test-browser test-ray chaos fuzz audit format clean \
+.PHONY: install demo serve quick check test test-all test-browser test-ray chaos soak fuzz audit format clean \
 	rehearse-cuda rehearse-npu rehearse-quick
 
 install: $(INSTALLED)
@@ -74,6 +76,9 @@ audit:
 
 chaos: install
 	$(BIN)/python -m pytest tests/chaos --cycles $(CYCLES)
+
+soak: install
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) --rate $(JOBS_PER_MINUTE)
 
 format: install
 	$(BIN)/ruff check --fix .

@@ -86,7 +86,9 @@ class Peers:
         if epoch < owner_epoch or (epoch == owner_epoch and owner != identity):
             return False
         if owner != identity:
-            self._known.discard(owner)  # no other process ever has its identity
+            # No other process ever has its identity.
+            self._known.discard(owner)
+            self._idle.discard(owner)
         owners[group] = (epoch, identity)
         self._known.add(identity)
         return True

@@ -127,9 +127,10 @@ class _Health:
         self._running.set(0 if health is None else health.running)
         self._groups.set(sum(group.ready for group in groups))
         self._alive.set(sum(rank.beat_age_s < _ALIVE_WITHIN_S for _, rank in ranks))
+        self._restarts.clear()  # drops groups and ranks that no longer exist
+        self._memory.clear()
         for group in groups:
             self._restarts.labels(group.group).set(group.restarts)
-        self._memory.clear()  # drops ranks that no longer exist
         for name, rank in ranks:
             self._memory.labels(name, str(rank.rank)).set(rank.memory_bytes)
 

@@ -18,6 +18,8 @@ class StubSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     folder: str
     """Folder of the ledger and the faults."""
+    with_ledger: bool = True
+    """Without, a run of hours neither fills the disk nor reads all of it before each attempt."""
     ranks_module: str = "tests.chaos.stub_ranks"
     """`ranks` for real ranks."""
     front_module: str = "http_front"
@@ -45,7 +47,7 @@ class StubSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     @property
     def ledger(self) -> Path:
         """Path of the ledger."""
-        return Path(self.folder) / "ledger"
+        return Path(self.folder) / "ledger" if self.with_ledger else Path(os.devnull)
 
 
 class Faults:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from broker.wire.job import JobState, Stage
@@ -75,6 +76,14 @@ async def exposed(front: Served) -> str:
     async with front.session.get(front.url + "/metrics") as response:
         assert response.headers["Content-Type"].startswith("text/plain; version=")
         return await response.text()
+
+
+def test_a_group_that_is_gone_leaves_no_metric() -> None:
+    """Groups of batch jobs have new names each time; their metrics would pile up."""
+    metrics = Metrics()
+    metrics.expose(group_health())
+    text = metrics.expose(msgspec.structs.replace(group_health(), groups=[])).decode()
+    assert 'group="g0"' not in text
 
 
 async def test_gauges_show_the_current_state(front: Served, broker: ScriptedBroker) -> None:
