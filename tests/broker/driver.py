@@ -78,7 +78,7 @@ class BrokerProcess:
         try:
             await self.spawn(ready_fd)
             os.close(ready_fd)
-            line = await asyncio.wait_for(asyncio.to_thread(os.read, listen_fd, 64), LIMIT_S)
+            line = await asyncio.wait_for(asyncio.to_thread(os.read, listen_fd, 6), LIMIT_S)
             assert line == b"ready\n", f"the broker ended with {await self.process.wait()}"
         finally:
             os.close(listen_fd)

@@ -113,7 +113,7 @@ async def test_the_process_reports_ready_serves_and_ends_on_sigterm(
         fd, port = listener.fileno(), listener.getsockname()[1]
         process = await start_front(msgspec.structs.replace(config, listen_fd=fd), fd, ready_fd)
         os.close(ready_fd)
-        assert await asyncio.to_thread(os.read, listen_fd, 64) == b"ready\n"
+        assert await asyncio.to_thread(os.read, listen_fd, 6) == b"ready\n"
         os.close(listen_fd)
         url = f"http://127.0.0.1:{port}/video/progress?requestId={job_id}"
         async with stack.front.session.ws_connect(url) as watcher:
@@ -143,7 +143,7 @@ async def test_the_process_serves_every_socket_that_it_is_given(stack: Stack) ->
         )
         process = await start_front(config, *fds, ready_fd)
         os.close(ready_fd)
-        assert await asyncio.to_thread(os.read, ready, 64) == b"ready\n"
+        assert await asyncio.to_thread(os.read, ready, 6) == b"ready\n"
         os.close(ready)
         ports = (first.getsockname()[1], second.getsockname()[1])
         for url in (f"http://127.0.0.1:{ports[0]}/live", f"http://[::1]:{ports[1]}/live"):

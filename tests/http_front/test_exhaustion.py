@@ -94,7 +94,7 @@ async def front_process(
         process = await asyncio.create_subprocess_exec(*command, pass_fds=fds, stderr=log)
         os.close(ready_fd)
         try:
-            assert await asyncio.to_thread(os.read, read_fd, 64) == b"ready\n"
+            assert await asyncio.to_thread(os.read, read_fd, 6) == b"ready\n"
             yield process.pid, f"http://127.0.0.1:{listener.getsockname()[1]}"
             assert process.returncode is None, "the front has stopped"
         finally:
