@@ -10,8 +10,9 @@ import torch
 from diffusers.models.attention_dispatch import AttentionBackendName
 from torch.nn.attention import SDPBackend
 
-from ranks.device import Device, explain_start_failure, find_kind, is_out_of_memory, open_device
+from ranks.device import Device, find_kind, is_out_of_memory, open_device
 from ranks.errors import DeviceError
+from ranks.start_failure import explain_start_failure
 
 
 def test_the_cpu_is_a_device() -> None:
