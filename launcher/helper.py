@@ -4,6 +4,7 @@
 its parent: importing torch takes seconds, during which the launcher may be killed.
 """
 
+import gc
 import os
 import runpy
 import subprocess
@@ -37,6 +38,7 @@ def main() -> None:
     parent_pid, module, *arguments = sys.argv[1:]
     die_with_parent(int(parent_pid))
     sys.argv[1:] = arguments
+    gc.disable()  # see `broker.process.child.importing`; this process lives for seconds only
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 

@@ -9,17 +9,17 @@ survives a fork, and importing diffusers is enough to initialise one. So on acce
 is a new interpreter: `python -m ranks CONFIG RANK STARTER_PID`.
 """
 
-import gc
 import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 import msgspec
 
-from broker.process.child import UNFIT_EXIT_CODE, begin, report
+from broker.process.child import UNFIT_EXIT_CODE, begin, importing, report
 from broker.process.import_path import python
 from ranks.config import RankConfig
 from ranks.environment import set_environment_defaults
@@ -38,9 +38,7 @@ def main() -> None:
     set_environment_defaults(Path(config.rendezvous).parent)
     start = _fork if config.can_fork else _spawn
     if config.can_fork:
-        import ranks.serve  # noqa: F401 (here, after the death signal is set: it takes seconds)
-
-        gc.freeze()  # a collection would touch, and so copy, every shared page
+        _import_work(config)
     for rank in range(config.world_size):
         report(config.ready_fd, f"born {rank} {start(config, rank)}")
     logging.shutdown()
@@ -66,11 +64,8 @@ def _run_rank(config: RankConfig, rank: int, starter_pid: int) -> NoReturn:
     try:
         _await_new_parent(starter_pid)
         begin(f"{config.group}/rank-{rank}", config.parent_pid, config.log_format)
-        from ranks.device_trial import try_device
-        from ranks.serve import serve
-
-        run = try_device if config.is_trial else serve
-        run(config, rank)
+        work = _import_work(config)
+        work(config, rank)
         exit_code = 0
     except ModelFolderError as error:
         logger.error("rank %d: %s", rank, error)
@@ -82,6 +77,16 @@ def _run_rank(config: RankConfig, rank: int, starter_pid: int) -> NoReturn:
         # and those of an accelerator runtime may wait for a peer that has exited.
         logging.shutdown()
         os._exit(exit_code)
+
+
+def _import_work(config: RankConfig) -> Callable[[RankConfig, int], None]:
+    """Import and return what a rank does. It takes seconds: call it after `begin`."""
+    with importing():
+        if config.is_trial:
+            from ranks.device_trial import try_device as work
+        else:
+            from ranks.serve import serve as work
+    return work
 
 
 def _await_new_parent(starter_pid: int) -> None:

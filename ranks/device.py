@@ -6,11 +6,10 @@ import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
-from diffusers.models.attention_dispatch import AttentionBackendName
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from broker.process.cgroup import read_limits
@@ -19,15 +18,14 @@ from ranks.config import DeviceKind, DeviceReport
 from ranks.errors import DeviceError
 from ranks.model.kernels import Kernels
 
+if TYPE_CHECKING:
+    from diffusers.models.attention_dispatch import AttentionBackendName
+
 logger = logging.getLogger(__name__)
 
 _BACKENDS: dict[DeviceKind, str] = {"npu": "hccl", "cuda": "nccl", "cpu": "gloo"}
 
-_ATTENTION: dict[DeviceKind, AttentionBackendName] = {
-    "npu": AttentionBackendName._NATIVE_NPU,
-    "cuda": AttentionBackendName.NATIVE,
-    "cpu": AttentionBackendName.NATIVE,
-}
+_ATTENTION: dict[DeviceKind, str] = {"npu": "_native_npu", "cuda": "native", "cpu": "native"}
 
 # torch takes the first kernel that supports the shape and dtype. A fixed order, so that every rank
 # and every start choose the same kernel, and several kernels, because each refuses some shapes.
@@ -39,39 +37,6 @@ _CUDA_ATTENTION_ORDER = [
 ]
 
 _NICE = 5
-
-_PORT_HELP = (
-    "Another process holds HCCL's port (host ports from 60000, device port 16666), most often a "
-    "rank of an earlier server. Find it in the process table of `npu-smi info`, stop it, wait "
-    "until its device memory is free, then start again."
-)
-_PORT_RANGE_HELP = (
-    " If no process is left, set HCCL_HOST_SOCKET_PORT_RANGE=auto, or keep the ports free with "
-    "`sysctl -w net.ipv4.ip_local_reserved_ports=60000-60015`."
-)
-_START_FAILURES: tuple[tuple[tuple[str, ...], str], ...] = (
-    (("EJ0003", "EI0019", "EI0020", "Failed to bind the IP port"), _PORT_HELP + _PORT_RANGE_HELP),
-    (("HcclGetRootInfo",), _PORT_HELP + _PORT_RANGE_HELP),
-    (
-        ("EI0006", "Getting socket times out"),
-        "A rank did not reach the others in time. Check the log for a rank that failed first. If "
-        "some ranks load slowly, raise HCCL_CONNECT_TIMEOUT, and HCCL_EXEC_TIMEOUT with it.",
-    ),
-    (
-        ("can't start new thread", "Resource temporarily unavailable"),
-        "The limit on processes and threads is reached; raise it: --pids-limit of a container, "
-        "TasksMax in systemd, `ulimit -u` of a shell.",
-    ),
-    (
-        ("507018",),
-        "A device does not respond; the operator must reset it before it can be used.",
-    ),
-    (
-        ("libhccl.so", "libascendcl.so", "Failed to load the backend extension: torch_npu"),
-        "CANN is not on the library path; source its set_env.sh (in /usr/local/Ascend/"
-        "ascend-toolkit or /usr/local/Ascend/cann) in the shell that starts the server.",
-    ),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +51,11 @@ class Device:
     """Whether element-wise operations are compiled into fused kernels."""
 
     @property
-    def attention_backend(self) -> AttentionBackendName:
-        return _ATTENTION[self.kind]
+    def attention_backend(self) -> "AttentionBackendName":
+        # Importing diffusers takes seconds, and the launcher's probe of the devices needs none.
+        from diffusers.models.attention_dispatch import AttentionBackendName
+
+        return AttentionBackendName(_ATTENTION[self.kind])
 
     def attention_order(self) -> AbstractContextManager[object]:
         if self.kind != "cuda":
@@ -203,13 +171,6 @@ def _require_devices(kind: DeviceKind, count: int) -> None:
             f"{count} {kind} devices are needed, one a rank, but there are {num_devices}; "
             "lower --nproc"
         )
-
-
-def explain_start_failure(text: str) -> str | None:
-    for marks, explanation in _START_FAILURES:
-        if any(mark in text for mark in marks):
-            return explanation
-    return None
 
 
 def can_compile(device: torch.device) -> bool:

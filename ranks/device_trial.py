@@ -15,15 +15,14 @@ from broker.process.child import report
 from ranks.config import RankConfig
 from ranks.device import Device, open_device
 from ranks.errors import DeviceError
-from ranks.model.conditioning import NUM_TEXT_TOKENS
 from ranks.parallel.process_group import START_LIMIT, World, join
-from ranks.serve import reporting_failure
+from ranks.start_failure import reporting_failure
 
 logger = logging.getLogger(__name__)
 
 _ALLOCATION_BYTES = 1 << 28
 _HEAD_DIM = 128
-_NUM_QUERIES = 384
+_NUM_QUERIES, _NUM_KEYS = 384, 512
 
 
 def try_device(config: RankConfig, rank: int) -> None:
@@ -68,7 +67,7 @@ def try_attention(device: Device) -> None:
     """
     shape = (1, _NUM_QUERIES, 1, _HEAD_DIM)
     query = torch.zeros(shape, dtype=device.model_dtype, device=device.torch_device)
-    keys = torch.ones(1, NUM_TEXT_TOKENS, 1, _HEAD_DIM, dtype=query.dtype, device=query.device)
+    keys = torch.ones(1, _NUM_KEYS, 1, _HEAD_DIM, dtype=query.dtype, device=query.device)
     # All weights are equal, so the output is the mean of the values.
     output = dispatch_attention_fn(query, keys, keys, backend=device.attention_backend)
     error = float((output - 1.0).abs().max())

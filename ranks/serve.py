@@ -2,25 +2,23 @@
 
 import logging
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from broker.process.child import report
-from broker.process.log import one_line
 from broker.wire.job import GroupShape, Stage
 from ranks.broker_link import BrokerLink
 from ranks.config import RankConfig
-from ranks.device import Device, explain_start_failure, open_device
+from ranks.device import Device, open_device
 from ranks.engine import Engine
 from ranks.follower import Follower
 from ranks.leader import Leader
 from ranks.model.conditioning import NUM_TEXT_TOKENS, load_models
 from ranks.model.model_memory import measure, num_image_tokens
 from ranks.parallel.process_group import START_LIMIT, World, join, leave
+from ranks.start_failure import reporting_failure
 
 logger = logging.getLogger(__name__)
 
@@ -97,14 +95,3 @@ def _choose_kernels(world: World, device: Device) -> Device:
     # Rank 0 chooses for all ranks: fused and plain kernels round differently.
     is_fused = world.from_rank_0(int(world.rank == 0 and device.can_fuse())) == 1
     return replace(device, is_fused=is_fused)
-
-
-@contextmanager
-def reporting_failure(config: RankConfig, rank: int) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        explanation = explain_start_failure(str(error))
-        text = f"{explanation} ({error})" if explanation else str(error) or type(error).__name__
-        report(config.ready_fd, f"failed {rank} {one_line(text)}")
-        raise

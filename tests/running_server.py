@@ -17,12 +17,7 @@ import aiohttp
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def demo(device: str) -> tuple[str, ...]:
-    """Return the command for a server with the demo model."""
-    return ("launch.py", "--demo", "--device", device, "--port", "0")
-
-
-DEMO = demo("cpu")
+DEMO = ("launch.py", "--demo", "--device", "cpu", "--port", "0")
 SAMPLE = ROOT / "docs" / "sample.jpg"
 START_LIMIT_S = 120.0
 JOB_LIMIT_S = 120.0
@@ -134,10 +129,13 @@ class RunningServer:
 
 @contextlib.asynccontextmanager
 async def running_server(
-    state_dir: Path, *flags: str, device: str = "cpu", environment: Mapping[str, str] | None = None
+    state_dir: Path,
+    *flags: str,
+    command: Sequence[str] = DEMO,
+    environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[RunningServer]:
     """Start a server and wait until it is ready; kill it at the end."""
-    server = RunningServer(state_dir, *flags, command=demo(device), environment=environment)
+    server = RunningServer(state_dir, *flags, command=command, environment=environment)
     try:
         await server.wait_until_ready()
         yield server

@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 
 from broker.wire.errors import ErrorCode
-from ranks.device import explain_start_failure
+from ranks.start_failure import explain_start_failure
 from tests.docs.markdown import DOCS, code_in, table
 from tests.running_server import ROOT
 

@@ -1,11 +1,14 @@
 """The stand-in NPU, and groups of ranks on it."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from tests.npu.build import NoCompilerError, build
+from tests.npu.host import Host
 from tests.npu.stand_in import StandIn
 from tests.ranks.conftest import demo_folder, draw_image
 from tests.ranks.rank_group import RankGroup
@@ -15,6 +18,9 @@ __all__ = ["demo_folder"]
 
 SMALL_MIB = 80
 """Memory of the devices where the admission of jobs is under test."""
+
+FLOAT32 = "tests.npu.seeds:float32"
+OLDER_CANN = "tests.npu.seeds:older_cann"
 
 REPLACED = [
     ("torch_npu/_compat/distributed.py", "_new_process_group_helper"),
@@ -42,72 +48,63 @@ def npu(tmp_path_factory: pytest.TempPathFactory) -> StandIn:
 
 
 @pytest.fixture(scope="session")
+def host(npu: StandIn) -> Iterator[Host]:
+    """A process from which tests fork; its devices are small."""
+    with Host(npu.environment(capacity_mib=SMALL_MIB)) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
 def one_rank(
-    tmp_path_factory: pytest.TempPathFactory, demo_folder: Path, npu: StandIn
+    tmp_path_factory: pytest.TempPathFactory, host: Host, demo_folder: Path
 ) -> Iterator[RankGroup]:
     """One rank in the dtypes of an NPU."""
-    yield from _group(tmp_path_factory, demo_folder, npu, world_size=1)
+    yield from _group(tmp_path_factory, demo_folder, host, world_size=1)
 
 
 @pytest.fixture(scope="session")
 def two_ranks(
-    tmp_path_factory: pytest.TempPathFactory, demo_folder: Path, npu: StandIn
+    tmp_path_factory: pytest.TempPathFactory, host: Host, demo_folder: Path
 ) -> Iterator[RankGroup]:
     """Two ranks in the dtypes of an NPU, with an older runtime."""
-    yield from _group(tmp_path_factory, demo_folder, npu, world_size=2, cann=8)
+    yield from _group(tmp_path_factory, demo_folder, host, world_size=2, patch=OLDER_CANN)
 
 
 @pytest.fixture(scope="session")
 def two_exact_ranks(
-    tmp_path_factory: pytest.TempPathFactory, demo_folder: Path, npu: StandIn
+    tmp_path_factory: pytest.TempPathFactory, host: Host, demo_folder: Path
 ) -> Iterator[RankGroup]:
     """Two ranks that compute in float32."""
-    yield from _exact_group(tmp_path_factory, demo_folder, npu, world_size=2)
+    yield from _group(tmp_path_factory, demo_folder, host, world_size=2, patch=FLOAT32)
 
 
 @pytest.fixture(scope="session")
 def eight_exact_ranks(
-    tmp_path_factory: pytest.TempPathFactory, demo_folder: Path, npu: StandIn
+    tmp_path_factory: pytest.TempPathFactory, host: Host, demo_folder: Path
 ) -> Iterator[RankGroup]:
     """Eight ranks that compute in float32."""
-    yield from _exact_group(tmp_path_factory, demo_folder, npu, world_size=8)
+    yield from _group(tmp_path_factory, demo_folder, host, world_size=8, patch=FLOAT32)
 
 
-def _exact_group(
-    tmp_path_factory: pytest.TempPathFactory, model: Path, npu: StandIn, *, world_size: int
+@pytest.fixture(scope="session")
+def rank_on_cpu(
+    tmp_path_factory: pytest.TempPathFactory, host: Host, demo_folder: Path
 ) -> Iterator[RankGroup]:
-    # Forked, since eight imports take half a minute, and only here: their process has not touched
-    # a device. The other groups and the whole server start as the product does on accelerators.
-    yield from _group(
-        tmp_path_factory,
-        model,
-        npu,
-        world_size=world_size,
-        patch="tests.npu.seeds:float32",
-        can_fork=True,
-    )
+    """One rank that computes on the CPU, for comparison."""
+    yield from _group(tmp_path_factory, demo_folder, host, world_size=1, device="cpu")
 
 
 def _group(
     tmp_path_factory: pytest.TempPathFactory,
     model: Path,
-    npu: StandIn,
+    host: Host,
     *,
     world_size: int,
+    device: Literal["npu", "cpu"] = "npu",
     patch: str | None = None,
-    can_fork: bool | None = None,
-    cann: int = 9,
 ) -> Iterator[RankGroup]:
-    folder = tmp_path_factory.mktemp(f"npu-group-{world_size}")
-    environment = npu.environment(capacity_mib=SMALL_MIB, cann=cann)
-    with RankGroup(
-        folder,
-        model,
-        world_size,
-        device="npu",
-        environment=environment,
-        can_fork=can_fork,
-        patch=patch,
-    ) as group:
+    start = partial(host.start, "tests.ranks.rank_group_main:main")
+    folder = tmp_path_factory.mktemp(f"group-on-{device}-{world_size}")
+    with RankGroup(folder, model, world_size, device=device, start=start, patch=patch) as group:
         draw_image(group.inputs_dir / "sample.png")
         yield group

@@ -11,6 +11,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+import torch.distributed as dist
 
 from ranks.device import Device
 
@@ -20,6 +21,13 @@ def float32() -> Iterator[None]:
     """Let all models compute in float32, so that frames can be compared closely."""
     dtype = property(lambda device: torch.float32)
     with mock.patch.multiple(Device, model_dtype=dtype, vae_dtype=dtype):
+        yield
+
+
+@contextmanager
+def older_cann() -> Iterator[None]:
+    """Let ranks send and receive as torch_npu does where Ascend's runtime is older than 9."""
+    with mock.patch.dict(dist.batch_isend_irecv.__globals__, _CANN_VERSION=False):
         yield
 
 

@@ -4,13 +4,11 @@ The process of the tests never loads it: it would find an NPU where it expects n
 """
 
 import os
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-ROOT = Path(__file__).parents[2]
 SITE = Path(__file__).parent / "site"
 
 
@@ -41,15 +39,12 @@ class StandIn:
     functions: Path
     log: Path
 
-    def environment(
-        self, *, devices: int = 8, capacity_mib: int = 4096, cann: int = 9
-    ) -> dict[str, str]:
+    def environment(self, *, devices: int = 8, capacity_mib: int = 4096) -> dict[str, str]:
         """Return what makes a process have NPUs.
 
         Args:
             devices: How many.
             capacity_mib: Memory of each; every process counts its own use of it only.
-            cann: Version of Ascend's runtime; torch_npu sends and receives otherwise before 9.
         """
         path = [str(SITE), *filter(None, [os.environ.get("PYTHONPATH")])]
         return {
@@ -58,23 +53,11 @@ class StandIn:
             "NPU_STAND_IN_OPERATORS": str(self.operators),
             "NPU_STAND_IN_FUNCTIONS": str(self.functions),
             "NPU_STAND_IN_LOG": str(self.log),
-            "NPU_STAND_IN_CANN": str(cann),
             "NPU_STAND_IN_DEVICES": str(devices),
             "NPU_STAND_IN_CAPACITY_MIB": str(capacity_mib),
             # Threads of torch that wait would take the few cores from those that compute.
             "OMP_WAIT_POLICY": "PASSIVE",
         }
-
-    def start(self, *command: str, **environment: str) -> "subprocess.Popen[str]":
-        """Start a process that has NPUs, with pipes for its input and output."""
-        return subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=os.environ | self.environment() | environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
 
     def entries(self, pid: int) -> list[LogEntry]:
         """Return what a process has written."""

@@ -9,8 +9,8 @@ from tests.ranks.rank_group import RankGroup, Result
 SPEC = JobSpec(
     prompt="A small boat drifts over a calm bay",
     image_size="64*64",
-    num_frames=24,
-    infer_steps=20,
+    num_frames=8,
+    infer_steps=4,
     seed=7,
 )
 MIXED = "found at least two devices, npu:0 and cpu!"

@@ -17,18 +17,22 @@ from tests.test_server import num_frames
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-FLAGS = ("--groups", "2", "--nproc", "2")
+COMMAND = ("launch.py", "--device", "npu", "--groups", "2", "--nproc", "2", "--port", "0")
+SMALL = "64*64"
 RECOVERY_LIMIT_S = 100.0
 """Less than the 136 s after which a collective gives a lost peer up."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(
-    tmp_path_factory: pytest.TempPathFactory, npu: StandIn
+    tmp_path_factory: pytest.TempPathFactory, demo_folder: Path, npu: StandIn
 ) -> AsyncIterator[RunningServer]:
     state_dir = tmp_path_factory.mktemp("npu-server") / "state"
     environment = npu.environment(devices=4)
-    async with running_server(state_dir, *FLAGS, device="npu", environment=environment) as server:
+    model = ("--model-path", str(demo_folder))
+    async with running_server(
+        state_dir, *model, command=COMMAND, environment=environment
+    ) as server:
         yield server
 
 
@@ -48,7 +52,7 @@ async def ranks_of(caller: Caller) -> list[dict[str, Any]]:
 async def test_an_image_becomes_a_video_with_previews_on_the_way(
     caller: Caller, tmp_path: Path
 ) -> None:
-    job_id = await caller.submit()
+    job_id = await caller.submit(image_size=SMALL)
     change: dict[str, Any] = {}
     previews = []
     path = f"/video/progress?requestId={job_id}&previews=1"
@@ -63,13 +67,13 @@ async def test_an_image_becomes_a_video_with_previews_on_the_way(
     assert all(jpeg.startswith(b"\xff\xd8") for jpeg in previews)
     async with caller.session.get(change["results"]["video_url"]) as response:
         video = await response.read()
-    assert await asyncio.to_thread(num_frames, video, tmp_path, 128, 128) == 24
+    assert await asyncio.to_thread(num_frames, video, tmp_path, 64, 64) == 24
 
 
 async def test_jobs_at_the_same_time_use_the_devices_of_both_groups_alone(
     caller: Caller, npu: StandIn
 ) -> None:
-    jobs = [await caller.submit() for _ in range(6)]
+    jobs = [await caller.submit(image_size=SMALL) for _ in range(6)]
     await asyncio.gather(*(caller.wait_for(job_id, status="Succeed") for job_id in jobs))
     devices = set()
     for rank in await ranks_of(caller):
@@ -82,22 +86,24 @@ async def test_jobs_at_the_same_time_use_the_devices_of_both_groups_alone(
 
 
 async def test_a_cancelled_job_frees_its_group(caller: Caller) -> None:
-    cancelled = await caller.submit(infer_steps="100")
+    cancelled = await caller.submit(image_size=SMALL, infer_steps="100")
     await caller.wait_for(cancelled, stage="denoise")
     assert (await caller.post("/video/cancel", cancelled))["status"] == "Cancelled"
-    following = await caller.submit()
+    following = await caller.submit(image_size=SMALL)
     await caller.wait_for(following, status="Succeed")
     assert (await caller.status(cancelled))["status"] == "Cancelled"
 
 
 async def test_a_job_of_a_killed_rank_goes_on_before_a_collective_gives_up(
-    caller: Caller,
+    server: RunningServer, caller: Caller
 ) -> None:
     """Fails if recovery waits for the other ranks to notice: HCCL hangs for a lost peer."""
-    job_id = await caller.submit(infer_steps="100")
-    while not (busy := [r["pid"] for r in await ranks_of(caller) if r["stage"] == "denoise"]):
-        pass
-    os.kill(busy[-1], signal.SIGKILL)
+    job_id = await caller.submit(image_size=SMALL, infer_steps="100")
+    await caller.wait_for(job_id, stage="denoise")
+    line = await server.wait_until_logged(f"[{job_id}] InProgress, attempt 1 on group")
+    group = line.split()[-1]
+    *_, last_pid = (rank["pid"] for rank in await ranks_of(caller) if rank["group"] == group)
+    os.kill(last_pid, signal.SIGKILL)
     done = await caller.wait_for(job_id, RECOVERY_LIMIT_S, status="Succeed")
     assert done["attempt"] == 2
 
@@ -105,7 +111,7 @@ async def test_a_job_of_a_killed_rank_goes_on_before_a_collective_gives_up(
 async def test_a_drain_lets_the_running_job_finish_and_ends_the_server(
     server: RunningServer, caller: Caller
 ) -> None:
-    job_id = await caller.submit()
+    job_id = await caller.submit(image_size=SMALL, infer_steps="50")
     await caller.wait_for(job_id, stage="denoise")
     async with caller.session.post("/admin/drain") as response:
         assert response.status == 202

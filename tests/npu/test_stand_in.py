@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.npu.stand_in import StandIn
+from tests.npu.host import Host
 
 REFUSED = {
     "x + torch.ones(2, 2)": "found at least two devices, npu:1 and cpu!",
@@ -33,46 +33,11 @@ ALLOWED = {
     "torch.distributed.batch_isend_irecv.__name__": "_batch_isend_irecv",  # torch_npu's
 }
 
-FORK = """
-import os, sys, torch
-torch.npu.is_available(), torch.npu.device_count()
-if "touch" in sys.argv:
-    torch.npu.set_device(0)
-pid = os.fork()
-if pid == 0:
-    try:
-        torch.npu.set_device(0)
-    except RuntimeError as error:
-        print(str(error).splitlines()[0], end="", flush=True)
-        os._exit(1)
-    os._exit(0)
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-"""
-
-LOST_PEER = """
-import os, sys, time, torch
-import torch.distributed as dist
-rank = int(sys.argv[2])
-torch.npu.set_device(rank)
-dist.init_process_group("hccl", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=2)
-tensor = torch.ones(1, device="npu")
-dist.all_reduce(tensor)
-if rank == 1:
-    os._exit(0)
-started = time.monotonic()
-try:
-    dist.all_reduce(tensor)
-except RuntimeError:
-    print(time.monotonic() - started, flush=True)
-os._exit(0)
-"""
-
 
 @pytest.fixture(scope="module")
-def values(npu: StandIn) -> dict[str, str]:
-    process = npu.start(sys.executable, "-m", "tests.npu.evaluate")
-    answer, _ = process.communicate(json.dumps([*REFUSED, *ALLOWED]), timeout=60)
-    values: dict[str, str] = json.loads(answer)
+def values(host: Host) -> dict[str, str]:
+    evaluating = host.start("tests.npu.forked:evaluate")
+    values: dict[str, str] = json.loads(evaluating.communicate(json.dumps([*REFUSED, *ALLOWED])))
     return values
 
 
@@ -86,27 +51,25 @@ def test_what_an_npu_can_do_is_done(values: dict[str, str], expression: str) -> 
     assert values[expression] == ALLOWED[expression]
 
 
-def test_a_process_that_has_used_a_device_cannot_go_on_in_a_fork(npu: StandIn) -> None:
-    process = npu.start(sys.executable, "-c", FORK, "touch")
-    answer, _ = process.communicate(timeout=60)
+def test_a_process_that_has_used_a_device_cannot_go_on_in_a_fork(host: Host) -> None:
+    answer = host.start("tests.npu.forked:fork", "touched").communicate()
     assert answer == "Cannot re-initialize NPU in forked subprocess"
 
 
-def test_a_process_that_has_only_counted_devices_can(npu: StandIn) -> None:
-    process = npu.start(sys.executable, "-c", FORK)
-    process.communicate(timeout=60)
-    assert process.returncode == 0
+def test_a_process_that_has_only_counted_devices_can(host: Host) -> None:
+    assert host.start("tests.npu.forked:fork", "counted").communicate() == "used"
 
 
 def test_a_collective_waits_for_a_lost_peer_until_its_time_is_up(
-    npu: StandIn, tmp_path: Path
+    host: Host, tmp_path: Path
 ) -> None:
     """Recovery must not depend on an error that comes at once, as gloo's does."""
-    command = [sys.executable, "-c", LOST_PEER, str(tmp_path / "rendezvous")]
-    ranks = [npu.start(*command, str(rank), HCCL_EXEC_TIMEOUT="2") for rank in range(2)]
-    answer, _ = ranks[0].communicate(timeout=60)
-    ranks[1].communicate(timeout=60)
-    assert 2.0 <= float(answer) < 30.0
+    rendezvous = str(tmp_path / "rendezvous")
+    ranks = [
+        host.start("tests.npu.forked:lose_a_peer", rendezvous, str(rank), "1") for rank in range(2)
+    ]
+    waited_s, _ = (rank.communicate() for rank in ranks)
+    assert 1.0 <= float(waited_s) < 30.0
 
 
 def test_this_process_has_no_npu() -> None:

@@ -1,9 +1,8 @@
 """A group of real ranks for tests: processes that run jobs on demand.
 
-`RankGroup` is the test's end. `python -m tests.ranks.rank_group START` is the other: ranks, forked
-or started one by one as the server does it on the same device. Rank 0 reads tasks from standard
-input, announces them to the others over the real control channel, and every rank writes what it
-found.
+`RankGroup` is the test's end. `python -m tests.ranks.rank_group START` is the other: it imports
+what ranks need and forks them. Rank 0 reads tasks from standard input, announces them to the others
+over the real control channel, and every rank writes what it found.
 """
 
 import json
@@ -11,18 +10,18 @@ import os
 import select
 import subprocess
 import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Literal, Self
+from typing import IO, Literal, Protocol, Self, cast
 
 import msgspec
 import safetensors.torch
 from torch import Tensor
 
+from broker.process.child import importing
 from broker.wire.group_commands import RunJob
 from broker.wire.job import GroupShape, JobSpec
 from broker.wire.job_view import Lease
@@ -30,14 +29,24 @@ from broker.wire.sockets import Addresses
 from ranks.config import RankConfig
 
 _LIMIT_S = 120.0
+_MIN_STEPS, _MIN_FRAMES = 20, 24
+
+
+class GroupProcess(Protocol):
+    """The process that forks the ranks, as `subprocess.Popen` with both pipes."""
+
+    stdin: IO[bytes]
+    stdout: IO[bytes]
+
+    def kill(self) -> None: ...
+
+    def wait(self, timeout: float | None = None) -> object: ...
 
 
 class GroupStart(msgspec.Struct, frozen=True, kw_only=True):
     """How ranks begin."""
 
     config: RankConfig
-    rank: int | None = None
-    """Which rank a process is; None forks them all."""
     patch: str | None = None
     """What they do all their work in: a context manager, as `MODULE:FUNCTION` or
     `MODULE:FUNCTION:ARGUMENT`."""
@@ -48,6 +57,9 @@ class GroupTask(msgspec.Struct, frozen=True, kw_only=True):
 
     number: int
     job: RunJob
+    num_steps: int
+    num_frames: int
+    """These two replace the job's, which cannot be as few as often will do."""
     cancel_at_meeting: int | None = None
     fail_rank: int | None = None
     """Rank that raises after its second step."""
@@ -99,8 +111,8 @@ class RankGroup:
         model: Model folder.
         world_size: Number of ranks.
         device: Kind of their devices.
-        environment: Added to the environment of the ranks.
-        can_fork: Whether the ranks share one import; None: where the server's ranks do.
+        start: Starts the process that forks the ranks, given the argument of its `main`; by
+            default a new interpreter.
         patch: As in `GroupStart`.
     """
 
@@ -111,8 +123,7 @@ class RankGroup:
         world_size: int,
         *,
         device: Literal["npu", "cpu"] = "cpu",
-        environment: Mapping[str, str] | None = None,
-        can_fork: bool | None = None,
+        start: Callable[[str], GroupProcess] | None = None,
         patch: str | None = None,
     ) -> None:
         self.inputs_dir = folder / "inputs"
@@ -133,12 +144,8 @@ class RankGroup:
             rendezvous=str(folder / "rendezvous"),
             parent_pid=os.getpid(),
         )
-        is_forked = config.can_fork if can_fork is None else can_fork
-        ranks: list[int | None] = [None] if is_forked else [*range(world_size)]
-        self._processes = [
-            _start(GroupStart(config=config, rank=rank, patch=patch), environment or {})
-            for rank in ranks
-        ]
+        group_start = GroupStart(config=config, patch=patch)
+        self._process = (start or _start)(msgspec.json.encode(group_start).decode())
 
     def __enter__(self) -> Self:
         return self
@@ -149,18 +156,14 @@ class RankGroup:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        assert self._stdin is not None
-        assert self._stdout is not None
         with suppress(BrokenPipeError):
-            self._stdin.close()
+            self._process.stdin.close()
         try:
-            for process in self._processes:
-                process.wait(_LIMIT_S)
+            self._process.wait(_LIMIT_S)
         finally:
-            for process in self._processes:
-                process.kill()
-                process.wait()
-            self._stdout.close()
+            self.kill()
+            self._process.wait()
+            self._process.stdout.close()
 
     @property
     def shape(self) -> GroupShape:
@@ -186,7 +189,15 @@ class RankGroup:
         self._submit(
             GroupTask(
                 number=number,
-                job=RunJob(lease=lease, spec=spec, image=image),
+                job=RunJob(
+                    lease=lease,
+                    spec=msgspec.structs.replace(
+                        spec, infer_steps=_MIN_STEPS, num_frames=_MIN_FRAMES
+                    ),
+                    image=image,
+                ),
+                num_steps=spec.infer_steps,
+                num_frames=spec.num_frames,
                 cancel_at_meeting=cancel_at_meeting,
                 fail_rank=fail_rank,
                 drift_rank=drift_rank,
@@ -204,39 +215,17 @@ class RankGroup:
         return Result(reports=reports, frames=frames)
 
     def _submit(self, task: GroupTask) -> None:
-        assert self._stdin is not None
-        assert self._stdout is not None
-        self._stdin.write(msgspec.json.encode(task) + b"\n")
-        self._stdin.flush()
-        deadline = time.monotonic() + _LIMIT_S
-        while not select.select([self._stdout], [], [], 1.0)[0]:
-            self._require_all()
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"no result within {_LIMIT_S} s")
-        answer = self._stdout.readline()
+        self._process.stdin.write(msgspec.json.encode(task) + b"\n")
+        self._process.stdin.flush()
+        if not select.select([self._process.stdout], [], [], _LIMIT_S)[0]:
+            raise TimeoutError(f"no result within {_LIMIT_S} s")
+        answer = self._process.stdout.readline()
         if json.loads(answer or b"null") != task.number:
             raise RuntimeError(f"the group ended or is confused: {answer!r}")
 
-    def _require_all(self) -> None:
-        """Notice a lost rank at once: on an accelerator the others would wait for it for long."""
-        codes = {rank: process.poll() for rank, process in enumerate(self._processes)}
-        lost = {rank: code for rank, code in codes.items() if code is not None}
-        if lost:
-            self.kill()
-            raise RuntimeError(f"processes ended with these codes: {lost}")
-
     def kill(self) -> None:
-        """End what is left of the group."""
-        for process in self._processes:
-            process.kill()
-
-    @property
-    def _stdin(self) -> IO[bytes] | None:
-        return self._processes[0].stdin
-
-    @property
-    def _stdout(self) -> IO[bytes] | None:
-        return self._processes[0].stdout
+        """End the ranks: they end with the process that has forked them."""
+        self._process.kill()
 
     def _report(self, number: int, rank: int) -> Path:
         return self._folder / "results" / f"{number}.{rank}.json"
@@ -247,18 +236,16 @@ def shape_path(folder: Path) -> Path:
     return folder / "results" / "shape.json"
 
 
-def _start(start: GroupStart, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
-    is_first = not start.rank
-    pipe = subprocess.PIPE if is_first else subprocess.DEVNULL
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.ranks.rank_group", msgspec.json.encode(start).decode()],
-        env=os.environ | environment,
-        stdin=pipe,
-        stdout=pipe,
+def _start(start: str) -> GroupProcess:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.ranks.rank_group", start],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
+    return cast(GroupProcess, process)  # with both pipes
 
 
 if __name__ == "__main__":
-    from tests.ranks.rank_group_main import main
-
-    main()
+    with importing():
+        from tests.ranks.rank_group_main import main
+    main(sys.argv[1])

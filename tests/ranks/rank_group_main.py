@@ -37,17 +37,19 @@ from tests.ranks.rank_group import GroupStart, GroupTask, RankReport, shape_path
 logger = logging.getLogger(__name__)
 
 
-def main() -> None:
-    """Be a rank; or fork all of them, and wait."""
-    start = msgspec.json.decode(sys.argv[1], type=GroupStart)
-    die_with_parent(start.config.parent_pid)
-    if start.rank is not None:
-        _live(start, start.rank)
-    pids = [_fork(start, rank) for rank in range(start.config.world_size)]
+def main(argument: str) -> None:
+    """Fork all ranks and wait for them; with this process, the others of a lost rank end, too."""
+    start = msgspec.json.decode(argument, type=GroupStart)
+    running = {_fork(start, rank) for rank in range(start.config.world_size)}
     # Only rank 0 reads tasks; this end must not keep it from seeing the end of them.
     os.close(0)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
-    sys.exit(any(codes))
+    while running:
+        pid, status = os.wait()
+        if status != 0:
+            code = os.waitstatus_to_exitcode(status)
+            sys.stderr.write(f"a rank has ended with code {code}\n")
+            sys.exit(1)
+        running.remove(pid)
 
 
 def _fork(start: GroupStart, rank: int) -> int:
@@ -121,7 +123,9 @@ class _TaskRun:
         self._meter = _Meter(engine.device)
         self._stage = Stage.IDLE
         self._step = self._num_meetings = 0
-        self._num_steps = task.job.spec.infer_steps
+        self._spec = msgspec.structs.replace(
+            task.job.spec, infer_steps=task.num_steps, num_frames=task.num_frames
+        )
 
     def do(self) -> None:
         """Run it and write what was found."""
@@ -139,7 +143,7 @@ class _TaskRun:
 
     def _run(self) -> tuple[str, list[Tensor]]:
         job = LocalJob(
-            spec=self._task.job.spec,
+            spec=self._spec,
             image=self._store.local(f"{INPUTS}/{self._task.job.image}"),
             resume_from=self._store.local(_STATE) if self._task.is_resumed else None,
         )
@@ -171,7 +175,7 @@ class _TaskRun:
 
     def offer_state(self, step: int, state: Callable[[], State]) -> None:
         """Save the state, or change it, if told to."""
-        if self._engine.world.rank == self._task.drift_rank and step == self._num_steps:
+        if self._engine.world.rank == self._task.drift_rank and step == self._spec.infer_steps:
             state()["latents"].add_(0.01)
         if self._engine.world.rank == 0 and step == self._task.keep_step:
             save_state(state(), self._store, _STATE)

@@ -1,5 +1,7 @@
 """The numerical reference: diffusers' own pipeline in one process, with our noise schedule."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +39,32 @@ def reference_frames(pipeline: WanImageToVideoPipeline, spec: JobSpec, image: Pa
     """Return the frames `[1, 3, T, H, W]`, from -1 to 1, of the stock pipeline."""
     assert spec.seed is not None
     pipeline.scheduler = _fixed_schedule(spec)
-    video = pipeline(
-        image=open_image(image, spec.width_px, spec.height_px),
-        prompt=spec.prompt,
-        negative_prompt=spec.negative_prompt,
-        height=spec.height_px,
-        width=spec.width_px,
-        num_frames=spec.num_model_frames,
-        num_inference_steps=spec.infer_steps,
-        guidance_scale=spec.guidance_scale,
-        generator=torch.Generator().manual_seed(spec.seed),
-        output_type="pt",
-    ).frames
+    with _one_thread():
+        video = pipeline(
+            image=open_image(image, spec.width_px, spec.height_px),
+            prompt=spec.prompt,
+            negative_prompt=spec.negative_prompt,
+            height=spec.height_px,
+            width=spec.width_px,
+            num_frames=spec.num_model_frames,
+            num_inference_steps=spec.infer_steps,
+            guidance_scale=spec.guidance_scale,
+            generator=torch.Generator().manual_seed(spec.seed),
+            output_type="pt",
+        ).frames
     frames: Tensor = video.permute(0, 2, 1, 3, 4) * 2.0 - 1.0
     return frames
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Several threads would wait for each other busily; on a busy machine that takes minutes."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 def _fixed_schedule(spec: JobSpec) -> Any:

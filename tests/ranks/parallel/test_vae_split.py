@@ -3,6 +3,7 @@ import torch
 import torch.distributed as dist
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, WanCausalConv3d
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ranks.parallel.layout import split_evenly
 from ranks.parallel.vae_split import VaePatch, VaeSplit, grid_shape
@@ -65,6 +66,21 @@ def test_a_split_vae_equals_the_unsplit_one_at_every_size(
     world_size: int, sizes: list[tuple[int, int]]
 ) -> None:
     run_ranks(world_size, compare_with_unsplit, sizes)
+
+
+@torch.inference_mode()
+def attend_with_fused_kernels(rank: int, world_size: int) -> None:
+    vae = small_vae()
+    pixels, latents = clip(64, 64)
+    split = VaeSplit(vae, rank, world_size)
+    with split.active(8, 8) as patch, sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        encode(vae, pixels, patch)
+        decode(vae, latents, patch)
+
+
+def test_the_attention_of_a_split_vae_can_be_fused() -> None:
+    """Fused kernels refuse channels that are not contiguous, and torch would take a slow one."""
+    run_ranks(2, attend_with_fused_kernels)
 
 
 @pytest.mark.full
