@@ -66,9 +66,10 @@ async def test_a_server_fault_is_logged_and_answered_with_500_without_internals(
 def test_old_files_of_a_killed_front_are_removed_and_new_files_are_kept(
     tmp_path: Path,
 ) -> None:
-    for name, age_s in (("old.upload", 7200), ("new.upload", 0)):
+    old, new = (f"{digit * 32}.upload" for digit in "01")
+    for name, age_s in ((old, 7200), (new, 0)):
         (tmp_path / name).write_bytes(b"x")
         stamp = (tmp_path / name).stat().st_mtime - age_s
         os.utime(tmp_path / name, (stamp, stamp))
     prepare_folder(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["new.upload"]
+    assert [path.name for path in tmp_path.iterdir()] == [new]
