@@ -61,7 +61,7 @@ async def test_on_accelerators_each_rank_is_a_new_interpreter(tmp_path: Path) ->
     group = GroupLife(reaper, config, "ranks")
     ending = asyncio.create_task(group.run(LIMIT_S))
     await until(lambda: len(group.pids) == 2, LIMIT_S)
-    assert [command_line(pid)[-2] for pid in group.pids.values()] == ["0", "1"]
+    assert [command_line(pid)[-3] for pid in group.pids.values()] == ["0", "1"]
     if not torch.cuda.is_available():
         assert "device cuda was asked for, but torch sees none" in await ending
     group.end("seen")
