@@ -18,17 +18,21 @@ from tests.broker.driver import Front, broker_config, running_broker
 LIMIT_S = 20.0
 
 
-async def test_a_broker_that_dies_before_the_launcher_registers_is_noticed(tmp_path: Path) -> None:
-    folders = Folders.under(str(tmp_path))
-    plan = Plan(
+def plan_in(state_dir: Path) -> Plan:
+    folders = Folders.under(str(state_dir))
+    return Plan(
         options=Options(),
         folders=folders,
         addresses=prepare_folders(folders),
-        model=tmp_path,
+        model=state_dir,
         device="cpu",
         num_heads=8,
         pid=os.getpid(),
     )
+
+
+async def test_a_broker_that_dies_before_the_launcher_registers_is_noticed(tmp_path: Path) -> None:
+    plan = plan_in(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         supervisor = Supervisor(plan, listener)
         supervisor._reaper.start()
@@ -46,19 +50,9 @@ async def test_a_broker_that_dies_before_the_launcher_registers_is_noticed(tmp_p
 async def test_a_launcher_whose_broker_is_refused_stops_and_drains_no_other(tmp_path: Path) -> None:
     """The lock of a running server may be removed, by a cleaner of /tmp for example."""
     config = broker_config(tmp_path)
-    folders = Folders.under(str(tmp_path))
     async with running_broker(config), Front(config) as front:
         job_id = await front.submit_ok()
-        plan = Plan(
-            options=Options(),
-            folders=folders,
-            addresses=prepare_folders(folders),
-            model=tmp_path,
-            device="cpu",
-            num_heads=8,
-            pid=os.getpid(),
-        )
-        supervisor = Supervisor(plan, None)
+        supervisor = Supervisor(plan_in(tmp_path), None)
         try:
             async with asyncio.timeout(LIMIT_S):
                 assert await supervisor.run() == 1
