@@ -1,6 +1,7 @@
 """One run of a job on one rank: its stages, and the boundaries at which all ranks meet."""
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -257,7 +258,7 @@ class Run:
 
 def _require_finite(values: Tensor, name: str) -> None:
     # NaN and infinity survive a sum, which needs no second tensor.
-    if not values.sum(dtype=torch.float32).isfinite():
+    if not math.isfinite(values.sum(dtype=torch.float32).item()):
         logger.error("the %s hold NaN or infinity", name)
         raise JobError(ErrorCode.NOT_FINITE, NOT_FINITE)
 

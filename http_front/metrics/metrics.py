@@ -1,6 +1,6 @@
 """Metrics for Prometheus, and their route. They hold no job ids and no text from clients."""
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -62,7 +62,7 @@ class Metrics:
         )
         self._health = _Health(registry)
         Info("wan_build", "Version of the server.", registry=registry).info(
-            {"version": version("wan-ranks")}
+            {"version": _installed_version()}
         )
 
     def record(self, job: JobView) -> None:
@@ -156,3 +156,10 @@ async def count_requests(request: web.Request, handler: Handler) -> web.StreamRe
     route = "none" if resource is None else resource.canonical
     request.app[METRICS].http_requests.labels(route, str(response.status)).inc()
     return response
+
+
+def _installed_version() -> str:
+    try:
+        return version("wan-ranks")
+    except PackageNotFoundError:
+        return "not installed"  # A checkout that another Python runs.
