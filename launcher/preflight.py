@@ -24,7 +24,7 @@ from launcher.options import Options
 from launcher.outer_variables import provide_temporary_folder, unusable_variables
 from ranks.config import DeviceKind
 from ranks.errors import MissingModelError, ModelFolderError
-from ranks.model.model_folder import check_model_folder, demo_version, num_attention_heads
+from ranks.model_files.diffusers_folder import check_model_folder, demo_version, num_attention_heads
 
 logger = logging.getLogger("launcher")
 

@@ -23,7 +23,7 @@ from launcher.preflight import (
     prepare_run,
 )
 from launcher.ray.ray_check import check_cluster, peer_keys
-from ranks.model.model_folder import num_attention_heads
+from ranks.model_files.diffusers_folder import num_attention_heads
 
 
 @contextmanager

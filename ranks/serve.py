@@ -17,6 +17,7 @@ from ranks.follower import Follower
 from ranks.leader import Leader
 from ranks.model.conditioning import NUM_TEXT_TOKENS, load_models
 from ranks.model.model_memory import measure, num_image_tokens
+from ranks.model_files.opened_model import open_model
 from ranks.parallel.process_group import START_LIMIT, World, join, leave
 from ranks.start_failure import reporting_failure
 
@@ -53,7 +54,7 @@ def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
     """Join the group and load the models. Returns once every rank has done so."""
     world = join(config.rendezvous, rank, config.world_size, device)
     device = _choose_kernels(world, device)
-    models = load_models(Path(config.model_path), device, world.mesh(device))
+    models = load_models(open_model(Path(config.model_path)), device, world.mesh(device))
     logger.info("models loaded, %.1f GB in use", device.memory_bytes() / 1e9)
     # Ranks may load minutes apart, longer than the collectives of the warm-up wait.
     world.await_all(START_LIMIT)

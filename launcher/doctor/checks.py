@@ -29,7 +29,7 @@ from launcher.preflight import (
     state_owner,
 )
 from ranks.errors import ModelFolderError
-from ranks.model.model_folder import check_model_folder, num_attention_heads
+from ranks.model_files.diffusers_folder import check_model_folder, num_attention_heads
 
 _GIB = 1 << 30
 _MIN_FREE_BYTES = 5 * _GIB

@@ -34,6 +34,7 @@ from ranks.model.weights import (
     load_transformer,
     load_vae,
 )
+from ranks.model_files.components import ModelFiles
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +53,11 @@ class Models:
     vae: AutoencoderKLWan
 
 
-def load_models(folder: Path, device: Device, mesh: DeviceMesh | None) -> Models:
-    """Load a model folder in the layout of diffusers.
+def load_models(files: ModelFiles, device: Device, mesh: DeviceMesh | None) -> Models:
+    """Load a model.
 
     Args:
-        folder: A folder that `check_model_folder` has accepted.
+        files: The model's components on disk.
         device: Device of this rank.
         mesh: The ranks that shard the weights; None keeps the weights whole.
 
@@ -65,21 +66,22 @@ def load_models(folder: Path, device: Device, mesh: DeviceMesh | None) -> Models
     """
     transformers_logging.disable_progress_bar()
     target = device.torch_device
-    check_fit(folder)
-    tokenizer = T5TokenizerFast.from_pretrained(folder / "tokenizer")
-    text_encoder = load_text_encoder(folder / "text_encoder", device, mesh)
+    check_fit(files)
+    components = files.components
+    tokenizer = T5TokenizerFast.from_pretrained(files.tokenizer)
+    text_encoder = load_text_encoder(components["text_encoder"], device, mesh)
     if len(tokenizer) > text_encoder.config.vocab_size:
         raise ModelFolderError(
-            f"{folder}/tokenizer has {len(tokenizer)} tokens, the text encoder only "
+            f"{files.tokenizer} has {len(tokenizer)} tokens, the text encoder only "
             f"{text_encoder.config.vocab_size}; expected the tokenizer of the same model"
         )
     return Models(
         tokenizer=tokenizer,
         text_encoder=text_encoder,
-        image_processor=CLIPImageProcessorPil.from_pretrained(folder / "image_processor"),
-        image_encoder=load_image_encoder(folder / "image_encoder", target),
-        transformer=load_transformer(folder / "transformer", device, mesh),
-        vae=load_vae(folder / "vae", device.vae_dtype, target),
+        image_processor=CLIPImageProcessorPil.from_pretrained(files.image_processor),
+        image_encoder=load_image_encoder(components["image_encoder"], target),
+        transformer=load_transformer(components["transformer"], device, mesh),
+        vae=load_vae(components["vae"], device.vae_dtype, target),
     )
 
 

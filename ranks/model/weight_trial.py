@@ -6,12 +6,13 @@ from pathlib import Path
 
 from ranks.errors import ModelFolderError
 from ranks.model.weights import check_fit
+from ranks.model_files.opened_model import open_model
 
 
 def main() -> int:
     logging.disable()  # standard error has the one line that the launcher shows
     try:
-        check_fit(Path(sys.argv[1]))
+        check_fit(open_model(Path(sys.argv[1])))
     except ModelFolderError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -6,7 +6,6 @@ more than its slices. A single rank shards nothing.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -19,7 +18,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5Enco
 from ranks.device import Device
 from ranks.errors import ModelFolderError
 from ranks.model.transformer import ShardTransformer
-from ranks.model.weight_match import ONLY_OWN, Names, match_weights
+from ranks.model.weight_match import Names, match_weights
+from ranks.model_files.components import Component, ModelFiles
 from ranks.parallel.sharding import load_weights, shard_text_encoder, shard_transformer
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -31,47 +31,48 @@ _IMAGE_ENCODER = Names(
 )
 
 
-def check_fit(folder: Path) -> None:
+def check_fit(files: ModelFiles) -> None:
     """Check that the weights of every component fit its config, without reading them.
 
     Raises:
         ModelFolderError: With the first weight that does not fit.
     """
-    dtype = torch.float32
-    path = folder / "vae"
-    match_weights(meta_vae(path, dtype), path, ONLY_OWN)
-    path = folder / "image_encoder"
-    match_weights(meta_image_encoder(path), path, _IMAGE_ENCODER)
-    path = folder / "text_encoder"
-    match_weights(meta_text_encoder(path, dtype), path, _TEXT_ENCODER)
-    path = folder / "transformer"
-    match_weights(meta_transformer(path, dtype), path, ONLY_OWN)
+    components, dtype = files.components, torch.float32
+    match_weights(meta_vae(components["vae"], dtype), components["vae"])
+    encoder = components["image_encoder"]
+    match_weights(meta_image_encoder(encoder), encoder, _IMAGE_ENCODER)
+    encoder = components["text_encoder"]
+    match_weights(meta_text_encoder(encoder, dtype), encoder, _TEXT_ENCODER)
+    match_weights(meta_transformer(components["transformer"], dtype), components["transformer"])
 
 
-def load_transformer(folder: Path, device: Device, mesh: DeviceMesh | None) -> ShardTransformer:
+def load_transformer(
+    component: Component, device: Device, mesh: DeviceMesh | None
+) -> ShardTransformer:
     """Load the transformer; modules that diffusers keeps in float32 stay in float32.
 
     Raises:
         ModelFolderError: If the weights do not fit the model.
     """
-    model = meta_transformer(folder, device.model_dtype)
+    model = meta_transformer(component, device.model_dtype)
     root = ShardTransformer(model, device.attention_backend, is_fused=device.is_fused)
     if mesh is not None:
         shard_transformer(root, model, mesh)
-    fill_transformer(model, folder, device.torch_device)
+    fill_transformer(model, component, device.torch_device)
     return root
 
 
-def meta_transformer(folder: Path, dtype: torch.dtype) -> WanTransformer3DModel:
+def meta_transformer(component: Component, dtype: torch.dtype) -> WanTransformer3DModel:
     """Return the transformer on the meta device, in its final dtypes."""
-    with _on_meta(folder):
-        config = WanTransformer3DModel.load_config(folder)
-        model: WanTransformer3DModel = WanTransformer3DModel.from_config(config)
+    with _on_meta(component):
+        model: WanTransformer3DModel = WanTransformer3DModel.from_config(component.config)
     return _for_inference(model, dtype, keep_float32=model._keep_in_fp32_modules)
 
 
-def fill_transformer(model: WanTransformer3DModel, folder: Path, device: torch.device) -> None:
-    load_weights(model, folder, device)
+def fill_transformer(
+    model: WanTransformer3DModel, component: Component, device: torch.device
+) -> None:
+    load_weights(model, component, device)
     config = model.config
     # No file contains the RoPE tables.
     model.rope = WanRotaryPosEmbed(
@@ -79,57 +80,60 @@ def fill_transformer(model: WanTransformer3DModel, folder: Path, device: torch.d
     ).to(device)
 
 
-def load_text_encoder(folder: Path, device: Device, mesh: DeviceMesh | None) -> UMT5EncoderModel:
-    model = meta_text_encoder(folder, device.model_dtype)
+def load_text_encoder(
+    component: Component, device: Device, mesh: DeviceMesh | None
+) -> UMT5EncoderModel:
+    model = meta_text_encoder(component, device.model_dtype)
     if mesh is not None:
         shard_text_encoder(model, mesh)
-    load_weights(model, folder, device.torch_device, _TEXT_ENCODER)
+    load_weights(model, component, device.torch_device, _TEXT_ENCODER)
     return model
 
 
-def meta_text_encoder(folder: Path, dtype: torch.dtype) -> UMT5EncoderModel:
-    with _on_meta(folder):
-        model = UMT5EncoderModel(UMT5Config.from_pretrained(folder))
+def meta_text_encoder(component: Component, dtype: torch.dtype) -> UMT5EncoderModel:
+    with _on_meta(component):
+        model = UMT5EncoderModel(UMT5Config.from_dict(component.config))
     return _for_inference(model, dtype)
 
 
-def load_image_encoder(folder: Path, device: torch.device) -> CLIPVisionModel:
+def load_image_encoder(component: Component, device: torch.device) -> CLIPVisionModel:
     """Load the image encoder, in float32."""
-    model = meta_image_encoder(folder)
-    load_weights(model, folder, device, _IMAGE_ENCODER)
+    model = meta_image_encoder(component)
+    load_weights(model, component, device, _IMAGE_ENCODER)
     # No file contains the numbers of the patches.
     numbers = model.embeddings.position_ids
     model.embeddings.position_ids = torch.arange(numbers.shape[1], device=device).expand(1, -1)
     return model
 
 
-def meta_image_encoder(folder: Path) -> CLIPVisionModel:
-    with _on_meta(folder):
-        model = CLIPVisionModel(CLIPVisionConfig.from_pretrained(folder))
+def meta_image_encoder(component: Component) -> CLIPVisionModel:
+    with _on_meta(component):
+        model = CLIPVisionModel(CLIPVisionConfig.from_dict(component.config))
     return _for_inference(model, torch.float32)
 
 
-def load_vae(folder: Path, dtype: torch.dtype, device: torch.device) -> AutoencoderKLWan:
-    model = meta_vae(folder, dtype)
-    load_weights(model, folder, device)
+def load_vae(component: Component, dtype: torch.dtype, device: torch.device) -> AutoencoderKLWan:
+    model = meta_vae(component, dtype)
+    load_weights(model, component, device)
     return model
 
 
-def meta_vae(folder: Path, dtype: torch.dtype) -> AutoencoderKLWan:
-    with _on_meta(folder):
-        model: AutoencoderKLWan = AutoencoderKLWan.from_config(AutoencoderKLWan.load_config(folder))
+def meta_vae(component: Component, dtype: torch.dtype) -> AutoencoderKLWan:
+    with _on_meta(component):
+        model: AutoencoderKLWan = AutoencoderKLWan.from_config(component.config)
     return _for_inference(model, dtype)
 
 
 @contextmanager
-def _on_meta(folder: Path) -> Iterator[None]:
+def _on_meta(component: Component) -> Iterator[None]:
     """Make a model on the meta device; its config may hold anything."""
     try:
         with torch.device("meta"):
             yield
     except (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise ModelFolderError(
-            f"{folder}/config.json describes no model that can be made: {error}; download it again"
+            f"the config of {component.place} describes no model that can be made: {error}; "
+            "download it again"
         ) from error
 
 

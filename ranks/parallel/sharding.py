@@ -6,7 +6,6 @@ weights after use or keep them.
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
@@ -18,6 +17,7 @@ from torch.distributed.tensor import DTensor
 from transformers import UMT5EncoderModel
 
 from ranks.model.weight_match import ONLY_OWN, Names, match_weights, weights_by_names
+from ranks.model_files.components import Component
 
 
 def shard_transformer(root: nn.Module, model: WanTransformer3DModel, mesh: DeviceMesh) -> None:
@@ -61,7 +61,7 @@ def num_weight_bytes(model: nn.Module) -> int:
 
 
 def load_weights(
-    model: nn.Module, folder: Path, device: torch.device, names: Names = ONLY_OWN
+    model: nn.Module, component: Component, device: torch.device, names: Names = ONLY_OWN
 ) -> None:
     """Fill a model that is on the meta device, reading only this rank's slices.
 
@@ -69,14 +69,14 @@ def load_weights(
 
     Args:
         model: A model on the meta device, sharded or not, in its final dtypes.
-        folder: Folder of the safetensors files.
+        component: Where its weights are stored.
         device: Device of the weights.
         names: How the files name the weights.
 
     Raises:
         ModelFolderError: If the weights do not fit the model; nothing has been read then.
     """
-    stored = match_weights(model, folder, names)
+    stored = match_weights(model, component, names)
     _allocate(model, device)
     with ExitStack() as opened, torch.no_grad():
         files = {

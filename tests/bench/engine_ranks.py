@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from ranks.device import open_device
 from ranks.model.weights import load_transformer
+from ranks.model_files.diffusers_folder import read_component
 from ranks.parallel.layout import Layout
 from ranks.parallel.process_group import World
 from ranks.parallel.sharding import set_sharded
@@ -49,8 +50,8 @@ def measure(rank: int, world_size: int, work: Work, path: Path) -> None:
     world = World(rank, world_size)
     device = open_device("cpu", rank, world_size)
     torch.set_num_threads(1)  # several would spend a busy machine's time on waiting for each other
-    folder = Path(work.job.transformer)
-    transformer = load_transformer(folder, device, world.mesh(device))
+    component = read_component(Path(work.job.transformer))
+    transformer = load_transformer(component, device, world.mesh(device))
     set_sharded(transformer, sharded=False)
     steppers: list[Stepper] = [
         Ours(

@@ -12,6 +12,7 @@ from ranks.control import Control
 from ranks.model.conditioning import draw_noise
 from ranks.model.transformer import LatentShape, ShardTransformer
 from ranks.model.weights import fill_transformer, meta_transformer
+from ranks.model_files.diffusers_folder import read_component
 from ranks.parallel.layout import Layout, split_evenly
 from ranks.parallel.process_group import World
 from ranks.parallel.ulysses import SequenceGroup
@@ -94,9 +95,9 @@ class Stock:
     """A step of diffusers' `WanImageToVideoPipeline`, on one rank or on all."""
 
     def __init__(self, job: Job) -> None:
-        folder = Path(job.transformer)
-        self._model = meta_transformer(folder, torch.float32)
-        fill_transformer(self._model, folder, CPU)
+        component = read_component(Path(job.transformer))
+        self._model = meta_transformer(component, torch.float32)
+        fill_transformer(self._model, component, CPU)
         if dist.get_world_size() > 1:
             parallelise(self._model)
         config = self._model.config

@@ -27,7 +27,7 @@ from launcher.preflight import (
     model_folder,
     prepare_folders,
 )
-from ranks.model.model_folder import COMPONENTS
+from ranks.model_files.diffusers_folder import COMPONENTS
 from tests.realtime_front import may_use_realtime_priority
 from tests.stub_model import make_stub_model, write_weights
 

@@ -14,21 +14,23 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from broker.wire.job import JobSpec
 from ranks.model.conditioning import open_image
 from ranks.model.weights import fill_transformer, load_vae, meta_transformer
+from ranks.model_files.diffusers_folder import read_component
 from ranks.sampling.solver import make_scheduler
 
 
 def load_reference(folder: Path) -> WanImageToVideoPipeline:
     """Load the stock pipeline with stock attention, in float32 on the CPU."""
     cpu = torch.device("cpu")
-    transformer = meta_transformer(folder / "transformer", torch.float32)
-    fill_transformer(transformer, folder / "transformer", cpu)
+    component = read_component(folder / "transformer")
+    transformer = meta_transformer(component, torch.float32)
+    fill_transformer(transformer, component, cpu)
     pipeline = WanImageToVideoPipeline(
         tokenizer=T5TokenizerFast.from_pretrained(folder / "tokenizer"),
         text_encoder=UMT5EncoderModel.from_pretrained(folder / "text_encoder"),
         image_encoder=CLIPVisionModel.from_pretrained(folder / "image_encoder"),
         image_processor=CLIPImageProcessorPil.from_pretrained(folder / "image_processor"),
         transformer=transformer,
-        vae=load_vae(folder / "vae", torch.float32, cpu),
+        vae=load_vae(read_component(folder / "vae"), torch.float32, cpu),
         scheduler=make_scheduler("unipc", 20, 5.0),
     )
     pipeline.set_progress_bar_config(disable=True)

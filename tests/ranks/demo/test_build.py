@@ -11,7 +11,7 @@ import torch
 from broker.wire.job import JobSpec
 from ranks.demo.build import make_demo_model
 from ranks.model.conditioning import image_tensor, open_image
-from ranks.model.model_folder import check_model_folder, num_attention_heads
+from ranks.model_files.diffusers_folder import check_model_folder, num_attention_heads
 from tests.ranks.reference import load_reference, reference_frames
 
 PICTURE = Path(__file__).parents[3] / "docs" / "sample.jpg"

@@ -15,6 +15,7 @@ from ranks.media.previews import Previews, encode_jpeg
 from ranks.model.conditioning import image_tensor, open_image
 from ranks.model.vae import encode_clip
 from ranks.model.weights import load_vae
+from ranks.model_files.diffusers_folder import read_component
 from tests.running_server import SAMPLE
 
 LEASE = Lease(group="g0", epoch=1, job_id="0" * 32, attempt=1)
@@ -33,7 +34,7 @@ def picture() -> torch.Tensor:
 @pytest.fixture(scope="module")
 def fitted(demo_folder: Path, picture: torch.Tensor) -> tuple[Colours, torch.Tensor]:
     """The map of the demo VAE, and the latents of a clip that shows the picture."""
-    vae = load_vae(demo_folder / "vae", torch.float32, torch.device("cpu"))
+    vae = load_vae(read_component(demo_folder / "vae"), torch.float32, torch.device("cpu"))
     with torch.inference_mode():
         return fit_colours(vae), encode_clip(vae, picture.unsqueeze(2).expand(-1, -1, 5, -1, -1))
 
@@ -54,7 +55,7 @@ def test_painted_latents_show_the_encoded_picture(
 
 def test_a_vae_that_computes_nan_is_named(demo_folder: Path) -> None:
     """Otherwise the group would end with an internal error of torch."""
-    vae = load_vae(demo_folder / "vae", torch.float32, torch.device("cpu"))
+    vae = load_vae(read_component(demo_folder / "vae"), torch.float32, torch.device("cpu"))
     with torch.inference_mode():
         vae.quant_conv.bias.fill_(float("nan"))
         with pytest.raises(ModelFolderError, match="NaN or infinity; its weights are damaged"):
@@ -62,7 +63,7 @@ def test_a_vae_that_computes_nan_is_named(demo_folder: Path) -> None:
 
 
 def test_the_fit_is_reproducible(demo_folder: Path, fitted: tuple[Colours, torch.Tensor]) -> None:
-    vae = load_vae(demo_folder / "vae", torch.float32, torch.device("cpu"))
+    vae = load_vae(read_component(demo_folder / "vae"), torch.float32, torch.device("cpu"))
     with torch.inference_mode():
         assert np.allclose(fit_colours(vae), fitted[0], atol=1e-4)
 

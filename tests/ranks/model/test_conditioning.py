@@ -18,11 +18,12 @@ from ranks.model.conditioning import (
     load_models,
     open_image,
 )
+from ranks.model_files.opened_model import open_model
 
 
 @pytest.fixture(scope="module")
 def models(demo_folder: Path) -> Models:
-    return load_models(demo_folder, open_device("cpu", 0, 1), mesh=None)
+    return load_models(open_model(demo_folder), open_device("cpu", 0, 1), mesh=None)
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from ranks.errors import MissingModelError, ModelFolderError
-from ranks.model.model_folder import WEIGHTED, check_model_folder
-from ranks.model.safetensors_header import read_header
-from ranks.model.weight_files import find_weights
+from ranks.model_files.diffusers_folder import WEIGHTED, check_model_folder
+from ranks.model_files.safetensors_header import read_header
+from ranks.model_files.weight_files import find_weights
 from tests.stub_model import FILES, WEIGHTS, make_stub_model, set_fields, write_weights
 
 LFS_POINTER = (
@@ -150,7 +150,7 @@ _READ_A_HOSTILE_HEADER = """
 import resource, sys
 from pathlib import Path
 from ranks.errors import ModelFolderError
-from ranks.model.safetensors_header import read_header
+from ranks.model_files.safetensors_header import read_header
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     read_header(Path(sys.argv[1]))

@@ -8,11 +8,12 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
 from ranks.model.vae import decode_chunks, encode_chunks, finish_encoding, num_latent_frames
 from ranks.model.weights import load_vae
+from ranks.model_files.diffusers_folder import read_component
 
 
 @pytest.fixture(scope="module")
 def vae(demo_folder: Path) -> AutoencoderKLWan:
-    return load_vae(demo_folder / "vae", torch.float32, torch.device("cpu"))
+    return load_vae(read_component(demo_folder / "vae"), torch.float32, torch.device("cpu"))
 
 
 @torch.inference_mode()

@@ -9,6 +9,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from transformers import UMT5Config, UMT5EncoderModel
 
 from ranks.errors import ModelFolderError
+from ranks.model_files.diffusers_folder import read_component
 from ranks.parallel.sharding import (
     load_weights,
     num_weight_bytes,
@@ -112,7 +113,7 @@ def load_and_run_transformer(rank: int, world_size: int, folder: Path) -> None:
     in_blocks = num_weight_bytes(model.blocks)
     elsewhere = num_weight_bytes(model) - in_blocks
     shard_transformer(model, model, init_device_mesh("cpu", (world_size,)))
-    load_weights(model, folder, CPU)
+    load_weights(model, read_component(folder), CPU)
     reference = small_transformer()
     model.rope = reference.rope
     # If the rows do not divide evenly, the first ranks hold more.
@@ -134,8 +135,8 @@ def load_and_run_in_two_dtypes(rank: int, world_size: int, folder: Path) -> None
             block.get_submodule("norm2").float()
             block.scale_shift_table.data = block.scale_shift_table.data.float()
     shard_transformer(model, model, init_device_mesh("cpu", (world_size,)))
-    load_weights(model, folder, CPU)
-    load_weights(reference, folder, CPU)
+    load_weights(model, read_component(folder), CPU)
+    load_weights(reference, read_component(folder), CPU)
     model.rope = reference.rope = small_transformer().rope
     check_both_ways_of_storing(model, run_transformer_in_bfloat16, reference)
 
@@ -149,7 +150,7 @@ def test_a_transformer_keeps_some_weights_in_float32(tmp_path: Path) -> None:
 def load_and_run_text_encoder(rank: int, world_size: int, folder: Path) -> None:
     model = meta_text_encoder(folder)
     shard_text_encoder(model, init_device_mesh("cpu", (world_size,)))
-    load_weights(model, folder, CPU)
+    load_weights(model, read_component(folder), CPU)
     reference = small_text_encoder()
     check_both_ways_of_storing(model, run_text_encoder, reference)
 
@@ -163,7 +164,7 @@ def test_a_sharded_text_encoder_gives_identical_results(tmp_path: Path) -> None:
 def fail_within_a_block(rank: int, world_size: int, folder: Path) -> None:
     model = meta_transformer(folder)
     shard_transformer(model, model, init_device_mesh("cpu", (world_size,)))
-    load_weights(model, folder, CPU)
+    load_weights(model, read_component(folder), CPU)
     model.rope = small_transformer().rope
     expected = run_transformer(model)
     slices = num_weight_bytes(model)
@@ -192,7 +193,7 @@ def test_a_text_encoder_on_one_rank_shares_its_embedding(tmp_path: Path) -> None
     reference = small_text_encoder()
     reference.save_pretrained(tmp_path)
     model = meta_text_encoder(tmp_path)
-    load_weights(model, tmp_path, CPU)
+    load_weights(model, read_component(tmp_path), CPU)
     assert model.shared.weight is model.encoder.embed_tokens.weight
     assert num_weight_bytes(model) == num_weight_bytes(reference)
     assert torch.equal(run_text_encoder(model), run_text_encoder(reference))
@@ -203,7 +204,7 @@ def test_weights_in_several_files_are_found(tmp_path: Path) -> None:
     reference.save_pretrained(tmp_path, max_shard_size="50KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     model = meta_transformer(tmp_path)
-    load_weights(model, tmp_path, CPU)
+    load_weights(model, read_component(tmp_path), CPU)
     for name, weight in reference.state_dict().items():
         assert torch.equal(model.state_dict()[name], weight)
 
@@ -213,7 +214,7 @@ def test_weights_are_converted_to_the_dtype_of_the_model(tmp_path: Path) -> None
     reference.save_pretrained(tmp_path)
     model = meta_transformer(tmp_path)
     nn.Module.to(model, torch.bfloat16)
-    load_weights(model, tmp_path, CPU)
+    load_weights(model, read_component(tmp_path), CPU)
     assert torch.equal(model.proj_out.weight, reference.proj_out.weight.bfloat16())
 
 
@@ -222,7 +223,7 @@ def test_a_missing_weight_is_named(tmp_path: Path) -> None:
     model = meta_transformer(tmp_path)
     model.extra = nn.Linear(2, 2, device="meta")
     with pytest.raises(ModelFolderError, match=r"holds no weight extra\.weight"):
-        load_weights(model, tmp_path, CPU)
+        load_weights(model, read_component(tmp_path), CPU)
 
 
 def test_a_weight_of_the_wrong_shape_is_named(tmp_path: Path) -> None:
@@ -230,4 +231,4 @@ def test_a_weight_of_the_wrong_shape_is_named(tmp_path: Path) -> None:
     model = meta_transformer(tmp_path)
     model.proj_out = nn.Linear(31, 64, device="meta")
     with pytest.raises(ModelFolderError, match=r"proj_out.weight has the shape \[64, 32\]"):
-        load_weights(model, tmp_path, CPU)
+        load_weights(model, read_component(tmp_path), CPU)

@@ -1,14 +1,19 @@
-"""Checks a model folder before anything is loaded, without importing torch."""
+"""Reads a model folder in the layout of diffusers, and checks it before anything is loaded."""
 
 import hashlib
 import logging
 from pathlib import Path
 
 from ranks.errors import MissingModelError, ModelFolderError
-from ranks.model.json_file import read_json
-from ranks.model.model_kinds import refuse_other_layout, refuse_other_model, refuse_other_pipeline
-from ranks.model.safetensors_header import refuse_lfs_pointer
-from ranks.model.weight_files import find_weights, weight_file_names
+from ranks.model_files.components import Component, ComponentName, ModelFiles
+from ranks.model_files.json_file import read_json
+from ranks.model_files.model_kinds import (
+    refuse_other_layout,
+    refuse_other_model,
+    refuse_other_pipeline,
+)
+from ranks.model_files.safetensors_header import refuse_lfs_pointer
+from ranks.model_files.weight_files import find_weights, weight_file_names
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +27,7 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
 }
 """Folder of each component, and the files it must contain besides its weights."""
 
-WEIGHTED = ("text_encoder", "image_encoder", "transformer", "vae")
+WEIGHTED: tuple[ComponentName, ...] = ("text_encoder", "image_encoder", "transformer", "vae")
 """Components with weights in safetensors files."""
 
 _VOCABULARIES = ("tokenizer.json", "spiece.model")
@@ -56,6 +61,36 @@ def check_model_folder(folder: Path) -> None:
             folder,
             _some(strays),
         )
+
+
+def open_diffusers_folder(folder: Path) -> ModelFiles:
+    """Return the components of a folder that `check_model_folder` accepts.
+
+    Raises:
+        MissingModelError: As `check_model_folder` does, and so is `ModelFolderError`.
+    """
+    check_model_folder(folder)
+    return ModelFiles(
+        place=folder,
+        components={name: read_component(folder / name) for name in WEIGHTED},
+        tokenizer=folder / "tokenizer",
+        image_processor=folder / "image_processor",
+    )
+
+
+def read_component(folder: Path) -> Component:
+    """Return a component in a folder of its own, as diffusers and transformers save it.
+
+    Raises:
+        ModelFolderError: If a file is missing or damaged, or the weights are quantized.
+    """
+    found = find_weights(folder)
+    return Component(
+        place=str(folder),
+        config=read_json(folder / "config.json"),
+        weights=found.weights,
+        strays=found.strays,
+    )
 
 
 def num_attention_heads(folder: Path) -> int:

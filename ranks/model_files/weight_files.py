@@ -5,8 +5,8 @@ from pathlib import Path
 import msgspec
 
 from ranks.errors import ModelFolderError
-from ranks.model.json_file import read_json
-from ranks.model.safetensors_header import StoredTensor, read_header
+from ranks.model_files.json_file import read_json
+from ranks.model_files.safetensors_header import StoredTensor, read_header
 
 _DTYPES = ("F32", "BF16", "F16")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ranks.errors import ModelFolderError
-from ranks.model.json_file import read_json
+from ranks.model_files.json_file import read_json
 
 EXPECTED = (
     "expected Wan2.1 I2V in the layout of diffusers, such as "

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ranks.errors import ModelFolderError
-from ranks.model.safetensors_header import refuse_lfs_pointer
+from ranks.model_files.safetensors_header import refuse_lfs_pointer
 
 _MAX_BYTES = 64 << 20
 """The largest, the tokenizer's, has 17 MB."""

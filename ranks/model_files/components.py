@@ -1,0 +1,34 @@
+"""A model on disk, whatever its layout: the configs and the weights of its components."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from ranks.model_files.weight_files import StoredWeight
+
+ComponentName = Literal["transformer", "transformer_2", "vae", "text_encoder", "image_encoder"]
+"""As diffusers names the folders of components with weights."""
+
+
+class Component(msgspec.Struct, frozen=True, kw_only=True):
+    """A component with weights."""
+
+    place: str
+    """The folder or file that it comes from, for messages."""
+    config: dict[str, Any]
+    """In the words of diffusers or transformers."""
+    weights: dict[str, StoredWeight]
+    """By their names in the module of diffusers or transformers."""
+    strays: list[str] = []
+    """Files and tensors that are not part of it."""
+
+
+class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is needed to load a model."""
+
+    place: Path
+    components: dict[ComponentName, Component]
+    tokenizer: Path
+    image_processor: Path | None
+    """None if the model sees the image through the VAE alone."""
