@@ -68,14 +68,15 @@ def _read(path: Path, file: BinaryIO) -> dict[str, StoredTensor]:
     size = path.stat().st_size
     start = file.read(8)
     refuse_lfs_pointer(path)
-    for signature, kind in _OTHER_CONTENT.items():
-        if start.startswith(signature):
-            raise ModelFolderError(f"{path} is {kind}; expected a safetensors file")
     if size < 8:
         raise _damaged(path, f"ends after {size} bytes")
     # The length is checked before anything is read: a damaged one may be any number.
     header_bytes = int.from_bytes(start, "little")
     if header_bytes > min(size - 8, _MAX_HEADER_BYTES):
+        # Only now: the length of a whole file may look like any of the signatures.
+        for signature, kind in _OTHER_CONTENT.items():
+            if start.startswith(signature):
+                raise ModelFolderError(f"{path} is {kind}; expected a safetensors file")
         raise _damaged(path, f"has {size} bytes and states a header of {header_bytes}")
     try:
         tensors = _decode(file.read(header_bytes))

@@ -16,8 +16,9 @@ static inline int make_handle(void *handle) {
     return 0;
 }
 
-/* Device memory. The kernel maps a page when it is first touched, and since kernels do nothing
-   hardly any page ever is: the 14B model takes a few MB here. */
+/* Device memory. The kernel maps a page when it is first touched, and since neither kernels nor
+   copies to a device do anything, none ever is: the 14B model takes a few MB here, and whatever is
+   read from a device is zero, which is finite as numbers of any type. */
 static inline void *reserve(void *hint, size_t size) {
     int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
     void *memory = mmap(hint, size, PROT_READ | PROT_WRITE, flags, -1, 0);
@@ -29,11 +30,6 @@ static inline size_t device_bytes(size_t num_gib) {
     const char *given = getenv("REHEARSAL_DEVICE_GIB");
     return (given ? (size_t)atoi(given) : num_gib) << 30;
 }
-
-/* Weights come from files of holes. A copy would read the holes and touch the device's pages, 65 GB
-   of either for the 14B model. Even an eighth of one of its matrices is larger than this, and any
-   weight of the demo model is smaller. */
-static inline int is_weight(size_t size) { return size > 1 << 20; }
 
 /* Setting up a real communicator takes seconds; REHEARSAL_COMMUNICATOR_S makes it so here. */
 static inline void set_up_communicator(void) {

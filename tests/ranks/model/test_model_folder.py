@@ -159,6 +159,16 @@ except ModelFolderError as error:
 """
 
 
+@pytest.mark.parametrize("header_bytes", [0x3C, 0x13C, 0x280])
+def test_a_header_may_have_a_length_that_reads_like_another_format(
+    tmp_path: Path, header_bytes: int
+) -> None:
+    """A header of 60 bytes begins like a web page, one of 640 like a PyTorch checkpoint."""
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(header_bytes.to_bytes(8, "little") + b"{}".ljust(header_bytes))
+    assert read_header(path) == {}
+
+
 @pytest.mark.parametrize("header_bytes", [1 << 62, 3 << 30, 16 << 20])
 def test_a_hostile_header_takes_little_memory(tmp_path: Path, header_bytes: int) -> None:
     path = tmp_path / "hostile.safetensors"

@@ -178,8 +178,7 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
 }
 
 cudaError_t cudaMemcpy(void *to, const void *from, size_t size, enum cudaMemcpyKind kind) {
-    int is_loading = kind == cudaMemcpyHostToDevice && is_weight(size);
-    if (kind != cudaMemcpyDeviceToDevice && !is_loading)
+    if (kind != cudaMemcpyHostToDevice && kind != cudaMemcpyDeviceToDevice)
         memcpy(to, from, size);
     return status();
 }

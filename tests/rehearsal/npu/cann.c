@@ -126,8 +126,7 @@ int aclrtGetMemInfo(int attribute, size_t *free_bytes, size_t *total_bytes) {
 }
 
 int aclrtMemcpy(void *to, size_t room, const void *from, size_t size, int kind) {
-    int is_loading = kind == HOST_TO_DEVICE && is_weight(size);
-    if (kind != DEVICE_TO_DEVICE && !is_loading)
+    if (kind != HOST_TO_DEVICE && kind != DEVICE_TO_DEVICE)
         memcpy(to, from, size);
     return status();
 }
