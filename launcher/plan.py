@@ -7,7 +7,7 @@ from msgspec import structs
 
 from broker.config import BrokerConfig
 from broker.dispatch.policy import DispatchPolicy
-from broker.wire.job import GroupShape
+from broker.wire.group_shape import GroupShape
 from broker.wire.sockets import Addresses
 from http_front.config import FrontConfig
 from launcher.options import Options, Role

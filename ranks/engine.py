@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from broker.wire.job import GroupShape, JobSpec, choose_layout
+from broker.wire.group_shape import GroupShape, choose_layout
+from broker.wire.job import JobSpec
 from ranks.control import Control
 from ranks.device import Device
 from ranks.model.conditioning import Models, PromptEncoder

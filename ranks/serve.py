@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from broker.process.child import report
-from broker.wire.job import GroupShape, Stage
+from broker.wire.group_shape import GroupShape
+from broker.wire.job import Stage
 from ranks.broker_link import BrokerLink
 from ranks.config import RankConfig
 from ranks.device import Device, open_device

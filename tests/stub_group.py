@@ -42,7 +42,8 @@ from broker.wire.group_reports import (
     JobStopped,
     group_reports,
 )
-from broker.wire.job import GroupShape, Stage
+from broker.wire.group_shape import GroupShape
+from broker.wire.job import Stage
 from broker.wire.job_view import Lease
 from broker.wire.rank_messages import Heartbeat, JobPreview, RankMessage, StepDone, rank_messages
 from broker.wire.sockets import Addresses, connect_dealer, connect_pub

@@ -18,7 +18,8 @@ from broker.wire.group_reports import (
     JobStarted,
     JobStopped,
 )
-from broker.wire.job import JobState, Stage, step_work
+from broker.wire.group_shape import step_work
+from broker.wire.job import JobState, Stage
 from broker.wire.rank_messages import StepDone
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from itertools import islice
 
 from broker.dispatch.groups import Group
 from broker.dispatch.preemptible_attempts import PreemptibleAttempts
-from broker.wire.job import GroupShape
+from broker.wire.group_shape import GroupShape
 
 
 class GroupTable:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from broker.dispatch.liveness import RankWatch
 from broker.dispatch.pace import StageProgress
 from broker.dispatch.sorted_queue import SortKey
-from broker.wire.job import GroupShape, Stage
+from broker.wire.group_shape import GroupShape
+from broker.wire.job import Stage
 from broker.wire.job_view import Lease
 from broker.wire.replies import GroupView
 

@@ -22,15 +22,8 @@ from broker.dispatch.policy import DispatchPolicy
 from broker.wire.errors import ErrorCode
 from broker.wire.group_commands import CancelRun
 from broker.wire.group_reports import GroupReady
-from broker.wire.job import (
-    IMAGE_PATTERN,
-    JOB_ID_PATTERN,
-    GroupShape,
-    JobSpec,
-    JobState,
-    SpecError,
-    choose_layout,
-)
+from broker.wire.group_shape import GroupShape, choose_layout
+from broker.wire.job import IMAGE_PATTERN, JOB_ID_PATTERN, JobSpec, JobState, SpecError
 from broker.wire.job_view import Lease
 from broker.wire.replies import (
     ExpiredRemoved,

@@ -8,7 +8,7 @@ from operator import add, sub
 from broker.dispatch.job_record import Job
 from broker.dispatch.pace import NO_WORK, Work, work_of
 from broker.dispatch.sorted_queue import SortedQueue, SortKey
-from broker.wire.job import GroupShape, can_run
+from broker.wire.group_shape import GroupShape, can_run
 
 
 class JobQueue:

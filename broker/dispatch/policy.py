@@ -2,7 +2,7 @@
 
 import msgspec
 
-from broker.wire.job import GroupShape
+from broker.wire.group_shape import GroupShape
 
 
 class DispatchPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

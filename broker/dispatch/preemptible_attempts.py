@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from broker.dispatch.groups import Group
 from broker.dispatch.sorted_queue import Entry, SortedQueue, SortKey
-from broker.wire.job import GroupShape
+from broker.wire.group_shape import GroupShape
 
 
 class _Position(NamedTuple):

@@ -11,6 +11,7 @@ class RunJob(Message, frozen=True, kw_only=True):
     lease: Lease
     spec: JobSpec
     image: str
+    last_image: str | None = None
 
 
 class CancelRun(Message, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ import msgspec
 
 from broker.wire.codec import Codec, Message
 from broker.wire.errors import ErrorCode, ResultWarning
-from broker.wire.job import GroupShape
+from broker.wire.group_shape import GroupShape
 from broker.wire.job_view import Lease
 
 REGISTER_EVERY_S = 2.0

@@ -68,6 +68,8 @@ class SubmitJob(Request[JobFound], frozen=True, kw_only=True):
     spec: JobSpec
     image: str
     """File name in the inputs folder."""
+    last_image: str | None = None
+    """File name of the video's last frame, if the job gives one."""
     idempotency_key: IdempotencyKey | None = None
     owner: str | None = None
     """Name of the API key that submits it; None where no keys are in use."""

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from broker.wire.model_profile import Family
 from ranks.model_files.weight_files import StoredWeight
 
 ComponentName = Literal["transformer", "transformer_2", "vae", "text_encoder", "image_encoder"]
@@ -28,7 +29,11 @@ class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
     """All that is needed to load a model."""
 
     place: Path
+    family: Family
     components: dict[ComponentName, Component]
     tokenizer: Path
     image_processor: Path | None
     """None if the model sees the image through the VAE alone."""
+    boundary_ratio: float | None = None
+    """Where a model with two transformers changes from the first to the second: the timestep over
+    1000."""

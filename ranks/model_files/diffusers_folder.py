@@ -72,6 +72,7 @@ def open_diffusers_folder(folder: Path) -> ModelFiles:
     check_model_folder(folder)
     return ModelFiles(
         place=folder,
+        family="wan2.1-i2v",
         components={name: read_component(folder / name) for name in WEIGHTED},
         tokenizer=folder / "tokenizer",
         image_processor=folder / "image_processor",

@@ -9,8 +9,10 @@ from itertools import product
 import torch
 from torch import nn
 
-from broker.wire.job import GroupShape, JobSpec, choose_layout, job_bytes
+from broker.wire.group_shape import GroupShape, choose_layout, job_bytes
+from broker.wire.job import JobSpec
 from broker.wire.job_memory import GroupMemory
+from broker.wire.model_profile import ModelProfile
 from ranks.model.model_memory import measure
 from tests.ranks.model.real_models import real_models
 
@@ -45,7 +47,7 @@ def _rows(world_size: int) -> Iterator[list[str]]:
         specs = [_spec(video, flags) for video in VIDEOS.values()]
         cfg_size, ulysses_size = choose_layout(specs[0], shape)
         needed = (
-            job_bytes(spec, memory, cfg_size, ulysses_size)
+            job_bytes(spec, memory, cfg_size, ulysses_size, ModelProfile())
             for spec, memory in product(specs, memories)
         )
         figures = [f"{num_bytes / 2**30:.1f}" for num_bytes in needed]

@@ -13,7 +13,8 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.flop_counter import FlopCounterMode
 
-from broker.wire.job import GroupShape, JobSpec, choose_layout
+from broker.wire.group_shape import GroupShape, choose_layout
+from broker.wire.job import JobSpec
 from ranks.model.transformer import LatentShape, ShardTransformer
 from ranks.model.vae import decode_chunks, encode_chunks
 from ranks.parallel.layout import split_evenly

@@ -18,7 +18,8 @@ import zmq.asyncio
 from broker.config import BrokerConfig
 from broker.dispatch.policy import DispatchPolicy
 from broker.wire.events import job_events
-from broker.wire.job import GroupShape, JobSpec, JobState
+from broker.wire.group_shape import GroupShape
+from broker.wire.job import JobSpec, JobState
 from broker.wire.job_view import JobView
 from broker.wire.replies import FrontReply, HealthFound, JobFound, front_replies
 from broker.wire.requests import FrontRequest, GetHealth, GetJob, SubmitJob, front_requests

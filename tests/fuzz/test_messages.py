@@ -11,7 +11,8 @@ from broker.wire.errors import ProtocolError
 from broker.wire.events import job_events
 from broker.wire.group_commands import CancelRun, RunJob, group_commands
 from broker.wire.group_reports import GroupReady, group_reports
-from broker.wire.job import GroupShape, JobSpec, JobState, Stage
+from broker.wire.group_shape import GroupShape
+from broker.wire.job import JobSpec, JobState, Stage
 from broker.wire.job_view import JobView, Lease
 from broker.wire.rank_messages import Heartbeat, rank_messages
 from broker.wire.replies import JobFound, front_replies

@@ -5,7 +5,8 @@ from itertools import takewhile
 import msgspec
 import pytest
 
-from broker.wire.job import JobSpec, can_run
+from broker.wire.group_shape import can_run
+from broker.wire.job import JobSpec
 from tests.npu.test_defects import SPEC
 from tests.ranks.rank_group import RankGroup, Result
 

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from broker.process.child import importing
 from broker.wire.group_commands import RunJob
-from broker.wire.job import GroupShape, JobSpec
+from broker.wire.group_shape import GroupShape
+from broker.wire.job import JobSpec
 from broker.wire.job_view import Lease
 from broker.wire.sockets import Addresses
 from ranks.config import RankConfig

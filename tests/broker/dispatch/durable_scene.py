@@ -6,7 +6,7 @@ from broker.dispatch.commands import Command, DropJob, SaveJob
 from broker.dispatch.job_record import Job
 from broker.journal.journal import Journal
 from broker.wire.group_commands import RunJob
-from broker.wire.job import GroupShape
+from broker.wire.group_shape import GroupShape
 from broker.wire.job_view import Lease
 from tests.broker.dispatch.scene import START_S, Scene, find, preempted, run_commands
 

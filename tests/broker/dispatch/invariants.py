@@ -5,7 +5,8 @@ from collections import Counter
 from broker.dispatch.dispatcher import Dispatcher
 from broker.dispatch.groups import Group
 from broker.dispatch.job_record import Job
-from broker.wire.job import JobState, can_run
+from broker.wire.group_shape import can_run
+from broker.wire.job import JobState
 
 
 def check(dispatcher: Dispatcher, now_s: float) -> None:

@@ -32,7 +32,8 @@ from broker.wire.group_reports import (
     JobFinished,
     JobStarted,
 )
-from broker.wire.job import GroupShape, JobSpec, JobState, Stage
+from broker.wire.group_shape import GroupShape
+from broker.wire.job import JobSpec, JobState, Stage
 from broker.wire.job_view import JobView, Lease
 from broker.wire.rank_messages import Heartbeat, StepDone
 from broker.wire.replies import FrontReply, Refused

@@ -16,7 +16,8 @@ from broker.wire.group_reports import (
     JobFinished,
     JobStopped,
 )
-from broker.wire.job import GroupShape, JobState
+from broker.wire.group_shape import GroupShape
+from broker.wire.job import JobState
 from broker.wire.job_view import Lease
 from broker.wire.replies import Refused
 from tests.broker.dispatch.scene import Scene, find, kill_commands, reply, run_commands

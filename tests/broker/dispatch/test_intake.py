@@ -6,7 +6,8 @@ from broker.dispatch.commands import DropInput, DropJob, ToGroup
 from broker.wire.errors import ErrorCode
 from broker.wire.group_commands import CancelRun
 from broker.wire.group_reports import JobStopped
-from broker.wire.job import GroupShape, JobState
+from broker.wire.group_shape import GroupShape
+from broker.wire.job import JobState
 from broker.wire.replies import JobFound, Refused
 from broker.wire.requests import SubmitJob
 from tests.broker.dispatch.scene import START_S, Scene, find, old_job, reply, run_commands

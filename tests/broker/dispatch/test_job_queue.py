@@ -13,7 +13,8 @@ from hypothesis.stateful import (
 
 from broker.dispatch.job_queue import JobQueue
 from broker.dispatch.job_record import Job
-from broker.wire.job import GroupShape, JobSpec, can_run
+from broker.wire.group_shape import GroupShape, can_run
+from broker.wire.job import JobSpec
 from tests.broker.dispatch.test_histories import machine_settings
 from tests.broker.driver import IMAGE, SPEC
 

@@ -5,7 +5,8 @@ from msgspec.structs import replace
 
 from broker.dispatch.liveness import RankWatch
 from broker.wire.group_reports import GroupStarted, JobStarted
-from broker.wire.job import GroupShape, Stage, step_work
+from broker.wire.group_shape import GroupShape, step_work
+from broker.wire.job import Stage
 from broker.wire.rank_messages import Heartbeat
 from tests.broker.dispatch.scene import Scene, kill_commands
 from tests.broker.driver import SPEC

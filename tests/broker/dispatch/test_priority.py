@@ -10,7 +10,8 @@ from broker.wire.group_reports import (
     JobFinished,
     JobStopped,
 )
-from broker.wire.job import GroupShape, JobState, Stage
+from broker.wire.group_shape import GroupShape
+from broker.wire.job import JobState, Stage
 from broker.wire.job_view import Lease
 from tests.broker.dispatch.scene import PRIORITY_STEP_S, START_S, Scene, preempted, run_commands
 from tests.broker.driver import SPEC

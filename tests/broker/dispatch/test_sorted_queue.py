@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from broker.dispatch.commands import Command, Publish, WatchersChanged
 from broker.dispatch.sorted_queue import SortedQueue
 from broker.wire.group_reports import JobDecoded
-from broker.wire.job import GroupShape, Stage
+from broker.wire.group_shape import GroupShape
+from broker.wire.job import Stage
 from broker.wire.replies import JobHistory
 from broker.wire.requests import CancelJob, WatchJob
 from tests.broker.dispatch.long_queue import LongQueue

@@ -5,8 +5,10 @@ import re
 import msgspec
 import pytest
 
-from broker.wire.job import GroupShape, JobSpec, SpecError, choose_layout, job_bytes
+from broker.wire.group_shape import GroupShape, choose_layout, job_bytes
+from broker.wire.job import JobSpec, SpecError
 from broker.wire.job_memory import Demand, GroupMemory, needed_bytes
+from broker.wire.model_profile import ModelProfile
 
 GIB = 2**30
 
@@ -93,7 +95,7 @@ def test_a_job_that_does_not_fit_is_refused_with_the_numbers() -> None:
 
 
 def test_a_narrow_refusal_shows_two_numbers_and_suggests_no_sharding_for_one_rank() -> None:
-    needed = job_bytes(spec_of(), MEMORY_OF_14B, 1, 1)
+    needed = job_bytes(spec_of(), MEMORY_OF_14B, 1, 1, ModelProfile())
     memory = msgspec.structs.replace(MEMORY_OF_14B, capacity_bytes=needed - 1)
     with pytest.raises(SpecError) as refusal:
         choose_layout(spec_of(), GroupShape(world_size=1, num_heads=40, memory=memory))

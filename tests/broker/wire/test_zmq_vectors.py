@@ -19,7 +19,8 @@ import zmq.asyncio
 
 from broker.wire.codec import PROTOCOL_VERSION
 from broker.wire.group_reports import GroupReady, JobFinished, group_reports
-from broker.wire.job import GroupShape, Stage
+from broker.wire.group_shape import GroupShape
+from broker.wire.job import Stage
 from broker.wire.job_view import Lease
 from broker.wire.rank_messages import StepDone, rank_messages
 from broker.wire.replies import FrontReply, HealthFound, front_replies

@@ -15,7 +15,9 @@ import msgspec
 import safetensors.torch
 import torch
 
-from broker.wire.job import JobSpec, Stage, choose_layout, job_bytes
+from broker.wire.group_shape import choose_layout, job_bytes
+from broker.wire.job import JobSpec, Stage
+from broker.wire.model_profile import ModelProfile
 from ranks.engine import Engine
 from ranks.model.conditioning import draw_noise
 from ranks.sampling.checkpoint import State
@@ -108,7 +110,7 @@ def _tell(engine: Engine, name: str, spec: JobSpec, weights: int, noted: PeakObs
     memory = engine.shape.memory
     assert memory is not None
     cfg_size, ulysses_size = choose_layout(spec, engine.shape)
-    estimate = job_bytes(spec, memory, cfg_size, ulysses_size)
+    estimate = job_bytes(spec, memory, cfg_size, ulysses_size, ModelProfile())
     peaks = [noted.peaks[stage] for stage in STAGES]
     allocated = max(peak.allocated for peak in peaks)
     reserved = max(peak.reserved for peak in peaks)
