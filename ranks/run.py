@@ -30,7 +30,7 @@ from ranks.parallel.ulysses import Condition, SequenceGroup
 from ranks.sampling.attention_cache import AttentionCache, CacheSchedule
 from ranks.sampling.checkpoint import State, load_state
 from ranks.sampling.denoise import Denoiser, Guidance, Predictor
-from ranks.sampling.solver import Solver
+from ranks.sampling.solver import make_solver
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ class Run:
     def _start_denoiser(self) -> Denoiser:
         spec = self._spec
         assert spec.seed is not None  # the front draws one if the client names none
-        solver = Solver(spec.solver, spec.infer_steps, spec.sample_shift)
+        solver = make_solver(spec.solver, spec.infer_steps, spec.sample_shift)
         denoiser = Denoiser(solver, draw_noise(spec.seed, self._latent_shape))
         if self._job.resume_from is not None:
             denoiser.restore(load_state(self._job.resume_from))

@@ -77,7 +77,8 @@ Priority = Annotated[
         description="Urgency: higher ones come first, and preempt running jobs.",
     ),
 ]
-Solver = Literal["unipc", "dpm++", "dpmpp"]
+Solver = Literal["unipc", "dpm++", "euler"]
+SolverSpelling = Literal[Solver, "dpmpp"]
 ModelName = Annotated[str, Meta(pattern=MODEL_NAME_PATTERN)]
 
 
@@ -207,7 +208,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         ),
     ] = 37
     sample_solver: Annotated[
-        Solver, Meta(description="Sampler; `dpmpp` is an alias of `dpm++`.")
+        SolverSpelling, Meta(description="Sampler; `dpmpp` is an alias of `dpm++`.")
     ] = "unipc"
     sample_shift: Annotated[
         float, Meta(gt=0.0, le=100.0, description="Shift of the noise schedule.")
@@ -241,8 +242,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return (self.num_frames + 2) // 4 * 4 + 1
 
     @property
-    def solver(self) -> Literal["unipc", "dpm++"]:
-        return "unipc" if self.sample_solver == "unipc" else "dpm++"
+    def solver(self) -> Solver:
+        return "dpm++" if self.sample_solver == "dpmpp" else self.sample_solver
 
 
 def parse_size(image_size: str) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from ranks.parallel.layout import Layout, split_evenly
 from ranks.parallel.process_group import World
 from ranks.parallel.ulysses import SequenceGroup
 from ranks.sampling.denoise import Denoiser, Guidance, Predictor
-from ranks.sampling.solver import Solver, make_scheduler
+from ranks.sampling.solver import make_solver, unipc_scheduler
 from tests.bench.context_parallel import parallelise
 
 CPU = torch.device("cpu")
@@ -79,7 +79,9 @@ class Ours:
             cache=None,
         )
         self._control = Control(world.rank, world.control_group)
-        self._denoiser = Denoiser(Solver("unipc", NUM_STEPS, 5.0), job.draw(config.out_channels, 2))
+        self._denoiser = Denoiser(
+            make_solver("unipc", NUM_STEPS, 5.0), job.draw(config.out_channels, 2)
+        )
 
     @property
     def latents(self) -> Tensor:
@@ -103,7 +105,7 @@ class Stock:
         config = self._model.config
         self._condition = job.draw(config.in_channels - config.out_channels, 1)
         self._texts, self._image = job.texts(config.text_dim), job.image(config.image_dim)
-        self._scheduler = make_scheduler("unipc", NUM_STEPS, 5.0)
+        self._scheduler = unipc_scheduler(NUM_STEPS, 5.0)
         self._step = 0
         self.latents = job.draw(config.out_channels, 2)
 

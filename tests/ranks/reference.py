@@ -15,7 +15,7 @@ from broker.wire.job import JobSpec
 from ranks.model.conditioning import open_image
 from ranks.model.weights import fill_transformer, load_vae, meta_transformer
 from ranks.model_files.diffusers_folder import read_component
-from ranks.sampling.solver import make_scheduler
+from tests.ranks.schedulers import make_scheduler
 
 
 def load_reference(folder: Path) -> WanImageToVideoPipeline:
