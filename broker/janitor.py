@@ -38,12 +38,6 @@ LOOK_EVERY_S = 2.0
 SETTLE_S = 60.0
 """Between the two looks at an object store for files without a job; the second one counts."""
 _SUFFIXES = (VIDEO, POSTER, SPRITES)
-_NO_INPUT = Refused(
-    code=ErrorCode.IMAGE_REMOVED,
-    message="the image was removed meanwhile; send it again",
-    field="image",
-    retry_after_s=1,
-)
 _NO_STORE = Refused(
     code=ErrorCode.UNAVAILABLE,
     message="the server's file store cannot be reached; nothing was accepted",
@@ -97,14 +91,14 @@ class Janitor:
 
     async def refusals(self, jobs: Sequence[Job]) -> dict[str, Refused]:
         """Return the refusals, by job id, of new jobs whose image is not in the store."""
-        images = {job.image for job in jobs}
+        images = {image for job in jobs for image in job.images}
         try:
             async with asyncio.timeout(CHECK_LIMIT_S):
                 missing = await self._in_thread(lambda: self._missing(images))
         except (StoreError, TimeoutError) as error:
             logger.error("refused %d jobs: the store cannot be reached: %s", len(jobs), error)
             return {job.job_id: _NO_STORE for job in jobs}
-        return {job.job_id: _NO_INPUT for job in jobs if job.image in missing}
+        return {job.job_id: _no_input(job, missing) for job in jobs if missing & {*job.images}}
 
     async def has_probe(self, name: str) -> bool:
         """Whether a joining machine writes its videos into this store."""
@@ -234,8 +228,8 @@ def _wanted(jobs: Iterable[Job]) -> set[str]:
     """Return the owners, as `_owner` returns them, of files that stay."""
     wanted = set()
     for job in jobs:
-        if job.needs_image:
-            wanted.add(f"{INPUTS}/{job.image}")
+        if job.needs_images:
+            wanted |= {f"{INPUTS}/{image}" for image in job.images}
         if not job.state.is_terminal:
             wanted.add(f"{CHECKPOINTS}/{job.job_id}")
         if job.state not in (JobState.FAILED, JobState.CANCELLED):
@@ -244,6 +238,16 @@ def _wanted(jobs: Iterable[Job]) -> set[str]:
         if job.lease is not None:
             wanted.add(f"{PARTIAL}/{job.job_id}.{job.attempt}")
     return wanted
+
+
+def _no_input(job: Job, missing: Collection[str]) -> Refused:
+    field = "image" if job.image in missing else "last_image"
+    return Refused(
+        code=ErrorCode.IMAGE_REMOVED,
+        message=f"the {field.replace('_', ' ')} was removed meanwhile; send it again",
+        field=field,
+        retry_after_s=1,
+    )
 
 
 def _owner(name: str) -> str:

@@ -56,6 +56,7 @@ from broker.wire.requests import (
     GetHealth,
     GetJob,
     ListJobs,
+    ListModels,
     OfferJob,
     RemoveExpired,
     SubmitJob,
@@ -89,7 +90,7 @@ class Broker:
         now_s = self._clock()
         with suppress(JournalFullError):
             journal.limit_callback_delays(now_s)
-        self._dispatcher = Dispatcher(config.policy, jobs, now_s)
+        self._dispatcher = Dispatcher(config.policy, jobs, now_s, journal.load_models())
         self._history = History(self._dispatcher.views(now_s))
         self._peers = Peers()
         self._janitor = Janitor(open_store(config.store or config.state_dir), self._dispatcher)
@@ -202,8 +203,8 @@ class Broker:
                 | DrainServer()
             ):
                 await self._transactions.put(request, client)
-            case GetJob():
-                self._answer(client, self._job_found(request))
+            case GetJob() | GetHealth() | ListModels():
+                self._answer(client, self._present_state(request))
             case WatchJob():
                 jobs = self._history.after(request.job_id, request.after_seq, request.owner)
                 self._answer(client, JobHistory(jobs=jobs) if jobs else UNKNOWN_JOB)
@@ -217,8 +218,6 @@ class Broker:
             case FindProbe():
                 found = await self._janitor.has_probe(request.name)
                 self._answer(client, ProbeChecked(found=found))
-            case GetHealth():
-                self._answer(client, self._dispatcher.health())
             case _:
                 assert_never(request)
 
@@ -231,10 +230,16 @@ class Broker:
             case BackUp():
                 return await self._transactions.back_up(Path(request.path))
 
-    def _job_found(self, request: GetJob) -> FrontReply:
-        view = self._history.latest(request.job_id, request.owner)
-        found = None if view is None else self._detailed(view)
-        return UNKNOWN_JOB if found is None else JobFound(job=found)
+    def _present_state(self, request: GetJob | GetHealth | ListModels) -> FrontReply:
+        match request:
+            case GetJob():
+                view = self._history.latest(request.job_id, request.owner)
+                found = None if view is None else self._detailed(view)
+                return UNKNOWN_JOB if found is None else JobFound(job=found)
+            case GetHealth():
+                return self._dispatcher.health()
+            case ListModels():
+                return self._dispatcher.models()
 
     def _detailed(self, view: JobView) -> JobView | None:
         job = self._dispatcher.job(view.job_id)
@@ -242,6 +247,7 @@ class Broker:
             # The job is being removed.
             return None
         eta_s = expires_at = position = None
+        reason = view.reason
         if view.state.is_terminal:
             expires_at = view.updated_at + self._config.policy.job_ttl_s
         else:
@@ -249,8 +255,14 @@ class Broker:
         if view.state is JobState.IN_QUEUE:
             # It may have left the queue while the journal is still being written.
             position = self._dispatcher.queue_position(view.job_id) or view.queue_position
+            reason = self._dispatcher.waiting_reason(view.job_id)
         return msgspec.structs.replace(
-            view, queue_position=position, eta_s=eta_s, expires_at=expires_at, spec=job.spec
+            view,
+            queue_position=position,
+            reason=reason,
+            eta_s=eta_s,
+            expires_at=expires_at,
+            spec=job.spec,
         )
 
     async def _on_report(self, parts: list[bytes]) -> None:

@@ -15,11 +15,13 @@ from broker.dispatch.commands import (
     Command,
     DropInput,
     DropJob,
+    DropModel,
     DropVideo,
     Event,
     JobAdmitted,
     JobRefused,
     SaveJob,
+    SaveModel,
 )
 from broker.dispatch.dispatcher import Dispatcher
 from broker.dispatch.job_record import Job
@@ -198,9 +200,10 @@ class Transactions:
     async def _save(self, commands: Sequence[Command]) -> None:
         saved = [command.job for command in commands if isinstance(command, SaveJob)]
         dropped = [command.job_id for command in commands if isinstance(command, DropJob)]
-        while saved or dropped:
+        models = [command for command in commands if isinstance(command, SaveModel | DropModel)]
+        while saved or dropped or models:
             try:
-                await self._in_thread(lambda: self._journal.write(saved, dropped))
+                await self._in_thread(lambda: self._journal.write(saved, dropped, models))
             except JournalFullError as error:
                 if self._stopping:
                     raise
@@ -224,7 +227,7 @@ class Transactions:
 
     async def _carry_out(self, command: Command) -> None:
         match command:
-            case AdmitJob():
+            case AdmitJob() | SaveModel() | DropModel():
                 pass  # written before
             case SaveJob():
                 _log_state(command.job)

@@ -7,6 +7,7 @@ STATUS = {
     ErrorCode.INVALID_BODY: 400,
     ErrorCode.INVALID_FIELD: 422,
     ErrorCode.UNSUPPORTED_LAYOUT: 422,
+    ErrorCode.UNKNOWN_MODEL: 422,
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: 415,
     ErrorCode.BODY_TOO_LARGE: 413,
     ErrorCode.REQUEST_TIMEOUT: 408,

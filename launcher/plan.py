@@ -51,7 +51,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             listen=self.listen,
             groups=None if is_open else tuple(map(self.group_name, range(self.num_groups))),
             policy=DispatchPolicy(
-                shape=None if is_open else self._shape(),
+                shapes=() if self.num_heads is None else (self._shape(),),
+                is_open=is_open,
                 max_queue=options.max_queue,
                 job_ttl_s=options.job_ttl,
                 step_limit_s=options.step_timeout,

@@ -109,7 +109,7 @@ class AttemptLifecycle:
             return
         self._learn_step(job, attempt, report, now_s)
         spent_s = now_s - attempt.progress.at_s
-        attempt.progress = self._state.pace.learn(job.spec, attempt.progress, report, now_s)
+        attempt.progress = self._state.pace_of(job).learn(job.spec, attempt.progress, report, now_s)
         if attempt.decoded:
             attempt.decode(now_s, self._state.awake.now_s)
         self._advance(attempt, report, spent_s, now_s)
@@ -119,7 +119,7 @@ class AttemptLifecycle:
         if group.shape is None:  # the broker was restarted a moment ago
             return
         group.watch.expect_steps(step_work(job.spec, group.shape))
-        step_s = self._state.pace.step_s(attempt.progress, report, now_s)
+        step_s = self._state.pace_of(job).step_s(attempt.progress, report, now_s)
         if step_s is not None and report.stage is Stage.DENOISE:
             group.watch.learn_step(step_s)
 
@@ -164,7 +164,7 @@ class AttemptLifecycle:
             case JobFinished():
                 saving_s = now_s - attempt.progress.at_s
                 if attempt.decoded and attempt.progress.done == 0.0:
-                    self._state.pace.keep(job.spec, Stage.SAVE, saving_s)
+                    self._state.pace_of(job).keep(job.spec, Stage.SAVE, saving_s)
                 stage_s = job.spent(Stage.SAVE, saving_s)
                 ended = job.ended(
                     JobState.SUCCEED,

@@ -8,6 +8,7 @@ from broker.dispatch.job_record import Job
 from broker.wire.group_commands import CancelRun, GroupDrained, KillGroup, PreemptRun, RunJob
 from broker.wire.group_reports import GroupReport
 from broker.wire.job_view import JobView, Lease
+from broker.wire.model_profile import ModelProfile
 from broker.wire.rank_messages import StepDone
 from broker.wire.replies import FrontReply, Refused
 from broker.wire.requests import (
@@ -82,6 +83,18 @@ class DropJob(msgspec.Struct, frozen=True):
     job_id: str
 
 
+class SaveModel(msgspec.Struct, frozen=True):
+    """Write a model's profile to the journal, as `SaveJob` writes a job."""
+
+    profile: ModelProfile
+
+
+class DropModel(msgspec.Struct, frozen=True):
+    """Remove a model's profile from the journal."""
+
+    name: str
+
+
 class DropInput(msgspec.Struct, frozen=True):
     """Remove an image unless a job uses it by then."""
 
@@ -139,6 +152,8 @@ Command = (
     AdmitJob
     | SaveJob
     | DropJob
+    | SaveModel
+    | DropModel
     | DropInput
     | DropVideo
     | Publish

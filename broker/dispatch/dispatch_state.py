@@ -1,7 +1,11 @@
 """The dispatcher's picture of the world: jobs, groups, pace; and the commands it collects."""
 
 import heapq
+from collections import defaultdict
 from itertools import islice
+from typing import NamedTuple
+
+from msgspec import structs
 
 from broker.dispatch.commands import Command, DropInput, Publish, SaveJob
 from broker.dispatch.group_table import GroupTable
@@ -9,10 +13,11 @@ from broker.dispatch.groups import Attempt, Group
 from broker.dispatch.job_record import Job
 from broker.dispatch.job_table import JobTable
 from broker.dispatch.liveness import AwakeClock
+from broker.dispatch.model_catalogue import ModelCatalogue
 from broker.dispatch.pace import Pace, StageProgress, work_of
 from broker.wire.job import JobState, Stage
 from broker.wire.job_view import JobView, Lease
-from broker.wire.replies import HealthFound
+from broker.wire.replies import HealthFound, ModelsFound, ModelView
 
 # Of the jobs ahead of a waiting one, so many are planned one by one; those between count by the
 # average, so that an estimate costs the same at any position.
@@ -22,22 +27,32 @@ _NUM_PLANNED = 16
 _NUM_ASKED = 16
 
 
+class _Place(NamedTuple):
+    """Where a job waits, and what for."""
+
+    position: int
+    reason: str | None
+
+
 class DispatchState:
     """What is known now. Every change of a job goes through it, so that each one is published.
 
     Args:
+        models: Those known before any group reports.
         priority_step_s: How many seconds of waiting one level of priority is worth.
     """
 
-    def __init__(self, priority_step_s: float) -> None:
+    def __init__(self, models: ModelCatalogue, priority_step_s: float) -> None:
+        self.models = models
         self.jobs = JobTable(priority_step_s)
         self.groups = GroupTable()
-        self.pace = Pace()
+        self._paces: dict[str | None, Pace] = defaultdict(Pace)
+        """By model."""
         self.awake = AwakeClock()
         self.draining = False
         self._watched: set[str] = set()
-        self._published_positions: dict[str, int] = {}
-        self._num_moves_published = 0
+        self._published_places: dict[str, _Place] = {}
+        self._published_moves = (0, 0)
         self._commands: list[Command] = []
 
     def emit(self, command: Command) -> None:
@@ -48,43 +63,60 @@ class DispatchState:
         return commands
 
     def save(self, job: Job, now_s: float) -> None:
+        job = self.with_model(job)
         self.jobs.put(job)
         self.emit(SaveJob(job))
         self.publish(job, now_s)
-        if not job.needs_image and not self.jobs.uses_image(job.image):
-            self.emit(DropInput(job.image))
+        for image in () if job.needs_images else job.images:
+            if not self.jobs.uses_image(image):
+                self.emit(DropInput(image))
+
+    def with_model(self, job: Job) -> Job:
+        """Return a job with the name of its model, once that is known."""
+        return structs.replace(job, spec=self.models.resolve(job.spec))
 
     def publish(self, job: Job, now_s: float) -> JobView:
         """Take a new version of a job that the journal need not hold."""
         self.jobs.put(job)
         view = self.view(job, now_s)
         if view.queue_position is None:
-            self._published_positions.pop(job.job_id, None)
+            self._published_places.pop(job.job_id, None)
         else:
-            self._published_positions[job.job_id] = view.queue_position
+            self._published_places[job.job_id] = _Place(view.queue_position, view.reason)
         self.emit(Publish(view))
         return view
 
     def watch(self, job_id: str, watched: bool, now_s: float) -> None:
         if watched:
             self._watched.add(job_id)
-            self._publish_position(job_id, now_s)
+            self._publish_place(job_id, now_s)
         else:
             self._watched.discard(job_id)
 
-    def publish_positions(self, now_s: float) -> None:
-        if self.jobs.queue.num_moves != self._num_moves_published:
-            self._num_moves_published = self.jobs.queue.num_moves
+    def publish_places(self, now_s: float) -> None:
+        """Publish watched jobs whose queue position changed, or what they wait for."""
+        moves = (self.jobs.queue.num_moves, self.groups.num_model_moves)
+        if moves != self._published_moves:
+            self._published_moves = moves
             # Only watched jobs, so that a move costs the same however many jobs wait.
             for job_id in list(self._watched):
-                self._publish_position(job_id, now_s)
+                self._publish_place(job_id, now_s)
 
     def position(self, job_id: str) -> int | None:
         job = self.jobs.get(job_id)
         return None if job is None else self.jobs.position(job)
 
     def view(self, job: Job, now_s: float) -> JobView:
-        return job.view(self.jobs.position(job), self.eta_s(job, now_s))
+        view = job.view(self.jobs.position(job), self.eta_s(job, now_s))
+        reason = self.waiting_reason(job)
+        return view if reason is None else structs.replace(view, reason=reason)
+
+    def waiting_reason(self, job: Job) -> str | None:
+        """Return what a job waits for besides its turn."""
+        model = job.spec.model
+        if job.state is not JobState.IN_QUEUE or model is None or self.groups.num_ready(model):
+            return None
+        return f"waits for a group with model {model}"
 
     def eta_s(self, job: Job, now_s: float) -> float | None:
         if job.state is JobState.IN_QUEUE:
@@ -104,6 +136,20 @@ class DispatchState:
     def next_end_s(self, now_s: float) -> float | None:
         return min(self._busy_s(now_s), default=None)
 
+    def pace_of(self, job: Job) -> Pace:
+        return self._paces[job.spec.model]
+
+    def models_found(self) -> ModelsFound:
+        models = [
+            ModelView(
+                profile=profile,
+                num_ready_groups=self.groups.num_ready(profile.name),
+                num_waiting_jobs=self.jobs.queue.num_of_model(profile.name),
+            )
+            for profile in self.models
+        ]
+        return ModelsFound(models=models, default=self.models.default)
+
     def health(self) -> HealthFound:
         groups = [group.view(self.awake.now_s) for group in self.groups]
         return HealthFound(
@@ -114,34 +160,39 @@ class DispatchState:
             groups=groups,
         )
 
-    def _publish_position(self, job_id: str, now_s: float) -> None:
+    def _publish_place(self, job_id: str, now_s: float) -> None:
         job = self.jobs.get(job_id)
         if job is None:
             self._watched.discard(job_id)
-        elif self.jobs.position(job) != self._published_positions.get(job_id):
+        elif self._place(job) != self._published_places.get(job_id):
             self.publish(job.changed(now_s), now_s)
 
+    def _place(self, job: Job) -> "_Place | None":
+        position = self.jobs.position(job)
+        return None if position is None else _Place(position, self.waiting_reason(job))
+
     def _remaining_s(self, job: Job, attempt: Attempt, now_s: float) -> float | None:
-        return self.pace.remaining_s(job.spec, attempt.progress, now_s)
+        return self.pace_of(job).remaining_s(job.spec, attempt.progress, now_s)
 
     def _waiting_eta_s(self, job: Job, now_s: float) -> float | None:
-        own_s = self.pace.attempt_s(work_of(job.spec))
-        free_s = self._busy_s(now_s)
-        if own_s is None or not free_s:
+        model, pace, queue = job.spec.model, self.pace_of(job), self.jobs.queue
+        own_s = pace.attempt_s(work_of(job.spec))
+        free_s = [] if model is None else self._busy_s(now_s, model)
+        if model is None or own_s is None or not free_s:
             return None
         heapq.heapify(free_s)
-        num_ahead = (self.jobs.queue.position(job) - 1) * len(free_s) // self.groups.num_ready
-        for ahead in islice(self.jobs.queue, min(num_ahead, _NUM_PLANNED)):
-            ahead_s = self.pace.attempt_s(work_of(ahead.spec)) or 0.0
+        num_ahead = queue.num_ahead(job) * len(free_s) // self.groups.num_ready(model)
+        for ahead in islice(queue.of_model(model), min(num_ahead, _NUM_PLANNED)):
+            ahead_s = pace.attempt_s(work_of(ahead.spec)) or 0.0
             heapq.heapreplace(free_s, free_s[0] + ahead_s)
         if num_ahead <= _NUM_PLANNED:
             return max(free_s[0], job.due_at - now_s) + own_s
-        average_s = (self.pace.attempt_s(self.jobs.queue.work) or 0.0) / len(self.jobs.queue)
+        average_s = (pace.attempt_s(queue.work_of(model)) or 0.0) / queue.num_of_model(model)
         between_s = (num_ahead - _NUM_PLANNED) * average_s
         return (sum(free_s) + between_s) / len(free_s) + own_s
 
-    def _busy_s(self, now_s: float) -> list[float]:
-        asked = self.groups.some_ready(_NUM_ASKED)
+    def _busy_s(self, now_s: float, model: str | None = None) -> list[float]:
+        asked = self.groups.some_ready(_NUM_ASKED, model)
         return [self._group_busy_s(group, now_s) for group in asked]
 
     def _group_busy_s(self, group: Group, now_s: float) -> float:

@@ -15,6 +15,7 @@ from broker.dispatch.commands import (
     JobRefused,
     Reply,
     ReportDrained,
+    SaveJob,
     StopLaunchers,
     ToGroup,
     WatchersChanged,
@@ -24,6 +25,8 @@ from broker.dispatch.group_lifecycle import GroupLifecycle
 from broker.dispatch.groups import Group
 from broker.dispatch.intake import Intake
 from broker.dispatch.job_record import Job
+from broker.dispatch.model_catalogue import ModelCatalogue
+from broker.dispatch.model_lifecycle import ModelLifecycle
 from broker.dispatch.policy import DispatchPolicy
 from broker.dispatch.preemption import Preemption
 from broker.wire.group_commands import RunJob
@@ -42,8 +45,9 @@ from broker.wire.group_reports import (
     JobStopped,
 )
 from broker.wire.job_view import JobView, Lease
+from broker.wire.model_profile import ModelProfile
 from broker.wire.rank_messages import Heartbeat, StepDone
-from broker.wire.replies import DrainBegun, HealthFound
+from broker.wire.replies import DrainBegun, HealthFound, ModelsFound
 from broker.wire.requests import (
     CancelJob,
     DeleteJob,
@@ -65,20 +69,28 @@ class Dispatcher:
 
     Args:
         policy: The limits.
+        models: The profiles that the journal holds.
         restored: What the journal holds, the earliest submission first.
         now_s: The time of the start.
     """
 
     def __init__(
-        self, policy: DispatchPolicy, restored: Iterable[Job] = (), now_s: float = 0.0
+        self,
+        policy: DispatchPolicy,
+        restored: Iterable[Job] = (),
+        now_s: float = 0.0,
+        models: Iterable[ModelProfile] = (),
     ) -> None:
-        self._state = DispatchState(policy.priority_step_s)
+        catalogue = ModelCatalogue(models, policy.default_model)
+        self._state = DispatchState(catalogue, policy.priority_step_s)
+        self._models = ModelLifecycle(self._state, policy)
         self._intake = Intake(self._state, policy)
         self._attempts = AttemptLifecycle(self._state, policy)
-        self._groups = GroupLifecycle(self._state, self._attempts, policy)
+        self._groups = GroupLifecycle(self._state, self._attempts, self._models, policy)
         self._preemption = Preemption(self._state)
         self._drain_reported = False
         self._latest_s = 0.0
+        self._models.begin()
         for job in restored:
             self._restore(job, now_s)
 
@@ -137,6 +149,7 @@ class Dispatcher:
         self._groups.kill_hung_groups(now_s)
         self._intake.remove_expired(now_s)
         self._intake.remove_surplus()
+        self._models.forget_away()
         return self._settle(now_s)
 
     @property
@@ -164,6 +177,10 @@ class Dispatcher:
     def queue_position(self, job_id: str) -> int | None:
         return self._state.position(job_id)
 
+    def waiting_reason(self, job_id: str) -> str | None:
+        job = self._state.jobs.get(job_id)
+        return None if job is None else self._state.waiting_reason(job)
+
     def is_running(self, lease: Lease) -> bool:
         """Whether a lease is in force, and its job not cancelled."""
         job = self._state.jobs.get(lease.job_id)
@@ -178,11 +195,14 @@ class Dispatcher:
     def health(self) -> HealthFound:
         return self._state.health()
 
+    def models(self) -> ModelsFound:
+        return self._state.models_found()
+
     def _settle(self, now_s: float) -> list[Command]:
         if not self._state.draining:
             self._give_jobs(now_s)
             self._preemption.preempt()
-        self._state.publish_positions(now_s)
+        self._state.publish_places(now_s)
         self._report_drained()
         return self._state.take_commands()
 
@@ -204,8 +224,10 @@ class Dispatcher:
         attempt.expect_start(self._state.awake.now_s)
         group.attempts[job.job_id] = attempt
         self._state.groups.reindex(group.name)
-        self._state.save(job.leased(lease, now_s), now_s)
-        self._state.emit(ToGroup(group.name, RunJob(lease=lease, spec=job.spec, image=job.image)))
+        assert group.shape is not None, "a free group without a shape"
+        self._state.save(job.leased(lease, group.shape.model.content_hash, now_s), now_s)
+        run = RunJob(lease=lease, spec=job.spec, image=job.image, last_image=job.last_image)
+        self._state.emit(ToGroup(group.name, run))
 
     def _report_drained(self) -> None:
         if not self._state.draining or self._drain_reported:
@@ -227,6 +249,10 @@ class Dispatcher:
         job = msgspec.structs.replace(
             job, created_at=self._latest_s, seq=job.seq + _RESTART_SEQ_GAP
         )
+        if (resolved := self._state.with_model(job)) != job:
+            # It is from a version without models, or from before any model was known.
+            job = resolved
+            self._state.emit(SaveJob(job))
         self._state.jobs.put(job)
         if job.lease is not None:
             self._groups.adopt(job, job.lease, now_s)

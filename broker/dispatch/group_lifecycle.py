@@ -10,6 +10,7 @@ from broker.dispatch.dispatch_state import DispatchState
 from broker.dispatch.groups import Attempt, Group
 from broker.dispatch.job_record import Job
 from broker.dispatch.liveness import RankWatch
+from broker.dispatch.model_lifecycle import ModelLifecycle
 from broker.dispatch.pace import StageProgress
 from broker.dispatch.policy import DispatchPolicy
 from broker.wire.group_commands import CancelRun, GroupDrained, KillGroup, PreemptRun
@@ -33,18 +34,24 @@ class GroupLifecycle:
     Args:
         state: Of the dispatcher.
         attempts: Takes back the attempts of a life that is over.
+        models: Learns the models of groups.
         policy: How long steps may take, and groups on other machines may be silent. On one machine
             silence means nothing: the launcher reports when a group is reaped, or ends together
             with the broker.
     """
 
     def __init__(
-        self, state: DispatchState, attempts: AttemptLifecycle, policy: DispatchPolicy
+        self,
+        state: DispatchState,
+        attempts: AttemptLifecycle,
+        models: ModelLifecycle,
+        policy: DispatchPolicy,
     ) -> None:
         self._state = state
         self._attempts = attempts
+        self._models = models
         self._step_limit_s = policy.step_limit_s
-        self._lost_s = policy.lost_s if policy.shape is None else None
+        self._lost_s = policy.lost_s if policy.is_open else None
 
     def handle(self, report: LifeReport, now_s: float) -> None:
         match report:
@@ -183,10 +190,7 @@ class GroupLifecycle:
             return
         awake_s = self._state.awake.now_s
         if group.shape is None:
-            group.shape = report.shape
-            group.watch.patience = report.patience
-            group.watch.expect_all(report.shape.world_size, awake_s)
-            logger.info("group %s, epoch %d is ready", group.name, group.epoch)
+            self._begin_service(group, report, now_s)
         for lease in report.running:
             self._confirm(group, lease, now_s)
         for attempt in list(group.attempts.values()):
@@ -196,6 +200,21 @@ class GroupLifecycle:
             if not attempt.started and attempt.deadline_s is None:
                 # The group does not know of an attempt that the journal has given it.
                 attempt.expect_start(awake_s)
+
+    def _begin_service(self, group: Group, report: GroupReady, now_s: float) -> None:
+        model = report.shape.model
+        conflict = self._models.conflict(model)
+        if conflict is not None:
+            # Reports are repeated: it serves once the others are gone.
+            if conflict != group.set_aside:
+                logger.error("group %s gets no jobs: %s", group.name, conflict)
+            group.set_aside = conflict
+            return
+        group.shape, group.set_aside = report.shape, ""
+        group.watch.patience = report.patience
+        group.watch.expect_all(report.shape.world_size, self._state.awake.now_s)
+        self._models.learn(model, now_s)
+        logger.info("group %s, epoch %d is ready with %s", group.name, group.epoch, model.name)
 
     def _confirm(self, group: Group, lease: Lease, now_s: float) -> None:
         attempt = group.find(lease)

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 
 from broker.dispatch.groups import Group
 from broker.dispatch.preemptible_attempts import PreemptibleAttempts
@@ -20,7 +20,12 @@ class GroupTable:
         self._free: dict[GroupShape, OrderedDict[str, None]] = defaultdict(OrderedDict)
         self._free_shapes: dict[str, GroupShape] = {}
         """The shape under which each free group is indexed."""
-        self._ready: OrderedDict[str, Group] = OrderedDict()
+        self._ready: dict[str, OrderedDict[str, Group]] = defaultdict(OrderedDict)
+        """Ready groups by their model."""
+        self._ready_models: dict[str, str] = {}
+        """The model under which each ready group is indexed."""
+        self.num_model_moves = 0
+        """Rises whenever a model gets its first ready group, or loses its last one."""
         self._busy: set[str] = set()
         self._unknown: set[str] = set()
         self.preemptible = PreemptibleAttempts()
@@ -48,11 +53,9 @@ class GroupTable:
         self._index_free(name, group)
         self.preemptible.index(name, group)
         _keep(self._busy, name, group is not None and bool(group.attempts))
-        _keep(self._unknown, name, group is not None and group.shape is None)
-        if group is None or not group.ready:
-            self._ready.pop(name, None)
-        else:
-            self._ready[name] = group
+        is_unknown = group is not None and group.shape is None and not group.set_aside
+        _keep(self._unknown, name, is_unknown)
+        self._index_ready(name, group)
 
     @property
     def runs_nothing(self) -> bool:
@@ -63,17 +66,30 @@ class GroupTable:
         """Whether some group has not reported what it can run."""
         return bool(self._unknown)
 
-    @property
-    def num_ready(self) -> int:
-        return len(self._ready)
+    def num_ready(self, model: str) -> int:
+        return len(self._ready.get(model, ()))
 
-    def some_ready(self, most: int) -> list[Group]:
-        """Return up to `most` ready groups, those ready for longest first."""
-        return list(islice(self._ready.values(), most))
+    def some_ready(self, most: int, model: str | None = None) -> list[Group]:
+        """Return up to `most` ready groups of a model or of any, those ready for longest first."""
+        names = self._ready if model is None else {model} & self._ready.keys()
+        groups = chain.from_iterable(self._ready[name].values() for name in names)
+        return list(islice(groups, most))
 
     def free(self) -> list[tuple[GroupShape, Group]]:
         """Return the group that has been free for longest, for each shape."""
         return [(shape, self._groups[next(iter(names))]) for shape, names in self._free.items()]
+
+    def _index_ready(self, name: str, group: Group | None) -> None:
+        before = self._ready_models.pop(name, None)
+        shape = None if group is None or not group.ready else group.shape
+        model = None if shape is None else shape.model.name
+        if before is not None and before != model:
+            del self._ready[before][name]
+            self.num_model_moves += not self._ready[before]
+        if group is not None and model is not None:
+            self.num_model_moves += not self._ready[model]
+            self._ready[model][name] = group
+            self._ready_models[name] = model
 
     def _index_free(self, name: str, group: Group | None) -> None:
         before = self._free_shapes.pop(name, None)

@@ -98,6 +98,9 @@ class Group:
     """It stops by itself and takes no further job."""
     draining: bool = False
     """Its launcher waits until nothing runs on it."""
+    set_aside: str = ""
+    """Why it gets no jobs although its ranks are ready: another group serves another model under
+    the same name."""
     considered: bool = False
     """The waiting jobs that no group can run, as its shape shows, have been ended."""
     heard_s: float = 0.0

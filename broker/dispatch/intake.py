@@ -2,7 +2,10 @@
 
 import math
 import re
+from collections.abc import Iterable
 from typing import NamedTuple, assert_never
+
+from msgspec import structs
 
 from broker.dispatch.commands import (
     Admission,
@@ -25,6 +28,7 @@ from broker.wire.group_reports import GroupReady
 from broker.wire.group_shape import GroupShape, choose_layout
 from broker.wire.job import IMAGE_PATTERN, JOB_ID_PATTERN, JobSpec, JobState, SpecError
 from broker.wire.job_view import Lease
+from broker.wire.model_profile import check_last_image, check_spec
 from broker.wire.replies import (
     ExpiredRemoved,
     FrontReply,
@@ -102,14 +106,22 @@ class Intake:
         reply: FrontReply
         match admission:
             case JobAdmitted():
-                reply = JobFound(job=self._state.publish(job, now_s))
+                reply = self._admitted(job, now_s)
             case JobRefused():
-                self._drop_unused(job.image)
+                self._drop_unused(job.images)
                 reply = admission.refusal
             case _:
                 assert_never(admission)
         for client in clients:
             self._reply(client, reply)
+
+    def _admitted(self, job: Job, now_s: float) -> JobFound:
+        present = self._state.with_model(job)
+        if present == job:
+            return JobFound(job=self._state.publish(job, now_s))
+        # The first model became known meanwhile.
+        self._state.save(present.changed(now_s), now_s)
+        return self._found(present.changed(now_s), now_s)
 
     def remove_expired(self, now_s: float) -> int:
         expired = self._state.jobs.expired(now_s - self._policy.job_ttl_s)
@@ -129,18 +141,20 @@ class Intake:
         self._state.jobs.put(job, max(job.updated_at, now_s - ttl_s + grace_s))
 
     def uses_image(self, image: str) -> bool:
-        arriving = any(job.image == image for job, _ in self._arriving.values())
+        arriving = any(image in job.images for job, _ in self._arriving.values())
         return arriving or self._state.jobs.uses_image(image)
 
     def learn_shape(self, report: GroupReady, now_s: float) -> None:
-        self._state.jobs.queue.learn(report.shape)
         group = self._state.groups.get(report.group)
-        if group is not None and not group.considered and not self._is_gathering():
+        if group is None or group.shape is None:
+            return
+        self._state.jobs.queue.learn(group.shape)
+        if not group.considered and not self._is_gathering():
             group.considered = True
-            self._fail_impossible(now_s)
+            self._fail_impossible(group.shape.model.name, now_s)
 
-    def _fail_impossible(self, now_s: float) -> None:
-        for job in self._state.jobs.queue.unfit():
+    def _fail_impossible(self, model: str, now_s: float) -> None:
+        for job in self._state.jobs.queue.unfit(model):
             error = self._impossible(job.spec)
             if error is not None:
                 code = ErrorCode.UNSUPPORTED_LAYOUT
@@ -165,7 +179,7 @@ class Intake:
         known = self._known(submit.job_id) or self._job_of_key(submit)
         if known is None:
             self._submit_new(submit, client, now_s)
-        elif known.job_id == submit.job_id and _content(known) != _content(submit):
+        elif known.job_id == submit.job_id and not _repeats(submit, known):
             self._reply(client, _ID_TAKEN)
         elif known.idempotency_key != submit.idempotency_key:
             self._reply(client, _KEY_REUSED)
@@ -173,7 +187,7 @@ class Intake:
             self._arriving[known.job_id].clients.append(client)
         else:
             self._reply(client, self._found(known, now_s))
-        self._drop_unused(submit.image)
+        self._drop_unused(_images(submit))
 
     def _submit_new(self, submit: SubmitJob, client: Client, now_s: float) -> None:
         refusal = self._refusal(submit, now_s)
@@ -183,8 +197,9 @@ class Intake:
         job = Job(
             number=self._state.jobs.take_number(),
             job_id=submit.job_id,
-            spec=submit.spec,
+            spec=self._state.models.resolve(submit.spec),
             image=submit.image,
+            last_image=submit.last_image,
             created_at=now_s,
             updated_at=now_s,
             idempotency_key=submit.idempotency_key,
@@ -211,19 +226,40 @@ class Intake:
         )
         return self._state.jobs.of_key(owner, key.key) or next(arriving, None)
 
-    def _drop_unused(self, image: str) -> None:
-        if not self.uses_image(image):
-            self._state.emit(DropInput(image))
+    def _drop_unused(self, images: Iterable[str]) -> None:
+        for image in images:
+            if not self.uses_image(image):
+                self._state.emit(DropInput(image))
 
     def _refusal(self, candidate: Candidate, now_s: float) -> Refused | None:
         if self._state.draining:
             return _DRAINING
-        error = self._impossible(candidate.spec)
+        refusal = self._model_refusal(candidate)
+        if refusal is not None:
+            return refusal
+        error = self._impossible(self._state.models.resolve(candidate.spec))
         if error is not None:
             return Refused(
                 code=ErrorCode.UNSUPPORTED_LAYOUT, message=error.message, field=error.field
             )
         return self._queue_refusal(candidate, now_s)
+
+    def _model_refusal(self, candidate: Candidate) -> Refused | None:
+        """Check a job against the profile of its model, whose groups may all be away."""
+        spec, models = self._state.models.resolve(candidate.spec), self._state.models
+        unknown = models.unknown(spec.model)
+        if unknown is not None:
+            return Refused(code=ErrorCode.UNKNOWN_MODEL, message=unknown, field="model")
+        profile = models.get(spec.model)
+        if profile is None:
+            return None
+        try:
+            check_spec(spec, profile)
+            if isinstance(candidate, SubmitJob):
+                check_last_image(candidate.last_image is not None, profile)
+        except SpecError as error:
+            return Refused(code=ErrorCode.INVALID_FIELD, message=error.message, field=error.field)
+        return None
 
     def _queue_refusal(self, candidate: Candidate, now_s: float) -> Refused | None:
         num_waiting = len(self._state.jobs.queue) + len(self._arriving)
@@ -245,7 +281,7 @@ class Intake:
     def _impossible(self, spec: JobSpec) -> SpecError | None:
         """Return why no group that was ever here can run a job; a group that loads might."""
         error = None
-        for shape in self._shapes():
+        for shape in self._shapes(spec.model):
             if shape is None:
                 return None
             try:
@@ -256,18 +292,20 @@ class Intake:
                 return None
         return error
 
-    def _shapes(self) -> list[GroupShape | None]:
-        """Return what groups can run; None stands for a group that may run anything."""
+    def _shapes(self, model: str | None) -> list[GroupShape | None]:
+        """Return what groups of a model can run; None stands for a group that may run anything."""
         if self._is_gathering():
             return [None]
-        shapes: list[GroupShape | None] = [*self._state.jobs.queue.shapes]
+        known = self._state.jobs.queue.shapes
+        shapes: list[GroupShape | None] = [s for s in known if s.model.name == model]
         if not shapes or self._state.groups.has_unknown:
-            shapes.append(self._policy.shape)
+            own = [shape for shape in self._policy.shapes if shape.model.name == model]
+            shapes += [None] if self._policy.is_open else own
         return shapes
 
     def _is_gathering(self) -> bool:
         """Whether unknown groups may be about to report what they can run."""
-        return self._policy.shape is None and self._state.awake.now_s < self._policy.lost_s
+        return self._policy.is_open and self._state.awake.now_s < self._policy.lost_s
 
     def _retry_after_s(self, now_s: float) -> int:
         next_end_s = self._state.next_end_s(now_s)
@@ -283,8 +321,8 @@ class Intake:
     def _drop(self, job: Job) -> None:
         self._state.jobs.remove(job.job_id)
         self._state.emit(DropJob(job.job_id))
-        if job.needs_image:
-            self._drop_unused(job.image)
+        if job.needs_images:
+            self._drop_unused(job.images)
 
     def _owned(self, request: CancelJob | DeleteJob) -> Job | None:
         job = self._state.jobs.get(request.job_id)
@@ -321,16 +359,25 @@ class Intake:
         self._state.emit(Reply(client, message))
 
 
-def _content(job: Job | SubmitJob) -> tuple[JobSpec, str, str | None]:
-    return job.spec, job.image, job.owner
+def _images(submit: SubmitJob) -> tuple[str, ...]:
+    return (submit.image,) if submit.last_image is None else (submit.image, submit.last_image)
+
+
+def _repeats(submit: SubmitJob, job: Job) -> bool:
+    """Whether a message could have made a job, which has got the default model since."""
+    spec = submit.spec
+    if spec.model is None:
+        spec = structs.replace(spec, model=job.spec.model)
+    return (spec, _images(submit), submit.owner) == (job.spec, job.images, job.owner)
 
 
 def _misnamed(submit: SubmitJob) -> Refused | None:
     for field, name, pattern in (
         ("job_id", submit.job_id, _JOB_ID),
         ("image", submit.image, _IMAGE),
+        ("last_image", submit.last_image, _IMAGE),
     ):
-        if not pattern.fullmatch(name):
+        if name is not None and not pattern.fullmatch(name):
             found = f"{field} is {name[:80]!r}; expected {pattern.pattern}"
             return Refused(code=ErrorCode.INVALID_FIELD, message=found, field=field)
     return None

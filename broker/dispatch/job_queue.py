@@ -1,7 +1,7 @@
 """The jobs that wait: their order, and which one is next for each shape of group."""
 
 import heapq
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from operator import add, sub
 
@@ -31,13 +31,15 @@ class JobQueue:
         self._due_for: dict[GroupShape, SortedQueue] = {}
         self._queues_of: dict[str, list[SortedQueue]] = {}
         """The queues of the shapes that can run a job, due or not."""
-        self._unfit: dict[str, None] = {}
+        self._unfit: dict[str | None, dict[str, None]] = defaultdict(dict)
+        """By model."""
+        self._of_model: dict[str | None, SortedQueue] = defaultdict(SortedQueue)
+        self._work_of: dict[str | None, Work] = defaultdict(lambda: NO_WORK)
+        """Of all waiting jobs of a model together."""
         self._pausing: dict[str, float] = {}
         self._due: list[tuple[float, str]] = []
         self._num_of: Counter[str | None] = Counter()
         self._num_at: Counter[int] = Counter()
-        self.work = NO_WORK
-        """Of all waiting jobs together."""
 
     def __len__(self) -> int:
         return len(self._all)
@@ -45,6 +47,20 @@ class JobQueue:
     def __iter__(self) -> Iterator[Job]:
         """Yield the jobs, the next one first."""
         return (self._jobs[job_id] for job_id in self._all)
+
+    def of_model(self, model: str | None) -> Iterator[Job]:
+        """Yield the jobs of a model, the next one first."""
+        return (self._jobs[job_id] for job_id in self._of_model.get(model, ()))
+
+    def num_of_model(self, model: str | None) -> int:
+        return len(self._of_model.get(model, ()))
+
+    def num_ahead(self, job: Job) -> int:
+        """Return how many jobs of the same model come first."""
+        return self._of_model[job.spec.model].num_before(self.sort_key(job), job.job_id)
+
+    def work_of(self, model: str | None) -> Work:
+        return self._work_of[model]
 
     @property
     def num_moves(self) -> int:
@@ -76,18 +92,18 @@ class JobQueue:
         job_id = next((job_id for job_id in self.due_for(shape) if job_id not in excluded), None)
         return None if job_id is None else self._jobs[job_id]
 
-    def unfit(self) -> list[Job]:
-        """Return the jobs that no group so far can run."""
-        return [self._jobs[job_id] for job_id in self._unfit]
+    def unfit(self, model: str) -> list[Job]:
+        """Return the jobs of a model that no group so far can run."""
+        return [self._jobs[job_id] for job_id in self._unfit.get(model, ())]
 
     def learn(self, shape: GroupShape) -> None:
         if shape in self._due_for:
             return
         queue = self._due_for[shape] = SortedQueue()
-        for job in self:
+        for job in self.of_model(shape.model.name):
             if can_run(job.spec, shape):
                 self._queues_of[job.job_id].append(queue)
-                self._unfit.pop(job.job_id, None)
+                self._unfit[job.spec.model].pop(job.job_id, None)
                 if job.job_id not in self._pausing:
                     queue.add(self.sort_key(job), job.job_id)
 
@@ -95,11 +111,13 @@ class JobQueue:
         self._all.add(self.sort_key(job), job.job_id)
         self._num_of[job.owner] += 1
         self._num_at[job.priority] += 1
-        self.work = Work(*map(add, self.work, work_of(job.spec)))
+        model = job.spec.model
+        self._of_model[model].add(self.sort_key(job), job.job_id)
+        self._work_of[model] = Work(*map(add, self._work_of[model], work_of(job.spec)))
         queues = [queue for shape, queue in self._due_for.items() if can_run(job.spec, shape)]
         self._queues_of[job.job_id] = queues
         if not queues:
-            self._unfit[job.job_id] = None
+            self._unfit[model][job.job_id] = None
         if job.due_at > now_s:
             # It has a position, but no group gets it yet.
             self._pausing[job.job_id] = job.due_at
@@ -111,8 +129,10 @@ class JobQueue:
         self._all.remove(self.sort_key(job), job.job_id)
         self._num_of[job.owner] -= 1
         self._num_at[job.priority] -= 1
-        self.work = Work(*map(sub, self.work, work_of(job.spec)))
-        self._unfit.pop(job.job_id, None)
+        model = job.spec.model
+        self._of_model[model].remove(self.sort_key(job), job.job_id)
+        self._work_of[model] = Work(*map(sub, self._work_of[model], work_of(job.spec)))
+        self._unfit[model].pop(job.job_id, None)
         queues = self._queues_of.pop(job.job_id)
         if self._pausing.pop(job.job_id, None) is None:
             for queue in queues:

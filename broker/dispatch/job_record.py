@@ -21,6 +21,8 @@ class Job(JobFields, frozen=True, kw_only=True):
     spec: JobSpec
     image: str
     """File name in the inputs folder."""
+    last_image: str | None = None
+    """File name of the video's last frame, if the job gives one."""
     idempotency_key: IdempotencyKey | None = None
     callback_url: str | None = None
     """The URL that is called when the job ends."""
@@ -32,8 +34,12 @@ class Job(JobFields, frozen=True, kw_only=True):
     """The earliest time of the next attempt."""
 
     @property
-    def needs_image(self) -> bool:
-        """Whether its image is kept; nothing reads that of a failed or cancelled job again."""
+    def images(self) -> tuple[str, ...]:
+        return (self.image,) if self.last_image is None else (self.image, self.last_image)
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether its images are kept; nothing reads those of a failed or cancelled job again."""
         return self.state not in (JobState.FAILED, JobState.CANCELLED)
 
     def moved(
@@ -48,12 +54,13 @@ class Job(JobFields, frozen=True, kw_only=True):
             raise IllegalMoveError(f"job {self.job_id} cannot go from {self.state} to {state}")
         return self.changed(now_s, state=state, reason=reason, **changes)
 
-    def leased(self, lease: Lease, now_s: float) -> "Job":
+    def leased(self, lease: Lease, model_hash: str, now_s: float) -> "Job":
         return self.moved(
             JobState.IN_PROGRESS,
             now_s,
             lease=lease,
             attempt=lease.attempt,
+            model_hash=model_hash,
             stage_s={"queue": round(max(0.0, now_s - self.created_at), 3)},
         )
 

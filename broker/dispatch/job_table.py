@@ -56,7 +56,7 @@ class JobTable:
         self._last_number = max(self._last_number, job.number)
         if before is None and job.idempotency_key is not None:
             self._keys[job.owner, job.idempotency_key.key] = job.job_id
-        if before is None or before.state is not job.state:
+        if before is None or _is_elsewhere(before, job):
             if before is not None:
                 self._leave(before)
             self._enter(job, job.updated_at if ended_s is None else ended_s)
@@ -92,10 +92,10 @@ class JobTable:
         return image in self._images
 
     def _leave(self, job: Job) -> None:
-        if job.needs_image:
-            self._images[job.image] -= 1
-            if not self._images[job.image]:
-                del self._images[job.image]
+        for image in job.images if job.needs_images else ():
+            self._images[image] -= 1
+            if not self._images[image]:
+                del self._images[image]
         if job.state is JobState.IN_QUEUE:
             self.queue.remove(job)
         elif job.state.is_terminal:
@@ -110,8 +110,8 @@ class JobTable:
             del self._without_video[job.owner]
 
     def _enter(self, job: Job, ended_s: float) -> None:
-        if job.needs_image:
-            self._images[job.image] += 1
+        if job.needs_images:
+            self._images.update(job.images)
         if job.state is JobState.IN_QUEUE:
             self.queue.add(job, job.updated_at)
         elif job.state.is_terminal:
@@ -119,3 +119,8 @@ class JobTable:
             self._ended.add(self._ended_keys[job.job_id], job.job_id)
             if job.state is not JobState.SUCCEED:
                 self._without_video.setdefault(job.owner, {})[job.job_id] = None
+
+
+def _is_elsewhere(before: Job, job: Job) -> bool:
+    """Whether two versions of a job are indexed in different places."""
+    return before.state is not job.state or before.spec.model != job.spec.model

@@ -12,9 +12,14 @@ class DispatchPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         ValueError: If a number is out of its range.
     """
 
-    shape: GroupShape | None
-    """What every group can run, so that a job is refused before any group is ready. None where
-    groups of other machines may join, report their own shape, and be lost with their machine."""
+    shapes: tuple[GroupShape, ...] = ()
+    """What the groups that this server starts can run, so that a job is refused before any of them
+    is ready: one for each model."""
+    is_open: bool = False
+    """Whether groups of other machines may join: they report their own shape, and may be lost with
+    their machine."""
+    default_model: str | None = None
+    """Name of the model of jobs that name none; None stands for the first known one."""
     max_queue: int
     """Jobs that may wait; one more is refused."""
     job_ttl_s: float
@@ -32,6 +37,8 @@ class DispatchPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     lost_s: float = 30.0
     """How long a group on another machine may be silent, launcher and ranks alike, until its jobs
     go to other groups."""
+    models_kept_s: float = 86_400.0
+    """How long a model of joined groups is known while none of them is there and no job waits."""
 
     def __post_init__(self) -> None:
         if self.max_queue < 1:

@@ -4,10 +4,12 @@ import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import assert_never
 
 import apsw
 import msgspec
 
+from broker.dispatch.commands import DropModel, SaveModel
 from broker.dispatch.job_record import Job
 from broker.errors import (
     BackupError,
@@ -21,15 +23,23 @@ from broker.errors import (
 from broker.journal import pending_callbacks as callbacks
 from broker.journal.tables import migrate
 from broker.store.store import REFUSED_WRITES, sync_folder
+from broker.wire.model_profile import ModelProfile
 from broker.wire.replies import Callback
 
 _HISTORY_KEPT_S = 7 * 86_400.0
 _DOCUMENT = msgspec.json.Decoder(Job)
+_PROFILE = msgspec.json.Decoder(ModelProfile)
 
 _SAVE = """
     INSERT INTO jobs (number, document) VALUES (?, ?)
     ON CONFLICT (number) DO UPDATE SET document = excluded.document
 """
+_SAVE_MODEL = """
+    INSERT INTO models (document) VALUES (?)
+    ON CONFLICT (name) DO UPDATE SET document = excluded.document
+"""
+
+ModelChange = SaveModel | DropModel
 
 
 class Journal:
@@ -68,8 +78,16 @@ class Journal:
             rows = self._connection.execute("SELECT document FROM jobs ORDER BY number")
             return [_DOCUMENT.decode(document).restored() for (document,) in rows]
 
-    def write(self, saved: Sequence[Job], dropped: Sequence[str] = ()) -> None:
-        """Write jobs and remove others in one transaction, on disk when this returns.
+    def load_models(self) -> list[ModelProfile]:
+        """Return the profile of every model, the first known one first."""
+        with self._translated():
+            rows = self._connection.execute("SELECT document FROM models ORDER BY number")
+            return [_PROFILE.decode(document) for (document,) in rows]
+
+    def write(
+        self, saved: Sequence[Job], dropped: Sequence[str] = (), models: Sequence[ModelChange] = ()
+    ) -> None:
+        """Write jobs and models and remove others in one transaction, on disk when this returns.
 
         Raises:
             JournalFullError: If there is no room; nothing has changed.
@@ -82,7 +100,19 @@ class Journal:
             self._connection.executemany(
                 "DELETE FROM jobs WHERE job_id = ?", [(job_id,) for job_id in dropped]
             )
+            for change in models:
+                self._change_model(change)
         self.expect_in_place()
+
+    def _change_model(self, change: ModelChange) -> None:
+        match change:
+            case SaveModel():
+                document = msgspec.json.encode(change.profile).decode()
+                self._connection.execute(_SAVE_MODEL, (document,))
+            case DropModel():
+                self._connection.execute("DELETE FROM models WHERE name = ?", (change.name,))
+            case _:
+                assert_never(change)
 
     def take_callback(self, now_s: float, busy: Collection[str] = ()) -> Callback | None:
         with self._transaction():

@@ -173,6 +173,14 @@ _MIGRATIONS = (
             (NEW.job_id, NEW.callback_url, NEW.owner, NEW.state, NEW.updated_at, NEW.updated_at);
     END;
     """,
+    # A model's profile is one document, too.
+    """
+    CREATE TABLE models (
+        number INTEGER PRIMARY KEY,
+        document TEXT NOT NULL,
+        name TEXT NOT NULL AS (document ->> '$.name') UNIQUE
+    ) STRICT;
+    """,
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
 

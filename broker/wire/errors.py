@@ -9,6 +9,7 @@ class ErrorCode(Enum):
     INVALID_BODY = "invalid_body"  # neither JSON nor a form, or of the wrong shape
     INVALID_FIELD = "invalid_field"  # unknown name, wrong type, out of range
     UNSUPPORTED_LAYOUT = "unsupported_layout"  # no group can run the job
+    UNKNOWN_MODEL = "unknown_model"  # the server serves no model of this name
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     BODY_TOO_LARGE = "body_too_large"
     REQUEST_TIMEOUT = "request_timeout"

@@ -40,6 +40,8 @@ class JobFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """File name in the videos folder, once the state is `Succeed`."""
     warning: ResultWarning | None = None
     """What looks wrong with the video."""
+    model_hash: str | None = None
+    """Content hash of the model that runs the latest attempt, or that made the video."""
     priority: int = 0
     owner: str | None = None
     """Name of the API key that submitted it, for the fronts; None where no keys are in use."""

@@ -55,6 +55,20 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The default."""
 
 
+def check_last_image(is_given: bool, profile: ModelProfile) -> None:
+    """Check whether a job gives the video's last frame as its model takes it.
+
+    Raises:
+        SpecError: If it lacks one that is required, or gives one that is not used.
+    """
+    if is_given and profile.last_image == "none":
+        raise SpecError("last_image", f"last_image is given; {profile.name} takes none")
+    if not is_given and profile.last_image == "required":
+        raise SpecError(
+            "last_image", f"last_image is missing; {profile.name} needs the video's last frame"
+        )
+
+
 def check_spec(spec: JobSpec, profile: ModelProfile) -> None:
     """Check the fields of a job against what its model takes.
 

@@ -8,6 +8,7 @@ from broker.wire.codec import Codec, Message
 from broker.wire.errors import ErrorCode
 from broker.wire.job import JobState, Stage
 from broker.wire.job_view import JobView
+from broker.wire.model_profile import ModelProfile
 
 
 class Callback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,6 +51,15 @@ class GroupView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     ranks: list[RankView]
 
 
+class ModelView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One model that jobs may name."""
+
+    profile: ModelProfile
+    num_ready_groups: int
+    """0 while all its groups are away; its jobs wait then."""
+    num_waiting_jobs: int
+
+
 class JobAcceptable(Message, frozen=True, kw_only=True):
     """The reply to `OfferJob`: the job would be accepted now."""
 
@@ -85,6 +95,14 @@ class HealthFound(Message, frozen=True, kw_only=True):
     queued: int
     running: int
     groups: list[GroupView]
+
+
+class ModelsFound(Message, frozen=True, kw_only=True):
+    """The reply to `ListModels`."""
+
+    models: list[ModelView]
+    default: str | None
+    """Name of the model of jobs that name none; None before any model is known."""
 
 
 class ExpiredRemoved(Message, frozen=True, kw_only=True):
@@ -138,6 +156,7 @@ FrontReply = (
     | JobsListed
     | JobDeleted
     | HealthFound
+    | ModelsFound
     | ExpiredRemoved
     | DrainBegun
     | CallbackTaken

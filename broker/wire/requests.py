@@ -22,6 +22,7 @@ from broker.wire.replies import (
     JobFound,
     JobHistory,
     JobsListed,
+    ModelsFound,
     ProbeChecked,
 )
 
@@ -123,6 +124,10 @@ class GetHealth(Request[HealthFound], frozen=True, kw_only=True):
     """Return the state of groups and queue."""
 
 
+class ListModels(Request[ModelsFound], frozen=True, kw_only=True):
+    """Return the models that jobs may name, and the default one."""
+
+
 class RemoveExpired(Request[ExpiredRemoved], frozen=True, kw_only=True):
     """Remove every expired job now."""
 
@@ -169,6 +174,7 @@ FrontRequest = (
     | CancelJob
     | DeleteJob
     | GetHealth
+    | ListModels
     | RemoveExpired
     | DrainServer
     | TakeCallback

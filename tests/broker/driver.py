@@ -35,7 +35,7 @@ def new_job_id() -> str:
     return secrets.token_hex(16)
 
 
-POLICY = DispatchPolicy(shape=SHAPE, max_queue=100, job_ttl_s=3600.0, retry_pauses_s=(0.0, 0.0))
+POLICY = DispatchPolicy(shapes=(SHAPE,), max_queue=100, job_ttl_s=3600.0, retry_pauses_s=(0.0, 0.0))
 
 
 def broker_config(state_dir: Path, **changes: object) -> BrokerConfig:

@@ -5,6 +5,7 @@ import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest_asyncio
 
 from broker.config import BrokerConfig
@@ -16,7 +17,7 @@ from broker.wire.job import JobState
 from broker.wire.replies import FrontReply, JobDeleted, JobFound, JobsListed, Refused
 from broker.wire.requests import DeleteJob, GetJob, ListJobs
 from tests.broker.dispatch.scene import Scene, find, reply
-from tests.broker.driver import IMAGE, SPEC, Front, broker_config, running_broker
+from tests.broker.driver import IMAGE, SHAPE, SPEC, Front, broker_config, running_broker
 from tests.stub_group import StubConfig, StubGroup
 
 
@@ -99,7 +100,7 @@ async def test_a_reply_shows_spec_stage_times_and_expiry(config: BrokerConfig) -
         ended = await front.until(job_id, JobState.SUCCEED)
         assert ended.spec is None
         view = await front.get(job_id)
-    assert view.spec == SPEC
+    assert view.spec == msgspec.structs.replace(SPEC, model=SHAPE.model.name)
     assert view.expires_at == view.updated_at + config.policy.job_ttl_s
     assert list(view.stage_s) == ["queue", "encode", "denoise", "decode", "save"]
     assert sum(view.stage_s.values()) <= view.updated_at - view.created_at + 0.1

@@ -252,7 +252,8 @@ def job(number: int) -> Job:
 
 
 def running(waiting: Job) -> Job:
-    return waiting.leased(Lease(group="a", epoch=1, job_id=waiting.job_id, attempt=1), 2.0)
+    lease = Lease(group="a", epoch=1, job_id=waiting.job_id, attempt=1)
+    return waiting.leased(lease, "hash", 2.0)
 
 
 def test_a_start_removes_files_without_a_job_and_keeps_all_others(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from broker.wire.replies import (
     JobFound,
     JobHistory,
     JobsListed,
+    ModelsFound,
     ProbeChecked,
     Refused,
     front_replies,
@@ -43,6 +44,7 @@ from broker.wire.requests import (
     GetHealth,
     GetJob,
     ListJobs,
+    ListModels,
     OfferJob,
     RemoveExpired,
     SubmitJob,
@@ -56,6 +58,7 @@ _DONE: dict[type, FrontReply] = {
     EndCallback: CallbackEnded(),
     DrainServer: DrainBegun(running=0),
     FindProbe: ProbeChecked(found=True),
+    ListModels: ModelsFound(models=[], default=None),
     BackUp: BackedUp(num_bytes=0),
 }
 
@@ -153,7 +156,7 @@ class ScriptedBroker:
                 return ExpiredRemoved(removed=len(self.history))
             case TakeCallback():
                 return CallbackTaken(callback=None)
-            case EndCallback() | DrainServer() | FindProbe() | BackUp():
+            case EndCallback() | DrainServer() | FindProbe() | BackUp() | ListModels():
                 return _DONE[type(request)]
 
     def _page(self, request: ListJobs) -> JobsListed:

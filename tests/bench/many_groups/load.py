@@ -61,7 +61,7 @@ async def measure(settings: LoadSettings, folder: Path) -> tuple[Figures, list[s
     config = broker_config(
         folder,
         listen=Addresses.on_tcp(f"tcp://127.0.0.1:{free_port()}", None),
-        shape=None,
+        is_open=True,
         max_queue=settings.num_jobs + 1000,
         lost_s=settings.lost_s,
     )

@@ -66,7 +66,7 @@ class Simulation:
 
     def __init__(self, num_groups: int) -> None:
         self._dispatcher = Dispatcher(
-            DispatchPolicy(shape=None, max_queue=NUM_JOBS + num_groups + 1000, job_ttl_s=3600.0)
+            DispatchPolicy(is_open=True, max_queue=NUM_JOBS + num_groups + 1000, job_ttl_s=3600.0)
         )
         self._now_s = 0.0
         self._random = random.Random(num_groups)

@@ -2,15 +2,20 @@
 
 from pathlib import Path
 
-from broker.dispatch.commands import Command, DropJob, SaveJob
+from broker.dispatch.commands import Command, DropJob, DropModel, SaveJob, SaveModel
 from broker.dispatch.job_record import Job
 from broker.journal.journal import Journal
 from broker.wire.group_commands import RunJob
 from broker.wire.group_shape import GroupShape
 from broker.wire.job_view import Lease
+from broker.wire.model_profile import ModelProfile
 from tests.broker.dispatch.scene import START_S, Scene, find, preempted, run_commands
 
-SMALL = GroupShape(world_size=2, num_heads=8)
+SHAPES = tuple(
+    GroupShape(world_size=2, num_heads=8, model=ModelProfile(name=name, content_hash=name))
+    for name in ("first", "second")
+)
+"""Of two models; jobs that name none get the first."""
 JOB_TTL_S = 500.0
 
 
@@ -27,7 +32,12 @@ class DurableScene(Scene):
         self._file = Journal(path)
         self.sent: list[RunJob] = []
         self.asked_to_leave: list[Lease] = []
-        super().__init__(self._file.load(), SMALL, job_ttl_s=JOB_TTL_S, now_s=now_s)
+        super().__init__(
+            *(self._file.load(), SHAPES),
+            job_ttl_s=JOB_TTL_S,
+            now_s=now_s,
+            models=self._file.load_models(),
+        )
         self.num_submitted = num_submitted
 
     def close(self) -> None:
@@ -58,8 +68,9 @@ class DurableScene(Scene):
     def _done(self, commands: list[Command]) -> list[Command]:
         saved = [save.job for save in find(commands, SaveJob)]
         dropped = [drop.job_id for drop in find(commands, DropJob)]
-        if saved or dropped:
-            self._file.write(saved, dropped)
+        models = [one for one in commands if isinstance(one, SaveModel | DropModel)]
+        if saved or dropped or models:
+            self._file.write(saved, dropped, models)
         self.sent += run_commands(commands)
         self.asked_to_leave += preempted(commands)
         return super()._done(commands)

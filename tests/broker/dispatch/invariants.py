@@ -33,7 +33,7 @@ def check(dispatcher: Dispatcher, now_s: float) -> None:
         if current is None or current.lease != attempt.lease:
             assert attempt.cancelled or not attempt.started, "an unwanted attempt is not cancelled"
     table = dispatcher._state.jobs
-    images = Counter(job.image for job in jobs.values() if job.needs_image)
+    images = Counter(image for job in jobs.values() if job.needs_images for image in job.images)
     assert table._images == images, "an image is counted that no job needs"
     assert len(table._ended) == sum(job.state.is_terminal for job in jobs.values())
     health = dispatcher.health()

@@ -35,6 +35,7 @@ from broker.wire.group_reports import (
 from broker.wire.group_shape import GroupShape
 from broker.wire.job import JobSpec, JobState, Stage
 from broker.wire.job_view import JobView, Lease
+from broker.wire.model_profile import ModelProfile
 from broker.wire.rank_messages import Heartbeat, StepDone
 from broker.wire.replies import FrontReply, Refused
 from broker.wire.requests import CancelJob, SubmitJob
@@ -55,23 +56,30 @@ class Scene:
     def __init__(
         self,
         restored: Iterable[Job] = (),
-        shape: GroupShape | None = SHAPE,
+        shapes: Iterable[GroupShape] = (SHAPE,),
+        is_open: bool = False,
+        default_model: str | None = None,
         max_queue: int = 100,
         job_ttl_s: float = 3600.0,
         now_s: float = START_S,
         priority_step_s: float = PRIORITY_STEP_S,
         max_without_video: int = 1_000,
+        models: Iterable[ModelProfile] = (),
+        models_kept_s: float = 3600.0,
     ) -> None:
         self.now_s = now_s
         policy = DispatchPolicy(
-            shape=shape,
+            shapes=() if is_open else tuple(shapes),
+            is_open=is_open,
+            default_model=default_model,
             max_queue=max_queue,
             job_ttl_s=job_ttl_s,
             retry_pauses_s=RETRY_PAUSES_S,
             priority_step_s=priority_step_s,
             max_without_video=max_without_video,
+            models_kept_s=models_kept_s,
         )
-        self.dispatcher = Dispatcher(policy, restored, self.now_s)
+        self.dispatcher = Dispatcher(policy, restored, self.now_s, models)
         self.journal: dict[str, Job] = {job.job_id: job for job in restored}
         self.views: dict[str, list[JobView]] = {}
         self.num_submitted = len(self.journal)
@@ -108,11 +116,15 @@ class Scene:
         room: bool = True,
         priority: int = 0,
         owner: str | None = None,
+        last_image: str | None = None,
     ) -> tuple[str, list[Command]]:
         """Submit a job and settle its admission: refused if the journal has no room."""
         self.num_submitted += 1
         job_id = f"{self.num_submitted:032x}"
-        message = SubmitJob(job_id=job_id, spec=spec, image=IMAGE, priority=priority, owner=owner)
+        message = SubmitJob(
+            job_id=job_id, spec=spec, image=IMAGE, last_image=last_image,
+            priority=priority, owner=owner,
+        )  # fmt: skip
         commands = self.handle(message)
         for admit in find(commands, AdmitJob):
             if room:

@@ -32,7 +32,7 @@ IMPOSSIBLE = msgspec.structs.replace(SPEC, ulysses_size=3)
 
 def gathered() -> Scene:
     """Return a scene in which every machine had time to report its groups."""
-    scene = Scene(shape=None)
+    scene = Scene(is_open=True)
     scene.wait(LOST_S + 1)
     return scene
 
@@ -93,7 +93,7 @@ def test_a_job_that_no_known_group_can_run_is_refused() -> None:
 
 def test_no_job_is_refused_as_impossible_until_all_machines_had_time_to_report() -> None:
     """After a restart of the broker the large group may not have registered again yet."""
-    scene = Scene(shape=None)
+    scene = Scene(is_open=True)
     scene.group("small", shape=SMALL)
     wide = scene.job(LARGE_ONLY)
     scene.wait(5, heartbeats_of=["small"])
@@ -102,7 +102,7 @@ def test_no_job_is_refused_as_impossible_until_all_machines_had_time_to_report()
 
 
 def test_an_impossible_job_fails_once_all_machines_had_time_to_report() -> None:
-    scene = Scene(shape=None)
+    scene = Scene(is_open=True)
     scene.group("small", shape=SMALL)
     wide = scene.job(LARGE_ONLY)
     for _ in range(int(LOST_S) + 1):
@@ -230,7 +230,7 @@ def test_a_lease_in_the_journal_is_taken_back_if_its_machine_never_returns() -> 
     before.group("far")
     job_id = before.job()
     before.start(job_id)
-    after = Scene(before.journal.values(), shape=None)
+    after = Scene(before.journal.values(), is_open=True)
     after.group("near")
     after.wait(LOST_S + 1, heartbeats_of=["near"])
     after.wait(10, heartbeats_of=["near"])

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -33,10 +34,11 @@ from broker.wire.group_reports import (
     JobStarted,
     JobStopped,
 )
-from broker.wire.job import JobState, Stage
+from broker.wire.job import JobSpec, JobState, Stage
 from broker.wire.job_view import Lease
 from broker.wire.requests import DeleteJob
-from tests.broker.dispatch.durable_scene import SMALL, DurableScene
+from tests.broker.dispatch.durable_scene import SHAPES, DurableScene
+from tests.broker.driver import SPEC
 
 NUM_HISTORIES = 500
 NUM_STEPS = 50
@@ -44,7 +46,13 @@ NUM_STEPS = 50
 FAST_DIR = Path("/dev/shm")
 MOSTLY_TRUE = st.sampled_from((True, True, True, True, False))
 PRIORITIES = st.sampled_from((0, 0, 0, 1, 2, -1))
-MOSTLY_ALL = st.sampled_from(("ab", "ab", "ab", "a", "b", ""))
+MOSTLY_ALL = st.sampled_from(("abc", "abc", "abc", "a", "b", "c", ""))
+FIRST, SECOND = SHAPES
+SHAPE_OF = {"a": FIRST, "b": FIRST, "c": SECOND}
+NAMES = st.sampled_from("abc")
+SPECS = st.sampled_from(
+    [msgspec.structs.replace(SPEC, model=model) for model in (None, "first", "second", "second")]
+)
 
 
 def lease_from(leases: str) -> st.SearchStrategy[Lease]:
@@ -74,7 +82,7 @@ class Histories(RuleBasedStateMachine):
         self.serving: set[str] = set()
         self.leaving: list[Lease] = []
         """The leases of `held` that groups were asked to leave for more urgent jobs."""
-        self._epochs = {"a": 0, "b": 0}
+        self._epochs = dict.fromkeys(SHAPE_OF, 0)
         self._ends: dict[str, JobState] = {}
 
     def teardown(self) -> None:
@@ -112,6 +120,8 @@ class Histories(RuleBasedStateMachine):
             assert lease.epoch == self._epochs[lease.group], "a job for a life that is over"
             assert lease.job_id not in {held.job_id for held in self.held}, "two attempts at once"
             assert lease not in self.past, "a lease that was in force before"
+            model = SHAPE_OF[lease.group].model.name
+            assert run.spec.model == model, "a job on a group with another model"
             self.held.append(lease)
         self.scene.sent.clear()
         self.leaving += self.scene.asked_to_leave
@@ -129,10 +139,16 @@ class Histories(RuleBasedStateMachine):
     def have_jobs(self) -> MultipleResults[str]:
         return multiple(*(self.scene.job() for _ in range(5)))
 
-    @rule(target=jobs, has_room=st.lists(MOSTLY_TRUE, min_size=1, max_size=3), priority=PRIORITIES)
-    def submit(self, has_room: list[bool], priority: int) -> MultipleResults[str]:
+    @rule(
+        target=jobs,
+        has_room=st.lists(MOSTLY_TRUE, min_size=1, max_size=3),
+        spec=SPECS,
+        priority=PRIORITIES,
+    )
+    def submit(self, has_room: list[bool], spec: JobSpec, priority: int) -> MultipleResults[str]:
         """Submit jobs, some of them while the disk is full."""
-        return multiple(*(self.scene.submit(room=room, priority=priority)[0] for room in has_room))
+        submit = self.scene.submit
+        return multiple(*(submit(spec, room, priority)[0] for room in has_room))
 
     @rule(job_id=jobs)
     def cancel(self, job_id: str) -> None:
@@ -147,7 +163,7 @@ class Histories(RuleBasedStateMachine):
         for _ in range(seconds):
             self.scene.now_s += 1.0
             for name in self._serving_among(heartbeats_of):
-                self.scene.heartbeat(name, self._epochs[name], ranks=range(SMALL.world_size))
+                self.scene.heartbeat(name, self._epochs[name], ranks=range(FIRST.world_size))
             self.scene.tick()
 
     @rule()
@@ -156,13 +172,13 @@ class Histories(RuleBasedStateMachine):
 
     # --- groups ----------------------------------------------------------------------------------
 
-    @rule(name=st.sampled_from("ab"))
+    @rule(name=NAMES)
     def start_life(self, name: str) -> None:
         """Start a group once nothing of its last life is left."""
         if all(lease.group != name for lease in self.held):
             self._new_life(name)
 
-    @rule(name=st.sampled_from("ab"), starts_again=MOSTLY_TRUE)
+    @rule(name=NAMES, starts_again=MOSTLY_TRUE)
     def end_life(self, name: str, starts_again: bool) -> None:
         for lease in [lease for lease in self.held if lease.group == name]:
             self._leave(lease)
@@ -252,11 +268,11 @@ class Histories(RuleBasedStateMachine):
         self._register(name)
 
     def _register(self, name: str) -> None:
-        epoch, size = self._epochs[name], SMALL.world_size
+        epoch, shape = self._epochs[name], SHAPE_OF[name]
         running = [lease for lease in self.held if lease.group == name]
-        self.scene.handle(GroupStarted(group=name, epoch=epoch, world_size=size))
+        self.scene.handle(GroupStarted(group=name, epoch=epoch, world_size=shape.world_size))
         self.scene.handle(
-            GroupReady(group=name, epoch=epoch, shape=SMALL, device="test", running=running)
+            GroupReady(group=name, epoch=epoch, shape=shape, device="test", running=running)
         )
 
     def _leave(self, lease: Lease) -> Lease:

@@ -11,7 +11,7 @@ from broker.wire.job import JobState
 from broker.wire.replies import JobFound, Refused
 from broker.wire.requests import SubmitJob
 from tests.broker.dispatch.scene import START_S, Scene, find, old_job, reply, run_commands
-from tests.broker.driver import IMAGE, SHAPE, SPEC
+from tests.broker.driver import IMAGE, SPEC
 
 
 def test_a_repeated_submit_creates_no_second_job() -> None:
@@ -189,7 +189,7 @@ def test_a_waiting_or_running_job_does_not_expire() -> None:
 
 def test_a_finished_job_expires_even_if_the_clock_was_set_back() -> None:
     ended = old_job(JobState.CANCELLED, at_s=9e9)
-    scene = Scene(restored=[ended], shape=SHAPE, job_ttl_s=10)
+    scene = Scene(restored=[ended], job_ttl_s=10)
     assert find(scene.wait(10), DropJob) == [DropJob(ended.job_id)]
 
 

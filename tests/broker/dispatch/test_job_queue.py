@@ -15,11 +15,21 @@ from broker.dispatch.job_queue import JobQueue
 from broker.dispatch.job_record import Job
 from broker.wire.group_shape import GroupShape, can_run
 from broker.wire.job import JobSpec
+from broker.wire.model_profile import ModelProfile
 from tests.broker.dispatch.test_histories import machine_settings
 from tests.broker.driver import IMAGE, SPEC
 
-SHAPES = [GroupShape(world_size=size, num_heads=heads) for size, heads in ((1, 8), (2, 8), (8, 8))]
-SPECS = [msgspec.structs.replace(SPEC, ulysses_size=size) for size in (None, 1, 2, 8, 3)]
+MODELS = ("one", "two")
+SHAPES = [
+    GroupShape(world_size=size, num_heads=8, model=ModelProfile(name=name))
+    for name in MODELS
+    for size in (1, 2, 8)
+]
+SPECS = [
+    msgspec.structs.replace(SPEC, model=name, ulysses_size=size)
+    for name in MODELS
+    for size in (None, 1, 2, 8, 3)
+]
 STEP_S = 10.0
 
 
@@ -72,8 +82,12 @@ class QueueMachine(RuleBasedStateMachine):
             fitting = [job for job in expected if can_run(job.spec, shape)]
             due = [job.job_id for job in fitting if job.due_at <= self.now_s]
             assert list(self.queue.due_for(shape)) == due
-        unfit = [job for job in expected if not any(can_run(job.spec, shape) for shape in known)]
-        assert sorted(self.queue.unfit(), key=self.queue.sort_key) == unfit
+        for model in MODELS:
+            of_model = [job for job in expected if job.spec.model == model]
+            assert list(self.queue.of_model(model)) == of_model
+            assert [self.queue.num_ahead(job) for job in of_model] == [*range(len(of_model))]
+            unfit = [job for job in of_model if not any(can_run(job.spec, s) for s in known)]
+            assert sorted(self.queue.unfit(model), key=self.queue.sort_key) == unfit
 
 
 def test_the_queue_of_each_shape_holds_the_due_jobs_that_it_can_run() -> None:

@@ -172,7 +172,7 @@ def test_a_group_that_waits_for_disk_space_is_not_preempted() -> None:
 
 
 def test_only_a_group_that_can_run_the_urgent_job_is_preempted() -> None:
-    scene = Scene(shape=None)
+    scene = Scene(is_open=True)
     scene.wait(31)
     scene.group("large")
     large = scene.start(scene.job())

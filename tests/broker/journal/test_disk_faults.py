@@ -91,7 +91,7 @@ def _job(number: int) -> Job:
 def _moved(job: Job) -> Job:
     if job.state is JobState.IN_QUEUE:
         lease = Lease(group="a", epoch=1, job_id=job.job_id, attempt=1)
-        return job.leased(lease, 2.0)
+        return job.leased(lease, "hash", 2.0)
     return job.ended(JobState.SUCCEED, 3.0, progress=1.0, video=f"{job.job_id}.mp4")
 
 

@@ -10,6 +10,7 @@ import apsw
 import msgspec
 import pytest
 
+from broker.dispatch.commands import DropModel, SaveModel
 from broker.dispatch.job_record import Job
 from broker.errors import JournalError, JournalFullError, StateDirInUseError
 from broker.journal import tables as schema
@@ -19,6 +20,7 @@ from broker.journal.tables import SCHEMA_VERSION
 from broker.wire.errors import ErrorCode, ResultWarning
 from broker.wire.job import JobState
 from broker.wire.job_view import Lease
+from broker.wire.model_profile import ModelProfile
 from broker.wire.requests import IdempotencyKey
 from tests.broker.driver import IMAGE, SPEC
 
@@ -34,7 +36,7 @@ def job(number: int = 1) -> Job:
 
 def leased(waiting: Job) -> Job:
     lease = Lease(group="a", epoch=3, job_id=waiting.job_id, attempt=waiting.attempt + 1)
-    return waiting.leased(lease, 20.0)
+    return waiting.leased(lease, "hash", 20.0)
 
 
 def rows(path: Path, query: str) -> list[tuple[object, ...]]:
@@ -209,7 +211,7 @@ def test_a_journal_of_a_later_version_is_refused_and_not_changed(path: Path) -> 
     assert rows(path, "PRAGMA user_version") == [(SCHEMA_VERSION + 1,)]
 
 
-@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
+@pytest.mark.parametrize("version", range(1, 7))
 def test_a_journal_of_an_earlier_version_is_migrated(path: Path, version: int) -> None:
     old = apsw.Connection(str(path))
     for migration in schema._MIGRATIONS[:version]:
@@ -225,6 +227,18 @@ def test_a_journal_of_an_earlier_version_is_migrated(path: Path, version: int) -
     assert journal.load() == [job()]
     journal.write([leased(job())])
     assert journal._connection.pragma("user_version") == SCHEMA_VERSION
+
+
+def test_models_are_kept_in_the_order_in_which_they_became_known(path: Path) -> None:
+    journal = Journal(path)
+    cat, dog = ModelProfile(name="cat"), ModelProfile(name="dog", content_hash="1")
+    journal.write([], models=[SaveModel(dog), SaveModel(cat)])
+    changed = msgspec.structs.replace(dog, content_hash="2")
+    journal.write([], models=[SaveModel(changed)])
+    assert journal.load_models() == [changed, cat]
+    journal.write([], models=[DropModel("dog")])
+    journal.close()
+    assert Journal(path).load_models() == [cat]
 
 
 def test_every_kind_of_job_survives_the_migration_to_documents(path: Path) -> None:
