@@ -6,8 +6,12 @@ from ranks.model_files.components import ModelFiles
 from ranks.model_files.diffusers_folder import open_diffusers_folder
 
 
-def open_model(path: Path) -> ModelFiles:
+def open_model(path: Path, transformer: Path | None = None) -> ModelFiles:
     """Return the components of a model, read from configs and headers only.
+
+    Args:
+        path: Its folder.
+        transformer: A single file that takes the place of the folder's own transformer.
 
     Raises:
         MissingModelError: If there is nothing at the path.

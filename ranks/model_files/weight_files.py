@@ -1,12 +1,13 @@
 """Finds the weights of a component: which tensor is in which file, and what does not belong."""
 
+import math
 from pathlib import Path
 
 import msgspec
 
 from ranks.errors import ModelFolderError
 from ranks.model_files.json_file import read_json
-from ranks.model_files.safetensors_header import StoredTensor, read_header
+from ranks.model_files.safetensors_header import ITEM_BYTES, StoredTensor, read_header
 
 _DTYPES = ("F32", "BF16", "F16")
 
@@ -32,7 +33,17 @@ class StoredWeight(msgspec.Struct, frozen=True):
 
     path: Path
     name: str
+    """In the file."""
     shape: tuple[int, ...]
+    """As the model needs it; the file may hold the same numbers in another shape."""
+    dtype: str
+    """As safetensors spells it."""
+    first_row: int = 0
+    """Where it begins, if the file holds several weights in one tensor."""
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
 
 
 class WeightFiles(msgspec.Struct, frozen=True):
@@ -65,8 +76,12 @@ def find_weights(component: Path) -> WeightFiles:
             )
         strays += [f"{name} in {file}" for name in sorted(header.keys() - set(used))]
         for name in used:
-            weights[name] = StoredWeight(component / file, name, header[name].shape)
+            weights[name] = _stored(component / file, name, header[name])
     return WeightFiles(weights, strays)
+
+
+def _stored(path: Path, name: str, tensor: StoredTensor) -> StoredWeight:
+    return StoredWeight(path, name, tensor.shape, tensor.dtype)
 
 
 def weight_file_names(component: Path) -> list[str]:
