@@ -38,7 +38,7 @@ class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
     components: dict[ComponentName, Component]
     tokenizer: Path
     image_processor: Path | None
-    """None if the model sees the image through the VAE alone."""
+    """None if the folder states no settings, or the model sees images through the VAE alone."""
     boundary_ratio: float | None = None
     """Where a model with two transformers changes from the first to the second: the timestep over
     1000."""

@@ -1,6 +1,7 @@
 """Finds the weights of a component: which tensor is in which file, and what does not belong."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -66,17 +67,15 @@ def find_weights(component: Path) -> WeightFiles:
     weights: dict[str, StoredWeight] = {}
     strays = [p.name for p in sorted(component.glob("*.safetensors")) if p.name not in names]
     for file, named in names.items():
-        header = read_header(component / file)
-        _refuse_quantized(component / file, header)
-        used = header.keys() if named is None else named
-        if absent := sorted(set(used) - header.keys()):
+        held = read_weight_file(component / file)
+        used = held.keys() if named is None else named
+        if absent := sorted(set(used) - held.keys()):
             raise ModelFolderError(
                 f"{component / file} lacks {absent[0]}, which the index expects there "
                 f"(missing tensors: {len(absent)}); download the component again"
             )
-        strays += [f"{name} in {file}" for name in sorted(header.keys() - set(used))]
-        for name in used:
-            weights[name] = _stored(component / file, name, header[name])
+        strays += [f"{name} in {file}" for name in sorted(held.keys() - set(used))]
+        weights |= {name: held[name] for name in used}
     return WeightFiles(weights, strays)
 
 
@@ -126,11 +125,27 @@ def _names_by_file(component: Path) -> dict[str, list[str] | None]:
     return names
 
 
-def _refuse_quantized(path: Path, header: dict[str, StoredTensor]) -> None:
-    for name in header:
+def read_weight_file(path: Path) -> dict[str, StoredWeight]:
+    """Return the weights in a safetensors file by their names in it, from its header only.
+
+    Raises:
+        ModelFolderError: If the file is missing or damaged, or the weights are quantized.
+    """
+    header = read_header(path)
+    refuse_quantized(path, {name: tensor.dtype for name, tensor in header.items()})
+    return {name: _stored(path, name, tensor) for name, tensor in header.items()}
+
+
+def refuse_quantized(path: Path, dtypes: Mapping[str, str]) -> None:
+    """Refuse a file whose tensors, by their names in it, are not plain numbers.
+
+    Raises:
+        ModelFolderError: In that case.
+    """
+    for name in dtypes:
         if name.rpartition(".")[2] in _QUANTIZATION_KEYS:
             raise ModelFolderError(f"{path} holds {name}: {_EXPECTED}")
-    for name, tensor in header.items():
+    for name, dtype in dtypes.items():
         # Files of older libraries hold this table, which is no weight.
-        if tensor.dtype not in _DTYPES and not name.endswith(".position_ids"):
-            raise ModelFolderError(f"{path} holds {name} as {tensor.dtype}: {_EXPECTED}")
+        if dtype not in _DTYPES and not name.endswith(".position_ids"):
+            raise ModelFolderError(f"{path} holds {name} as {dtype}: {_EXPECTED}")
