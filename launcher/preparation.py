@@ -5,9 +5,11 @@ import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from broker.wire.sockets import Addresses
 from launcher.joining import check_files, check_store, machine_name, tcp_addresses, try_listening
+from launcher.model_check import check_model
 from launcher.options import Command, Options
 from launcher.plan import Plan
 from launcher.preflight import (
@@ -18,12 +20,10 @@ from launcher.preflight import (
     check_realtime_front,
     listen,
     lock_state,
-    model_folder,
     prepare_folders,
     prepare_run,
 )
 from launcher.ray.ray_check import check_cluster, peer_keys
-from ranks.model_files.diffusers_folder import num_attention_heads
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def prepared(command: Command) -> Iterator[tuple[Plan, socket.socket | None]]:
         if command.has_groups:
             check_environment()
             device = check_device(options)
-            model = model_folder(options, folders)
+            model = check_model(options, folders)
         plan = Plan(
             role=command.role,
             options=options,
@@ -64,9 +64,9 @@ def prepared(command: Command) -> Iterator[tuple[Plan, socket.socket | None]]:
             machine="" if options.join is None else options.name or machine_name(folders),
             ray_name=machine_name(folders) if command.has_ray_groups else None,
             peer_keys=peer_keys(options) if command.has_ray_groups else None,
-            model=model,
+            model=None if model is None else Path(model.place),
             device=device,
-            num_heads=None if model is None else num_attention_heads(model),
+            num_heads=None if model is None else model.num_heads,
             more_listen_fds=tuple(listener.fileno() for listener in listeners[1:]),
             pid=os.getpid(),
         )

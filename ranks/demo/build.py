@@ -37,6 +37,8 @@ SEED = 20_250_226
 NUM_HEADS = 8
 _TEXT_DIM = 32
 _IMAGE_DIM = 32
+_IMAGE_HEADS = 16
+"""As in every model of Wan2.1: the original files do not state it."""
 _MASK_CHANNELS = 4
 _VOCABULARY_SIZE = 512
 _RARE_LOG_PROBABILITY = -12.0
@@ -126,7 +128,7 @@ def _make_image_encoder() -> CLIPVisionModel:
         hidden_size=_IMAGE_DIM,
         intermediate_size=64,
         num_hidden_layers=3,
-        num_attention_heads=4,
+        num_attention_heads=_IMAGE_HEADS,
         image_size=_IMAGE_SIDE_PX,
         patch_size=14,
         hidden_act="gelu",

@@ -30,6 +30,7 @@ from ranks.model.vae import FRAMES_PER_LATENT
 from ranks.model.weights import (
     check_fit,
     load_image_encoder,
+    load_image_processor,
     load_text_encoder,
     load_transformer,
     load_vae,
@@ -78,7 +79,7 @@ def load_models(files: ModelFiles, device: Device, mesh: DeviceMesh | None) -> M
     return Models(
         tokenizer=tokenizer,
         text_encoder=text_encoder,
-        image_processor=CLIPImageProcessorPil.from_pretrained(files.image_processor),
+        image_processor=load_image_processor(files),
         image_encoder=load_image_encoder(components["image_encoder"], target),
         transformer=load_transformer(components["transformer"], device, mesh),
         vae=load_vae(components["vae"], device.vae_dtype, target),

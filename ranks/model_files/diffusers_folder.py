@@ -50,7 +50,7 @@ def check_model_folder(folder: Path) -> None:
     refuse_other_layout(folder)
     refuse_other_pipeline(folder)
     _refuse_incomplete(folder)
-    _check_tokenizer(folder / "tokenizer")
+    check_tokenizer(folder / "tokenizer")
     _check_scheduler(folder / "scheduler" / "scheduler_config.json")
     refuse_other_model(folder)
     _check_processor(folder)
@@ -154,7 +154,12 @@ def _missing_weights(component: Path) -> list[str]:
     return missing
 
 
-def _check_tokenizer(tokenizer: Path) -> None:
+def check_tokenizer(tokenizer: Path) -> None:
+    """Check the folder of a tokenizer.
+
+    Raises:
+        ModelFolderError: If it is incomplete, or not the one of UMT5.
+    """
     found = [tokenizer / name for name in _VOCABULARIES if (tokenizer / name).is_file()]
     if not found:
         raise ModelFolderError(
