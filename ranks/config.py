@@ -27,6 +27,8 @@ class RankConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     world_size: int
     model_path: str
     """Model folder in the layout of diffusers."""
+    model_name: str = ""
+    """By which jobs name the model; its family's name if empty."""
     device: DeviceKind
     first_device: int = 0
     """Device index of rank 0; rank n uses device `first_device + n`."""

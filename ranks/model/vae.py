@@ -5,6 +5,7 @@ identical. Shapes: B batch, C channels, T frames, H height, W width, in pixels o
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -40,25 +41,51 @@ def num_latent_frames(num_frames: int) -> int:
     return num_frames // FRAMES_PER_LATENT + 1
 
 
+@dataclass(frozen=True)
+class GivenClip:
+    """A clip that is grey but for its first frame, and its last one if that is given.
+
+    Args:
+        num_frames: Frames of the clip, of the form 4n + 1.
+        first: The whole first frame, `[B, 3, H, W]`, from -1 to 1, in the dtype of the VAE.
+        last: The last frame, likewise.
+    """
+
+    num_frames: int
+    first: Tensor
+    last: Tensor | None = None
+
+    @property
+    def num_chunks(self) -> int:
+        return num_latent_frames(self.num_frames)
+
+    def chunks(self) -> Iterator[Tensor]:
+        """Yield the frames `[B, 3, T, H, W]`: one, then four at a time."""
+        first = self.first.unsqueeze(2)
+        grey = torch.zeros_like(first).expand(-1, -1, FRAMES_PER_LATENT, -1, -1)
+        yield first
+        for index in range(1, self.num_chunks):
+            if self.last is None or index < self.num_chunks - 1:
+                yield grey
+            else:
+                yield torch.cat((grey[:, :, 1:], self.last.unsqueeze(2)), dim=2)
+
+
 def encode_chunks(
-    vae: AutoencoderKLWan, image: Tensor, num_frames: int, split: Split | None = None
+    vae: AutoencoderKLWan, clip: GivenClip, split: Split | None = None
 ) -> Iterator[Tensor]:
-    """Encode a clip whose first frame is an image and whose other frames are grey.
+    """Encode a clip.
 
     Args:
         vae: The VAE.
-        image: The whole first frame, `[B, 3, H, W]`, from -1 to 1, in the dtype of the VAE.
-        num_frames: Frames of the clip, of the form 4n + 1.
+        clip: The clip, whole on every rank.
         split: Split of the work over ranks; None if this rank works alone.
 
     Yields:
         Whole encoder outputs `[B, 2C, 1, H, W]`, one latent frame each.
     """
     cache = _empty_cache(vae.encoder)
-    first = image.unsqueeze(2)
-    grey = torch.zeros_like(first).expand(-1, -1, FRAMES_PER_LATENT, -1, -1)
-    for index in range(num_latent_frames(num_frames)):
-        chunk = first if index == 0 else grey
+    for chunk in clip.chunks():
         if split is None:
             yield vae.encoder(chunk, feat_cache=cache, feat_idx=[0])
         else:

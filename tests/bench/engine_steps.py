@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ranks.control import Control
+from ranks.families.wan21_i2v import ImageToVideo
 from ranks.model.conditioning import draw_noise
 from ranks.model.transformer import LatentShape, ShardTransformer
 from ranks.model.weights import fill_transformer, meta_transformer
@@ -67,8 +68,9 @@ class Ours:
         branches = [0, 1] if layout.cfg_size == 1 else [layout.branch(world.rank)]
         sizes = split_evenly(transformer.num_tokens(job.shape), layout.ulysses_size)
         self._predictor = Predictor(
+            family=ImageToVideo(),
             transformer=transformer,
-            first_frame=job.draw(config.in_channels - config.out_channels, 1),
+            condition=job.draw(config.in_channels - config.out_channels, 1),
             guidance=Guidance(
                 guidance_scale=GUIDANCE_SCALE,
                 conditions={branch: transformer.condition(*embeds[branch]) for branch in branches},
@@ -76,6 +78,7 @@ class Ours:
             ),
             sequence=SequenceGroup(groups.ulysses, sizes, layout.shard(world.rank)),
             rope=transformer.rope_tables(job.shape, CPU),
+            timestep_rows=None,
             cache=None,
         )
         self._control = Control(world.rank, world.control_group)
