@@ -122,7 +122,7 @@ def paths(job_id: str) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 async def test_a_client_learns_no_address_of_the_servers_network(keyed: Keyed) -> None:
-    """Whoever could tell a private name from an unknown one could list the names of a network."""
+    """A client that can tell a private name from an unknown one can list the names of a network."""
     job = {"prompt": "A cat walks slowly over a wooden bridge"}
     codes = []
     for key, host in ((keyed.ann, "intranet"), (keyed.ann, "unknown"), (keyed.root, "intranet")):
