@@ -15,7 +15,7 @@ import msgspec
 from ranks.sampling.attention_cache import CacheSchedule
 from tests.bench.anchors import ASCEND, H100, H200, HD, RTX_4090
 from tests.bench.cost import COMPILED_BYTES, Clip, step_flops
-from tests.bench.lossy_rates import in_8_bit
+from tests.bench.lossy_rates import FP8_GAIN, INT8_GAIN, SAGE_H200, in_8_bit
 from tests.bench.machines import GIGA, HOST_S, TERA, Layout, Machine, step_s, video_s
 from tests.bench.published import Check, checks, distilled
 from tests.bench.report import write_report
@@ -124,7 +124,7 @@ def measured(path: Path) -> Machine:
     attention_s, linear_s, element_s = (scale * split[f"{kind}_s"] for kind in KERNEL_KINDS)
     flops = step_flops(HD)
     return Machine(
-        name=f"{found['machine']['device']}, measured",
+        name=f"{found['machine']['device']}, rates measured",
         attention_tflops=flops.attention / attention_s / TERA,
         linear_tflops=flops.linear / linear_s / TERA,
         element_bytes=COMPILED_BYTES,
@@ -172,7 +172,7 @@ def main() -> None:
         )
     machines = list({group.machine.name: group.machine for group in groups}.values())
     report = Report(machines=machines, checks=checks(), predictions=predictions(groups))
-    print_rates(report.machines)
+    print_rates([*report.machines, SAGE_H200])
     print_checks(report.checks)
     print("\nestimates: seconds for 1280*720, 81 frames; 40 steps unless stated otherwise")
     print(table(report.predictions))
@@ -190,6 +190,7 @@ def print_rates(machines: list[Machine]) -> None:
             f"{machine.name:22} {machine.attention_tflops:10.0f} {machine.linear_tflops:8.0f} "
             f"{machine.vae_tflops:6.0f} {machine.element_gb_s:22.0f} {machine.send_gb_s:6.0f}"
         )
+    print(f"8-bit linear layers: {FP8_GAIN:.2f} times as fast in FP8, {INT8_GAIN:.0f} in INT8")
 
 
 def print_checks(rows: list[Check]) -> None:
