@@ -17,14 +17,18 @@ import msgspec
 from broker.process.child import use_realtime_priority
 from broker.store.opening import open_store
 from broker.store.store import Store, StoreSetupError, is_object_place
+from broker.wire.model_profile import Family, ModelProfile
 from broker.wire.sockets import Addresses, is_loopback
 from http_front.access.keys import KeyFileError, read_keys
 from launcher.helper import read_device_report, run_helper
 from launcher.options import Options
 from launcher.outer_variables import provide_temporary_folder, unusable_variables
+from launcher.served_models import PLAIN_DEMO, ServedModel
 from ranks.config import DeviceKind
 from ranks.errors import MissingModelError, ModelFolderError
-from ranks.model_files.diffusers_folder import check_model_folder, demo_version, num_attention_heads
+from ranks.model_files.diffusers_folder import demo_version, num_attention_heads
+from ranks.model_files.opened_model import open_model
+from ranks.model_files.profiles import profile_of
 
 logger = logging.getLogger("launcher")
 
@@ -61,7 +65,6 @@ class Folders(msgspec.Struct, frozen=True, kw_only=True):
     run: Path
     work: Path
     """Has one folder per process that copies files from or to an object store."""
-    demo_model: Path
 
     @classmethod
     def under(cls, state_dir: str, store: str | None = None) -> "Folders":
@@ -72,8 +75,24 @@ class Folders(msgspec.Struct, frozen=True, kw_only=True):
             store=place if is_object_place(place) else str(Path(place).resolve()),
             run=state / "run",
             work=state / "run" / "store",
-            demo_model=state / f"demo-model-{demo_version()}",
         )
+
+    def model(self, model: ServedModel) -> Path:
+        """Return where a model is, or will be built if it is a demo model."""
+        if model.demo is None:
+            return Path(model.path)
+        family = "" if model.demo == PLAIN_DEMO else f"-{model.demo}"
+        return self.state / f"demo-model{family}-{demo_version()}"
+
+
+class CheckedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A complete model that groups of this machine serve."""
+
+    place: Path
+    profile: ModelProfile
+    num_heads: int
+    """Attention heads of its transformer."""
+    num_groups: int = 1
 
 
 def store_at(place: str, work_dir: str | None = None) -> Store:
@@ -248,24 +267,42 @@ def listen(options: Options) -> list[socket.socket]:
         ) from error
 
 
-def model_folder(options: Options, folders: Folders) -> Path:
-    """Return the folder of a complete model; with `--demo`, build the model if it is missing.
+def checked_models(options: Options, folders: Folders) -> tuple[CheckedModel, ...]:
+    """Return the models of this machine's groups; build demo models that are missing.
 
     Raises:
-        UnfitModelError: If the folder is incomplete, damaged or of another model.
-        StartError: If there is no folder, or the heads cannot be split over the ranks.
+        UnfitModelError: If one is incomplete, damaged or of a family that is not served.
+        StartError: If there is none at its place, or its heads cannot be split over the ranks.
     """
-    folder = folders.demo_model if options.demo else Path(options.model_path)
-    if options.demo and not folder.exists():
-        _make_demo_model(folder)
+    return tuple(_checked(model, options, folders) for model in options.models)
+
+
+def check_model(model: ServedModel, place: Path, options: Options) -> CheckedModel:
+    """Check a model without loading it.
+
+    Raises:
+        MissingModelError: If there is nothing at its place.
+        ModelFolderError: If it is incomplete, damaged or of a family that is not served.
+        SplitError: If its heads cannot be split over the ranks.
+    """
+    profile = profile_of(open_model(place), model.name)
+    num_heads = num_attention_heads(place)
+    check_split(options, num_heads)
+    return CheckedModel(
+        place=place, profile=profile, num_heads=num_heads, num_groups=model.num_groups
+    )
+
+
+def _checked(model: ServedModel, options: Options, folders: Folders) -> CheckedModel:
+    place = folders.model(model)
+    if model.demo is not None and not place.exists():
+        _make_demo_model(place, model.demo)
     try:
-        check_model_folder(folder)
-        check_split(options, num_attention_heads(folder))
+        return check_model(model, place, options)
     except MissingModelError as error:
         raise StartError(str(error)) from error
     except ModelFolderError as error:
         raise UnfitModelError(str(error)) from error
-    return folder
 
 
 def check_weights(folder: Path) -> None:
@@ -316,7 +353,7 @@ def check_device(options: Options) -> DeviceKind:
     """
     if options.device == "cpu":
         return options.device
-    count = options.nproc * options.groups
+    count = options.nproc * options.num_groups
     report = _run(
         *("ranks.device", options.device, str(count)),
         limit_s=_PROBE_LIMIT_S,
@@ -365,8 +402,9 @@ def _bound_socket(family: int, address: tuple[Any, ...]) -> socket.socket:
     return listener
 
 
-def _make_demo_model(folder: Path) -> None:
-    _run("ranks.demo.build", str(folder), limit_s=_DEMO_LIMIT_S, topic="--demo: building the model")
+def _make_demo_model(folder: Path, family: Family) -> None:
+    arguments = (str(folder),) if family == PLAIN_DEMO else (str(folder), family)
+    _run("ranks.demo.build", *arguments, limit_s=_DEMO_LIMIT_S, topic="--demo: building the model")
 
 
 def _run(module: str, *arguments: str, limit_s: float, topic: str) -> str:

@@ -10,6 +10,7 @@ import torch
 from broker.process.child import report
 from broker.wire.group_shape import GroupShape
 from broker.wire.job import Stage
+from broker.wire.model_profile import ModelProfile
 from ranks.broker_link import BrokerLink
 from ranks.config import RankConfig
 from ranks.device import Device, open_device
@@ -19,6 +20,7 @@ from ranks.leader import Leader
 from ranks.model.conditioning import NUM_TEXT_TOKENS, load_models
 from ranks.model.model_memory import measure, num_image_tokens
 from ranks.model_files.opened_model import open_model
+from ranks.model_files.profiles import profile_of
 from ranks.parallel.process_group import START_LIMIT, World, join, leave
 from ranks.start_failure import reporting_failure
 
@@ -55,7 +57,8 @@ def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
     """Join the group and load the models. Returns once every rank has done so."""
     world = join(config.rendezvous, rank, config.world_size, device)
     device = _choose_kernels(world, device)
-    models = load_models(open_model(Path(config.model_path)), device, world.mesh(device))
+    files = open_model(Path(config.model_path))
+    models = load_models(files, device, world.mesh(device))
     logger.info("models loaded, %.1f GB in use", device.memory_bytes() / 1e9)
     # Ranks may load minutes apart, longer than the collectives of the warm-up wait.
     world.await_all(START_LIMIT)
@@ -78,6 +81,7 @@ def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
     shape = GroupShape(
         world_size=config.world_size,
         num_heads=models.transformer.num_heads,
+        model=profile_of(files, config.model_name or ModelProfile().name),
         cfg_size=config.cfg_size,
         ulysses_size=config.ulysses_size,
         memory=memory,

@@ -22,14 +22,14 @@ from launcher.preflight import (
     SplitError,
     StartError,
     check_access,
+    check_model,
     check_realtime_front,
-    check_split,
     check_weights,
     listen,
     state_owner,
 )
+from launcher.served_models import ServedModel
 from ranks.errors import ModelFolderError
-from ranks.model_files.diffusers_folder import check_model_folder, num_attention_heads
 
 _GIB = 1 << 30
 _MIN_FREE_BYTES = 5 * _GIB
@@ -112,24 +112,26 @@ def process_findings() -> Iterator[Finding]:
 
 
 def model_findings(options: Options, folders: Folders) -> Iterator[Finding]:
-    folder = folders.demo_model if options.demo else Path(options.model_path)
-    if options.demo and not folder.exists():
-        yield ok("model", "the demo model will be built when the server starts")
-        return
+    for model in options.models:
+        yield _check_model(model, folders.model(model), options)
+
+
+def _check_model(model: ServedModel, folder: Path, options: Options) -> Finding:
+    is_demo = model.demo is not None
+    if is_demo and not folder.exists():
+        return ok("model", "the demo model will be built when the server starts")
     download = f"hf download {DEFAULT_MODEL} --local-dir {folder}"
     try:
-        check_model_folder(folder)
-        check_split(options, num_attention_heads(folder))
-        if not options.demo:  # the demo's weights are made from its configs
+        check_model(model, folder, options)
+        if not is_demo:  # the demo's weights are made from its configs
             check_weights(folder)
     except ModelFolderError as fault:
-        yield error("model", str(fault), f"rm -r {folder}" if options.demo else download)
+        return error("model", str(fault), f"rm -r {folder}" if is_demo else download)
     except SplitError as fault:
-        yield error("model", str(fault), "python launch.py --nproc 8")
+        return error("model", str(fault), "python launch.py --nproc 8")
     except StartError as fault:
-        yield error("model", str(fault), download)
-    else:
-        yield ok("model", f"{folder} is complete")
+        return error("model", str(fault), download)
+    return ok("model", f"{folder} is complete")
 
 
 def access_findings(options: Options) -> Iterator[Finding]:

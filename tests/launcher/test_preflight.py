@@ -22,9 +22,9 @@ from launcher.preflight import (
     check_device,
     check_realtime_front,
     check_split,
+    checked_models,
     listen,
     lock_state,
-    model_folder,
     prepare_folders,
 )
 from ranks.model_files.diffusers_folder import COMPONENTS
@@ -108,7 +108,8 @@ def test_an_unusable_file_of_keys_is_named(content: str | None, tmp_path: Path) 
 
 
 def find_model(folder: Path, folders: Folders, nproc: int = 8) -> Path:
-    return model_folder(Options(model_path=str(folder), nproc=nproc), folders)
+    (found,) = checked_models(Options(model_path=(str(folder),), nproc=nproc), folders)
+    return found.place
 
 
 def test_a_complete_model_folder_is_accepted(model: Path, folders: Folders) -> None:
