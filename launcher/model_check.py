@@ -3,6 +3,10 @@
 import logging
 from pathlib import Path
 
+import msgspec
+from msgspec import structs
+
+from broker.wire.model_profile import Family, ModelProfile
 from launcher.options import Options
 from launcher.preflight import (
     PROBE_LIMIT_S,
@@ -12,6 +16,7 @@ from launcher.preflight import (
     UnfitModelError,
     run_check,
 )
+from launcher.served_models import ServedModel
 from ranks.model_files.model_report import ModelFault, ModelReport, decode_report
 
 logger = logging.getLogger("launcher")
@@ -21,25 +26,44 @@ _INSPECTION = "ranks.model_files.inspection"
 _MOST_WARNINGS = 5
 
 
-def check_model(options: Options, folders: Folders) -> ModelReport:
-    """Return what the model is; with `--demo`, build the model if it is missing.
+class CheckedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A complete model that groups of this machine serve."""
+
+    place: Path
+    profile: ModelProfile
+    num_heads: int
+    """Attention heads of its transformer."""
+    num_groups: int = 1
+    warnings: list[str] = []
+    """What lies beside the model and is ignored."""
+
+
+def check_models(options: Options, folders: Folders) -> tuple[CheckedModel, ...]:
+    """Return the models of this machine's groups; build demo models that are missing.
 
     Raises:
-        UnfitModelError: If the folder is incomplete, damaged or of another model.
-        StartError: If there is no folder, or the heads cannot be split over the ranks.
+        UnfitModelError: If one is incomplete, damaged or of a family that is not served.
+        StartError: If there is none at its place, or its heads cannot be split over the ranks.
     """
-    folder = folders.demo_model if options.demo else Path(options.model_path)
-    if options.demo and not folder.exists():
-        _make_demo_model(folder)
-    report = inspect_model(folder)
+    return tuple(_checked(model, options, folders) for model in options.models)
+
+
+def check_model(model: ServedModel, place: Path, options: Options) -> CheckedModel:
+    """Check a model without loading it.
+
+    Raises:
+        UnfitModelError: If it is incomplete, damaged or of a family that is not served.
+        StartError: If there is none at its place, or its heads cannot be split over the ranks.
+    """
+    report = inspect_model(place)
     check_split(options, report.num_heads)
-    if report.warnings:
-        logger.warning(
-            "model %s: ignored, because they are not part of it: %s",
-            folder,
-            "; ".join(report.warnings[:_MOST_WARNINGS]),
-        )
-    return report
+    return CheckedModel(
+        place=place,
+        profile=structs.replace(report.profile, name=model.name),
+        num_heads=report.num_heads,
+        num_groups=model.num_groups,
+        warnings=report.warnings,
+    )
 
 
 def inspect_model(path: Path, transformer: Path | None = None) -> ModelReport:
@@ -92,7 +116,23 @@ def check_split(options: Options, num_heads: int) -> None:
         )
 
 
-def _make_demo_model(folder: Path) -> None:
+def _checked(model: ServedModel, options: Options, folders: Folders) -> CheckedModel:
+    place = folders.model(model)
+    if model.demo is not None and not place.exists():
+        _make_demo_model(place, model.demo)
+    checked = check_model(model, place, options)
+    if checked.warnings:
+        logger.warning(
+            "model %s: ignored, because they are not part of it: %s",
+            place,
+            "; ".join(checked.warnings[:_MOST_WARNINGS]),
+        )
+    return checked
+
+
+def _make_demo_model(folder: Path, family: Family) -> None:
     run_check(
-        "ranks.demo.build", str(folder), limit_s=_DEMO_LIMIT_S, topic="--demo: building the model"
+        *("ranks.demo.build", str(folder), family),
+        limit_s=_DEMO_LIMIT_S,
+        topic="--demo: building the model",
     )

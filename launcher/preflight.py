@@ -22,6 +22,7 @@ from http_front.access.keys import KeyFileError, read_keys
 from launcher.helper import read_device_report, run_helper
 from launcher.options import Options
 from launcher.outer_variables import provide_temporary_folder, unusable_variables
+from launcher.served_models import PLAIN_DEMO, ServedModel
 from ranks.config import DeviceKind
 from ranks.model_files.diffusers_folder import demo_version
 
@@ -59,7 +60,6 @@ class Folders(msgspec.Struct, frozen=True, kw_only=True):
     run: Path
     work: Path
     """Has one folder per process that copies files from or to an object store."""
-    demo_model: Path
 
     @classmethod
     def under(cls, state_dir: str, store: str | None = None) -> "Folders":
@@ -70,8 +70,14 @@ class Folders(msgspec.Struct, frozen=True, kw_only=True):
             store=place if is_object_place(place) else str(Path(place).resolve()),
             run=state / "run",
             work=state / "run" / "store",
-            demo_model=state / f"demo-model-{demo_version()}",
         )
+
+    def model(self, model: ServedModel) -> Path:
+        """Return where a model is, or will be built if it is a demo model."""
+        if model.demo is None:
+            return Path(model.path)
+        family = "" if model.demo == PLAIN_DEMO else f"-{model.demo}"
+        return self.state / f"demo-model{family}-{demo_version()}"
 
 
 def store_at(place: str, work_dir: str | None = None) -> Store:
@@ -264,7 +270,7 @@ def check_device(options: Options) -> DeviceKind:
     """
     if options.device == "cpu":
         return options.device
-    count = options.nproc * options.groups
+    count = options.nproc * options.num_groups
     report = run_check(
         *("ranks.device", options.device, str(count)),
         limit_s=PROBE_LIMIT_S,

@@ -28,6 +28,7 @@ class JobInputs:
         job: The job whose files are fetched.
         check: Called regularly in the thread; an exception from it ends the fetching.
         on_delay: Called in the thread with the reason of a delay, repeatedly.
+        model_hash: Of the group's model, which resumes no other's checkpoint.
     """
 
     def __init__(
@@ -36,12 +37,14 @@ class JobInputs:
         job: RunJob,
         check: Callable[[], None],
         on_delay: Callable[[str], None],
+        model_hash: str,
     ) -> None:
         self._store = store
         # Both may be the same image.
         names = dict.fromkeys((job.image, job.last_image))
         self._images = [f"{INPUTS}/{name}" for name in names if name is not None]
         self._checkpoint = checkpoint_name(job.lease.job_id)
+        self._model_hash = model_hash
         self._check = check
         self._on_delay = on_delay
 
@@ -84,7 +87,7 @@ class JobInputs:
 
     def _is_resumable(self) -> bool:
         try:
-            return is_state(self._store.fetch(self._checkpoint, self._check))
+            return is_state(self._store.fetch(self._checkpoint, self._check), self._model_hash)
         except FileNotFoundError:
             return False
 

@@ -14,7 +14,7 @@ from broker.process.cgroup import read_limits
 from broker.wire.sockets import Addresses, is_loopback
 from launcher.doctor.findings import Finding, error, ok, warning
 from launcher.doctor.process_table import left_behind, listeners
-from launcher.model_check import check_split, check_weights, inspect_model
+from launcher.model_check import check_model, check_weights
 from launcher.options import DEFAULT_MODEL, Options
 from launcher.outer_variables import provide_temporary_folder, unusable_variables
 from launcher.preflight import (
@@ -28,6 +28,7 @@ from launcher.preflight import (
     listen,
     state_owner,
 )
+from launcher.served_models import ServedModel
 
 _GIB = 1 << 30
 _MIN_FREE_BYTES = 5 * _GIB
@@ -110,18 +111,22 @@ def process_findings() -> Iterator[Finding]:
 
 
 def model_findings(options: Options, folders: Folders) -> Iterator[Finding]:
-    folder = folders.demo_model if options.demo else Path(options.model_path)
-    if options.demo and not folder.exists():
+    for model in options.models:
+        yield from _check_model(model, folders.model(model), options)
+
+
+def _check_model(model: ServedModel, folder: Path, options: Options) -> Iterator[Finding]:
+    is_demo = model.demo is not None
+    if is_demo and not folder.exists():
         yield ok("model", "the demo model will be built when the server starts")
         return
     download = f"hf download {DEFAULT_MODEL} --local-dir {folder}"
     try:
-        report = inspect_model(folder)
-        check_split(options, report.num_heads)
-        if not options.demo:  # the demo's weights are made from its configs
+        report = check_model(model, folder, options)
+        if not is_demo:  # the demo's weights are made from its configs
             check_weights(folder)
     except UnfitModelError as fault:
-        yield error("model", str(fault), f"rm -r {folder}" if options.demo else download)
+        yield error("model", str(fault), f"rm -r {folder}" if is_demo else download)
     except SplitError as fault:
         yield error("model", str(fault), "python launch.py --nproc 8")
     except StartError as fault:

@@ -14,7 +14,7 @@ import pytest
 
 from http_front.access.keys import write_keys
 from launcher.helper import read_device_report
-from launcher.model_check import check_model, check_split
+from launcher.model_check import check_models, check_split
 from launcher.options import Options
 from launcher.preflight import (
     Folders,
@@ -48,7 +48,7 @@ def model(tmp_path: Path) -> Path:
 _ORDINARY_USER = """
 import os, resource
 from launcher.helper import read_device_report
-from launcher.model_check import check_model, check_split
+from launcher.model_check import check_models, check_split
 from launcher.options import Options
 from launcher.preflight import StartError, check_realtime_front
 resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0))
@@ -108,7 +108,8 @@ def test_an_unusable_file_of_keys_is_named(content: str | None, tmp_path: Path) 
 
 
 def find_model(folder: Path, folders: Folders, nproc: int = 8) -> Path:
-    return Path(check_model(Options(model_path=str(folder), nproc=nproc), folders).place)
+    (found,) = check_models(Options(model_path=(str(folder),), nproc=nproc), folders)
+    return found.place
 
 
 def test_a_complete_model_folder_is_accepted(model: Path, folders: Folders) -> None:

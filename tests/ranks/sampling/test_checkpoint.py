@@ -91,3 +91,13 @@ def test_a_denoiser_is_restored_with_its_solver() -> None:
     velocity = first.latents * 0.1
     ahead = [each.solver.advance(4, velocity, each.latents) for each in (first, second)]
     assert torch.equal(*ahead)
+
+
+def test_a_checkpoint_of_another_model_is_removed(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    store.prepare()
+    save_state(STATE, store, NAME, model_hash="one")
+    path = store.local(NAME)
+    assert is_state(path, "one")
+    assert not is_state(path, "two")
+    assert not path.exists()
