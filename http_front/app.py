@@ -19,7 +19,7 @@ from http_front.openai.openai_errors import translate_errors
 from http_front.refusals import answer_errors
 from http_front.state import FRONT, open_front
 from http_front.video import listing, routes
-from http_front.video.submission import MAX_JSON_BYTES
+from http_front.video.bounded_body import MAX_TEXT_BYTES
 from http_front.webhooks.callback_sender import make_callback_http
 
 _HEADERS = {
@@ -51,7 +51,7 @@ def create_app(
             make_origin_check(config),
             *guards,
         ],
-        client_max_size=MAX_JSON_BYTES,
+        client_max_size=MAX_TEXT_BYTES,
     )
     app[METRICS] = Metrics()
     _add_routes(app, with_keys=config.api_keys is not None)

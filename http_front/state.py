@@ -25,6 +25,7 @@ from http_front.images.spool import prepare_folder
 from http_front.live.event_feed import EventFeed
 from http_front.live.preview_feed import PreviewFeed
 from http_front.live.status_cache import StatusCache
+from http_front.models.known_models import KnownModels
 from http_front.webhooks.callback_sender import CallbackSender
 from http_front.webhooks.signing import WebhookKey
 
@@ -40,6 +41,7 @@ class Front:
     source: ImageSource
     decoder: ImageDecoder
     images: KnownImages
+    models: KnownModels
     statuses: StatusCache
     files: StoredFiles
     partial_dir: Path
@@ -83,6 +85,7 @@ async def open_front(
             source=source,
             decoder=decoder,
             images=KnownImages(),
+            models=KnownModels(broker, time.monotonic),
             files=files,
             statuses=statuses,
             partial_dir=partial_dir,

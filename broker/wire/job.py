@@ -131,7 +131,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         ]
         | None
     ) = None
-    infer_steps: Annotated[int, Meta(ge=20, le=100, description="Number of denoising steps.")] = 30
+    infer_steps: Annotated[int, Meta(ge=1, le=100, description="Number of denoising steps.")] = 30
     seed: (
         Annotated[
             int,

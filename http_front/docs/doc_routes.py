@@ -1,12 +1,19 @@
 """Routes of the OpenAPI document and of the Swagger UI page, which needs no internet access."""
 
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
 from aiohttp import web
 
+from broker.wire.model_profile import ModelProfile
 from http_front.docs.openapi import make_document
+from http_front.errors import FrontError
+from http_front.models.known_models import KnownModels
+from http_front.state import FRONT
 
+BROKER_LIMIT_S = 1.0
+"""How long the document waits for the broker to name the models."""
 _STATIC = Path(__file__).parents[1] / "static"
 _FILES = {
     "docs.js": _STATIC / "docs.js",
@@ -20,10 +27,12 @@ _PAGE_POLICY = (
 
 
 def add_routes(app: web.Application, with_keys: bool) -> None:
-    document = msgspec.json.format(msgspec.json.encode(make_document(with_keys)), indent=2)
-
-    async def openapi(_request: web.Request) -> web.Response:
-        return web.Response(body=document, content_type="application/json")
+    async def openapi(request: web.Request) -> web.Response:
+        profiles = await _served(request.app[FRONT].models)
+        names = tuple(profile.name for profile in profiles)
+        default = profiles[0] if profiles else ModelProfile()
+        body = _document(with_keys, default, names)
+        return web.Response(body=body, content_type="application/json")
 
     app.add_routes(
         [
@@ -32,6 +41,22 @@ def add_routes(app: web.Application, with_keys: bool) -> None:
             web.get(f"/static/{{name:{'|'.join(map(_escaped, _FILES))}}}", _file),
         ]
     )
+
+
+async def _served(models: KnownModels) -> list[ModelProfile]:
+    """Return the profiles of the models, the default first; none while the broker is silent."""
+    try:
+        found = await models.found(limit_s=BROKER_LIMIT_S)
+    except FrontError:
+        return []
+    profiles = [view.profile for view in found.models]
+    return sorted(profiles, key=lambda profile: profile.name != found.default)
+
+
+@lru_cache(maxsize=4)
+def _document(with_keys: bool, profile: ModelProfile, names: tuple[str, ...]) -> bytes:
+    document = make_document(with_keys, profile, names)
+    return msgspec.json.format(msgspec.json.encode(document), indent=2)
 
 
 async def _page(_request: web.Request) -> web.FileResponse:

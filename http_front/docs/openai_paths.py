@@ -1,4 +1,4 @@
-"""The paths under `/v1/videos` in the OpenAPI document."""
+"""The paths under `/v1` in the OpenAPI document."""
 
 import copy
 
@@ -16,7 +16,8 @@ from http_front.files.file_routes import CONTENT_TYPES
 from http_front.openai.openai_routes import VARIANTS
 from http_front.openai.openai_schema import (
     OPENAI_NAMES,
-    CreateVideo,
+    Model,
+    ModelList,
     OpenAIError,
     Video,
     VideoDeleted,
@@ -24,10 +25,13 @@ from http_front.openai.openai_schema import (
 )
 from http_front.video.schema import EXAMPLE_IMAGE
 
-TYPES = (CreateVideo, Video, VideoList, VideoDeleted, OpenAIError)
+TYPES = (Video, VideoList, VideoDeleted, Model, ModelList, OpenAIError)
 
 _ABOUT = """Compatible with OpenAI's Videos API, including its objects and errors. Both APIs show
-the same jobs. A cancelled job has the status `failed` with the error code `cancelled`."""
+the same jobs. `frame_images`, as gateways send it, may hold the images. A cancelled job has the
+status `failed` with the error code `cancelled`."""
+_FILE = {"type": "string", "format": "binary"}
+_LAST = {"description": "The video's last frame, for models that take one."}
 _URL = {"type": "string", "description": "Image URL: http, https or data."}
 _EXAMPLE = {OPENAI_NAMES[name]: value for name, value in SMALL_JOB.items()} | {
     "reference_url": EXAMPLE_IMAGE
@@ -36,14 +40,14 @@ _ID = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"
 
 
 def add_forms(schemas: Schema) -> None:
-    """Replace `CreateVideo` with its two forms: with the image as a URL and as a file."""
-    for name, field, image in (
-        ("CreateVideoByUrl", "reference_url", _URL),
-        ("CreateVideoByFile", "input_reference", {"type": "string", "format": "binary"}),
+    """Replace `CreateVideo` with its two forms: with the images as URLs and as files."""
+    for name, field, ending, image in (
+        ("CreateVideoByUrl", "reference_url", "_url", _URL),
+        ("CreateVideoByFile", "input_reference", "", _FILE),
     ):
         form = copy.deepcopy(schemas["CreateVideo"])
         form["title"] = name
-        form["properties"][field] = image
+        form["properties"] |= {field: image, f"last_image{ending}": image | _LAST}
         form["required"] = [*form["required"], field]
         schemas[name] = form
     del schemas["CreateVideo"]
@@ -71,6 +75,15 @@ def paths(idempotency_key: Schema) -> Schema:
             ),
         },
         "/v1/videos/{id}/content": {"get": _content()},
+        "/v1/models": {
+            "get": _operation(
+                "List models",
+                {"200": response("The models, what they take, and their defaults.", ModelList)},
+            )
+        },
+        "/v1/models/{id}": {
+            "get": _operation("Get a model", {"200": response("It.", Model)}, parameters=[_ID])
+        },
     }
 
 

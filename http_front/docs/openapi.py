@@ -1,11 +1,13 @@
 """Makes the OpenAPI document from the structs of requests and responses."""
 
 import copy
+from collections.abc import Sequence
 
 import msgspec
 
 from broker.store.store import POSTER, SPRITES, VIDEO
 from broker.wire.job import JobSpec
+from broker.wire.model_profile import ModelProfile
 from http_front.access.key_guard import OPEN_PATHS
 from http_front.docs import openai_paths
 from http_front.docs.openapi_parts import (
@@ -21,6 +23,8 @@ from http_front.docs.openapi_parts import (
     submit_content,
 )
 from http_front.files.file_routes import CONTENT_TYPES
+from http_front.models.profile_fields import narrowed
+from http_front.openai.openai_schema import create_type
 from http_front.video.idempotency import HEADER
 from http_front.video.schema import (
     EXAMPLE_IMAGE,
@@ -43,7 +47,7 @@ from http_front.video.schema import (
 )
 
 _TYPES = (
-    *(SubmitByUrl, SubmitByFile, JobSpec, WebhookSecret, JobRef, Submitted, JobStatus, JobUpdate),
+    *(JobSpec, WebhookSecret, JobRef, Submitted, JobStatus, JobUpdate),
     *(JobList, Deleted, Cancelled, Health, Alive, Removed, Draining, ErrorBody),
 )
 _ABOUT = """Submit a job, watch or poll it, then download its video. Every error has the form
@@ -81,16 +85,25 @@ _LINKS = {
 }
 
 
-def make_document(with_keys: bool = False) -> Schema:
+def make_document(
+    with_keys: bool = False, profile: ModelProfile | None = None, models: Sequence[str] = ()
+) -> Schema:
     """Return the document as JSON-ready objects.
 
     Args:
         with_keys: Whether clients must show an API key.
+        profile: Of the default model, for the ranges and defaults of a job's fields; None takes
+            those of Wan2.1.
+        models: Names of the models that jobs may name.
     """
-    types = (*_TYPES, *openai_paths.TYPES)
+    profile = profile or ModelProfile()
+    bodies = (narrowed(SubmitByUrl, profile), narrowed(SubmitByFile, profile), create_type(profile))
+    types = (*bodies, *_TYPES, *openai_paths.TYPES)
     _, components = msgspec.json.schema_components(types, ref_template=REF)
     openai_paths.add_forms(components)
-    form = _with_file(components["SubmitByFile"])
+    for name in ("SubmitByUrl", "SubmitByFile"):
+        _name_models(components[name], models)
+    form = _with_files(components["SubmitByFile"])
     document = {
         "openapi": "3.1.0",
         "info": {
@@ -114,12 +127,22 @@ def _require_keys(document: Schema) -> None:
             method["security"] = []
 
 
-def _with_file(spec: Schema) -> Schema:
+def _name_models(form: Schema, models: Sequence[str]) -> None:
+    if models:
+        form["properties"]["model"]["anyOf"][0]["enum"] = list(models)
+
+
+def _with_files(spec: Schema) -> Schema:
     form = copy.deepcopy(spec)
     form["properties"]["image"] = {
         "type": "string",
         "format": "binary",
         "description": "JPEG, PNG or WebP; 64 to 8192 pixels per side; at most 20 MiB.",
+    }
+    form["properties"]["last_image"] = {
+        "type": "string",
+        "format": "binary",
+        "description": "The video's last frame, for models that take one; otherwise as `image`.",
     }
     form["required"] = [*form["required"], "image"]
     return form

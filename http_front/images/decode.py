@@ -63,12 +63,13 @@ class ImageDecoder:
         # The last one used is the next one used: most fronts need no more than one.
         self._idle = [_Child(wall_limit_s) for _ in range(NUM_CHILDREN)]
 
-    async def store(self, source: Path, owner: str | None = None) -> str:
+    async def store(self, source: Path, owner: str | None = None, field: str = "image") -> str:
         """Decode and store the image in a file; return the name of the stored file.
 
         Args:
             source: The file.
             owner: Waits for images of the same owner, and takes turns with others.
+            field: The request field to name in errors.
 
         Raises:
             FrontError: If the image cannot be used, the disk is full, or the store cannot be
@@ -84,7 +85,7 @@ class ImageDecoder:
                     await self._files.call(lambda: self._files.store.put(moves))
                     return name
                 case ImageRefused(reason=reason):
-                    raise FrontError(ErrorCode.IMAGE_INVALID, reason, "image")
+                    raise FrontError(ErrorCode.IMAGE_INVALID, reason, field)
                 case NoSpaceLeft():
                     raise FrontError(
                         ErrorCode.STORAGE_FULL,

@@ -32,12 +32,24 @@ MAX_LOCATION_CHARS = 8190
 """A presigned URL, to which object stores redirect, is longer than the URLs that people write."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CHUNK_BYTES = 1 << 16
-_FIELD = "image_url"
 # Named one by one, since some hosts answer `image/*` with AVIF.
 _HEADERS = {"Accept": "image/jpeg, image/png, image/webp, */*;q=0.5"}
 _COMPRESSED = frozenset({"gzip", "x-gzip", "deflate"})
 
 _DATA_URL = re.compile(r"data:(?:image/[a-z+.-]+)?;base64,", re.IGNORECASE)
+
+
+class _FetchError(Exception):
+    """Raised when an image cannot be had from its URL; what it says follows the URL's field."""
+
+    def __init__(self, code: ErrorCode, what: str) -> None:
+        super().__init__(what)
+        self.code = code
+        self._what = what
+
+    def message(self, field: str) -> str:
+        is_of_server = self.code is ErrorCode.IMAGE_UNAVAILABLE
+        return f"{'the server of ' if is_of_server else ''}{field} {self._what}"
 
 
 class ImageSource:
@@ -72,7 +84,7 @@ class ImageSource:
 
         Args:
             text: The URL.
-            spool: Receives the image.
+            spool: Receives the image; its field with `_url` is named in errors.
             owner: Waits for other fetches of the same owner, and takes turns with others.
             tells_private: Whether the error may tell that a host name has an address that is not
                 public. A stranger could ask for the names of an internal network.
@@ -81,10 +93,18 @@ class ImageSource:
             FrontError: If the URL is not allowed, its server fails or is too slow, or the image is
                 too large.
         """
-        if is_data_url(text):
-            spool.write(_decode_data_url(text))
-            return
-        url = self._check(text)
+        try:
+            if is_data_url(text):
+                spool.write(_decode_data_url(text))
+            else:
+                await self._fetch_from_server(self._check(text), spool, owner, tells_private)
+        except _FetchError as error:
+            field = f"{spool.field}_url"
+            raise FrontError(error.code, error.message(field), field) from error
+
+    async def _fetch_from_server(
+        self, url: URL, spool: Spool, owner: str | None, tells_private: bool
+    ) -> None:
         async with self._slots.slot(owner):
             try:
                 async with asyncio.timeout(self._total_limit_s):
@@ -164,7 +184,7 @@ async def _read(response: aiohttp.ClientResponse, spool: Spool) -> None:
     if response.status != 200:
         raise _unavailable(f"responded with status {response.status}")
     if (response.content_length or 0) > MAX_IMAGE_BYTES:
-        raise image_too_large()
+        raise image_too_large(spool.field)
     async for piece in _plain(response):
         spool.write(piece)
 
@@ -206,9 +226,9 @@ def _decode_data_url(text: str) -> bytes:
         raise _forbidden("is a data URL with invalid base64") from error
 
 
-def _forbidden(what: str) -> FrontError:
-    return FrontError(ErrorCode.IMAGE_URL_FORBIDDEN, f"image_url {what}", _FIELD)
+def _forbidden(what: str) -> _FetchError:
+    return _FetchError(ErrorCode.IMAGE_URL_FORBIDDEN, what)
 
 
-def _unavailable(what: str) -> FrontError:
-    return FrontError(ErrorCode.IMAGE_UNAVAILABLE, f"the server of image_url {what}", _FIELD)
+def _unavailable(what: str) -> _FetchError:
+    return _FetchError(ErrorCode.IMAGE_UNAVAILABLE, what)

@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from broker.wire.errors import ErrorCode
 from http_front.errors import FrontError
@@ -24,10 +24,12 @@ class Spool:
 
     Args:
         path: Path of the file, which is created when it is needed.
+        field: The request field to name in errors.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, field: str = "image") -> None:
         self.num_bytes = 0
+        self.field = field
         self._path = path
         self._held = bytearray()
         self._file: BinaryIO | None = None
@@ -52,7 +54,7 @@ class Spool:
         """
         self.num_bytes += len(chunk)
         if self.num_bytes > MAX_IMAGE_BYTES:
-            raise image_too_large()
+            raise image_too_large(self.field)
         self._hash.update(chunk)
         self._held += chunk
         if self._file is not None or len(self._held) > _MEMORY_BYTES:
@@ -74,21 +76,34 @@ class Spool:
         self._held.clear()
 
 
-def image_too_large() -> FrontError:
+class Spools(NamedTuple):
+    """The spools of a request's images."""
+
+    image: Spool
+    last_image: Spool
+
+
+def image_too_large(field: str) -> FrontError:
     return FrontError(
         ErrorCode.IMAGE_TOO_LARGE,
         f"the image has more than {MAX_IMAGE_BYTES} bytes (20 MiB)",
-        "image",
+        field,
     )
 
 
 @contextlib.contextmanager
-def open_spool(folder: Path) -> Iterator[Spool]:
-    spool = Spool(folder / f"{secrets.token_hex(16)}.upload")
+def open_spool(folder: Path, field: str = "image") -> Iterator[Spool]:
+    spool = Spool(folder / f"{secrets.token_hex(16)}.upload", field)
     try:
         yield spool
     finally:
         spool.close()
+
+
+@contextlib.contextmanager
+def open_spools(folder: Path) -> Iterator[Spools]:
+    with open_spool(folder) as image, open_spool(folder, "last_image") as last_image:
+        yield Spools(image, last_image)
 
 
 def prepare_folder(folder: Path) -> None:

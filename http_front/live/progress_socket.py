@@ -9,7 +9,9 @@ import msgspec
 from aiohttp import WSCloseCode, web
 
 from broker.wire.errors import ErrorCode
+from broker.wire.job import JobSpec
 from broker.wire.job_view import JobView
+from broker.wire.model_profile import ModelProfile
 from broker.wire.requests import GetJob
 from http_front.access.key_guard import PROTOCOL, caller, owner, until_removed
 from http_front.access.keys import ApiKey
@@ -41,14 +43,16 @@ async def progress(request: web.Request) -> web.WebSocketResponse:
         raise FrontError(ErrorCode.INVALID_BODY, "this route accepts only WebSockets")
     with _reserve_socket(front, caller(request)):
         # Raises 404 while a normal response is still possible.
-        await front.broker.ask(GetJob(job_id=job_id, owner=owner(request)))
+        found = await front.broker.ask(GetJob(job_id=job_id, owner=owner(request)))
+        profile = await front.models.profile_of(found.job.spec)
         _bound_buffers(request)
         await socket.prepare(request)
         front.sockets.add(socket)
         try:
             changes = front.feed.watch(job_id, last_seq, owner(request))
+            updates = _described(changes, found.job.spec, profile)
             previews = front.previews.watch(job_id) if with_previews else None
-            code = await _serve(request, socket, changes, previews)
+            code = await _serve(request, socket, updates, previews)
             if code is None:
                 _abort(request)
             else:
@@ -99,7 +103,7 @@ def _reserve_socket(front: Front, key: ApiKey | None) -> Iterator[None]:
 async def _serve(
     request: web.Request,
     socket: web.WebSocketResponse,
-    changes: AsyncGenerator[JobView, None],
+    updates: AsyncGenerator[JobUpdate, None],
     previews: AsyncGenerator[bytes, None] | None,
 ) -> int | None:
     """Send changes until the job ends, the client leaves, or its key is removed.
@@ -107,7 +111,7 @@ async def _serve(
     Returns:
         The close code; None if the client is gone or too slow to read a close message.
     """
-    sender = asyncio.create_task(_send_changes(socket, changes))
+    sender = asyncio.create_task(_send_updates(socket, updates))
     removal = asyncio.create_task(until_removed(request))
     ends = {sender, removal, asyncio.create_task(_listen(socket))}
     tasks = {*ends}
@@ -124,13 +128,22 @@ async def _serve(
     return WSCloseCode.OK if sender.cancelled() else sender.result()
 
 
-async def _send_changes(
-    socket: web.WebSocketResponse, changes: AsyncGenerator[JobView, None]
+async def _described(
+    changes: AsyncGenerator[JobView, None], spec: JobSpec | None, profile: ModelProfile
+) -> AsyncGenerator[JobUpdate, None]:
+    """Yield the changes with what never changes, which events leave out."""
+    async with aclosing(changes):
+        async for job in changes:
+            yield JobUpdate.of(msgspec.structs.replace(job, spec=spec), profile)
+
+
+async def _send_updates(
+    socket: web.WebSocketResponse, updates: AsyncGenerator[JobUpdate, None]
 ) -> int | None:
     try:
-        async with aclosing(changes):
-            async for job in changes:
-                await _send(socket, JobUpdate.of(job))
+        async with aclosing(updates):
+            async for update in updates:
+                await _send(socket, update)
     except FrontError as error:
         return await _send_last(socket, error)
     except (TimeoutError, ConnectionError):  # the client reads too slowly or is gone
@@ -141,7 +154,7 @@ async def _send_changes(
 async def _send_previews(
     socket: web.WebSocketResponse, previews: AsyncGenerator[bytes, None]
 ) -> None:
-    with suppress(TimeoutError, ConnectionError):  # _send_changes fails too and ends the socket
+    with suppress(TimeoutError, ConnectionError):  # _send_updates fails too and ends the socket
         async with aclosing(previews):
             async for picture in previews:
                 async with asyncio.timeout(SEND_LIMIT_S):

@@ -61,6 +61,8 @@ class StatusCache:
     def _store(self, job_id: str, seq: float, view: JobView | None) -> None:
         now_s = self._clock()
         entry = self._entries.get(job_id)
+        if view is not None and view.spec is None and entry is not None and entry.view is not None:
+            view = msgspec.structs.replace(view, spec=entry.view.spec)  # events have none
         if entry is None or entry.seq <= seq:
             self._entries[job_id] = _Entry(now_s, seq, view)
             self._entries.move_to_end(job_id)

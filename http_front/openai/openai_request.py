@@ -1,82 +1,91 @@
 """Reads a create request of the OpenAI Videos API in all the forms that its clients send."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from broker.wire.errors import ErrorCode
-from broker.wire.job import FRAMES_PER_SECOND, JobSpec
+from broker.wire.job import JobSpec
+from broker.wire.model_profile import ModelProfile
 from http_front.errors import FrontError
-from http_front.images.spool import Spool
-from http_front.openai.openai_schema import JOB_NAMES, OPENAI_NAMES, CreateVideo
-from http_front.video.field_check import check, decode_json
-from http_front.video.submission import Submission, read_form, read_json_fields
+from http_front.images.spool import Spool, Spools
+from http_front.models.known_models import ChosenModel
+from http_front.models.profile_fields import narrowed
+from http_front.openai.image_fields import FILE_PART, FILE_PARTS, URL_PARTS, take_urls
+from http_front.openai.openai_schema import JOB_NAMES, OPENAI_NAMES, create_type
+from http_front.state import FRONT
+from http_front.video.field_check import check
+from http_front.video.form import read_form
+from http_front.video.submission import Picture, Submission, named_model, read_json_fields
 
-FILE_PART = "input_reference"
-_URL_FIELDS = ("reference_url", "input_reference[image_url]")
-_OBJECT_FIELDS = ("input_reference", "image_reference")
-"""Fields that hold `{"image_url": …}`; in a form, as JSON text."""
+_OPENAI_MODELS = "sora"
+"""How the names of OpenAI's own models begin. Its clients send one although it means nothing."""
 
 
-async def read_create(request: web.Request, spool: Spool) -> Submission:
-    """Read a create request, and write an uploaded image to the spool.
+async def read_create(request: web.Request, spools: Spools) -> Submission:
+    """Read a create request, and write uploaded images to the spools.
 
     Raises:
         FrontError: If the body is not valid.
     """
+    by_name = spools._asdict()
     if request.content_type == "multipart/form-data":
-        fields = await read_form(request, spool, FILE_PART, frozenset(_URL_FIELDS))
+        files = {part: by_name[image] for part, image in FILE_PARTS.items()}
+        urls = {part: by_name[image] for part, image in URL_PARTS.items()}
+        fields = await read_form(request, files, urls)
     else:
         fields = await read_json_fields(request)
-    urls = list(_take_urls(fields))
-    if len(urls) + bool(spool.num_bytes) != 1:
+    image_urls = take_urls(fields)
+    image = _picture(spools.image, image_urls["image"])
+    if image is None:
         raise FrontError(
             ErrorCode.INVALID_FIELD,
             "give one image: a file as input_reference, or a URL as reference_url",
             FILE_PART,
         )
-    body = msgspec.structs.asdict(check(fields, CreateVideo, lax=True))
-    url = urls[0] if urls else None
-    return Submission(_job_spec(body), url, body["callback_url"], body["priority"])
+    model = await _choose(request, named_model(fields))
+    body = msgspec.structs.asdict(check(fields, create_type(model.profile), lax=True))
+    return Submission(
+        _job_spec(body, model.profile),
+        model,
+        image,
+        _picture(spools.last_image, image_urls["last_image"]),
+        callback_url=body["callback_url"],
+        priority=body["priority"],
+    )
 
 
-def _take_urls(fields: dict[str, object]) -> Iterator[str]:
-    """Remove the image fields from `fields`, and yield their URLs."""
-    for name in _URL_FIELDS:
-        if fields.get(name) is not None:
-            yield _checked_url(name, fields[name])
-        fields.pop(name, None)
-    for name in _OBJECT_FIELDS:
-        value = fields.pop(name, None)
-        if value is not None:
-            yield _url_in(name, value)
+def _picture(spool: Spool, urls: list[str]) -> Picture | None:
+    """Return the image that was sent as a file or as a URL; None if there is none."""
+    if not urls and not spool.num_bytes:
+        return None
+    if len(urls) + bool(spool.num_bytes) > 1:
+        field = FILE_PART if spool.field == "image" else spool.field
+        message = f"give one {spool.field}: a file or a URL"
+        raise FrontError(ErrorCode.INVALID_FIELD, message, field)
+    return Picture(spool, urls[0] if urls else None)
 
 
-def _url_in(name: str, value: object) -> str:
-    if isinstance(value, str):
-        value = decode_json(value.encode()) if value.startswith("{") else {"image_url": value}
-    if not isinstance(value, dict) or set(value) != {"image_url"}:
-        raise FrontError(
-            ErrorCode.INVALID_FIELD, f'{name} must be a file or {{"image_url": …}}', name
-        )
-    return _checked_url(name, value["image_url"])
+async def _choose(request: web.Request, name: str | None) -> ChosenModel:
+    """Return the model that a request names, or the default for a name that stands for none."""
+    models = request.app[FRONT].models
+    if name is None:
+        return await models.choose(None)
+    found = await models.found()
+    served = {view.profile.name.lower(): view.profile.name for view in found.models}
+    stands_for_none = len(served) < 2 or name.lower().startswith(_OPENAI_MODELS)
+    return await models.choose(served.get(name.lower(), None if stands_for_none else name))
 
 
-def _checked_url(name: str, url: object) -> str:
-    if isinstance(url, str) and url:
-        return url
-    raise FrontError(ErrorCode.INVALID_FIELD, f"{name} must be the URL of an image", name)
-
-
-def _job_spec(body: dict[str, Any]) -> JobSpec:
+def _job_spec(body: dict[str, Any], profile: ModelProfile) -> JobSpec:
     renamed = {JOB_NAMES[name]: value for name, value in body.items() if name in JOB_NAMES}
     given = {name: value for name, value in renamed.items() if value is not None}
     if body["seconds"] is not None and "num_frames" not in given:
-        given["num_frames"] = _num_frames(body["seconds"])
+        given["num_frames"] = _num_frames(body["seconds"], profile)
+    spec_type: type[JobSpec] = narrowed(JobSpec, profile)
     try:
-        return check(given, JobSpec)
+        return check(given, spec_type)
     except FrontError as error:
         # Use the field name that this client knows.
         job_name = error.field or ""
@@ -84,14 +93,14 @@ def _job_spec(body: dict[str, Any]) -> JobSpec:
         raise FrontError(error.code, error.message.replace(job_name, name), name) from error
 
 
-def _num_frames(seconds: str | float) -> int:
-    num_frames = round(float(seconds) * FRAMES_PER_SECOND)
-    try:
-        check({"prompt": "checks num_frames only", "num_frames": num_frames}, JobSpec)
-    except FrontError as error:
+def _num_frames(seconds: str | float, profile: ModelProfile) -> int:
+    fps, least, most = profile.frames_per_second, profile.min_frames, profile.max_frames
+    num_frames = round(float(seconds) * fps)
+    if not least <= num_frames <= most:
         raise FrontError(
             ErrorCode.INVALID_FIELD,
-            f"seconds is {seconds}; it must be from 1.5 to 7.5625 (num_frames from 24 to 121)",
+            f"seconds is {seconds}; it must be from {least / fps:g} to {most / fps:g} "
+            f"(num_frames from {least} to {most})",
             "seconds",
-        ) from error
+        )
     return num_frames

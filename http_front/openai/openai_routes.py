@@ -1,4 +1,4 @@
-"""The routes under `/v1/videos`, compatible with OpenAI's Videos API."""
+"""The routes under `/v1`, compatible with OpenAI's Videos API and its list of models."""
 
 from aiohttp import web
 
@@ -9,10 +9,10 @@ from broker.wire.requests import GetJob
 from http_front.access.key_guard import owner
 from http_front.errors import FrontError
 from http_front.files.file_routes import send_file
-from http_front.images.spool import open_spool
+from http_front.images.spool import open_spools
 from http_front.job_ids import use_job_id
 from http_front.openai.openai_request import read_create
-from http_front.openai.openai_schema import Video, VideoDeleted, VideoList
+from http_front.openai.openai_schema import ModelList, Video, VideoDeleted, VideoList
 from http_front.responses import json_response
 from http_front.state import FRONT
 from http_front.video.acceptance import accept
@@ -31,13 +31,15 @@ def add_routes(app: web.Application) -> None:
             web.get("/v1/videos/{id}", retrieve, allow_head=False),
             web.delete("/v1/videos/{id}", delete),
             web.get("/v1/videos/{id}/content", content),
+            web.get("/v1/models", list_models, allow_head=False),
+            web.get("/v1/models/{id}", retrieve_model, allow_head=False),
         ]
     )
 
 
 async def create(request: web.Request) -> web.Response:
-    with open_spool(request.app[FRONT].partial_dir) as spool:
-        job_id = await accept(request, await read_create(request, spool), spool)
+    with open_spools(request.app[FRONT].partial_dir) as spools:
+        job_id = await accept(request, await read_create(request, spools))
     return await _answer_video(request, job_id)
 
 
@@ -47,7 +49,8 @@ async def retrieve(request: web.Request) -> web.Response:
 
 async def list_videos(request: web.Request) -> web.Response:
     page = await read_page(request)
-    videos = [Video.of(job) for job in page.jobs]
+    models = request.app[FRONT].models
+    videos = [Video.of(job, await models.profile_of(job.spec)) for job in page.jobs]
     return json_response(
         VideoList(
             data=videos,
@@ -77,9 +80,24 @@ async def content(request: web.Request) -> web.StreamResponse:
     return await send_file(request, job_id, VARIANTS[variant])
 
 
+async def list_models(request: web.Request) -> web.Response:
+    return json_response(ModelList.of(await request.app[FRONT].models.found()))
+
+
+async def retrieve_model(request: web.Request) -> web.Response:
+    listed = ModelList.of(await request.app[FRONT].models.found())
+    model = next((m for m in listed.data if m.id == request.match_info["id"]), None)
+    if model is None:
+        names = ", ".join(each.id for each in listed.data)
+        message = f"there is no such model; this server serves {names or 'none yet'}"
+        raise FrontError(ErrorCode.NOT_FOUND, message, "id")
+    return json_response(model)
+
+
 async def _answer_video(request: web.Request, job_id: str) -> web.Response:
     found = await _find(request, job_id)
-    response = json_response(Video.of(found.job))
+    profile = await request.app[FRONT].models.profile_of(found.job.spec)
+    response = json_response(Video.of(found.job, profile))
     if not found.job.state.is_terminal:
         response.headers["openai-poll-after-ms"] = str(POLL_AFTER_MS)
     return response

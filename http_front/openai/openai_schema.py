@@ -1,16 +1,32 @@
 """The objects of the OpenAI Videos API, made from our jobs."""
 
+import time
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from broker.wire.errors import ResultWarning
-from broker.wire.job import FRAMES_PER_SECOND, JobSpec, JobState, Priority, Stage
+from broker.wire.job import JobSpec, JobState, Priority, Stage
 from broker.wire.job_view import JobView
+from broker.wire.model_profile import ModelProfile
+from broker.wire.replies import ModelsFound
+from http_front.models.length_notice import length_notice
+from http_front.models.profile_fields import narrowed
 from http_front.video.schema import CallbackUrl
 
-MODEL = "wan2.1-i2v-14b-720p"
+ServedName = (
+    Annotated[
+        str,
+        Meta(
+            max_length=200,
+            description="Name of a served model, in any case; the default model if left out. If "
+            "the server has one model, and for `sora` names, any name stands for the default.",
+        ),
+    ]
+    | None
+)
 VideoStatus = Literal["queued", "in_progress", "completed", "failed"]
 
 JOB_NAMES = {
@@ -19,6 +35,7 @@ JOB_NAMES = {
     "num_frames": "num_frames",
     "num_inference_steps": "infer_steps",
     "guidance_scale": "guidance_scale",
+    "guidance_scale_2": "guidance_scale_2",
     "seed": "seed",
     "negative_prompt": "negative_prompt",
     "flow_shift": "sample_shift",
@@ -34,55 +51,51 @@ _STATUS: dict[JobState, VideoStatus] = {
     # OpenAI has no status for cancelled, and clients stop polling at an unknown status.
     JobState.CANCELLED: "failed",
 }
-_JOB_FIELDS = {field.name: field for field in msgspec.structs.fields(JobSpec)}
+_STARTED_AT = int(time.time())
 _Field = tuple[str, Any] | tuple[str, Any, Any]
 
 
-def _create_fields() -> list[_Field]:
+@lru_cache(maxsize=128)
+def create_type(profile: ModelProfile) -> type[msgspec.Struct]:
+    """Return the struct of a create request for a model; a field left out is None."""
+    return msgspec.defstruct(
+        "CreateVideo",
+        [
+            *_job_fields(profile),
+            ("seconds", _seconds_type(profile), None),
+            ("fps", _fps_type(profile), None),
+            ("callback_url", CallbackUrl, None),
+            ("priority", Priority, 0),
+            ("model", ServedName, None),
+        ],
+        namespace={"__doc__": "A video to make. The images are given in separate fields."},
+        frozen=True,
+        kw_only=True,
+        forbid_unknown_fields=True,
+    )
+
+
+def _job_fields(profile: ModelProfile) -> list[_Field]:
+    job_fields = {f.name: f for f in msgspec.structs.fields(narrowed(JobSpec, profile))}
     fields: list[_Field] = []
     for name, job_name in JOB_NAMES.items():
-        field = _JOB_FIELDS[job_name]
+        field = job_fields[job_name]
         fields.append((name, field.type) if field.required else (name, field.type | None, None))
     return fields
 
 
-CreateVideo = msgspec.defstruct(
-    "CreateVideo",
-    [
-        *_create_fields(),
-        (
-            "seconds",
-            Annotated[
-                str,
-                Meta(
-                    pattern=r"^[0-9]{1,3}(\.[0-9]{1,6})?$",
-                    description=f"Length of the video at {FRAMES_PER_SECOND} frames per second. "
-                    "`num_frames` sets it exactly.",
-                ),
-            ]
-            | Annotated[float, Meta(ge=0, le=999)]
-            | None,
-            None,
-        ),
-        (
-            "fps",
-            Annotated[int, Meta(ge=FRAMES_PER_SECOND, le=FRAMES_PER_SECOND)] | None,
-            None,
-        ),
-        ("callback_url", CallbackUrl, None),
-        ("priority", Priority, 0),
-        (
-            "model",
-            Annotated[str, Meta(max_length=200, description=f"Ignored; the model is {MODEL}.")]
-            | None,
-            None,
-        ),
-    ],
-    namespace={"__doc__": "A video to make. The image is given in a separate field."},
-    frozen=True,
-    kw_only=True,
-    forbid_unknown_fields=True,
-)
+def _seconds_type(profile: ModelProfile) -> Any:
+    about = (
+        f"Length of the video at {profile.frames_per_second} frames per second. `num_frames` sets "
+        "it exactly."
+    )
+    text: Any = Annotated[str, Meta(pattern=r"^[0-9]{1,3}(\.[0-9]{1,6})?$", description=about)]
+    return text | Annotated[float, Meta(ge=0, le=999)] | None
+
+
+def _fps_type(profile: ModelProfile) -> Any:
+    fps: Any = Annotated[int, Meta(ge=profile.frames_per_second, le=profile.frames_per_second)]
+    return fps | None
 
 
 class VideoError(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,7 +110,7 @@ class Video(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     object: Literal["video"] = "video"
-    model: str = MODEL
+    model: str
     status: VideoStatus
     progress: Annotated[int, Meta(ge=0, le=100)]
     created_at: int
@@ -114,14 +127,23 @@ class Video(msgspec.Struct, frozen=True, kw_only=True):
     priority: int
     warning: ResultWarning | None
     """What looks wrong with the video."""
+    notice: str | None
+    """What to know of the video, such as that it is longer than those that the model was trained
+    with."""
 
     @classmethod
-    def of(cls, job: JobView) -> "Video":
-        """Return the video of a job from a broker reply; jobs in events have no spec."""
+    def of(cls, job: JobView, profile: ModelProfile) -> "Video":
+        """Return the video of a job from a broker reply; jobs in events have no spec.
+
+        Args:
+            job: The job.
+            profile: That of its model.
+        """
         assert job.spec is not None, "jobs in replies have a spec"
         is_done = job.state is JobState.SUCCEED
         return cls(
             id=job.job_id,
+            model=job.spec.model or profile.name,
             status=_STATUS[job.state],
             progress=int(job.progress * 100),
             created_at=int(job.created_at),
@@ -129,13 +151,14 @@ class Video(msgspec.Struct, frozen=True, kw_only=True):
             expires_at=None if job.expires_at is None else int(job.expires_at),
             error=_error(job),
             prompt=job.spec.prompt,
-            seconds=f"{job.spec.num_frames / FRAMES_PER_SECOND:g}",
+            seconds=f"{job.spec.num_frames / profile.frames_per_second:g}",
             size=f"{job.spec.width_px}x{job.spec.height_px}",
             queue_position=job.queue_position,
             eta_s=job.eta_s,
             stage=job.stage,
             priority=job.priority,
             warning=job.warning,
+            notice=length_notice(job.spec, profile),
         )
 
 
@@ -156,6 +179,45 @@ class VideoDeleted(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     object: Literal["video.deleted"] = "video.deleted"
     deleted: Literal[True] = True
+
+
+class Model(ModelProfile, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A served model. The fields from `default` on are not part of OpenAI's API."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    """When this front started."""
+    owned_by: str = "wan-ranks"
+    default: bool
+    """Whether jobs that name no model get this one."""
+    ready: bool
+    """Whether a group of it is ready; otherwise its jobs wait."""
+    waiting: int
+    """How many jobs wait for it."""
+
+
+class ModelList(msgspec.Struct, frozen=True, kw_only=True):
+    """The models that jobs may name."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+    @classmethod
+    def of(cls, found: ModelsFound) -> "ModelList":
+        return cls(
+            data=[
+                Model(
+                    **msgspec.structs.asdict(view.profile),
+                    id=view.profile.name,
+                    created=_STARTED_AT,
+                    default=view.profile.name == found.default,
+                    ready=view.num_ready_groups > 0,
+                    waiting=view.num_waiting_jobs,
+                )
+                for view in found.models
+            ]
+        )
 
 
 class OpenAIErrorDetail(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,36 +1,36 @@
-"""Accept a submitted job: check it, store its image and hand it to the broker."""
+"""Accept a submitted job: check it, store its images and hand it to the broker."""
 
 import secrets
+from collections.abc import Sequence
 
 import msgspec
 from aiohttp import web
 
 from broker.process.log import current_job
 from broker.wire.errors import ErrorCode
-from broker.wire.job import JobSpec
+from broker.wire.job import JobSpec, SpecError
+from broker.wire.model_profile import check_last_image
 from broker.wire.replies import JobFound
 from broker.wire.requests import IdempotencyKey, OfferJob, SubmitJob
 from http_front.access.key_guard import may_administer, owner, party, queue_share
 from http_front.errors import FrontError
 from http_front.images.fetch import is_data_url
 from http_front.images.guarded_http import UrlError
-from http_front.images.spool import Spool
 from http_front.state import FRONT, Front
 from http_front.video.idempotency import identify, read_key
-from http_front.video.submission import Submission
+from http_front.video.submission import Picture, Submission
 
 _MAX_SEED = 2_147_483_647
 
 
-async def accept(request: web.Request, submission: Submission, spool: Spool) -> str:
-    """Store the image, submit the job to the broker, and return the job's id.
+async def accept(request: web.Request, submission: Submission) -> str:
+    """Store the images, submit the job to the broker, and return the job's id.
 
     On return the broker has written the job to disk.
 
     Args:
         request: For its API key and its Idempotency-Key header.
         submission: The job that the client wants.
-        spool: Holds the image if it was uploaded; otherwise receives it from its URL.
 
     Raises:
         FrontError: If the job cannot be accepted.
@@ -38,29 +38,30 @@ async def accept(request: web.Request, submission: Submission, spool: Spool) -> 
     front = request.app[FRONT]
     _check_priority(request, submission.priority)
     _check_callback(front, submission.callback_url)
-    key = _idempotency_key(read_key(request), submission, spool)
-    if submission.image_url is not None and is_data_url(submission.image_url):
-        await front.source.fetch(submission.image_url, spool, party(request))
-    image = front.images.find(owner(request), spool.digest) if spool.num_bytes else None
-    if image is not None:
+    _check_last_image(submission)
+    key = _idempotency_key(read_key(request), submission)
+    for picture in submission.pictures:
+        if picture.url is not None and is_data_url(picture.url):
+            await front.source.fetch(picture.url, picture.spool, party(request))
+    images = _known_images(request, submission)
+    if images is not None:
         try:
-            return await _submit(request, submission, key, image)
+            return await _submit(request, submission, key, images)
         except FrontError as error:
             if error.code is not ErrorCode.IMAGE_REMOVED:
                 raise
-            # The last job with this image was removed in the meantime, and the image with it.
-    return await _accept_new(request, submission, key, spool)
+            # The last job with an image was removed in the meantime, and the image with it.
+    return await _accept_new(request, submission, key)
 
 
 async def _accept_new(
-    request: web.Request, submission: Submission, key: IdempotencyKey | None, spool: Spool
+    request: web.Request, submission: Submission, key: IdempotencyKey | None
 ) -> str:
-    """Accept a job whose image is not stored yet."""
-    front = request.app[FRONT]
+    """Accept a job whose images are not stored yet."""
     # Fetching and decoding cost time, so first ask whether the broker would accept the job.
-    reply = await front.broker.ask(
+    reply = await request.app[FRONT].broker.ask(
         OfferJob(
-            spec=submission.spec,
+            spec=_with_model(submission),
             idempotency_key=key,
             owner=owner(request),
             queue_share=queue_share(request),
@@ -68,24 +69,43 @@ async def _accept_new(
     )
     if isinstance(reply, JobFound):
         return reply.job.job_id
-    if submission.image_url is not None and not spool.num_bytes:
+    images = [await _store(request, picture) for picture in submission.pictures]
+    return await _submit(request, submission, key, images)
+
+
+def _known_images(request: web.Request, submission: Submission) -> list[str] | None:
+    """Return the names of the stored images; None unless all are known to be stored."""
+    known = request.app[FRONT].images
+    names = [
+        known.find(owner(request), picture.spool.digest) if picture.spool.num_bytes else None
+        for picture in submission.pictures
+    ]
+    found = [name for name in names if name is not None]
+    return found if len(found) == len(names) else None
+
+
+async def _store(request: web.Request, picture: Picture) -> str:
+    """Fetch an image unless it has arrived, and store it; return the name of the stored file."""
+    front, spool = request.app[FRONT], picture.spool
+    if picture.url is not None and not spool.num_bytes:
         await front.source.fetch(
-            submission.image_url, spool, party(request), tells_private=may_administer(request)
+            picture.url, spool, party(request), tells_private=may_administer(request)
         )
-    image = await front.decoder.store(spool.path, party(request))
-    front.images.keep(owner(request), spool.digest, image)
-    return await _submit(request, submission, key, image)
+    name = await front.decoder.store(spool.path, party(request), spool.field)
+    front.images.keep(owner(request), spool.digest, name)
+    return name
 
 
 async def _submit(
-    request: web.Request, submission: Submission, key: IdempotencyKey | None, image: str
+    request: web.Request, submission: Submission, key: IdempotencyKey | None, images: Sequence[str]
 ) -> str:
     current_job.set(job_id := secrets.token_hex(16))
     reply = await request.app[FRONT].broker.ask(
         SubmitJob(
             job_id=job_id,
-            spec=_with_seed(submission.spec),
-            image=image,
+            spec=_with_seed(_with_model(submission)),
+            image=images[0],
+            last_image=images[1] if len(images) > 1 else None,
             idempotency_key=key,
             owner=owner(request),
             queue_share=queue_share(request),
@@ -96,13 +116,25 @@ async def _submit(
     return reply.job.job_id
 
 
-def _idempotency_key(
-    name: str | None, submission: Submission, spool: Spool
-) -> IdempotencyKey | None:
+def _idempotency_key(name: str | None, submission: Submission) -> IdempotencyKey | None:
     if name is None:
         return None
-    image = submission.image_url or spool.digest.hex()
-    return identify(name, submission.spec, image, submission.callback_url, submission.priority)
+    images = [picture.url or picture.spool.digest.hex() for picture in submission.pictures]
+    return identify(
+        name,
+        submission.spec,
+        images,
+        submission.callback_url,
+        submission.priority,
+        model=submission.model,
+    )
+
+
+def _check_last_image(submission: Submission) -> None:
+    try:
+        check_last_image(submission.last_image is not None, submission.model.profile)
+    except SpecError as error:
+        raise FrontError(ErrorCode.INVALID_FIELD, error.message, error.field) from error
 
 
 def _check_priority(request: web.Request, priority: int) -> None:
@@ -124,6 +156,10 @@ def _check_callback(front: Front, url: str | None) -> None:
         raise FrontError(
             ErrorCode.INVALID_FIELD, f"callback_url {error}", "callback_url"
         ) from error
+
+
+def _with_model(submission: Submission) -> JobSpec:
+    return msgspec.structs.replace(submission.spec, model=submission.model.name)
 
 
 def _with_seed(spec: JobSpec) -> JobSpec:

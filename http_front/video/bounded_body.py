@@ -1,6 +1,8 @@
-"""The body of a form, limited in bytes and in lines however it is sent."""
+"""Limits of request bodies: in time, and for forms in bytes and in lines however they are sent."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from aiohttp import StreamReader
 
@@ -8,7 +10,10 @@ from broker.wire.errors import ErrorCode
 from http_front.errors import FrontError
 from http_front.images.spool import MAX_IMAGE_BYTES, image_too_large
 
-MAX_FORM_BYTES = MAX_IMAGE_BYTES + (1 << 20)
+MAX_TEXT_BYTES = 1 << 16
+"""Of a JSON body, and of a text part of a form."""
+MAX_FORM_BYTES = 2 * MAX_IMAGE_BYTES + (1 << 20)
+"""Two images, the video's first and last frame, and the other fields."""
 MAX_LINES = 1000
 """Lines of the preamble and of the heads of all parts. A content is not read by lines."""
 
@@ -52,5 +57,17 @@ class BoundedBody:
     def _counted(self, data: bytes) -> bytes:
         self._num_bytes += len(data)
         if self._num_bytes > MAX_FORM_BYTES:
-            raise image_too_large()
+            raise image_too_large("image")
         return data
+
+
+@asynccontextmanager
+async def body_limit(limit_s: float) -> AsyncIterator[None]:
+    """Limit the time for reading a body; aiohttp has no such limit."""
+    try:
+        async with asyncio.timeout(limit_s):
+            yield
+    except TimeoutError as error:
+        raise FrontError(
+            ErrorCode.REQUEST_TIMEOUT, f"the body did not arrive within {limit_s:g} s"
+        ) from error

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Sequence
 
 import msgspec
 from aiohttp import web
@@ -10,6 +11,8 @@ from broker.wire.errors import ErrorCode
 from broker.wire.job import JobSpec
 from broker.wire.requests import IdempotencyKey
 from http_front.errors import FrontError
+from http_front.models.known_models import ChosenModel
+from http_front.models.profile_fields import narrowed
 
 HEADER = "Idempotency-Key"
 _KEY = re.compile("[!-~]{1,255}")
@@ -34,27 +37,39 @@ def read_key(request: web.Request) -> str | None:
 
 
 def identify(
-    key: str, spec: JobSpec, image: str, callback_url: str | None = None, priority: int = 0
+    key: str,
+    spec: JobSpec,
+    images: Sequence[str],
+    callback_url: str | None = None,
+    priority: int = 0,
+    *,
+    model: ChosenModel,
 ) -> IdempotencyKey:
     """Return the key with a hash of its request.
 
-    The hash leaves out fields that have their default value. A request is therefore the same
-    whether it spells out a default or not, and a field added by a later version does not change
-    the hash of older requests.
+    The hash leaves out fields that have their default value, and the name of the default model. A
+    request is therefore the same whether it spells out a default or not, and a field added by a
+    later version does not change the hash of older requests.
 
     Args:
         key: The client's key.
         spec: The job as the client described it, before the server chooses a seed.
-        image: The image URL as the client wrote it, or the hash of the uploaded file.
+        images: First and last image: the URL as the client wrote it, or the hash of the uploaded
+            file.
         callback_url: As in the request.
         priority: As in the request.
+        model: Decides the defaults.
     """
     fields = {
         field.name: getattr(spec, field.name)
-        for field in msgspec.structs.fields(JobSpec)
-        if getattr(spec, field.name) != field.default
+        for field in msgspec.structs.fields(narrowed(JobSpec, model.profile))
+        if field.name != "model" and getattr(spec, field.name) != field.default
     }
-    asked: dict[str, object] = {"spec": fields, "image": image}
+    if not model.is_default:
+        fields["model"] = model.name
+    asked: dict[str, object] = {"spec": fields, "image": images[0]}
+    if len(images) > 1:
+        asked["last_image"] = images[1]
     if callback_url is not None:
         asked["callback_url"] = callback_url
     if priority:

@@ -18,7 +18,8 @@ DEFAULT_LIMIT = 20
 
 async def list_jobs(request: web.Request) -> web.Response:
     page = await read_page(request)
-    jobs = [JobEntry.of(job) for job in page.jobs]
+    models = request.app[FRONT].models
+    jobs = [JobEntry.of(job, await models.profile_of(job.spec)) for job in page.jobs]
     return json_response(JobList(jobs=jobs, has_more=page.has_more))
 
 

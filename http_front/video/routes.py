@@ -7,7 +7,7 @@ from broker.wire.requests import CancelJob, DrainServer, GetHealth, GetJob, Remo
 from http_front.access.key_guard import caller, owner
 from http_front.broker_client import HEALTH_LIMIT_S
 from http_front.errors import FrontError
-from http_front.images.spool import open_spool
+from http_front.images.spool import open_spools
 from http_front.job_ids import use_job_id
 from http_front.responses import json_response
 from http_front.state import FRONT
@@ -27,20 +27,21 @@ from http_front.video.submission import read_json, read_submission
 
 
 async def submit(request: web.Request) -> web.Response:
-    with open_spool(request.app[FRONT].partial_dir) as spool:
-        job_id = await accept(request, await read_submission(request, spool), spool)
-    return json_response(Submitted(requestId=job_id), status=202)
+    with open_spools(request.app[FRONT].partial_dir) as spools:
+        submission = await read_submission(request, spools)
+        job_id = await accept(request, submission)
+    return json_response(Submitted(requestId=job_id, notice=submission.notice), status=202)
 
 
 async def status(request: web.Request) -> web.Response:
     job_id = use_job_id((await read_json(request, JobRef)).requestId)
     front = request.app[FRONT]
     job = front.statuses.find(job_id, owner(request))
-    if job is None:
+    if job is None or job.spec is None:
         reply = await front.broker.ask(GetJob(job_id=job_id, owner=owner(request)))
         job = reply.job
         front.statuses.update(job)
-    return json_response(JobStatus.of(job))
+    return json_response(JobStatus.of(job, await front.models.profile_of(job.spec)))
 
 
 async def cancel(request: web.Request) -> web.Response:

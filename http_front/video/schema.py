@@ -9,7 +9,9 @@ from broker.store.store import POSTER, SPRITES
 from broker.wire.errors import ErrorCode, ResultWarning
 from broker.wire.job import JobSpec, JobState, Priority, Stage
 from broker.wire.job_view import JobView
+from broker.wire.model_profile import ModelProfile
 from broker.wire.replies import GroupView, HealthFound, RankView
+from http_front.models.length_notice import length_notice
 
 EXAMPLE_IMAGE = (  # 64x64 pixels of one colour
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAEAAAABAAQAAAACCEkxzAAAAFElEQVR42m"
@@ -36,9 +38,24 @@ CallbackUrl = (
 )
 
 
+LastImageUrl = (
+    Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="URL of the video's last frame, for models that take one; otherwise as "
+            "`image_url`.",
+            extra_json_schema={"pattern": "^(https?://|data:image/)"},
+        ),
+    ]
+    | None
+)
+
+
 class SubmitByFile(JobSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A video to make from an uploaded image."""
 
+    last_image_url: LastImageUrl = None
     callback_url: CallbackUrl = None
     priority: Priority = 0
 
@@ -69,10 +86,17 @@ class JobRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     requestId: Annotated[str, Meta(description="The id from the response to the submit request.")]
 
 
-class Submitted(msgspec.Struct, frozen=True, kw_only=True):
+class Submitted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The job is stored and will run."""
 
     requestId: str
+    notice: Annotated[
+        str | None,
+        Meta(
+            description="What to know of the video, such as that it is longer than those that "
+            "the model was trained with; left out if there is nothing."
+        ),
+    ] = None
 
 
 class Cancelled(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,10 +150,18 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
     stage_s: dict[str, float]
     """Seconds that the latest attempt spent in each stage, and in the queue before it."""
     priority: int
+    model: str | None
+    """Name of its model."""
+    model_hash: str | None
+    """Content hash of the model that runs the latest attempt, or that made the video."""
+    notice: str | None
+    """What to know of the video, such as that it is longer than those that the model was trained
+    with."""
 
     @classmethod
-    def of(cls, job: JobView) -> "JobStatus":
-        return cls(**_status_fields(job))
+    def of(cls, job: JobView, profile: ModelProfile) -> "JobStatus":
+        """Return the status of a job from a broker reply; `profile` is that of its model."""
+        return cls(**_status_fields(job, profile))
 
 
 class JobUpdate(JobStatus, frozen=True, kw_only=True):
@@ -139,8 +171,8 @@ class JobUpdate(JobStatus, frozen=True, kw_only=True):
     seq: int
 
     @classmethod
-    def of(cls, job: JobView) -> "JobUpdate":
-        return cls(**_status_fields(job), requestId=job.job_id, seq=job.seq)
+    def of(cls, job: JobView, profile: ModelProfile) -> "JobUpdate":
+        return cls(**_status_fields(job, profile), requestId=job.job_id, seq=job.seq)
 
 
 class JobEntry(JobStatus, frozen=True, kw_only=True):
@@ -153,9 +185,9 @@ class JobEntry(JobStatus, frozen=True, kw_only=True):
     """When the job and its files will be removed; null until the job ends."""
 
     @classmethod
-    def of(cls, job: JobView) -> "JobEntry":
+    def of(cls, job: JobView, profile: ModelProfile) -> "JobEntry":
         return cls(
-            **_status_fields(job),
+            **_status_fields(job, profile),
             requestId=job.job_id,
             settings=job.spec,
             expires_at=job.expires_at,
@@ -259,8 +291,11 @@ def _rank_health(group: GroupView, rank: RankView) -> RankHealth:
     )
 
 
-def _status_fields(job: JobView) -> dict[str, Any]:
-    results = None
+def _status_fields(job: JobView, profile: ModelProfile) -> dict[str, Any]:
+    results = model = notice = None
+    if job.spec is not None:
+        model = job.spec.model or profile.name
+        notice = length_notice(job.spec, profile)
     if job.video is not None:
         results = Results(
             video_url=f"/videos/{job.video}",
@@ -284,4 +319,7 @@ def _status_fields(job: JobView) -> dict[str, Any]:
         "attempt": job.attempt,
         "stage_s": job.stage_s,
         "priority": job.priority,
+        "model": model,
+        "model_hash": job.model_hash,
+        "notice": notice,
     }

@@ -72,7 +72,7 @@ def test_an_example_is_what_its_struct_says(example: Block) -> None:
     struct = struct_of(example)
     decoded = msgspec.convert(found, struct)
     if not example.before.startswith("Request"):  # an answer has every field
-        assert msgspec.to_builtins(decoded) == found
+        assert json.loads(msgspec.json.encode(decoded)) == found
 
 
 def test_every_body_of_an_answer_has_an_example() -> None:
@@ -86,6 +86,7 @@ def test_every_body_of_an_answer_has_an_example() -> None:
         "CreateVideoByUrl",
         "CreateVideoByFile",
         "OpenAIError",
+        "Model",  # an entry of a ModelList
         "JobUpdate",  # the fields of a status and two more
     }
 

@@ -15,6 +15,7 @@ from broker.wire.errors import ErrorCode
 from broker.wire.events import job_events
 from broker.wire.job import JobSpec, JobState
 from broker.wire.job_view import JobView
+from broker.wire.model_profile import ModelProfile
 from broker.wire.replies import (
     BackedUp,
     CallbackEnded,
@@ -29,6 +30,7 @@ from broker.wire.replies import (
     JobHistory,
     JobsListed,
     ModelsFound,
+    ModelView,
     ProbeChecked,
     Refused,
     front_replies,
@@ -58,12 +60,17 @@ _DONE: dict[type, FrontReply] = {
     EndCallback: CallbackEnded(),
     DrainServer: DrainBegun(running=0),
     FindProbe: ProbeChecked(found=True),
-    ListModels: ModelsFound(models=[], default=None),
     BackUp: BackedUp(num_bytes=0),
 }
 
 Script = Callable[[FrontRequest], FrontReply | None]
 """Returns the reply to a request; None selects the default reply."""
+
+
+def models_found(*profiles: ModelProfile) -> ModelsFound:
+    """Return the reply of a broker with a ready group of each model; the first is the default."""
+    views = [ModelView(profile=p, num_ready_groups=1, num_waiting_jobs=0) for p in profiles]
+    return ModelsFound(models=views, default=profiles[0].name if profiles else None)
 
 
 class ScriptedBroker:
@@ -75,6 +82,8 @@ class ScriptedBroker:
         self.specs: dict[str, JobSpec] = {}
         self.images: dict[str, str] = {}
         self.asked: list[FrontRequest] = []
+        self.last_images: dict[str, str | None] = {}
+        self.models = models_found(ModelProfile())
         self.health = HealthFound(ready=True, draining=False, queued=0, running=0, groups=[])
         self.script: Script = lambda _request: None
         self.silent = False
@@ -150,13 +159,13 @@ class ScriptedBroker:
                 return self._answer_about(request, self.history[job_id])
             case ListJobs():
                 return self._page(request)
-            case GetHealth():
-                return self.health
+            case GetHealth() | ListModels():
+                return self.health if isinstance(request, GetHealth) else self.models
             case RemoveExpired():
                 return ExpiredRemoved(removed=len(self.history))
             case TakeCallback():
                 return CallbackTaken(callback=None)
-            case EndCallback() | DrainServer() | FindProbe() | BackUp() | ListModels():
+            case EndCallback() | DrainServer() | FindProbe() | BackUp():
                 return _DONE[type(request)]
 
     def _page(self, request: ListJobs) -> JobsListed:
@@ -174,7 +183,7 @@ class ScriptedBroker:
         if isinstance(request, CancelJob) and not views[-1].state.is_terminal:
             last = views[-1]
             views.append(msgspec.structs.replace(last, seq=last.seq + 1, state=JobState.CANCELLED))
-        return JobFound(job=views[-1])
+        return JobFound(job=self._with_spec(views[-1]))
 
     def _with_spec(self, view: JobView) -> JobView:
         return msgspec.structs.replace(view, spec=self.specs.get(view.job_id))
@@ -182,6 +191,7 @@ class ScriptedBroker:
     def _accept(self, request: SubmitJob) -> JobView:
         self.specs[request.job_id] = request.spec
         self.images[request.job_id] = request.image
+        self.last_images[request.job_id] = request.last_image
         now_s = time.time()
         view = JobView(
             job_id=request.job_id,

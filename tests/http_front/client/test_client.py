@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from http_front.client import client
 from http_front.client.client import UnreachableError, WanClient
-from http_front.video.submission import UPLOAD_LIMIT_S as SERVERS_UPLOAD_LIMIT_S
+from http_front.video.form import UPLOAD_LIMIT_S as SERVERS_UPLOAD_LIMIT_S
 
 JOB = "0" * 32
 LIMIT_S = 10.0

@@ -12,9 +12,9 @@ import pytest_asyncio
 from openai import AsyncOpenAI
 
 from broker.wire.group_commands import RunJob
+from broker.wire.model_profile import ModelProfile
 from http_front.access.keys import ApiKey, hash_key, make_key, write_keys
 from http_front.client.client import WanClient
-from http_front.openai.openai_schema import MODEL
 from tests.broker.driver import broker_config, running_broker
 from tests.http_front.serving import PROMPT, Served, picture, serve
 from tests.stub_group import FAKE_VIDEO, StubConfig, StubGroup
@@ -53,7 +53,7 @@ async def stack() -> AsyncIterator[Stack]:
 
 async def test_a_video_is_made_polled_and_downloaded(stack: Stack) -> None:
     created = await stack.create(seconds="4", model="sora-2")
-    assert (created.object, created.model, created.seconds) == ("video", MODEL, "4")
+    assert (created.object, created.model, created.seconds) == ("video", ModelProfile().name, "4")
     assert created.status in ("queued", "in_progress")
     assert (created.size, created.prompt, created.error) == ("128x128", PROMPT, None)
     done = await stack.client.videos.poll(created.id, poll_interval_ms=50)

@@ -74,6 +74,9 @@ async def test_status_has_the_documented_shape(front: Served, broker: ScriptedBr
         "attempt": 1,
         "stage_s": {"queue": 1.5, "encode": 0.5},
         "priority": 0,
+        "model": "Wan2.1-I2V-14B-720P",
+        "model_hash": None,
+        "notice": None,
     }
 
 
