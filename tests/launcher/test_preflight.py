@@ -47,8 +47,6 @@ def model(tmp_path: Path) -> Path:
 
 _ORDINARY_USER = """
 import os, resource
-from launcher.helper import read_device_report
-from launcher.model_check import check_models, check_split
 from launcher.options import Options
 from launcher.preflight import StartError, check_realtime_front
 resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0))
