@@ -31,7 +31,7 @@ def check_model(options: Options, folders: Folders) -> ModelReport:
     folder = folders.demo_model if options.demo else Path(options.model_path)
     if options.demo and not folder.exists():
         _make_demo_model(folder)
-    report = inspect_model(folder)
+    report = inspect_model(folder, transformer_file(options))
     check_split(options, report.num_heads)
     if report.warnings:
         logger.warning(
@@ -40,6 +40,10 @@ def check_model(options: Options, folders: Folders) -> ModelReport:
             "; ".join(report.warnings[:_MOST_WARNINGS]),
         )
     return report
+
+
+def transformer_file(options: Options) -> Path | None:
+    return None if options.transformer is None else Path(options.transformer).resolve()
 
 
 def inspect_model(path: Path, transformer: Path | None = None) -> ModelReport:
@@ -53,8 +57,9 @@ def inspect_model(path: Path, transformer: Path | None = None) -> ModelReport:
         UnfitModelError: If anything is missing, damaged, or of a model that is not served.
         StartError: If there is nothing at the path.
     """
-    arguments = [str(path), *(() if transformer is None else ("--transformer", str(transformer)))]
-    output = run_check(_INSPECTION, *arguments, limit_s=PROBE_LIMIT_S, topic=f"model {path}")
+    arguments = _arguments(path, transformer)
+    topic = f"model {path}"
+    output = run_check(_INSPECTION, *arguments, limit_s=PROBE_LIMIT_S, topic=topic)
     match decode_report(output):
         case ModelFault() as fault:
             raise (StartError if fault.may_appear else UnfitModelError)(fault.message)
@@ -62,13 +67,14 @@ def inspect_model(path: Path, transformer: Path | None = None) -> ModelReport:
             return report
 
 
-def check_weights(folder: Path) -> None:
-    """Check that the weights of a complete model fit its configs; takes seconds.
+def check_weights(folder: Path, transformer: Path | None) -> None:
+    """Check that the weights of a complete model fit the models that are made; takes seconds.
 
     Raises:
         StartError: If a weight is missing, left over or of another shape.
     """
-    run_check("ranks.model.weight_trial", str(folder), limit_s=PROBE_LIMIT_S, topic="model")
+    arguments = _arguments(folder, transformer)
+    run_check("ranks.model.weight_trial", *arguments, limit_s=PROBE_LIMIT_S, topic="model")
 
 
 def check_split(options: Options, num_heads: int) -> None:
@@ -90,6 +96,10 @@ def check_split(options: Options, num_heads: int) -> None:
             f"--ulysses-size is {ulysses_size}: it must divide the model's {num_heads} attention "
             f"heads; possible: {', '.join(map(str, sizes))}"
         )
+
+
+def _arguments(path: Path, transformer: Path | None) -> list[str]:
+    return [str(path), *(() if transformer is None else ("--transformer", str(transformer)))]
 
 
 def _make_demo_model(folder: Path) -> None:

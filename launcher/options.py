@@ -54,9 +54,20 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     device: Annotated[
         Literal["auto", "npu", "cuda", "cpu"], Meta(description="Device that the ranks compute on.")
     ] = "auto"
-    model_path: Annotated[str, Meta(description="Model folder in the diffusers layout.")] = (
-        DEFAULT_MODEL
-    )
+    model_path: Annotated[
+        str, Meta(description="Model folder, in the layout of diffusers or the original one.")
+    ] = DEFAULT_MODEL
+    transformer: (
+        Annotated[
+            str,
+            Meta(
+                min_length=1,
+                description="Safetensors file with original names that takes the place of the "
+                "folder's transformer.",
+            ),
+        ]
+        | None
+    ) = None
     demo: Annotated[
         bool, Meta(description="Build and use a miniature model, which makes no real video.")
     ] = False
@@ -215,6 +226,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def __post_init__(self) -> None:
         if self.demo and self.model_path != DEFAULT_MODEL:
             raise ValueError("demo and model_path exclude each other: --demo makes its own model")
+        if self.demo and self.transformer is not None:
+            raise ValueError("demo and transformer exclude each other: --demo makes its own model")
         if self.groups == 0 and self.listen is None:
             raise ValueError("groups is 0, so listen is needed: without it no group can join")
         self._check_engine()

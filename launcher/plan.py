@@ -10,6 +10,7 @@ from broker.dispatch.policy import DispatchPolicy
 from broker.wire.group_shape import GroupShape
 from broker.wire.sockets import Addresses
 from http_front.config import FrontConfig
+from launcher.model_check import transformer_file
 from launcher.options import Options, Role
 from launcher.preflight import Folders
 from launcher.ray.ray_config import RayGroupsConfig
@@ -90,6 +91,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     def group_config(self, index: int, epoch: int) -> RankConfig:
         options, addresses = self.options, self.addresses
         assert self.device is not None, "no group runs on this machine"
+        transformer = transformer_file(options)
         if self.relay_address is not None:
             addresses = structs.replace(addresses, beats=self.relay_address)
         return RankConfig(
@@ -97,6 +99,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             epoch=epoch,
             world_size=options.nproc,
             model_path=str(self.model),
+            transformer=None if transformer is None else str(transformer),
             device=self.device,
             first_device=index * options.nproc,
             addresses=addresses,
@@ -132,6 +135,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
                 model_path=options.model_path
                 if is_demo
                 else str(Path(options.model_path).resolve()),
+                transformer=None if options.transformer is None else str(transformer_file(options)),
             ),
             peer_keys=None if self.peer_keys is None else str(self.peer_keys),
             groups_address=self.addresses.groups,

@@ -26,7 +26,9 @@ class RankConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Rises with every start of the group."""
     world_size: int
     model_path: str
-    """Model folder in the layout of diffusers."""
+    """Model folder."""
+    transformer: str | None = None
+    """A single file that takes the place of the folder's transformer."""
     device: DeviceKind
     first_device: int = 0
     """Device index of rank 0; rank n uses device `first_device + n`."""

@@ -55,7 +55,9 @@ def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
     """Join the group and load the models. Returns once every rank has done so."""
     world = join(config.rendezvous, rank, config.world_size, device)
     device = _choose_kernels(world, device)
-    models = load_models(open_model(Path(config.model_path)), device, world.mesh(device))
+    transformer = None if config.transformer is None else Path(config.transformer)
+    files = open_model(Path(config.model_path), transformer)
+    models = load_models(files, device, world.mesh(device))
     logger.info("models loaded, %.1f GB in use", device.memory_bytes() / 1e9)
     # Ranks may load minutes apart, longer than the collectives of the warm-up wait.
     world.await_all(START_LIMIT)

@@ -14,7 +14,7 @@ from broker.process.cgroup import read_limits
 from broker.wire.sockets import Addresses, is_loopback
 from launcher.doctor.findings import Finding, error, ok, warning
 from launcher.doctor.process_table import left_behind, listeners
-from launcher.model_check import check_split, check_weights, inspect_model
+from launcher.model_check import check_split, check_weights, inspect_model, transformer_file
 from launcher.options import DEFAULT_MODEL, Options
 from launcher.outer_variables import provide_temporary_folder, unusable_variables
 from launcher.preflight import (
@@ -116,10 +116,11 @@ def model_findings(options: Options, folders: Folders) -> Iterator[Finding]:
         return
     download = f"hf download {DEFAULT_MODEL} --local-dir {folder}"
     try:
-        report = inspect_model(folder)
+        transformer = transformer_file(options)
+        report = inspect_model(folder, transformer)
         check_split(options, report.num_heads)
         if not options.demo:  # the demo's weights are made from its configs
-            check_weights(folder)
+            check_weights(folder, transformer)
     except UnfitModelError as fault:
         yield error("model", str(fault), f"rm -r {folder}" if options.demo else download)
     except SplitError as fault:

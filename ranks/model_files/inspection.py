@@ -16,13 +16,18 @@ from ranks.model_files.profiles import profile_of
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m ranks.model_files.inspection")
+    logging.disable()  # the report has the warnings
+    report = inspect(*parse_arguments())
+    sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
+
+
+def parse_arguments() -> tuple[Path, Path | None]:
+    """Return the path and the single file of a model, as the launcher passes them to helpers."""
+    parser = argparse.ArgumentParser()
     parser.add_argument("path", type=Path)
     parser.add_argument("--transformer", type=Path)
     options = parser.parse_args()
-    logging.disable()  # the report has the warnings
-    report = inspect(options.path, options.transformer)
-    sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
+    return options.path, options.transformer
 
 
 def inspect(path: Path, transformer: Path | None = None) -> ModelReport | ModelFault:

@@ -16,11 +16,12 @@ from ranks.model_files.components import Component, ComponentName, ModelFiles
 from ranks.model_files.diffusers_folder import check_tokenizer
 from ranks.model_files.json_file import read_json
 from ranks.model_files.original_components import (
-    read_image_encoder,
-    read_text_encoder,
-    read_transformer,
-    read_vae,
+    image_encoder_of,
+    text_encoder_of,
+    transformer_of,
+    vae_of,
 )
+from ranks.model_files.torch_file import read_torch_file
 from ranks.model_files.weight_files import find_weights, weight_file_names
 
 EXPERTS: dict[ComponentName, str] = {
@@ -93,10 +94,12 @@ def open_original_folder(folder: Path) -> ModelFiles:
     _refuse_incomplete(folder, transformers.values(), kind)
     check_tokenizer(folder / TOKENIZER)
     components = {name: _read_transformer(path) for name, path in transformers.items()}
-    components["text_encoder"] = read_text_encoder(folder / TEXT_ENCODER)
-    components["vae"] = read_vae(folder / kind.vae)
+    text_encoder, vae = folder / TEXT_ENCODER, folder / kind.vae
+    components["text_encoder"] = text_encoder_of(text_encoder, read_torch_file(text_encoder))
+    components["vae"] = vae_of(vae, read_torch_file(vae))
     if kind.image_encoder is not None:
-        components["image_encoder"] = read_image_encoder(folder / kind.image_encoder)
+        encoder = folder / kind.image_encoder
+        components["image_encoder"] = image_encoder_of(encoder, read_torch_file(encoder))
     return ModelFiles(
         place=folder,
         layout="original",
@@ -179,7 +182,7 @@ def _read_transformer(folder: Path) -> Component:
             f"{folder}/config.json: num_heads is {heads!r}; expected a whole number from 1 up; "
             "download the file again"
         )
-    component = read_transformer(folder, found.weights, heads, found.strays)
+    component = transformer_of(folder, found.weights, heads, found.strays)
     _compare(folder, stated, component.config)
     return component
 
