@@ -57,14 +57,23 @@ def inspect_model(path: Path, transformer: Path | None = None) -> ModelReport:
         UnfitModelError: If anything is missing, damaged, or of a model that is not served.
         StartError: If there is nothing at the path.
     """
-    arguments = _arguments(path, transformer)
-    topic = f"model {path}"
-    output = run_check(_INSPECTION, *arguments, limit_s=PROBE_LIMIT_S, topic=topic)
-    match decode_report(output):
+    match inspect_path(path, transformer):
         case ModelFault() as fault:
             raise (StartError if fault.may_appear else UnfitModelError)(fault.message)
         case ModelReport() as report:
             return report
+
+
+def inspect_path(path: Path, transformer: Path | None = None) -> ModelReport | ModelFault:
+    """Return what a model is, or why it cannot be served.
+
+    Raises:
+        StartError: If the inspection itself fails.
+    """
+    arguments = _arguments(path, transformer)
+    topic = f"model {path}"
+    output = run_check(_INSPECTION, *arguments, limit_s=PROBE_LIMIT_S, topic=topic)
+    return decode_report(output)
 
 
 def check_weights(folder: Path, transformer: Path | None) -> None:

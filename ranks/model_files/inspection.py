@@ -13,6 +13,7 @@ from ranks.model_files.components import Component, ModelFiles
 from ranks.model_files.model_report import ComponentReport, ModelFault, ModelReport
 from ranks.model_files.opened_model import open_model
 from ranks.model_files.profiles import profile_of
+from ranks.model_files.weight_memory import NUM_RANKS, weight_bytes
 
 
 def main() -> None:
@@ -44,6 +45,7 @@ def _report(files: ModelFiles) -> ModelReport:
         profile=profile_of(files, ModelProfile().name),
         num_heads=files.num_heads,
         components={name: _describe(part) for name, part in files.components.items()},
+        weight_bytes={number: weight_bytes(files, number) for number in NUM_RANKS},
         warnings=[
             f"{name}: {stray}" for name, part in files.components.items() for stray in part.strays
         ],

@@ -100,6 +100,7 @@ def open_original_folder(folder: Path) -> ModelFiles:
     if kind.image_encoder is not None:
         encoder = folder / kind.image_encoder
         components["image_encoder"] = image_encoder_of(encoder, read_torch_file(encoder))
+    _refuse_mixed(folder, components)
     return ModelFiles(
         place=folder,
         layout="original",
@@ -143,7 +144,7 @@ def _type_of(folder: Path, config: Path) -> str:
     stated = read_json(config)
     class_name = str(stated.get("_class_name"))
     # Some classes of Wan2.2 are named after their kind, and give no `model_type`.
-    kinds = [str(stated.get("model_type")), *class_name.lower().split("_")]
+    kinds = [*class_name.lower().split("_"), str(stated.get("model_type"))]
     found = next((kind for kind in kinds if kind in _KINDS or kind in _OTHERS), class_name)
     if class_name != "WanModel" or found not in _KINDS:
         named = f"Wan {_OTHERS[found]}" if found in _OTHERS else f"a {class_name} of Wan"
@@ -195,4 +196,24 @@ def _compare(folder: Path, stated: dict[str, Any], config: dict[str, Any]) -> No
             raise ModelFolderError(
                 f"{folder}/config.json states {name} {stated[name]!r}, its weights have {found}; "
                 "are they of one model? Download it again"
+            )
+
+
+def _refuse_mixed(folder: Path, components: dict[ComponentName, Component]) -> None:
+    """Refuse files that are each whole, but of models that do not belong together."""
+    configs = {name: component.config for name, component in components.items()}
+    transformer = configs["transformer"]
+    wanted: list[tuple[ComponentName, str, object]] = [
+        ("transformer_2", "in_channels", transformer["in_channels"]),
+        ("transformer_2", "text_dim", transformer["text_dim"]),
+        ("vae", "z_dim", transformer["out_channels"]),
+        ("text_encoder", "d_model", transformer["text_dim"]),
+        ("image_encoder", "hidden_size", transformer["image_dim"]),
+    ]
+    for name, field, expected in wanted:
+        if name in configs and configs[name][field] != expected:
+            raise ModelFolderError(
+                f"{components[name].place} is of another model: its {field} is "
+                f"{configs[name][field]}, the transformer of {folder} needs {expected}; download "
+                "it again"
             )

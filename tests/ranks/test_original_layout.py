@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from broker.wire.job import JobSpec
-from ranks.demo.original_layout import original_tensors, write_original_layout
-from ranks.model_files.opened_model import open_model
-from ranks.model_files.weight_files import find_weights
+from ranks.demo.original_layout import write_original_layout
 from tests.ranks.conftest import draw_image
 from tests.ranks.rank_group import RankGroup
 
@@ -18,6 +16,7 @@ SPEC = JobSpec(prompt="A dog walks.", image_size="64*64", num_frames=24, infer_s
 
 
 def frames_of(model: Path, folder: Path, world_size: int) -> Tensor:
+    folder.mkdir()
     with RankGroup(folder, model, world_size=world_size) as group:
         draw_image(group.inputs_dir / "sample.png")
         result = group.run(msgspec.structs.replace(SPEC, dit_fsdp=True, t5_fsdp=True))
