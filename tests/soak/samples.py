@@ -61,7 +61,8 @@ def _processes(name: str, life: RunningServer) -> Iterator[Watched]:
     for pid in life.pids():
         with suppress(OSError):
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if words[1:2] == [b"-m"] and (role := _ROLES.get(words[2])) is not None:
+            module = words[words.index(b"-m") + 1] if b"-m" in words else b""
+            if (role := _ROLES.get(module)) is not None:
                 yield Watched(name, role, pid)
 
 

@@ -22,6 +22,11 @@ HISTORY_BYTES = 600.0
 """The journal keeps the history of a job for days: up to so many bytes more for each job."""
 WRITE_AHEAD_BYTES = 5e6
 """The journal's write-ahead log reaches its full size once."""
+MUST_BE_JUDGED = {
+    *("stub: launcher", "stub: broker", "stub, 2nd front: front"),
+    *("real: broker", "real: front", "real: rank"),
+}
+"""They live through the whole run: if one is missing, it was not measured."""
 EXPECTED = {"200", "202", "404", "409", "429", "503", "cut"}
 
 
@@ -60,6 +65,7 @@ def print_verdict(samples: Samples, loads: Mapping[str, Load], run_s: float) -> 
         _print(f"{name}: {load.summary}")
     grown = [f"{row.name} grows: {row.quantity}" for row in rows if row.growth.is_leak]
     failed = [f"{name}: unexpected answers" for name in loads if not _is_served(loads[name])]
+    failed += [f"{name} was not measured" for name in sorted(MUST_BE_JUDGED - judged.keys())]
     _print(*(grown + failed or ["nothing grows"]))
     return not grown + failed
 
