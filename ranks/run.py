@@ -143,7 +143,7 @@ class Run:
         encode a prompt alone.
         """
         prompts = [self._spec.prompt]
-        if self._is_guided:
+        if self._spec.is_guided:
             prompts.append(self._spec.negative_prompt or "")
         prompt_embeds = [self._engine.prompts.encode(prompt) for prompt in prompts]
         self._engine.release_text_encoder()
@@ -222,11 +222,6 @@ class Run:
     def _finish_item(self, num_items: int) -> None:
         self._observer.finish_step(num_items)
         self._engine.control.meet()
-
-    @property
-    def _is_guided(self) -> bool:
-        experts = range(len(self._models.transformers))
-        return any(self._family.guidance_scale(self._spec, expert) > 1.0 for expert in experts)
 
     @property
     def _latent_shape(self) -> tuple[int, int, int, int, int]:

@@ -242,6 +242,11 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return (self.num_frames + 2) // 4 * 4 + 1
 
     @property
+    def is_guided(self) -> bool:
+        """Whether any step computes both guidance branches."""
+        return max(self.guidance_scale, self.guidance_scale_2 or 0.0) > 1.0
+
+    @property
     def solver(self) -> Solver:
         return "dpm++" if self.sample_solver == "dpmpp" else self.sample_solver
 

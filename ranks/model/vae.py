@@ -9,7 +9,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, WanCausalConv3d
+from diffusers.models.autoencoders.autoencoder_kl_wan import (
+    AutoencoderKLWan,
+    WanCausalConv3d,
+    patchify,
+    unpatchify,
+)
 from torch import Tensor, nn
 
 FRAMES_PER_LATENT = 4
@@ -85,7 +90,8 @@ def encode_chunks(
         Whole encoder outputs `[B, 2C, 1, H, W]`, one latent frame each.
     """
     cache = _empty_cache(vae.encoder)
-    for chunk in clip.chunks():
+    for frames in clip.chunks():
+        chunk = _patchified(vae, frames)
         if split is None:
             yield vae.encoder(chunk, feat_cache=cache, feat_idx=[0])
         else:
@@ -102,7 +108,8 @@ def encode_clip(vae: AutoencoderKLWan, clip: Tensor) -> Tensor:
     """
     cache = _empty_cache(vae.encoder)
     chunks = [clip[:, :, :1], *clip[:, :, 1:].split(FRAMES_PER_LATENT, dim=2)]
-    encoded = [vae.encoder(chunk, feat_cache=cache, feat_idx=[0]) for chunk in chunks]
+    patches = (_patchified(vae, chunk) for chunk in chunks)
+    encoded = [vae.encoder(chunk, feat_cache=cache, feat_idx=[0]) for chunk in patches]
     return finish_encoding(vae, encoded)
 
 
@@ -137,7 +144,16 @@ def decode_chunks(
         chunk = features[:, :, index : index + 1]
         patch = chunk if split is None else split.take(chunk)
         decoded = vae.decoder(patch, feat_cache=cache, feat_idx=[0], first_chunk=index == 0)
-        yield decoded if split is None else split.gather(decoded)
+        whole = decoded if split is None else split.gather(decoded)
+        size = vae.config.patch_size
+        yield whole if size is None else unpatchify(whole, size)
+
+
+def _patchified(vae: AutoencoderKLWan, frames: Tensor) -> Tensor:
+    """Return frames as the encoder takes them: with the pixels of a patch as channels, if so."""
+    size = vae.config.patch_size
+    patches: Tensor = frames if size is None else patchify(frames, size)
+    return patches
 
 
 def _empty_cache(module: nn.Module) -> list[Tensor | str | None]:

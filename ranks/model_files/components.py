@@ -15,6 +15,15 @@ ComponentName = Literal["transformer", "transformer_2", "vae", "text_encoder", "
 Layout = Literal["diffusers", "original"]
 """How a folder names and stores the components: as diffusers does, or as the makers of Wan do."""
 
+_BASE: tuple[ComponentName, ...] = ("text_encoder", "image_encoder", "transformer", "vae")
+WEIGHTED: dict[Family, tuple[ComponentName, ...]] = {
+    "wan2.1-i2v": _BASE,
+    "wan2.1-flf2v": _BASE,
+    "wan2.2-i2v-a14b": ("text_encoder", "transformer", "transformer_2", "vae"),
+    "wan2.2-ti2v-5b": ("text_encoder", "transformer", "vae"),
+}
+"""The components with weights of each family."""
+
 
 class Component(msgspec.Struct, frozen=True, kw_only=True):
     """A component with weights."""
