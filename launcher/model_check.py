@@ -30,6 +30,8 @@ class CheckedModel(msgspec.Struct, frozen=True, kw_only=True):
     """A complete model that groups of this machine serve."""
 
     place: Path
+    transformer: Path | None = None
+    """A file that takes the place of the folder's own transformer."""
     profile: ModelProfile
     num_heads: int
     """Attention heads of its transformer."""
@@ -55,15 +57,21 @@ def check_model(model: ServedModel, place: Path, options: Options) -> CheckedMod
         UnfitModelError: If it is incomplete, damaged or of a family that is not served.
         StartError: If there is none at its place, or its heads cannot be split over the ranks.
     """
-    report = inspect_model(place)
+    transformer = transformer_file(options)
+    report = inspect_model(place, transformer)
     check_split(options, report.num_heads)
     return CheckedModel(
         place=place,
+        transformer=transformer,
         profile=structs.replace(report.profile, name=model.name),
         num_heads=report.num_heads,
         num_groups=model.num_groups,
         warnings=report.warnings,
     )
+
+
+def transformer_file(options: Options) -> Path | None:
+    return None if options.transformer is None else Path(options.transformer).resolve()
 
 
 def inspect_model(path: Path, transformer: Path | None = None) -> ModelReport:
@@ -77,22 +85,33 @@ def inspect_model(path: Path, transformer: Path | None = None) -> ModelReport:
         UnfitModelError: If anything is missing, damaged, or of a model that is not served.
         StartError: If there is nothing at the path.
     """
-    arguments = [str(path), *(() if transformer is None else ("--transformer", str(transformer)))]
-    output = run_check(_INSPECTION, *arguments, limit_s=PROBE_LIMIT_S, topic=f"model {path}")
-    match decode_report(output):
+    match inspect_path(path, transformer):
         case ModelFault() as fault:
             raise (StartError if fault.may_appear else UnfitModelError)(fault.message)
         case ModelReport() as report:
             return report
 
 
-def check_weights(folder: Path) -> None:
-    """Check that the weights of a complete model fit its configs; takes seconds.
+def inspect_path(path: Path, transformer: Path | None = None) -> ModelReport | ModelFault:
+    """Return what a model is, or why it cannot be served.
+
+    Raises:
+        StartError: If the inspection itself fails.
+    """
+    arguments = _arguments(path, transformer)
+    topic = f"model {path}"
+    output = run_check(_INSPECTION, *arguments, limit_s=PROBE_LIMIT_S, topic=topic)
+    return decode_report(output)
+
+
+def check_weights(folder: Path, transformer: Path | None) -> None:
+    """Check that the weights of a complete model fit the models that are made; takes seconds.
 
     Raises:
         StartError: If a weight is missing, left over or of another shape.
     """
-    run_check("ranks.model.weight_trial", str(folder), limit_s=PROBE_LIMIT_S, topic="model")
+    arguments = _arguments(folder, transformer)
+    run_check("ranks.model.weight_trial", *arguments, limit_s=PROBE_LIMIT_S, topic="model")
 
 
 def check_split(options: Options, num_heads: int) -> None:
@@ -114,6 +133,10 @@ def check_split(options: Options, num_heads: int) -> None:
             f"--ulysses-size is {ulysses_size}: it must divide the model's {num_heads} attention "
             f"heads; possible: {', '.join(map(str, sizes))}"
         )
+
+
+def _arguments(path: Path, transformer: Path | None) -> list[str]:
+    return [str(path), *(() if transformer is None else ("--transformer", str(transformer)))]
 
 
 def _checked(model: ServedModel, options: Options, folders: Folders) -> CheckedModel:

@@ -74,7 +74,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ] = "auto"
     model_path: Annotated[
         tuple[str, ...],
-        Meta(description="Model folder; several, or the option repeated, serve several models."),
+        Meta(
+            description="Model folder, in the layout of diffusers or the original one; several, "
+            "or the option repeated, serve several models."
+        ),
     ] = (DEFAULT_MODEL,)
     model: Annotated[
         tuple[str, ...],
@@ -83,6 +86,17 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             "--model-path and --groups, may be repeated."
         ),
     ] = ()
+    transformer: (
+        Annotated[
+            str,
+            Meta(
+                min_length=1,
+                description="Safetensors file with original names that takes the place of the "
+                "folder's transformer.",
+            ),
+        ]
+        | None
+    ) = None
     default_model: (
         Annotated[
             str,
@@ -298,6 +312,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ValueError("demo and model_path exclude each other: --demo makes its own model")
         if self.demo and self.model:
             raise ValueError("demo and model exclude each other: --demo makes its own model")
+        if self.demo and self.transformer is not None:
+            raise ValueError("demo and transformer exclude each other: --demo makes its own model")
+        if self.transformer is not None and len(self.models) != 1:
+            raise ValueError(
+                f"transformer is the file of one model, but the server has {len(self.models)}"
+            )
         if self.model and has_paths:
             raise ValueError("model and model_path exclude each other: name all with --model")
         if not (self.demo or self.model or self.model_path):

@@ -12,6 +12,7 @@ from http_front.client.command_parser import CommandParser
 from http_front.client.exit_codes import MEANINGS, ExitCode, LeftRunningError, UsageError, explain
 from http_front.client.output import Output
 from http_front.errors import FrontError
+from launcher import model_command
 from launcher.doctor import doctor
 
 
@@ -20,6 +21,8 @@ def main() -> int:
     words = sys.argv[1:]
     if words[:1] == ["doctor"]:
         return doctor.main(words[1:])
+    if words[:1] == ["model"]:
+        return model_command.main(words[1:])
     output = Output(as_json="--json" in words)
     try:
         return _run(make_parser().parse_args(words), output)
@@ -42,6 +45,7 @@ def make_parser() -> CommandParser:
     job_commands.add_parsers(commands)
     key_commands.add_parser(commands)
     backup_command.add_parser(commands)
+    commands.add_parser("model", help="show what a model on this machine is: wan model inspect")
     commands.add_parser("doctor", help="check whether a server can start on this machine")
     return parser
 

@@ -22,7 +22,7 @@ class ExitCode(IntEnum):
 
 MEANINGS = {
     ExitCode.DONE: "done",
-    ExitCode.FAILED: "the job failed, or wan doctor found an error",
+    ExitCode.FAILED: "the job failed, wan doctor found an error, or the model cannot be served",
     ExitCode.REFUSED: "the command line is wrong, the server refused, or a file cannot be used",
     ExitCode.UNREACHABLE: "the server did not respond, or responded with status 500 or above",
     ExitCode.CANCELLED: "the job was cancelled",

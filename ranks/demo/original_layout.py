@@ -9,13 +9,14 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from broker.wire.model_profile import Family
-from ranks.model_files.components import Component
+from ranks.model_files.components import Component, ComponentName
 from ranks.model_files.diffusers_folder import open_diffusers_folder
 from ranks.model_files.original_configs import IMAGE_ENCODER_HEADS
 from ranks.model_files.original_folder import (
@@ -65,21 +66,47 @@ def write_original_layout(source: Path, folder: Path, num_shards: int = 2) -> No
         if name in components:
             place = folder / EXPERTS[name] if has_experts else folder
             _write_transformer(components[name], place, _MODEL_TYPES[files.family], num_shards)
-    vae = VAE_22 if files.family == "wan2.2-ti2v-5b" else VAE_21
-    torch.save(_vae_tensors(components["vae"]), folder / vae)
-    torch.save(_text_encoder_tensors(components["text_encoder"]), folder / TEXT_ENCODER)
-    if "image_encoder" in components:
-        torch.save(_image_encoder_tensors(components["image_encoder"]), folder / IMAGE_ENCODER)
+    stored: tuple[tuple[ComponentName, str], ...] = (
+        ("vae", VAE_22 if files.family == "wan2.2-ti2v-5b" else VAE_21),
+        ("text_encoder", TEXT_ENCODER),
+        ("image_encoder", IMAGE_ENCODER),
+    )
+    for name, file in stored:
+        if name in components:
+            part = components[name]
+            torch.save(original_tensors(name, part.config, _read(part)), folder / file)
     shutil.copytree(files.tokenizer, folder / TOKENIZER)
 
 
-def transformer_tensors(component: Component) -> Tensors:
-    """Return the tensors of a transformer by their original names."""
+def original_tensors(part: ComponentName, config: dict[str, Any], tensors: Tensors) -> Tensors:
+    """Return the weights of a component under their original names, without copying any.
+
+    Args:
+        part: Which component.
+        config: Its config, in the words of diffusers or transformers.
+        tensors: Its weights by their names in the model.
+    """
+    match part:
+        case "transformer" | "transformer_2":
+            return _transformer(tensors)
+        case "text_encoder":
+            return _text_encoder(tensors)
+        case "image_encoder":
+            return _image_encoder(config, tensors)
+        case "vae":
+            num_res_blocks, is_residual = config["num_res_blocks"], bool(config.get("is_residual"))
+            return {
+                _vae_name(name, num_res_blocks, is_residual): tensor
+                for name, tensor in tensors.items()
+            }
+
+
+def _transformer(tensors: Tensors) -> Tensors:
     whole = {new: old for old, new in TRANSFORMER_WHOLE.items()}
     block = {new: old for old, new in TRANSFORMER_BLOCK.items()}
     tables = {new: old for old, new in TRANSFORMER_TABLES.items()}
     renamed = {}
-    for name, tensor in _tensors(component).items():
+    for name, tensor in tensors.items():
         if name in tables:
             renamed[tables[name]] = tensor
         elif name.startswith("blocks.") and name.endswith(".scale_shift_table"):
@@ -96,7 +123,8 @@ def transformer_tensors(component: Component) -> Tensors:
 
 def _write_transformer(component: Component, folder: Path, kind: str, num_shards: int) -> None:
     folder.mkdir(exist_ok=True)
-    tensors, config = transformer_tensors(component), component.config
+    config = component.config
+    tensors = original_tensors("transformer", config, _read(component))
     stated = {
         "_class_name": "WanModel",
         "_diffusers_version": "0.30.0",
@@ -111,7 +139,8 @@ def _write_transformer(component: Component, folder: Path, kind: str, num_shards
     if num_shards == 1:
         save_file(tensors, folder / f"{STEM}.safetensors")
         return
-    names, weight_map = sorted(tensors), {}
+    names = sorted(tensors)
+    weight_map: dict[str, str] = {}
     for number in range(num_shards):
         file = f"{STEM}-{number + 1:05}-of-{num_shards:05}.safetensors"
         part = names[number::num_shards]
@@ -121,11 +150,11 @@ def _write_transformer(component: Component, folder: Path, kind: str, num_shards
     (folder / f"{STEM}.safetensors.index.json").write_text(json.dumps(index))
 
 
-def _text_encoder_tensors(component: Component) -> Tensors:
+def _text_encoder(tensors: Tensors) -> Tensors:
     whole = {new: old for old, new in TEXT_ENCODER_WHOLE.items()}
     block = {new: old for old, new in TEXT_ENCODER_BLOCK.items()}
     renamed = {}
-    for name, tensor in _tensors(component).items():
+    for name, tensor in tensors.items():
         if name in whole:
             renamed[whole[name]] = tensor
         else:
@@ -134,11 +163,9 @@ def _text_encoder_tensors(component: Component) -> Tensors:
     return renamed
 
 
-def _image_encoder_tensors(component: Component) -> Tensors:
-    config = component.config
+def _image_encoder(config: dict[str, Any], tensors: Tensors) -> Tensors:
     if config["num_attention_heads"] != IMAGE_ENCODER_HEADS:
         raise ValueError(f"an image encoder in the original layout has {IMAGE_ENCODER_HEADS} heads")
-    tensors = _tensors(component)
     renamed = {f"visual.{old}": tensors[new] for old, new in IMAGE_ENCODER_WHOLE.items()}
     for name in ("visual.cls_embedding", "visual.pos_embedding"):
         renamed[name] = renamed[name].reshape(1, -1, config["hidden_size"])
@@ -150,15 +177,6 @@ def _image_encoder_tensors(component: Component) -> Tensors:
     # The files hold the text tower, which no model here uses.
     unused = {"textual.token_embedding.weight": torch.ones(4, 8), "log_scale": torch.ones(())}
     return renamed | unused | {"visual.head": torch.ones(config["hidden_size"], 8)}
-
-
-def _vae_tensors(component: Component) -> Tensors:
-    num_res_blocks = component.config["num_res_blocks"]
-    is_residual = bool(component.config.get("is_residual"))
-    return {
-        _vae_name(name, num_res_blocks, is_residual): tensor
-        for name, tensor in _tensors(component).items()
-    }
 
 
 def _vae_name(name: str, num_res_blocks: int, is_residual: bool) -> str:
@@ -178,19 +196,19 @@ def _vae_name(name: str, num_res_blocks: int, is_residual: bool) -> str:
         return f"{side}.{samples}.{level}.{_within(inner)}.{kind}"
     in_level = num_res_blocks + (side == "decoder")
     if match := re.fullmatch(r"resnets\.(\d+)\.(.+)", inner):
-        number, place = int(match[1]), match[2]
+        index, place = int(match[1]), match[2]
     else:  # a resampler, after the residual blocks
-        number, place = in_level, re.sub(r"^(up|down)samplers?\.(0\.)?", "", inner)
+        index, place = in_level, re.sub(r"^(up|down)samplers?\.(0\.)?", "", inner)
     if is_residual:
-        return f"{side}.{samples}.{level}.{samples}.{number}.{_within(place)}.{kind}"
-    return f"{side}.{samples}.{int(level) * (in_level + 1) + number}.{_within(place)}.{kind}"
+        return f"{side}.{samples}.{level}.{samples}.{index}.{_within(place)}.{kind}"
+    return f"{side}.{samples}.{int(level) * (in_level + 1) + index}.{_within(place)}.{kind}"
 
 
 def _within(place: str) -> str:
     return {new: old for old, new in VAE_RESIDUAL.items()}.get(place, place)
 
 
-def _tensors(component: Component) -> Tensors:
+def _read(component: Component) -> Tensors:
     files = {where.path for where in component.weights.values()}
     return {name: tensor for path in sorted(files) for name, tensor in load_file(path).items()}
 

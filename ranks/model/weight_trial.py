@@ -1,18 +1,18 @@
-"""`python -m ranks.model.weight_trial FOLDER`: check that the weights fit their configs."""
+"""`python -m ranks.model.weight_trial PATH [--transformer FILE]`: check that the weights fit."""
 
 import logging
 import sys
-from pathlib import Path
 
 from ranks.errors import ModelFolderError
 from ranks.model.weights import check_fit
+from ranks.model_files.inspection import parse_arguments
 from ranks.model_files.opened_model import open_model
 
 
 def main() -> int:
     logging.disable()  # standard error has the one line that the launcher shows
     try:
-        check_fit(open_model(Path(sys.argv[1])))
+        check_fit(open_model(*parse_arguments()))
     except ModelFolderError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -19,17 +19,12 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from ranks.device import Device
 from ranks.errors import ModelFolderError
 from ranks.model.transformer import ShardTransformer
-from ranks.model.weight_match import Names, match_weights
+from ranks.model.weight_match import match_weights
+from ranks.model_files.architecture import IMAGE_ENCODER_NAMES, TEXT_ENCODER_NAMES
 from ranks.model_files.components import Component, ComponentName, ModelFiles
 from ranks.parallel.sharding import load_weights, shard_text_encoder, shard_transformer
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
-
-_TEXT_ENCODER = Names(unused=("decoder.", "lm_head."))
-_IMAGE_ENCODER = Names(
-    prefix="vision_model.",
-    unused=("text_model.", "text_projection.", "visual_projection.", "logit_scale"),
-)
 
 
 def check_fit(files: ModelFiles) -> None:
@@ -41,9 +36,9 @@ def check_fit(files: ModelFiles) -> None:
     components, dtype = files.components, torch.float32
     match_weights(meta_vae(components["vae"], dtype), components["vae"])
     if encoder := components.get("image_encoder"):
-        match_weights(meta_image_encoder(encoder), encoder, _IMAGE_ENCODER)
+        match_weights(meta_image_encoder(encoder), encoder, IMAGE_ENCODER_NAMES)
     encoder = components["text_encoder"]
-    match_weights(meta_text_encoder(encoder, dtype), encoder, _TEXT_ENCODER)
+    match_weights(meta_text_encoder(encoder, dtype), encoder, TEXT_ENCODER_NAMES)
     for transformer in _transformers(files):
         match_weights(meta_transformer(transformer, dtype), transformer)
 
@@ -99,7 +94,7 @@ def load_text_encoder(
     model = meta_text_encoder(component, device.model_dtype)
     if mesh is not None:
         shard_text_encoder(model, mesh)
-    load_weights(model, component, device.torch_device, _TEXT_ENCODER)
+    load_weights(model, component, device.torch_device, TEXT_ENCODER_NAMES)
     return model
 
 
@@ -112,7 +107,7 @@ def meta_text_encoder(component: Component, dtype: torch.dtype) -> UMT5EncoderMo
 def load_image_encoder(component: Component, device: torch.device) -> CLIPVisionModel:
     """Load the image encoder, in float32."""
     model = meta_image_encoder(component)
-    load_weights(model, component, device, _IMAGE_ENCODER)
+    load_weights(model, component, device, IMAGE_ENCODER_NAMES)
     # No file contains the numbers of the patches.
     numbers = model.embeddings.position_ids
     model.embeddings.position_ids = torch.arange(numbers.shape[1], device=device).expand(1, -1)

@@ -13,16 +13,22 @@ from ranks.model_files.components import Component, ModelFiles
 from ranks.model_files.model_report import ComponentReport, ModelFault, ModelReport
 from ranks.model_files.opened_model import open_model
 from ranks.model_files.profiles import profile_of
+from ranks.model_files.weight_memory import NUM_RANKS, weight_bytes
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m ranks.model_files.inspection")
+    logging.disable()  # the report has the warnings
+    report = inspect(*parse_arguments())
+    sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
+
+
+def parse_arguments() -> tuple[Path, Path | None]:
+    """Return the path and the single file of a model, as the launcher passes them to helpers."""
+    parser = argparse.ArgumentParser()
     parser.add_argument("path", type=Path)
     parser.add_argument("--transformer", type=Path)
     options = parser.parse_args()
-    logging.disable()  # the report has the warnings
-    report = inspect(options.path, options.transformer)
-    sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
+    return options.path, options.transformer
 
 
 def inspect(path: Path, transformer: Path | None = None) -> ModelReport | ModelFault:
@@ -39,6 +45,7 @@ def _report(files: ModelFiles) -> ModelReport:
         profile=profile_of(files, ModelProfile().name),
         num_heads=files.num_heads,
         components={name: _describe(part) for name, part in files.components.items()},
+        weight_bytes={number: weight_bytes(files, number) for number in NUM_RANKS},
         warnings=[
             f"{name}: {stray}" for name, part in files.components.items() for stray in part.strays
         ],

@@ -26,6 +26,8 @@ class ModelReport(msgspec.Struct, frozen=True, kw_only=True, tag="model"):
     num_heads: int
     """Attention heads of the transformer."""
     components: dict[ComponentName, ComponentReport]
+    weight_bytes: dict[int, int]
+    """By number of ranks: what the weights take on each, without what a job takes."""
     warnings: list[str]
     """What lies beside the model and is ignored."""
 

@@ -7,6 +7,7 @@ from ranks.model_files.components import ModelFiles
 from ranks.model_files.diffusers_folder import open_diffusers_folder
 from ranks.model_files.original_folder import is_original_folder, open_original_folder
 from ranks.model_files.single_file import with_transformer
+from ranks.model_files.weight_fit import check_shapes
 
 
 def open_model(path: Path, transformer: Path | None = None) -> ModelFiles:
@@ -23,9 +24,13 @@ def open_model(path: Path, transformer: Path | None = None) -> ModelFiles:
     """
     try:
         files = _open_folder(path)
-        return files if transformer is None else with_transformer(files, transformer)
+        if transformer is not None:
+            files = with_transformer(files, transformer)
+        for name, component in files.components.items():
+            check_shapes(name, component)
     except OSError as error:
         raise ModelFolderError(f"model {path} cannot be read: {error}") from error
+    return files
 
 
 def _open_folder(path: Path) -> ModelFiles:

@@ -1,4 +1,7 @@
-"""Reads the components of original files: their weights under our names, and their configs."""
+"""The components in original files: their weights under our names, and their configs.
+
+Each function takes the weights by their original names, and refuses those of anything else.
+"""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +23,6 @@ from ranks.model_files.original_names import (
     transformer_names,
 )
 from ranks.model_files.original_vae import vae_config, vae_names
-from ranks.model_files.torch_file import read_torch_file
 from ranks.model_files.weight_files import StoredWeight
 
 Stored = Mapping[str, StoredWeight]
@@ -38,7 +40,7 @@ _NEIGHBOURS = {
 """Models whose transformers have more than ours, by how the names of these weights begin."""
 
 
-def read_transformer(
+def transformer_of(
     place: Path, stored: Stored, num_heads: int | None, strays: list[str]
 ) -> Component:
     """Return a transformer.
@@ -47,7 +49,7 @@ def read_transformer(
         place: Its folder or file.
         stored: Its weights by their original names.
         num_heads: Attention heads, if a config states them.
-        strays: What lies beside them.
+        strays: What lies beside the weights.
 
     Raises:
         ModelFolderError: If it is of another model.
@@ -63,44 +65,26 @@ def read_transformer(
     return Component(place=str(place), config=config, weights=weights, strays=strays)
 
 
-def read_text_encoder(path: Path) -> Component:
-    """Return UMT5.
-
-    Raises:
-        ModelFolderError: If the file is damaged or holds anything else.
-    """
-    stored = read_torch_file(path)
-    config = _derived(path, "UMT5", text_encoder_config, stored)
-    weights = _renamed(path, "UMT5", stored, text_encoder_names)
-    return Component(place=str(path), config=config, weights=weights)
+def text_encoder_of(place: Path, stored: Stored) -> Component:
+    config = _derived(place, "UMT5", text_encoder_config, stored)
+    weights = _renamed(place, "UMT5", stored, text_encoder_names)
+    return Component(place=str(place), config=config, weights=weights)
 
 
-def read_image_encoder(path: Path) -> Component:
-    """Return the visual tower of open-CLIP.
-
-    Raises:
-        ModelFolderError: If the file is damaged or holds anything else.
-    """
-    stored = read_torch_file(path)
-    config = _derived(path, "open-CLIP", image_encoder_config, stored)
-    weights = _renamed(path, "open-CLIP", stored, image_encoder_names)
-    return Component(place=str(path), config=config, weights=weights)
+def image_encoder_of(place: Path, stored: Stored) -> Component:
+    config = _derived(place, "open-CLIP", image_encoder_config, stored)
+    weights = _renamed(place, "open-CLIP", stored, image_encoder_names)
+    return Component(place=str(place), config=config, weights=weights)
 
 
-def read_vae(path: Path) -> Component:
-    """Return the VAE of Wan2.1 or Wan2.2.
-
-    Raises:
-        ModelFolderError: If the file is damaged or holds anything else.
-    """
-    stored = read_torch_file(path)
-    config = _derived(path, "a VAE of Wan", vae_config, stored)
+def vae_of(place: Path, stored: Stored) -> Component:
+    config = _derived(place, "a VAE of Wan", vae_config, stored)
 
     def names(name: str) -> Names | None:
         return vae_names(name, config["num_res_blocks"], config["is_residual"])
 
-    weights = _renamed(path, "the VAE", stored, names)
-    return Component(place=str(path), config=config, weights=weights)
+    weights = _renamed(place, "the VAE", stored, names)
+    return Component(place=str(place), config=config, weights=weights)
 
 
 def _derived(

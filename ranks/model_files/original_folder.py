@@ -16,11 +16,12 @@ from ranks.model_files.components import Component, ComponentName, ModelFiles
 from ranks.model_files.diffusers_folder import check_tokenizer
 from ranks.model_files.json_file import read_json
 from ranks.model_files.original_components import (
-    read_image_encoder,
-    read_text_encoder,
-    read_transformer,
-    read_vae,
+    image_encoder_of,
+    text_encoder_of,
+    transformer_of,
+    vae_of,
 )
+from ranks.model_files.torch_file import read_torch_file
 from ranks.model_files.weight_files import find_weights, weight_file_names
 
 EXPERTS: dict[ComponentName, str] = {
@@ -93,10 +94,13 @@ def open_original_folder(folder: Path) -> ModelFiles:
     _refuse_incomplete(folder, transformers.values(), kind)
     check_tokenizer(folder / TOKENIZER)
     components = {name: _read_transformer(path) for name, path in transformers.items()}
-    components["text_encoder"] = read_text_encoder(folder / TEXT_ENCODER)
-    components["vae"] = read_vae(folder / kind.vae)
+    text_encoder, vae = folder / TEXT_ENCODER, folder / kind.vae
+    components["text_encoder"] = text_encoder_of(text_encoder, read_torch_file(text_encoder))
+    components["vae"] = vae_of(vae, read_torch_file(vae))
     if kind.image_encoder is not None:
-        components["image_encoder"] = read_image_encoder(folder / kind.image_encoder)
+        encoder = folder / kind.image_encoder
+        components["image_encoder"] = image_encoder_of(encoder, read_torch_file(encoder))
+    _refuse_mixed(folder, components)
     return ModelFiles(
         place=folder,
         layout="original",
@@ -140,7 +144,7 @@ def _type_of(folder: Path, config: Path) -> str:
     stated = read_json(config)
     class_name = str(stated.get("_class_name"))
     # Some classes of Wan2.2 are named after their kind, and give no `model_type`.
-    kinds = [str(stated.get("model_type")), *class_name.lower().split("_")]
+    kinds = [*class_name.lower().split("_"), str(stated.get("model_type"))]
     found = next((kind for kind in kinds if kind in _KINDS or kind in _OTHERS), class_name)
     if class_name != "WanModel" or found not in _KINDS:
         named = f"Wan {_OTHERS[found]}" if found in _OTHERS else f"a {class_name} of Wan"
@@ -179,7 +183,7 @@ def _read_transformer(folder: Path) -> Component:
             f"{folder}/config.json: num_heads is {heads!r}; expected a whole number from 1 up; "
             "download the file again"
         )
-    component = read_transformer(folder, found.weights, heads, found.strays)
+    component = transformer_of(folder, found.weights, heads, found.strays)
     _compare(folder, stated, component.config)
     return component
 
@@ -192,4 +196,24 @@ def _compare(folder: Path, stated: dict[str, Any], config: dict[str, Any]) -> No
             raise ModelFolderError(
                 f"{folder}/config.json states {name} {stated[name]!r}, its weights have {found}; "
                 "are they of one model? Download it again"
+            )
+
+
+def _refuse_mixed(folder: Path, components: dict[ComponentName, Component]) -> None:
+    """Refuse files that are each whole, but of models that do not belong together."""
+    configs = {name: component.config for name, component in components.items()}
+    transformer = configs["transformer"]
+    wanted: list[tuple[ComponentName, str, object]] = [
+        ("transformer_2", "in_channels", transformer["in_channels"]),
+        ("transformer_2", "text_dim", transformer["text_dim"]),
+        ("vae", "z_dim", transformer["out_channels"]),
+        ("text_encoder", "d_model", transformer["text_dim"]),
+        ("image_encoder", "hidden_size", transformer["image_dim"]),
+    ]
+    for name, field, expected in wanted:
+        if name in configs and configs[name][field] != expected:
+            raise ModelFolderError(
+                f"{components[name].place} is of another model: its {field} is "
+                f"{configs[name][field]}, the transformer of {folder} needs {expected}; download "
+                "it again"
             )

@@ -7,7 +7,7 @@ from msgspec import structs
 
 from ranks.errors import ModelFolderError
 from ranks.model_files.components import Component, ModelFiles
-from ranks.model_files.original_components import read_transformer
+from ranks.model_files.original_components import transformer_of
 from ranks.model_files.weight_files import read_weight_file
 
 _PREFIX = "model.diffusion_model."
@@ -51,11 +51,11 @@ def _read(path: Path, replaced: dict[str, Any]) -> Component:
             for name, where in stored.items()
             if name.startswith(_PREFIX)
         }
-    transformer = read_transformer(path, stored, None, strays)
+    transformer = transformer_of(path, stored, None, strays)
     # A file does not state its heads; those of a transformer of the same width are as many.
     heads = replaced["num_attention_heads"]
     if heads * replaced["attention_head_dim"] == _dim(transformer.config):
-        transformer = read_transformer(path, stored, heads, strays)
+        transformer = transformer_of(path, stored, heads, strays)
     return transformer
 
 

@@ -15,7 +15,8 @@ from torch.distributed.tensor import DTensor
 from transformers import UMT5EncoderModel
 
 from ranks.model.tensor_reader import TensorReader
-from ranks.model.weight_match import ONLY_OWN, Names, match_weights, weights_by_names
+from ranks.model.weight_match import match_weights, weights_by_names
+from ranks.model_files.architecture import ONLY_OWN, Names
 from ranks.model_files.components import Component
 
 

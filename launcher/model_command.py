@@ -1,0 +1,60 @@
+"""`wan model inspect PATH`: what a model is, what it lacks, and the memory that it needs."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from launcher.model_check import inspect_path
+from launcher.preflight import StartError
+from ranks.model_files.model_report import ModelFault, ModelReport
+
+_GIB = 1 << 30
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Return the exit code: 0 if the model can be served, 1 if not, 2 for invalid options."""
+    parser = argparse.ArgumentParser(prog="wan model", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    inspect = commands.add_parser("inspect", help="show what a model is")
+    inspect.add_argument("path", metavar="PATH", type=Path, help="its folder")
+    inspect.add_argument(
+        "--transformer", metavar="FILE", type=Path, help="single file in place of its transformer"
+    )
+    inspect.add_argument("--json", action="store_true", help="write the report as JSON")
+    options = parser.parse_args(arguments)
+    try:
+        report = inspect_path(options.path, options.transformer)
+    except StartError as error:  # the inspection itself did not work
+        report = ModelFault(message=str(error), may_appear=False)
+    if options.json:
+        _write(msgspec.json.encode(report).decode())
+    elif isinstance(report, ModelFault):
+        _write(f"cannot be served: {report.message}")
+    else:
+        for row in _rows(report):
+            _write(row)
+    return int(isinstance(report, ModelFault))
+
+
+def _rows(report: ModelReport) -> Iterator[str]:
+    yield f"{report.profile.family}, {report.layout} layout: {report.place}"
+    yield f"attention heads: {report.num_heads}"
+    yield ""
+    yield f"{'component':14} {'tensors':>7} {'GiB':>7}  {'stored as':12} from"
+    for name, part in report.components.items():
+        dtypes = ", ".join(part.dtypes)
+        size = f"{part.num_bytes / _GIB:.2f}"
+        yield f"{name:14} {part.num_tensors:7} {size:>7}  {dtypes:12} {part.place}"
+    yield ""
+    yield f"{'ranks':14} GiB of weights on each, without activations"
+    for num_ranks, num_bytes in report.weight_bytes.items():
+        yield f"{num_ranks:<14} {num_bytes / _GIB:.2f}"
+    for warning in report.warnings:
+        yield f"ignored, because it is not part of the model: {warning}"
+
+
+def _write(line: str) -> None:
+    sys.stdout.write(line + "\n")

@@ -1,0 +1,37 @@
+"""The memory that a model's weights take on each rank, computed from its configs."""
+
+import math
+
+from ranks.model_files.architecture import shapes_of
+from ranks.model_files.components import ComponentName, ModelFiles
+
+NUM_RANKS = (1, 2, 4, 8)
+
+_IN_FLOAT32 = frozenset({"time_embedder", "scale_shift_table", "norm1", "norm2", "norm3"})
+"""Modules of the transformer that diffusers keeps in float32."""
+
+_TRANSFORMERS = ("transformer", "transformer_2")
+
+
+def weight_bytes(files: ModelFiles, num_ranks: int) -> int:
+    """Return the bytes of the weights on each of the ranks, as accelerators hold them.
+
+    The blocks of transformers and the text encoder are in bfloat16 and sharded; all else is whole,
+    and image encoder and VAE are in float32.
+    """
+    sharded = whole = 0
+    for part, component in files.components.items():
+        for name, shape in shapes_of(part, component.config).items():
+            num_bytes = math.prod(shape) * _item_bytes(part, name)
+            is_in_block = part in _TRANSFORMERS and name.startswith("blocks.")
+            if num_ranks > 1 and (is_in_block or part == "text_encoder"):
+                sharded += num_bytes
+            else:
+                whole += num_bytes
+    return whole + -(-sharded // num_ranks)
+
+
+def _item_bytes(part: ComponentName, name: str) -> int:
+    if part in _TRANSFORMERS:
+        return 2 if _IN_FLOAT32.isdisjoint(name.split(".")) else 4
+    return 2 if part == "text_encoder" else 4
