@@ -41,7 +41,7 @@ async def test_a_killed_group_leaves_the_jobs_of_the_other_model_alone(tmp_path:
     groups = {e.job_id: e.group for e in server.ledger.read() if e.what == "started"}
     assert (groups[cat], groups[dog]) == ("g0", "g1")
     assert (error["code"], error["field"]) == ("unknown_model", "model")
-    assert error["message"] == "model is cow; this server serves cat, dog"
+    assert error["message"].endswith("; this server serves cat, dog")
 
 
 async def test_a_machine_that_joins_brings_its_own_model(tmp_path: Path) -> None:
