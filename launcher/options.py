@@ -13,7 +13,16 @@ from msgspec import Meta
 
 from broker.process.log import LogFormat
 from broker.store.store import is_object_place
+from broker.wire.job import MODEL_NAME_PATTERN
+from broker.wire.model_profile import Family
 from http_front.config import Downloads
+from launcher.served_models import (
+    ServedModel,
+    check_names,
+    demo_models,
+    models_in_folders,
+    models_on_groups,
+)
 
 Role = Literal["server", "group", "front"]
 """A server runs broker, front and groups; `group` and `front` join a server elsewhere."""
@@ -22,6 +31,9 @@ _ORIGIN = re.compile(r"https?://[a-z0-9.:\[\]-]+")
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://[0-9.:\[\]a-f]+:[0-9]+$")
 """What Kubernetes puts into WAN_PORT of every container if a service is called `wan`."""
 _CENTURY_S = 3_155_760_000.0  # a limit, because JSON has no infinity to pass to the processes
+_DEMO_SWITCHES = {"--demo": "--demo=true", "--no-demo": "--demo=false"}
+"""Only `=` gives it families: the next word may be the role."""
+_SWITCH = ("true", "false", "1", "0")
 DEFAULT_MODEL = "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers"
 
 
@@ -34,7 +46,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     nproc: Annotated[int, Meta(ge=1, le=64, description="Ranks in a group, one per device.")] = 8
     groups: Annotated[
-        int, Meta(ge=0, le=1024, description="Groups to start; each runs one job at a time.")
+        int,
+        Meta(
+            ge=0,
+            le=1024,
+            description="Groups to start for each model of --model-path or --demo; each group runs "
+            "one job at a time.",
+        ),
     ] = 1
     engine: Annotated[
         Literal["local", "ray"],
@@ -54,12 +72,37 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     device: Annotated[
         Literal["auto", "npu", "cuda", "cpu"], Meta(description="Device that the ranks compute on.")
     ] = "auto"
-    model_path: Annotated[str, Meta(description="Model folder in the diffusers layout.")] = (
-        DEFAULT_MODEL
-    )
-    demo: Annotated[
-        bool, Meta(description="Build and use a miniature model, which makes no real video.")
-    ] = False
+    model_path: Annotated[
+        tuple[str, ...],
+        Meta(description="Model folder; several, or the option repeated, serve several models."),
+    ] = (DEFAULT_MODEL,)
+    model: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Model by name and with its number of groups: NAME=PATH@GROUPS; instead of "
+            "--model-path and --groups, may be repeated."
+        ),
+    ] = ()
+    default_model: (
+        Annotated[
+            str,
+            Meta(
+                pattern=MODEL_NAME_PATTERN,
+                description="Name of the model of jobs that name none; by default the first one.",
+            ),
+        ]
+        | None
+    ) = None
+    demo: (
+        Annotated[
+            bool,
+            Meta(
+                description="Build and use a miniature model, which makes no real video; one of "
+                "each family that is named, as --demo=wan2.1-i2v,wan2.2-ti2v-5b."
+            ),
+        ]
+        | tuple[Family, ...]
+    ) = False
     host: Annotated[str, Meta(min_length=1, description="Address that the front listens on.")] = (
         "127.0.0.1"
     )
@@ -213,8 +256,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     )
 
     def __post_init__(self) -> None:
-        if self.demo and self.model_path != DEFAULT_MODEL:
-            raise ValueError("demo and model_path exclude each other: --demo makes its own model")
+        self._check_models()
         if self.groups == 0 and self.listen is None:
             raise ValueError("groups is 0, so listen is needed: without it no group can join")
         self._check_engine()
@@ -236,6 +278,38 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                     f"cors_origins has {origin!r}; an origin is a scheme and a host without a "
                     "path, for example https://example.com"
                 )
+
+    @property
+    def models(self) -> tuple[ServedModel, ...]:
+        """The models of this machine's groups, or of those that Ray places."""
+        if self.demo:
+            return demo_models(self.demo, self.groups)
+        if self.model:
+            return models_on_groups(self.model)
+        return models_in_folders(self.model_path, self.groups)
+
+    @property
+    def num_groups(self) -> int:
+        return sum(model.num_groups for model in self.models)
+
+    def _check_models(self) -> None:
+        has_paths = self.model_path not in ((), (DEFAULT_MODEL,))
+        if self.demo and has_paths:
+            raise ValueError("demo and model_path exclude each other: --demo makes its own model")
+        if self.demo and self.model:
+            raise ValueError("demo and model exclude each other: --demo makes its own model")
+        if self.model and has_paths:
+            raise ValueError("model and model_path exclude each other: name all with --model")
+        if not (self.demo or self.model or self.model_path):
+            raise ValueError("model_path is empty; name the folder of a model")
+        if self.model and self.groups not in (1, self.num_groups):
+            raise ValueError(
+                f"groups is {self.groups}, but --model asks for {self.num_groups}; leave --groups "
+                "out"
+            )
+        # Models of other machines may be the default, too.
+        is_closed = self.listen is None and self.join is None
+        check_names(self.models, self.default_model if is_closed else None)
 
     def _check_engine(self) -> None:
         if self.engine == "ray" and self.listen is None:
@@ -269,7 +343,7 @@ class Command(msgspec.Struct, frozen=True):
     @property
     def has_groups(self) -> bool:
         """Whether this machine starts ranks; Ray may place others on it."""
-        return self.role != "front" and self.options.groups > 0 and not self.has_ray_groups
+        return self.role != "front" and self.options.num_groups > 0 and not self.has_ray_groups
 
     @property
     def has_ray_groups(self) -> bool:
@@ -289,13 +363,13 @@ def parse_command(
     Raises:
         OptionsError: If a value is invalid; the message names the option, the value and the limits.
     """
-    flags = vars(_parser(program).parse_args(argv))
+    flags = vars(_parser(program).parse_args([_DEMO_SWITCHES.get(word, word) for word in argv]))
     config_file, action, role = flags.pop("config"), flags.pop("action"), flags.pop("role")
     merged: dict[str, Any] = {}
     if config_file is not None:
         merged |= _from_file(Path(config_file))
     merged |= _from_environment(environ)
-    merged |= {name: value for name, value in flags.items() if value is not None}
+    merged |= {name: _text(value) for name, value in flags.items() if value is not None}
     try:
         # Not strict: the environment and the flags hold text.
         options = msgspec.convert(_split_lists(merged), Options, strict=False)
@@ -350,15 +424,19 @@ def _parser(program: str) -> argparse.ArgumentParser:
 
 def _add_flag(parser: argparse.ArgumentParser, field: msgspec.structs.FieldInfo) -> None:
     flag = f"--{field.name.replace('_', '-')}"
-    shown = "" if field.default in (None, ()) else f" (default: {field.default})"
+    default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+    shown = "" if default in (None, "") else f" (default: {default})"
     text = f"{_description(field.type)}{shown}"
-    if isinstance(field.default, bool):
+    if field.name == "demo":
+        parser.add_argument(flag, dest=field.name, help=text, nargs="?", metavar="FAMILY,…")
+    elif isinstance(field.default, bool):
         parser.add_argument(
             flag, dest=field.name, help=text, action=argparse.BooleanOptionalAction, default=None
         )
+    elif isinstance(field.default, tuple):
+        parser.add_argument(flag, dest=field.name, help=text, metavar="A,B", action="append")
     else:
-        metavar = "A,B" if isinstance(field.default, tuple) else "VALUE"
-        parser.add_argument(flag, dest=field.name, help=text, metavar=metavar)
+        parser.add_argument(flag, dest=field.name, help=text, metavar="VALUE")
 
 
 def _description(annotation: Any) -> str:
@@ -396,11 +474,19 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _split_lists(merged: dict[str, Any]) -> dict[str, Any]:
-    lists = {f.name for f in msgspec.structs.fields(Options) if isinstance(f.default, tuple)}
+    fields = msgspec.structs.fields(Options)
+    lists = {field.name for field in fields if isinstance(field.default, tuple)}
+    if str(merged.get("demo", True)).lower() not in _SWITCH:
+        lists.add("demo")
     return {
         name: _parts(value) if name in lists and isinstance(value, str) else value
         for name, value in merged.items()
     }
+
+
+def _text(value: Any) -> Any:
+    """Return the text of a flag that was repeated."""
+    return ",".join(value) if isinstance(value, list) else value
 
 
 def _parts(text: str) -> list[str]:
@@ -409,13 +495,15 @@ def _parts(text: str) -> list[str]:
 
 def _choices(name: str) -> tuple[str, ...]:
     annotation = next(f.type for f in msgspec.structs.fields(Options) if f.name == name)
-    literals = [part for part in get_args(annotation) if get_origin(part) is Literal]
+    parts = get_args(annotation)
+    nested = (deep for part in parts for deep in get_args(part))
+    literals = [part for part in (*parts, *nested) if get_origin(part) is Literal]
     return get_args(literals[0]) if literals else ()
 
 
 def _explain(error: msgspec.ValidationError, merged: dict[str, Any]) -> str:
     text, _, path = str(error).partition(" - at `$.")
-    name = path.rstrip("`")
+    name = path.rstrip("`").partition("[")[0]
     if name not in merged:
         return text
     if choices := _choices(name):

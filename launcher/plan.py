@@ -1,5 +1,6 @@
 """What runs on this machine: the configs of broker, front and groups."""
 
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -10,9 +11,11 @@ from broker.dispatch.policy import DispatchPolicy
 from broker.wire.group_shape import GroupShape
 from broker.wire.sockets import Addresses
 from http_front.config import FrontConfig
+from launcher.model_check import CheckedModel
 from launcher.options import Options, Role
 from launcher.preflight import Folders
 from launcher.ray.ray_config import RayGroupsConfig
+from launcher.served_models import ServedModel
 from ranks.config import DeviceKind, RankConfig
 
 
@@ -32,11 +35,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Identifies this server's groups in a Ray cluster; None unless Ray places them."""
     peer_keys: Path | None = None
     """Folder of the CURVE keys of the groups that Ray places."""
-    model: Path | None
-    """None if no group runs here; so are the next two."""
+    models: tuple[CheckedModel, ...] = ()
+    """Those of the groups that run here."""
     device: DeviceKind | None
-    num_heads: int | None
-    """Attention heads of the model."""
+    """None if no group runs here."""
     more_listen_fds: tuple[int, ...] = ()
     """The front's listening sockets besides the first, if its host has several addresses."""
     pid: int
@@ -51,8 +53,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             listen=self.listen,
             groups=None if is_open else tuple(map(self.group_name, range(self.num_groups))),
             policy=DispatchPolicy(
-                shapes=() if self.num_heads is None else (self._shape(),),
+                shapes=tuple(map(self._shape, self.models)),
                 is_open=is_open,
+                default_model=self._default_model(),
                 max_queue=options.max_queue,
                 job_ttl_s=options.job_ttl,
                 step_limit_s=options.step_timeout,
@@ -91,13 +94,15 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     def group_config(self, index: int, epoch: int) -> RankConfig:
         options, addresses = self.options, self.addresses
         assert self.device is not None, "no group runs on this machine"
+        model = self._model_of(index)
         if self.relay_address is not None:
             addresses = structs.replace(addresses, beats=self.relay_address)
         return RankConfig(
             group=self.group_name(index),
             epoch=epoch,
             world_size=options.nproc,
-            model_path=str(self.model),
+            model_path=str(model.place),
+            model_name=model.profile.name,
             device=self.device,
             first_device=index * options.nproc,
             addresses=addresses,
@@ -115,11 +120,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def ray_groups_config(self, ready_fd: int) -> RayGroupsConfig:
-        options, is_demo = self.options, self.options.demo
+        options = self.options
         assert self.ray_name is not None, "Ray places no groups of this server"
         return RayGroupsConfig(
             server=self.ray_name,
-            num_groups=options.groups,
+            models=tuple(map(_resolved, options.models)),
             group=structs.replace(
                 options,
                 engine="local",
@@ -130,9 +135,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
                 api_keys=None,
                 # Absolute paths: they must be the same on every node.
                 store=self.folders.store,
-                model_path=options.model_path
-                if is_demo
-                else str(Path(options.model_path).resolve()),
             ),
             peer_keys=None if self.peer_keys is None else str(self.peer_keys),
             groups_address=self.addresses.groups,
@@ -151,13 +153,27 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def num_groups(self) -> int:
-        return 0 if self.role == "front" or self.ray_name else self.options.groups
+        return 0 if self.role == "front" or self.ray_name else self.options.num_groups
 
-    def _shape(self) -> GroupShape:
-        assert self.num_heads is not None, "no group runs on this machine"
+    def _model_of(self, index: int) -> CheckedModel:
+        groups = (model for model in self.models for _ in range(model.num_groups))
+        return next(islice(groups, index, None))
+
+    def _default_model(self) -> str | None:
+        """Return the default model's name; None if it is the first one that joins."""
+        first = self.options.models[0]
+        return self.options.default_model or (first.name if first.num_groups else None)
+
+    def _shape(self, model: CheckedModel) -> GroupShape:
         return GroupShape(
             world_size=self.options.nproc,
-            num_heads=self.num_heads,
+            num_heads=model.num_heads,
+            model=model.profile,
             cfg_size=self.options.cfg_size,
             ulysses_size=self.options.ulysses_size,
         )
+
+
+def _resolved(model: ServedModel) -> ServedModel:
+    # An absolute path: it must be the same on every node.
+    return structs.replace(model, path=str(Path(model.path).resolve())) if model.path else model

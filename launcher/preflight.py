@@ -22,14 +22,13 @@ from http_front.access.keys import KeyFileError, read_keys
 from launcher.helper import read_device_report, run_helper
 from launcher.options import Options
 from launcher.outer_variables import provide_temporary_folder, unusable_variables
+from launcher.served_models import PLAIN_DEMO, ServedModel
 from ranks.config import DeviceKind
-from ranks.errors import MissingModelError, ModelFolderError
-from ranks.model_files.diffusers_folder import check_model_folder, demo_version, num_attention_heads
+from ranks.model_files.diffusers_folder import demo_version
 
 logger = logging.getLogger("launcher")
 
-_DEMO_LIMIT_S = 300.0
-_PROBE_LIMIT_S = 120.0
+PROBE_LIMIT_S = 120.0
 _NO_FAMILY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 """Errors for the address of a family that the hosts file names and the kernel does not have."""
 _BROKER_END_LIMIT_S = 2.0
@@ -61,7 +60,6 @@ class Folders(msgspec.Struct, frozen=True, kw_only=True):
     run: Path
     work: Path
     """Has one folder per process that copies files from or to an object store."""
-    demo_model: Path
 
     @classmethod
     def under(cls, state_dir: str, store: str | None = None) -> "Folders":
@@ -72,8 +70,14 @@ class Folders(msgspec.Struct, frozen=True, kw_only=True):
             store=place if is_object_place(place) else str(Path(place).resolve()),
             run=state / "run",
             work=state / "run" / "store",
-            demo_model=state / f"demo-model-{demo_version()}",
         )
+
+    def model(self, model: ServedModel) -> Path:
+        """Return where a model is, or will be built if it is a demo model."""
+        if model.demo is None:
+            return Path(model.path)
+        family = "" if model.demo == PLAIN_DEMO else f"-{model.demo}"
+        return self.state / f"demo-model{family}-{demo_version()}"
 
 
 def store_at(place: str, work_dir: str | None = None) -> Store:
@@ -248,56 +252,6 @@ def listen(options: Options) -> list[socket.socket]:
         ) from error
 
 
-def model_folder(options: Options, folders: Folders) -> Path:
-    """Return the folder of a complete model; with `--demo`, build the model if it is missing.
-
-    Raises:
-        UnfitModelError: If the folder is incomplete, damaged or of another model.
-        StartError: If there is no folder, or the heads cannot be split over the ranks.
-    """
-    folder = folders.demo_model if options.demo else Path(options.model_path)
-    if options.demo and not folder.exists():
-        _make_demo_model(folder)
-    try:
-        check_model_folder(folder)
-        check_split(options, num_attention_heads(folder))
-    except MissingModelError as error:
-        raise StartError(str(error)) from error
-    except ModelFolderError as error:
-        raise UnfitModelError(str(error)) from error
-    return folder
-
-
-def check_weights(folder: Path) -> None:
-    """Check that the weights of a complete model fit its configs; takes seconds.
-
-    Raises:
-        StartError: If a weight is missing, left over or of another shape.
-    """
-    _run("ranks.model.weight_trial", str(folder), limit_s=_PROBE_LIMIT_S, topic="model")
-
-
-def check_split(options: Options, num_heads: int) -> None:
-    """Check that some layout uses all ranks, and that a default `ulysses_size` is possible.
-
-    Raises:
-        SplitError: If not; the message lists the possible numbers.
-    """
-    nproc, ulysses_size = options.nproc, options.ulysses_size
-    sizes = [n for n in range(1, num_heads + 1) if num_heads % n == 0]
-    possible = sorted({*sizes, *(2 * size for size in sizes)})
-    if nproc not in possible:
-        raise SplitError(
-            f"--nproc is {nproc}: the model's {num_heads} attention heads cannot be split over "
-            f"{nproc} ranks; possible: {', '.join(map(str, possible))}"
-        )
-    if ulysses_size is not None and ulysses_size not in sizes:
-        raise SplitError(
-            f"--ulysses-size is {ulysses_size}: it must divide the model's {num_heads} attention "
-            f"heads; possible: {', '.join(map(str, sizes))}"
-        )
-
-
 def check_environment() -> None:
     """Refuse variables of the environment with which no group could start.
 
@@ -316,10 +270,10 @@ def check_device(options: Options) -> DeviceKind:
     """
     if options.device == "cpu":
         return options.device
-    count = options.nproc * options.groups
-    report = _run(
+    count = options.nproc * options.num_groups
+    report = run_check(
         *("ranks.device", options.device, str(count)),
-        limit_s=_PROBE_LIMIT_S,
+        limit_s=PROBE_LIMIT_S,
         topic=f"--device {options.device}",
     )
     return read_device_report(report).kind
@@ -365,11 +319,7 @@ def _bound_socket(family: int, address: tuple[Any, ...]) -> socket.socket:
     return listener
 
 
-def _make_demo_model(folder: Path) -> None:
-    _run("ranks.demo.build", str(folder), limit_s=_DEMO_LIMIT_S, topic="--demo: building the model")
-
-
-def _run(module: str, *arguments: str, limit_s: float, topic: str) -> str:
+def run_check(module: str, *arguments: str, limit_s: float, topic: str) -> str:
     """Run a helper process; return its output, or raise `StartError` if it fails."""
     try:
         answer = run_helper(module, *arguments, limit_s=limit_s)

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 
 from broker.wire.sockets import Addresses
 from launcher.joining import check_files, check_store, machine_name, tcp_addresses, try_listening
+from launcher.model_check import CheckedModel, check_models
 from launcher.options import Command, Options
 from launcher.plan import Plan
 from launcher.preflight import (
@@ -18,12 +19,10 @@ from launcher.preflight import (
     check_realtime_front,
     listen,
     lock_state,
-    model_folder,
     prepare_folders,
     prepare_run,
 )
 from launcher.ray.ray_check import check_cluster, peer_keys
-from ranks.model_files.diffusers_folder import num_attention_heads
 
 
 @contextmanager
@@ -50,11 +49,12 @@ def prepared(command: Command) -> Iterator[tuple[Plan, socket.socket | None]]:
         listeners = listen(options) if command.has_front else []
         for listener in listeners:
             held.enter_context(listener)
-        device = model = None
+        device = None
+        models: tuple[CheckedModel, ...] = ()
         if command.has_groups:
             check_environment()
             device = check_device(options)
-            model = model_folder(options, folders)
+            models = check_models(options, folders)
         plan = Plan(
             role=command.role,
             options=options,
@@ -64,9 +64,8 @@ def prepared(command: Command) -> Iterator[tuple[Plan, socket.socket | None]]:
             machine="" if options.join is None else options.name or machine_name(folders),
             ray_name=machine_name(folders) if command.has_ray_groups else None,
             peer_keys=peer_keys(options) if command.has_ray_groups else None,
-            model=model,
+            models=models,
             device=device,
-            num_heads=None if model is None else num_attention_heads(model),
             more_listen_fds=tuple(listener.fileno() for listener in listeners[1:]),
             pid=os.getpid(),
         )

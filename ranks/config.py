@@ -26,7 +26,9 @@ class RankConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Rises with every start of the group."""
     world_size: int
     model_path: str
-    """Model folder in the layout of diffusers."""
+    """Where the model is."""
+    model_name: str = ""
+    """By which jobs name it; empty stands for the name that its family's profile has."""
     device: DeviceKind
     first_device: int = 0
     """Device index of rank 0; rank n uses device `first_device + n`."""

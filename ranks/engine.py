@@ -7,7 +7,9 @@ from broker.wire.group_shape import GroupShape, choose_layout
 from broker.wire.job import JobSpec
 from ranks.control import Control
 from ranks.device import Device
+from ranks.families.family import ModelFamily
 from ranks.model.conditioning import Models, PromptEncoder
+from ranks.model.transformer import ShardTransformer
 from ranks.parallel.layout import Layout
 from ranks.parallel.process_group import World
 from ranks.parallel.sharding import set_sharded
@@ -18,7 +20,8 @@ class Engine:
     """The models and communicators of one rank.
 
     Args:
-        models: Components of the model folder, loaded on `device`.
+        family: Family of the model.
+        models: Components of the model, loaded on `device`.
         device: Device of this rank.
         world: All ranks of the group.
         shape: Default layout of the group, and its memory costs.
@@ -29,6 +32,7 @@ class Engine:
 
     def __init__(
         self,
+        family: ModelFamily,
         models: Models,
         device: Device,
         world: World,
@@ -38,6 +42,7 @@ class Engine:
         t5_fsdp: bool,
         vae_parallel: bool,
     ) -> None:
+        self.family = family
         self.models = models
         self.device = device
         self.world = world
@@ -54,8 +59,15 @@ class Engine:
         )
 
     def set_weight_sharding(self, spec: JobSpec) -> None:
-        set_sharded(self.models.transformer, _or_default(spec.dit_fsdp, self._dit_fsdp))
+        self.use_transformer(0, spec)
         set_sharded(self.models.text_encoder, _or_default(spec.t5_fsdp, self._t5_fsdp))
+
+    def use_transformer(self, expert: int, spec: JobSpec) -> ShardTransformer:
+        """Return a transformer, which may keep its gathered weights; free those of the others."""
+        is_sharded = _or_default(spec.dit_fsdp, self._dit_fsdp)
+        for index, transformer in enumerate(self.models.transformers):
+            set_sharded(transformer, is_sharded or index != expert)
+        return self.models.transformers[expert]
 
     def release_text_encoder(self) -> None:
         # A job needs the gathered weights only for its prompts.

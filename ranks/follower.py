@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 from torch import Tensor
@@ -98,6 +99,7 @@ class RankLoop:
                 local_job = LocalJob(
                     spec=job.spec,
                     image=self._store.local(f"{INPUTS}/{job.image}"),
+                    last_image=self._local_last_image(job),
                     resume_from=self._store.local(checkpoint) if is_resumed else None,
                 )
                 outcome = self._run(local_job, observer, add)
@@ -108,6 +110,9 @@ class RankLoop:
                 return outcome
             finally:
                 self._link.activity.enter(Stage.IDLE)
+
+    def _local_last_image(self, job: RunJob) -> Path | None:
+        return None if job.last_image is None else self._store.local(f"{INPUTS}/{job.last_image}")
 
     def _run(
         self, job: LocalJob, observer: Observer, add: Callable[[Tensor], None]

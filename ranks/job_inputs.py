@@ -1,4 +1,4 @@
-"""Fetches the inputs of a run to this machine: its image, and its checkpoint if there is one."""
+"""Fetches the inputs of a run to this machine: its images, and its checkpoint if there is one."""
 
 import logging
 import time
@@ -28,6 +28,7 @@ class JobInputs:
         job: The job whose files are fetched.
         check: Called regularly in the thread; an exception from it ends the fetching.
         on_delay: Called in the thread with the reason of a delay, repeatedly.
+        model_hash: Of the group's model, which resumes no other's checkpoint.
     """
 
     def __init__(
@@ -36,10 +37,14 @@ class JobInputs:
         job: RunJob,
         check: Callable[[], None],
         on_delay: Callable[[str], None],
+        model_hash: str,
     ) -> None:
         self._store = store
-        self._image = f"{INPUTS}/{job.image}"
+        # Both may be the same image.
+        names = dict.fromkeys((job.image, job.last_image))
+        self._images = [f"{INPUTS}/{name}" for name in names if name is not None]
         self._checkpoint = checkpoint_name(job.lease.job_id)
+        self._model_hash = model_hash
         self._check = check
         self._on_delay = on_delay
 
@@ -47,7 +52,7 @@ class JobInputs:
         """Start fetching.
 
         Returns:
-            A future of whether there is a checkpoint to resume from. It raises `JobError` if the
+            A future of whether there is a checkpoint to resume from. It raises `JobError` if an
             image is gone, and any exception of `check`.
         """
         thread = ThreadPoolExecutor(1, thread_name_prefix="job-inputs")
@@ -57,7 +62,7 @@ class JobInputs:
             thread.shutdown(wait=False)
 
     def release(self) -> None:
-        for name in (self._image, self._checkpoint):
+        for name in (*self._images, self._checkpoint):
             self._store.release(name)
 
     def _fetch(self) -> bool:
@@ -73,7 +78,8 @@ class JobInputs:
 
     def _fetch_once(self) -> bool:
         try:
-            self._store.fetch(self._image, self._check)
+            for image in self._images:
+                self._store.fetch(image, self._check)
         except FileNotFoundError as error:
             reason = REASONS[ErrorCode.IMAGE_INVALID]
             raise JobError(ErrorCode.IMAGE_INVALID, reason) from error
@@ -81,7 +87,7 @@ class JobInputs:
 
     def _is_resumable(self) -> bool:
         try:
-            return is_state(self._store.fetch(self._checkpoint, self._check))
+            return is_state(self._store.fetch(self._checkpoint, self._check), self._model_hash)
         except FileNotFoundError:
             return False
 

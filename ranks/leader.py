@@ -130,11 +130,13 @@ class Leader(RankLoop):
         logger.info("attempt %d begins", job.lease.attempt)
         self._lease = job.lease
         self._link.report(JobStarted(lease=job.lease))
+        model_hash = self._engine.shape.model.content_hash
         inputs = JobInputs(
             self._store,
             job,
             partial(self._raise_if_interrupted, job.lease),
             self._delay_reporter(job.lease),
+            model_hash,
         )
         try:
             is_resumed = self._await(inputs.begin())
@@ -146,7 +148,7 @@ class Leader(RankLoop):
             self._link.report(_end_report(job.lease, cause))
             return None
         self._announce(Announcement(run=job, is_resumed=is_resumed))
-        checkpoint = Checkpoint(self._store, checkpoint_name(job.lease.job_id))
+        checkpoint = Checkpoint(self._store, checkpoint_name(job.lease.job_id), model_hash)
         observer = _SavingObserver(self._link, job.lease, checkpoint, self)
         writer = self._writer(job, checkpoint)
         outcome = self.run_attempt(job, is_resumed, observer, writer.add)

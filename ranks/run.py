@@ -5,32 +5,32 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import torch
 import torch.distributed as dist
+from PIL import Image
 from torch import Tensor
 
 from broker.wire.errors import ErrorCode
 from broker.wire.job import JobSpec, Stage
 from ranks.engine import Engine
 from ranks.errors import JobError
-from ranks.model.conditioning import (
-    draw_noise,
-    embed_image,
-    first_frame_mask,
-    image_tensor,
-    open_image,
+from ranks.model.conditioning import draw_noise, embed_images, image_tensor, open_image
+from ranks.model.vae import (
+    GivenClip,
+    decode_chunks,
+    encode_chunks,
+    finish_encoding,
+    num_latent_frames,
 )
-from ranks.model.transformer import LatentShape
-from ranks.model.vae import decode_chunks, encode_chunks, finish_encoding, num_latent_frames
-from ranks.parallel.layout import split_evenly
-from ranks.parallel.ulysses import Condition, SequenceGroup
 from ranks.sampling.attention_cache import AttentionCache, CacheSchedule
 from ranks.sampling.checkpoint import State, load_state
-from ranks.sampling.denoise import Denoiser, Guidance, Predictor
-from ranks.sampling.solver import Solver
+from ranks.sampling.denoise import Denoiser
+from ranks.sampling.solver import Solver, make_solver
+from ranks.step_predictors import Conditioning, StepPredictors
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,8 @@ class LocalJob:
 
     spec: JobSpec
     image: Path
+    last_image: Path | None = None
+    """Last frame of the video, for models that take one."""
     resume_from: Path | None = None
     """Checkpoint to resume from."""
 
@@ -78,13 +80,14 @@ class Run:
     def __init__(self, engine: Engine, job: LocalJob, observer: Observer) -> None:
         self._engine = engine
         self._models = engine.models
+        self._family = engine.family
         self._rank = engine.world.rank
         self._job = job
         self._spec = job.spec
         self._observer = observer
         self._layout = engine.layout(job.spec)
-        self._groups = engine.world.groups(self._layout)
-        self._num_model_frames = job.spec.num_model_frames
+        engine.world.groups(self._layout)  # every rank creates them now, in the same order
+        self._length = job.spec.num_model_frames
 
     def frames(self) -> Iterator[Tensor]:
         """Make the video.
@@ -97,24 +100,41 @@ class Run:
             JobError: If the job fails.
         """
         self._engine.set_weight_sharding(self._spec)
-        conditions, first_frame = self._encode()
-        latents = self._denoise(conditions, first_frame)
+        conditioning = self._encode()
+        latents = self._denoise(conditioning)
         yield from self._decode(latents)
 
-    def _encode(self) -> tuple[dict[int, Condition], Tensor]:
-        """Return the condition of each branch of this rank, and the first frame with its mask."""
+    def _encode(self) -> Conditioning:
         self._observer.enter(Stage.ENCODE)
-        num_items = 2 + num_latent_frames(self._num_model_frames)
-        image = open_image(self._job.image, self._spec.width_px, self._spec.height_px)
+        images = self._open_images()
+        vae = self._models.vae
+        pixels = [
+            image_tensor(image).to(self._engine.device.torch_device, vae.dtype) for image in images
+        ]
+        clip = self._family.clip(pixels[0], pixels[1] if len(pixels) > 1 else None, self._length)
+        num_items = 2 + clip.num_chunks
         prompt_embeds = self._encode_prompts()
         self._finish_item(num_items)
-        image_embeds = embed_image(self._models, image)
-        conditions = {
-            branch: self._models.transformer.condition(prompt_embeds[branch], image_embeds)
-            for branch in self._branches
-        }
+        image_embeds = embed_images(self._models, images[: self._family.num_embedded_images])
         self._finish_item(num_items)
-        return conditions, self._encode_first_frame(image_tensor(image), num_items)
+        encoded = self._encode_clip(clip, num_items)
+        return Conditioning(
+            prompt_embeds=prompt_embeds,
+            image_embeds=image_embeds,
+            frames=self._family.condition(encoded, has_last=len(images) > 1),
+        )
+
+    def _open_images(self) -> list[Image.Image]:
+        """Return the first image, and the last one if the job gives it."""
+        paths = [self._job.image]
+        profile = self._engine.shape.model
+        if self._job.last_image is None and profile.last_image == "required":
+            raise JobError(ErrorCode.IMAGE_INVALID, f"{profile.name} needs last_image, too")
+        if self._job.last_image is not None:
+            if profile.last_image == "none":
+                raise JobError(ErrorCode.IMAGE_INVALID, f"{profile.name} takes no last_image")
+            paths.append(self._job.last_image)
+        return [open_image(path, self._spec.width_px, self._spec.height_px) for path in paths]
 
     def _encode_prompts(self) -> list[Tensor]:
         """Return the prompt embeddings `[1, 512, C]` of every guidance branch.
@@ -123,55 +143,58 @@ class Run:
         encode a prompt alone.
         """
         prompts = [self._spec.prompt]
-        if self._is_guided:
+        if self._spec.is_guided:
             prompts.append(self._spec.negative_prompt or "")
         prompt_embeds = [self._engine.prompts.encode(prompt) for prompt in prompts]
         self._engine.release_text_encoder()
         return prompt_embeds
 
-    def _encode_first_frame(self, image: Tensor, num_items: int) -> Tensor:
-        """Return mask and encoded first frame `[1, C, T, H, W]`, the same on every rank."""
+    def _encode_clip(self, clip: GivenClip, num_items: int) -> Tensor:
+        """Return the encoded clip `[1, C, T, H, W]`, the same on every rank."""
         vae = self._models.vae
-        pixels = image.to(self._engine.device.torch_device, vae.dtype)
-        num_chunks = num_latent_frames(self._num_model_frames)
         chunks = []
         with self._engine.vae_split(self._spec) as split:
             is_here = split is not None or self._rank == 0
-            work = encode_chunks(vae, pixels, self._num_model_frames, split)
-            for chunk in work if is_here else _placeholders(num_chunks):
+            work = encode_chunks(vae, clip, split)
+            for chunk in work if is_here else _placeholders(clip.num_chunks):
                 chunks.append(chunk)
                 self._finish_item(num_items)
         if is_here:
             latents = finish_encoding(vae, chunks).contiguous()
         else:
-            latents = torch.empty(self._latent_shape, device=pixels.device)
+            batch, channels, _, height, width = self._latent_shape
+            shape = (batch, channels, clip.num_chunks, height, width)
+            latents = torch.empty(shape, device=clip.first.device)
         if split is None and self._engine.world.world_size > 1:
             dist.broadcast(latents, src=0)
-        return torch.cat((first_frame_mask(latents), latents), dim=1)
+        return latents
 
-    def _denoise(self, conditions: dict[int, Condition], first_frame: Tensor) -> Tensor:
+    def _denoise(self, conditioning: Conditioning) -> Tensor:
         """Return the clean latents `[1, C, T, H, W]`, the same on every rank up to rounding."""
         self._observer.enter(Stage.DENOISE)
         denoiser = self._start_denoiser()
-        schedule = self._cache_schedule()
+        schedule = self._cache_schedule(denoiser.solver)
+        keep_given = partial(self._family.keep_given, condition=conditioning.frames)
         with ExitStack() as stack:
             cache = None if schedule is None else stack.enter_context(AttentionCache(schedule))
-            predictor = self._predictor(conditions, first_frame, cache)
+            predictors = StepPredictors(
+                self._engine, self._spec, self._layout, conditioning, self._latent_shape, cache
+            )
             while not denoiser.is_done:
-                denoiser.advance(predictor)
+                denoiser.advance(predictors.at(denoiser.timestep))
                 # Here they are on the host: no wait for the device, and no bad preview or state.
                 # A rank that alone finds some makes the others leave at their next boundary.
                 _require_finite(denoiser.latents, f"latents after step {denoiser.step}")
-                self._observer.show(denoiser.solver.estimate())
+                self._observer.show(keep_given(denoiser.solver.estimate()))
                 if schedule is None or schedule.can_begin_at(denoiser.step):
                     self._observer.offer_state(denoiser.step, denoiser.state)
                 self._finish_item(self._spec.infer_steps)
-        return denoiser.latents
+        return keep_given(denoiser.latents)
 
     def _start_denoiser(self) -> Denoiser:
         spec = self._spec
         assert spec.seed is not None  # the front draws one if the client names none
-        solver = Solver(spec.solver, spec.infer_steps, spec.sample_shift)
+        solver = make_solver(spec.solver, spec.infer_steps, spec.sample_shift)
         denoiser = Denoiser(solver, draw_noise(spec.seed, self._latent_shape))
         if self._job.resume_from is not None:
             denoiser.restore(load_state(self._job.resume_from))
@@ -179,28 +202,6 @@ class Run:
             for _ in range(denoiser.step):
                 self._observer.finish_step(spec.infer_steps)
         return denoiser
-
-    def _predictor(
-        self,
-        conditions: dict[int, Condition],
-        first_frame: Tensor,
-        cache: AttentionCache | None,
-    ) -> Predictor:
-        transformer = self._models.transformer
-        shape: LatentShape = self._latent_shape[2:]
-        sizes = split_evenly(transformer.num_tokens(shape), self._layout.ulysses_size)
-        return Predictor(
-            transformer=transformer,
-            first_frame=first_frame,
-            guidance=Guidance(
-                guidance_scale=self._spec.guidance_scale,
-                conditions=conditions,
-                group=self._groups.cfg if self._is_guided else None,
-            ),
-            sequence=SequenceGroup(self._groups.ulysses, sizes, self._layout.shard(self._rank)),
-            rope=transformer.rope_tables(shape, first_frame.device),
-            cache=cache,
-        )
 
     def _decode(self, latents: Tensor) -> Iterator[Tensor]:
         self._observer.enter(Stage.DECODE)
@@ -223,28 +224,17 @@ class Run:
         self._engine.control.meet()
 
     @property
-    def _is_guided(self) -> bool:
-        return self._spec.guidance_scale > 1.0
-
-    @property
-    def _branches(self) -> list[int]:
-        """Guidance branches that this rank computes: 0 conditional, 1 unconditional."""
-        if not self._is_guided:
-            return [0]  # in any layout: there is no other branch
-        return [0, 1] if self._layout.cfg_size == 1 else [self._layout.branch(self._rank)]
-
-    @property
     def _latent_shape(self) -> tuple[int, int, int, int, int]:
         config = self._models.vae.config
         return (
             1,
             config.z_dim,
-            num_latent_frames(self._num_model_frames),
+            num_latent_frames(self._length),
             self._spec.height_px // config.scale_factor_spatial,
             self._spec.width_px // config.scale_factor_spatial,
         )
 
-    def _cache_schedule(self) -> CacheSchedule | None:
+    def _cache_schedule(self, solver: Solver) -> CacheSchedule | None:
         spec = self._spec
         if not spec.use_attentioncache:
             return None
@@ -253,7 +243,13 @@ class Run:
             interval=spec.attentioncache_interval,
             end=spec.end_step,
             num_inference_steps=spec.infer_steps,
+            boundary=self._boundary(solver),
         )
+
+    def _boundary(self, solver: Solver) -> int | None:
+        """Return the first step of the second transformer; None if the first computes all."""
+        steps = range(solver.num_inference_steps)
+        return next((step for step in steps if self._family.expert(solver.timestep(step))), None)
 
 
 def _require_finite(values: Tensor, name: str) -> None:

@@ -14,13 +14,16 @@ from ranks.broker_link import BrokerLink
 from ranks.config import RankConfig
 from ranks.device import Device, open_device
 from ranks.engine import Engine
+from ranks.families.known_families import family_of
 from ranks.follower import Follower
 from ranks.leader import Leader
-from ranks.model.conditioning import NUM_TEXT_TOKENS, load_models
+from ranks.model.conditioning import load_models
 from ranks.model.model_memory import measure, num_image_tokens
 from ranks.model_files.opened_model import open_model
+from ranks.model_files.profiles import profile_of
 from ranks.parallel.process_group import START_LIMIT, World, join, leave
 from ranks.start_failure import reporting_failure
+from ranks.warm_up import warm_up
 
 logger = logging.getLogger(__name__)
 
@@ -55,20 +58,23 @@ def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
     """Join the group and load the models. Returns once every rank has done so."""
     world = join(config.rendezvous, rank, config.world_size, device)
     device = _choose_kernels(world, device)
-    models = load_models(open_model(Path(config.model_path)), device, world.mesh(device))
+    files = open_model(Path(config.model_path))
+    family = family_of(files)
+    models = load_models(files, device, world.mesh(device))
     logger.info("models loaded, %.1f GB in use", device.memory_bytes() / 1e9)
     # Ranks may load minutes apart, longer than the collectives of the warm-up wait.
     world.await_all(START_LIMIT)
-    models.transformer.warm_up(
-        device.torch_device, NUM_TEXT_TOKENS, num_image_tokens(models.image_encoder)
-    )
+    for transformer in models.transformers:
+        num_tokens = num_image_tokens(models.image_encoder)
+        warm_up(family, transformer, device.torch_device, num_tokens)
     world.await_all(START_LIMIT)
     capacity_bytes = world.smallest(device.capacity_bytes())
     memory = measure(
-        models.transformer.model,
+        [transformer.model for transformer in models.transformers],
         models.text_encoder,
         models.image_encoder,
         models.vae,
+        num_embedded_images=family.num_embedded_images,
         world_size=config.world_size,
         capacity_bytes=capacity_bytes,
         dit_fsdp=config.dit_fsdp,
@@ -77,12 +83,14 @@ def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
     )
     shape = GroupShape(
         world_size=config.world_size,
-        num_heads=models.transformer.num_heads,
+        num_heads=models.transformers[0].num_heads,
+        model=profile_of(files, config.model_name or files.family),
         cfg_size=config.cfg_size,
         ulysses_size=config.ulysses_size,
         memory=memory,
     )
     return Engine(
+        family,
         models,
         device,
         world,

@@ -45,6 +45,7 @@ from broker.wire.group_reports import (
 from broker.wire.group_shape import GroupShape
 from broker.wire.job import Stage
 from broker.wire.job_view import Lease
+from broker.wire.model_profile import ModelProfile
 from broker.wire.rank_messages import Heartbeat, JobPreview, RankMessage, StepDone, rank_messages
 from broker.wire.sockets import Addresses, connect_dealer, connect_pub
 
@@ -63,6 +64,7 @@ class StubConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     epoch: int = 1
     world_size: int = 8
     num_heads: int = 8
+    model: ModelProfile = ModelProfile()
     num_steps: int | None = None
     """Denoising steps of every job; None takes the job's `infer_steps`."""
     step_s: float = 0.01
@@ -175,7 +177,11 @@ class StubGroup:
         if self.config.with_launcher:
             started = GroupStarted(group=group, epoch=self.epoch, world_size=self.config.world_size)
             await self._launcher.send_multipart(group_reports.encode(started))
-        shape = GroupShape(world_size=self.config.world_size, num_heads=self.config.num_heads)
+        shape = GroupShape(
+            world_size=self.config.world_size,
+            num_heads=self.config.num_heads,
+            model=self.config.model,
+        )
         running = list(self.running.values())
         await self.say(
             GroupReady(group=group, epoch=self.epoch, shape=shape, device="stub", running=running)

@@ -15,6 +15,7 @@ FILES: dict[str, dict[str, Any]] = {
         "model_type": "clip_vision_model",
         "hidden_size": 1280,
         "image_size": 224,
+        "patch_size": 14,
     },
     "image_processor/preprocessor_config.json": {"crop_size": {"height": 224, "width": 224}},
     "transformer/config.json": {

@@ -58,7 +58,9 @@ class JoinableServer:
         settings = msgspec.json.encode(self.server.settings).decode()
         options = ["--join", self.address, "--curve-keys", str(keys or self.peer_keys)]
         options += ["--store", str(self.server.state_dir), "--device", "cpu", "--port", "0"]
-        options += ["--model-path", str(self.folder / "model"), *flags]
+        if "--model" not in flags:
+            options += ["--model-path", str(self.folder / "model")]
+        options += flags
         return RunningServer(
             self.folder / name, *options, command=["-m", "tests.chaos.launch", settings, role]
         )

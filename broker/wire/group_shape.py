@@ -82,7 +82,7 @@ def step_work(spec: JobSpec, shape: GroupShape) -> float:
     """
     cfg_size, ulysses_size = _layout_sizes(spec, shape)
     num_tokens = _num_tokens(spec, shape.model)
-    num_branches = 1 if cfg_size == 2 or spec.guidance_scale <= 1.0 else 2
+    num_branches = 1 if cfg_size == 2 or not spec.is_guided else 2
     return num_branches * num_tokens / ulysses_size * (num_tokens + _LINEAR_TOKENS)
 
 
@@ -103,7 +103,7 @@ def _num_tokens(spec: JobSpec, model: ModelProfile) -> int:
 
 
 def _default_cfg_size(spec: JobSpec, shape: GroupShape) -> int:
-    if spec.guidance_scale <= 1.0:
+    if not spec.is_guided:
         return 1
     wanted = shape.cfg_size or 2
     # A job may name ulysses_size alone (8 on 8 ranks): CFG then takes the remaining ranks.
@@ -150,7 +150,7 @@ def _demand(
     return Demand(
         num_tokens=-(-_num_tokens(spec, model) // ulysses_size),
         num_pixels=patch_height_px * patch_width_px,
-        num_branches=1 if cfg_size == 2 or spec.guidance_scale <= 1.0 else 2,
+        num_branches=1 if cfg_size == 2 or not spec.is_guided else 2,
         keeps_attention=spec.use_attentioncache,
         dit_fsdp=chosen(spec.dit_fsdp, memory.dit_fsdp),
         t5_fsdp=chosen(spec.t5_fsdp, memory.t5_fsdp),

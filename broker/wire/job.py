@@ -77,7 +77,8 @@ Priority = Annotated[
         description="Urgency: higher ones come first, and preempt running jobs.",
     ),
 ]
-Solver = Literal["unipc", "dpm++", "dpmpp"]
+Solver = Literal["unipc", "dpm++", "euler"]
+SolverSpelling = Literal[Solver, "dpmpp"]
 ModelName = Annotated[str, Meta(pattern=MODEL_NAME_PATTERN)]
 
 
@@ -207,7 +208,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         ),
     ] = 37
     sample_solver: Annotated[
-        Solver, Meta(description="Sampler; `dpmpp` is an alias of `dpm++`.")
+        SolverSpelling, Meta(description="Sampler; `dpmpp` is an alias of `dpm++`.")
     ] = "unipc"
     sample_shift: Annotated[
         float, Meta(gt=0.0, le=100.0, description="Shift of the noise schedule.")
@@ -241,8 +242,13 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return (self.num_frames + 2) // 4 * 4 + 1
 
     @property
-    def solver(self) -> Literal["unipc", "dpm++"]:
-        return "unipc" if self.sample_solver == "unipc" else "dpm++"
+    def is_guided(self) -> bool:
+        """Whether any step computes both guidance branches."""
+        return max(self.guidance_scale, self.guidance_scale_2 or 0.0) > 1.0
+
+    @property
+    def solver(self) -> Solver:
+        return "dpm++" if self.sample_solver == "dpmpp" else self.sample_solver
 
 
 def parse_size(image_size: str) -> tuple[int, int]:

@@ -34,7 +34,7 @@ class JobFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     num_steps: int = 0
     """Where the attempt is."""
     reason: str | None = None
-    """Why the job failed; while it runs, what it waits for."""
+    """Why the job failed; before, what it waits for besides its turn."""
     error_code: ErrorCode | None = None
     video: str | None = None
     """File name in the videos folder, once the state is `Succeed`."""

@@ -1,6 +1,6 @@
 """What a model takes: the limits and the defaults of the jobs that name it."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -50,7 +50,7 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_shift: float = 100.0
     sample_shift: float = 5.0
     """The default."""
-    solvers: tuple[Solver, ...] = ("unipc", "dpm++", "dpmpp")
+    solvers: tuple[Solver, ...] = get_args(Solver)
     sample_solver: Solver = "unipc"
     """The default."""
 
@@ -105,7 +105,7 @@ def check_spec(spec: JobSpec, profile: ModelProfile) -> None:
             "sample_shift",
             f"sample_shift is {spec.sample_shift}; it must be above 0, up to {profile.max_shift}",
         )
-    if spec.sample_solver not in profile.solvers:
+    if spec.solver not in profile.solvers:
         raise SpecError(
             "sample_solver",
             f"sample_solver is {spec.sample_solver}; {profile.name} takes "

@@ -133,7 +133,7 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     status: JobState
     reason: str | None
-    """Why the job failed; while it runs, what it is waiting for, such as disk space."""
+    """Why the job failed; before, what it waits for, such as a group with its model."""
     results: Results | None
     warning: ResultWarning | None
     """What looks wrong with the video: `single_colour` if most frames are black or of another

@@ -102,7 +102,7 @@ def _check_torch(has_npu: bool) -> Finding:
 def _count_devices(options: Options, present: list[_Vendor]) -> DeviceReport | Finding:
     # In a helper process, because the launcher never imports torch.
     flag = f"--device {options.device}"
-    count = options.nproc * options.groups
+    count = options.nproc * options.num_groups
     try:
         answer = run_helper("ranks.device", options.device, str(count), limit_s=_PROBE_LIMIT_S)
     except subprocess.TimeoutExpired:
@@ -128,7 +128,7 @@ def _try_devices(options: Options, devices: DeviceReport, present: list[_Vendor]
         failures = asyncio.run(try_groups(options, devices.kind, Path(folder)))
     if failures:
         return error("trial", "; ".join(failures), _fix(present))
-    count = options.nproc * options.groups
+    count = options.nproc * options.num_groups
     return ok("trial", f"{count} ranks computed on {devices.kind} and exchanged results")
 
 

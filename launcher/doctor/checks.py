@@ -14,6 +14,7 @@ from broker.process.cgroup import read_limits
 from broker.wire.sockets import Addresses, is_loopback
 from launcher.doctor.findings import Finding, error, ok, warning
 from launcher.doctor.process_table import left_behind, listeners
+from launcher.model_check import check_model, check_weights
 from launcher.options import DEFAULT_MODEL, Options
 from launcher.outer_variables import provide_temporary_folder, unusable_variables
 from launcher.preflight import (
@@ -21,15 +22,13 @@ from launcher.preflight import (
     PortTakenError,
     SplitError,
     StartError,
+    UnfitModelError,
     check_access,
     check_realtime_front,
-    check_split,
-    check_weights,
     listen,
     state_owner,
 )
-from ranks.errors import ModelFolderError
-from ranks.model_files.diffusers_folder import check_model_folder, num_attention_heads
+from launcher.served_models import ServedModel
 
 _GIB = 1 << 30
 _MIN_FREE_BYTES = 5 * _GIB
@@ -112,23 +111,29 @@ def process_findings() -> Iterator[Finding]:
 
 
 def model_findings(options: Options, folders: Folders) -> Iterator[Finding]:
-    folder = folders.demo_model if options.demo else Path(options.model_path)
-    if options.demo and not folder.exists():
+    for model in options.models:
+        yield from _check_model(model, folders.model(model), options)
+
+
+def _check_model(model: ServedModel, folder: Path, options: Options) -> Iterator[Finding]:
+    is_demo = model.demo is not None
+    if is_demo and not folder.exists():
         yield ok("model", "the demo model will be built when the server starts")
         return
     download = f"hf download {DEFAULT_MODEL} --local-dir {folder}"
     try:
-        check_model_folder(folder)
-        check_split(options, num_attention_heads(folder))
-        if not options.demo:  # the demo's weights are made from its configs
+        report = check_model(model, folder, options)
+        if not is_demo:  # the demo's weights are made from its configs
             check_weights(folder)
-    except ModelFolderError as fault:
-        yield error("model", str(fault), f"rm -r {folder}" if options.demo else download)
+    except UnfitModelError as fault:
+        yield error("model", str(fault), f"rm -r {folder}" if is_demo else download)
     except SplitError as fault:
         yield error("model", str(fault), "python launch.py --nproc 8")
     except StartError as fault:
         yield error("model", str(fault), download)
     else:
+        for stray in report.warnings:
+            yield warning("model", f"ignored, because it is not part of the model: {stray}")
         yield ok("model", f"{folder} is complete")
 
 

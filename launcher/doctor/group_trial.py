@@ -21,7 +21,7 @@ async def try_groups(options: Options, kind: DeviceKind, folder: Path) -> list[s
     """
     reaper = Reaper()
     reaper.start()
-    configs = [_config(options, kind, folder, index) for index in range(options.groups)]
+    configs = [_config(options, kind, folder, index) for index in range(options.num_groups)]
     failures = await asyncio.gather(*(_try_group(reaper, config) for config in configs))
     return [failure for failure in failures if failure is not None]
 

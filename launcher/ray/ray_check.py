@@ -96,8 +96,8 @@ def _check_room(options: Options, cluster: Cluster) -> Finding:
     if room == 0:
         message = f"no node has room for {needs}; the largest has {max(counts, default=0):g}"
         return error("ray", message, "ray status")
-    message = f"room for {min(room, options.groups)} of {options.groups} {needs}"
-    if room < options.groups:
+    message = f"room for {min(room, options.num_groups)} of {options.num_groups} {needs}"
+    if room < options.num_groups:
         return warning("ray", f"{message}; the others will wait", "ray status")
     return ok("ray", message)
 
@@ -115,6 +115,8 @@ def _check_placements(options: Options, cluster: Cluster) -> Iterator[Finding]:
         else:
             message = f"group {placement.group} waits for a node with {placement.needs}"
             yield warning("placement", message, "ray status")
-    if len(cluster.placements) < options.groups:
-        message = f"the server has asked for {len(cluster.placements)} of {options.groups} groups"
+    if len(cluster.placements) < options.num_groups:
+        message = (
+            f"the server has asked for {len(cluster.placements)} of {options.num_groups} groups"
+        )
         yield warning("placement", message)

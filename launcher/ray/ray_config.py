@@ -3,6 +3,7 @@
 import msgspec
 
 from launcher.options import Options
+from launcher.served_models import ServedModel
 
 RESOURCES = {"npu": "NPU", "cuda": "GPU", "cpu": "CPU"}
 """Ray's names of the devices; `auto` means the first of them that the cluster has."""
@@ -16,9 +17,10 @@ class RayGroupsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     server: str
     """Distinguishes this server's groups from those of other servers in the cluster."""
-    num_groups: int
+    models: tuple[ServedModel, ...]
+    """What the groups serve, each model on its number of groups."""
     group: Options
-    """Options of every group, except those that only its node knows."""
+    """Options of every group, except its model and those that only its node knows."""
     peer_keys: str | None = None
     """Folder of the CURVE keys for the groups."""
     groups_address: str

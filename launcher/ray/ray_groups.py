@@ -178,10 +178,15 @@ def _orders(config: RayGroupsConfig, resource: str) -> Iterator[tuple[str, Group
     if config.peer_keys is not None:
         keys = {name: (Path(config.peer_keys) / name).read_text() for name in PEER_KEYS}
     device = next(device for device, name in RESOURCES.items() if name == resource)
-    for index in range(config.num_groups):
+    models = (model for model in config.models for _ in range(model.num_groups))
+    for index, model in enumerate(models):
         name = f"ray{index}"
         options = structs.replace(
-            config.group, name=name, device=device, join=join_address(str(config.group.join))
+            config.group,
+            name=name,
+            device=device,
+            join=join_address(str(config.group.join)),
+            **model.as_options(),
         )
         yield f"{name}-g0", GroupOrder(server=config.server, options=options, keys=keys)
 

@@ -59,6 +59,8 @@ def construct_transformer(model: WanTransformer3DModel) -> None:
         for block in model.blocks:
             _attend_to_condition(block.attn2)
         _predict_velocity(model.proj_out)
+        if (image := model.condition_embedder.image_embedder) and image.pos_embed is not None:
+            image.pos_embed.normal_()
 
 
 def _scale_down_random(model: WanTransformer3DModel) -> None:
@@ -114,8 +116,9 @@ def _attend_to_condition(attn: WanAttention) -> None:
     attn.to_q.bias.copy_(direction)
     attn.to_k.bias.copy_(-0.1 * direction)
     attn.to_v.bias.zero_()
-    attn.add_v_proj.weight *= _IMAGE
-    attn.add_v_proj.bias *= _IMAGE
+    if attn.add_v_proj is not None:
+        attn.add_v_proj.weight *= _IMAGE
+        attn.add_v_proj.bias *= _IMAGE
     for norm in (attn.norm_q, attn.norm_k):
         norm.weight.fill_(1.2)
     tint = _TINT * torch.randn(NUM_COLOURS, attn.inner_dim)

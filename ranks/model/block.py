@@ -1,6 +1,6 @@
 """The forward pass of a `WanTransformerBlock`, with its element-wise parts as fusible kernels.
 
-Shapes: B batch (always 1), L tokens of this rank, C channels of the model.
+Shapes: B batch (always 1), L tokens of this rank, C channels of the model, R timesteps.
 """
 
 from functools import partial
@@ -23,20 +23,21 @@ def _forward(
     kernels: Kernels,
     hidden_BLC: Tensor,
     condition: Condition,
-    modulation_B6C: Tensor,
+    modulation_R6C: Tensor,
     shard: Shard,
 ) -> Tensor:
     """Return the tokens `[B, L, C]` after a block: the operations of its class, in their order."""
-    modulation = (block.scale_shift_table + modulation_B6C.float()).chunk(6, dim=1)
+    modulation = (block.scale_shift_table + modulation_R6C.float()).chunk(6, dim=1)
     shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = modulation
-    normed = kernels.modulate(hidden_BLC, shift, scale, block.norm1.eps)
+    rows = shard.timestep_rows
+    normed = kernels.modulate(hidden_BLC, shift, scale, block.norm1.eps, rows)
     update = block.attn1(normed, None, None, shard)
     norm = block.norm2
     hidden_BLC, normed = kernels.add_and_norm(
-        hidden_BLC, update, gate, norm.weight, norm.bias, norm.eps
+        hidden_BLC, update, gate, norm.weight, norm.bias, norm.eps, rows
     )
     update = block.attn2(normed, condition, None, None)
     hidden_BLC, normed = kernels.add_and_modulate(
-        hidden_BLC, update, ffn_shift, ffn_scale, block.norm3.eps
+        hidden_BLC, update, ffn_shift, ffn_scale, block.norm3.eps, rows
     )
-    return kernels.add(hidden_BLC, block.ffn(normed), ffn_gate)
+    return kernels.add(hidden_BLC, block.ffn(normed), ffn_gate, rows)

@@ -8,6 +8,7 @@ import html
 import logging
 import re
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,12 +27,12 @@ from broker.wire.errors import ErrorCode
 from ranks.device import Device
 from ranks.errors import JobError, ModelFolderError
 from ranks.model.transformer import ShardTransformer
-from ranks.model.vae import FRAMES_PER_LATENT
 from ranks.model.weights import (
     check_fit,
     load_image_encoder,
+    load_image_processor,
     load_text_encoder,
-    load_transformer,
+    load_transformers,
     load_vae,
 )
 from ranks.model_files.components import ModelFiles
@@ -47,9 +48,11 @@ class Models:
 
     tokenizer: T5TokenizerFast
     text_encoder: UMT5EncoderModel
-    image_processor: CLIPImageProcessorPil
-    image_encoder: CLIPVisionModel
-    transformer: ShardTransformer
+    image_processor: CLIPImageProcessorPil | None
+    image_encoder: CLIPVisionModel | None
+    """None if the model sees the image through the VAE alone; so is the processor."""
+    transformers: tuple[ShardTransformer, ...]
+    """In the order of the steps that they compute."""
     vae: AutoencoderKLWan
 
 
@@ -75,12 +78,13 @@ def load_models(files: ModelFiles, device: Device, mesh: DeviceMesh | None) -> M
             f"{files.tokenizer} has {len(tokenizer)} tokens, the text encoder only "
             f"{text_encoder.config.vocab_size}; expected the tokenizer of the same model"
         )
+    image_encoder = components.get("image_encoder")
     return Models(
         tokenizer=tokenizer,
         text_encoder=text_encoder,
-        image_processor=CLIPImageProcessorPil.from_pretrained(files.image_processor),
-        image_encoder=load_image_encoder(components["image_encoder"], target),
-        transformer=load_transformer(components["transformer"], device, mesh),
+        image_processor=load_image_processor(files),
+        image_encoder=None if image_encoder is None else load_image_encoder(image_encoder, target),
+        transformers=load_transformers(files, device, mesh),
         vae=load_vae(components["vae"], device.vae_dtype, target),
     )
 
@@ -161,14 +165,20 @@ def open_image(path: Path, width_px: int, height_px: int) -> Image.Image:
     return ImageOps.fit(rgb, (width_px, height_px), method=Image.Resampling.LANCZOS)
 
 
-def embed_image(models: Models, image: Image.Image) -> Tensor:
-    """Return the embedding `[B, N, C]` of an image: the image encoder's last but one layer.
+def embed_images(models: Models, images: Sequence[Image.Image]) -> Tensor | None:
+    """Return the embeddings `[images, N, C]`: the image encoder's last but one layer.
+
+    None if there are no images to embed.
 
     Source:
         diffusers' `WanImageToVideoPipeline.encode_image`.
     """
-    pixels = models.image_processor(images=image, return_tensors="pt").pixel_values
-    encoder = models.image_encoder
+    if not images:
+        return None
+    processor, encoder = models.image_processor, models.image_encoder
+    assert processor is not None, "a family embeds images only with an image encoder"
+    assert encoder is not None, "so does its folder"
+    pixels = processor(images=list(images), return_tensors="pt").pixel_values
     output = encoder(pixels.to(encoder.device, encoder.dtype), output_hidden_states=True)
     image_embeds: Tensor = output.hidden_states[-2]
     return image_embeds
@@ -178,17 +188,6 @@ def image_tensor(image: Image.Image) -> Tensor:
     """Return an image as `[B, 3, H, W]`, from -1 to 1, float32."""
     pixels = torch.from_numpy(np.array(image).astype(np.float32) / 255.0)
     return 2.0 * pixels.permute(2, 0, 1).unsqueeze(0) - 1.0
-
-
-def first_frame_mask(latents: Tensor) -> Tensor:
-    """Return the mask `[B, 4, T, H, W]` that marks the first frame as given.
-
-    Args:
-        latents: The encoded first frame, `[B, C, T, H, W]`; the mask has its dtype and device.
-    """
-    mask = latents.new_zeros(len(latents), FRAMES_PER_LATENT, *latents.shape[2:])
-    mask[:, :, 0] = 1
-    return mask
 
 
 def draw_noise(seed: int, shape: tuple[int, ...]) -> Tensor:

@@ -5,7 +5,11 @@ tokens. A compiled kernel reads them once, computes in float32 and rounds once, 
 functions contain no weights, collectives or attention, so they do not interfere with FSDP, Ulysses
 or the attention cache, and all blocks share the compiled code.
 
-Shapes: B batch (always 1), L tokens of this rank, H heads, D channels a head, C = H times D.
+Tokens may have different timesteps. Then shifts, scales and gates have a row for each timestep, and
+`rows`, `[L]`, says which one a token has. It is None if there is only one row.
+
+Shapes: B batch (always 1), L tokens of this rank, H heads, D channels a head, C = H times D, R
+timesteps.
 """
 
 from collections.abc import Callable
@@ -44,10 +48,12 @@ class Kernels:
         self.add = fuse(add)
 
 
-def modulate(hidden_BLC: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """Return the tokens normalised, scaled and shifted; `shift` and `scale` are `[B, 1, C]`."""
+def modulate(
+    hidden_BLC: Tensor, shift: Tensor, scale: Tensor, eps: float, rows: Tensor | None = None
+) -> Tensor:
+    """Return the tokens normalised, scaled and shifted; `shift` and `scale` are `[R, 1, C]`."""
     normed = F.layer_norm(hidden_BLC.float(), hidden_BLC.shape[-1:], eps=eps)
-    return (normed * (1 + scale) + shift).type_as(hidden_BLC)
+    return (normed * (1 + by_token(scale, rows)) + by_token(shift, rows)).type_as(hidden_BLC)
 
 
 def rotate(
@@ -75,26 +81,42 @@ def rotate(
 
 
 def add_and_norm(
-    hidden_BLC: Tensor, update: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, eps: float
+    hidden_BLC: Tensor,
+    update: Tensor,
+    gate: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    rows: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the tokens after a gated update, and the same normalised, both `[B, L, C]`."""
-    hidden_BLC = add(hidden_BLC, update, gate)
+    hidden_BLC = add(hidden_BLC, update, gate, rows)
     channels = hidden_BLC.shape[-1:]
     normed = F.layer_norm(hidden_BLC.float(), channels, weight.float(), bias.float(), eps)
     return hidden_BLC, normed.type_as(hidden_BLC)
 
 
 def add_and_modulate(
-    hidden_BLC: Tensor, update: Tensor, shift: Tensor, scale: Tensor, eps: float
+    hidden_BLC: Tensor,
+    update: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    eps: float,
+    rows: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the tokens after an update, and the same modulated, both `[B, L, C]`."""
     hidden_BLC = hidden_BLC + update
-    return hidden_BLC, modulate(hidden_BLC, shift, scale, eps)
+    return hidden_BLC, modulate(hidden_BLC, shift, scale, eps, rows)
 
 
-def add(hidden_BLC: Tensor, update: Tensor, gate: Tensor) -> Tensor:
-    """Return the tokens plus the update times `gate`, which is `[B, 1, C]`."""
-    return (hidden_BLC.float() + update.float() * gate).type_as(hidden_BLC)
+def add(hidden_BLC: Tensor, update: Tensor, gate: Tensor, rows: Tensor | None = None) -> Tensor:
+    """Return the tokens plus the update times `gate`, which is `[R, 1, C]`."""
+    return (hidden_BLC.float() + update.float() * by_token(gate, rows)).type_as(hidden_BLC)
+
+
+def by_token(values_R1C: Tensor, rows: Tensor | None) -> Tensor:
+    """Return each token's row, `[B, L, C]`, or the only one, `[B, 1, C]`, for all tokens."""
+    return values_R1C if rows is None else values_R1C[rows].transpose(0, 1)
 
 
 def _rotate_pairs(heads_BLHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

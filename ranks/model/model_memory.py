@@ -3,7 +3,7 @@
 The modules may be on any device, including meta.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
@@ -36,11 +36,12 @@ _GATHERED_BLOCKS = 2
 
 
 def measure(
-    transformer: WanTransformer3DModel,
+    transformers: Sequence[WanTransformer3DModel],
     text_encoder: UMT5EncoderModel,
-    image_encoder: CLIPVisionModel,
+    image_encoder: CLIPVisionModel | None,
     vae: AutoencoderKLWan,
     *,
+    num_embedded_images: int,
     world_size: int,
     capacity_bytes: int,
     dit_fsdp: bool = False,
@@ -49,18 +50,21 @@ def measure(
 ) -> GroupMemory:
     """Return the memory that the weights and the jobs take on each rank of a group.
 
-    The transformer and the text encoder are in their final dtypes, sharded or not; the other models
-    are whole. `capacity_bytes` is that of the smallest device.
+    The transformers and the text encoder are in their final dtypes, sharded or not; the other
+    models are whole. `num_embedded_images` is the family's, `capacity_bytes` that of the smallest
+    device.
     """
+    transformer, *_ = transformers  # the others have the same shapes
     blocks = list(transformer.blocks)
     dit_blocks, t5 = _num_bytes(blocks), _num_bytes([text_encoder])
-    whole = _num_bytes([transformer, image_encoder, vae]) - dit_blocks
+    whole = _num_bytes([vae, *([] if image_encoder is None else [image_encoder])])
+    whole += len(transformers) * (_num_bytes([transformer]) - dit_blocks)
     is_sharded = world_size > 1
     vector = _vector_bytes(transformer)
-    num_condition_tokens = NUM_TEXT_TOKENS + num_image_tokens(image_encoder)
+    num_condition_tokens = NUM_TEXT_TOKENS + num_embedded_images * num_image_tokens(image_encoder)
     return GroupMemory(
         capacity_bytes=usable_bytes(capacity_bytes),
-        weights_bytes=whole + -(-(dit_blocks + t5) // world_size),
+        weights_bytes=whole + -(-(len(transformers) * dit_blocks + t5) // world_size),
         dit_gathered_bytes=dit_blocks if is_sharded else 0,
         dit_blocks_bytes=_num_bytes(blocks[:_GATHERED_BLOCKS]) if is_sharded else 0,
         t5_gathered_bytes=t5 if is_sharded else 0,
@@ -94,7 +98,10 @@ def _vector_bytes(transformer: WanTransformer3DModel) -> int:
     return int(config.num_attention_heads * config.attention_head_dim) * itemsize
 
 
-def num_image_tokens(image_encoder: CLIPVisionModel) -> int:
+def num_image_tokens(image_encoder: CLIPVisionModel | None) -> int:
+    """Return the tokens of one image; 0 without an image encoder."""
+    if image_encoder is None:
+        return 0
     config = image_encoder.config
     # The patches and the class token.
     return int(config.image_size // config.patch_size) ** 2 + 1

@@ -1,7 +1,7 @@
 """`WanTransformer3DModel`, run on one rank's shard of the tokens.
 
 Shapes: B batch (always 1), C channels of latents, S tokens of the whole sequence, L tokens of this
-rank, P channels of a patch, M channels of the model.
+rank, P channels of a patch, M channels of the model, R timesteps.
 """
 
 import math
@@ -13,14 +13,11 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor, nn
 
 from ranks.model.block import install_forward
-from ranks.model.kernels import Kernels
-from ranks.parallel.ulysses import Condition, SequenceGroup, Shard, install_attention
+from ranks.model.kernels import Kernels, by_token
+from ranks.parallel.ulysses import Condition, Shard, install_attention
 
 LatentShape = tuple[int, int, int]
 """Frames, height and width of latents, `(T, H, W)`."""
-
-_WARM_UP_SHAPES: tuple[LatentShape, ...] = ((1, 32, 32), (1, 32, 48))
-"""Two different numbers of tokens: the second shows the compiler that the number varies."""
 
 
 class ShardTransformer(nn.Module):
@@ -56,16 +53,20 @@ class ShardTransformer(nn.Module):
     def num_tokens(self, shape: LatentShape) -> int:
         return math.prod(shape) // int(math.prod(self.model.config.patch_size))
 
-    def condition(self, prompt_embeds: Tensor, image_embeds: Tensor) -> Condition:
-        """Project prompt and image embeddings, each `[B, N, C]`, to the width of the model.
+    def condition(self, prompt_embeds: Tensor, image_embeds: Tensor | None) -> Condition:
+        """Project prompt and image embeddings to the width of the model.
 
         Called once per job, because the result does not depend on the step.
+
+        Args:
+            prompt_embeds: `[B, N, C]`.
+            image_embeds: `[images, N, C]`; None if the model sees no embedded image.
         """
         embedder = self.model.condition_embedder
-        return Condition(
-            embedder.text_embedder(prompt_embeds.to(self.dtype)),
-            embedder.image_embedder(image_embeds.to(self.dtype)),
-        )
+        text = embedder.text_embedder(prompt_embeds.to(self.dtype))
+        if image_embeds is None:
+            return Condition(text, None)
+        return Condition(text, embedder.image_embedder(image_embeds.to(self.dtype)))
 
     def rope_tables(self, shape: LatentShape, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return cosines and sines of the whole sequence, each `[1, S, 1, D / 2]`, float32.
@@ -77,43 +78,14 @@ class ShardTransformer(nn.Module):
         cos, sin = self.model.rope(torch.empty(1, 1, *shape, device="meta"))
         return cos[..., 0::2].contiguous().to(device), sin[..., 1::2].contiguous().to(device)
 
-    def warm_up(self, device: torch.device, num_text_tokens: int, num_image_tokens: int) -> None:
-        """Run small clips, to compile the kernels and to find faults before the first job.
-
-        With sharded weights, every rank must take part.
-
-        Args:
-            device: Device of this rank.
-            num_text_tokens: Text tokens, as in every job: some attention kernels refuse other
-                numbers of keys.
-            num_image_tokens: Image tokens, as in every job.
-        """
-        config = self.model.config
-        condition = self.condition(
-            torch.zeros(1, num_text_tokens, config.text_dim, device=device),
-            torch.zeros(1, num_image_tokens, config.image_dim, device=device),
-        )
-        for shape in _WARM_UP_SHAPES:
-            cos, sin = self.rope_tables(shape, device)
-            shard = Shard(
-                sequence=SequenceGroup(None, [self.num_tokens(shape)], 0),
-                rope_cos=cos,
-                rope_sin=sin,
-                branch=0,
-                step=0,
-                cache=None,
-            )
-            latents = torch.zeros(1, config.in_channels, *shape, dtype=self.dtype, device=device)
-            self(latents, torch.zeros(1, dtype=torch.int64, device=device), condition, shard)
-
     def forward(
-        self, latents: Tensor, timestep: Tensor, condition: Condition, shard: Shard
+        self, latents: Tensor, timesteps: Tensor, condition: Condition, shard: Shard
     ) -> Tensor:
         """Predict the velocity of this rank's tokens.
 
         Args:
-            latents: Whole latents with mask and first frame, `[B, C, T, H, W]`, in `dtype`.
-            timestep: `[B]`, int64.
+            latents: Whole input, `[B, C, T, H, W]`, in `dtype`.
+            timesteps: `[R]`; `Shard.timestep_rows` says which of them a token has.
             condition: Prompt and image of the guidance branch.
             shard: This rank's tokens, and the group that exchanges tokens.
 
@@ -124,11 +96,13 @@ class ShardTransformer(nn.Module):
             diffusers' `WanTransformer3DModel.forward`.
         """
         hidden = self._embed_patches(shard.sequence.take(self._patches(latents)))
-        time, modulation = self._embed_time(timestep)
+        time, modulation = self._embed_time(timesteps)
         for block in self.model.blocks:
             hidden = block(hidden, condition, modulation, shard)
+        rows = shard.timestep_rows
         shift, scale = (self.model.scale_shift_table + time.unsqueeze(1)).chunk(2, dim=1)
-        normed = self.model.norm_out(hidden.float()) * (1 + scale) + shift
+        normed = self.model.norm_out(hidden.float())
+        normed = normed * (1 + by_token(scale, rows)) + by_token(shift, rows)
         patches: Tensor = self.model.proj_out(normed.type_as(hidden))
         return patches
 
@@ -159,10 +133,10 @@ class ShardTransformer(nn.Module):
         convolution = self.model.patch_embedding
         return F.linear(patches_BLP.to(self.dtype), convolution.weight.flatten(1), convolution.bias)
 
-    def _embed_time(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the time embedding `[B, M]` and the blocks' modulation `[B, 6, M]`."""
+    def _embed_time(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the time embedding `[R, M]` and the blocks' modulation `[R, 6, M]`."""
         embedder = self.model.condition_embedder
-        waves = embedder.timesteps_proj(timestep)
+        waves = embedder.timesteps_proj(timesteps)
         time = embedder.time_embedder(waves.to(_parameter_dtype(embedder.time_embedder)))
         time = time.to(self.dtype)
         modulation = embedder.time_proj(embedder.act_fn(time)).unflatten(1, (6, -1))

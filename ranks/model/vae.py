@@ -5,10 +5,16 @@ identical. Shapes: B batch, C channels, T frames, H height, W width, in pixels o
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, WanCausalConv3d
+from diffusers.models.autoencoders.autoencoder_kl_wan import (
+    AutoencoderKLWan,
+    WanCausalConv3d,
+    patchify,
+    unpatchify,
+)
 from torch import Tensor, nn
 
 FRAMES_PER_LATENT = 4
@@ -40,25 +46,52 @@ def num_latent_frames(num_frames: int) -> int:
     return num_frames // FRAMES_PER_LATENT + 1
 
 
+@dataclass(frozen=True)
+class GivenClip:
+    """A clip that is grey but for its first frame, and its last one if that is given.
+
+    Args:
+        num_frames: Frames of the clip, of the form 4n + 1.
+        first: The whole first frame, `[B, 3, H, W]`, from -1 to 1, in the dtype of the VAE.
+        last: The last frame, likewise.
+    """
+
+    num_frames: int
+    first: Tensor
+    last: Tensor | None = None
+
+    @property
+    def num_chunks(self) -> int:
+        return num_latent_frames(self.num_frames)
+
+    def chunks(self) -> Iterator[Tensor]:
+        """Yield the frames `[B, 3, T, H, W]`: one, then four at a time."""
+        first = self.first.unsqueeze(2)
+        grey = torch.zeros_like(first).expand(-1, -1, FRAMES_PER_LATENT, -1, -1)
+        yield first
+        for index in range(1, self.num_chunks):
+            if self.last is None or index < self.num_chunks - 1:
+                yield grey
+            else:
+                yield torch.cat((grey[:, :, 1:], self.last.unsqueeze(2)), dim=2)
+
+
 def encode_chunks(
-    vae: AutoencoderKLWan, image: Tensor, num_frames: int, split: Split | None = None
+    vae: AutoencoderKLWan, clip: GivenClip, split: Split | None = None
 ) -> Iterator[Tensor]:
-    """Encode a clip whose first frame is an image and whose other frames are grey.
+    """Encode a clip.
 
     Args:
         vae: The VAE.
-        image: The whole first frame, `[B, 3, H, W]`, from -1 to 1, in the dtype of the VAE.
-        num_frames: Frames of the clip, of the form 4n + 1.
+        clip: The clip, whole on every rank.
         split: Split of the work over ranks; None if this rank works alone.
 
     Yields:
         Whole encoder outputs `[B, 2C, 1, H, W]`, one latent frame each.
     """
     cache = _empty_cache(vae.encoder)
-    first = image.unsqueeze(2)
-    grey = torch.zeros_like(first).expand(-1, -1, FRAMES_PER_LATENT, -1, -1)
-    for index in range(num_latent_frames(num_frames)):
-        chunk = first if index == 0 else grey
+    for frames in clip.chunks():
+        chunk = _patchified(vae, frames)
         if split is None:
             yield vae.encoder(chunk, feat_cache=cache, feat_idx=[0])
         else:
@@ -75,7 +108,8 @@ def encode_clip(vae: AutoencoderKLWan, clip: Tensor) -> Tensor:
     """
     cache = _empty_cache(vae.encoder)
     chunks = [clip[:, :, :1], *clip[:, :, 1:].split(FRAMES_PER_LATENT, dim=2)]
-    encoded = [vae.encoder(chunk, feat_cache=cache, feat_idx=[0]) for chunk in chunks]
+    patches = (_patchified(vae, chunk) for chunk in chunks)
+    encoded = [vae.encoder(chunk, feat_cache=cache, feat_idx=[0]) for chunk in patches]
     return finish_encoding(vae, encoded)
 
 
@@ -110,7 +144,16 @@ def decode_chunks(
         chunk = features[:, :, index : index + 1]
         patch = chunk if split is None else split.take(chunk)
         decoded = vae.decoder(patch, feat_cache=cache, feat_idx=[0], first_chunk=index == 0)
-        yield decoded if split is None else split.gather(decoded)
+        whole = decoded if split is None else split.gather(decoded)
+        size = vae.config.patch_size
+        yield whole if size is None else unpatchify(whole, size)
+
+
+def _patchified(vae: AutoencoderKLWan, frames: Tensor) -> Tensor:
+    """Return frames as the encoder takes them: with the pixels of a patch as channels, if so."""
+    size = vae.config.patch_size
+    patches: Tensor = frames if size is None else patchify(frames, size)
+    return patches
 
 
 def _empty_cache(module: nn.Module) -> list[Tensor | str | None]:

@@ -14,12 +14,13 @@ from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed, Wan
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from ranks.device import Device
 from ranks.errors import ModelFolderError
 from ranks.model.transformer import ShardTransformer
 from ranks.model.weight_match import Names, match_weights
-from ranks.model_files.components import Component, ModelFiles
+from ranks.model_files.components import Component, ComponentName, ModelFiles
 from ranks.parallel.sharding import load_weights, shard_text_encoder, shard_transformer
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -39,21 +40,33 @@ def check_fit(files: ModelFiles) -> None:
     """
     components, dtype = files.components, torch.float32
     match_weights(meta_vae(components["vae"], dtype), components["vae"])
-    encoder = components["image_encoder"]
-    match_weights(meta_image_encoder(encoder), encoder, _IMAGE_ENCODER)
+    if encoder := components.get("image_encoder"):
+        match_weights(meta_image_encoder(encoder), encoder, _IMAGE_ENCODER)
     encoder = components["text_encoder"]
     match_weights(meta_text_encoder(encoder, dtype), encoder, _TEXT_ENCODER)
-    match_weights(meta_transformer(components["transformer"], dtype), components["transformer"])
+    for transformer in _transformers(files):
+        match_weights(meta_transformer(transformer, dtype), transformer)
+
+
+def load_transformers(
+    files: ModelFiles, device: Device, mesh: DeviceMesh | None
+) -> tuple[ShardTransformer, ...]:
+    """Load the transformers; modules that diffusers keeps in float32 stay in float32.
+
+    Raises:
+        ModelFolderError: If the weights do not fit the model.
+    """
+    return tuple(load_transformer(part, device, mesh) for part in _transformers(files))
+
+
+def _transformers(files: ModelFiles) -> list[Component]:
+    names: tuple[ComponentName, ...] = ("transformer", "transformer_2")
+    return [files.components[name] for name in names if name in files.components]
 
 
 def load_transformer(
     component: Component, device: Device, mesh: DeviceMesh | None
 ) -> ShardTransformer:
-    """Load the transformer; modules that diffusers keeps in float32 stay in float32.
-
-    Raises:
-        ModelFolderError: If the weights do not fit the model.
-    """
     model = meta_transformer(component, device.model_dtype)
     root = ShardTransformer(model, device.attention_backend, is_fused=device.is_fused)
     if mesh is not None:
@@ -104,6 +117,23 @@ def load_image_encoder(component: Component, device: torch.device) -> CLIPVision
     numbers = model.embeddings.position_ids
     model.embeddings.position_ids = torch.arange(numbers.shape[1], device=device).expand(1, -1)
     return model
+
+
+def load_image_processor(files: ModelFiles) -> CLIPImageProcessorPil | None:
+    """Return what prepares images for the image encoder; None if the model has no such encoder.
+
+    An original folder has none. The makers squash images to a square there; this crops them as the
+    folders of diffusers do, so that both layouts give the same videos. The other settings, of
+    laion/CLIP-ViT-H-14-laion2B-s32B-b79K, are the defaults.
+    """
+    encoder = files.components.get("image_encoder")
+    if encoder is None:
+        return None
+    if files.image_processor is None:
+        side = encoder.config["image_size"]
+        return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=side)
+    processor: CLIPImageProcessorPil = CLIPImageProcessorPil.from_pretrained(files.image_processor)
+    return processor
 
 
 def meta_image_encoder(component: Component) -> CLIPVisionModel:

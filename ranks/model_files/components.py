@@ -6,10 +6,23 @@ from typing import Any, Literal
 import msgspec
 
 from broker.wire.model_profile import Family
+from ranks.errors import ModelFolderError
 from ranks.model_files.weight_files import StoredWeight
 
 ComponentName = Literal["transformer", "transformer_2", "vae", "text_encoder", "image_encoder"]
 """As diffusers names the folders of components with weights."""
+
+Layout = Literal["diffusers", "original"]
+"""How a folder names and stores the components: as diffusers does, or as the makers of Wan do."""
+
+_BASE: tuple[ComponentName, ...] = ("text_encoder", "image_encoder", "transformer", "vae")
+WEIGHTED: dict[Family, tuple[ComponentName, ...]] = {
+    "wan2.1-i2v": _BASE,
+    "wan2.1-flf2v": _BASE,
+    "wan2.2-i2v-a14b": ("text_encoder", "transformer", "transformer_2", "vae"),
+    "wan2.2-ti2v-5b": ("text_encoder", "transformer", "vae"),
+}
+"""The components with weights of each family."""
 
 
 class Component(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,11 +42,28 @@ class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
     """All that is needed to load a model."""
 
     place: Path
+    layout: Layout = "diffusers"
     family: Family
     components: dict[ComponentName, Component]
     tokenizer: Path
     image_processor: Path | None
-    """None if the model sees the image through the VAE alone."""
+    """None if the folder states no settings, or the model sees images through the VAE alone."""
     boundary_ratio: float | None = None
     """Where a model with two transformers changes from the first to the second: the timestep over
     1000."""
+
+    @property
+    def num_heads(self) -> int:
+        """The transformer's number of attention heads.
+
+        Raises:
+            ModelFolderError: If its config does not state a positive number.
+        """
+        transformer = self.components["transformer"]
+        heads = transformer.config.get("num_attention_heads")
+        if not isinstance(heads, int) or heads < 1:
+            raise ModelFolderError(
+                f"{transformer.place}/config.json: num_attention_heads is {heads!r}; "
+                "expected a whole number from 1 up; download the file again"
+            )
+        return heads

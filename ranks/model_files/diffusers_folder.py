@@ -2,33 +2,22 @@
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from ranks.errors import MissingModelError, ModelFolderError
-from ranks.model_files.components import Component, ComponentName, ModelFiles
+from ranks.model_files.components import WEIGHTED, Component, ComponentName, ModelFiles
 from ranks.model_files.json_file import read_json
 from ranks.model_files.model_kinds import (
+    read_boundary_ratio,
+    recognise_family,
     refuse_other_layout,
     refuse_other_model,
-    refuse_other_pipeline,
 )
 from ranks.model_files.safetensors_header import refuse_lfs_pointer
 from ranks.model_files.weight_files import find_weights, weight_file_names
 
 logger = logging.getLogger(__name__)
-
-COMPONENTS: dict[str, tuple[str, ...]] = {
-    "tokenizer": ("tokenizer_config.json",),
-    "text_encoder": ("config.json",),
-    "image_encoder": ("config.json",),
-    "image_processor": ("preprocessor_config.json",),
-    "transformer": ("config.json",),
-    "vae": ("config.json",),
-}
-"""Folder of each component, and the files it must contain besides its weights."""
-
-WEIGHTED: tuple[ComponentName, ...] = ("text_encoder", "image_encoder", "transformer", "vae")
-"""Components with weights in safetensors files."""
 
 _VOCABULARIES = ("tokenizer.json", "spiece.model")
 """A tokenizer reads the first that is there."""
@@ -37,7 +26,7 @@ _OTHER_WEIGHTS = ("*.safetensors", "*.bin", "*.pth", "*.pt", "*.ckpt", "*.gguf")
 
 
 def check_model_folder(folder: Path) -> None:
-    """Check that the folder holds the model that is served, whole and in plain weights.
+    """Check that the folder holds a model that is served, whole and in plain weights.
 
     Names, shapes and dtypes are read from headers. Whether they fit the configs is checked where
     the model is made.
@@ -46,37 +35,46 @@ def check_model_folder(folder: Path) -> None:
         MissingModelError: If there is no such folder, or nothing in it.
         ModelFolderError: If anything is missing, damaged, quantized or of another model.
     """
+    open_diffusers_folder(folder)
+
+
+def open_diffusers_folder(folder: Path) -> ModelFiles:
+    """Return the components of a folder, which is checked as a whole.
+
+    Raises:
+        MissingModelError: As `check_model_folder` does, and so is `ModelFolderError`.
+    """
     _refuse_missing(folder)
     refuse_other_layout(folder)
-    refuse_other_pipeline(folder)
-    _refuse_incomplete(folder)
-    _check_tokenizer(folder / "tokenizer")
+    family = recognise_family(folder)
+    parts = WEIGHTED[family]
+    _refuse_incomplete(folder, parts)
+    check_tokenizer(folder / "tokenizer")
     _check_scheduler(folder / "scheduler" / "scheduler_config.json")
-    refuse_other_model(folder)
-    _check_processor(folder)
-    strays = [f"{part}/{name}" for part in WEIGHTED for name in find_weights(folder / part).strays]
+    refuse_other_model(folder, family)
+    has_images = "image_encoder" in parts
+    if has_images:
+        _check_processor(folder)
+    components = {part: read_component(folder / part) for part in parts}
+    _warn_of_strays(folder, components)
+    return ModelFiles(
+        place=folder,
+        family=family,
+        components=components,
+        tokenizer=folder / "tokenizer",
+        image_processor=folder / "image_processor" if has_images else None,
+        boundary_ratio=read_boundary_ratio(folder) if "transformer_2" in parts else None,
+    )
+
+
+def _warn_of_strays(folder: Path, components: dict[ComponentName, Component]) -> None:
+    strays = [f"{part}/{name}" for part, found in components.items() for name in found.strays]
     if strays:
         logger.warning(
             "model folder %s: ignored, because they are not part of the model: %s",
             folder,
             _some(strays),
         )
-
-
-def open_diffusers_folder(folder: Path) -> ModelFiles:
-    """Return the components of a folder that `check_model_folder` accepts.
-
-    Raises:
-        MissingModelError: As `check_model_folder` does, and so is `ModelFolderError`.
-    """
-    check_model_folder(folder)
-    return ModelFiles(
-        place=folder,
-        family="wan2.1-i2v",
-        components={name: read_component(folder / name) for name in WEIGHTED},
-        tokenizer=folder / "tokenizer",
-        image_processor=folder / "image_processor",
-    )
 
 
 def read_component(folder: Path) -> Component:
@@ -131,10 +129,12 @@ def _refuse_missing(folder: Path) -> None:
         )
 
 
-def _refuse_incomplete(folder: Path) -> None:
-    configs = [f"{part}/{name}" for part, files in COMPONENTS.items() for name in files]
+def _refuse_incomplete(folder: Path, parts: Sequence[ComponentName]) -> None:
+    configs = ["tokenizer/tokenizer_config.json", *(f"{part}/config.json" for part in parts)]
+    if "image_encoder" in parts:
+        configs.append("image_processor/preprocessor_config.json")
     missing = [name for name in configs if not (folder / name).is_file()]
-    for part in WEIGHTED:
+    for part in parts:
         if f"{part}/config.json" not in missing:
             missing += _missing_weights(folder / part)
     if missing:
@@ -154,7 +154,12 @@ def _missing_weights(component: Path) -> list[str]:
     return missing
 
 
-def _check_tokenizer(tokenizer: Path) -> None:
+def check_tokenizer(tokenizer: Path) -> None:
+    """Check the folder of a tokenizer.
+
+    Raises:
+        ModelFolderError: If it is incomplete, or not the one of UMT5.
+    """
     found = [tokenizer / name for name in _VOCABULARIES if (tokenizer / name).is_file()]
     if not found:
         raise ModelFolderError(

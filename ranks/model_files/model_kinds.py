@@ -1,15 +1,17 @@
-"""Tells which model a folder holds, so that a refusal can name it."""
+"""Tells which model a folder holds: its family, or the name with which it is refused."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from broker.wire.model_profile import Family
 from ranks.errors import ModelFolderError
+from ranks.model_files.components import WEIGHTED, ComponentName
 from ranks.model_files.json_file import read_json
 
 EXPECTED = (
-    "expected Wan2.1 I2V in the layout of diffusers, such as "
-    "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers; name its folder with --model-path"
+    "expected Wan2.1 I2V or FLF2V, or Wan2.2 I2V-A14B or TI2V-5B, in the layout of diffusers, such "
+    "as Wan-AI/Wan2.1-I2V-14B-720P-Diffusers; name its folder with --model-path"
 )
 
 _PIPELINES = {
@@ -31,13 +33,20 @@ _ORIGINALS = {
 }
 """Kinds of Wan by the `model_type` of an original config."""
 
-_CLASSES = {
+_CLASSES: dict[ComponentName, tuple[str, str]] = {
     "transformer": ("_class_name", "WanTransformer3DModel"),
+    "transformer_2": ("_class_name", "WanTransformer3DModel"),
     "vae": ("_class_name", "AutoencoderKLWan"),
     "text_encoder": ("model_type", "umt5"),
     "image_encoder": ("model_type", "clip_vision_model"),
 }
 """What the config of each component with weights says about its architecture."""
+
+_SHARED_FIELDS = (
+    *("num_attention_heads", "attention_head_dim", "num_layers", "ffn_dim"),
+    *("in_channels", "out_channels", "text_dim", "image_dim"),
+)
+"""What two transformers of one model have in common."""
 
 
 def refuse_other_layout(folder: Path) -> None:
@@ -51,26 +60,58 @@ def refuse_other_layout(folder: Path) -> None:
         raise ModelFolderError(f"model folder {folder} {what}; {EXPECTED}, or try --demo")
 
 
-def refuse_other_model(folder: Path) -> None:
-    """Refuse a complete diffusers folder of a model with another architecture, and name it.
+def recognise_family(folder: Path) -> Family:
+    """Return the family of a diffusers folder, which may be incomplete.
+
+    Raises:
+        ModelFolderError: If the model is of none that is served; the message names it.
+    """
+    index = read_json(folder / "model_index.json")
+    name = str(index.get("_class_name"))
+    if any(index.get("transformer_2") or ()):  # an absent one may be stated as two nulls
+        if name == "WanImageToVideoPipeline":
+            return "wan2.2-i2v-a14b"
+        raise _refused(folder, "Wan2.2 T2V-A14B (text to video, two transformers)")
+    # The makers' own index of TI2V-5B names the pipeline without a picture.
+    if index.get("expand_timesteps") and name in ("WanPipeline", "WanImageToVideoPipeline"):
+        return "wan2.2-ti2v-5b"
+    if name != "WanImageToVideoPipeline":
+        raise _refused(folder, _PIPELINES.get(name, f"a model of the pipeline {name}"))
+    config = folder / "transformer" / "config.json"
+    if config.is_file() and read_json(config).get("pos_embed_seq_len") is not None:
+        return "wan2.1-flf2v"
+    return "wan2.1-i2v"
+
+
+def refuse_other_model(folder: Path, family: Family) -> None:
+    """Refuse a complete diffusers folder whose components are not those of the family.
 
     Raises:
         ModelFolderError: In that case.
     """
-    found = next(_other_models(folder), None)
+    found = next(_other_components(folder, family), None)
     if found is not None:
-        raise ModelFolderError(f"model folder {folder} holds {found}; {EXPECTED}")
+        raise _refused(folder, found)
 
 
-def refuse_other_pipeline(folder: Path) -> None:
-    """Refuse a model whose pipeline is another; its folder may lack components of ours.
+def read_boundary_ratio(folder: Path) -> float:
+    """Return where a model with two transformers changes from one to the other.
 
     Raises:
-        ModelFolderError: In that case.
+        ModelFolderError: If its index does not state it.
     """
-    found = _other_pipeline(read_json(folder / "model_index.json"))
-    if found is not None:
-        raise ModelFolderError(f"model folder {folder} holds {found}; {EXPECTED}")
+    index = folder / "model_index.json"
+    ratio = read_json(index).get("boundary_ratio")
+    if not isinstance(ratio, int | float) or not 0 < ratio <= 1:
+        raise ModelFolderError(
+            f"{index}: boundary_ratio is {ratio!r}; expected a number above 0, up to 1, since the "
+            "model has two transformers"
+        )
+    return float(ratio)
+
+
+def _refused(folder: Path, found: str) -> ModelFolderError:
+    return ModelFolderError(f"model folder {folder} holds {found}; {EXPECTED}")
 
 
 def _other_layouts(folder: Path) -> Iterator[str]:
@@ -94,41 +135,56 @@ def _other_layouts(folder: Path) -> Iterator[str]:
         yield f"holds single files such as {single[0].name}"
 
 
-def _other_pipeline(index: dict[str, Any]) -> str | None:
-    name = index.get("_class_name")
-    has_two = any(index.get("transformer_2") or ())  # an absent one may be stated as two nulls
-    if has_two:
-        return f"Wan2.2 {'T2V' if name == 'WanPipeline' else 'I2V'}-A14B (two transformers)"
-    if index.get("expand_timesteps"):
-        return "Wan2.2 TI2V-5B"
-    if name != "WanImageToVideoPipeline":
-        return _PIPELINES.get(str(name), f"a model of the pipeline {name}")
-    return None
-
-
-def _other_models(folder: Path) -> Iterator[str]:
-    configs = {part: read_json(folder / part / "config.json") for part in _CLASSES}
-    for part, (field, expected) in _CLASSES.items():
-        if configs[part].get(field) != expected:
-            yield f"a {part} with {field} {configs[part].get(field)!r} instead of {expected!r}"
+def _other_components(folder: Path, family: Family) -> Iterator[str]:
+    configs = {part: read_json(folder / part / "config.json") for part in WEIGHTED[family]}
+    for part, config in configs.items():
+        field, expected = _CLASSES[part]
+        yield from _differs(part, config, field, expected, "was expected")
     transformer, vae = configs["transformer"], configs["vae"]
-    text_dim, image_dim = transformer.get("text_dim"), transformer.get("image_dim")
-    if transformer.get("pos_embed_seq_len") is not None:
-        yield "Wan2.1 FLF2V (first and last frame)"
+    latents = transformer.get("out_channels")
+    is_patched = family == "wan2.2-ti2v-5b"
+    if isinstance(latents, int):
+        # The noise, a mask of four frames, and the encoded image.
+        channels = latents if is_patched else 2 * latents + 4
+        yield from _differs("transformer", transformer, "in_channels", channels)
+    yield from _other_images(configs, family)
+    if "transformer_2" in configs:
+        for field in _SHARED_FIELDS:
+            yield from _differs(
+                "transformer_2", configs["transformer_2"], field, transformer.get(field)
+            )
+    if bool(vae.get("is_residual")) != is_patched or (vae.get("patch_size") == 2) != is_patched:
+        yield f"the VAE of {'another model' if is_patched else 'Wan2.2 TI2V-5B'}"
+    yield from _differs("vae", vae, "z_dim", latents)
+    yield from _differs(
+        "text_encoder", configs["text_encoder"], "d_model", transformer.get("text_dim")
+    )
+
+
+def _other_images(configs: dict[ComponentName, dict[str, Any]], family: Family) -> Iterator[str]:
+    """Yield what is wrong with the image branch of a transformer, or the lack of one."""
+    transformer, encoder = configs["transformer"], configs.get("image_encoder")
+    image_dim = transformer.get("image_dim")
+    if encoder is None:
+        if image_dim is not None:
+            yield "a Wan transformer with an image branch (Wan2.1 I2V)"
+        return
     if image_dim is None:
         yield "a Wan transformer without an image branch (T2V or Wan2.2)"
-    # The noise, a mask of four frames, and the encoded image.
-    latents = transformer.get("out_channels")
-    wanted = 2 * latents + 4 if isinstance(latents, int) else None
-    yield from _differs("transformer", transformer, "in_channels", wanted)
-    if vae.get("is_residual") or vae.get("patch_size") is not None:
-        yield "the VAE of Wan2.2 TI2V-5B"
-    yield from _differs("vae", vae, "z_dim", latents)
-    yield from _differs("text_encoder", configs["text_encoder"], "d_model", text_dim)
-    yield from _differs("image_encoder", configs["image_encoder"], "hidden_size", image_dim)
+    yield from _differs("image_encoder", encoder, "hidden_size", image_dim)
+    side, patch = encoder.get("image_size"), encoder.get("patch_size")
+    if family == "wan2.1-flf2v" and isinstance(side, int) and isinstance(patch, int):
+        # The patches and the class token of two pictures.
+        num_tokens = 2 * ((side // patch) ** 2 + 1)
+        yield from _differs("transformer", transformer, "pos_embed_seq_len", num_tokens)
 
 
-def _differs(part: str, config: dict[str, Any], field: str, expected: object) -> Iterator[str]:
-    if config.get(field) != expected:
-        found = config.get(field)
-        yield f"a {part} with {field} {found!r}, where the other components need {expected!r}"
+def _differs(
+    part: str,
+    config: dict[str, Any],
+    field: str,
+    expected: object,
+    why: str = "is what the other components need",
+) -> Iterator[str]:
+    if (found := config.get(field)) != expected:
+        yield f"a {part} with {field} {found!r}, where {expected!r} {why}"

@@ -2,16 +2,33 @@
 
 from pathlib import Path
 
+from ranks.errors import ModelFolderError
 from ranks.model_files.components import ModelFiles
 from ranks.model_files.diffusers_folder import open_diffusers_folder
+from ranks.model_files.original_folder import is_original_folder, open_original_folder
+from ranks.model_files.single_file import with_transformer
 
 
-def open_model(path: Path) -> ModelFiles:
+def open_model(path: Path, transformer: Path | None = None) -> ModelFiles:
     """Return the components of a model, read from configs and headers only.
+
+    Args:
+        path: Its folder.
+        transformer: A single file that takes the place of the folder's own transformer.
 
     Raises:
         MissingModelError: If there is nothing at the path.
         ModelFolderError: If anything is missing, damaged, quantized, or of a model that is not
             served.
     """
+    try:
+        files = _open_folder(path)
+        return files if transformer is None else with_transformer(files, transformer)
+    except OSError as error:
+        raise ModelFolderError(f"model {path} cannot be read: {error}") from error
+
+
+def _open_folder(path: Path) -> ModelFiles:
+    if not (path / "model_index.json").is_file() and is_original_folder(path):
+        return open_original_folder(path)
     return open_diffusers_folder(path)

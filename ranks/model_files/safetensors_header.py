@@ -11,7 +11,7 @@ from ranks.errors import ModelFolderError
 _MAX_HEADER_BYTES = 16 << 20
 """Far more than the header of any model here: the 14B transformer's has 0.2 MB."""
 
-_ITEM_BYTES = {"F32": 4, "BF16": 2, "F16": 2}
+ITEM_BYTES = {"F32": 4, "BF16": 2, "F16": 2, "I64": 8}
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _OTHER_CONTENT = {
@@ -98,8 +98,8 @@ def _decode(header: bytes) -> dict[str, StoredTensor]:
 
 def _check_size(path: Path, name: str, tensor: StoredTensor) -> None:
     begin, end = tensor.data_offsets
-    expected = math.prod(tensor.shape) * _ITEM_BYTES.get(tensor.dtype, 0)
-    if end < begin or (tensor.dtype in _ITEM_BYTES and end - begin != expected):
+    expected = math.prod(tensor.shape) * ITEM_BYTES.get(tensor.dtype, 0)
+    if end < begin or (tensor.dtype in ITEM_BYTES and end - begin != expected):
         raise _damaged(path, f"gives {name} {end - begin} bytes, its shape has {expected}")
 
 

@@ -1,12 +1,14 @@
 """Finds the weights of a component: which tensor is in which file, and what does not belong."""
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from ranks.errors import ModelFolderError
 from ranks.model_files.json_file import read_json
-from ranks.model_files.safetensors_header import StoredTensor, read_header
+from ranks.model_files.safetensors_header import ITEM_BYTES, StoredTensor, read_header
 
 _DTYPES = ("F32", "BF16", "F16")
 
@@ -32,7 +34,17 @@ class StoredWeight(msgspec.Struct, frozen=True):
 
     path: Path
     name: str
+    """In the file."""
     shape: tuple[int, ...]
+    """As the model needs it; the file may hold the same numbers in another shape."""
+    dtype: str
+    """As safetensors spells it."""
+    first_row: int = 0
+    """Where it begins, if the file holds several weights in one tensor."""
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
 
 
 class WeightFiles(msgspec.Struct, frozen=True):
@@ -55,18 +67,20 @@ def find_weights(component: Path) -> WeightFiles:
     weights: dict[str, StoredWeight] = {}
     strays = [p.name for p in sorted(component.glob("*.safetensors")) if p.name not in names]
     for file, named in names.items():
-        header = read_header(component / file)
-        _refuse_quantized(component / file, header)
-        used = header.keys() if named is None else named
-        if absent := sorted(set(used) - header.keys()):
+        held = read_weight_file(component / file)
+        used = held.keys() if named is None else named
+        if absent := sorted(set(used) - held.keys()):
             raise ModelFolderError(
                 f"{component / file} lacks {absent[0]}, which the index expects there "
                 f"(missing tensors: {len(absent)}); download the component again"
             )
-        strays += [f"{name} in {file}" for name in sorted(header.keys() - set(used))]
-        for name in used:
-            weights[name] = StoredWeight(component / file, name, header[name].shape)
+        strays += [f"{name} in {file}" for name in sorted(held.keys() - set(used))]
+        weights |= {name: held[name] for name in used}
     return WeightFiles(weights, strays)
+
+
+def _stored(path: Path, name: str, tensor: StoredTensor) -> StoredWeight:
+    return StoredWeight(path, name, tensor.shape, tensor.dtype)
 
 
 def weight_file_names(component: Path) -> list[str]:
@@ -111,11 +125,27 @@ def _names_by_file(component: Path) -> dict[str, list[str] | None]:
     return names
 
 
-def _refuse_quantized(path: Path, header: dict[str, StoredTensor]) -> None:
-    for name in header:
+def read_weight_file(path: Path) -> dict[str, StoredWeight]:
+    """Return the weights in a safetensors file by their names in it, from its header only.
+
+    Raises:
+        ModelFolderError: If the file is missing or damaged, or the weights are quantized.
+    """
+    header = read_header(path)
+    refuse_quantized(path, {name: tensor.dtype for name, tensor in header.items()})
+    return {name: _stored(path, name, tensor) for name, tensor in header.items()}
+
+
+def refuse_quantized(path: Path, dtypes: Mapping[str, str]) -> None:
+    """Refuse a file whose tensors, by their names in it, are not plain numbers.
+
+    Raises:
+        ModelFolderError: In that case.
+    """
+    for name in dtypes:
         if name.rpartition(".")[2] in _QUANTIZATION_KEYS:
             raise ModelFolderError(f"{path} holds {name}: {_EXPECTED}")
-    for name, tensor in header.items():
+    for name, dtype in dtypes.items():
         # Files of older libraries hold this table, which is no weight.
-        if tensor.dtype not in _DTYPES and not name.endswith(".position_ids"):
-            raise ModelFolderError(f"{path} holds {name} as {tensor.dtype}: {_EXPECTED}")
+        if dtype not in _DTYPES and not name.endswith(".position_ids"):
+            raise ModelFolderError(f"{path} holds {name} as {dtype}: {_EXPECTED}")

@@ -5,17 +5,16 @@ weights after use or keep them.
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import UMT5EncoderModel
 
+from ranks.model.tensor_reader import TensorReader
 from ranks.model.weight_match import ONLY_OWN, Names, match_weights, weights_by_names
 from ranks.model_files.components import Component
 
@@ -78,14 +77,9 @@ def load_weights(
     """
     stored = match_weights(model, component, names)
     _allocate(model, device)
-    with ExitStack() as opened, torch.no_grad():
-        files = {
-            path: opened.enter_context(safe_open(path, framework="pt"))
-            for path in sorted({weight.path for weight in stored.values()})
-        }
+    with TensorReader() as reader, torch.no_grad():
         for (first, *_), weight in weights_by_names(model):
-            source = files[stored[first].path].get_slice(stored[first].name)
-            _own(weight).copy_(source[_own_rows(weight)])
+            _own(weight).copy_(reader.read(stored[first], _own_rows(weight)))
 
 
 def _shard(
@@ -117,7 +111,7 @@ def _own(weight: Tensor) -> Tensor:
 
 def _own_rows(weight: Tensor) -> slice:
     if not isinstance(weight, DTensor):
-        return slice(None)
+        return slice(0, weight.shape[0] if weight.shape else 1)
     mesh = weight.device_mesh
     # FSDP splits rows like `torch.chunk`.
     num_rows = -(-weight.shape[0] // mesh.size())

@@ -101,6 +101,8 @@ class Shard:
         branch: Guidance branch; each has its own outputs in the cache.
         step: Denoising step, from 0.
         cache: Kept attention outputs of this run; None if it uses no cache.
+        timestep_rows: Which of the timesteps each of this rank's tokens has, `[L]`; None if all
+            have the same.
     """
 
     sequence: SequenceGroup
@@ -109,6 +111,7 @@ class Shard:
     branch: int
     step: int
     cache: AttentionCache | None
+    timestep_rows: Tensor | None = None
 
 
 class Condition:
@@ -118,24 +121,23 @@ class Condition:
 
     Args:
         text_BNC: Embedded prompt.
-        image_BNC: Embedded image.
+        image_BNC: Embedded images; None if the model sees none.
     """
 
-    def __init__(self, text_BNC: Tensor, image_BNC: Tensor) -> None:
+    def __init__(self, text_BNC: Tensor, image_BNC: Tensor | None) -> None:
         self._text, self._image = text_BNC, image_BNC
-        self._keys_values: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+        self._keys_values: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
-    def keys_values(self, block: int, attn: WanAttention) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return keys and values of the text, then of the image, each `[B, N, H, D]`."""
+    def keys_values(self, block: int, attn: WanAttention) -> list[tuple[Tensor, Tensor]]:
+        """Return keys and values of the text, then of the images, each `[B, N, H, D]`."""
         if block not in self._keys_values:
-            computed = (
-                attn.norm_k(attn.to_k(self._text)),
-                attn.to_v(self._text),
-                attn.norm_added_k(attn.add_k_proj(self._image)),
-                attn.add_v_proj(self._image),
-            )
-            text_k, text_v, image_k, image_v = (_split_heads(part, attn) for part in computed)
-            self._keys_values[block] = text_k, text_v, image_k, image_v
+            pairs = [(attn.norm_k(attn.to_k(self._text)), attn.to_v(self._text))]
+            if self._image is not None:
+                key = attn.norm_added_k(attn.add_k_proj(self._image))
+                pairs.append((key, attn.add_v_proj(self._image)))
+            self._keys_values[block] = [
+                (_split_heads(key, attn), _split_heads(value, attn)) for key, value in pairs
+            ]
         return self._keys_values[block]
 
 
@@ -200,10 +202,13 @@ class CrossAttention:
     ) -> Tensor:
         """Return the output `[B, L, C]` of this rank's tokens."""
         query = _split_heads(attn.norm_q(attn.to_q(hidden_states)), attn)
-        text_k, text_v, image_k, image_v = encoder_hidden_states.keys_values(self._block, attn)
-        text = dispatch_attention_fn(query, text_k, text_v, backend=self._backend)
-        image = dispatch_attention_fn(query, image_k, image_v, backend=self._backend)
-        return _project_out(attn, (text + image).flatten(2).type_as(hidden_states))
+        output, *others = (
+            dispatch_attention_fn(query, key, value, backend=self._backend)
+            for key, value in encoder_hidden_states.keys_values(self._block, attn)
+        )
+        for other in others:
+            output = output + other
+        return _project_out(attn, output.flatten(2).type_as(hidden_states))
 
 
 def install_attention(

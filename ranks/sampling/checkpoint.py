@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import safetensors.torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from broker.store.store import CHECKPOINTS, Move, Store
@@ -15,6 +15,8 @@ from broker.store.store import CHECKPOINTS, Move, Store
 logger = logging.getLogger(__name__)
 
 State = dict[str, Tensor]
+_MODEL = "model"
+"""Key of the model's content hash among a file's metadata."""
 
 
 class Checkpoint:
@@ -23,11 +25,13 @@ class Checkpoint:
     Args:
         store: Store of the checkpoints.
         name: Name of the checkpoint in the store. It is replaced as a whole, never in part.
+        model_hash: Of the model that computes it; no other model resumes from it.
     """
 
-    def __init__(self, store: Store, name: str) -> None:
+    def __init__(self, store: Store, name: str, model_hash: str = "") -> None:
         self._store = store
         self._name = name
+        self._model_hash = model_hash
         self._states: queue.SimpleQueue[State | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
 
@@ -62,13 +66,13 @@ class Checkpoint:
     def _save_latest(self, states: list[State]) -> None:
         try:
             if states:
-                save_state(states[-1], self._store, self._name)
+                save_state(states[-1], self._store, self._name, self._model_hash)
         except OSError as error:
             # The run itself does not need its checkpoint.
             logger.warning("no checkpoint could be saved: %s", error)
 
 
-def save_state(state: State, store: Store, name: str) -> None:
+def save_state(state: State, store: Store, name: str, model_hash: str = "") -> None:
     """Write a state so that the file is complete at every moment, even after a power loss.
 
     Raises:
@@ -77,7 +81,8 @@ def save_state(state: State, store: Store, name: str) -> None:
     job = Path(name).stem
     # A random name: a machine that was given up may still write to the same disk.
     partial = store.partial(CHECKPOINTS) / f"{job}.{secrets.token_hex(4)}.part"
-    content = safetensors.torch.save({name: value.contiguous() for name, value in state.items()})
+    tensors = {name: value.contiguous() for name, value in state.items()}
+    content = safetensors.torch.save(tensors, {_MODEL: model_hash})
     try:
         partial.write_bytes(content)
         store.put([Move(partial, name)])
@@ -90,17 +95,25 @@ def load_state(path: Path) -> State:
     return state
 
 
-def is_state(path: Path) -> bool:
-    """Return whether a file holds a readable state; remove it if it is damaged."""
+def is_state(path: Path, model_hash: str = "") -> bool:
+    """Return whether a file holds a state of this model; remove it if it does not."""
     try:
+        _require_model(path, model_hash)
         _require_intact(load_state(path))
     except FileNotFoundError:
         return False
     except (OSError, SafetensorError, ValueError) as error:
-        logger.warning("removed a damaged checkpoint: %s", error)
+        logger.warning("removed a checkpoint that cannot be resumed from: %s", error)
         path.unlink(missing_ok=True)
         return False
     return True
+
+
+def _require_model(path: Path, model_hash: str) -> None:
+    with safe_open(path, "pt") as file:
+        found = (file.metadata() or {}).get(_MODEL, "")
+    if found != model_hash:
+        raise ValueError("it is of another model, or of an earlier version of the server")
 
 
 def _require_intact(state: State) -> None:

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ranks.families.family import ModelFamily
 from ranks.model.transformer import ShardTransformer
 from ranks.parallel.ulysses import Condition, SequenceGroup, Shard
 from ranks.sampling.attention_cache import AttentionCache
@@ -50,19 +51,24 @@ class Predictor:
     """Predicts the velocity of whole latents, together with the other ranks.
 
     Args:
+        family: Makes the transformer's input.
         transformer: The model.
-        first_frame: Mask and encoded first frame, `[1, C, T, H, W]`, float32, on the device.
+        condition: What `family` adds to the latents in every step, float32, on the device.
         guidance: The branches of this rank.
         sequence: The ranks that share the sequence.
         rope: Cosines and sines of the whole sequence, each `[1, S, 1, D / 2]`, float32.
+        timestep_rows: Which of the family's timesteps each token of the whole sequence has, `[S]`,
+            on the device; None if there is only one.
         cache: Kept attention outputs; None if the job uses no cache.
     """
 
+    family: ModelFamily
     transformer: ShardTransformer
-    first_frame: Tensor
+    condition: Tensor
     guidance: Guidance
     sequence: SequenceGroup
     rope: tuple[Tensor, Tensor]
+    timestep_rows: Tensor | None
     cache: AttentionCache | None
 
     def predict(self, step: int, timestep: Tensor, latents: Tensor) -> Tensor:
@@ -73,10 +79,10 @@ class Predictor:
             timestep: Scalar, int64, CPU.
             latents: Whole latents `[1, C, T, H, W]`, float32, CPU.
         """
-        device = self.first_frame.device
-        inputs = torch.cat((latents.to(device), self.first_frame), dim=1)
+        device = self.condition.device
+        inputs = self.family.model_input(latents.to(device), self.condition)
         inputs = inputs.to(self.transformer.dtype)
-        timesteps = timestep.to(device).unsqueeze(0)
+        timesteps = self.family.timesteps(timestep.to(device))
         predictions = [
             self.transformer(inputs, timesteps, condition, self._shard(step, branch))
             for branch, condition in self.guidance.conditions.items()
@@ -90,6 +96,7 @@ class Predictor:
 
     def _shard(self, step: int, branch: int) -> Shard:
         cos, sin = (self.sequence.take(table) for table in self.rope)
+        rows = self.timestep_rows
         return Shard(
             sequence=self.sequence,
             rope_cos=cos,
@@ -97,6 +104,7 @@ class Predictor:
             branch=branch,
             step=step,
             cache=self.cache,
+            timestep_rows=None if rows is None else self.sequence.take(rows.unsqueeze(0))[0],
         )
 
 
@@ -117,9 +125,12 @@ class Denoiser:
     def is_done(self) -> bool:
         return self.step == self.solver.num_inference_steps
 
+    @property
+    def timestep(self) -> Tensor:
+        return self.solver.timestep(self.step)
+
     def advance(self, predictor: Predictor) -> None:
-        timestep = self.solver.timestep(self.step)
-        velocity = predictor.predict(self.step, timestep, self.latents)
+        velocity = predictor.predict(self.step, self.timestep, self.latents)
         self.latents = self.solver.advance(self.step, velocity, self.latents)
         self.step += 1
 

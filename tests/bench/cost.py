@@ -1,7 +1,8 @@
-"""The cost of a video: floating-point operations, collectives and the bytes they send."""
+"""The cost of a video: operations, bytes in memory, collectives and the bytes they send."""
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 _CONFIG = Path(__file__).parents[1] / "data" / "wan14b" / "transformer.json"
@@ -12,6 +13,17 @@ _BYTES_OF_A_NUMBER = 2  # bfloat16
 VAE_ENCODE_FLOPS = 5.11e6
 VAE_DECODE_FLOPS = 8.56e6
 """Operations per pixel of a frame at 1280*720; the attention in the middle grows with the frame."""
+
+PLAIN_BYTES = 1.603e6
+COMPILED_BYTES = 0.343e6
+"""Bytes per token and block that element-wise operations move, counted by
+`tests.bench.kernel_bytes`: one kernel per operation, and `ranks.model.kernels`.
+"""
+NPU_BYTES = 2.13e6
+NPU_FUSED_BYTES = 0.66e6
+"""The same on an NPU: counted from a trace of its operators, 1,611 GB per step on each of eight
+devices, and an estimate for the vendor's fused operators, 500 GB.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +44,11 @@ class Clip:
         return (self.num_frames // 4 + 1) * (self.height // 16) * (self.width // 16)
 
     @property
+    def num_token_blocks(self) -> int:
+        """How often a forward pass takes a token through a block."""
+        return self.num_tokens * _config()["num_layers"]
+
+    @property
     def vae_flops(self) -> float:
         """Operations to encode the first frame, padded with grey frames, and to decode."""
         pixels = self.width * self.height * self.num_frames
@@ -41,7 +58,7 @@ class Clip:
 
 @dataclass(frozen=True, kw_only=True)
 class Flops:
-    """Operations of a forward pass; a multiplication with its addition counts as two."""
+    """Operations of matrix products; a multiplication with its addition counts as two."""
 
     attention: float
     linear: float
@@ -60,7 +77,7 @@ def forward_flops(clip: Clip, *, is_reused: bool = False) -> Flops:
         clip: Determines the sequence length.
         is_reused: Whether the attention cache replaces the self-attention.
     """
-    config = json.loads(_CONFIG.read_text())
+    config = _config()
     layers, tokens = config["num_layers"], clip.num_tokens
     width = config["num_attention_heads"] * config["attention_head_dim"]
     patch_in = config["in_channels"] * 4
@@ -76,6 +93,14 @@ def forward_flops(clip: Clip, *, is_reused: bool = False) -> Flops:
     )
 
 
+def step_flops(clip: Clip) -> Flops:
+    """Return the operations of a denoising step, for all guidance branches."""
+    flops = forward_flops(clip)
+    return Flops(
+        attention=clip.num_branches * flops.attention, linear=clip.num_branches * flops.linear
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Traffic:
     """Collectives and bytes that a rank sends in one forward pass."""
@@ -88,7 +113,7 @@ def forward_traffic(clip: Clip, ulysses_size: int) -> Traffic:
     """Return the traffic of a forward pass: two exchanges per layer, then one gather."""
     if ulysses_size == 1:
         return Traffic(num_collectives=0, num_bytes=0.0)
-    config = json.loads(_CONFIG.read_text())
+    config = _config()
     width = config["num_attention_heads"] * config["attention_head_dim"]
     shard = clip.num_tokens / ulysses_size * _BYTES_OF_A_NUMBER
     others = (ulysses_size - 1) / ulysses_size
@@ -99,3 +124,9 @@ def forward_traffic(clip: Clip, ulysses_size: int) -> Traffic:
         num_collectives=2 * config["num_layers"] + 1,
         num_bytes=config["num_layers"] * layer + gather,
     )
+
+
+@cache
+def _config() -> dict[str, int]:
+    config: dict[str, int] = json.loads(_CONFIG.read_text())
+    return config

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ranks.control import Control
+from ranks.families.wan21_i2v import ImageToVideo
 from ranks.model.conditioning import draw_noise
 from ranks.model.transformer import LatentShape, ShardTransformer
 from ranks.model.weights import fill_transformer, meta_transformer
@@ -17,7 +18,7 @@ from ranks.parallel.layout import Layout, split_evenly
 from ranks.parallel.process_group import World
 from ranks.parallel.ulysses import SequenceGroup
 from ranks.sampling.denoise import Denoiser, Guidance, Predictor
-from ranks.sampling.solver import Solver, make_scheduler
+from ranks.sampling.solver import make_solver, unipc_scheduler
 from tests.bench.context_parallel import parallelise
 
 CPU = torch.device("cpu")
@@ -67,8 +68,9 @@ class Ours:
         branches = [0, 1] if layout.cfg_size == 1 else [layout.branch(world.rank)]
         sizes = split_evenly(transformer.num_tokens(job.shape), layout.ulysses_size)
         self._predictor = Predictor(
+            family=ImageToVideo(),
             transformer=transformer,
-            first_frame=job.draw(config.in_channels - config.out_channels, 1),
+            condition=job.draw(config.in_channels - config.out_channels, 1),
             guidance=Guidance(
                 guidance_scale=GUIDANCE_SCALE,
                 conditions={branch: transformer.condition(*embeds[branch]) for branch in branches},
@@ -76,10 +78,13 @@ class Ours:
             ),
             sequence=SequenceGroup(groups.ulysses, sizes, layout.shard(world.rank)),
             rope=transformer.rope_tables(job.shape, CPU),
+            timestep_rows=None,
             cache=None,
         )
         self._control = Control(world.rank, world.control_group)
-        self._denoiser = Denoiser(Solver("unipc", NUM_STEPS, 5.0), job.draw(config.out_channels, 2))
+        self._denoiser = Denoiser(
+            make_solver("unipc", NUM_STEPS, 5.0), job.draw(config.out_channels, 2)
+        )
 
     @property
     def latents(self) -> Tensor:
@@ -103,7 +108,7 @@ class Stock:
         config = self._model.config
         self._condition = job.draw(config.in_channels - config.out_channels, 1)
         self._texts, self._image = job.texts(config.text_dim), job.image(config.image_dim)
-        self._scheduler = make_scheduler("unipc", NUM_STEPS, 5.0)
+        self._scheduler = unipc_scheduler(NUM_STEPS, 5.0)
         self._step = 0
         self.latents = job.draw(config.out_channels, 2)
 

@@ -14,7 +14,14 @@ import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 
-from ranks.model.vae import Split, decode_chunks, encode_chunks, finish_encoding, num_latent_frames
+from ranks.model.vae import (
+    GivenClip,
+    Split,
+    decode_chunks,
+    encode_chunks,
+    finish_encoding,
+    num_latent_frames,
+)
 from ranks.parallel.vae_split import VaeSplit
 from tests.ranks.model.peak_memory import PeakMemory
 from tests.ranks.parallel.world import run_ranks
@@ -45,7 +52,7 @@ def _image() -> Tensor:
 
 def encode(vae: AutoencoderKLWan, split: Split | None) -> Tensor:
     """Encode a first frame, padded with grey frames."""
-    return finish_encoding(vae, list(encode_chunks(vae, _image(), NUM_FRAMES, split)))
+    return finish_encoding(vae, list(encode_chunks(vae, GivenClip(NUM_FRAMES, _image()), split)))
 
 
 def decode(vae: AutoencoderKLWan, split: Split | None) -> Tensor:

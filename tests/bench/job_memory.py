@@ -64,10 +64,11 @@ def measured(world_size: int, vae_dtype: torch.dtype) -> GroupMemory:
     transformer, text_encoder, image_encoder, vae = real_models()
     nn.Module.to(vae, vae_dtype)
     return measure(
-        transformer,
+        [transformer],
         text_encoder,
         image_encoder,
         vae,
+        num_embedded_images=1,
         world_size=world_size,
         capacity_bytes=0,
     )

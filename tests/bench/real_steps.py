@@ -9,10 +9,12 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from ranks.device import Device
+from ranks.families.wan21_i2v import ImageToVideo
 from ranks.model.transformer import ShardTransformer
 from ranks.parallel.ulysses import SequenceGroup
 from ranks.sampling.attention_cache import AttentionCache, CacheSchedule
 from ranks.sampling.denoise import Guidance, Predictor
+from ranks.warm_up import warm_up
 from tests.bench.device_rates import peak_gb, time_s
 from tests.bench.random_models import Size, make_stock, make_transformer
 
@@ -53,13 +55,10 @@ class Steps:
         transformer = self._transformer(is_fused=is_fused)
         warm_up_s = 0.0
         if is_fused:
-            warm_up = partial(
-                transformer.warm_up,
-                self._device.torch_device,
-                NUM_TEXT_TOKENS,
-                NUM_IMAGE_TOKENS,
+            small_clips = partial(
+                warm_up, ImageToVideo(), transformer, self._device.torch_device, NUM_IMAGE_TOKENS
             )
-            warm_up_s = time_s(self._device, warm_up, repeats=1, warm_ups=0)
+            warm_up_s = time_s(self._device, small_clips, repeats=1, warm_ups=0)
         predictor = self._predictor(transformer)
         name = "fused" if is_fused else "plain"
         return self._measure(name, partial(self._predict, predictor)) | {"warm_up_s": warm_up_s}
@@ -118,11 +117,13 @@ class Steps:
         }
         num_tokens = transformer.num_tokens(self._size.shape)
         return Predictor(
+            family=ImageToVideo(),
             transformer=transformer,
-            first_frame=self._first_frame,
+            condition=self._first_frame,
             guidance=Guidance(guidance_scale=GUIDANCE_SCALE, conditions=conditions, group=None),
             sequence=SequenceGroup(None, [num_tokens], 0),
             rope=transformer.rope_tables(self._size.shape, self._device.torch_device),
+            timestep_rows=None,
             cache=cache,
         )
 

@@ -9,7 +9,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor, nn
 
 from ranks.device import Device
-from ranks.model.vae import decode_chunks, encode_chunks
+from ranks.model.vae import GivenClip, decode_chunks, encode_chunks
 from tests.bench.device_rates import peak_gb, time_s
 from tests.bench.random_models import Size, make_vae
 
@@ -46,7 +46,7 @@ def _measure(
     image = torch.randn(1, 3, height * 8, width * 8, **target)
     passes: dict[str, Callable[[], Iterator[Tensor]]] = {
         "decode": partial(decode_chunks, vae, latents),
-        "encode": partial(encode_chunks, vae, image, 4 * num_frames - 3),
+        "encode": partial(encode_chunks, vae, GivenClip(4 * num_frames - 3, image)),
     }
     found = {"latent_frames": float(num_frames)}
     for name, work in passes.items():

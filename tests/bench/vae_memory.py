@@ -15,7 +15,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from ranks.model.vae import Split, decode_chunks, encode_chunks
+from ranks.model.vae import GivenClip, Split, decode_chunks, encode_chunks
 from ranks.parallel.vae_split import VaeSplit
 from tests.ranks.model.peak_memory import PeakMemory
 
@@ -29,7 +29,8 @@ Work = Callable[[AutoencoderKLWan, Split | None], Iterator[Tensor]]
 
 def encode(vae: AutoencoderKLWan, split: Split | None) -> Iterator[Tensor]:
     """Encode 9 frames; a longer clip has the same peak."""
-    return encode_chunks(vae, torch.empty(1, 3, HEIGHT * 8, WIDTH * 8, device="meta"), 9, split)
+    image = torch.empty(1, 3, HEIGHT * 8, WIDTH * 8, device="meta")
+    return encode_chunks(vae, GivenClip(9, image), split)
 
 
 def decode(vae: AutoencoderKLWan, split: Split | None) -> Iterator[Tensor]:

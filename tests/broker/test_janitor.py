@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from broker import janitor
@@ -16,11 +17,13 @@ from broker.store.opening import open_store
 from broker.store.store import CHECKPOINTS, INPUTS, PARTIAL, VIDEOS, Move, Store
 from broker.wire.errors import ErrorCode
 from broker.wire.job import JobState
+from broker.wire.model_profile import ModelProfile
 from broker.wire.replies import HealthFound, JobDeleted, JobFound, ProbeChecked, Refused
 from broker.wire.requests import CancelJob, DeleteJob, FindProbe, GetHealth, SubmitJob
 from tests.broker.driver import (
     IMAGE,
     LIMIT_S,
+    SHAPE,
     SPEC,
     Front,
     broker_config,
@@ -88,6 +91,22 @@ async def test_a_job_is_accepted_only_if_its_image_is_in_the_store(
         assert "the image was removed meanwhile" in refused.message
         put(store, f"{INPUTS}/{IMAGE}")
         await submit(front)
+
+
+async def test_a_job_is_accepted_only_if_its_last_image_is_in_the_store(
+    config: BrokerConfig, store: Store
+) -> None:
+    model = ModelProfile(last_image="optional")
+    shape = msgspec.structs.replace(SHAPE, model=model)
+    last_image = f"{'1' * 64}.ppm"
+    async with running(changed_config(config, shapes=(shape,))) as front:
+        put(store, f"{INPUTS}/{IMAGE}")
+        refused = await front.ask(
+            SubmitJob(job_id=new_job_id(), spec=SPEC, image=IMAGE, last_image=last_image)
+        )
+        assert isinstance(refused, Refused)
+        assert refused.message == "the last image was removed meanwhile; send it again"
+        assert refused.field == "last_image"
 
 
 @pytest.mark.parametrize("fault", OUTAGES)

@@ -259,11 +259,14 @@ def running(waiting: Job) -> Job:
 def test_a_start_removes_files_without_a_job_and_keeps_all_others(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     store.prepare()
-    waiting, busy = job(1), running(job(2))
+    waiting = msgspec.structs.replace(job(1), last_image=f"{5:064x}.ppm")
+    busy = running(job(2))
     done = running(job(3)).ended(JobState.SUCCEED, 3.0, video="x.mp4")
-    cancelled = running(job(4)).ended(JobState.CANCELLED, 3.0)
+    cancelled = msgspec.structs.replace(
+        running(job(4)).ended(JobState.CANCELLED, 3.0), last_image=f"{6:064x}.ppm"
+    )
     kept = {
-        *(f"inputs/{number:064x}.ppm" for number in (1, 2, 3)),
+        *(f"inputs/{number:064x}.ppm" for number in (1, 2, 3, 5)),
         f"videos/{busy.job_id}.mp4",
         f"videos/{done.job_id}.mp4",
         f"videos/.partial/{busy.job_id}.1.mp4",
@@ -281,6 +284,7 @@ def test_a_start_removes_files_without_a_job_and_keeps_all_others(tmp_path: Path
     }
     removed = {
         f"inputs/{4:064x}.ppm",
+        f"inputs/{6:064x}.ppm",
         f"inputs/{9:064x}.ppm",
         f"videos/{'9' * 32}.mp4",
         f"videos/{cancelled.job_id}.mp4",

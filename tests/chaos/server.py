@@ -22,6 +22,8 @@ class ChaosServer:
     Args:
         folder: An empty folder for the state, the ledger and the faults.
         groups, nproc, step_timeout, max_queue: As for the launcher.
+        models: Names under which groups serve the model, one group each; the launcher's own if
+            there are none.
         flags: Further options of the launcher.
         device: Kind of the ranks' devices.
         environment: Added to the environment of the server.
@@ -35,6 +37,7 @@ class ChaosServer:
         nproc: int = 8,
         step_timeout: float = 60.0,
         max_queue: int = 1000,
+        models: Sequence[str] = (),
         flags: Sequence[str] = (),
         device: str = "cpu",
         environment: Mapping[str, str] | None = None,
@@ -48,11 +51,7 @@ class ChaosServer:
         self._environment = environment
         self._flags = [
             *("--device", device),
-            *(
-                ["--demo"]
-                if self.is_real
-                else ["--model-path", str(make_stub_model(folder / "model", num_heads=8))]
-            ),
+            *(["--demo"] if self.is_real else _model_flags(folder / "model", models)),
             *("--groups", str(groups), "--nproc", str(nproc)),
             *("--step-timeout", str(step_timeout), "--max-queue", str(max_queue)),
             *flags,
@@ -112,6 +111,13 @@ class ChaosServer:
     def end(self) -> None:
         if self._life is not None:
             self._life.end()
+
+
+def _model_flags(folder: Path, names: Sequence[str]) -> list[str]:
+    make_stub_model(folder, num_heads=8)
+    if not names:
+        return ["--model-path", str(folder)]
+    return [part for name in names for part in ("--model", f"{name}={folder}@1")]
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ from broker.wire.group_commands import RunJob
 from broker.wire.group_reports import JobDecoded, JobFinished, JobStarted
 from broker.wire.job import Stage
 from broker.wire.job_view import Lease
+from broker.wire.model_profile import ModelProfile
 from broker.wire.rank_messages import Heartbeat, StepDone
 from ranks.config import RankConfig
 from tests.chaos.ledger import Ledger
@@ -73,6 +74,7 @@ class Leader(StubGroup):
                 group=config.group,
                 epoch=config.epoch,
                 world_size=config.world_size,
+                model=ModelProfile(name=config.model_name),
                 beat_every_s=settings.beat_every_s,
                 with_launcher=False,
             )

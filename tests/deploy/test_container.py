@@ -97,7 +97,7 @@ def test_the_docker_run_command_fits_the_image(shown: tuple[list[str], list[str]
     options = command.options
     volumes = [value.split(":")[1] for flag, value in pairwise(engine) if flag == "--volume"]
     assert options.state_dir in volumes
-    for path in (options.model_path, options.api_keys):
+    for path in (*options.model_path, options.api_keys):
         assert path is not None
         assert str(Path(path).parent) in volumes
     assert f"{options.port}:{options.port}" in engine

@@ -155,7 +155,7 @@ def test_every_mounted_volume_exists(pod: Manifest) -> None:
     for path in (options.state_dir, options.store, options.curve_keys, options.api_keys):
         assert path is None or any(Path(path).is_relative_to(mount) for mount in mounts)
     if command_of(pod).has_groups:
-        assert Path(options.model_path).parent in map(Path, mounts)
+        assert Path(options.model_path[0]).parent in map(Path, mounts)
         assert mounts["/dev/shm"] == "shm"
     for volume in pod["volumes"]:
         if "persistentVolumeClaim" in volume:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from msgspec import structs
 
-from launcher.options import Options, OptionsError, parse_command, to_toml
+from launcher.options import DEFAULT_MODEL, Options, OptionsError, parse_command, to_toml
 
 
 def test_a_flag_wins_over_environment_file_and_default(tmp_path: Path) -> None:
@@ -40,6 +40,15 @@ def test_switches_can_be_turned_on_and_off() -> None:
         (["--config", sys.executable], {}, "is not in UTF-8"),
         (["--cors-origins", "https://e.example/x"], {}, "'https://e.example/x'; an origin is a"),
         (["--demo", "--model-path", "m"], {}, "demo and model_path exclude each other"),
+        (["--demo", "--model", "m"], {}, "demo and model exclude each other"),
+        (["--demo=wan9"], {}, "--demo is 'wan9': it must be one of wan2.1-i2v, wan2.1-flf2v"),
+        (["--model", "m", "--model-path", "n"], {}, "model and model_path exclude each other"),
+        (["--model", "a=m@2", "--groups", "3"], {}, "groups is 3, but --model asks for 2"),
+        (["--model", "a b=m"], {}, "model has 'a b=m'; expected NAME=PATH@GROUPS"),
+        (["--model", "a=m@0"], {}, "the number of groups must be from 1 to 1024"),
+        (["--model", "a=m,a=n"], {}, "two models are called a; give each its own name"),
+        (["--model-path", "x/m,y/m"], {}, "two models are called m; give each its own name"),
+        (["--model", "a=m", "--default-model", "b"], {}, "default_model is b; the server has a"),
         (["--groups", "0"], {}, "groups is 0, so listen is needed: without it no group can join"),
         (["--nproc", "2", "--ulysses-size", "3"], {}, "cfg_size 1 times ulysses_size 3 does not"),
         (["--cfg-size", "2", "--ulysses-size", "8"], {}, "ulysses_size 8 does not divide nproc 8"),
@@ -104,6 +113,44 @@ def test_a_list_is_separated_by_commas_or_a_list_in_the_file(tmp_path: Path) -> 
     assert options.allowed_hosts == ("a.example", "b.example")
     assert options.image_hosts == ("c.example", ".d.example")
     assert options.cors_origins == ("https://e.example",)
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "models"),
+    [
+        ([], {}, [("Wan2.1-I2V-14B-720P-Diffusers", DEFAULT_MODEL, None, 1)]),
+        (
+            ["--model-path", "m/Wan2___2 I2V", "--model-path", "n/", "--groups", "2"],
+            {},
+            [("Wan2.2-I2V", "m/Wan2___2 I2V", None, 2), ("n", "n/", None, 2)],
+        ),
+        ([], {"WAN_MODEL": "a=/m@x/b@2, c"}, [("a", "/m@x/b", None, 2), ("c", "c", None, 1)]),
+        (["--model", "/m=1/b"], {}, [("b", "/m=1/b", None, 1)]),
+        (["--demo", "group", "--join", "tcp://a:1"], {}, [("demo", "", "wan2.1-i2v", 1)]),
+        (
+            ["--no-demo"],
+            {"WAN_DEMO": "true"},
+            [("Wan2.1-I2V-14B-720P-Diffusers", DEFAULT_MODEL, None, 1)],
+        ),
+        (
+            ["--demo=wan2.1-i2v,wan2.2-ti2v-5b"],
+            {},
+            [("wan2.1-i2v", "", "wan2.1-i2v", 1), ("wan2.2-ti2v-5b", "", "wan2.2-ti2v-5b", 1)],
+        ),
+    ],
+)
+def test_the_options_name_the_models_and_their_groups(
+    argv: list[str], environ: dict[str, str], models: list[tuple[str, str, str | None, int]]
+) -> None:
+    options = parse_command(argv, environ).options
+    found = [(one.name, one.path, one.demo, one.num_groups) for one in options.models]
+    assert found == models
+    assert msgspec.convert(tomllib.loads(to_toml(options)), Options).models == options.models
+
+
+def test_a_model_that_joins_may_be_the_default_one() -> None:
+    argv = ["--listen", "tcp://127.0.0.1:5570", "--default-model", "far"]
+    assert parse_command(argv, {}).options.default_model == "far"
 
 
 def test_an_empty_variable_is_an_empty_list() -> None:

@@ -2,6 +2,8 @@ from pathlib import Path
 
 from msgspec import structs
 
+from broker.wire.model_profile import ModelProfile
+from launcher.model_check import CheckedModel
 from launcher.options import Options
 from launcher.plan import Plan
 from launcher.preflight import Folders, prepare_folders
@@ -14,9 +16,16 @@ def make_plan(folder: Path, options: Options, machine: str = "") -> Plan:
         folders=folders,
         addresses=prepare_folders(folders),
         machine=machine,
-        model=folder,
+        models=tuple(
+            CheckedModel(
+                place=Path(model.path),
+                profile=ModelProfile(name=model.name),
+                num_heads=40,
+                num_groups=model.num_groups,
+            )
+            for model in options.models
+        ),
         device="cpu",
-        num_heads=40,
         pid=1,
     )
 
@@ -51,17 +60,35 @@ def test_a_group_on_ray_gets_all_options_that_its_node_does_not_know(tmp_path: P
         groups=3,
         nproc=4,
         listen="tcp://127.0.0.1:5570",
-        model_path="model",
+        model_path=("model", "more/Wan2___2"),
         checkpoint_steps=2,
         api_keys="keys.json",
     )
     plan = structs.replace(make_plan(tmp_path, options), ray_name="here-1")
     assert plan.num_groups == 0
     config = plan.ray_groups_config(ready_fd=0)
-    assert (config.server, config.num_groups, config.peer_keys) == ("here-1", 3, None)
+    assert (config.server, config.peer_keys) == ("here-1", None)
     group = config.group
     assert (group.engine, group.groups, group.nproc, group.checkpoint_steps) == ("local", 1, 4, 2)
     assert (group.join, group.listen, group.api_keys) == (options.listen, None, None)
-    assert (group.store, group.model_path) == (str(tmp_path), str(Path("model").resolve()))
+    assert group.store == str(tmp_path)
+    models = [model.as_options()["model"] for model in config.models]
+    paths = [Path(path).resolve() for path in options.model_path]
+    assert models == [(f"model={paths[0]}@1",), (f"Wan2.2={paths[1]}@1",)]
     demo = structs.replace(plan, options=Options(engine="ray", listen=options.listen, demo=True))
-    assert demo.ray_groups_config(ready_fd=0).group.demo
+    assert demo.ray_groups_config(ready_fd=0).models[0].as_options()["demo"]
+
+
+def test_each_group_gets_the_model_that_the_options_give_it(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, Options(model=("cat=/m/a@2", "dog=/m/b"), default_model="dog"))
+    configs = [plan.group_config(index, epoch=1) for index in range(plan.num_groups)]
+    found = [(config.model_name, config.model_path) for config in configs]
+    assert found == [("cat", "/m/a"), ("cat", "/m/a"), ("dog", "/m/b")]
+    policy = plan.broker_config(ready_fd=0, draining=False).policy
+    assert [shape.model.name for shape in policy.shapes] == ["cat", "dog"]
+    assert policy.default_model == "dog"
+
+
+def test_a_server_without_groups_takes_the_first_model_that_joins(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, Options(groups=0, listen="tcp://127.0.0.1:5570"))
+    assert plan.broker_config(ready_fd=0, draining=False).policy.default_model is None

@@ -14,6 +14,7 @@ import pytest
 
 from http_front.access.keys import write_keys
 from launcher.helper import read_device_report
+from launcher.model_check import check_models, check_split
 from launcher.options import Options
 from launcher.preflight import (
     Folders,
@@ -21,13 +22,11 @@ from launcher.preflight import (
     check_access,
     check_device,
     check_realtime_front,
-    check_split,
     listen,
     lock_state,
-    model_folder,
     prepare_folders,
 )
-from ranks.model_files.diffusers_folder import COMPONENTS
+from ranks.model_files.components import WEIGHTED
 from tests.realtime_front import may_use_realtime_priority
 from tests.stub_model import make_stub_model, write_weights
 
@@ -48,7 +47,6 @@ def model(tmp_path: Path) -> Path:
 
 _ORDINARY_USER = """
 import os, resource
-from launcher.helper import read_device_report
 from launcher.options import Options
 from launcher.preflight import StartError, check_realtime_front
 resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0))
@@ -108,7 +106,8 @@ def test_an_unusable_file_of_keys_is_named(content: str | None, tmp_path: Path) 
 
 
 def find_model(folder: Path, folders: Folders, nproc: int = 8) -> Path:
-    return model_folder(Options(model_path=str(folder), nproc=nproc), folders)
+    (found,) = check_models(Options(model_path=(str(folder),), nproc=nproc), folders)
+    return found.place
 
 
 def test_a_complete_model_folder_is_accepted(model: Path, folders: Folders) -> None:
@@ -120,7 +119,7 @@ def test_a_missing_model_folder_is_named_and_the_demo_mentioned(folders: Folders
         find_model(Path("/nowhere"), folders)
 
 
-@pytest.mark.parametrize("part", [*COMPONENTS])
+@pytest.mark.parametrize("part", ["tokenizer", "image_processor", *WEIGHTED["wan2.1-i2v"]])
 def test_a_missing_part_of_the_model_is_named(model: Path, folders: Folders, part: str) -> None:
     shutil.rmtree(model / part)
     with pytest.raises(StartError, match=rf"is incomplete; missing: .*{part}/.*--demo"):

@@ -24,9 +24,7 @@ def plan_in(state_dir: Path) -> Plan:
         options=Options(),
         folders=folders,
         addresses=prepare_folders(folders),
-        model=state_dir,
         device="cpu",
-        num_heads=8,
         pid=os.getpid(),
     )
 

@@ -84,7 +84,7 @@ DEFECTS = {
         wrong="hidden = block(hidden, condition, modulation, shard); hidden.abs().max().item()",
     ),
     "an uninitialised mask": Defect(
-        function="ranks.model.conditioning:first_frame_mask",
+        function="ranks.families.wan21_i2v:given_frames_mask",
         right="latents.new_zeros(",
         wrong="latents.new_empty(",
     ),

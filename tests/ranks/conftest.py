@@ -1,20 +1,36 @@
 """Fixtures for tests of the ranks: the demo model, a sample image, a group of real ranks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from broker.wire.model_profile import Family
 from ranks.demo.build import make_demo_model
 from tests.ranks.rank_group import RankGroup
 
+DemoFolders = Callable[[Family], Path]
+
 
 @pytest.fixture(scope="session")
-def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model") / "demo"
-    make_demo_model(folder)
-    return folder
+def demo_folders(tmp_path_factory: pytest.TempPathFactory) -> DemoFolders:
+    """Return the demo model of a family; each is made once."""
+    parent = tmp_path_factory.mktemp("model")
+
+    @cache
+    def make(family: Family) -> Path:
+        folder = parent / ("demo" if family == "wan2.1-i2v" else family)
+        make_demo_model(folder, family)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def demo_folder(demo_folders: DemoFolders) -> Path:
+    return demo_folders("wan2.1-i2v")
 
 
 @pytest.fixture(scope="session")

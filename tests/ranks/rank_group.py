@@ -176,6 +176,7 @@ class RankGroup:
         spec: JobSpec,
         image: str = "sample.png",
         *,
+        last_image: str | None = None,
         cancel_at_meeting: int | None = None,
         fail_rank: int | None = None,
         drift_rank: int | None = None,
@@ -196,6 +197,7 @@ class RankGroup:
                         spec, infer_steps=_MIN_STEPS, num_frames=_MIN_FRAMES
                     ),
                     image=image,
+                    last_image=last_image,
                 ),
                 num_steps=spec.infer_steps,
                 num_frames=spec.num_frames,

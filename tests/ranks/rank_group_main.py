@@ -142,9 +142,11 @@ class _TaskRun:
         self._write_report(outcome)
 
     def _run(self) -> tuple[str, list[Tensor]]:
+        last = self._task.job.last_image
         job = LocalJob(
             spec=self._spec,
             image=self._store.local(f"{INPUTS}/{self._task.job.image}"),
+            last_image=None if last is None else self._store.local(f"{INPUTS}/{last}"),
             resume_from=self._store.local(_STATE) if self._task.is_resumed else None,
         )
         try:

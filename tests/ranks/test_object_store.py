@@ -227,7 +227,7 @@ def job_inputs(
         if error is not None:
             raise error
 
-    return JobInputs(store, JOB, check, (delays or queue.SimpleQueue()).put)
+    return JobInputs(store, JOB, check, (delays or queue.SimpleQueue()).put, "")
 
 
 def test_image_and_checkpoint_are_fetched_and_removed_after_the_run(

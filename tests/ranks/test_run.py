@@ -1,7 +1,7 @@
 """Compares eight gloo ranks with diffusers' own pipeline in one process."""
 
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
 import msgspec
 import pytest
@@ -10,7 +10,7 @@ from diffusers.pipelines.wan.pipeline_wan_i2v import WanImageToVideoPipeline
 from torch import Tensor
 
 from broker.wire.errors import ErrorCode
-from broker.wire.job import JobSpec
+from broker.wire.job import JobSpec, Solver
 from ranks.errors import JobError
 from ranks.run import NOT_FINITE
 from tests.ranks.rank_group import RankGroup
@@ -47,6 +47,7 @@ def reference(demo_folder: Path) -> WanImageToVideoPipeline:
         pytest.param({"dit_fsdp": True, "t5_fsdp": True}, id="weights sharded between blocks"),
         pytest.param({"vae_parallel": True, "image_size": "96*80"}, id="VAE split"),
         pytest.param({"sample_solver": "dpm++", "num_frames": 24}, id="dpm++, 24 frames"),
+        pytest.param({"sample_solver": "euler"}, id="euler"),
         pytest.param(
             {"image_size": "80*112", "sample_shift": 3.0, "ulysses_size": 8},
             id="portrait, 245 tokens over 8 ranks",
@@ -141,9 +142,9 @@ def test_an_image_that_cannot_be_read_fails_the_job_on_every_rank(rank_group: Ra
     assert "submit it again" in result.outcomes.pop()
 
 
-@pytest.mark.parametrize("solver", ["unipc", "dpm++"])
+@pytest.mark.parametrize("solver", get_args(Solver))
 def test_a_run_resumed_from_a_checkpoint_makes_identical_frames(
-    rank_group: RankGroup, solver: Literal["unipc", "dpm++"]
+    rank_group: RankGroup, solver: Solver
 ) -> None:
     spec = msgspec.structs.replace(SMALL, sample_solver=solver)
     whole = rank_group.run(spec, keep_step=13)

@@ -23,7 +23,7 @@ def make_sparse_model(folder: Path, demo_model: Path, vae_dtype: torch.dtype) ->
 
     Args:
         folder: Where it goes.
-        demo_model: Lends its tokenizer, since the real one is not at hand.
+        demo_model: Lends its index, and its tokenizer, since the real one is not at hand.
         vae_dtype: As the VAE is served, so that loading converts nothing.
     """
     transformer, text_encoder, image_encoder, vae = real_models()
@@ -46,7 +46,8 @@ def make_sparse_model(folder: Path, demo_model: Path, vae_dtype: torch.dtype) ->
         index = component / f"{_stem(name)}.safetensors.index.json"
         index.write_text(json.dumps({"weight_map": weight_map}))
     CLIPImageProcessorPil().save_pretrained(folder / "image_processor")
-    (folder / "tokenizer").symlink_to(demo_model / "tokenizer")
+    for name in ("tokenizer", "model_index.json"):
+        (folder / name).symlink_to(demo_model / name)
 
 
 def _stem(name: str) -> str:

@@ -18,7 +18,9 @@ from broker.wire.group_commands import RunJob
 from http_front.access.key_guard import UNAUTHORIZED_PER_MINUTE
 from http_front.access.keys import ApiKey, Limits, hash_key, make_key, write_keys
 from http_front.docs.openapi import make_document
+from http_front.images.fetch import ImageSource
 from tests.broker.driver import broker_config, running_broker
+from tests.http_front.images.image_server import Names
 from tests.http_front.serving import Served, picture, serve
 from tests.stub_group import StubConfig, StubGroup
 
@@ -90,7 +92,11 @@ async def keyed(tmp_path: Path) -> AsyncIterator[Keyed]:
             )
         )
         write_keys(file, [])
-        front = await stack.enter_async_context(serve(state, config.addresses, api_keys=str(file)))
+        names = Names()
+        names.answers["intranet.example"] = [("10.0.0.1", 80)]
+        front = await stack.enter_async_context(
+            serve(state, config.addresses, ImageSource(resolver=names), api_keys=str(file))
+        )
         found = Keyed(front, group, file, make_key(), make_key(), make_key())
         found.write()
         yield found
@@ -113,6 +119,17 @@ def paths(job_id: str) -> list[tuple[str, str, dict[str, Any]]]:
             query = f"?requestId={job_id}" if path == "/video/progress" else ""
             found.append((method, path.replace("{requestId}", job_id) + query, body))
     return found
+
+
+async def test_a_client_learns_no_address_of_the_servers_network(keyed: Keyed) -> None:
+    """A client that can tell a private name from an unknown one can list the names of a network."""
+    job = {"prompt": "A cat walks slowly over a wooden bridge"}
+    codes = []
+    for key, host in ((keyed.ann, "intranet"), (keyed.ann, "unknown"), (keyed.root, "intranet")):
+        body = job | {"image_url": f"http://{host}.example/cat.png"}
+        _, _, answer = await keyed.call("POST", "/video/submit", key, json=body)
+        codes.append(json.loads(answer)["error"]["code"])
+    assert codes == ["image_unavailable", "image_unavailable", "image_url_forbidden"]
 
 
 async def test_without_a_key_no_route_reveals_anything(keyed: Keyed) -> None:

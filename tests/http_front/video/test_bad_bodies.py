@@ -70,8 +70,8 @@ async def test_an_id_that_no_job_has_is_404(besieged: Besieged, path: str, case:
         ("dit_fsdp", 1, "dit_fsdp is 1; it must be true or false or null"),
         (
             "sample_solver",
-            "euler",
-            'sample_solver is "euler" (5 characters); it must be one of dpm++, dpmpp, unipc',
+            "heun",
+            'sample_solver is "heun" (4 characters); it must be one of dpm++, dpmpp, euler, unipc',
         ),
         (
             "prompt",

@@ -235,7 +235,7 @@ def model(whole_model: Path, tmp_path: Path) -> Path:
 
 
 def test_a_complete_model_is_ok_and_a_missing_part_is_named(model: Path, folders: Folders) -> None:
-    options = Options(model_path=str(model))
+    options = Options(model_path=(str(model),))
     assert message_of(model_findings(options, folders), "model", "ok") == f"{model} is complete"
     shutil.rmtree(model / "vae")
     fix = f"hf download Wan-AI/Wan2.1-I2V-14B-720P-Diffusers --local-dir {model}"
@@ -247,7 +247,7 @@ def test_a_complete_model_is_ok_and_a_missing_part_is_named(model: Path, folders
 def test_truncated_weights_are_reported(model: Path, folders: Folders, share: float) -> None:
     weights = model / "transformer" / "diffusion_pytorch_model.safetensors"
     os.truncate(weights, int(weights.stat().st_size * share))
-    findings = model_findings(Options(model_path=str(model)), folders)
+    findings = model_findings(Options(model_path=(str(model),)), folders)
     message = message_of(findings, "model", "error")
     assert message.startswith(f"{weights} has damaged weights: it ")
     assert message.endswith("; remove the file and download it again")
@@ -255,7 +255,7 @@ def test_truncated_weights_are_reported(model: Path, folders: Folders, share: fl
 
 def test_weights_that_do_not_fit_the_config_are_reported(model: Path, folders: Folders) -> None:
     set_fields(model / "vae" / "config.json", base_dim=16)
-    findings = model_findings(Options(model_path=str(model)), folders)
+    findings = model_findings(Options(model_path=(str(model),)), folders)
     message = message_of(findings, "model", "error")
     assert re.search(r"/vae: \S+ has the shape .*, expected .* from the config", message)
 
@@ -263,7 +263,7 @@ def test_weights_that_do_not_fit_the_config_are_reported(model: Path, folders: F
 def test_a_number_of_ranks_that_does_not_divide_the_model_is_reported(
     model: Path, folders: Folders
 ) -> None:
-    findings = model_findings(Options(model_path=str(model), nproc=7), folders)
+    findings = model_findings(Options(model_path=(str(model),), nproc=7), folders)
     assert "possible: 1, 2, 4, 8" in message_of(findings, "model", "error")
 
 

@@ -11,11 +11,13 @@ from diffusers.models.attention_dispatch import AttentionBackendName
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
+from ranks.families.wan21_i2v import ImageToVideo
 from ranks.model.transformer import LatentShape, ShardTransformer
 from ranks.parallel.layout import split_evenly
 from ranks.parallel.sharding import set_sharded, shard_transformer
 from ranks.parallel.ulysses import SequenceGroup, Shard
 from ranks.sampling.attention_cache import AttentionCache, CacheSchedule
+from ranks.warm_up import warm_up
 from tests.ranks.parallel.test_ulysses import small_model
 from tests.ranks.parallel.world import run_ranks
 
@@ -68,7 +70,7 @@ def predict(
 @torch.inference_mode()
 def test_fused_kernels_equal_plain_ones_and_one_compilation_serves_every_size() -> None:
     fused, plain = transformer(is_fused=True), transformer(is_fused=False)
-    fused.warm_up(CPU, 9, 5)
+    warm_up(ImageToVideo(), fused, CPU, 5)
     with torch.compiler.set_stance("fail_on_recompile"):
         for shape in SHAPES:
             found = predict(fused, shape)
@@ -96,7 +98,7 @@ def check_shards(rank: int, world_size: int, compiled: Path) -> None:
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(compiled)
     model = transformer(is_fused=True)
     shard_transformer(model, model.model, init_device_mesh("cpu", (world_size,)))
-    model.warm_up(CPU, 9, 5)
+    warm_up(ImageToVideo(), model, CPU, 5)
     cache = AttentionCache(CacheSchedule(start=0, interval=2, end=2, num_inference_steps=2))
     for shape in SHAPES:
         expected = predict(transformer(is_fused=False), shape)

@@ -14,7 +14,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from broker.wire.job_memory import GroupMemory
 from ranks.model.model_memory import measure, usable_bytes
 from ranks.model.transformer import ShardTransformer
-from ranks.model.vae import decode_chunks, encode_chunks
+from ranks.model.vae import GivenClip, decode_chunks, encode_chunks
 from ranks.parallel.layout import Layout, split_evenly
 from ranks.parallel.process_group import World
 from ranks.parallel.sharding import num_weight_bytes, shard_text_encoder, shard_transformer
@@ -29,7 +29,14 @@ LAYOUTS = [(cfg, ulysses) for cfg in (1, 2) for ulysses in (1, 2, 4, 8) if cfg *
 
 
 def measured(world_size: int) -> GroupMemory:
-    return measure(*real_models(), world_size=world_size, capacity_bytes=64 * 2**30)
+    transformer, *others = real_models()
+    return measure(
+        [transformer],
+        *others,
+        num_embedded_images=1,
+        world_size=world_size,
+        capacity_bytes=64 * 2**30,
+    )
 
 
 def num_linear(inputs: int, outputs: int) -> int:
@@ -130,7 +137,7 @@ def test_the_vae_takes_the_estimated_memory(base_dim: int) -> None:
             pass
     assert expected * 0.7 < decoding.peak_bytes < expected
     with PeakMemory() as encoding:
-        for _ in encode_chunks(vae, image, 9):
+        for _ in encode_chunks(vae, GivenClip(9, image)):
             pass
     assert encoding.peak_bytes < expected
 

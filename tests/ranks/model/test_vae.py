@@ -6,7 +6,13 @@ import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
-from ranks.model.vae import decode_chunks, encode_chunks, finish_encoding, num_latent_frames
+from ranks.model.vae import (
+    GivenClip,
+    decode_chunks,
+    encode_chunks,
+    finish_encoding,
+    num_latent_frames,
+)
 from ranks.model.weights import load_vae
 from ranks.model_files.diffusers_folder import read_component
 
@@ -23,7 +29,7 @@ def test_encoding_in_chunks_gives_identical_latents(vae: AutoencoderKLWan) -> No
     mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)
     std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
     expected = (vae.encode(clip).latent_dist.mode() - mean) * (1.0 / std)
-    chunks = list(encode_chunks(vae, image, 9))
+    chunks = list(encode_chunks(vae, GivenClip(9, image)))
     assert [chunk.shape[2] for chunk in chunks] == [1, 1, 1]
     assert torch.equal(finish_encoding(vae, chunks), expected)
 

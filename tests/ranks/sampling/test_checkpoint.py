@@ -10,7 +10,7 @@ from broker.store.store import CHECKPOINTS, checkpoint_name
 from ranks.model.conditioning import draw_noise
 from ranks.sampling.checkpoint import Checkpoint, is_state, load_state, save_state
 from ranks.sampling.denoise import Denoiser
-from ranks.sampling.solver import Solver
+from ranks.sampling.solver import make_solver
 
 NAME = checkpoint_name("job")
 STATE = {"step": torch.tensor(3), "latents": torch.arange(6.0).view(2, 3).T}
@@ -81,13 +81,23 @@ def test_a_checkpoint_with_nan_or_infinity_is_dropped(
 
 
 def test_a_denoiser_is_restored_with_its_solver() -> None:
-    first = Denoiser(Solver("unipc", 20, 5.0), draw_noise(1, (1, 4, 2, 4, 4)))
+    first = Denoiser(make_solver("unipc", 20, 5.0), draw_noise(1, (1, 4, 2, 4, 4)))
     for step in range(4):
         first.latents = first.solver.advance(step, first.latents * 0.1, first.latents)
         first.step += 1
-    second = Denoiser(Solver("unipc", 20, 5.0), draw_noise(2, (1, 4, 2, 4, 4)))
+    second = Denoiser(make_solver("unipc", 20, 5.0), draw_noise(2, (1, 4, 2, 4, 4)))
     second.restore(first.state())
     assert second.step == 4
     velocity = first.latents * 0.1
     ahead = [each.solver.advance(4, velocity, each.latents) for each in (first, second)]
     assert torch.equal(*ahead)
+
+
+def test_a_checkpoint_of_another_model_is_removed(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    store.prepare()
+    save_state(STATE, store, NAME, model_hash="one")
+    path = store.local(NAME)
+    assert is_state(path, "one")
+    assert not is_state(path, "two")
+    assert not path.exists()

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from broker.wire.job import JobSpec
-from ranks.sampling.solver import Solver, SolverName, make_scheduler
+from broker.wire.job import Solver as SolverName
+from ranks.sampling.solver import Solver, make_solver
+from tests.ranks.schedulers import make_scheduler
 
 VECTORS = json.loads((Path(__file__).parents[2] / "data" / "solvers.json").read_text())
 TOLERANCE = VECTORS["verification"]["suggested_absolute_tolerance_final_latents"]
@@ -57,7 +59,7 @@ def test_the_schedule_is_identical_to_the_official_one(case: dict[str, Any]) -> 
 
 @every_case
 def test_the_latents_follow_the_official_ones(case: dict[str, Any]) -> None:
-    solver = Solver(case["solver"], case["num_steps"], case["shift"])
+    solver = make_solver(case["solver"], case["num_steps"], case["shift"])
     start = as_latents(VECTORS["start_latents"])
     after = run(solver, case["sigmas"], start, range(case["num_steps"]))
     for step, expected in case["latents_after_step"].items():
@@ -70,9 +72,9 @@ def test_the_latents_follow_the_official_ones(case: dict[str, Any]) -> None:
 def test_a_restored_solver_continues_to_identical_latents(case: dict[str, Any], stop: int) -> None:
     parameters = case["solver"], case["num_steps"], case["shift"]
     start, sigmas = as_latents(VECTORS["start_latents"]), case["sigmas"]
-    whole = run(Solver(*parameters), sigmas, start, range(case["num_steps"]))
+    whole = run(make_solver(*parameters), sigmas, start, range(case["num_steps"]))
 
-    first, second = Solver(*parameters), Solver(*parameters)
+    first, second = make_solver(*parameters), make_solver(*parameters)
     latents = run(first, sigmas, start, range(stop))[stop]
     second.restore(first.history())
     rest = run(second, sigmas, latents, range(stop, case["num_steps"]))
@@ -92,7 +94,7 @@ shifts = st.floats(0.0, 100.0, exclude_min=True) | st.floats(-320.0, 2.0).map(
 
 @settings(deadline=None, max_examples=60)
 @given(
-    name=st.sampled_from(["unipc", "dpm++"]),
+    name=st.sampled_from(get_args(SolverName)),
     num_steps=st.integers(20, 100),
     shift=shifts,
     guidance_scale=st.floats(1.0, 20.0),
@@ -106,6 +108,8 @@ shifts = st.floats(0.0, 100.0, exclude_min=True) | st.floats(-320.0, 2.0).map(
 @example("unipc", 20, 5e-324, 20.0)
 @example("dpm++", 20, 5e-324, 20.0)
 @example("dpm++", 100, 100.0, 20.0)
+@example("euler", 20, 5e-324, 20.0)
+@example("euler", 100, 100.0, 20.0)
 def test_a_job_runs_with_every_accepted_value(
     name: SolverName, num_steps: int, shift: float, guidance_scale: float
 ) -> None:
@@ -116,7 +120,7 @@ def test_a_job_runs_with_every_accepted_value(
         sample_shift=shift,
         guidance_scale=guidance_scale,
     )
-    solver = Solver(spec.solver, spec.infer_steps, spec.sample_shift)
+    solver = make_solver(spec.solver, spec.infer_steps, spec.sample_shift)
     latents = as_latents(VECTORS["start_latents"])
     for step in range(spec.infer_steps):
         prediction = velocity(latents, 1.0)
@@ -124,16 +128,47 @@ def test_a_job_runs_with_every_accepted_value(
         assert latents.isfinite().all(), f"after step {step + 1}"
 
 
-@pytest.mark.parametrize("name", ["unipc", "dpm++"])
+@pytest.mark.parametrize("name", get_args(SolverName))
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 20, 50, 100])
 def test_a_solver_begins_at_its_first_step_and_ends_at_its_last(
     name: SolverName, num_steps: int
 ) -> None:
     """Two equal timesteps at the start made it begin at the second."""
     for shift in (1e-12, 5.0, 100.0):
-        solver = Solver(name, num_steps, shift)
+        solver = make_solver(name, num_steps, shift)
         latents = as_latents(VECTORS["start_latents"])
         for step in range(num_steps):
             latents = solver.advance(step, velocity(latents, 1.0), latents)
-        assert solver.history()["_step_index"].item() == num_steps
+        if name != "euler":
+            assert solver.history()["_step_index"].item() == num_steps
         assert latents.isfinite().all()
+
+
+@pytest.mark.parametrize("num_steps", [1, 4, 40])
+@pytest.mark.parametrize("shift", [1.0, 3.0, 5.0])
+def test_euler_makes_the_steps_of_diffusers_euler(num_steps: int, shift: float) -> None:
+    solver = make_solver("euler", num_steps, shift)
+    scheduler = make_scheduler("euler", num_steps, shift)
+    ours = theirs = as_latents(VECTORS["start_latents"])
+    for step, timestep in enumerate(scheduler.timesteps):
+        torch.testing.assert_close(solver.timestep(step), timestep)
+        ours = solver.advance(step, velocity(ours, 1.0), ours)
+        theirs = scheduler.step(velocity(theirs, 1.0), timestep, theirs, return_dict=False)[0]
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_euler_has_the_timesteps_that_distilled_models_are_trained_for() -> None:
+    """LightX2V's and Wan2.2-Lightning's four steps at shift 5; rounded ones are other steps."""
+    solver = make_solver("euler", 4, 5.0)
+    timesteps = [float(solver.timestep(step)) for step in range(4)]
+    assert timesteps == pytest.approx([1000.0, 937.5, 833.3333, 625.0])
+
+
+def test_the_prediction_of_the_clean_latents_is_the_end_of_a_straight_path() -> None:
+    solver = make_solver("euler", 4, 5.0)
+    noise, clean = torch.randn(1, 4, 2, 4, 4), torch.randn(1, 4, 2, 4, 4)
+    latents = noise
+    for step in range(4):
+        latents = solver.advance(step, noise - clean, latents)
+        torch.testing.assert_close(solver.estimate(), clean)
+    torch.testing.assert_close(latents, clean)

@@ -22,7 +22,7 @@ from ranks.engine import Engine
 from ranks.model.conditioning import draw_noise
 from ranks.sampling.checkpoint import State
 from ranks.sampling.denoise import Denoiser
-from ranks.sampling.solver import Solver
+from ranks.sampling.solver import make_solver
 from tests.bench.job_memory import SETTINGS
 from tests.rehearsal.engine_rank import PeakObserver, make_video, open_engine, runtime_of, say
 from tests.rehearsal.rank_processes import make_demo_model, run_ranks
@@ -69,7 +69,7 @@ def main() -> int:
 
 def state_after(num_steps: int) -> State:
     """Return the state of a run whose predictions were all zero."""
-    solver = Solver(SPEC.solver, NUM_STEPS, SPEC.sample_shift)
+    solver = make_solver(SPEC.solver, NUM_STEPS, SPEC.sample_shift)
     frames, width, height = SPEC.num_model_frames // 4 + 1, SPEC.width_px // 8, SPEC.height_px // 8
     denoiser = Denoiser(solver, draw_noise(7, (1, 16, frames, height, width)))
     for step in range(num_steps):

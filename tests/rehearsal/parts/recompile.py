@@ -9,14 +9,17 @@ import torch
 
 from ranks.device import Device, open_device
 from ranks.environment import set_environment_defaults
+from ranks.families.wan21_i2v import ImageToVideo
 from ranks.model.transformer import LatentShape, ShardTransformer
 from ranks.parallel.layout import split_evenly
 from ranks.parallel.ulysses import SequenceGroup
 from ranks.sampling.denoise import Guidance, Predictor
+from ranks.warm_up import warm_up
 from tests.bench.random_models import REAL, make_transformer
 from tests.rehearsal.engine_rank import say
 
 NUM_TEXT_TOKENS, NUM_IMAGE_TOKENS = 512, 257
+FAMILY = ImageToVideo()
 SHAPES: tuple[LatentShape, ...] = (
     (21, 90, 160),
     (31, 90, 160),
@@ -37,7 +40,7 @@ def main() -> int:
         model = make_transformer(REAL, device.torch_device, device.model_dtype)
         transformer = ShardTransformer(model, device.attention_backend, is_fused=True)
         with device.attention_order():
-            transformer.warm_up(device.torch_device, NUM_TEXT_TOKENS, NUM_IMAGE_TOKENS)
+            warm_up(FAMILY, transformer, device.torch_device, NUM_IMAGE_TOKENS)
             torch._dynamo.config.error_on_recompile = True
             for shape in SHAPES:
                 _predict(transformer, device, shape)
@@ -54,13 +57,15 @@ def _predict(transformer: ShardTransformer, device: Device, shape: LatentShape) 
     latents = torch.zeros(1, config.out_channels, *shape)
     others = config.in_channels - config.out_channels
     predictor = Predictor(
+        family=FAMILY,
         transformer=transformer,
-        first_frame=torch.empty(1, others, *shape, device=target),
+        condition=torch.empty(1, others, *shape, device=target),
         guidance=Guidance(
             guidance_scale=1.0, conditions={0: transformer.condition(text, image)}, group=None
         ),
         sequence=SequenceGroup(None, split_evenly(transformer.num_tokens(shape), 1), 0),
         rope=transformer.rope_tables(shape, target),
+        timestep_rows=None,
         cache=None,
     )
     predictor.predict(0, torch.tensor(900), latents)

@@ -37,7 +37,7 @@ async def _break_and_recover(server: RunningServer, broken: Path) -> None:
         job_id = await caller.submit(infer_steps="100")
         await caller.wait_for(job_id, limit_s=JOB_LIMIT_S, stage="denoise")
         _break_device(broken)
-        line = await server.wait_until_logged(f"rank {BROKEN_DEVICE} ends", limit_s=120)
+        line = await server.wait_until_logged(f"rank {BROKEN_DEVICE} ended", limit_s=120)
         sys.stdout.write(f"  {line}\n")
         _mend_device(broken)
         change = await caller.wait_for(job_id, limit_s=JOB_LIMIT_S, status="Succeed")

@@ -1,0 +1,138 @@
+"""Checks the model before a start, in processes of their own: the launcher never imports torch."""
+
+import logging
+from pathlib import Path
+
+import msgspec
+from msgspec import structs
+
+from broker.wire.model_profile import Family, ModelProfile
+from launcher.options import Options
+from launcher.preflight import (
+    PROBE_LIMIT_S,
+    Folders,
+    SplitError,
+    StartError,
+    UnfitModelError,
+    run_check,
+)
+from launcher.served_models import ServedModel
+from ranks.model_files.model_report import ModelFault, ModelReport, decode_report
+
+logger = logging.getLogger("launcher")
+
+_DEMO_LIMIT_S = 300.0
+_INSPECTION = "ranks.model_files.inspection"
+_MOST_WARNINGS = 5
+
+
+class CheckedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A complete model that groups of this machine serve."""
+
+    place: Path
+    profile: ModelProfile
+    num_heads: int
+    """Attention heads of its transformer."""
+    num_groups: int = 1
+    warnings: list[str] = []
+    """What lies beside the model and is ignored."""
+
+
+def check_models(options: Options, folders: Folders) -> tuple[CheckedModel, ...]:
+    """Return the models of this machine's groups; build demo models that are missing.
+
+    Raises:
+        UnfitModelError: If one is incomplete, damaged or of a family that is not served.
+        StartError: If there is none at its place, or its heads cannot be split over the ranks.
+    """
+    return tuple(_checked(model, options, folders) for model in options.models)
+
+
+def check_model(model: ServedModel, place: Path, options: Options) -> CheckedModel:
+    """Check a model without loading it.
+
+    Raises:
+        UnfitModelError: If it is incomplete, damaged or of a family that is not served.
+        StartError: If there is none at its place, or its heads cannot be split over the ranks.
+    """
+    report = inspect_model(place)
+    check_split(options, report.num_heads)
+    return CheckedModel(
+        place=place,
+        profile=structs.replace(report.profile, name=model.name),
+        num_heads=report.num_heads,
+        num_groups=model.num_groups,
+        warnings=report.warnings,
+    )
+
+
+def inspect_model(path: Path, transformer: Path | None = None) -> ModelReport:
+    """Return what a model is, from its configs and the headers of its files.
+
+    Args:
+        path: Its folder.
+        transformer: A single file that takes the place of the folder's own transformer.
+
+    Raises:
+        UnfitModelError: If anything is missing, damaged, or of a model that is not served.
+        StartError: If there is nothing at the path.
+    """
+    arguments = [str(path), *(() if transformer is None else ("--transformer", str(transformer)))]
+    output = run_check(_INSPECTION, *arguments, limit_s=PROBE_LIMIT_S, topic=f"model {path}")
+    match decode_report(output):
+        case ModelFault() as fault:
+            raise (StartError if fault.may_appear else UnfitModelError)(fault.message)
+        case ModelReport() as report:
+            return report
+
+
+def check_weights(folder: Path) -> None:
+    """Check that the weights of a complete model fit its configs; takes seconds.
+
+    Raises:
+        StartError: If a weight is missing, left over or of another shape.
+    """
+    run_check("ranks.model.weight_trial", str(folder), limit_s=PROBE_LIMIT_S, topic="model")
+
+
+def check_split(options: Options, num_heads: int) -> None:
+    """Check that some layout uses all ranks, and that a default `ulysses_size` is possible.
+
+    Raises:
+        SplitError: If not; the message lists the possible numbers.
+    """
+    nproc, ulysses_size = options.nproc, options.ulysses_size
+    sizes = [n for n in range(1, num_heads + 1) if num_heads % n == 0]
+    possible = sorted({*sizes, *(2 * size for size in sizes)})
+    if nproc not in possible:
+        raise SplitError(
+            f"--nproc is {nproc}: the model's {num_heads} attention heads cannot be split over "
+            f"{nproc} ranks; possible: {', '.join(map(str, possible))}"
+        )
+    if ulysses_size is not None and ulysses_size not in sizes:
+        raise SplitError(
+            f"--ulysses-size is {ulysses_size}: it must divide the model's {num_heads} attention "
+            f"heads; possible: {', '.join(map(str, sizes))}"
+        )
+
+
+def _checked(model: ServedModel, options: Options, folders: Folders) -> CheckedModel:
+    place = folders.model(model)
+    if model.demo is not None and not place.exists():
+        _make_demo_model(place, model.demo)
+    checked = check_model(model, place, options)
+    if checked.warnings:
+        logger.warning(
+            "model %s: ignored, because they are not part of it: %s",
+            place,
+            "; ".join(checked.warnings[:_MOST_WARNINGS]),
+        )
+    return checked
+
+
+def _make_demo_model(folder: Path, family: Family) -> None:
+    run_check(
+        *("ranks.demo.build", str(folder), family),
+        limit_s=_DEMO_LIMIT_S,
+        topic="--demo: building the model",
+    )

@@ -1,0 +1,1 @@
+"""The families of models: what each makes of a job, behind one interface."""

@@ -1,0 +1,43 @@
+"""What an inspection of a model tells: the output of `ranks.model_files.inspection`."""
+
+import msgspec
+
+from broker.wire.model_profile import ModelProfile
+from ranks.model_files.components import ComponentName, Layout
+
+
+class ComponentReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A component with weights, as it is stored."""
+
+    place: str
+    dtypes: list[str]
+    """As safetensors spells them: `F32`, `BF16`, …"""
+    num_tensors: int
+    num_bytes: int
+
+
+class ModelReport(msgspec.Struct, frozen=True, kw_only=True, tag="model"):
+    """A model that can be served."""
+
+    place: str
+    layout: Layout
+    profile: ModelProfile
+    """Its name is the server's to choose: here it is the default one."""
+    num_heads: int
+    """Attention heads of the transformer."""
+    components: dict[ComponentName, ComponentReport]
+    warnings: list[str]
+    """What lies beside the model and is ignored."""
+
+
+class ModelFault(msgspec.Struct, frozen=True, kw_only=True, tag="fault"):
+    """Why there is no model that can be served."""
+
+    message: str
+    may_appear: bool
+    """Whether nothing is there yet, as before a file system is mounted."""
+
+
+def decode_report(output: str) -> ModelReport | ModelFault:
+    # Libraries may write warnings of their own to standard output before it.
+    return msgspec.json.decode(output.splitlines()[-1], type=ModelReport | ModelFault)
