@@ -196,23 +196,13 @@ def _table(jobs: Iterable[JobEntry]) -> str:
 
 
 def _model_table(models: ModelList) -> str:
-    columns = (
-        "model",
-        "default",
-        "family",
-        "ready",
-        "size",
-        "frames",
-        "fps",
-        "steps",
-        "last frame",
-    )
+    columns = ("model", "default", "ready", "size", "frames", "fps", "steps", "last frame")
     table = Table(*columns, box=None, pad_edge=False)
+    table.columns[0].overflow = "fold"
     for model in models.data:
         table.add_row(
             model.id,
             "yes" if model.default else "no",
-            model.family,
             "yes" if model.ready else "no",
             model.image_size,
             f"{model.num_frames} ({model.min_frames}-{model.max_frames})",

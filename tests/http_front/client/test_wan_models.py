@@ -36,7 +36,7 @@ async def test_wan_models_lists_them(front: Served) -> None:
     code, out, err = await wan(front, "models")
     assert code == 0, err
     lines = out.splitlines()
-    assert lines[1].split()[:3] == [WAN21.name, "yes", "wan2.1-i2v"]
+    assert lines[1].split()[:3] == [WAN21.name, "yes", "yes"]
     assert "30 (20-100)" in lines[1]
     assert lines[3].split()[-1] == "required"
     _, out, _ = await wan(front, "models", "--json")
