@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -12,6 +12,7 @@ import aiohttp
 import msgspec
 
 from broker.wire.errors import ErrorCode
+from http_front.openai.openai_schema import ModelList
 from http_front.video.schema import (
     MAX_LISTED,
     Cancelled,
@@ -84,25 +85,44 @@ class WanClient:
         await self._session.close()
 
     async def submit(
-        self, image: Path | str, fields: dict[str, object], idempotency_key: str | None = None
+        self,
+        image: Path | str,
+        fields: dict[str, object],
+        idempotency_key: str | None = None,
+        *,
+        last_image: Path | str | None = None,
     ) -> str:
-        """Submit a job and return its id. Submit again when the answer was lost.
+        """Submit a job as `request_job` does, and return its id."""
+        answer = await self.request_job(image, fields, idempotency_key, last_image=last_image)
+        return answer.requestId
+
+    async def request_job(
+        self,
+        image: Path | str,
+        fields: dict[str, object],
+        idempotency_key: str | None = None,
+        *,
+        last_image: Path | str | None = None,
+    ) -> Submitted:
+        """Submit a job and return the answer. Submit again when the answer was lost.
 
         Args:
             image: A file to upload, or a URL for the server to fetch.
             fields: Fields of the job: `prompt` and any other field of `JobSpec`, and `priority`.
             idempotency_key: Calls with the same key make one job; None for a new key.
+            last_image: The video's last frame, for models that take one.
 
         Raises:
             RefusedError: If the server refuses the job.
             UnreachableError: If no connection can be made, or no answer comes.
         """
         headers = {IDEMPOTENCY_HEADER: idempotency_key or secrets.token_hex(16)}
+        images = {"image": image} | ({} if last_image is None else {"last_image": last_image})
         clock = asyncio.get_running_loop()
         give_up_at = None
         while True:
             try:
-                return (await self._submit_once(image, fields, headers)).requestId
+                return await self._submit_once(images, fields, headers)
             except UnreachableError as error:
                 # Without a connection, the first try has had no effect.
                 if give_up_at is None and isinstance(error.__cause__, aiohttp.ClientConnectorError):
@@ -113,17 +133,25 @@ class WanClient:
             await asyncio.sleep(_RECONNECT_EVERY_S)
 
     async def _submit_once(
-        self, image: Path | str, fields: dict[str, object], headers: dict[str, str]
+        self, images: dict[str, Path | str], fields: dict[str, object], headers: dict[str, str]
     ) -> Submitted:
-        if isinstance(image, str):
-            body = {**fields, "image_url": image}
+        urls = {f"{name}_url": image for name, image in images.items() if isinstance(image, str)}
+        files = {name: image for name, image in images.items() if isinstance(image, Path)}
+        body = {**fields, **urls}
+        if not files:
             return await self._post("/video/submit", Submitted, json=body, headers=headers)
-        with image.open("rb") as file:
-            form = aiohttp.FormData({name: _as_text(value) for name, value in fields.items()})
-            form.add_field("image", file, filename=image.name)
+        with ExitStack() as opened:
+            form = aiohttp.FormData({name: _as_text(value) for name, value in body.items()})
+            for name, path in files.items():
+                file = opened.enter_context(path.open("rb"))
+                form.add_field(name, file, filename=path.name)
             return await self._post(
                 "/video/submit", Submitted, UPLOAD_LIMIT_S, data=form, headers=headers
             )
+
+    async def models(self) -> ModelList:
+        """Return the models that jobs may name, with their ranges and defaults."""
+        return await self._request("GET", "/v1/models", ModelList)
 
     async def status(self, job_id: str) -> JobStatus:
         return await self._post("/video/status", JobStatus, json={"requestId": job_id})

@@ -1,4 +1,4 @@
-"""The `wan` commands for jobs: submit, list, status, watch, cancel and download."""
+"""The `wan` commands for jobs: submit, list, status, watch, cancel, download; and models."""
 
 import argparse
 import os
@@ -16,11 +16,13 @@ from rich.text import Text
 
 from broker.process.log import one_line
 from broker.wire.job import JobSpec, JobState
+from broker.wire.model_profile import ModelProfile
 from http_front.client.client import WanClient
 from http_front.client.command_parser import Commands
 from http_front.client.exit_codes import ExitCode, UsageError
 from http_front.client.output import Output
 from http_front.client.watching import Watch
+from http_front.openai.openai_schema import ModelList
 from http_front.video.field_check import check
 from http_front.video.schema import JobEntry, JobStatus, SubmitByFile
 
@@ -53,6 +55,9 @@ def add_parsers(commands: Commands) -> None:
     for field in msgspec.structs.fields(SubmitByFile):
         if field.name in _SUBMIT_FIELDS:
             _add_field(submit, field)
+    submit.add_argument(
+        "--last-image", help="the last frame, for models that take one: file or http(s) URL"
+    )
     submit.add_argument("--watch", action="store_true", help="show progress until the job ends")
     submit.add_argument("--output", type=Path, help="with --watch: file or folder for the video")
     listing = commands.add_parser("list", help="list your jobs, newest first")
@@ -63,7 +68,8 @@ def add_parsers(commands: Commands) -> None:
         help=f"maximum number of jobs; default: {DEFAULT_LISTED}",
     )
     listing.add_argument("--after", metavar="ID", help="list only jobs older than this one")
-    for parser in (submit, listing):
+    models = commands.add_parser("models", help="list the models of the server")
+    for parser in (submit, listing, models):
         _add_server(parser)
     for name, text in (
         ("status", "show the state of a job"),
@@ -94,6 +100,9 @@ async def run(options: argparse.Namespace, output: Output) -> ExitCode:
                 return await _submit(client, options, output)
             case "list":
                 return await _list(client, options, output)
+            case "models":
+                models = await client.models()
+                output.result(models, _model_table(models) if models.data else "no models")
             case "status":
                 _show_status(await client.status(options.id), output)
             case "watch":
@@ -111,13 +120,19 @@ async def _submit(client: WanClient, options: argparse.Namespace, output: Output
     given = {name: _decoded(value) for name, value in asked.items() if value is not None}
     body = check(given, SubmitByFile, lax=True)
     fields: dict[str, object] = {name: getattr(body, name) for name in given}
-    is_url = options.image.startswith(("http://", "https://", "data:"))
-    image = options.image if is_url else Path(options.image)
-    job_id = await client.submit(image, fields)
-    output.result({"requestId": job_id}, job_id)
+    last_image = None if options.last_image is None else _image(options.last_image)
+    answer = await client.request_job(_image(options.image), fields, last_image=last_image)
+    if answer.notice is not None:
+        output.note(f"wan: {answer.notice}")
+    output.result(answer, answer.requestId)
     if not options.watch:
         return ExitCode.DONE
-    return await _watch(client, job_id, options.output, output)
+    return await _watch(client, answer.requestId, options.output, output)
+
+
+def _image(text: str) -> Path | str:
+    is_url = text.startswith(("http://", "https://", "data:"))
+    return text if is_url else Path(text)
 
 
 def _decoded(value: object) -> object:
@@ -177,6 +192,28 @@ def _table(jobs: Iterable[JobEntry]) -> str:
         prompt = one_line(job.settings.prompt) if job.settings else ""
         row = (job.requestId, _state(job), f"{job.progress:.0%}", submitted)
         table.add_row(*row, Text(prompt, no_wrap=True, overflow="ellipsis"))
+    return _as_lines(table)
+
+
+def _model_table(models: ModelList) -> str:
+    columns = ("model", "default", "ready", "size", "frames", "fps", "steps", "last frame")
+    table = Table(*columns, box=None, pad_edge=False)
+    table.columns[0].overflow = "fold"
+    for model in models.data:
+        table.add_row(
+            model.id,
+            "yes" if model.default else "no",
+            "yes" if model.ready else "no",
+            model.image_size,
+            f"{model.num_frames} ({model.min_frames}-{model.max_frames})",
+            str(model.frames_per_second),
+            f"{model.infer_steps} ({model.min_steps}-{model.max_steps})",
+            model.last_image,
+        )
+    return _as_lines(table)
+
+
+def _as_lines(table: Table) -> str:
     console = Console()
     console.width = max(console.width, _MIN_TABLE_WIDTH)
     with console.capture() as captured:
@@ -230,7 +267,8 @@ def _add_field(parser: argparse.ArgumentParser, field: msgspec.structs.FieldInfo
     schema = msgspec.json.schema(field.type)
     about = str(schema.get("description") or _optional_description(schema))
     if not field.required and field.default is not None:
-        about += f" Default: {field.default}."
+        is_of_model = field.name in ModelProfile.__struct_fields__
+        about += f" Default: {'see wan models' if is_of_model else field.default}."
     names = [f"--{field.name.replace('_', '-')}"]
     if field.name in _SHORT_NAMES:
         names.insert(0, _SHORT_NAMES[field.name])

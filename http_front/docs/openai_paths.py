@@ -33,6 +33,7 @@ status `failed` with the error code `cancelled`."""
 _FILE = {"type": "string", "format": "binary"}
 _LAST = {"description": "The video's last frame, for models that take one."}
 _URL = {"type": "string", "description": "Image URL: http, https or data."}
+_LAST_URL = {"anyOf": [_URL | _LAST, {"type": "null"}]}
 _EXAMPLE = {OPENAI_NAMES[name]: value for name, value in SMALL_JOB.items()} | {
     "reference_url": EXAMPLE_IMAGE
 }
@@ -41,14 +42,14 @@ _ID = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"
 
 def add_forms(schemas: Schema) -> None:
     """Replace `CreateVideo` with its two forms: with the images as URLs and as files."""
-    for name, field, ending, image in (
-        ("CreateVideoByUrl", "reference_url", "_url", _URL),
-        ("CreateVideoByFile", "input_reference", "", _FILE),
+    for name, image, last_image in (
+        ("CreateVideoByUrl", {"reference_url": _URL}, {"last_image_url": _LAST_URL}),
+        ("CreateVideoByFile", {"input_reference": _FILE}, {"last_image": _FILE | _LAST}),
     ):
         form = copy.deepcopy(schemas["CreateVideo"])
         form["title"] = name
-        form["properties"] |= {field: image, f"last_image{ending}": image | _LAST}
-        form["required"] = [*form["required"], field]
+        form["properties"] |= image | last_image
+        form["required"] = [*form["required"], *image]
         schemas[name] = form
     del schemas["CreateVideo"]
 

@@ -48,6 +48,11 @@ export async function jobFields() {
   return document.components.schemas.SubmitByFile.properties;
 }
 
+/** Return the models that jobs may name. */
+export async function listModels() {
+  return (await (await call("/v1/models")).json()).data;
+}
+
 /** Return the state of the server and its queue, even if the server is not ready. */
 export async function health() {
   try {
@@ -58,11 +63,13 @@ export async function health() {
   }
 }
 
-/** Submit a job with a picture, as a file or as a URL; return its id. */
-export async function submit(picture, settings) {
+/** Submit a job with its pictures by name, each as a file or as a URL; return its id. */
+export async function submit(pictures, settings) {
   const form = new FormData();
   for (const [name, value] of Object.entries(settings)) form.append(name, value);
-  form.append(typeof picture === "string" ? "image_url" : "image", picture);
+  for (const [name, picture] of Object.entries(pictures)) {
+    form.append(typeof picture === "string" ? `${name}_url` : name, picture);
+  }
   const response = await call("/video/submit", { method: "POST", body: form });
   return (await response.json()).requestId;
 }

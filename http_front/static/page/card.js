@@ -1,7 +1,8 @@
 // One job on the page: waiting, running with its previews, or a video to play.
 
 import * as api from "./api.js";
-import { parseSize } from "./settings.js";
+import { framesPerSecond } from "./models.js";
+import { parseSize } from "./size.js";
 import { clock, duration, text, translate } from "./texts.js";
 
 const ENDED = ["Succeed", "Failed", "Cancelled"];
@@ -129,8 +130,11 @@ export class Card {
     const parts = [];
     if (settings) {
       const [width, height] = parseSize(settings.image_size);
-      parts.push(`${width} × ${height}`, text("frames", settings.num_frames));
+      const fps = framesPerSecond(settings.model);
+      parts.push(`${width} × ${height}`, text("frames", settings.num_frames, fps));
     }
+    if (this.#job.model) parts.push(this.#job.model);
+    if (this.#job.notice) parts.push(text("longer"));
     parts.push(clock(this.#job.created_at));
     return parts.join(" · ");
   }

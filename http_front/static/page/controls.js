@@ -3,7 +3,7 @@
 import { language, text, textOr } from "./texts.js";
 
 const SLIDERS = {
-  num_frames: { step: 1, shown: (value) => text("frames", value) },
+  num_frames: { step: 1, shown: (value, fps) => text("frames", value, fps) },
   infer_steps: { step: 1, shown: (value) => text("steps", value) },
   guidance_scale: { step: 0.5, shown: (value) => Number(value).toFixed(1) },
 };
@@ -11,7 +11,8 @@ const LONG_TEXT = 100;
 
 /** Return a labelled control. `get` and `set` use text; "" means no value. */
 export function makeControl(name, schema) {
-  const field = unwrap(schema);
+  let field = unwrap(schema);
+  let fps = 16;
   const input = makeInput(name, field);
   input.id = `setting-${name}`;
   input.name = name;
@@ -38,8 +39,18 @@ export function makeControl(name, schema) {
     },
     show() {
       if (!(name in SLIDERS)) return;
-      shown.textContent = SLIDERS[name].shown(input.value);
+      shown.textContent = SLIDERS[name].shown(input.value, fps);
       input.ariaValueText = shown.textContent;
+    },
+    /** Take the range and default of another model; a value that it does not take is replaced. */
+    limit(schema, framesPerSecond) {
+      const isDefault = this.get() === String(field.default ?? "");
+      [field, fps] = [unwrap(schema), framesPerSecond];
+      const value = this.get();
+      if (field.enum) setOptions(input, field.enum, value);
+      else if (input.type === "range" || input.type === "number") setRange(input, field);
+      if (isDefault || this.get() !== value || !input.validity.valid) this.set();
+      else this.show();
     },
     translate() {
       caption.textContent = textOr(`label.${name}`, name);
@@ -78,14 +89,23 @@ function makeInput(name, field) {
 
 function makeNumeric(input, name, field) {
   input.type = name in SLIDERS ? "range" : "number";
+  setRange(input, field);
+  input.step = SLIDERS[name]?.step ?? (field.type === "integer" ? 1 : "any");
+}
+
+function setRange(input, field) {
   input.min = field.minimum ?? field.exclusiveMinimum ?? "";
   input.max = field.maximum ?? "";
-  input.step = SLIDERS[name]?.step ?? (field.type === "integer" ? 1 : "any");
+}
+
+function setOptions(select, values, chosen) {
+  select.replaceChildren(...values.map((value) => new Option(value, value)));
+  select.value = chosen;
 }
 
 function makeSelect(values) {
   const select = document.createElement("select");
-  select.append(...values.map((value) => new Option(value, value)));
+  setOptions(select, values, values[0]);
   return select;
 }
 

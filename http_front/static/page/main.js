@@ -2,12 +2,19 @@
 
 import * as api from "./api.js";
 import { Gallery } from "./gallery.js";
+import { keepModels, models } from "./models.js";
 import { Picture } from "./picture.js";
 import { Settings } from "./settings.js";
 import * as store from "./store.js";
 import { language, preferredLanguage, speak, text } from "./texts.js";
 
 const REFRESH_MS = 4000;
+const INPUTS = {
+  image: "picture-file",
+  image_url: "picture-url",
+  last_image: "last-picture-file",
+  last_image_url: "last-picture-url",
+};
 
 const part = (id) => document.getElementById(id);
 let hasAsked = false; // ask for a key only once; after that the user opens the dialog by its button
@@ -17,13 +24,16 @@ const prompt = part("prompt");
 speak(store.language.get() || preferredLanguage());
 showLanguageButton();
 const fields = await api.jobFields();
-const picture = new Picture({ taken: turn });
+const picture = new Picture("picture", { taken: turn });
+const lastPicture = new Picture("last-picture");
+picture.acceptElsewhere();
 const settings = new Settings(fields, { changed });
 const gallery = new Gallery({ reuse, announce, fail });
 
 prompt.maxLength = fields.prompt.maxLength;
 prompt.value = store.draft.get().prompt ?? "";
 settings.fill(store.draft.get());
+await loadModels();
 
 form.addEventListener("submit", submit);
 form.addEventListener("input", keepDraft);
@@ -51,8 +61,29 @@ function turn(width, height) {
 
 function changed() {
   const size = settings.size();
-  if (size) picture.fit(...size);
+  for (const each of [picture, lastPicture]) if (size) each.fit(...size);
+  part("last").hidden = !takesLast();
+  showLength();
   part("prompt-count").value = `${prompt.value.length} / ${prompt.maxLength}`;
+}
+
+function takesLast() {
+  return ["optional", "required"].includes(settings.model?.last_image);
+}
+
+/** Say if the video is longer than those that its model was trained with. */
+function showLength() {
+  const { model } = settings;
+  const isLonger = model !== null && settings.values().num_frames > model.trained_frames;
+  part("length-note").hidden = !isLonger;
+  if (isLonger) part("length-note").textContent = text("lengthNote", model.id, model.trained_frames);
+}
+
+/** Learn which models the server serves, which may need a key. */
+async function loadModels() {
+  if (models().length) return;
+  keepModels(await api.listModels().catch(() => []));
+  if (models().length) settings.fill(store.draft.get());
 }
 
 /** Store the user's input of the form. */
@@ -69,7 +100,7 @@ async function submit(event) {
   const wanted = { prompt: prompt.value, ...settings.values() };
   busy(true);
   try {
-    const id = await api.submit(picture.source, wanted);
+    const id = await api.submit(pictures(), wanted);
     const thumbnail = picture.thumbnail();
     if (thumbnail) store.thumbnails.keep(id, thumbnail);
     await gallery.refresh();
@@ -77,11 +108,16 @@ async function submit(event) {
     if (matchMedia("(max-width: 56rem)").matches) part("jobs").scrollIntoView();
   } catch (refusal) {
     fail(refusal);
-    if (refusal.field === "image_url") part("picture-url").focus();
+    if (refusal.field in INPUTS) part(INPUTS[refusal.field]).focus();
     else settings.show(refusal.field);
   } finally {
     busy(false);
   }
+}
+
+function pictures() {
+  const last = takesLast() ? lastPicture.source : null;
+  return { image: picture.source, ...(last && { last_image: last }) };
 }
 
 /** Show the first problem of the form; return whether there is one. */
@@ -91,6 +127,15 @@ function findProblem() {
     show(picture.problem || text("pictureMissing"));
     part("picture-file").focus();
     return true;
+  }
+  if (takesLast() && !lastPicture.source) {
+    const isNeeded = settings.model.last_image === "required";
+    const problem = lastPicture.problem || (isNeeded ? text("lastMissing") : "");
+    if (problem) {
+      show(problem);
+      part("last-picture-file").focus();
+      return true;
+    }
   }
   if (prompt.value.trim().length < least) {
     show(text("promptShort", least));
@@ -117,6 +162,7 @@ function reuse(used) {
 async function refresh() {
   try {
     const health = await api.health();
+    await loadModels();
     await gallery.refresh();
     showServer(health);
   } catch (refusal) {
@@ -143,6 +189,8 @@ function switchLanguage() {
   store.language.set(language());
   showLanguageButton();
   picture.translate();
+  lastPicture.translate();
+  showLength();
   settings.translate();
   gallery.translate();
   refresh();

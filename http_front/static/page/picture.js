@@ -1,4 +1,4 @@
-// The input picture: dropped, chosen or pasted, and shown as the server will crop it.
+// A picture of the form: dropped, chosen or pasted, and shown as the server will crop it.
 
 import { text } from "./texts.js";
 
@@ -6,26 +6,52 @@ const MAX_BYTES = 20 * 2 ** 20;
 const THUMBNAIL_PX = 240;
 
 export class Picture {
-  #zone = document.getElementById("picture");
-  #frame = this.#zone.querySelector(".frame");
-  #crop = document.getElementById("picture-crop");
-  #note = document.getElementById("picture-note");
-  #address = document.getElementById("picture-url");
+  #zone;
+  #frame;
+  #crop;
+  #note;
+  #address;
+  #input;
   #size = [16, 9];
   #problem = "";
 
   #file = null;
 
-  constructor({ taken }) {
+  /** `name` begins the ids of its elements; `taken` is called with the size of a new picture. */
+  constructor(name, { taken = () => {} } = {}) {
     this.taken = taken;
-    const input = document.getElementById("picture-file");
-    input.addEventListener("change", () => this.take(input.files[0]));
+    const part = (kind) => document.getElementById(`${name}${kind}`);
+    [this.#zone, this.#input, this.#crop] = [part(""), part("-file"), part("-crop")];
+    [this.#note, this.#address] = [part("-note"), part("-url")];
+    this.#frame = this.#zone.querySelector(".frame");
+    this.#input.addEventListener("change", () => this.take(this.#input.files[0]));
     this.#address.addEventListener("input", () => this.#takeAddress());
-    this.#acceptDrops();
+    this.#zone.addEventListener("dragover", (event) => {
+      event.preventDefault();
+      this.#zone.classList.add("hovered");
+    });
+    this.#zone.addEventListener("dragleave", () => this.#zone.classList.remove("hovered"));
+    this.#zone.addEventListener("drop", (event) => this.#drop(event));
+    this.translate();
+  }
+
+  /** Take also pictures that are pasted, or dropped beside every zone. */
+  acceptElsewhere() {
     document.addEventListener("paste", (event) => {
       if (event.clipboardData.files.length) this.take(event.clipboardData.files[0]);
     });
-    this.translate();
+    // A picture dropped outside a zone would replace the page.
+    document.addEventListener("dragover", (event) => {
+      const isMine = !event.defaultPrevented || this.#zone.contains(event.target);
+      this.#zone.classList.toggle("hovered", isMine);
+      event.preventDefault();
+    });
+    document.addEventListener("dragleave", (event) => {
+      if (event.relatedTarget === null) this.#zone.classList.remove("hovered");
+    });
+    document.addEventListener("drop", (event) => {
+      if (!event.defaultPrevented) this.#drop(event);
+    });
   }
 
   /** The input picture: a file or a URL; null if there is none. */
@@ -120,22 +146,12 @@ export class Picture {
     this.#crop.removeAttribute("src");
     this.#crop.hidden = true;
     this.#zone.classList.remove("filled");
-    document.getElementById("picture-file").value = ""; // so that the same file can be chosen again
+    this.#input.value = ""; // so that the same file can be chosen again
   }
 
-  #acceptDrops() {
-    // Listen on the whole page, because a picture dropped outside the zone would replace the page.
-    document.addEventListener("dragover", (event) => {
-      event.preventDefault();
-      this.#zone.classList.add("hovered");
-    });
-    document.addEventListener("dragleave", (event) => {
-      if (event.relatedTarget === null) this.#zone.classList.remove("hovered");
-    });
-    document.addEventListener("drop", (event) => {
-      event.preventDefault();
-      this.#zone.classList.remove("hovered");
-      this.take(event.dataTransfer.files[0]);
-    });
+  #drop(event) {
+    event.preventDefault();
+    this.#zone.classList.remove("hovered");
+    this.take(event.dataTransfer.files[0]);
   }
 }

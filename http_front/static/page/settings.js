@@ -1,59 +1,105 @@
-// The settings of a video: presets, size, and a control for each other field.
+// The settings of a video: model, presets, size, and a control for each other field.
 
 import { makeControl } from "./controls.js";
+import { fieldsOf, modelNamed, models, takesSize } from "./models.js";
+import { makeSizeControl, parseSize } from "./size.js";
 import { text } from "./texts.js";
 
 const IN_SIGHT = ["num_frames"];
-const ELSEWHERE = ["prompt", "image", "image_url", "image_size"];
+const ELSEWHERE = ["prompt", "image", "image_url", "last_image", "last_image_url"];
+const ON_THEIR_OWN = ["image_size", "model"];
 const FOR_PROGRAMS = ["callback_url", "priority"];
-const SIZES = [
-  ...["1280*720", "720*1280", "960*960", "832*480", "480*832", "640*640"],
-  ...["256*256", "128*128"],
-];
-const PRESETS = {
-  tiny: { image_size: "128*128", num_frames: "24", infer_steps: "20" },
-  draft: { image_size: "832*480", num_frames: "49", infer_steps: "20" },
-  standard: { image_size: "1280*720", num_frames: "81", infer_steps: "30" },
-  fine: { image_size: "1280*720", num_frames: "81", infer_steps: "50" },
-};
 
-/** Return width and height of `W*H`; null if the text has another form. */
-export function parseSize(size) {
-  const found = /^(\d{1,5})[*x](\d{1,5})$/.exec(size);
-  return found && [Number(found[1]), Number(found[2])];
+/** Return the presets for a model; null takes the ranges and defaults in the fields. */
+function presetsFor(fields, model) {
+  const own = fieldsOf(fields, model);
+  const [frames, steps] = [own.num_frames, own.infer_steps];
+  const within = ({ minimum, maximum }, value) =>
+    String(Math.min(maximum, Math.max(minimum, Math.round(value))));
+  const usual = own.image_size.default;
+  return {
+    tiny: {
+      image_size: "128*128",
+      num_frames: within(frames, 24),
+      infer_steps: within(steps, Math.min(20, steps.default)),
+    },
+    draft: {
+      image_size: "832*480",
+      num_frames: within(frames, frames.default * 0.6),
+      infer_steps: within(steps, (steps.default * 2) / 3),
+    },
+    standard: {
+      image_size: usual,
+      num_frames: String(frames.default),
+      infer_steps: String(steps.default),
+    },
+    fine: {
+      image_size: usual,
+      num_frames: String(frames.default),
+      infer_steps: within(steps, (steps.default * 5) / 3),
+    },
+  };
 }
 
 export class Settings {
   #controls = new Map();
+  #fields;
   #size;
+  #model = document.getElementById("setting-model");
+  #presets;
   #isPortrait = false;
 
   /** `fields` are the server's fields of a job; `changed` is called after each change. */
   constructor(fields, { changed }) {
+    this.#fields = fields;
     this.#size = makeSizeControl(fields.image_size.default);
     this.#controls.set("image_size", this.#size);
     for (const [name, schema] of Object.entries(fields)) {
-      if ([...ELSEWHERE, ...FOR_PROGRAMS].includes(name)) continue;
+      if ([...ELSEWHERE, ...ON_THEIR_OWN, ...FOR_PROGRAMS].includes(name)) continue;
       this.#controls.set(name, makeControl(name, schema));
     }
     this.#place();
-    makePresets(Object.keys(PRESETS), (name) => this.#usePreset(name));
+    this.#presets = presetsFor(fields, null);
+    makePresets(Object.keys(this.#presets), (name) => this.#usePreset(name));
+    this.changed = changed;
+    this.#model.addEventListener("input", () => this.#useModel());
     document.getElementById("form").addEventListener("input", () => {
       this.#markPreset();
-      changed();
+      this.changed();
     });
-    this.changed = changed;
+    this.#limit();
     this.translate();
+  }
+
+  /** The chosen model; null before any is known. */
+  get model() {
+    return modelNamed(this.#model.value);
+  }
+
+  /** Offer the models that the server serves now; one alone needs no choice. */
+  offerModels(wanted = this.#model.value) {
+    const names = models().map((model) => model.id);
+    if (names.join() !== [...this.#model.options].map((option) => option.value).join()) {
+      this.#model.replaceChildren(...names.map((name) => new Option(name, name)));
+    }
+    this.#model.value = modelNamed(wanted)?.id ?? "";
+    this.#model.parentElement.hidden = names.length < 2;
+    this.#useModel();
   }
 
   /** Return the values that are set, in the form that the server expects. */
   values() {
-    const values = [...this.#controls].map(([name, control]) => [name, control.get()]);
+    const values = [...this.#controls].map(([name, control]) => [
+      name,
+      control.box.hidden ? "" : control.get(),
+    ]);
+    if (models().length > 1) values.push(["model", this.#model.value]);
     return Object.fromEntries(values.filter(([, value]) => value !== ""));
   }
 
   /** Set the values of another job, and clear the values that it does not set. */
   fill(values) {
+    if (models().length) this.offerModels(values.model);
     for (const [name, control] of this.#controls) control.set(values[name]);
     this.#markPreset();
     this.changed();
@@ -69,7 +115,7 @@ export class Settings {
   /** Turn a listed size to the orientation of the picture. */
   turn(isPortrait) {
     this.#isPortrait = isPortrait;
-    if (SIZES.includes(this.#size.get())) this.#size.set(this.#turned(this.#size.get()));
+    if (this.#size.lists(this.#size.get())) this.#size.set(this.#turned(this.#size.get()));
     this.changed();
   }
 
@@ -79,6 +125,7 @@ export class Settings {
 
   /** Unfold the section of a field and focus the field. */
   show(name) {
+    if (name === "model") this.#model.focus();
     const control = this.#controls.get(name);
     if (!control) return;
     const details = control.box.closest("details");
@@ -99,8 +146,31 @@ export class Settings {
     }
   }
 
+  #useModel() {
+    this.#limit();
+    this.#markPreset();
+    this.changed();
+  }
+
+  /** Give each control the range and the default of the chosen model. */
+  #limit() {
+    const model = this.model;
+    this.#presets = presetsFor(this.#fields, model);
+    const fields = fieldsOf(this.#fields, model);
+    const usual = this.#turned(fields.image_size.default);
+    this.#size.limit(model, usual);
+    for (const [name, control] of this.#controls) {
+      if (control !== this.#size) control.limit(fields[name], model?.frames_per_second ?? 16);
+    }
+    this.#controls.get("guidance_scale_2").box.hidden = !model?.has_second_guidance;
+    for (const [name, preset] of Object.entries(this.#presets)) {
+      const isTaken = takesSize(model, parseSize(preset.image_size));
+      document.getElementById(`preset-${name}`).disabled = !isTaken;
+    }
+  }
+
   #usePreset(name) {
-    const preset = { ...PRESETS[name] };
+    const preset = { ...this.#presets[name] };
     preset.image_size = this.#turned(preset.image_size);
     for (const [field, value] of Object.entries(preset)) this.#controls.get(field).set(value);
     this.#markPreset();
@@ -115,7 +185,7 @@ export class Settings {
 
   #markPreset() {
     const values = this.values();
-    for (const [name, preset] of Object.entries(PRESETS)) {
+    for (const [name, preset] of Object.entries(this.#presets)) {
       const wanted = { ...preset, image_size: this.#turned(preset.image_size) };
       const matches = Object.entries(wanted).every(([field, value]) => values[field] === value);
       document.getElementById(`preset-${name}`).checked = matches;
@@ -143,33 +213,4 @@ function makePresets(names, use) {
     label.append(radio, caption);
     row.append(label);
   }
-}
-
-/** Return a control with the listed sizes and an input for any other size. */
-function makeSizeControl(usual) {
-  const control = makeControl("image_size", { enum: [...SIZES, "other"], default: usual });
-  const custom = Object.assign(document.createElement("input"), {
-    type: "text",
-    placeholder: "1024*576",
-    hidden: true,
-  });
-  custom.setAttribute("aria-labelledby", "setting-image_size");
-  const select = control.input;
-  for (const option of select.options) option.text = option.value.replace("*", " × ");
-  select.addEventListener("input", () => (custom.hidden = select.value !== "other"));
-  control.box.append(custom);
-  const { translate } = control;
-  return Object.assign(control, {
-    get: () => (select.value === "other" ? custom.value.trim() : select.value),
-    set(size = usual) {
-      const isUsual = SIZES.includes(size);
-      select.value = isUsual ? size : "other";
-      custom.value = isUsual ? "" : size;
-      custom.hidden = isUsual;
-    },
-    translate() {
-      translate.call(control);
-      select.options[SIZES.length].text = text("customSize");
-    },
-  });
 }

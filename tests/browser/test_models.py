@@ -1,0 +1,109 @@
+"""The form of the page by the model of the video."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, FilePayload, expect
+
+from tests.browser.visit import PROMPT, Visit, as_png, open_visit, stripes
+from tests.http_front.models.profiles import (
+    FIRST_AND_LAST,
+    FOUR_STEPS,
+    SMALL,
+    TWO_EXPERTS,
+    WAN21,
+)
+from tests.http_front.scripted_broker import ScriptedBroker, models_found
+from tests.http_front.serving import Served
+
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
+
+PICTURE = FilePayload(name="last.png", mimeType="image/png", buffer=as_png(stripes(160, 90)))
+
+
+@pytest_asyncio.fixture(loop_scope="session", params=["en-GB", "zh-CN"])
+async def choice(
+    request: pytest.FixtureRequest, chromium: Browser, front: Served, broker: ScriptedBroker
+) -> AsyncIterator[Visit]:
+    """The page of a server with several models."""
+    broker.models = models_found(WAN21, SMALL, TWO_EXPERTS, FIRST_AND_LAST, FOUR_STEPS)
+    async with open_visit(chromium, front.url, locale=request.param) as visit:
+        yield visit
+
+
+async def test_one_model_needs_no_choice(visit: Visit, broker: ScriptedBroker) -> None:
+    await expect(visit.page.locator("[name=model]")).to_be_hidden()
+    await expect(visit.page.locator("#last")).to_be_hidden()
+    card = await visit.submit()
+    assert next(iter(broker.specs.values())).model == WAN21.name
+    await expect(card.locator(".details")).to_contain_text(WAN21.name)
+
+
+async def test_the_form_follows_the_model(choice: Visit, broker: ScriptedBroker) -> None:
+    page = choice.page
+    await page.click("#more summary")
+    await expect(page.locator("[name=guidance_scale_2]")).to_be_hidden()
+    await page.select_option("[name=model]", SMALL.name)
+    assert await page.input_value("[name=image_size]") == "1280*704"
+    assert await page.input_value("[name=num_frames]") == "121"
+    assert await page.input_value("[name=infer_steps]") == "50"
+    await expect(page.locator("label[for=setting-num_frames] .count")).to_contain_text("5.0")
+    sizes = await page.locator("[name=image_size] option").evaluate_all(
+        "(options) => options.map((option) => option.value)"
+    )
+    assert "1280*720" not in sizes
+    await page.select_option("[name=model]", FOUR_STEPS.name)
+    steps = page.locator("[name=infer_steps]")
+    assert [await steps.get_attribute(limit) for limit in ("min", "max")] == ["1", "8"]
+    assert await steps.input_value() == "4"
+    await page.select_option("[name=model]", TWO_EXPERTS.name)
+    await page.fill("[name=guidance_scale_2]", "2.5")
+    await choice.keep(f"models-{await page.get_attribute('html', 'lang')}", whole=True)
+    card = await choice.submit()
+    spec = next(reversed(broker.specs.values()))
+    assert (spec.model, spec.guidance_scale_2, spec.infer_steps) == (TWO_EXPERTS.name, 2.5, 40)
+    await expect(card.locator(".details")).to_contain_text(TWO_EXPERTS.name)
+
+
+async def test_a_model_that_needs_the_last_frame_gets_it(
+    choice: Visit, broker: ScriptedBroker
+) -> None:
+    page = choice.page
+    await page.select_option("[name=model]", FIRST_AND_LAST.name)
+    await choice.drop(as_png(stripes(120, 90)))
+    await page.fill("#prompt", PROMPT)
+    await page.click("#submit")
+    await expect(page.locator("#last-picture-file")).to_be_focused()
+    assert not broker.specs
+    await page.set_input_files("#last-picture-file", PICTURE)
+    await page.locator("#last-picture.filled").wait_for()
+    await page.click("#submit")
+    await choice.cards.first.wait_for()
+    (job_id,) = broker.specs
+    assert broker.last_images[job_id] not in (None, broker.images[job_id])
+
+
+async def test_a_video_longer_than_trained_is_pointed_out(
+    choice: Visit, broker: ScriptedBroker
+) -> None:
+    page = choice.page
+    note = page.locator("#length-note")
+    await expect(note).to_be_hidden()
+    await page.focus("[name=num_frames]")
+    await page.keyboard.press("End")
+    await expect(note).to_contain_text("81")
+    await page.select_option("[name=model]", SMALL.name)
+    await expect(note).to_be_hidden()
+
+
+async def test_used_settings_bring_their_model(choice: Visit) -> None:
+    page = choice.page
+    await page.select_option("[name=model]", SMALL.name)
+    card = await choice.submit()
+    await page.select_option("[name=model]", WAN21.name)
+    await card.locator(".reuse").click()
+    assert await page.input_value("[name=model]") == SMALL.name
+    assert await page.input_value("[name=image_size]") == "1280*704"
+    await choice.reload()
+    assert await page.input_value("[name=model]") == SMALL.name
