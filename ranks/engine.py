@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from broker.wire.group_shape import GroupShape, choose_layout
+from broker.wire.group_shape import GroupShape, layout_sizes
 from broker.wire.job import JobSpec
 from ranks.control import Control
 from ranks.device import Device
@@ -53,7 +53,7 @@ class Engine:
         self._dit_fsdp, self._t5_fsdp, self._vae_parallel = dit_fsdp, t5_fsdp, vae_parallel
 
     def layout(self, spec: JobSpec) -> Layout:
-        cfg_size, ulysses_size = choose_layout(spec, self.shape)
+        cfg_size, ulysses_size = layout_sizes(spec, self.shape)  # the broker has checked the job
         return Layout(
             world_size=self.world.world_size, cfg_size=cfg_size, ulysses_size=ulysses_size
         )

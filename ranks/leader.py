@@ -77,7 +77,9 @@ class Leader(RankLoop):
         self.is_stopping = False
         self._lease: Lease | None = None
         self._writers: list[VideoWriter] = []
-        self.previews = Previews(fit_colours(engine.models.vae), link.preview)
+        vae = engine.models.vae
+        scale: int = vae.config.scale_factor_spatial
+        self.previews = Previews(fit_colours(vae), scale, link.preview)
         engine.control.decide = self._decide
         signal.signal(signal.SIGTERM, self._stop)
 
@@ -195,6 +197,7 @@ class Leader(RankLoop):
         return VideoWriter(
             job.lease,
             job.spec,
+            self._engine.shape.model,
             self._store.local(f"{INPUTS}/{job.image}"),
             self._store,
             partial(self._link.is_cancelled, job.lease),

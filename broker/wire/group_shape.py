@@ -37,7 +37,7 @@ def choose_layout(spec: JobSpec, shape: GroupShape) -> tuple[int, int]:
     if spec.model not in (None, shape.model.name):
         raise SpecError("model", f"model is {spec.model}; the group serves {shape.model.name}")
     check_spec(spec, shape.model)
-    cfg_size, ulysses_size = _layout_sizes(spec, shape)
+    cfg_size, ulysses_size = layout_sizes(spec, shape)
     if shape.world_size % (cfg_size * ulysses_size):
         field = "ulysses_size" if spec.ulysses_size is not None else "cfg_size"
         raise SpecError(
@@ -80,13 +80,14 @@ def step_work(spec: JobSpec, shape: GroupShape) -> float:
     Each token of a rank attends to every token of the clip, and passes the linear layers, which in
     the 14B model cost as much as attention over some 29,000 tokens.
     """
-    cfg_size, ulysses_size = _layout_sizes(spec, shape)
+    cfg_size, ulysses_size = layout_sizes(spec, shape)
     num_tokens = _num_tokens(spec, shape.model)
     num_branches = 1 if cfg_size == 2 or not spec.is_guided else 2
     return num_branches * num_tokens / ulysses_size * (num_tokens + _LINEAR_TOKENS)
 
 
-def _layout_sizes(spec: JobSpec, shape: GroupShape) -> tuple[int, int]:
+def layout_sizes(spec: JobSpec, shape: GroupShape) -> tuple[int, int]:
+    """Return `(cfg_size, ulysses_size)` as `choose_layout` does, for a job that it has accepted."""
     cfg_size = spec.cfg_size
     if cfg_size is None:
         cfg_size = _default_cfg_size(spec, shape)

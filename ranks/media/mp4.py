@@ -10,17 +10,19 @@ from typing import IO
 
 import imageio_ffmpeg
 
-from broker.wire.job import FRAMES_PER_SECOND, JobSpec
+from broker.wire.job import JobSpec
+from broker.wire.model_profile import ModelProfile
 from ranks.errors import RunCancelled
 
 _BT709 = "colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
 
 
-def write_mp4(spec: JobSpec, path: Path, frames: Iterable[bytes]) -> None:
+def write_mp4(spec: JobSpec, model: ModelProfile, path: Path, frames: Iterable[bytes]) -> None:
     """Encode a video.
 
     Args:
         spec: Size of the video, and its metadata.
+        model: Its frame rate; its name and hash go into the metadata.
         path: File to write.
         frames: RGB bytes, any number of whole frames at a time. May raise `RunCancelled`.
 
@@ -30,7 +32,7 @@ def write_mp4(spec: JobSpec, path: Path, frames: Iterable[bytes]) -> None:
     # In memory, because the disk of temporary files may be full.
     with os.fdopen(os.memfd_create("ffmpeg"), "w+b") as messages:
         encoder = subprocess.Popen(
-            _command(spec, path),
+            _command(spec, model, path),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=messages,
@@ -52,17 +54,18 @@ def _feed(encoder: "subprocess.Popen[bytes]", frames: Iterable[bytes]) -> None:
         raise
 
 
-def _command(spec: JobSpec, path: Path) -> list[str | bytes]:
+def _command(spec: JobSpec, model: ModelProfile, path: Path) -> list[str | bytes]:
     metadata = {
         name: value
         for name, value in ((field, getattr(spec, field)) for field in spec.__struct_fields__)
         if value is not None
     }
+    metadata |= {"model": model.name, "model_hash": model.content_hash}
     return [
         imageio_ffmpeg.get_ffmpeg_exe(),
         *("-y", "-loglevel", "error", "-nostdin"),
         *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{spec.width_px}x{spec.height_px}"),
-        *("-r", str(FRAMES_PER_SECOND), "-i", "pipe:0", "-an"),
+        *("-r", str(model.frames_per_second), "-i", "pipe:0", "-an"),
         *("-c:v", "libx264", "-preset", "fast", "-crf", "18", "-pix_fmt", "yuv420p"),
         # Convert with BT.709 and tag it: without tags, players guess, and colours shift. The tags
         # are set on the frames, because a frame's own tags override those of the output.

@@ -14,7 +14,6 @@ from ranks.media.latent_colours import Colours, paint
 
 _EVERY_S = 0.5
 _LONGEST_SIDE_PX = 320
-_PX_PER_LATENT = 8
 
 
 class Previews:
@@ -24,11 +23,15 @@ class Previews:
 
     Args:
         colours: Map from latents to colours.
+        latent_px: Pixels of the video along the side of a latent.
         send: Called in the thread with each picture, a JPEG of a few kilobytes.
     """
 
-    def __init__(self, colours: Colours, send: Callable[[Lease, bytes], None]) -> None:
+    def __init__(
+        self, colours: Colours, latent_px: int, send: Callable[[Lease, bytes], None]
+    ) -> None:
         self._colours = colours
+        self._latent_px = latent_px
         self._send = send
         self._shown: tuple[Lease, NDArray[np.float32]] | None = None
         self._changed = threading.Condition()
@@ -55,7 +58,7 @@ class Previews:
             # Latents have a standard deviation of about 1. Early estimates exceed it, which would
             # only look garish.
             scaled = still / max(1.0, float(still.std()))
-            self._send(lease, encode_jpeg(paint(scaled, self._colours)))
+            self._send(lease, encode_jpeg(paint(scaled, self._colours), self._latent_px))
             frame += 1
             with self._changed:
                 # Returns early only if the run ends; new latents wait for the next picture.
@@ -68,9 +71,9 @@ class Previews:
             return self._shown
 
 
-def encode_jpeg(picture: Image.Image) -> bytes:
+def encode_jpeg(picture: Image.Image, latent_px: int) -> bytes:
     """Enlarge a picture of one pixel per latent to the video's size, at most 320 px, as a JPEG."""
-    scale = min(_PX_PER_LATENT, _LONGEST_SIDE_PX / max(picture.size))
+    scale = min(latent_px, _LONGEST_SIDE_PX / max(picture.size))
     size = (round(picture.width * scale), round(picture.height * scale))
     file = io.BytesIO()
     picture.resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=80)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from broker.wire.job import FRAMES_PER_SECOND, JobSpec
+from broker.wire.job import JobSpec
 from ranks.media.mp4 import ffmpeg_failure
 
 _SAMPLE_EVERY_PX = 4
@@ -23,11 +23,12 @@ class DamagedVideoError(OSError):
     """Raised when a finished video is not what was written."""
 
 
-def check_mp4(spec: JobSpec, path: Path, check: Callable[[], None]) -> bool:
+def check_mp4(spec: JobSpec, frames_per_second: int, path: Path, check: Callable[[], None]) -> bool:
     """Decode a video and compare it with what was asked for.
 
     Args:
         spec: Size and number of frames of the video.
+        frames_per_second: Its frame rate.
         path: The video.
         check: Called before each frame; an exception from it ends the decoding.
 
@@ -43,7 +44,7 @@ def check_mp4(spec: JobSpec, path: Path, check: Callable[[], None]) -> bool:
         decoder = subprocess.Popen(_command(path), stdout=subprocess.PIPE, stderr=messages)
         with decoder:
             try:
-                for planes in _decoded_frames(spec, decoder.stdout):
+                for planes in _decoded_frames(spec, frames_per_second, decoder.stdout):
                     check()
                     num_frames += 1
                     num_plain += _is_plain(planes)
@@ -79,14 +80,16 @@ def _command(path: Path) -> list[str]:
     ]
 
 
-def _decoded_frames(spec: JobSpec, stream: IO[bytes] | None) -> Iterator[list[NDArray[np.uint8]]]:
+def _decoded_frames(
+    spec: JobSpec, frames_per_second: int, stream: IO[bytes] | None
+) -> Iterator[list[NDArray[np.uint8]]]:
     """Yield luma and the two chroma planes of every frame, sampled."""
     assert stream is not None
     width, height = spec.width_px, spec.height_px
     header = stream.readline()
     if not header:
         return  # the decoder's message says why
-    expected = {f"W{width}", f"H{height}", f"F{FRAMES_PER_SECOND}:1"}
+    expected = {f"W{width}", f"H{height}", f"F{frames_per_second}:1"}
     found = header.decode(errors="replace").split()
     if missing := expected.difference(found):
         raise DamagedVideoError(

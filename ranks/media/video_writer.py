@@ -17,6 +17,7 @@ from broker.store.store import POSTER, REFUSED_WRITES, SPRITES, VIDEOS, Move, St
 from broker.wire.errors import ErrorCode, ResultWarning
 from broker.wire.job import JobSpec, Stage
 from broker.wire.job_view import Lease
+from broker.wire.model_profile import ModelProfile
 from ranks.errors import GroupStopping, JobError, RunCancelled, RunInterrupted
 from ranks.media.mp4 import write_mp4
 from ranks.media.stills import Stills
@@ -42,6 +43,7 @@ class VideoWriter:
     Args:
         lease: Lease of the run; the files are named after its job.
         spec: Size and length of the video, and its metadata.
+        model: The model that makes it.
         image: The input image, which must be there until the first frames are added.
         store: Store of the finished videos.
         is_cancelled: Called regularly in the writer's thread; a cancelled video leaves no file.
@@ -54,6 +56,7 @@ class VideoWriter:
         self,
         lease: Lease,
         spec: JobSpec,
+        model: ModelProfile,
         image: Path,
         store: Store,
         is_cancelled: Callable[[], bool],
@@ -66,6 +69,7 @@ class VideoWriter:
         self._poster = self._partial.with_suffix(POSTER)
         self._sprites = self._partial.with_suffix(SPRITES)
         self._spec = spec
+        self._model = model
         self._image = image
         self._is_image_plain = True
         self._warning: ResultWarning | None = None
@@ -154,7 +158,7 @@ class VideoWriter:
         try:
             self._partial.parent.mkdir(parents=True, exist_ok=True)
             stills = Stills(self._spec)
-            write_mp4(self._spec, self._partial, self._all_frames(stills))
+            write_mp4(self._spec, self._model, self._partial, self._all_frames(stills))
             self._check_written()
             stills.save(self._poster, self._sprites)
             self._put()
@@ -165,7 +169,8 @@ class VideoWriter:
                     partial.unlink(missing_ok=True)
 
     def _check_written(self) -> None:
-        is_plain = check_mp4(self._spec, self._partial, self._raise_if_cancelled)
+        frames_per_second = self._model.frames_per_second
+        is_plain = check_mp4(self._spec, frames_per_second, self._partial, self._raise_if_cancelled)
         if is_plain and not self._is_image_plain:
             logger.warning("the video shows a single colour, which its image does not")
             self._warning = ResultWarning.SINGLE_COLOUR

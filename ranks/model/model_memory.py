@@ -31,6 +31,9 @@ _VAE_MAPS = 60
 decoded: those between two convolutions, and the frames that each convolution keeps for the next
 chunk. The encoder needs fewer."""
 
+_RESIDUAL_VAE_MAPS = 100
+"""Likewise of a VAE with shortcuts around its blocks, which keep the input of each."""
+
 _GATHERED_BLOCKS = 2
 """The block that runs, and the next one, which is gathered meanwhile."""
 
@@ -71,12 +74,20 @@ def measure(
         token_bytes=_TOKEN_VECTORS * vector,
         cache_token_bytes=len(blocks) * vector,
         condition_bytes=2 * len(blocks) * num_condition_tokens * vector,
-        pixel_bytes=_VAE_MAPS * vae.config.base_dim * vae.dtype.itemsize,
+        pixel_bytes=_pixel_bytes(vae),
         vae_grid=grid_shape(world_size),
         dit_fsdp=dit_fsdp,
         t5_fsdp=t5_fsdp,
         vae_parallel=vae_parallel,
     )
+
+
+def _pixel_bytes(vae: AutoencoderKLWan) -> int:
+    config = vae.config
+    num_maps = _RESIDUAL_VAE_MAPS if config.is_residual else _VAE_MAPS
+    width = config.decoder_base_dim or config.base_dim
+    # Its maps may be smaller than the frames by the side of a patch of pixels.
+    return int(num_maps * width * vae.dtype.itemsize) // (config.patch_size or 1) ** 2
 
 
 def usable_bytes(capacity_bytes: int) -> int:

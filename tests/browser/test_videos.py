@@ -16,6 +16,7 @@ from broker.store.store import Store
 from broker.wire.errors import ResultWarning
 from broker.wire.job import JobSpec, JobState
 from broker.wire.job_view import JobView, Lease
+from broker.wire.model_profile import ModelProfile
 from http_front.access.keys import ApiKey, hash_key, make_key, write_keys
 from ranks.media.video_writer import VideoWriter
 from tests.browser.visit import PROMPT, Visit, open_visit
@@ -77,7 +78,14 @@ def write_video(store: Store, job_id: str, spec: JobSpec) -> None:
 
     lease = Lease(group="g0", epoch=1, job_id=job_id, attempt=1)
     writer = VideoWriter(
-        lease, spec, Path("no image"), store, lambda: False, lambda _: None, note_end
+        lease,
+        spec,
+        ModelProfile(),
+        Path("no image"),
+        store,
+        lambda: False,
+        lambda _: None,
+        note_end,
     )
     writer.add(pixels[None, :, None].expand(1, 3, spec.num_frames, HEIGHT_PX, WIDTH_PX))
     writer.finish()

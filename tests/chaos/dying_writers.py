@@ -20,6 +20,7 @@ from broker.store.folder import FolderStore
 from broker.store.store import PARTIAL, VIDEOS
 from broker.wire.job import JobSpec
 from broker.wire.job_view import Lease
+from broker.wire.model_profile import ModelProfile
 from ranks.media.video_writer import VideoWriter
 
 KILLED = 137
@@ -66,6 +67,7 @@ def write(folder: Path, lease: Lease, point: str | None) -> NoReturn:
     writer = VideoWriter(
         lease,
         SPEC,
+        ModelProfile(),
         folder / "no image",
         FolderStore(folder),
         lambda: False,

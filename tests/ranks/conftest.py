@@ -15,22 +15,25 @@ DemoFolders = Callable[[Family], Path]
 
 
 @pytest.fixture(scope="session")
-def demo_folders(tmp_path_factory: pytest.TempPathFactory) -> DemoFolders:
+def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "demo"
+    make_demo_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_folders(demo_folder: Path) -> DemoFolders:
     """Return the demo model of a family; each is made once."""
-    parent = tmp_path_factory.mktemp("model")
 
     @cache
     def make(family: Family) -> Path:
-        folder = parent / ("demo" if family == "wan2.1-i2v" else family)
+        if family == "wan2.1-i2v":
+            return demo_folder
+        folder = demo_folder.with_name(family)
         make_demo_model(folder, family)
         return folder
 
     return make
-
-
-@pytest.fixture(scope="session")
-def demo_folder(demo_folders: DemoFolders) -> Path:
-    return demo_folders("wan2.1-i2v")
 
 
 @pytest.fixture(scope="session")

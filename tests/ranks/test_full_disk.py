@@ -13,6 +13,7 @@ from broker.store.folder import FolderStore
 from broker.store.store import VIDEOS, checkpoint_name
 from broker.wire.job import JobSpec
 from broker.wire.job_view import Lease
+from broker.wire.model_profile import ModelProfile
 from ranks.errors import GroupStopping, RunCancelled
 from ranks.media.video_writer import NO_ROOM, VideoWriter, _is_disk_full
 from ranks.sampling.checkpoint import Checkpoint, load_state
@@ -33,6 +34,7 @@ class Writing:
         self.writer = VideoWriter(
             LEASE,
             SPEC,
+            ModelProfile(),
             folder / "no image",
             FolderStore(folder),
             lambda: self.is_cancelled,

@@ -15,6 +15,7 @@ from broker.store.opening import open_store
 from broker.store.store import INPUTS, VIDEOS, Move, checkpoint_name, go_on
 from broker.wire.errors import ErrorCode
 from broker.wire.group_commands import RunJob
+from broker.wire.model_profile import ModelProfile
 from ranks.errors import GroupStopping, JobError, RunCancelled
 from ranks.job_inputs import NO_ROOM, JobInputs
 from ranks.job_inputs import NO_STORE as NO_IMAGE
@@ -55,6 +56,7 @@ class Writing:
         self.writer = VideoWriter(
             LEASE,
             SPEC,
+            ModelProfile(),
             Path("no image"),
             store,
             lambda: self.is_cancelled,

@@ -29,6 +29,7 @@ from broker.store.folder import FolderStore
 from broker.store.store import VIDEOS
 from broker.wire.job import JobSpec, Stage
 from broker.wire.job_view import Lease
+from broker.wire.model_profile import ModelProfile
 from broker.wire.sockets import Addresses
 from ranks.config import RankConfig
 from ranks.control import ANNOUNCE_EVERY_S
@@ -148,6 +149,7 @@ class Service:
         writer = VideoWriter(
             lease,
             job.order.spec,
+            ModelProfile(),
             Path(job.order.image),
             store,
             lambda: False,

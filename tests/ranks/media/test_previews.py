@@ -40,7 +40,7 @@ def fitted(demo_folder: Path, picture: torch.Tensor) -> tuple[Colours, torch.Ten
 
 
 def previews(colours: Colours, sent: Sent) -> Previews:
-    return Previews(colours, lambda lease, jpeg: sent.put((lease, jpeg)))
+    return Previews(colours, 8, lambda lease, jpeg: sent.put((lease, jpeg)))
 
 
 def test_painted_latents_show_the_encoded_picture(
@@ -74,7 +74,7 @@ def test_the_fit_is_reproducible(demo_folder: Path, fitted: tuple[Colours, torch
 )
 def test_a_preview_is_small(latent_size: tuple[int, int], shown_size: tuple[int, int]) -> None:
     noise = np.random.default_rng(7).integers(0, 256, (*latent_size[::-1], 3), np.uint8)
-    jpeg = encode_jpeg(Image.fromarray(noise))
+    jpeg = encode_jpeg(Image.fromarray(noise), 8)
     assert len(jpeg) <= MAX_PREVIEW_BYTES
     with Image.open(io.BytesIO(jpeg)) as image:
         assert (image.format, image.size) == ("JPEG", shown_size)

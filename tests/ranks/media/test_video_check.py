@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from broker.wire.job import JobSpec
+from broker.wire.model_profile import ModelProfile
 from ranks.errors import RunCancelled
 from ranks.media.mp4 import write_mp4
 from ranks.media.video_check import DamagedVideoError, check_mp4, is_plain_picture
@@ -16,13 +17,19 @@ SPEC = JobSpec(prompt="snow on a screen", image_size="80*64", num_frames=24)
 NOISE = np.random.default_rng(1).integers(0, 256, (24, 64, 80, 3), np.uint8)
 
 
-def written(path: Path, frames: np.ndarray = NOISE, spec: JobSpec = SPEC) -> Path:
-    write_mp4(spec, path, [frames.tobytes()])
+def written(
+    path: Path,
+    frames: np.ndarray = NOISE,
+    spec: JobSpec = SPEC,
+    frames_per_second: int = 16,
+) -> Path:
+    model = ModelProfile(frames_per_second=frames_per_second)
+    write_mp4(spec, model, path, [frames.tobytes()])
     return path
 
 
 def check(spec: JobSpec, path: Path) -> bool:
-    return check_mp4(spec, path, lambda: None)
+    return check_mp4(spec, 16, path, lambda: None)
 
 
 def test_a_video_as_asked_for_passes(tmp_path: Path) -> None:
@@ -45,11 +52,10 @@ def test_another_length_or_size_is_named(
         check(msgspec.structs.replace(SPEC, **changes), path)
 
 
-def test_another_duration_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr("ranks.media.mp4.FRAMES_PER_SECOND", 8)
-        path = written(tmp_path / "a.mp4")
-    with pytest.raises(DamagedVideoError, match=r"F8:1 .*; expected F16:1"):
+def test_a_video_has_the_frame_rate_of_its_model_and_another_is_noticed(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.mp4", frames_per_second=24)
+    assert not check_mp4(SPEC, 24, path, lambda: None)
+    with pytest.raises(DamagedVideoError, match=r"F24:1 .*; expected F16:1"):
         check(SPEC, path)
 
 
@@ -77,7 +83,7 @@ def test_a_cancel_ends_the_check(tmp_path: Path) -> None:
         raise RunCancelled
 
     with pytest.raises(RunCancelled):
-        check_mp4(SPEC, written(tmp_path / "a.mp4"), cancel)
+        check_mp4(SPEC, 16, written(tmp_path / "a.mp4"), cancel)
 
 
 @pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (200, 30, 60)])

@@ -20,6 +20,7 @@ from broker.store.store import PARTIAL, VIDEOS
 from broker.wire.errors import ResultWarning
 from broker.wire.job import JobSpec
 from broker.wire.job_view import Lease
+from broker.wire.model_profile import ModelProfile
 from ranks.errors import JobError, RunCancelled
 from ranks.media.stills import Stills
 from ranks.media.video_writer import VideoWriter
@@ -48,6 +49,7 @@ def write(
     writer = VideoWriter(
         LEASE,
         SPEC,
+        ModelProfile(),
         folder / "no image",
         store,
         lambda: is_cancelled,
@@ -112,15 +114,17 @@ def test_the_metadata_contains_prompt_seed_and_parameters(video: Path) -> None:
     assert comment["prompt"] == SPEC.prompt
     assert comment["seed"] == 5
     assert comment["infer_steps"] == 30
+    assert comment["model"] == ModelProfile().name
 
 
 ENCODE = """
 import sys
 from pathlib import Path
 from broker.wire.job import JobSpec
+from broker.wire.model_profile import ModelProfile
 from ranks.media.mp4 import write_mp4
 spec = JobSpec(prompt=sys.argv[2], image_size="80*64", num_frames=24)
-write_mp4(spec, Path(sys.argv[1]), [bytes(80 * 64 * 3)] * 25)
+write_mp4(spec, ModelProfile(), Path(sys.argv[1]), [bytes(80 * 64 * 3)] * 25)
 """
 
 
@@ -222,6 +226,7 @@ def test_a_black_video_of_an_image_that_is_not_has_a_warning(
     writer = VideoWriter(
         LEASE,
         SPEC,
+        ModelProfile(),
         path,
         FolderStore(tmp_path),
         lambda: False,

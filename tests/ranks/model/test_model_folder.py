@@ -3,16 +3,19 @@
 import json
 import logging
 import re
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from broker.wire.model_profile import Family
 from ranks.errors import MissingModelError, ModelFolderError
 from ranks.model_files.components import WEIGHTED
-from ranks.model_files.diffusers_folder import check_model_folder
+from ranks.model_files.diffusers_folder import check_model_folder, open_diffusers_folder
 from ranks.model_files.safetensors_header import read_header
 from ranks.model_files.weight_files import find_weights
 from tests.stub_model import FILES, WEIGHTS, make_stub_model, set_fields, write_weights
@@ -245,6 +248,74 @@ def test_a_neighbour_model_is_named_even_without_our_components(
     message = refusal(model)
     assert named in message
     assert "expected Wan2.1 I2V or FLF2V" in message
+
+
+def as_a14b(model: Path) -> None:
+    shutil.copytree(model / "transformer", model / "transformer_2")
+    for part in ("transformer", "transformer_2"):
+        set_fields(model / part / "config.json", image_dim=None)
+    for part in ("image_encoder", "image_processor"):
+        shutil.rmtree(model / part)
+    index = {"transformer_2": ["diffusers", "WanTransformer3DModel"], "boundary_ratio": 0.9}
+    set_fields(model / "model_index.json", **index)
+
+
+def as_ti2v(model: Path) -> None:
+    for part in ("image_encoder", "image_processor"):
+        shutil.rmtree(model / part)
+    channels = {"in_channels": 48, "out_channels": 48, "image_dim": None}
+    set_fields(model / "transformer" / "config.json", **channels)
+    set_fields(model / "vae" / "config.json", z_dim=48, is_residual=True, patch_size=2)
+    index = {"_class_name": "WanPipeline", "expand_timesteps": True}
+    set_fields(model / "model_index.json", transformer_2=[None, None], **index)
+
+
+def as_flf2v(model: Path) -> None:
+    set_fields(model / "transformer" / "config.json", pos_embed_seq_len=514)
+
+
+@pytest.mark.parametrize(
+    ("change", "family"),
+    [
+        (as_flf2v, "wan2.1-flf2v"),
+        (as_a14b, "wan2.2-i2v-a14b"),
+        (as_ti2v, "wan2.2-ti2v-5b"),
+    ],
+)
+def test_a_family_is_recognised_by_its_content(
+    model: Path, change: Callable[[Path], None], family: Family
+) -> None:
+    assert open_diffusers_folder(model).family == "wan2.1-i2v"
+    change(model)
+    files = open_diffusers_folder(model)
+    assert files.family == family
+    assert tuple(files.components) == WEIGHTED[family]
+    assert (files.image_processor is None) == ("image_encoder" not in files.components)
+    assert files.boundary_ratio == (0.9 if family == "wan2.2-i2v-a14b" else None)
+
+
+@pytest.mark.parametrize(
+    ("change", "part", "fields", "named"),
+    [
+        (as_a14b, "transformer_2", {"num_layers": 30}, "transformer_2 with num_layers 30"),
+        (as_a14b, "transformer", {"image_dim": 1280}, "with an image branch"),
+        (as_a14b, ".", {"boundary_ratio": None}, "boundary_ratio is None; expected a number"),
+        (as_a14b, ".", {"boundary_ratio": 900}, "boundary_ratio is 900; expected a number"),
+        (as_ti2v, "vae", {"is_residual": False}, "the VAE of another model"),
+        (as_ti2v, "transformer", {"in_channels": 100}, "in_channels 100, where 48"),
+    ],
+)
+def test_a_family_with_a_component_of_another_is_refused(
+    model: Path,
+    change: Callable[[Path], None],
+    part: str,
+    fields: dict[str, object],
+    named: str,
+) -> None:
+    change(model)
+    name = "model_index.json" if part == "." else f"{part}/config.json"
+    set_fields(model / name, **fields)
+    assert named in refusal(model)
 
 
 def test_null_components_do_not_make_another_model(model: Path) -> None:

@@ -1,7 +1,5 @@
 """Compares the VAE chunk by chunk with the VAE of diffusers in one call."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
@@ -15,28 +13,34 @@ from ranks.model.vae import (
 )
 from ranks.model.weights import load_vae
 from ranks.model_files.diffusers_folder import read_component
+from tests.ranks.conftest import DemoFolders
 
 
-@pytest.fixture(scope="module")
-def vae(demo_folder: Path) -> AutoencoderKLWan:
-    return load_vae(read_component(demo_folder / "vae"), torch.float32, torch.device("cpu"))
+@pytest.fixture(scope="module", params=["wan2.1-i2v", "wan2.2-ti2v-5b"])
+def vae(request: pytest.FixtureRequest, demo_folders: DemoFolders) -> AutoencoderKLWan:
+    component = read_component(demo_folders(request.param) / "vae")
+    return load_vae(component, torch.float32, torch.device("cpu"))
 
 
+@pytest.mark.parametrize("has_last", [False, True])
 @torch.inference_mode()
-def test_encoding_in_chunks_gives_identical_latents(vae: AutoencoderKLWan) -> None:
-    image = torch.randn(1, 3, 64, 80, generator=torch.Generator().manual_seed(1))
+def test_encoding_in_chunks_gives_identical_latents(vae: AutoencoderKLWan, has_last: bool) -> None:
+    image, last = torch.randn(2, 1, 3, 64, 80, generator=torch.Generator().manual_seed(1))
     clip = torch.cat((image.unsqueeze(2), torch.zeros(1, 3, 8, 64, 80)), dim=2)
+    if has_last:
+        clip[:, :, -1] = last
     mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)
     std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
     expected = (vae.encode(clip).latent_dist.mode() - mean) * (1.0 / std)
-    chunks = list(encode_chunks(vae, GivenClip(9, image)))
+    chunks = list(encode_chunks(vae, GivenClip(9, image, last if has_last else None)))
     assert [chunk.shape[2] for chunk in chunks] == [1, 1, 1]
     assert torch.equal(finish_encoding(vae, chunks), expected)
 
 
 @torch.inference_mode()
 def test_decoding_in_chunks_gives_identical_frames(vae: AutoencoderKLWan) -> None:
-    latents = torch.randn(1, 16, 3, 8, 10, generator=torch.Generator().manual_seed(2))
+    shape = (1, vae.config.z_dim, 3, 8, 10)
+    latents = torch.randn(shape, generator=torch.Generator().manual_seed(2))
     mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)
     std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
     expected = vae.decode(latents / (1.0 / std) + mean).sample

@@ -5,6 +5,8 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, W
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ranks.demo.patch_vae_weights import make_patch_vae
+from ranks.model.vae import GivenClip, decode_chunks, encode_chunks
 from ranks.parallel.layout import split_evenly
 from ranks.parallel.vae_split import VaePatch, VaeSplit, grid_shape
 from tests.ranks.parallel.world import run_ranks
@@ -66,6 +68,35 @@ def test_a_split_vae_equals_the_unsplit_one_at_every_size(
     world_size: int, sizes: list[tuple[int, int]]
 ) -> None:
     run_ranks(world_size, compare_with_unsplit, sizes)
+
+
+@torch.inference_mode()
+def compare_patches_of_pixels(rank: int, world_size: int, sizes: list[tuple[int, int]]) -> None:
+    torch.manual_seed(7)
+    vae = make_patch_vae().eval()
+    split = VaeSplit(vae, rank, world_size)
+    for height, width in sizes:
+        pixels, _ = clip(height, width)
+        given = GivenClip(9, pixels[:, :, 0], pixels[:, :, -1])
+        latents = torch.randn((1, 48, 3, height // 16, width // 16))
+        with split.active(height // 16, width // 16) as patch:
+            assert patch is not None
+            moments = torch.cat(list(encode_chunks(vae, given, patch)), dim=2)
+            frames = torch.cat(list(decode_chunks(vae, latents, patch)), dim=2)
+        if rank == 0:
+            whole = torch.cat(list(encode_chunks(vae, given)), dim=2)
+            torch.testing.assert_close(moments, whole, atol=TOLERANCE, rtol=0)
+            whole = torch.cat(list(decode_chunks(vae, latents)), dim=2)
+            torch.testing.assert_close(frames, whole, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("world_size", "sizes"), [(3, [(96, 160)]), (8, [(160, 96), (64, 32), (352, 64)])]
+)
+def test_a_split_vae_with_patches_of_pixels_equals_the_unsplit_one(
+    world_size: int, sizes: list[tuple[int, int]]
+) -> None:
+    run_ranks(world_size, compare_patches_of_pixels, sizes)
 
 
 @torch.inference_mode()

@@ -50,6 +50,28 @@ def test_each_step_uses_the_attention_of_the_expected_step(
             assert run_step(cache, step) == expected.get(step, {step})
 
 
+@pytest.mark.parametrize(
+    ("boundary", "computed"),
+    [
+        (None, {0, 1, 2, 5, 8, 9}),
+        (4, {0, 1, 2, 4, 7, 9}),  # within an interval
+        (5, {0, 1, 2, 5, 8, 9}),  # where attention is computed anyway
+        (1, {0, 1, 2, 5, 8, 9}),  # before the window
+        (9, {0, 1, 2, 5, 8, 9}),  # after it
+    ],
+)
+def test_a_second_transformer_reuses_nothing_of_the_first(
+    boundary: int | None, computed: set[int]
+) -> None:
+    schedule = CacheSchedule(start=2, interval=3, end=8, num_inference_steps=10, boundary=boundary)
+    with AttentionCache(schedule) as cache:
+        sources = {step: run_step(cache, step) for step in range(10)}
+    assert {step for step, source in sources.items() if source == {step}} == computed
+    if boundary is not None:
+        assert all(min(source) >= boundary for step, source in sources.items() if step >= boundary)
+        assert schedule.can_begin_at(boundary)
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["note"][:40])
 def test_outputs_are_kept_only_until_their_last_reuse(
     case: dict[str, Any],
