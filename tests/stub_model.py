@@ -33,7 +33,6 @@ FILES: dict[str, dict[str, Any]] = {
         "patch_size": 14,
         "intermediate_size": 8,
         "image_size": 224,
-        "patch_size": 14,
     },
     "image_processor/preprocessor_config.json": {"crop_size": {"height": 224, "width": 224}},
     "transformer/config.json": {

@@ -36,7 +36,7 @@ def test_a_run_needs_both_images_of_its_job(
         image="first.ppm",
         last_image="last.ppm",
     )
-    fetching = JobInputs(store, job, lambda: None, lambda _: None).begin()
+    fetching = JobInputs(store, job, lambda: None, lambda _: None, "").begin()
     if is_complete:
         assert fetching.result(LIMIT_S) is False  # there is no checkpoint
         return

@@ -66,6 +66,8 @@ def save_part(path: Path, name: str) -> None:
             torch.save(original_tensors("image_encoder", config, weights), path)
         case "vae":
             torch.save(original_tensors("vae", config, weights), path)
+        case _:
+            raise ValueError(name)
 
 
 @pytest.mark.parametrize("layout", ["diffusers", "original"])
