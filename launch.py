@@ -20,9 +20,10 @@ from broker.process.log import configure_logging
 from broker.process.standard_streams import open_missing_streams
 from broker.wire.curve import CurveError
 from broker.wire.errors import BindError
+from launcher.command_line import parse_command, to_toml
 from launcher.doctor.doctor import report
 from launcher.notify import ServiceManager
-from launcher.options import OptionsError, parse_command, to_toml
+from launcher.options import OptionsError
 from launcher.outer_variables import ignore_outer_variables
 from launcher.plan import Plan
 from launcher.preflight import StartError, UnfitModelError

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from broker.wire.sockets import Addresses
+from launcher.command_line import Command
 from launcher.joining import check_files, check_store, machine_name, tcp_addresses, try_listening
 from launcher.model_check import CheckedModel, check_models
-from launcher.options import Command, Options
+from launcher.options import Options
 from launcher.plan import Plan
 from launcher.preflight import (
     Folders,

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from launcher.command_line import Command, parse_command
 from launcher.doctor.accelerators import accelerator_findings
 from launcher.doctor.checks import (
     access_findings,
@@ -24,7 +25,7 @@ from launcher.doctor.checks import (
 )
 from launcher.doctor.findings import Finding, to_text
 from launcher.doctor.multi_machine import multi_machine_findings
-from launcher.options import Command, OptionsError, parse_command
+from launcher.options import OptionsError
 from launcher.outer_variables import ignore_outer_variables
 from launcher.preflight import Folders
 from launcher.ray.ray_check import cluster_findings

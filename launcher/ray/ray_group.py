@@ -11,7 +11,7 @@ import msgspec
 from msgspec import structs
 
 from broker.process.import_path import python
-from launcher.options import to_toml
+from launcher.command_line import to_toml
 from launcher.ray.ray_config import GroupOrder
 
 

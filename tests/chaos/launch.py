@@ -14,8 +14,8 @@ from msgspec import structs
 from broker.config import BrokerConfig
 from broker.process.log import configure_logging
 from launcher import hang_watch, restarts
+from launcher.command_line import parse_command
 from launcher.notify import ServiceManager
-from launcher.options import parse_command
 from launcher.plan import Plan
 from launcher.preparation import prepared
 from launcher.spawn import Child

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from launcher import supervisor
-from launcher.options import Command, parse_command
+from launcher.command_line import Command, parse_command
 from tests.running_server import ROOT
 
 DEPLOY = ROOT / "deploy"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.options import parse_command
+from launcher.command_line import parse_command
 from tests.deploy.containerfile import Instruction, instructions, of, variables
 from tests.deploy.files import DEPLOY, launched, shown_commands, stop_limit_s
 from tests.running_server import ROOT, START_LIMIT_S, until

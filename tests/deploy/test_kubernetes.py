@@ -13,7 +13,7 @@ import yaml
 from broker.wire.curve import make_keys
 from broker.wire.sockets import Addresses
 from http_front.access.key_guard import OPEN_PATHS
-from launcher.options import Command
+from launcher.command_line import Command
 from tests.deploy.containerfile import instructions, of, variables
 from tests.deploy.files import DEPLOY, launched, stop_limit_s
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.options import Command
+from launcher.command_line import Command
 from tests.deploy.files import DEPLOY, assignments, launched, stop_limit_s
 
 UNITS = {

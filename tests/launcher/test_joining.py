@@ -10,10 +10,11 @@ from broker.store.store import PARTIAL
 from broker.wire.curve import make_keys
 from broker.wire.sockets import Addresses
 from launcher import joining
+from launcher.command_line import parse_command
 from launcher.doctor.findings import Finding
 from launcher.doctor.multi_machine import multi_machine_findings
 from launcher.joining import check_files, machine_name, tcp_addresses, try_listening
-from launcher.options import OptionsError, parse_command
+from launcher.options import OptionsError
 from launcher.preflight import Folders, StartError, prepare_folders
 from tests.free_port import free_port
 from tests.object_store import SECRET, Site

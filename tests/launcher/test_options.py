@@ -6,7 +6,8 @@ import msgspec
 import pytest
 from msgspec import structs
 
-from launcher.options import DEFAULT_MODEL, Options, OptionsError, parse_command, to_toml
+from launcher.command_line import parse_command, to_toml
+from launcher.options import DEFAULT_MODEL, Options, OptionsError
 
 
 def test_a_flag_wins_over_environment_file_and_default(tmp_path: Path) -> None:
