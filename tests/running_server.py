@@ -83,9 +83,9 @@ class RunningServer:
                 assert self.process.poll() is None, self.log()
                 await asyncio.sleep(0.05)
 
-    async def wait_until_ready(self) -> float:
+    async def wait_until_ready(self, limit_s: float = START_LIMIT_S) -> float:
         """Wait until the server is ready; return the seconds since its start."""
-        line = await self.wait_until_logged(" launcher ready after ")
+        line = await self.wait_until_logged(" launcher ready after ", limit_s)
         self.url = line.split()[-1]
         return time.monotonic() - self.started
 
@@ -133,11 +133,12 @@ async def running_server(
     *flags: str,
     command: Sequence[str] = DEMO,
     environment: Mapping[str, str] | None = None,
+    start_limit_s: float = START_LIMIT_S,
 ) -> AsyncIterator[RunningServer]:
     """Start a server and wait until it is ready; kill it at the end."""
     server = RunningServer(state_dir, *flags, command=command, environment=environment)
     try:
-        await server.wait_until_ready()
+        await server.wait_until_ready(start_limit_s)
         yield server
     finally:
         server.end()
@@ -151,8 +152,16 @@ class Caller:
 
     async def submit(self, **fields: str) -> str:
         """Submit a job with the sample image; return its id."""
+        return await self._submit(("image",), fields)
+
+    async def submit_to_last_image(self, **fields: str) -> str:
+        """Submit a job that begins and ends with the sample image; return its id."""
+        return await self._submit(("image", "last_image"), fields)
+
+    async def _submit(self, images: Sequence[str], fields: dict[str, str]) -> str:
         form = aiohttp.FormData(SMALL_JOB | fields)
-        form.add_field("image", SAMPLE.read_bytes(), filename="sample.jpg")
+        for name in images:
+            form.add_field(name, SAMPLE.read_bytes(), filename="sample.jpg")
         async with self.session.post("/video/submit", data=form) as response:
             answer = await response.json()
             assert response.status == 202, answer

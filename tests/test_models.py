@@ -1,14 +1,10 @@
 """Several models on one server: one queue, groups of each model, all through real launchers."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.chaos.server import ChaosServer
-from tests.running_server import ROOT, Caller, calling, running_server
+from tests.running_server import Caller, calling, running_server
 from tests.test_joining import joined, open_site
 
 PAIR_LIMIT_S = 240.0
@@ -64,24 +60,22 @@ async def test_a_machine_that_joins_brings_its_own_model(tmp_path: Path) -> None
         )
 
 
-@pytest.fixture
-def demo(tmp_path: Path) -> Path:
-    folder = tmp_path / "demo"
-    subprocess.run([sys.executable, "-m", "ranks.demo.build", str(folder)], cwd=ROOT, check=True)
-    return folder
-
-
-async def test_two_demo_models_on_two_ranks_each_serve_one_queue(
-    demo: Path, tmp_path: Path
-) -> None:
+async def test_two_families_on_two_ranks_each_refuse_what_the_other_takes(tmp_path: Path) -> None:
+    families = ("wan2.1-i2v", "wan2.1-flf2v")
     command = ("launch.py", "--device", "cpu", "--port", "0", "--nproc", "2")
-    models = ("--model", f"cat={demo}", "--model", f"dog={demo}", "--default-model", "dog")
-    async with running_server(tmp_path / "state", *models, command=command) as server:
+    flags = (f"--demo={','.join(families)}", "--default-model", "wan2.1-flf2v")
+    async with running_server(
+        tmp_path / "state", *flags, command=command, start_limit_s=PAIR_LIMIT_S
+    ) as server:
         async with calling(server) as caller:
-            jobs = [await caller.submit(), await caller.submit(model="cat")]
-            for job_id in jobs:
+            to_last = await caller.submit_to_last_image()
+            from_first = await caller.submit(model="wan2.1-i2v")
+            lacking = await refusal(caller, model="wan2.1-flf2v")
+            url = "https://a.example/c.png"
+            unused = await refusal(caller, model="wan2.1-i2v", last_image_url=url)
+            assert {lacking["field"], unused["field"]} <= {"last_image", "last_image_url"}
+            for job_id in (to_last, from_first):
                 await caller.wait_for(job_id, status="Succeed", limit_s=PAIR_LIMIT_S, attempt=1)
-            assert (await refusal(caller, model="cow"))["code"] == "unknown_model"
         log = server.log()
-    for job_id, group in zip(jobs, ("g1", "g0"), strict=True):
+    for job_id, group in ((to_last, "g1"), (from_first, "g0")):
         assert f"[{job_id}] InProgress, attempt 1 on group {group}" in log
