@@ -2,8 +2,8 @@
 
 They have the same classes and files, use a fixed seed and take seconds to build, so the demo and
 the tests run the code that serves the real models. The weights of transformer and VAE are
-constructed so that the video shows the picture; those of the encoders are random. So is the
-transformer of Wan2.2 TI2V-5B: there, only the first frame shows it.
+constructed so that the video shows the picture; those of the encoders are random. All weights of
+Wan2.2 TI2V-5B are: its video shows noise.
 
 `python -m ranks.demo.build FOLDER [FAMILY]`
 """

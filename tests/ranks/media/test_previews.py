@@ -16,6 +16,7 @@ from ranks.model.conditioning import image_tensor, open_image
 from ranks.model.vae import encode_clip
 from ranks.model.weights import load_vae
 from ranks.model_files.diffusers_folder import read_component
+from tests.ranks.conftest import DemoFolders
 from tests.running_server import SAMPLE
 
 LEASE = Lease(group="g0", epoch=1, job_id="0" * 32, attempt=1)
@@ -51,6 +52,15 @@ def test_painted_latents_show_the_encoded_picture(
     for frame in range(latents.shape[2]):
         painted = np.asarray(paint(latents[0, :, frame].numpy(), colours), float)
         assert np.abs(painted - (expected + 1.0) * 127.5).mean() <= MEAN_DIFFERENCE
+
+
+def test_a_vae_with_more_latents_has_a_colour_for_each(demo_folders: DemoFolders) -> None:
+    component = read_component(demo_folders("wan2.2-ti2v-5b") / "vae")
+    vae = load_vae(component, torch.float32, torch.device("cpu"))
+    with torch.inference_mode():
+        colours = fit_colours(vae)
+    assert colours.shape == (48 + 1, 3)
+    assert np.isfinite(colours).all()
 
 
 def test_a_vae_that_computes_nan_is_named(demo_folder: Path) -> None:
