@@ -16,7 +16,7 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """By which jobs name it."""
     family: Family = "wan2.1-i2v"
     content_hash: str = ""
-    """SHA-256 in hexadecimal of its configs and its weights' names, dtypes and shapes."""
+    """SHA-256 in hexadecimal of its configs and its weights' names and shapes."""
 
     last_image: Literal["none", "optional", "required"] = "none"
     """Whether a job may or must give the video's last frame."""

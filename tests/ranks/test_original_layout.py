@@ -12,7 +12,14 @@ from ranks.demo.original_layout import write_original_layout
 from tests.ranks.conftest import draw_image
 from tests.ranks.rank_group import RankGroup
 
-SPEC = JobSpec(prompt="A dog walks.", image_size="64*64", num_frames=9, infer_steps=2, seed=3)
+SPEC = JobSpec(
+    prompt="A dog walks.",
+    image_size="64*64",
+    num_frames=24,
+    infer_steps=20,
+    guidance_scale=1.0,
+    seed=3,
+)
 
 
 def frames_of(model: Path, folder: Path, world_size: int) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 
 from ranks.demo.original_layout import original_tensors
 from ranks.model_files.architecture import transformer_shapes
+from ranks.model_files.components import ComponentName
 from ranks.model_files.opened_model import open_model
 from ranks.model_files.original_folder import IMAGE_ENCODER, TEXT_ENCODER, TOKENIZER, VAE_21
 from tests.ranks.model_files.real_shapes import I2V
@@ -46,28 +47,24 @@ def make_original(folder: Path) -> Path:
     write_shards(folder, {name: tuple(tensor.shape) for name, tensor in named.items()})
     stated = {"_class_name": "WanModel", "model_type": "i2v", "dim": 5120, "num_heads": 40}
     (folder / "config.json").write_text(json.dumps(stated | {"num_layers": 40, "in_dim": 36}))
-    for name, file in (("text_encoder", TEXT_ENCODER), ("vae", VAE_21)):
+    parts: tuple[tuple[ComponentName, str], ...] = (
+        ("text_encoder", TEXT_ENCODER),
+        ("image_encoder", IMAGE_ENCODER),
+        ("vae", VAE_21),
+    )
+    for name, file in parts:
         save_part(folder / file, name)
-    save_part(folder / IMAGE_ENCODER, "image_encoder")
     tokenizer = folder / TOKENIZER
     tokenizer.mkdir(parents=True)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (tokenizer / name).write_text(json.dumps(FILES[f"tokenizer/{name}"]))
+    for own in ("tokenizer.json", "tokenizer_config.json"):
+        (tokenizer / own).write_text(json.dumps(FILES[f"tokenizer/{own}"]))
     return folder
 
 
-def save_part(path: Path, name: str) -> None:
+def save_part(path: Path, name: ComponentName) -> None:
     config = FILES[f"{name}/config.json"] | {"num_res_blocks": 2, "num_attention_heads": 16}
     weights = {key: torch.zeros(shape) for key, shape in SHAPES[name](config).items()}
-    match name:
-        case "text_encoder":
-            torch.save(original_tensors("text_encoder", config, weights), path)
-        case "image_encoder":
-            torch.save(original_tensors("image_encoder", config, weights), path)
-        case "vae":
-            torch.save(original_tensors("vae", config, weights), path)
-        case _:
-            raise ValueError(name)
+    torch.save(original_tensors(name, config, weights), path)
 
 
 @pytest.mark.parametrize("layout", ["diffusers", "original"])
