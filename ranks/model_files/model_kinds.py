@@ -10,7 +10,7 @@ from ranks.model_files.components import WEIGHTED, ComponentName
 from ranks.model_files.json_file import read_json
 
 EXPECTED = (
-    "expected Wan2.1 I2V or FLF2V, or Wan2.2 I2V-A14B or TI2V-5B, in the layout of diffusers, such "
+    "expected Wan2.1 I2V or FLF2V, or Wan2.2 I2V-A14B or TI2V-5B, such "
     "as Wan-AI/Wan2.1-I2V-14B-720P-Diffusers; name its folder with --model-path"
 )
 

@@ -5,11 +5,16 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from broker.wire.job import JobSpec
+from broker.wire.model_profile import Family
 from ranks.demo.original_layout import write_original_layout
-from tests.ranks.conftest import draw_image
+from ranks.device import open_device
+from ranks.model.conditioning import load_models
+from ranks.model_files.components import ModelFiles
+from ranks.model_files.opened_model import open_model
+from tests.ranks.conftest import DemoFolders, draw_image
 from tests.ranks.rank_group import RankGroup
 
 SPEC = JobSpec(
@@ -43,3 +48,24 @@ def test_both_layouts_of_a_model_give_the_same_bits(
     link.symlink_to(original)
     expected = frames_of(demo_folder, tmp_path / "diffusers", world_size)
     assert torch.equal(frames_of(link, tmp_path / "original", world_size), expected)
+
+
+@pytest.mark.parametrize("family", ["wan2.1-flf2v", "wan2.2-i2v-a14b", "wan2.2-ti2v-5b"])
+def test_every_weight_of_a_family_is_the_same_in_both_layouts(
+    family: Family, demo_folders: DemoFolders, tmp_path: Path
+) -> None:
+    folder = demo_folders(family)
+    write_original_layout(folder, tmp_path / "original")
+    expected, found = open_model(folder), open_model(tmp_path / "original")
+    assert (found.family, found.boundary_ratio) == (family, expected.boundary_ratio)
+    assert found.components.keys() == expected.components.keys()
+    pairs = zip(modules(found), modules(expected), strict=True)
+    for ours, theirs in ((ours.state_dict(), theirs.state_dict()) for ours, theirs in pairs):
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def modules(files: ModelFiles) -> list[nn.Module]:
+    models = load_models(files, open_device("cpu", 0, 1), mesh=None)
+    encoders = (models.text_encoder, models.image_encoder)
+    return [part for part in (*encoders, *models.transformers, models.vae) if part is not None]
