@@ -6,6 +6,7 @@ MOMENT is `before` or `after` the commit.
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from broker.__main__ import main
 from broker.dispatch.job_record import Job
@@ -16,11 +17,11 @@ KILLED = 137
 _write = Journal.write
 
 
-def write(journal: Journal, saved: Sequence[Job], dropped: Sequence[str] = ()) -> None:
+def write(journal: Journal, saved: Sequence[Job], *rest: Any) -> None:
     is_end = any(job.state is JobState.SUCCEED for job in saved)
     if is_end and sys.argv[2] == "before":
         os._exit(KILLED)
-    _write(journal, saved, dropped)
+    _write(journal, saved, *rest)
     if is_end:
         os._exit(KILLED)
 
