@@ -2,12 +2,15 @@
 
 import asyncio
 import base64
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from http_front.errors import FrontError
 from http_front.images.fetch import ImageSource
+from http_front.images.spool import open_spool
 from tests.http_front.besieged import Besieged
 from tests.http_front.images import near_urls
 from tests.http_front.images.image_server import IMAGE_ADDRESS, http_answer
@@ -110,13 +113,13 @@ async def test_a_name_that_changes_its_address_never_reaches_loopback(
     ["127.0.0.1", "0.0.0.0", "127\u30020\u30020\u30021", "[::ffff:127.0.0.1]", "[::1]"],
 )
 async def test_a_literal_never_reaches_a_listener_on_loopback(
-    besieged: Besieged, host: str
+    besieged: Besieged, host: str, tmp_path: Path
 ) -> None:
     # A literal passes no resolver, so its port must be in the URL: allow every port.
     source = ImageSource(ports=None)
     server = besieged.private["::1" if host == "[::1]" else "127.0.0.1"]
-    with pytest.raises(Exception, match="not public"):
-        await source.fetch(f"http://{host}:{server.port}/", spool=None)  # type: ignore[arg-type]
+    with open_spool(tmp_path) as spool, pytest.raises(FrontError, match="not public"):
+        await source.fetch(f"http://{host}:{server.port}/", spool)
     besieged.assert_no_private_call()
 
 
