@@ -16,7 +16,7 @@ from broker.process.cgroup import read_limits
 from broker.process.log import one_line
 from ranks.config import DeviceKind, DeviceReport
 from ranks.errors import DeviceError
-from ranks.model.kernels import Kernels
+from ranks.model.kernels import KernelForm, Kernels
 
 if TYPE_CHECKING:
     from diffusers.models.attention_dispatch import AttentionBackendName
@@ -47,8 +47,8 @@ class Device:
     index: int
     num_sharing: int = 1
     """Ranks that share the device's memory: all of a group on the CPU."""
-    is_fused: bool = False
-    """Whether element-wise operations are compiled into fused kernels."""
+    kernels: KernelForm = "plain"
+    """Form of the element-wise operations."""
 
     @property
     def attention_backend(self) -> "AttentionBackendName":
@@ -106,9 +106,12 @@ class Device:
             return min(physical, read_limits().memory_bytes or physical) // self.num_sharing
         return int(_runtime(self.kind).mem_get_info(self.index)[1])
 
-    def can_fuse(self) -> bool:
+    def choose_kernels(self) -> KernelForm:
         # On the CPU compiling takes longer than a short job; torch_npu has no compiler.
-        return self.kind == "cuda" and can_compile(self.torch_device)
+        if self.kind != "cuda" or os.environ.get("TORCH_COMPILE_DISABLE") == "1":
+            return "plain"
+        forms: tuple[KernelForm, ...] = ("triton", "compiled")
+        return next((form for form in forms if can_run(form, self.torch_device)), "plain")
 
     def lower_priority(self) -> None:
         # Of this thread and those it starts. Otherwise a status request would wait for CPU time in
@@ -173,12 +176,20 @@ def _require_devices(kind: DeviceKind, count: int) -> None:
         )
 
 
-def can_compile(device: torch.device) -> bool:
+def can_run(form: KernelForm, device: torch.device) -> bool:
+    """Return whether kernels of a fused form work here; log why they do not."""
     try:
+        kernels = Kernels(form)
         tokens = torch.ones(1, 16, 1024, dtype=torch.bfloat16, device=device)
-        Kernels(is_fused=True).add(tokens, tokens, tokens)
-    except (RuntimeError, OSError) as error:  # no compiler, or a read-only folder
-        logger.warning("kernels cannot be fused, so steps are slower: %s", one_line(str(error)))
+        kernels.add(tokens, tokens, tokens)
+        if form == "triton":  # compiled in a second, and the one that asks most of Triton
+            angles = torch.ones(16, 1, 64, device=device)
+            kernels.rotate((tokens,) * 3, (tokens[0, 0],) * 2, (angles, angles), 1e-6, 8, 1)
+    # A missing compiler, a read-only folder, and whatever another version of Triton raises.
+    except Exception as error:  # noqa: BLE001
+        logger.warning(
+            "%s kernels do not work here, so steps are slower: %s", form, one_line(str(error))
+        )
         return False
     return True
 

@@ -4,6 +4,7 @@ import logging
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -18,6 +19,7 @@ from ranks.families.known_families import family_of
 from ranks.follower import Follower
 from ranks.leader import Leader
 from ranks.model.conditioning import load_models
+from ranks.model.kernels import KernelForm
 from ranks.model.model_memory import measure, num_image_tokens
 from ranks.model_files.opened_model import open_model
 from ranks.model_files.profiles import profile_of
@@ -103,6 +105,7 @@ def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
 
 
 def _choose_kernels(world: World, device: Device) -> Device:
-    # Rank 0 chooses for all ranks: fused and plain kernels round differently.
-    is_fused = world.from_rank_0(int(world.rank == 0 and device.can_fuse())) == 1
-    return replace(device, is_fused=is_fused)
+    # Rank 0 chooses for all ranks: the forms round differently.
+    forms: tuple[KernelForm, ...] = get_args(KernelForm)
+    chosen = forms.index(device.choose_kernels()) if world.rank == 0 else 0
+    return replace(device, kernels=forms[world.from_rank_0(chosen)])

@@ -1,7 +1,7 @@
-"""The element-wise parts of a transformer block, each of which may be compiled into one kernel.
+"""The element-wise parts of a transformer block, each of which may be fused into one kernel.
 
 Between matrix products a block does dozens of small operations, and each reads and writes all
-tokens. A compiled kernel reads them once, computes in float32 and rounds once, at the end. The
+tokens. A fused kernel reads them once, computes in float32 and rounds once, at the end. The
 functions contain no weights, collectives or attention, so they do not interfere with FSDP, Ulysses
 or the attention cache, and all blocks share the compiled code.
 
@@ -13,7 +13,7 @@ timesteps.
 """
 
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Literal, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -22,30 +22,51 @@ from torch import Tensor
 P = ParamSpec("P")
 R = TypeVar("R")
 
+KernelForm = Literal["plain", "compiled", "triton"]
+"""Operation by operation; compiled by torch; or written in Triton (`triton_kernels.py`).
+
+The results differ by the rounding of the dtype.
+"""
+
 
 class Kernels:
-    """The functions of this module, compiled or plain.
+    """The functions of this module in one form."""
 
-    A function is compiled for the first number of tokens it sees, and at the second for any number.
+    def __init__(self, form: KernelForm) -> None:
+        self.modulate = modulate
+        self.rotate = rotate
+        self.add_and_norm = add_and_norm
+        self.add_and_modulate = add_and_modulate
+        self.add = add
+        if form == "compiled":
+            self._compile()
+        elif form == "triton":
+            self._use_triton()
 
-    Args:
-        is_fused: Whether to compile. Results then differ by the rounding of the dtype.
-    """
+    def _compile(self) -> None:
+        """Compile for the first number of tokens, and at the second for any number."""
+        self.modulate = _compiled(modulate)
+        self.rotate = RotationByFlip(_compiled(stack_rotated_by_flip))
+        self.add_and_norm = _compiled(add_and_norm)
+        self.add_and_modulate = _compiled(add_and_modulate)
+        self.add = _compiled(add)
 
-    def __init__(self, *, is_fused: bool) -> None:
-        def fuse(plain: Callable[P, R]) -> Callable[P, R]:
-            if not is_fused:
-                return plain
-            # "fullgraph": a graph break would silently leave a part unfused. "deterministic":
-            # otherwise each rank times kernels that sum in different orders, and may choose a
-            # different one than another rank, or than itself before a restart.
-            return torch.compile(plain, fullgraph=True, options={"deterministic": True})
+    def _use_triton(self) -> None:
+        # Triton is only installed beside a build of torch for GPUs.
+        from ranks.model import triton_kernels
 
-        self.modulate = fuse(modulate)
-        self.rotate = fuse(rotate)
-        self.add_and_norm = fuse(add_and_norm)
-        self.add_and_modulate = fuse(add_and_modulate)
-        self.add = fuse(add)
+        self.modulate = triton_kernels.modulate
+        self.rotate = triton_kernels.rotate
+        self.add_and_norm = triton_kernels.add_and_norm
+        self.add_and_modulate = triton_kernels.add_and_modulate
+        self.add = triton_kernels.add
+
+
+def _compiled(plain: Callable[P, R]) -> Callable[P, R]:
+    # "fullgraph": a graph break would silently leave a part unfused. "deterministic": otherwise
+    # each rank times kernels that sum in different orders, and may choose a different one than
+    # another rank, or than itself before a restart.
+    return torch.compile(plain, fullgraph=True, options={"deterministic": True})
 
 
 def modulate(
@@ -62,8 +83,9 @@ def rotate(
     rope: tuple[Tensor, Tensor],
     eps: float,
     num_heads: int,
+    num_ranks: int,
 ) -> Tensor:
-    """Return `[L, 3, H, D]`: queries and keys normalised and rotated, and values unchanged.
+    """Return queries and keys normalised and rotated, and values unchanged.
 
     Args:
         qkv: Projections, each `[B, L, C]`.
@@ -71,13 +93,53 @@ def rotate(
         rope: Cosines and sines of the angles, each `[L, 1, D / 2]`, float32.
         eps: Epsilon of the norms.
         num_heads: H.
+        num_ranks: Ranks that share the heads.
+
+    Returns:
+        `[ranks, L, 3, heads of a rank, D]`, the order in which ranks exchange them; it may be a
+        view that is not contiguous.
     """
-    channels = qkv[0].shape[-1:]
-    query, key = (
-        _rotate_pairs(F.rms_norm(part, channels, weight, eps).unflatten(2, (num_heads, -1)), *rope)
-        for part, weight in zip(qkv[:2], weights, strict=True)
-    )
-    return torch.stack((query[0], key[0], qkv[2].unflatten(2, (num_heads, -1))[0]), dim=1)
+    stacked = _stack_rotated(qkv, weights, rope, eps, num_heads, _rotate_pairs)
+    return _by_rank(stacked, num_ranks)
+
+
+class RotationByFlip:
+    """`rotate` for the compiler: the same numbers, in half the instructions.
+
+    The compiler writes what it makes of neighbouring channels to memory in float32. What it makes
+    of whole heads and of their channels in another order, it writes once, where it belongs.
+
+    Args:
+        stack: `stack_rotated_by_flip`, compiled. What depends on the number of ranks is left out,
+            since another number would compile it again.
+    """
+
+    def __init__(self, stack: Callable[..., Tensor]) -> None:
+        self._stack = stack
+
+    def __call__(
+        self,
+        qkv: tuple[Tensor, Tensor, Tensor],
+        weights: tuple[Tensor, Tensor],
+        rope: tuple[Tensor, Tensor],
+        eps: float,
+        num_heads: int,
+        num_ranks: int,
+    ) -> Tensor:
+        # Each angle twice, once for each channel of a pair.
+        cos, sin = rope[0].repeat_interleave(2, dim=-1), _alternate(-rope[1], rope[1])
+        return _by_rank(self._stack(qkv, weights, (cos, sin), eps, num_heads), num_ranks)
+
+
+def stack_rotated_by_flip(
+    qkv: tuple[Tensor, Tensor, Tensor],
+    weights: tuple[Tensor, Tensor],
+    tables: tuple[Tensor, Tensor],
+    eps: float,
+    num_heads: int,
+) -> Tensor:
+    """Return `[L, 3, H, D]`; `tables` are `[L, 1, D]`, with sines negative for even channels."""
+    return _stack_rotated(qkv, weights, tables, eps, num_heads, _rotate_by_flip)
 
 
 def add_and_norm(
@@ -119,6 +181,28 @@ def by_token(values_R1C: Tensor, rows: Tensor | None) -> Tensor:
     return values_R1C if rows is None else values_R1C[rows].transpose(0, 1)
 
 
+def _stack_rotated(
+    qkv: tuple[Tensor, Tensor, Tensor],
+    weights: tuple[Tensor, Tensor],
+    tables: tuple[Tensor, Tensor],
+    eps: float,
+    num_heads: int,
+    turn: Callable[[Tensor, Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Return `[L, 3, H, D]`: queries and keys normalised and turned, and values."""
+    channels = qkv[0].shape[-1:]
+    query, key = (
+        turn(F.rms_norm(part, channels, weight, eps).unflatten(2, (num_heads, -1)), *tables)
+        for part, weight in zip(qkv[:2], weights, strict=True)
+    )
+    return torch.stack((query[0], key[0], qkv[2].unflatten(2, (num_heads, -1))[0]), dim=1)
+
+
+def _by_rank(qkv_L3HD: Tensor, num_ranks: int) -> Tensor:
+    by_rank: Tensor = qkv_L3HD.unflatten(2, (num_ranks, -1))
+    return by_rank.permute(2, 0, 1, 3, 4)
+
+
 def _rotate_pairs(heads_BLHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate each pair of neighbouring channels by the angle of the token.
 
@@ -126,5 +210,15 @@ def _rotate_pairs(heads_BLHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         diffusers `transformer_wan.py`, `apply_rotary_emb`.
     """
     even, odd = heads_BLHD.unflatten(-1, (-1, 2)).unbind(-1)
-    rotated = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
-    return rotated.flatten(-2).type_as(heads_BLHD)
+    return _alternate(even * cos - odd * sin, even * sin + odd * cos).type_as(heads_BLHD)
+
+
+def _rotate_by_flip(heads_BLHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Do what `_rotate_pairs` does, with a cosine and a signed sine for each channel."""
+    swapped: Tensor = heads_BLHD.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return (heads_BLHD * cos + swapped * sin).type_as(heads_BLHD)
+
+
+def _alternate(even: Tensor, odd: Tensor) -> Tensor:
+    pairs = torch.stack((even, odd), dim=-1)
+    return pairs.flatten(-2)

@@ -13,7 +13,7 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor, nn
 
 from ranks.model.block import install_forward
-from ranks.model.kernels import Kernels, by_token
+from ranks.model.kernels import KernelForm, Kernels, by_token
 from ranks.parallel.ulysses import Condition, Shard, install_attention
 
 LatentShape = tuple[int, int, int]
@@ -28,16 +28,20 @@ class ShardTransformer(nn.Module):
     Args:
         model: The whole model; forward pass and attention of its blocks are replaced.
         backend: Kernel of the local attention.
-        is_fused: Whether to compile the element-wise parts of the blocks.
+        kernels: Form of the element-wise parts of the blocks.
     """
 
     def __init__(
-        self, model: WanTransformer3DModel, backend: AttentionBackendName, *, is_fused: bool = False
+        self,
+        model: WanTransformer3DModel,
+        backend: AttentionBackendName,
+        *,
+        kernels: KernelForm = "plain",
     ) -> None:
         super().__init__()
-        kernels = Kernels(is_fused=is_fused)
-        install_forward(model, kernels)
-        install_attention(model, backend, kernels)
+        functions = Kernels(kernels)
+        install_forward(model, functions)
+        install_attention(model, backend, functions)
         self.model = model
 
     @property

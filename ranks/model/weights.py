@@ -63,7 +63,7 @@ def load_transformer(
     component: Component, device: Device, mesh: DeviceMesh | None
 ) -> ShardTransformer:
     model = meta_transformer(component, device.model_dtype)
-    root = ShardTransformer(model, device.attention_backend, is_fused=device.is_fused)
+    root = ShardTransformer(model, device.attention_backend, kernels=device.kernels)
     if mesh is not None:
         shard_transformer(root, model, mesh)
     fill_transformer(model, component, device.torch_device)

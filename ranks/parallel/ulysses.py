@@ -4,8 +4,8 @@ Attention processors for `WanTransformer3DModel`. A block passes its `rotary_emb
 `encoder_hidden_states` to its attention modules without reading them. So a `Shard` and a
 `Condition` travel in these arguments, and the processors keep no state.
 
-Shapes: B batch (always 1), L tokens of this rank, S tokens of the whole sequence, H heads,
-h heads of this rank in attention (H over the number of ranks), D channels a head, C = H times D.
+Shapes: B batch (always 1), L tokens of this rank, S tokens of the whole sequence, R ranks, H heads,
+h heads of one rank in attention (H over R), D channels a head, C = H times D.
 """
 
 from dataclasses import dataclass
@@ -41,16 +41,17 @@ class SequenceGroup:
         shards: tuple[Tensor, ...] = whole.split(self.sizes, dim=1)
         return shards[self.shard]
 
-    def to_heads(self, qkv_L3HD: Tensor) -> Tensor:
-        """Exchange this rank's tokens of all heads for all tokens of some heads, `[S, 3, h, D]`."""
+    def to_heads(self, qkv_RL3hD: Tensor) -> Tensor:
+        """Exchange this rank's tokens of all heads for all tokens of some heads, `[S, 3, h, D]`.
+
+        Args:
+            qkv_RL3hD: The heads of each rank, in the order of the ranks.
+        """
         if self._group is None:
-            return qkv_L3HD
-        num_tokens, num_kinds, num_heads, head_dim = qkv_L3HD.shape
-        num_ranks = len(self.sizes)
-        share = num_heads // num_ranks
-        by_rank = qkv_L3HD.unflatten(2, (num_ranks, share)).permute(2, 0, 1, 3, 4)
-        received = qkv_L3HD.new_empty(sum(self.sizes), num_kinds, share, head_dim)
-        sent = by_rank.reshape(num_ranks * num_tokens, num_kinds, share, head_dim)
+            return qkv_RL3hD[0]
+        num_ranks, num_tokens = qkv_RL3hD.shape[:2]
+        received = qkv_RL3hD.new_empty(sum(self.sizes), *qkv_RL3hD.shape[2:])
+        sent = qkv_RL3hD.flatten(0, 1)
         self._exchange(received, sent, self.sizes, [num_tokens] * num_ranks)
         return received
 
@@ -168,7 +169,7 @@ class SelfAttention:
         return shard.cache.attend(shard.step, shard.branch, self._block, compute)
 
     def _attend(self, attn: WanAttention, hidden_BLC: Tensor, shard: Shard) -> Tensor:
-        qkv_L3HD = self._kernels.rotate(
+        qkv_RL3hD = self._kernels.rotate(
             (attn.to_q(hidden_BLC), attn.to_k(hidden_BLC), attn.to_v(hidden_BLC)),
             (attn.norm_q.weight, attn.norm_k.weight),
             # Without the batch dimension: its strides differ between shards of equal length, and
@@ -176,9 +177,10 @@ class SelfAttention:
             (shard.rope_cos[0], shard.rope_sin[0]),
             attn.norm_q.eps,
             attn.heads,
+            len(shard.sequence.sizes),
         )
         # One exchange for all three, because each collective has a fixed cost.
-        qkv_S3hD = shard.sequence.to_heads(qkv_L3HD)
+        qkv_S3hD = shard.sequence.to_heads(qkv_RL3hD)
         query, key, value = qkv_S3hD.unsqueeze(0).unbind(2)
         output = dispatch_attention_fn(query, key, value, backend=self._backend)
         output_LHD = shard.sequence.to_tokens(output[0])

@@ -101,7 +101,7 @@ def block_bytes(*, is_fused: bool) -> int:
 
 def install(model: WanTransformer3DModel, moved: MovedBytes) -> None:
     """Replace the block's kernels by ones that count as one operation each."""
-    counted = Kernels(is_fused=False)
+    counted = Kernels("plain")
     for name in ("modulate", "rotate", "add_and_norm", "add_and_modulate", "add"):
         setattr(counted, name, moved.as_kernel(getattr(kernels, name)))
     install_forward(model, counted)

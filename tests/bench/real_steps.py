@@ -106,7 +106,8 @@ class Steps:
         return drawn.to(self._device.torch_device, self._device.model_dtype)
 
     def _transformer(self, *, is_fused: bool) -> ShardTransformer:
-        return ShardTransformer(self._model, self._device.attention_backend, is_fused=is_fused)
+        kernels = self._device.choose_kernels() if is_fused else "plain"
+        return ShardTransformer(self._model, self._device.attention_backend, kernels=kernels)
 
     def _predictor(
         self, transformer: ShardTransformer, cache: AttentionCache | None = None

@@ -20,7 +20,7 @@ def test_the_cpu_is_a_device() -> None:
     assert (device.name, device.backend) == ("cpu", "gloo")
     assert device.model_dtype is torch.float32
     assert 0 < device.memory_bytes() < device.capacity_bytes()
-    assert not device.can_fuse()
+    assert device.choose_kernels() == "plain"
 
 
 def test_a_missing_device_is_named() -> None:
@@ -57,9 +57,9 @@ def test_only_a_kind_whose_gloo_groups_allow_it_is_bound_to_the_process_group() 
 
 COMPILE = """
 import logging, sys, torch
-from ranks.device import can_compile
+from ranks.device import can_run
 logging.basicConfig(format="%(message)s")
-print(can_compile(torch.device("cpu")))
+print(can_run("compiled", torch.device("cpu")))
 """
 
 
@@ -90,7 +90,7 @@ def test_what_cannot_be_compiled_is_not_fused(tmp_path: Path, variable: str, val
     answer = try_to_compile(**{"TORCHINDUCTOR_CACHE_DIR": str(tmp_path), variable: value})
     assert answer.stdout == "False\n"
     (line,) = answer.stderr.splitlines()
-    assert line.startswith("kernels cannot be fused, so steps are slower: ")
+    assert line.startswith("compiled kernels do not work here, so steps are slower: ")
 
 
 def test_environment_variables_of_the_operator_win() -> None:

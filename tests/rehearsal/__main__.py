@@ -16,13 +16,14 @@ PARTS: dict[str, tuple[str, ...]] = {
     "demo": ("tests.rehearsal.parts.demo",),
     "layouts": ("tests.rehearsal.parts.layouts",),
     "memory": ("tests.rehearsal.parts.memory",),
+    "kernels": ("tests.rehearsal.parts.kernels",),
     "recompile": ("tests.rehearsal.parts.recompile",),
     "beats": ("tests.rehearsal.parts.join", "--slow"),
     "sticky": ("tests.rehearsal.parts.sticky",),
     "real-size": ("tests.bench.real_size", "--json", "build/rehearsal/real_size.json"),
 }
 """The module of each part and its arguments, the quickest parts first."""
-ONLY_CUDA = {"recompile", "real-size"}
+ONLY_CUDA = {"kernels", "recompile", "real-size"}
 
 
 def main() -> int:

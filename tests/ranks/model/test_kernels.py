@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
 from ranks.families.wan21_i2v import ImageToVideo
+from ranks.model.kernels import KernelForm, RotationByFlip, rotate, stack_rotated_by_flip
 from ranks.model.transformer import LatentShape, ShardTransformer
 from ranks.parallel.layout import split_evenly
 from ranks.parallel.sharding import set_sharded, shard_transformer
@@ -43,9 +44,9 @@ def compiler(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.compiler.reset()
 
 
-def transformer(*, is_fused: bool, dtype: torch.dtype = torch.float32) -> ShardTransformer:
+def transformer(kernels: KernelForm, dtype: torch.dtype = torch.float32) -> ShardTransformer:
     model = small_model().to(dtype)
-    return ShardTransformer(model, AttentionBackendName.NATIVE, is_fused=is_fused)
+    return ShardTransformer(model, AttentionBackendName.NATIVE, kernels=kernels)
 
 
 def predict(
@@ -69,7 +70,7 @@ def predict(
 
 @torch.inference_mode()
 def test_fused_kernels_equal_plain_ones_and_one_compilation_serves_every_size() -> None:
-    fused, plain = transformer(is_fused=True), transformer(is_fused=False)
+    fused, plain = transformer("compiled"), transformer("plain")
     warm_up(ImageToVideo(), fused, CPU, 5)
     with torch.compiler.set_stance("fail_on_recompile"):
         for shape in SHAPES:
@@ -79,13 +80,33 @@ def test_fused_kernels_equal_plain_ones_and_one_compilation_serves_every_size() 
 
 @torch.inference_mode()
 def test_fused_kernels_are_as_accurate_in_bfloat16_as_plain_ones() -> None:
-    truth = predict(transformer(is_fused=False), SHAPES[0])
+    truth = predict(transformer("plain"), SHAPES[0])
     errors = []
-    for is_fused in (True, False):
-        found = predict(transformer(is_fused=is_fused, dtype=torch.bfloat16), SHAPES[0])
+    forms: tuple[KernelForm, ...] = ("compiled", "plain")
+    for form in forms:
+        found = predict(transformer(form, torch.bfloat16), SHAPES[0])
         errors.append((found.float() - truth).norm() / truth.norm())
     assert errors[0] < 1.2 * errors[1]
     assert errors[1] < 0.05
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_rotation_that_is_compiled_equals_the_plain_one_in_every_bit(
+    dtype: torch.dtype,
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    query, key, value = torch.randn(3, 1, 7, 96, generator=generator).to(dtype)
+    weights = torch.randn(2, 96, generator=generator).to(dtype)
+    angles = 6 * torch.rand(7, 1, 12, generator=generator)
+    arguments = (
+        (query, key, value),
+        (weights[0], weights[1]),
+        (angles.cos(), angles.sin()),
+        1e-6,
+        4,
+        2,
+    )
+    assert torch.equal(RotationByFlip(stack_rotated_by_flip)(*arguments), rotate(*arguments))
 
 
 def test_fused_kernels_work_on_shards_of_tokens_and_of_weights(compiled: Path) -> None:
@@ -96,12 +117,12 @@ def test_fused_kernels_work_on_shards_of_tokens_and_of_weights(compiled: Path) -
 @torch.inference_mode()
 def check_shards(rank: int, world_size: int, compiled: Path) -> None:
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(compiled)
-    model = transformer(is_fused=True)
+    model = transformer("compiled")
     shard_transformer(model, model.model, init_device_mesh("cpu", (world_size,)))
     warm_up(ImageToVideo(), model, CPU, 5)
     cache = AttentionCache(CacheSchedule(start=0, interval=2, end=2, num_inference_steps=2))
     for shape in SHAPES:
-        expected = predict(transformer(is_fused=False), shape)
+        expected = predict(transformer("plain"), shape)
         sizes = split_evenly(model.num_tokens(shape), world_size)
         for is_sharded in (True, False):
             set_sharded(model, is_sharded)

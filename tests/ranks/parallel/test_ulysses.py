@@ -96,7 +96,8 @@ def check_empty_shards(rank: int, world_size: int) -> None:
     sizes = split_evenly(2, world_size)
     sequence = SequenceGroup(dist.group.WORLD, sizes, rank)
     whole = torch.arange(2 * 3 * NUM_HEADS * 5.0).view(2, 3, NUM_HEADS, 5)
-    heads = sequence.to_heads(whole.split(sizes)[rank])
+    by_rank = whole.split(1, dim=2)
+    heads = sequence.to_heads(torch.stack([heads.split(sizes)[rank] for heads in by_rank]))
     assert torch.equal(heads, whole[:, :, rank : rank + 1])
     assert torch.equal(sequence.to_tokens(heads[:, 0]), whole[:, 0].split(sizes)[rank])
     assert torch.equal(

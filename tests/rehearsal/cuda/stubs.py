@@ -41,6 +41,7 @@ _LOOK_UP_BY_NAME = (
     "torch/lib/libc10_cuda.so",
     "torch/cuda/__init__.py",
     "triton/backends/nvidia/driver.c",
+    "triton/backends/nvidia/driver.py",  # of the launchers that it writes
 )
 _DRIVER = "libcuda.so.1"
 _NVML = "libnvidia-ml.so.1"

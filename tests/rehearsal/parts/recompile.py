@@ -2,14 +2,16 @@
 
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from triton import knobs
 
 from ranks.device import Device, open_device
 from ranks.environment import set_environment_defaults
 from ranks.families.wan21_i2v import ImageToVideo
+from ranks.model.kernels import KernelForm
 from ranks.model.transformer import LatentShape, ShardTransformer
 from ranks.parallel.layout import split_evenly
 from ranks.parallel.ulysses import SequenceGroup
@@ -18,6 +20,7 @@ from ranks.warm_up import warm_up
 from tests.bench.random_models import REAL, make_transformer
 from tests.rehearsal.engine_rank import say
 
+FORMS: tuple[KernelForm, ...] = ("triton", "compiled")
 NUM_TEXT_TOKENS, NUM_IMAGE_TOKENS = 512, 257
 FAMILY = ImageToVideo()
 SHAPES: tuple[LatentShape, ...] = (
@@ -36,16 +39,30 @@ def main() -> int:
     """Return 0 if nothing is compiled after the warm-up; the compiler raises if it is."""
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as folder, torch.inference_mode():
         set_environment_defaults(Path(folder))
-        device = replace(open_device(sys.argv[1], 0, 1), is_fused=True)
+        device = open_device(sys.argv[1], 0, 1)
+        if (chosen := device.choose_kernels()) != "triton":
+            say(f"  kernels in Triton were not chosen, but {chosen} ones")
+            return 1
         model = make_transformer(REAL, device.torch_device, device.model_dtype)
-        transformer = ShardTransformer(model, device.attention_backend, is_fused=True)
         with device.attention_order():
-            warm_up(FAMILY, transformer, device.torch_device, NUM_IMAGE_TOKENS)
-            torch._dynamo.config.error_on_recompile = True
-            for shape in SHAPES:
-                _predict(transformer, device, shape)
-    say(f"  {len(SHAPES)} sizes and no recompile")
+            for form in FORMS:
+                _try_form(ShardTransformer(model, device.attention_backend, kernels=form), device)
+                say(f"  {form} kernels: {len(SHAPES)} sizes and no recompile")
     return 0
+
+
+def _try_form(transformer: ShardTransformer, device: Device) -> None:
+    torch._dynamo.config.error_on_recompile = False
+    knobs.runtime.jit_post_compile_hook = None
+    warm_up(FAMILY, transformer, device.torch_device, NUM_IMAGE_TOKENS)
+    torch._dynamo.config.error_on_recompile = True
+    knobs.runtime.jit_post_compile_hook = _refuse
+    for shape in SHAPES:
+        _predict(transformer, device, shape)
+
+
+def _refuse(**kernel: Any) -> None:
+    raise AssertionError(f"Triton compiles again: {kernel['repr']}")
 
 
 def _predict(transformer: ShardTransformer, device: Device, shape: LatentShape) -> None:
