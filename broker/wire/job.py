@@ -248,7 +248,11 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def solver(self) -> Solver:
-        return "dpm++" if self.sample_solver == "dpmpp" else self.sample_solver
+        return solver_of(self.sample_solver)
+
+
+def solver_of(spelling: SolverSpelling) -> Solver:
+    return "dpm++" if spelling == "dpmpp" else spelling
 
 
 def parse_size(image_size: str) -> tuple[int, int]:

@@ -1,12 +1,12 @@
 """Narrows the fields of a request to what a model takes: its ranges, choices and defaults."""
 
 from functools import lru_cache
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta
 
-from broker.wire.job import MIN_SIDE_PX, JobSpec
+from broker.wire.job import MIN_SIDE_PX, JobSpec, SolverSpelling, solver_of
 from broker.wire.model_profile import ModelProfile, check_spec
 
 JobBody = TypeVar("JobBody", bound=JobSpec)
@@ -94,6 +94,11 @@ def _size_type(profile: ModelProfile) -> Any:
 
 def _solver_type(profile: ModelProfile) -> Any:
     return Annotated[
-        Literal[profile.solvers],
+        Literal[_spellings(profile)],
         Meta(description=_ABOUT["sample_solver"]),
     ]
+
+
+def _spellings(profile: ModelProfile) -> tuple[SolverSpelling, ...]:
+    spellings: tuple[SolverSpelling, ...] = get_args(SolverSpelling)
+    return tuple(name for name in spellings if solver_of(name) in profile.solvers)

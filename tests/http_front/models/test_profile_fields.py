@@ -20,7 +20,7 @@ def models(broker: ScriptedBroker) -> None:
 
 
 @pytest.mark.parametrize("body_type", [SubmitByUrl, SubmitByFile])
-def test_only_steps_and_solvers_are_narrower_for_the_first_model_than_for_any_job(
+def test_only_steps_are_narrower_for_the_first_model_than_for_any_job(
     body_type: type[JobSpec],
 ) -> None:
     def fields(struct: type[msgspec.Struct]) -> dict[str, object]:
@@ -32,7 +32,7 @@ def test_only_steps_and_solvers_are_narrower_for_the_first_model_than_for_any_jo
     narrow, wide = fields(narrowed(body_type, ModelProfile())), fields(body_type)
     assert list(narrow) == list(wide)
     narrower = {name for name in wide if narrow[name] != wide[name]}
-    assert narrower == {"infer_steps", "sample_solver"}
+    assert narrower == {"infer_steps"}
 
 
 async def submitted(front: Served, broker: ScriptedBroker, **fields: object) -> JobSpec:
