@@ -11,7 +11,10 @@ from broker.wire.job import JobSpec
 from tests.ranks import test_combinations
 from tests.ranks.rank_group import RankGroup, Result
 from tests.ranks.reference import load_reference, reference_frames
-from tests.ranks.test_combinations import COVERING, TOLERANCE, Expect
+from tests.ranks.test_combinations import COVERING, Expect
+
+TOLERANCE = 2e-4
+"""Twice that on the CPU: the stand-in attends with the plain formula, which rounds differently."""
 
 # Shorter: 105 tokens, which no layout can share evenly, and six steps. Attention is computed at
 # steps 1 and 3, and kept for steps 2 and 4.

@@ -58,5 +58,7 @@ def largest_admitted(ranks: RankGroup) -> JobSpec:
         )
         for side in range(64, 1281, 16)
     )
-    *_, largest = takewhile(lambda spec: can_run(spec, ranks.shape), squares)
+    model = msgspec.structs.replace(ranks.shape.model, min_steps=1, min_frames=1)
+    shape = msgspec.structs.replace(ranks.shape, model=model)
+    *_, largest = takewhile(lambda spec: can_run(spec, shape), squares)
     return largest
