@@ -93,7 +93,9 @@ class _Form:
     async def _read_file(self, part: BodyPartReader, name: str, spool: Spool) -> None:
         while chunk := await part.read_chunk(_CHUNK_BYTES):
             spool.write(chunk)
-        if not spool.num_bytes:
+        # For a file that was not chosen, a page sends an empty part without a file name.
+        is_left_out = spool.field == "last_image" and not part.filename
+        if not spool.num_bytes and not is_left_out:
             raise FrontError(ErrorCode.IMAGE_INVALID, "the image is an empty file", name)
 
     async def _read_text(self, part: BodyPartReader, name: str) -> None:

@@ -20,7 +20,7 @@ async def test_the_examples_of_a_submit_are_accepted(chromium: Browser, front: S
         await page.locator(f"{_OPEN} .btn-clear").click()
         kind = page.locator(_OPEN).get_by_label("Request content type")
         await kind.select_option("multipart/form-data")
-        await page.locator(f"{_OPEN} input[type=file]").set_input_files(SAMPLE)
+        await page.locator(f"{_OPEN} input[type=file]").first.set_input_files(SAMPLE)
         await execute(page)
     finally:
         await page.close()

@@ -31,7 +31,7 @@ async def test_the_page_works_as_the_walkthrough_says(
 
 
 async def choose_picture(visit: Visit, label: str) -> None:
-    await expect(visit.page.get_by_text(label)).to_be_visible()
+    await expect(visit.page.get_by_text(label, exact=True)).to_be_visible()
     await visit.drop(SAMPLE.read_bytes(), "sample.jpg", "image/jpeg")
 
 

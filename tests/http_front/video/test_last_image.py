@@ -276,3 +276,15 @@ async def test_both_are_fetched_from_their_addresses(
     assert status == 202, answer
     first, last = stored(broker, answer)
     assert first == last
+
+
+async def test_an_empty_part_without_a_file_name_is_no_last_frame(
+    front: Served, broker: ScriptedBroker
+) -> None:
+    """The form of a page sends one for a file that was not chosen."""
+    form = aiohttp.FormData({"prompt": PROMPT, "last_image": ""})
+    form.add_field("image", BytesIO(FIRST), filename="first.png")
+    async with front.session.post(f"{front.url}/video/submit", data=form) as response:
+        answer = await response.json()
+        assert response.status == 202, answer
+    assert stored(broker, answer)[1] is None
