@@ -14,7 +14,7 @@ from tests.ranks.reference import load_reference, reference_frames
 from tests.ranks.test_combinations import COVERING, Expect
 
 TOLERANCE = 2e-4
-"""Twice that on the CPU: the stand-in attends with the plain formula, which rounds differently."""
+"""Twice that of the tests on the CPU: the largest difference seen is 1.03e-4, after six steps."""
 
 # Shorter: 105 tokens, which no layout can share evenly, and six steps. Attention is computed at
 # steps 1 and 3, and kept for steps 2 and 4.
