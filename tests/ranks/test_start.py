@@ -30,6 +30,7 @@ def test_the_others_wait_for_a_rank_that_is_slower_than_a_collective_may_be(
 
 
 def start(rank: int, world_size: int, slow_at: str, model: Path, folder: Path) -> None:
+    dist.barrier()  # or the other rank may still be connecting to this one
     dist.destroy_process_group()  # the rank joins by itself
     process_group.TIMEOUT = timedelta(seconds=COLLECTIVE_LIMIT_S)
     load_models = conditioning.load_models
