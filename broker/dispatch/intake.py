@@ -1,12 +1,12 @@
 """Requests that change something: submit, cancel, delete, remove expired jobs."""
 
-import math
 import re
 from collections.abc import Iterable
 from typing import NamedTuple, assert_never
 
 from msgspec import structs
 
+from broker.dispatch.admission_rules import AdmissionRules, Candidate
 from broker.dispatch.commands import (
     Admission,
     AdmitJob,
@@ -25,10 +25,8 @@ from broker.dispatch.policy import DispatchPolicy
 from broker.wire.errors import ErrorCode
 from broker.wire.group_commands import CancelRun
 from broker.wire.group_reports import GroupReady
-from broker.wire.group_shape import GroupShape, choose_layout
-from broker.wire.job import IMAGE_PATTERN, JOB_ID_PATTERN, JobSpec, JobState, SpecError
+from broker.wire.job import IMAGE_PATTERN, JOB_ID_PATTERN, JobState
 from broker.wire.job_view import Lease
-from broker.wire.model_profile import check_last_image, check_spec
 from broker.wire.replies import (
     ExpiredRemoved,
     FrontReply,
@@ -39,7 +37,6 @@ from broker.wire.replies import (
 )
 from broker.wire.requests import CancelJob, DeleteJob, OfferJob, RemoveExpired, SubmitJob
 
-_RETRY_UNKNOWN_S = 30
 _RESTART_GRACE_S = 600.0
 # Both become file names.
 _JOB_ID = re.compile(JOB_ID_PATTERN)
@@ -50,16 +47,9 @@ _KEY_REUSED = Refused(
 _ID_TAKEN = Refused(
     code=ErrorCode.INVALID_FIELD, message="this id belongs to another job", field="job_id"
 )
-_DRAINING = Refused(
-    code=ErrorCode.UNAVAILABLE,
-    message="the server is about to stop and takes no new job",
-    retry_after_s=_RETRY_UNKNOWN_S,
-)
 UNKNOWN_JOB = Refused(
     code=ErrorCode.JOB_NOT_FOUND, message="no job has this id; it may have expired"
 )
-
-Candidate = OfferJob | SubmitJob
 
 
 class _Arrival(NamedTuple):
@@ -80,6 +70,7 @@ class Intake:
     def __init__(self, state: DispatchState, policy: DispatchPolicy) -> None:
         self._state = state
         self._policy = policy
+        self._rules = AdmissionRules(state, policy)
         self._arriving: dict[str, _Arrival] = {}
 
     @property
@@ -141,7 +132,7 @@ class Intake:
         self._state.jobs.put(job, max(job.updated_at, now_s - ttl_s + grace_s))
 
     def uses_image(self, image: str) -> bool:
-        arriving = any(image in job.images for job, _ in self._arriving.values())
+        arriving = any(image in job.images for job in self._arriving_jobs)
         return arriving or self._state.jobs.uses_image(image)
 
     def learn_shape(self, report: GroupReady, now_s: float) -> None:
@@ -149,13 +140,13 @@ class Intake:
         if group is None or group.shape is None:
             return
         self._state.jobs.queue.learn(group.shape)
-        if not group.considered and not self._is_gathering():
+        if not group.considered and not self._rules.is_gathering:
             group.considered = True
             self._fail_impossible(group.shape.model.name, now_s)
 
     def _fail_impossible(self, model: str, now_s: float) -> None:
         for job in self._state.jobs.queue.unfit(model):
-            error = self._impossible(job.spec)
+            error = self._rules.impossible(job.spec)
             if error is not None:
                 code = ErrorCode.UNSUPPORTED_LAYOUT
                 failed = job.ended(JobState.FAILED, now_s, error_code=code, reason=error.message)
@@ -165,7 +156,7 @@ class Intake:
         """Return how `SubmitJob` would be answered, as far as the image does not matter."""
         known = self._job_of_key(offer)
         if known is None:
-            return self._refusal(offer, now_s) or JobAcceptable()
+            return self._rules.refusal(offer, self._arriving_jobs, now_s) or JobAcceptable()
         if known.idempotency_key != offer.idempotency_key:
             return _KEY_REUSED
         return JobAcceptable() if known.job_id in self._arriving else self._found(known, now_s)
@@ -190,7 +181,7 @@ class Intake:
         self._drop_unused(_images(submit))
 
     def _submit_new(self, submit: SubmitJob, client: Client, now_s: float) -> None:
-        refusal = self._refusal(submit, now_s)
+        refusal = self._rules.refusal(submit, self._arriving_jobs, now_s)
         if refusal is not None:
             self._reply(client, refusal)
             return
@@ -210,6 +201,10 @@ class Intake:
         self._arriving[job.job_id] = _Arrival(job, [client])
         self._state.emit(AdmitJob(job))
 
+    @property
+    def _arriving_jobs(self) -> list[Job]:
+        return [job for job, _ in self._arriving.values()]
+
     def _known(self, job_id: str) -> Job | None:
         arrival = self._arriving.get(job_id)
         return self._state.jobs.get(job_id) if arrival is None else arrival.job
@@ -220,7 +215,7 @@ class Intake:
             return None
         arriving = (
             job
-            for job, _ in self._arriving.values()
+            for job in self._arriving_jobs
             if job.idempotency_key is not None
             and (job.owner, job.idempotency_key.key) == (owner, key.key)
         )
@@ -230,86 +225,6 @@ class Intake:
         for image in images:
             if not self.uses_image(image):
                 self._state.emit(DropInput(image))
-
-    def _refusal(self, candidate: Candidate, now_s: float) -> Refused | None:
-        if self._state.draining:
-            return _DRAINING
-        refusal = self._model_refusal(candidate)
-        if refusal is not None:
-            return refusal
-        error = self._impossible(self._state.models.resolve(candidate.spec))
-        if error is not None:
-            return Refused(
-                code=ErrorCode.UNSUPPORTED_LAYOUT, message=error.message, field=error.field
-            )
-        return self._queue_refusal(candidate, now_s)
-
-    def _model_refusal(self, candidate: Candidate) -> Refused | None:
-        """Check a job against the profile of its model, whose groups may all be away."""
-        spec, models = self._state.models.resolve(candidate.spec), self._state.models
-        unknown = models.unknown(spec.model)
-        if unknown is not None:
-            return Refused(code=ErrorCode.UNKNOWN_MODEL, message=unknown, field="model")
-        profile = models.get(spec.model)
-        if profile is None:
-            return None
-        try:
-            check_spec(spec, profile)
-            if isinstance(candidate, SubmitJob):
-                check_last_image(candidate.last_image is not None, profile)
-        except SpecError as error:
-            return Refused(code=ErrorCode.INVALID_FIELD, message=error.message, field=error.field)
-        return None
-
-    def _queue_refusal(self, candidate: Candidate, now_s: float) -> Refused | None:
-        num_waiting = len(self._state.jobs.queue) + len(self._arriving)
-        limit, share = self._policy.max_queue, candidate.queue_share
-        if num_waiting >= limit:
-            message = f"{num_waiting} jobs wait already; at most {limit} may"
-        elif share is not None and (own := self._num_waiting_of(candidate.owner)) >= share:
-            message = f"{own} of your jobs wait already; at most {share} may"
-        else:
-            return None
-        return Refused(
-            code=ErrorCode.QUEUE_FULL, message=message, retry_after_s=self._retry_after_s(now_s)
-        )
-
-    def _num_waiting_of(self, owner: str | None) -> int:
-        arriving = sum(job.owner == owner for job, _ in self._arriving.values())
-        return self._state.jobs.queue.num_of(owner) + arriving
-
-    def _impossible(self, spec: JobSpec) -> SpecError | None:
-        """Return why no group that was ever here can run a job; a group that loads might."""
-        error = None
-        for shape in self._shapes(spec.model):
-            if shape is None:
-                return None
-            try:
-                choose_layout(spec, shape)
-            except SpecError as found:
-                error = found
-            else:
-                return None
-        return error
-
-    def _shapes(self, model: str | None) -> list[GroupShape | None]:
-        """Return what groups of a model can run; None stands for a group that may run anything."""
-        if self._is_gathering():
-            return [None]
-        known = self._state.jobs.queue.shapes
-        shapes: list[GroupShape | None] = [s for s in known if s.model.name == model]
-        if not shapes or self._state.groups.has_unknown:
-            own = [shape for shape in self._policy.shapes if shape.model.name == model]
-            shapes += [None] if self._policy.is_open else own
-        return shapes
-
-    def _is_gathering(self) -> bool:
-        """Whether unknown groups may be about to report what they can run."""
-        return self._policy.is_open and self._state.awake.now_s < self._policy.lost_s
-
-    def _retry_after_s(self, now_s: float) -> int:
-        next_end_s = self._state.next_end_s(now_s)
-        return _RETRY_UNKNOWN_S if next_end_s is None else max(1, math.ceil(next_end_s))
 
     def _delete(self, request: DeleteJob, now_s: float) -> FrontReply:
         job = self._owned(request)
