@@ -12,7 +12,11 @@ INSTALLED := $(VENV)/.installed
 QUICK := tests/broker/dispatch tests/broker/journal tests/ranks/parallel/test_layout.py \
 	tests/ranks/sampling/test_solver.py tests/http_front/docs
 
-.PHONY: install demo serve quick check test test-all test-browser test-ray chaos soak fuzz audit format clean \
+SAMPLED := $(BIN)/python -m pytest -m "not full and not accelerator and not browser and not ray"
+MODEL_TESTS := tests/bench tests/npu tests/ranks tests/rehearsal
+FRONT_TESTS := tests/docs tests/fuzz tests/http_front
+
+.PHONY: install demo serve quick check test test-models test-front test-server test-all test-browser test-ray chaos soak fuzz audit format clean \
 	rehearse-cuda rehearse-npu rehearse-quick
 
 install: $(INSTALLED)
@@ -38,8 +42,20 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Three parts side by side: the models' tests compute, those of the server mostly wait. Each part shows
+# its output when it ends.
 test: install
-	$(BIN)/python -m pytest -m "not full and not accelerator and not browser and not ray"
+	@echo "about 20 minutes on 2 cores; 'make test-front', for example, runs a part alone"
+	@$(MAKE) --jobs=3 --keep-going --output-sync=target --no-print-directory test-models test-front test-server
+
+test-models: install
+	nice $(SAMPLED) $(MODEL_TESTS)
+
+test-front: install
+	$(SAMPLED) $(FRONT_TESTS)
+
+test-server: install
+	$(SAMPLED) tests $(addprefix --ignore=,$(MODEL_TESTS) $(FRONT_TESTS))
 
 test-all: install
 	$(BIN)/python -m pytest -m "not accelerator and not browser and not ray"
