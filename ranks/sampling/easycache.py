@@ -75,7 +75,9 @@ class EasyCache(StepCache):
     def state(self) -> dict[str, Tensor]:
         mask = torch.zeros(self.phases.num_steps, dtype=torch.bool)
         mask[self._skipped] = True
-        return super().state() | self._kept | {"skipped": mask}
+        # Copies: a file holds no tensor twice, and the solver keeps some of them, too.
+        kept = {name: value.clone() for name, value in self._kept.items()}
+        return super().state() | kept | {"skipped": mask}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         super().restore(state)
