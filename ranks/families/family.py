@@ -67,9 +67,9 @@ class ModelFamily(ABC):
         return spec.guidance_scale
 
     def magcache_numbers(self, spec: JobSpec) -> MagCacheNumbers | None:
-        """Return what MagCache needs; None if nobody has measured it."""
+        """Return what MagCache needs; None if no numbers are published."""
         return None
 
     def teacache_numbers(self, spec: JobSpec) -> TeaCacheNumbers | None:
-        """Return what TeaCache needs; None if nobody has measured it."""
+        """Return what TeaCache needs; None if no numbers are published."""
         return None
