@@ -136,8 +136,7 @@ def guided_then_not(pair: Pair, demo_folder: Path) -> Tensor:
 def test_guidance_that_ends_equals_the_stock_pipeline_without_guidance_from_there_on(
     pair: Pair, guided_then_not: Tensor, cfg_size: int, ulysses_size: int
 ) -> None:
-    layout = {"cfg_size": cfg_size, "ulysses_size": ulysses_size}
-    frames, _ = pair.run(guidance_end=GUIDANCE_END, **layout)
+    frames, _ = pair.run(guidance_end=GUIDANCE_END, cfg_size=cfg_size, ulysses_size=ulysses_size)
     assert largest_difference(frames, guided_then_not) <= TOLERANCE
 
 

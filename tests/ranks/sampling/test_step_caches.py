@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +212,7 @@ def test_a_residual_is_reused_for_its_own_branch_until_the_next_computed_step() 
 
     with cache:
         for step in range(6):
-            cache.velocity(step, torch.zeros(1), lambda step=step: predict(step))
+            cache.velocity(step, torch.zeros(1), partial(predict, step))
             cache.is_skipping = cache.wants_to_skip(step + 1, torch.zeros(1))
             assert cache.can_begin_here == (step + 1 not in (1, 3, 5))
     assert found == [[100, 101], [100, 101], [300, 301], [300, 301], [500], [500]]
