@@ -62,11 +62,14 @@ class Activity:
         self.stage = Stage.LOAD
         self.step = 0
         self.num_done = 0
+        self.skipped_steps: tuple[int, ...] = ()
 
     def enter(self, stage: Stage) -> None:
         current_stage.set(stage.value)
         self.stage = stage
         self.step = 0
+        if stage is Stage.ENCODE:  # of another attempt
+            self.skipped_steps = ()
 
     def finish_item(self) -> None:
         # Finished work proves that this rank is not hung.
@@ -133,7 +136,15 @@ class BrokerLink:
         self.activity.finish_item()
         if self._rank == 0:
             stage, step = self.activity.stage, self.activity.step
-            self._steps.append(StepDone(lease=lease, stage=stage, step=step, num_steps=num_steps))
+            self._steps.append(
+                StepDone(
+                    lease=lease,
+                    stage=stage,
+                    step=step,
+                    num_steps=num_steps,
+                    skipped_steps=self.activity.skipped_steps,
+                )
+            )
             self._wake()
 
     def preview(self, lease: Lease, jpeg: bytes) -> None:

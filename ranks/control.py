@@ -81,17 +81,24 @@ class Control:
         dist.broadcast(content, src=0, group=self._group)
         return content.numpy().tobytes()
 
-    def meet(self) -> None:
+    def meet(self, choice: bool = False) -> bool:
         """Agree with all ranks to continue the run.
+
+        Args:
+            choice: How rank 0 wants to continue; ignored on other ranks.
+
+        Returns:
+            Rank 0's choice.
 
         Raises:
             RunInterrupted: On every rank alike, if the run ends here.
         """
-        decision = self._agree(self.decide())
+        decision, chosen = self._agree(self.decide(), choice=choice)
         if decision in _INTERRUPTIONS:
             raise _INTERRUPTIONS[decision]
         if decision is not Decision.GO_ON:
             raise PeerFailed(_CODES[decision])
+        return chosen
 
     def report_failure(self, code: ErrorCode) -> None:
         """Report a failure of this rank at the next boundary of the others.
@@ -100,11 +107,15 @@ class Control:
             RuntimeError: If the others do not reach the boundary because they wait for this rank in
                 another collective. Only a restart of the group helps then.
         """
-        self._agree(FAILURES.get(code, Decision.RUN_FAILED), _MEET_AFTER_FAILURE)
+        self._agree(FAILURES.get(code, Decision.RUN_FAILED), timeout=_MEET_AFTER_FAILURE)
 
-    def _agree(self, decision: Decision, timeout: timedelta | None = None) -> Decision:
-        agreed = torch.tensor([int(decision)])
+    def _agree(
+        self, decision: Decision, *, choice: bool = False, timeout: timedelta | None = None
+    ) -> tuple[Decision, bool]:
+        # Others say no, so that the greatest choice is that of rank 0.
+        agreed = torch.tensor([int(decision), int(choice and self._rank == 0)])
         work = dist.all_reduce(agreed, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
         assert work is not None  # None is for ranks outside of the group
         work.wait(timeout) if timeout else work.wait()
-        return Decision(int(agreed.item()))
+        value, chosen = agreed.tolist()
+        return Decision(value), bool(chosen)

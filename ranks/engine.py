@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-from broker.wire.group_shape import GroupShape, layout_sizes
+from broker.wire.group_shape import GroupShape, layout_sizes, unguided_sizes
 from broker.wire.job import JobSpec
 from ranks.control import Control
 from ranks.device import Device
@@ -14,6 +15,19 @@ from ranks.parallel.layout import Layout
 from ranks.parallel.process_group import World
 from ranks.parallel.sharding import set_sharded
 from ranks.parallel.vae_split import VaePatch, VaeSplit
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobLayouts:
+    """The layouts of one job."""
+
+    guided: Layout
+    """Also that of a job without any guidance."""
+    unguided: Layout
+    """From the step on at which guidance ends."""
+
+    def of(self, is_guided: bool) -> Layout:
+        return self.guided if is_guided else self.unguided
 
 
 class Engine:
@@ -52,8 +66,12 @@ class Engine:
         self._split = VaeSplit(models.vae, world.rank, world.world_size)
         self._dit_fsdp, self._t5_fsdp, self._vae_parallel = dit_fsdp, t5_fsdp, vae_parallel
 
-    def layout(self, spec: JobSpec) -> Layout:
-        cfg_size, ulysses_size = layout_sizes(spec, self.shape)  # the broker has checked the job
+    def layouts(self, spec: JobSpec) -> JobLayouts:
+        guided = layout_sizes(spec, self.shape)  # the broker has checked the job
+        unguided = unguided_sizes(*guided, self.shape.num_heads)
+        return JobLayouts(guided=self._layout(*guided), unguided=self._layout(*unguided))
+
+    def _layout(self, cfg_size: int, ulysses_size: int) -> Layout:
         return Layout(
             world_size=self.world.world_size, cfg_size=cfg_size, ulysses_size=ulysses_size
         )

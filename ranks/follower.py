@@ -1,7 +1,7 @@
 """Runs attempts on a rank, and the main loop of every rank but rank 0."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -53,6 +53,9 @@ class LinkObserver:
 
     def finish_step(self, num_steps: int) -> None:
         self._link.finish_step(self._lease, num_steps)
+
+    def skip_steps(self, steps: Sequence[int]) -> None:
+        self._link.activity.skipped_steps = tuple(steps)
 
     def show(self, latents: Tensor) -> None:
         pass

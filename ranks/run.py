@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +29,11 @@ from ranks.model.vae import (
 from ranks.sampling.attention_cache import AttentionCache, CacheSchedule
 from ranks.sampling.checkpoint import State, load_state
 from ranks.sampling.denoise import Denoiser
+from ranks.sampling.phases import Phases
+from ranks.sampling.residual_cache import ListedStepCache
 from ranks.sampling.solver import Solver, make_solver
+from ranks.sampling.step_cache import StepCache
+from ranks.step_caches import make_step_cache, phases_of
 from ranks.step_predictors import Conditioning, StepPredictors
 
 logger = logging.getLogger(__name__)
@@ -61,6 +65,9 @@ class Observer(Protocol):
     def finish_step(self, num_steps: int) -> None:
         """Called after each of the `num_steps` steps of the stage."""
 
+    def skip_steps(self, steps: Sequence[int]) -> None:
+        """Called with all the denoising steps that are skipped, as far as they are known."""
+
     def show(self, latents: Tensor) -> None:
         """Called with the predicted clean latents `[1, C, T, H, W]`, float32, CPU."""
 
@@ -85,8 +92,11 @@ class Run:
         self._job = job
         self._spec = job.spec
         self._observer = observer
-        self._layout = engine.layout(job.spec)
-        engine.world.groups(self._layout)  # every rank creates them now, in the same order
+        self._layouts = engine.layouts(job.spec)
+        # Every rank creates them now, in the same order.
+        engine.world.groups(self._layouts.guided)
+        if job.spec.is_guided and job.spec.guidance_end < 1.0:
+            engine.world.groups(self._layouts.unguided)
         self._length = job.spec.num_model_frames
 
     def frames(self) -> Iterator[Tensor]:
@@ -172,33 +182,52 @@ class Run:
     def _denoise(self, conditioning: Conditioning) -> Tensor:
         """Return the clean latents `[1, C, T, H, W]`, the same on every rank up to rounding."""
         self._observer.enter(Stage.DENOISE)
-        denoiser = self._start_denoiser()
-        schedule = self._cache_schedule(denoiser.solver)
+        solver = make_solver(self._spec.solver, self._spec.infer_steps, self._spec.sample_shift)
+        phases = phases_of(self._engine, self._spec, solver)
+        step_cache = make_step_cache(self._engine, self._spec, phases, solver)
+        denoiser = self._start_denoiser(solver, step_cache)
+        schedule = self._cache_schedule(phases)
         keep_given = partial(self._family.keep_given, condition=conditioning.frames)
         with ExitStack() as stack:
             cache = None if schedule is None else stack.enter_context(AttentionCache(schedule))
+            residuals = None
+            if isinstance(step_cache, ListedStepCache):
+                residuals = stack.enter_context(step_cache).residuals
             predictors = StepPredictors(
-                self._engine, self._spec, self._layout, conditioning, self._latent_shape, cache
+                self._engine,
+                self._spec,
+                self._layouts,
+                phases,
+                conditioning,
+                self._latent_shape,
+                cache,
+                residuals,
             )
             while not denoiser.is_done:
-                denoiser.advance(predictors.at(denoiser.timestep))
+                denoiser.advance(predictors.at(denoiser.step, denoiser.timestep))
                 # Here they are on the host: no wait for the device, and no bad preview or state.
                 # A rank that alone finds some makes the others leave at their next boundary.
                 _require_finite(denoiser.latents, f"latents after step {denoiser.step}")
                 self._observer.show(keep_given(denoiser.solver.estimate()))
-                if schedule is None or schedule.can_begin_at(denoiser.step):
-                    self._observer.offer_state(denoiser.step, denoiser.state)
-                self._finish_item(self._spec.infer_steps)
+                self._finish_step(denoiser, schedule)
         return keep_given(denoiser.latents)
 
-    def _start_denoiser(self) -> Denoiser:
+    def _finish_step(self, denoiser: Denoiser, schedule: CacheSchedule | None) -> None:
+        is_skipping = denoiser.wants_to_skip()
+        denoiser.skip_next(is_skipping)  # a checkpoint, which rank 0 saves, holds its decision
+        if _can_begin_at(denoiser, schedule):
+            self._observer.offer_state(denoiser.step, denoiser.state)
+        self._observer.skip_steps(denoiser.skipped_steps)
+        denoiser.skip_next(self._finish_item(self._spec.infer_steps, is_skipping))
+
+    def _start_denoiser(self, solver: Solver, step_cache: StepCache | None) -> Denoiser:
         spec = self._spec
         assert spec.seed is not None  # the front draws one if the client names none
-        solver = make_solver(spec.solver, spec.infer_steps, spec.sample_shift)
-        denoiser = Denoiser(solver, draw_noise(spec.seed, self._latent_shape))
+        denoiser = Denoiser(solver, draw_noise(spec.seed, self._latent_shape), step_cache)
         if self._job.resume_from is not None:
             denoiser.restore(load_state(self._job.resume_from))
             logger.info("goes on after step %d", denoiser.step)
+            self._observer.skip_steps(denoiser.skipped_steps)
             for _ in range(denoiser.step):
                 self._observer.finish_step(spec.infer_steps)
         return denoiser
@@ -219,9 +248,10 @@ class Run:
                     yield frames.clamp(-1.0, 1.0)
                 self._finish_item(num_chunks)
 
-    def _finish_item(self, num_items: int) -> None:
+    def _finish_item(self, num_items: int, choice: bool = False) -> bool:
+        """Meet the other ranks; return rank 0's choice."""
         self._observer.finish_step(num_items)
-        self._engine.control.meet()
+        return self._engine.control.meet(choice)
 
     @property
     def _latent_shape(self) -> tuple[int, int, int, int, int]:
@@ -234,7 +264,7 @@ class Run:
             self._spec.width_px // config.scale_factor_spatial,
         )
 
-    def _cache_schedule(self, solver: Solver) -> CacheSchedule | None:
+    def _cache_schedule(self, phases: Phases) -> CacheSchedule | None:
         spec = self._spec
         if not spec.use_attentioncache:
             return None
@@ -243,13 +273,15 @@ class Run:
             interval=spec.attentioncache_interval,
             end=spec.end_step,
             num_inference_steps=spec.infer_steps,
-            boundary=self._boundary(solver),
+            phase_starts=phases.starts,
         )
 
-    def _boundary(self, solver: Solver) -> int | None:
-        """Return the first step of the second transformer; None if the first computes all."""
-        steps = range(solver.num_inference_steps)
-        return next((step for step in steps if self._family.expert(solver.timestep(step))), None)
+
+def _can_begin_at(denoiser: Denoiser, schedule: CacheSchedule | None) -> bool:
+    """Return whether a run can be resumed before the next step, with all that it would reuse."""
+    step_cache = denoiser.step_cache
+    is_kept = step_cache is None or step_cache.can_begin_here
+    return is_kept and (schedule is None or schedule.can_begin_at(denoiser.step))
 
 
 def _require_finite(values: Tensor, name: str) -> None:

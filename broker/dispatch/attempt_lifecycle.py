@@ -118,9 +118,9 @@ class AttemptLifecycle:
         group = self._state.groups[attempt.lease.group]
         if group.shape is None:  # the broker was restarted a moment ago
             return
-        group.watch.expect_steps(step_work(job.spec, group.shape))
+        group.watch.expect_steps(step_work(job.spec, group.shape, report.step - 1))
         step_s = self._state.pace_of(job).step_s(attempt.progress, report, now_s)
-        if step_s is not None and report.stage is Stage.DENOISE:
+        if step_s is not None and report.stage is Stage.DENOISE and not report.is_skipped:
             group.watch.learn_step(step_s)
 
     def _advance(self, attempt: Attempt, report: StepDone, spent_s: float, now_s: float) -> None:
@@ -136,6 +136,7 @@ class AttemptLifecycle:
             stage=report.stage,
             step=report.step,
             num_steps=report.num_steps,
+            skipped_steps=report.skipped_steps or job.skipped_steps,
             progress=max(job.progress, done),
             stage_s=job.spent(report.stage, spent_s),
         )

@@ -172,7 +172,8 @@ class DispatchState:
         return None if position is None else _Place(position, self.waiting_reason(job))
 
     def _remaining_s(self, job: Job, attempt: Attempt, now_s: float) -> float | None:
-        return self.pace_of(job).remaining_s(job.spec, attempt.progress, now_s)
+        pace = self.pace_of(job)
+        return pace.remaining_s(job.spec, attempt.progress, now_s, job.skipped_steps)
 
     def _waiting_eta_s(self, job: Job, now_s: float) -> float | None:
         model, pace, queue = job.spec.model, self.pace_of(job), self.jobs.queue

@@ -61,6 +61,7 @@ class Job(JobFields, frozen=True, kw_only=True):
             lease=lease,
             attempt=lease.attempt,
             model_hash=model_hash,
+            skipped_steps=(),
             stage_s={"queue": round(max(0.0, now_s - self.created_at), 3)},
         )
 

@@ -1,5 +1,6 @@
 """How far a job is, and how long it will still take: learned from the steps of earlier jobs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -45,8 +46,8 @@ def work_of(spec: JobSpec) -> Work:
     The unit is pixels of the whole clip, times guidance branches and steps where they count, so
     that jobs of all sizes teach one pace.
     """
-    num_branches = 2 if spec.guidance_scale > 1.0 else 1
-    return _work(spec.image_size, spec.num_model_frames, spec.infer_steps * num_branches)
+    num_guided = spec.num_guided_steps if spec.guidance_scale > 1.0 else 0
+    return _work(spec.image_size, spec.num_model_frames, spec.infer_steps + num_guided)
 
 
 @lru_cache(maxsize=4096)
@@ -66,7 +67,8 @@ class Pace:
         self, spec: JobSpec, progress: StageProgress, report: StepDone, now_s: float
     ) -> StageProgress:
         done = min(report.step / max(report.num_steps, 1), 1.0)
-        if progress.stage is report.stage and done > progress.done:
+        is_new = progress.stage is report.stage and done > progress.done
+        if is_new and not report.is_skipped:
             self.keep(spec, report.stage, (now_s - progress.at_s) / (done - progress.done))
         if done < 1.0 or report.stage is Stage.SAVE:
             return StageProgress(now_s, report.stage, done)
@@ -90,12 +92,22 @@ class Pace:
             return None
         return sum(self._stages_s(work))
 
-    def remaining_s(self, spec: JobSpec, progress: StageProgress, now_s: float) -> float | None:
+    def remaining_s(
+        self,
+        spec: JobSpec,
+        progress: StageProgress,
+        now_s: float,
+        skipped_steps: Sequence[int] = (),
+    ) -> float | None:
         first = ATTEMPT_STAGES.index(progress.stage)
         if progress.stage in (Stage.ENCODE, Stage.DENOISE) and Stage.DENOISE not in self._rates:
             return None
         present_s, *later_s = self._stages_s(work_of(spec))[first:]
-        left_s = present_s * (1.0 - progress.done) + sum(later_s)
+        left = 1.0 - progress.done
+        if progress.stage is Stage.DENOISE:
+            num_done = round(progress.done * spec.infer_steps)
+            left -= sum(step >= num_done for step in skipped_steps) / spec.infer_steps
+        left_s = present_s * left + sum(later_s)
         return max(0.0, left_s - (now_s - progress.at_s))
 
     def _stages_s(self, work: Work) -> list[float]:

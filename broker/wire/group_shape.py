@@ -74,15 +74,18 @@ def job_bytes(
     return needed_bytes(memory, _demand(spec, model, memory, cfg_size, ulysses_size))
 
 
-def step_work(spec: JobSpec, shape: GroupShape) -> float:
+def step_work(spec: JobSpec, shape: GroupShape, step: int = 0) -> float:
     """Return the work of a denoising step for each rank, in an arbitrary unit.
 
     Each token of a rank attends to every token of the clip, and passes the linear layers, which in
     the 14B model cost as much as attention over some 29,000 tokens.
     """
     cfg_size, ulysses_size = layout_sizes(spec, shape)
+    is_guided = spec.is_guided and step < spec.num_guided_steps
+    if spec.is_guided and not is_guided:
+        cfg_size, ulysses_size = unguided_sizes(cfg_size, ulysses_size, shape.num_heads)
     num_tokens = _num_tokens(spec, shape.model)
-    num_branches = 1 if cfg_size == 2 or not spec.is_guided else 2
+    num_branches = 1 if cfg_size == 2 or not is_guided else 2
     return num_branches * num_tokens / ulysses_size * (num_tokens + _LINEAR_TOKENS)
 
 
@@ -95,6 +98,16 @@ def layout_sizes(spec: JobSpec, shape: GroupShape) -> tuple[int, int]:
     if ulysses_size is None:
         ulysses_size = _default_ulysses_size(cfg_size, shape)
     return cfg_size, ulysses_size
+
+
+def unguided_sizes(cfg_size: int, ulysses_size: int, num_heads: int) -> tuple[int, int]:
+    """Return the sizes of a layout from the step on at which guidance ends.
+
+    The ranks of both branches share the sequence then. If the heads do not divide among them, the
+    layout stays, and both compute the same.
+    """
+    shared = cfg_size * ulysses_size
+    return (cfg_size, ulysses_size) if num_heads % shared else (1, shared)
 
 
 def _num_tokens(spec: JobSpec, model: ModelProfile) -> int:
@@ -153,6 +166,8 @@ def _demand(
         num_pixels=patch_height_px * patch_width_px,
         num_branches=1 if cfg_size == 2 or not spec.is_guided else 2,
         keeps_attention=spec.use_attentioncache,
+        # EasyCache keeps whole latents, on the host.
+        keeps_residuals=spec.step_cache in ("magcache", "teacache"),
         dit_fsdp=chosen(spec.dit_fsdp, memory.dit_fsdp),
         t5_fsdp=chosen(spec.t5_fsdp, memory.t5_fsdp),
     )

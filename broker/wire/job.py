@@ -2,7 +2,7 @@
 
 import re
 from enum import Enum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 from msgspec import Meta
@@ -79,6 +79,7 @@ Priority = Annotated[
 ]
 Solver = Literal["unipc", "dpm++", "euler"]
 SolverSpelling = Literal[Solver, "dpmpp"]
+StepCacheName = Literal["easycache", "magcache", "teacache"]
 ModelName = Annotated[str, Meta(pattern=MODEL_NAME_PATTERN)]
 
 
@@ -131,6 +132,15 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         ]
         | None
     ) = None
+    guidance_end: Annotated[
+        float,
+        Meta(
+            ge=0.0,
+            le=1.0,
+            description="Fraction of the steps after which guidance is off, which halves their "
+            "work.",
+        ),
+    ] = 1.0
     infer_steps: Annotated[int, Meta(ge=1, le=100, description="Number of denoising steps.")] = 30
     seed: (
         Annotated[
@@ -207,6 +217,28 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             description="Last step that reuses attention; may exceed the number of steps.",
         ),
     ] = 37
+    step_cache: (
+        Annotated[
+            StepCacheName,
+            Meta(
+                description="Skip steps that differ little from those before them (lossy, faster), "
+                "as the model offers it; not together with the attention cache.",
+            ),
+        ]
+        | None
+    ) = None
+    step_cache_threshold: (
+        Annotated[
+            float,
+            Meta(
+                ge=0.0,
+                le=1.0,
+                description="How much error the skipped steps may add up to: more skips more, 0 "
+                "skips none; the model's default if left out.",
+            ),
+        ]
+        | None
+    ) = None
     sample_solver: Annotated[
         SolverSpelling, Meta(description="Sampler; `dpmpp` is an alias of `dpm++`.")
     ] = "unipc"
@@ -227,6 +259,22 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 f"end_step is {self.end_step}; it must not be less than start_step, "
                 f"which is {self.start_step}",
             )
+        self._check_step_cache()
+
+    def _check_step_cache(self) -> None:
+        if self.step_cache is None and self.step_cache_threshold is not None:
+            raise SpecError(
+                "step_cache_threshold",
+                f"step_cache_threshold is {self.step_cache_threshold}, without step_cache; name "
+                f"one of {', '.join(get_args(StepCacheName))}",
+            )
+        if self.step_cache is not None and self.use_attentioncache:
+            # A step that is skipped computes no attention, which the other cache would then miss.
+            raise SpecError(
+                "step_cache",
+                f"step_cache is {self.step_cache} and use_attentioncache is true; a job can use "
+                "one of them",
+            )
 
     @property
     def width_px(self) -> int:
@@ -244,7 +292,13 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     @property
     def is_guided(self) -> bool:
         """Whether any step computes both guidance branches."""
-        return max(self.guidance_scale, self.guidance_scale_2 or 0.0) > 1.0
+        is_on = max(self.guidance_scale, self.guidance_scale_2 or 0.0) > 1.0
+        return is_on and self.num_guided_steps > 0
+
+    @property
+    def num_guided_steps(self) -> int:
+        """Steps before guidance ends; with a guidance scale of 1, they have none either."""
+        return round(self.guidance_end * self.infer_steps)
 
     @property
     def solver(self) -> Solver:

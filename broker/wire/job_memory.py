@@ -26,6 +26,8 @@ class GroupMemory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Activations of a step for one token of the rank's shard."""
     cache_token_bytes: int
     """Cached attention of one token of the rank's shard, for one guidance branch."""
+    residual_token_bytes: int = 0
+    """What a step cache keeps of one token of the rank's shard, for one guidance branch."""
     condition_bytes: int
     """Keys and values of text and image, for one guidance branch."""
     pixel_bytes: int
@@ -46,6 +48,7 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     num_branches: int
     """Guidance branches computed by one rank."""
     keeps_attention: bool
+    keeps_residuals: bool = False
     dit_fsdp: bool
     t5_fsdp: bool
 
@@ -57,6 +60,8 @@ def needed_bytes(memory: GroupMemory, demand: Demand) -> int:
     per_token = memory.token_bytes
     if demand.keeps_attention:
         per_token += memory.cache_token_bytes * demand.num_branches
+    if demand.keeps_residuals:
+        per_token += memory.residual_token_bytes * demand.num_branches
     denoising = demand.num_tokens * per_token + demand.num_branches * memory.condition_bytes
     denoising += memory.dit_blocks_bytes if demand.dit_fsdp else 0
     activations = max(denoising, demand.num_pixels * memory.pixel_bytes)

@@ -33,6 +33,8 @@ class JobFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     step: int = 0
     num_steps: int = 0
     """Where the attempt is."""
+    skipped_steps: tuple[int, ...] = ()
+    """The denoising steps, from 0, that its step cache skips, as far as they are known."""
     reason: str | None = None
     """Why the job failed; before, what it waits for besides its turn."""
     error_code: ErrorCode | None = None

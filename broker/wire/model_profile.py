@@ -4,9 +4,17 @@ from typing import Literal, get_args
 
 import msgspec
 
-from broker.wire.job import MIN_SIDE_PX, JobSpec, ModelName, Solver, SpecError
+from broker.wire.job import MIN_SIDE_PX, JobSpec, ModelName, Solver, SpecError, StepCacheName
 
 Family = Literal["wan2.1-i2v", "wan2.1-flf2v", "wan2.2-i2v-a14b", "wan2.2-ti2v-5b"]
+
+
+class StepCacheOffer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A step cache that a model offers, because numbers for it are published or none are needed."""
+
+    name: StepCacheName
+    threshold: float
+    """The default of `step_cache_threshold`."""
 
 
 class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -53,6 +61,20 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     solvers: tuple[Solver, ...] = get_args(Solver)
     sample_solver: Solver = "unipc"
     """The default."""
+    step_caches: tuple[StepCacheOffer, ...] = (
+        StepCacheOffer(name="easycache", threshold=0.05),
+        StepCacheOffer(name="magcache", threshold=0.24),
+        StepCacheOffer(name="teacache", threshold=0.2),
+    )
+    """None for models of a few steps, whose steps all differ."""
+
+    def step_cache_threshold(self, spec: JobSpec) -> float | None:
+        """Return the threshold of a job's step cache; None without one that is offered."""
+        for offer in self.step_caches:
+            if offer.name == spec.step_cache:
+                wanted = spec.step_cache_threshold
+                return offer.threshold if wanted is None else wanted
+        return None
 
 
 def check_last_image(is_given: bool, profile: ModelProfile) -> None:
@@ -116,4 +138,10 @@ def check_spec(spec: JobSpec, profile: ModelProfile) -> None:
             "guidance_scale_2",
             f"guidance_scale_2 is {spec.guidance_scale_2}; {profile.name} takes none, because it "
             "has one transformer",
+        )
+    if spec.step_cache is not None and profile.step_cache_threshold(spec) is None:
+        offered = ", ".join(offer.name for offer in profile.step_caches)
+        raise SpecError(
+            "step_cache",
+            f"step_cache is {spec.step_cache}; {profile.name} offers {offered or 'none'}",
         )

@@ -35,6 +35,13 @@ class StepDone(Message, frozen=True, kw_only=True):
     stage: Stage
     step: int
     num_steps: int
+    skipped_steps: tuple[int, ...] = ()
+    """The denoising steps, from 0, that the attempt has skipped, and those known to follow."""
+
+    @property
+    def is_skipped(self) -> bool:
+        """Whether it is a step that was skipped, and so says nothing about the pace."""
+        return self.stage is Stage.DENOISE and self.step - 1 in self.skipped_steps
 
 
 class JobPreview(Message, frozen=True, kw_only=True):

@@ -145,6 +145,8 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
     stage: Stage | None
     step: int
     num_steps: int
+    skipped_steps: tuple[int, ...]
+    """The denoising steps, from 0, that its step cache skips, as far as they are known."""
     eta_s: float | None
     attempt: int
     stage_s: dict[str, float]
@@ -315,6 +317,7 @@ def _status_fields(job: JobView, profile: ModelProfile) -> dict[str, Any]:
         "stage": job.stage,
         "step": job.step,
         "num_steps": job.num_steps,
+        "skipped_steps": job.skipped_steps,
         "eta_s": job.eta_s,
         "attempt": job.attempt,
         "stage_s": job.stage_s,

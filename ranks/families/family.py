@@ -11,6 +11,7 @@ from torch import Tensor
 
 from broker.wire.job import JobSpec
 from ranks.model.vae import GivenClip
+from ranks.sampling.skip_lists import MagCacheNumbers, TeaCacheNumbers
 
 
 class ModelFamily(ABC):
@@ -64,3 +65,11 @@ class ModelFamily(ABC):
 
     def guidance_scale(self, spec: JobSpec, expert: int) -> float:
         return spec.guidance_scale
+
+    def magcache_numbers(self, spec: JobSpec) -> MagCacheNumbers | None:
+        """Return what MagCache needs; None if no numbers are published."""
+        return None
+
+    def teacache_numbers(self, spec: JobSpec) -> TeaCacheNumbers | None:
+        """Return what TeaCache needs; None if no numbers are published."""
+        return None

@@ -6,8 +6,19 @@ Shapes: B batch (always 1), C channels, T frames, H height, W width of latents.
 import torch
 from torch import Tensor
 
+from broker.wire.job import JobSpec
 from ranks.families.family import ModelFamily
 from ranks.model.vae import FRAMES_PER_LATENT, GivenClip
+from ranks.sampling.published_numbers import (
+    MAGCACHE_I2V_480P,
+    MAGCACHE_I2V_720P,
+    TEACACHE_I2V_480P,
+    TEACACHE_I2V_720P,
+)
+from ranks.sampling.skip_lists import MagCacheNumbers, TeaCacheNumbers
+
+_PIXELS_BETWEEN = 600_000
+"""Between 832 * 480 and 1280 * 720 pixels."""
 
 
 class ImageToVideo(ModelFamily):
@@ -23,6 +34,17 @@ class ImageToVideo(ModelFamily):
 
     def model_input(self, latents: Tensor, condition: Tensor) -> Tensor:
         return torch.cat((latents, condition), dim=1)
+
+    def magcache_numbers(self, spec: JobSpec) -> MagCacheNumbers | None:
+        return MAGCACHE_I2V_480P if _is_480p(spec) else MAGCACHE_I2V_720P
+
+    def teacache_numbers(self, spec: JobSpec) -> TeaCacheNumbers | None:
+        return TEACACHE_I2V_480P if _is_480p(spec) else TEACACHE_I2V_720P
+
+
+def _is_480p(spec: JobSpec) -> bool:
+    # The two models have the same shapes: the size of the video tells for which one it is.
+    return spec.width_px * spec.height_px < _PIXELS_BETWEEN
 
 
 def given_frames_mask(latents: Tensor, *, has_last: bool) -> Tensor:

@@ -4,6 +4,8 @@ from torch import Tensor
 
 from broker.wire.job import JobSpec
 from ranks.families.wan21_i2v import ImageToVideo
+from ranks.sampling.published_numbers import MAGCACHE_A14B
+from ranks.sampling.skip_lists import MagCacheNumbers
 from ranks.sampling.solver import NUM_TRAIN_TIMESTEPS
 
 
@@ -26,3 +28,9 @@ class TwoExperts(ImageToVideo):
         if expert == 0 or spec.guidance_scale_2 is None:
             return spec.guidance_scale
         return spec.guidance_scale_2
+
+    def magcache_numbers(self, spec: JobSpec) -> MagCacheNumbers:
+        return MAGCACHE_A14B
+
+    def teacache_numbers(self, spec: JobSpec) -> None:
+        return None

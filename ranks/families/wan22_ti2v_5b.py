@@ -6,8 +6,11 @@ Shapes: B batch (always 1), C channels, T frames, H height, W width of latents.
 import torch
 from torch import Tensor
 
+from broker.wire.job import JobSpec
 from ranks.families.family import ModelFamily
 from ranks.model.vae import GivenClip
+from ranks.sampling.published_numbers import MAGCACHE_TI2V_5B
+from ranks.sampling.skip_lists import MagCacheNumbers
 
 
 class FirstLatentFrame(ModelFamily):
@@ -35,3 +38,6 @@ class FirstLatentFrame(ModelFamily):
     def keep_given(self, latents: Tensor, condition: Tensor) -> Tensor:
         # The solver moves the first frame, too: nothing reads that.
         return torch.cat((condition.to(latents.device), latents[:, :, 1:]), dim=2)
+
+    def magcache_numbers(self, spec: JobSpec) -> MagCacheNumbers:
+        return MAGCACHE_TI2V_5B

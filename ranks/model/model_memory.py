@@ -73,6 +73,7 @@ def measure(
         t5_gathered_bytes=t5 if is_sharded else 0,
         token_bytes=_TOKEN_VECTORS * vector,
         cache_token_bytes=len(blocks) * vector,
+        residual_token_bytes=vector,
         condition_bytes=2 * len(blocks) * num_condition_tokens * vector,
         pixel_bytes=_pixel_bytes(vae),
         vae_grid=grid_shape(world_size),

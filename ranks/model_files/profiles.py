@@ -5,8 +5,13 @@ import hashlib
 import msgspec
 from msgspec import structs
 
-from broker.wire.model_profile import Family, ModelProfile
+from broker.wire.model_profile import Family, ModelProfile, StepCacheOffer
 from ranks.model_files.components import ModelFiles
+
+# Thresholds of the READMEs of EasyCache and MagCache4Wan2.2. TeaCache's makers have published no
+# numbers for Wan2.2, and neither they nor MagCache's for FLF2V.
+_EASYCACHE = StepCacheOffer(name="easycache", threshold=0.05)
+_MAGCACHE_OF_WAN22 = StepCacheOffer(name="magcache", threshold=0.06)
 
 # Source: `generate.py` and `wan/configs/` of Wan2.1 and Wan2.2. For Wan2.1 I2V the API's own
 # defaults, which clients have relied on from the start, take their place.
@@ -18,6 +23,7 @@ _PROFILES: dict[Family, ModelProfile] = {
         infer_steps=50,
         guidance_scale=5.0,
         sample_shift=16.0,
+        step_caches=(_EASYCACHE,),
     ),
     "wan2.2-i2v-a14b": ModelProfile(
         family="wan2.2-i2v-a14b",
@@ -25,6 +31,7 @@ _PROFILES: dict[Family, ModelProfile] = {
         has_second_guidance=True,
         infer_steps=40,
         guidance_scale=3.5,
+        step_caches=(_EASYCACHE, _MAGCACHE_OF_WAN22),
     ),
     "wan2.2-ti2v-5b": ModelProfile(
         family="wan2.2-ti2v-5b",
@@ -37,6 +44,7 @@ _PROFILES: dict[Family, ModelProfile] = {
         num_frames=121,
         infer_steps=50,
         guidance_scale=5.0,
+        step_caches=(_EASYCACHE, _MAGCACHE_OF_WAN22),
     ),
 }
 

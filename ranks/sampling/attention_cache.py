@@ -23,8 +23,8 @@ class CacheSchedule:
         interval: Attention is computed every `interval` steps within the window.
         end: Last step that reuses; it may lie beyond the last step.
         num_inference_steps: Number of denoising steps.
-        boundary: First step of a second transformer, which reuses nothing of the first; the
-            interval counts anew from there. None if there is one transformer.
+        phase_starts: Steps that reuse nothing of those before them, as another transformer or none
+            of the guidance computes them; the interval counts anew from there. In rising order.
 
     Raises:
         ValueError: If a number is out of range.
@@ -34,7 +34,7 @@ class CacheSchedule:
     interval: int
     end: int
     num_inference_steps: int
-    boundary: int | None = None
+    phase_starts: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         is_window = 0 <= self.start <= self.end
@@ -53,8 +53,7 @@ class CacheSchedule:
     def reuses(self, step: int) -> bool:
         if self.is_off or not self.start < step <= self.end:
             return False
-        is_past = self.boundary is not None and step >= self.boundary
-        first = max(self.start, self.boundary or 0) if is_past else self.start
+        first = max([self.start, *(start for start in self.phase_starts if start <= step)])
         return (step - first) % self.interval != 0
 
     def stores(self, step: int) -> bool:

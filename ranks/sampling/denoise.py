@@ -11,7 +11,9 @@ from ranks.families.family import ModelFamily
 from ranks.model.transformer import ShardTransformer
 from ranks.parallel.ulysses import Condition, SequenceGroup, Shard
 from ranks.sampling.attention_cache import AttentionCache
+from ranks.sampling.residual_cache import Residuals
 from ranks.sampling.solver import Solver
+from ranks.sampling.step_cache import StepCache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,7 @@ class Predictor:
         timestep_rows: Which of the family's timesteps each token of the whole sequence has, `[S]`,
             on the device; None if there is only one.
         cache: Kept attention outputs; None if the job uses no cache.
+        residuals: Kept residuals of the blocks; None if no step cache keeps any.
     """
 
     family: ModelFamily
@@ -70,6 +73,7 @@ class Predictor:
     rope: tuple[Tensor, Tensor]
     timestep_rows: Tensor | None
     cache: AttentionCache | None
+    residuals: Residuals | None = None
 
     def predict(self, step: int, timestep: Tensor, latents: Tensor) -> Tensor:
         """Return the velocity `[1, C, T, H, W]`, float32 on the CPU, the same on every rank.
@@ -104,6 +108,7 @@ class Predictor:
             branch=branch,
             step=step,
             cache=self.cache,
+            residuals=self.residuals,
             timestep_rows=None if rows is None else self.sequence.take(rows.unsqueeze(0))[0],
         )
 
@@ -114,10 +119,14 @@ class Denoiser:
     Args:
         solver: A new solver.
         latents: Noise `[1, C, T, H, W]`, float32, CPU.
+        step_cache: A new step cache; None if the job uses none.
     """
 
-    def __init__(self, solver: Solver, latents: Tensor) -> None:
+    def __init__(
+        self, solver: Solver, latents: Tensor, step_cache: StepCache | None = None
+    ) -> None:
         self.solver = solver
+        self.step_cache = step_cache
         self.latents = latents
         self.step = 0
 
@@ -130,9 +139,26 @@ class Denoiser:
         return self.solver.timestep(self.step)
 
     def advance(self, predictor: Predictor) -> None:
-        velocity = predictor.predict(self.step, self.timestep, self.latents)
+        def predict() -> Tensor:
+            return predictor.predict(self.step, self.timestep, self.latents)
+
+        cache = self.step_cache
+        velocity = predict() if cache is None else cache.velocity(self.step, self.latents, predict)
         self.latents = self.solver.advance(self.step, velocity, self.latents)
         self.step += 1
+
+    @property
+    def skipped_steps(self) -> Sequence[int]:
+        return () if self.step_cache is None else self.step_cache.skipped_steps
+
+    def wants_to_skip(self) -> bool:
+        """Return whether this rank would skip the next step; called once after each step."""
+        cache = self.step_cache
+        return cache is not None and cache.wants_to_skip(self.step, self.latents)
+
+    def skip_next(self, is_skipping: bool) -> None:
+        if self.step_cache is not None:
+            self.step_cache.is_skipping = is_skipping
 
     def state(self) -> dict[str, Tensor]:
         """Return all that another process needs to resume the loop.
@@ -140,13 +166,21 @@ class Denoiser:
         The tensors are never written to again, so they may be saved while the loop continues.
         """
         own = {"step": torch.tensor(self.step), "latents": self.latents}
-        return own | {f"solver.{name}": value for name, value in self.solver.history().items()}
+        kept = {} if self.step_cache is None else self.step_cache.state()
+        return own | _named("solver.", self.solver.history()) | _named("step_cache.", kept)
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Resume from the `state` of another denoiser, bit for bit."""
         self.step = int(state["step"].item())
         self.latents = state["latents"]
-        prefix = "solver."
-        self.solver.restore(
-            {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
-        )
+        self.solver.restore(_own("solver.", state))
+        if self.step_cache is not None:
+            self.step_cache.restore(_own("step_cache.", state))
+
+
+def _named(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
+def _own(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}

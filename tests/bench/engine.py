@@ -3,7 +3,8 @@
 It runs denoising steps of the same transformers in alternating rounds: in one process against
 diffusers' stock pipeline, and on eight ranks against diffusers' own context parallelism. It
 measures wall time, processor time, collectives, bytes and memory of a step. Then it
-measures the VAE, whole and split over eight ranks. It takes a few minutes on two idle cores.
+measures the VAE, whole and split over eight ranks, and what each way to compute less saves. It
+takes a few minutes on two idle cores.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import msgspec
 from ranks.demo.build import make_demo_model
 from ranks.model.transformer import LatentShape
 from tests.bench.engine_ranks import Way, Work, measure
+from tests.bench.engine_savings import Saving, measure_savings, print_savings
 from tests.bench.engine_steps import Job
 from tests.bench.engine_vae import VaeFigures, measure_vae
 from tests.bench.larger_model import make_larger_transformer
@@ -42,6 +44,8 @@ CASES = {
     "larger": Case(make=make_larger_transformer, transformer=".", shape=(5, 32, 32), num_steps=1),
 }
 
+PARTS = (*CASES, "vae", "savings")
+
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """All results: ways by model and name."""
@@ -49,14 +53,15 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     machine: dict[str, str]
     steps: dict[str, dict[str, Way]]
     vae: dict[str, VaeFigures]
+    savings: dict[str, Saving]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the figures here")
-    parser.add_argument("--only", choices=[*CASES, "vae"], help="one model, or the VAE")
+    parser.add_argument("--only", choices=PARTS, help="one model, or another part")
     arguments = parser.parse_args()
-    is_wanted = {name: arguments.only in (None, name) for name in (*CASES, "vae")}
+    is_wanted = {name: arguments.only in (None, name) for name in PARTS}
     steps = {}
     for name, case in CASES.items():
         if is_wanted[name]:
@@ -64,7 +69,10 @@ def main() -> None:
             print_steps(name, steps[name])
     vae = measure_vae(WORLD_SIZE) if is_wanted["vae"] else {}
     print_vae(vae)
-    write_report(arguments.json, Figures(machine=machine(), steps=steps, vae=vae))
+    savings = measure_savings() if is_wanted["savings"] else {}
+    if savings:
+        print_savings(savings)
+    write_report(arguments.json, Figures(machine=machine(), steps=steps, vae=vae, savings=savings))
 
 
 def steps_of(case: Case) -> dict[str, Way]:

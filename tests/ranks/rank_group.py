@@ -80,6 +80,7 @@ class RankReport(msgspec.Struct, frozen=True, kw_only=True):
     rank: int
     outcome: str
     num_meetings: int
+    skipped_steps: tuple[int, ...]
     host_waits: list[int]
     """How often the host waited for the device, in each denoising step; of the stand-in NPU only,
     as all that follows."""

@@ -5,7 +5,7 @@ import os
 import select
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from pathlib import Path
@@ -123,6 +123,7 @@ class _TaskRun:
         self._meter = _Meter(engine.device)
         self._stage = Stage.IDLE
         self._step = self._num_meetings = 0
+        self._skipped_steps: tuple[int, ...] = ()
         self._spec = msgspec.structs.replace(
             task.job.spec, infer_steps=task.num_steps, num_frames=task.num_frames
         )
@@ -172,6 +173,10 @@ class _TaskRun:
         if is_here and self._stage is Stage.DENOISE and self._step == 2:
             raise ValueError("failure that the test asked for")
 
+    def skip_steps(self, steps: Sequence[int]) -> None:
+        """Note them."""
+        self._skipped_steps = tuple(steps)
+
     def show(self, latents: Tensor) -> None:
         """Show nothing."""
 
@@ -188,6 +193,7 @@ class _TaskRun:
             rank=rank,
             outcome=outcome,
             num_meetings=self._num_meetings,
+            skipped_steps=self._skipped_steps,
             host_waits=self._meter.host_waits,
             counts=self._meter.counts,
             held_bytes=self._meter.held_bytes(),

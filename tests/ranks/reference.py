@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,19 @@ def reference_frames(
             guidance_scale_2=spec.guidance_scale_2,
             generator=torch.Generator().manual_seed(spec.seed),
             output_type="pt",
+            callback_on_step_end=partial(_end_guidance, num_guided_steps=spec.num_guided_steps),
         ).frames
     frames: Tensor = video.permute(0, 2, 1, 3, 4) * 2.0 - 1.0
     return frames
+
+
+def _end_guidance(
+    pipeline: Any, step: int, timestep: Tensor, tensors: dict[str, Tensor], num_guided_steps: int
+) -> dict[str, Tensor]:
+    """Called after each step: the pipeline guides the next one if its scale is above 1."""
+    if step + 1 == num_guided_steps:
+        pipeline._guidance_scale = 1.0
+    return tensors
 
 
 @contextmanager

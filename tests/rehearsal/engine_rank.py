@@ -1,7 +1,7 @@
 """A rank that runs jobs one after the other, without a broker: its engine, and what it notes."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -53,6 +53,9 @@ class PeakObserver:
         runtime.reset_peak_memory_stats()
 
     def finish_step(self, num_steps: int) -> None:
+        """Nothing is shown."""
+
+    def skip_steps(self, steps: Sequence[int]) -> None:
         """Nothing is shown."""
 
     def show(self, latents: Tensor) -> None:

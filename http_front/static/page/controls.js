@@ -27,6 +27,9 @@ export function makeControl(name, schema) {
   label.append(caption, shown);
   box.append(label, input);
 
+  const translateOptions = () => {
+    for (const option of input.options ?? []) translateOption(option, field);
+  };
   const control = {
     box,
     input,
@@ -47,8 +50,9 @@ export function makeControl(name, schema) {
       const isDefault = this.get() === String(field.default ?? "");
       [field, fps] = [unwrap(schema), framesPerSecond];
       const value = this.get();
-      if (field.enum) setOptions(input, field.enum, value);
+      if (field.enum) setOptions(input, choices(field), value);
       else if (input.type === "range" || input.type === "number") setRange(input, field);
+      translateOptions();
       if (isDefault || this.get() !== value || !input.validity.valid) this.set();
       else this.show();
     },
@@ -56,7 +60,7 @@ export function makeControl(name, schema) {
       caption.textContent = textOr(`label.${name}`, name);
       input.title = language() === "en" ? (field.description ?? "") : "";
       if (field.optional && input.type === "number") input.placeholder = openText(name);
-      for (const option of input.options ?? []) translateOption(option);
+      translateOptions();
       this.show();
     },
   };
@@ -72,7 +76,7 @@ function unwrap(schema) {
 }
 
 function makeInput(name, field) {
-  if (field.enum) return makeSelect(field.enum);
+  if (field.enum) return makeSelect(choices(field));
   if (field.type === "boolean" && field.optional) return makeSelect(["", "true", "false"]);
   if (field.type === "string" && field.maxLength > LONG_TEXT) {
     return Object.assign(document.createElement("textarea"), {
@@ -103,14 +107,18 @@ function setOptions(select, values, chosen) {
   select.value = chosen;
 }
 
+function choices(field) {
+  return field.optional ? ["", ...field.enum] : field.enum;
+}
+
 function makeSelect(values) {
   const select = document.createElement("select");
   setOptions(select, values, values[0]);
   return select;
 }
 
-function translateOption(option) {
-  const names = { "": "isDefault", true: "yes", false: "no" };
+function translateOption(option, field) {
+  const names = { "": field.enum ? "no" : "isDefault", true: "yes", false: "no" };
   if (option.value in names) option.text = text(names[option.value]);
 }
 

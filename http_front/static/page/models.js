@@ -36,7 +36,10 @@ export function fieldsOf(fields, model) {
     name,
     { ...fields[name], ...range, default: model[name] },
   ]);
-  return { ...fields, ...Object.fromEntries(own) };
+  const offered = model.step_caches.map((offer) => offer.name);
+  const kinds = fields.step_cache.anyOf.map((kind) => (kind.enum ? { ...kind, enum: offered } : kind));
+  const step_cache = { ...fields.step_cache, anyOf: kinds };
+  return { ...fields, ...Object.fromEntries(own), step_cache };
 }
 
 /** Return whether a model makes videos of this size. */

@@ -163,6 +163,9 @@ export class Settings {
       if (control !== this.#size) control.limit(fields[name], model?.frames_per_second ?? 16);
     }
     this.#controls.get("guidance_scale_2").box.hidden = !model?.has_second_guidance;
+    for (const name of ["step_cache", "step_cache_threshold"]) {
+      this.#controls.get(name).box.hidden = !model?.step_caches.length;
+    }
     for (const [name, preset] of Object.entries(this.#presets)) {
       const isTaken = takesSize(model, parseSize(preset.image_size));
       document.getElementById(`preset-${name}`).disabled = !isTaken;

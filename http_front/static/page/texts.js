@@ -94,6 +94,7 @@ const ENGLISH = {
   "label.infer_steps": "Denoising steps",
   "label.guidance_scale": "Guidance scale",
   "label.guidance_scale_2": "Guidance scale, low noise",
+  "label.guidance_end": "End of guidance",
   "label.model": "Model",
   "label.seed": "Seed",
   "label.negative_prompt": "Negative prompt",
@@ -106,6 +107,8 @@ const ENGLISH = {
   "label.start_step": "Cache: first step",
   "label.attentioncache_interval": "Cache: interval",
   "label.end_step": "Cache: last step",
+  "label.step_cache": "Step cache",
+  "label.step_cache_threshold": "Step cache: threshold",
   "label.sample_solver": "Sampler",
   "label.sample_shift": "Schedule shift",
 };
@@ -204,6 +207,7 @@ const CHINESE = {
   "label.infer_steps": "去噪步数",
   "label.guidance_scale": "引导系数",
   "label.guidance_scale_2": "引导系数（低噪声）",
+  "label.guidance_end": "引导结束位置",
   "label.model": "模型",
   "label.seed": "随机种子",
   "label.negative_prompt": "反向提示词",
@@ -216,6 +220,8 @@ const CHINESE = {
   "label.start_step": "缓存：起始步",
   "label.attentioncache_interval": "缓存：间隔",
   "label.end_step": "缓存：结束步",
+  "label.step_cache": "步缓存",
+  "label.step_cache_threshold": "步缓存：阈值",
   "label.sample_solver": "采样器",
   "label.sample_shift": "噪声调度偏移",
 };

@@ -77,6 +77,9 @@ class Job:
         self.progress = fraction_done(self.stage, self.num_done, num_steps)
         self.updated_at = time.time()
 
+    def skip_steps(self, steps: object) -> None:
+        """Do nothing: this rival shows none."""
+
     def show(self, latents: Tensor) -> None:
         """Do nothing: this rival makes no previews."""
 
@@ -172,6 +175,9 @@ class Silent:
         pass
 
     def finish_step(self, num_steps: int) -> None:
+        pass
+
+    def skip_steps(self, steps: object) -> None:
         pass
 
     def show(self, latents: Tensor) -> None:

@@ -182,8 +182,23 @@ class Scene:
         self.handle(JobStarted(lease=lease))
         return lease
 
-    def step(self, lease: Lease, stage: Stage, step: int, num_steps: int) -> list[Command]:
-        return self.handle(StepDone(lease=lease, stage=stage, step=step, num_steps=num_steps))
+    def step(
+        self,
+        lease: Lease,
+        stage: Stage,
+        step: int,
+        num_steps: int,
+        skipped_steps: tuple[int, ...] = (),
+    ) -> list[Command]:
+        return self.handle(
+            StepDone(
+                lease=lease,
+                stage=stage,
+                step=step,
+                num_steps=num_steps,
+                skipped_steps=skipped_steps,
+            )
+        )
 
     def finish(self, lease: Lease) -> list[Command]:
         self.handle(JobDecoded(lease=lease))

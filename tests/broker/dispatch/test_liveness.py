@@ -187,6 +187,32 @@ def test_the_work_of_a_step_depends_on_the_tokens_of_a_rank() -> None:
     assert 3.5 < split / small < 5.3
 
 
+def test_skipped_steps_do_not_make_the_next_computed_one_count_as_a_hang() -> None:
+    scene = Scene()
+    scene.group()
+    lease = scene.start(scene.job())
+    scene.step(lease, Stage.ENCODE, 1, 1)
+    skipped = tuple(range(2, 18))
+    for step in range(1, 19):
+        is_skipped = step - 1 in skipped
+        if not is_skipped:
+            send_heartbeats(scene, 55, Stage.DENOISE, step)
+        scene.step(lease, Stage.DENOISE, step, 20, skipped_steps=skipped)
+    send_heartbeats(scene, 100, Stage.DENOISE, 19)
+
+
+def test_a_step_after_the_end_of_guidance_is_half_the_work() -> None:
+    shape = GroupShape(world_size=8, num_heads=40)
+    spec = replace(SPEC, infer_steps=20, guidance_end=0.5)
+    for sizes in ((2, 4), (1, 8), (1, 1)):
+        apart = replace(spec, cfg_size=sizes[0], ulysses_size=sizes[1])
+        assert step_work(apart, shape, 9) == 2 * step_work(apart, shape, 10)
+    # 12 heads do not divide among 8 ranks: both branches compute the same.
+    indivisible = replace(spec, cfg_size=2, ulysses_size=4)
+    few_heads = GroupShape(world_size=8, num_heads=12)
+    assert step_work(indivisible, few_heads, 9) == step_work(indivisible, few_heads, 10)
+
+
 def test_idle_ranks_may_idle_forever() -> None:
     scene = Scene()
     scene.group()

@@ -134,3 +134,51 @@ def test_a_job_with_half_the_steps_takes_half_the_time_to_denoise() -> None:
     run_to_the_end(scene, scene.job(msgspec.structs.replace(SPEC, infer_steps=40)))
     job_id = scene.job()
     assert scene.dispatcher.eta_s(job_id, scene.now_s) == pytest.approx(58.0 - 20.0)
+
+
+def test_the_estimate_leaves_out_the_steps_that_will_be_skipped() -> None:
+    scene = Scene()
+    scene.group()
+    run_to_the_end(scene, scene.job())
+    job_id = scene.job()
+    lease = scene.lease(job_id)
+    run_to(scene, lease, 10)
+    scene.step(lease, Stage.DENOISE, 11, 20, skipped_steps=(10, 13, 15, 17))
+    assert scene.dispatcher.eta_s(job_id, scene.now_s) == pytest.approx(6 * STEP_S + 10 + 3)
+
+
+def test_a_skipped_step_teaches_no_pace() -> None:
+    scene = Scene()
+    scene.group()
+    run_to_the_end(scene, scene.job())
+    skipped = tuple(range(10, 20))
+    lease = scene.lease(scene.job())
+    run_to(scene, lease, 10)
+    for step in skipped:
+        scene.step(lease, Stage.DENOISE, step + 1, 20, skipped_steps=skipped)
+    scene.finish(lease)
+    assert scene.dispatcher.eta_s(scene.job(), scene.now_s) == pytest.approx(58.0, abs=3.0)
+
+
+def test_the_skipped_steps_of_the_latest_attempt_are_published() -> None:
+    scene = Scene()
+    scene.group()
+    job_id = scene.job()
+    lease = scene.start(job_id)
+    scene.step(lease, Stage.DENOISE, 11, 20, skipped_steps=(10, 13))
+    assert scene.view(job_id).skipped_steps == (10, 13)
+    scene.step(lease, Stage.DECODE, 1, 2)
+    assert scene.view(job_id).skipped_steps == (10, 13)
+    scene.lose_group()
+    scene.group(epoch=2)
+    scene.wait_out_retry_pause()
+    scene.start(job_id)
+    assert scene.view(job_id).skipped_steps == ()
+
+
+def test_a_job_whose_guidance_ends_half_way_takes_three_quarters_of_the_time_to_denoise() -> None:
+    scene = Scene()
+    scene.group()
+    run_to_the_end(scene, scene.job())
+    job_id = scene.job(msgspec.structs.replace(SPEC, guidance_end=0.5))
+    assert scene.dispatcher.eta_s(job_id, scene.now_s) == pytest.approx(58.0 - 10.0)

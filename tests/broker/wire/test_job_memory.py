@@ -20,6 +20,7 @@ MEMORY = GroupMemory(
     t5_gathered_bytes=200,
     token_bytes=3,
     cache_token_bytes=5,
+    residual_token_bytes=4,
     condition_bytes=7,
     pixel_bytes=2,
     vae_grid=(4, 2),
@@ -40,6 +41,7 @@ DEMAND = Demand(
         ({}, 100 + (40 + 20 * 3 + 2 * 7) * 11 // 10),
         ({"num_branches": 1}, 100 + (40 + 20 * 3 + 7) * 11 // 10),
         ({"keeps_attention": True}, 100 + (40 + 20 * (3 + 2 * 5) + 2 * 7) * 11 // 10),
+        ({"keeps_residuals": True}, 100 + (40 + 20 * (3 + 2 * 4) + 2 * 7) * 11 // 10),
         ({"dit_fsdp": False}, 100 + 400 + (20 * 3 + 2 * 7) * 11 // 10),
         ({"t5_fsdp": False}, 100 + 200),
         ({"num_pixels": 300}, 100 + 300 * 2 * 11 // 10),
@@ -121,3 +123,24 @@ def test_a_rank_that_computes_both_branches_caches_the_attention_of_both() -> No
 
 def test_a_group_that_does_not_report_its_memory_accepts_every_size() -> None:
     assert choose_layout(spec_of(num_frames=121), GroupShape(world_size=8, num_heads=40)) == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("cache", "num_residuals"), [("easycache", 0), ("magcache", 1), ("teacache", 1)]
+)
+def test_a_step_cache_that_keeps_residuals_takes_their_memory(
+    cache: str, num_residuals: int
+) -> None:
+    memory = msgspec.structs.replace(MEMORY_OF_14B, residual_token_bytes=10_240)
+    split = {"vae_parallel": True, "t5_fsdp": True}
+    plain, cached = (
+        job_bytes(spec, memory, 2, 4, ModelProfile())
+        for spec in (spec_of(**split), spec_of(**split, step_cache=cache))
+    )
+    num_tokens = 21 * 45 * 80 // 4
+    assert cached - plain == pytest.approx(num_residuals * num_tokens * 10_240 * 1.1, abs=1)
+
+
+def test_a_job_whose_guidance_never_begins_is_not_guided() -> None:
+    assert choose_layout(spec_of(guidance_end=0.0), shape_of(61 * GIB)) == (1, 8)
+    assert choose_layout(spec_of(guidance_end=0.1), shape_of(61 * GIB)) == (2, 4)

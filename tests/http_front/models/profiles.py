@@ -1,6 +1,6 @@
 """Profiles of models that differ from the default one in all that the front asks of a profile."""
 
-from broker.wire.model_profile import ModelProfile
+from broker.wire.model_profile import ModelProfile, StepCacheOffer
 
 WAN21 = ModelProfile()
 SMALL = ModelProfile(
@@ -21,6 +21,7 @@ TWO_EXPERTS = ModelProfile(
     family="wan2.2-i2v-a14b",
     last_image="optional",
     has_second_guidance=True,
+    step_caches=(StepCacheOffer(name="easycache", threshold=0.05),),
     infer_steps=40,
     guidance_scale=3.5,
 )
@@ -39,4 +40,5 @@ FOUR_STEPS = ModelProfile(
     max_guidance_scale=1.0,
     max_shift=10.0,
     solvers=("unipc",),
+    step_caches=(),
 )

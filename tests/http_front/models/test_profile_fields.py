@@ -194,3 +194,52 @@ async def test_the_document_is_served_while_the_broker_is_silent(
     assert status == 200
     steps = document["components"]["schemas"]["SubmitByUrl"]["properties"]["infer_steps"]
     assert (steps["minimum"], steps["maximum"]) == (20, 100)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "message"),
+    [
+        (
+            {"model": FOUR_STEPS.name, "step_cache": "easycache"},
+            "step_cache",
+            f"step_cache is easycache; {FOUR_STEPS.name} offers none",
+        ),
+        (
+            {"model": TWO_EXPERTS.name, "step_cache": "teacache"},
+            "step_cache",
+            f"step_cache is teacache; {TWO_EXPERTS.name} offers easycache",
+        ),
+        (
+            {"step_cache": "magcache", "use_attentioncache": True},
+            "step_cache",
+            "step_cache is magcache and use_attentioncache is true; a job can use one of them",
+        ),
+        (
+            {"step_cache_threshold": 0.1},
+            "step_cache_threshold",
+            "step_cache_threshold is 0.1, without step_cache; name one of easycache, magcache, "
+            "teacache",
+        ),
+        (
+            {"guidance_end": 1.5},
+            "guidance_end",
+            "guidance_end is 1.5; it must be a number from 0.0 to 1.0",
+        ),
+    ],
+)
+async def test_a_step_cache_that_the_job_cannot_have_is_refused_by_name(
+    front: Served, fields: dict[str, object], field: str, message: str
+) -> None:
+    status, answer = await submit(front, **fields)
+    assert status == 422, answer
+    assert (answer["error"]["field"], answer["error"]["message"]) == (field, message)
+
+
+async def test_the_threshold_is_the_models_unless_the_job_gives_one(
+    front: Served, broker: ScriptedBroker
+) -> None:
+    spec = await submitted(front, broker, step_cache="magcache", guidance_end=0.5)
+    assert (spec.step_cache, spec.guidance_end) == ("magcache", 0.5)
+    assert WAN21.step_cache_threshold(spec) == 0.24
+    spec = await submitted(front, broker, step_cache="magcache", step_cache_threshold=0.1)
+    assert WAN21.step_cache_threshold(spec) == 0.1

@@ -72,6 +72,7 @@ async def test_status_has_the_documented_shape(front: Served, broker: ScriptedBr
         "num_steps": 30,
         "eta_s": pytest.approx(20.0, abs=FRESH_S),
         "attempt": 1,
+        "skipped_steps": [],
         "stage_s": {"queue": 1.5, "encode": 0.5},
         "priority": 0,
         "model": "Wan2.1-I2V-14B-720P",

@@ -63,7 +63,10 @@ def test_each_step_uses_the_attention_of_the_expected_step(
 def test_a_second_transformer_reuses_nothing_of_the_first(
     boundary: int | None, computed: set[int]
 ) -> None:
-    schedule = CacheSchedule(start=2, interval=3, end=8, num_inference_steps=10, boundary=boundary)
+    starts = () if boundary is None else (boundary,)
+    schedule = CacheSchedule(
+        start=2, interval=3, end=8, num_inference_steps=10, phase_starts=starts
+    )
     with AttentionCache(schedule) as cache:
         sources = {step: run_step(cache, step) for step in range(10)}
     assert {step for step, source in sources.items() if source == {step}} == computed
@@ -117,6 +120,6 @@ def test_a_run_resumed_at_an_allowed_step_reuses_the_same_steps(case: dict[str, 
     ("field", "value"), [("start", -1), ("interval", 0), ("end", 0), ("num_inference_steps", 0)]
 )
 def test_a_number_out_of_range_is_named(field: str, value: int) -> None:
-    numbers = {"start": 1, "interval": 3, "end": 5, "num_inference_steps": 7, field: value}
+    numbers: dict[str, Any] = {"start": 1, "interval": 3, "end": 5, "num_inference_steps": 7}
     with pytest.raises(ValueError, match=f"{field} {value}"):
-        CacheSchedule(**numbers)
+        CacheSchedule(**numbers | {field: value})

@@ -1,0 +1,80 @@
+"""MagCache and TeaCache: a skipped step adds to its tokens what the blocks once added to others.
+
+Both know before the run which steps they skip: from ratios or coefficients published for a model.
+
+Shapes: B batch (always 1), L tokens of this rank, C channels of the model.
+"""
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+from torch import Tensor
+
+from ranks.sampling.phases import Phases
+from ranks.sampling.step_cache import StepCache
+
+
+class Residuals:
+    """What all blocks together have added to this rank's tokens, one for each guidance branch."""
+
+    def __init__(self) -> None:
+        self.is_reusing = False
+        self._kept: dict[int, Tensor] = {}
+
+    def pass_blocks(
+        self, branch: int, hidden_BLC: Tensor, blocks: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Return the tokens after the blocks, computed or with the kept residual."""
+        if self.is_reusing:
+            return hidden_BLC + self._kept[branch]
+        # Free the old one before the blocks run: one residual for each branch at the peak.
+        self._kept.pop(branch, None)
+        output_BLC = blocks(hidden_BLC)
+        self._kept[branch] = output_BLC - hidden_BLC
+        return output_BLC
+
+    def clear(self) -> None:
+        self._kept.clear()
+
+
+class ListedStepCache(StepCache):
+    """Skips listed steps; a context manager, so that the residuals are freed at any end of a run.
+
+    Args:
+        phases: Phases of the run.
+        steps: Steps to skip. Only rank 0's list counts.
+    """
+
+    def __init__(self, phases: Phases, steps: Sequence[int]) -> None:
+        super().__init__(phases)
+        self.residuals = Residuals()
+        self._steps = tuple(steps)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.residuals.clear()
+
+    @property
+    def skipped_steps(self) -> Sequence[int]:
+        return self._steps
+
+    @property
+    def can_begin_here(self) -> bool:
+        return not self.is_skipping  # no checkpoint holds the residuals
+
+    def _is_skippable(self, step: int, latents: Tensor) -> bool:
+        return step in self._steps
+
+    def velocity(self, step: int, latents: Tensor, predict: Callable[[], Tensor]) -> Tensor:
+        if step in self.phases.starts:
+            self.residuals.clear()
+        self.residuals.is_reusing = self.is_skipping
+        return predict()
