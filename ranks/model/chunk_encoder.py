@@ -47,14 +47,14 @@ class ChunkEncoder:
 
     Args:
         vae: The VAE.
-        is_agreed: Returns whether all ranks that share the work call it with the same number. They
-            must skip the same layers, since layers exchange their edges.
+        smallest: Returns the smallest of the numbers that all ranks which share the work call it
+            with. They must skip the same layers, since layers exchange their edges.
     """
 
-    def __init__(self, vae: AutoencoderKLWan, is_agreed: Callable[[int], bool]) -> None:
+    def __init__(self, vae: AutoencoderKLWan, smallest: Callable[[int], int]) -> None:
         self._layers = _layers_of(vae.encoder)
         self._cache = empty_cache(vae.encoder)
-        self._is_agreed = is_agreed
+        self._smallest = smallest
 
     def encode(self, chunk: Tensor, num_times: int) -> Iterator[Tensor]:
         """Encode a chunk `[B, C, T, H, W]` that follows itself several times.
@@ -64,24 +64,24 @@ class ChunkEncoder:
         """
         place = _Place(0, 0, chunk)
         for num_left in reversed(range(num_times)):
-            output, settled = self._encode_from(place, is_repeated=num_left > 0)
-            if num_left and self._is_agreed(settled.layer):
-                place = settled
+            output, places = self._encode_from(place, is_repeated=num_left > 0)
+            if num_left:
+                place = places[self._smallest(len(places)) - 1]
             yield output
 
-    def _encode_from(self, place: _Place, *, is_repeated: bool) -> tuple[Tensor, _Place]:
-        """Return the output, and where the same chunk can begin if it follows."""
-        x, entry, settled = place.x, [place.entry], place
+    def _encode_from(self, place: _Place, *, is_repeated: bool) -> tuple[Tensor, list[_Place]]:
+        """Return the output, and all places where the same chunk can begin if it follows."""
+        x, entry, places = place.x, [place.entry], [place]
         for number, layer in enumerate(self._layers[place.layer :], place.layer):
-            if not is_repeated or settled.layer < number:
+            if not is_repeated or places[-1].layer < number:
                 x = layer(x, self._cache, entry)
                 continue
             first, before = entry[0], self._cache.copy()
             x = layer(x, self._cache, entry)
             if all(_is_same(before[i], self._cache[i]) for i in range(first, entry[0])):
-                settled = _Place(number + 1, entry[0], x)
-            del before  # memory
-        return x, settled
+                places.append(_Place(number + 1, entry[0], x))
+            del before  # frees memory
+        return x, places
 
 
 def empty_cache(module: torch.nn.Module) -> Cache:

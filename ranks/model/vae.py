@@ -30,8 +30,8 @@ class Split(Protocol):
     def gather(self, patch: Tensor) -> Tensor:
         """Return the whole map `[..., H, W]` on every rank, given each rank's patch."""
 
-    def is_agreed(self, number: int) -> bool:
-        """Return whether all ranks have the same number; every rank must call it."""
+    def smallest(self, number: int) -> int:
+        """Return the smallest of all ranks' numbers; every rank must call it."""
 
 
 def num_latent_frames(num_frames: int) -> int:
@@ -95,7 +95,7 @@ def encode_chunks(
     Yields:
         Whole encoder outputs `[B, 2C, 1, H, W]`, one latent frame each.
     """
-    encoder = ChunkEncoder(vae, (lambda _: True) if split is None else split.is_agreed)
+    encoder = ChunkEncoder(vae, int if split is None else split.smallest)
     for frames, num_times in clip.chunks():
         chunk = _patchified(vae, frames)
         if split is None:

@@ -84,10 +84,10 @@ class VaePatch:
             window.copy_(padded[..., : window.shape[-2], : window.shape[-1]])
         return whole
 
-    def is_agreed(self, number: int) -> bool:
-        """Return whether all ranks have the same number; every rank must call it."""
-        shards = self._all_gather(torch.tensor([number], dtype=torch.int32, device=self._device))
-        return bool((shards == number).all())
+    def smallest(self, number: int) -> int:
+        """Return the smallest of all ranks' numbers; every rank must call it."""
+        numbers = self._all_gather(torch.tensor(number, dtype=torch.int32, device=self._device))
+        return int(numbers.min().item())
 
     def gather_tokens(self, tokens_BNC: Tensor) -> Tensor:
         """Return the tokens `[B, N, C]` of all ranks, rank by rank; attention ignores the order."""
