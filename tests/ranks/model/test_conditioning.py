@@ -68,6 +68,26 @@ def test_an_embedding_is_zero_after_the_last_token(models: Models) -> None:
     assert not embedded[0, 1:].any()
 
 
+@pytest.mark.parametrize(
+    ("num_words", "num_computed"), [(0, 128), (40, 128), (70, 256), (600, 512)]
+)
+@torch.inference_mode()
+def test_a_prompt_has_the_bits_of_all_tokens_but_most_padding_is_not_computed(
+    models: Models, num_words: int, num_computed: int
+) -> None:
+    shapes: list[int] = []
+    prompt = " ".join("boat" for _ in range(num_words))
+    tokens = models.tokenizer(
+        [prompt], padding="max_length", max_length=512, truncation=True, return_tensors="pt"
+    )
+    padded = models.text_encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
+    embed = models.text_encoder.get_input_embeddings()
+    with embed.register_forward_hook(lambda *parts: shapes.append(parts[-1].shape[1])):
+        found = PromptEncoder(models).encode(prompt)
+    assert shapes == [num_computed]
+    assert torch.equal(found, padded * tokens.attention_mask.unsqueeze(-1))
+
+
 def test_the_encoding_of_a_prompt_is_fixed_and_html_is_unescaped() -> None:
     assert clean_text(" cats &amp;amp; dogs\n\tin the cafÃ© ") == "cats & dogs in the café"
 
