@@ -81,8 +81,8 @@ def test_a_prompt_has_the_bits_of_all_tokens_but_most_padding_is_not_computed(
         [prompt], padding="max_length", max_length=512, truncation=True, return_tensors="pt"
     )
     padded = models.text_encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
-    embed = models.text_encoder.get_input_embeddings()
-    with embed.register_forward_hook(lambda *parts: shapes.append(parts[-1].shape[1])):
+    block = models.text_encoder.encoder.block[0]
+    with block.register_forward_pre_hook(lambda _, given: shapes.append(given[0].shape[1])):
         found = PromptEncoder(models).encode(prompt)
     assert shapes == [num_computed]
     assert torch.equal(found, padded * tokens.attention_mask.unsqueeze(-1))
