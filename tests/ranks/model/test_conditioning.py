@@ -68,12 +68,10 @@ def test_an_embedding_is_zero_after_the_last_token(models: Models) -> None:
     assert not embedded[0, 1:].any()
 
 
-@pytest.mark.parametrize(
-    ("num_words", "num_computed"), [(0, 128), (40, 128), (70, 256), (600, 512)]
-)
+@pytest.mark.parametrize("num_words", [0, 10, 50, 100, 600])
 @torch.inference_mode()
 def test_a_prompt_has_the_bits_of_all_tokens_but_most_padding_is_not_computed(
-    models: Models, num_words: int, num_computed: int
+    models: Models, num_words: int
 ) -> None:
     shapes: list[int] = []
     prompt = " ".join("boat" for _ in range(num_words))
@@ -84,7 +82,8 @@ def test_a_prompt_has_the_bits_of_all_tokens_but_most_padding_is_not_computed(
     block = models.text_encoder.encoder.block[0]
     with block.register_forward_pre_hook(lambda _, given: shapes.append(given[0].shape[1])):
         found = PromptEncoder(models).encode(prompt)
-    assert shapes == [num_computed]
+    num_tokens = int(tokens.attention_mask.sum())
+    assert shapes == [-(-num_tokens // 128) * 128]
     assert torch.equal(found, padded * tokens.attention_mask.unsqueeze(-1))
 
 
