@@ -32,7 +32,7 @@ _NUM_REMEMBERED = 2
 
 
 @dataclass(frozen=True)
-class _Place:
+class _StartLayer:
     """Where in the encoder a chunk begins."""
 
     layer: int
@@ -62,26 +62,28 @@ class ChunkEncoder:
         Yields:
             The encoder's output `[B, 2C, 1, H, W]`, as often.
         """
-        place = _Place(0, 0, chunk)
+        start = _StartLayer(0, 0, chunk)
         for num_left in reversed(range(num_times)):
-            output, places = self._encode_from(place, is_repeated=num_left > 0)
+            output, starts = self._encode_from(start, is_repeated=num_left > 0)
             if num_left:
-                place = places[self._smallest(len(places)) - 1]
+                start = starts[self._smallest(len(starts)) - 1]
             yield output
 
-    def _encode_from(self, place: _Place, *, is_repeated: bool) -> tuple[Tensor, list[_Place]]:
-        """Return the output, and all places where the same chunk can begin if it follows."""
-        x, entry, places = place.x, [place.entry], [place]
-        for number, layer in enumerate(self._layers[place.layer :], place.layer):
-            if not is_repeated or places[-1].layer < number:
+    def _encode_from(
+        self, start: _StartLayer, *, is_repeated: bool
+    ) -> tuple[Tensor, list[_StartLayer]]:
+        """Return the output, and all layers where the same chunk can begin if it follows."""
+        x, entry, starts = start.x, [start.entry], [start]
+        for number, layer in enumerate(self._layers[start.layer :], start.layer):
+            if not is_repeated or starts[-1].layer < number:
                 x = layer(x, self._cache, entry)
                 continue
             first, before = entry[0], self._cache.copy()
             x = layer(x, self._cache, entry)
             if all(_is_same(before[i], self._cache[i]) for i in range(first, entry[0])):
-                places.append(_Place(number + 1, entry[0], x))
+                starts.append(_StartLayer(number + 1, entry[0], x))
             del before  # frees memory
-        return x, places
+        return x, starts
 
 
 def empty_cache(module: torch.nn.Module) -> Cache:
