@@ -9,6 +9,7 @@ from broker.wire.job import JobSpec
 from ranks.control import Control
 from ranks.device import Device
 from ranks.families.family import ModelFamily
+from ranks.kept_encodings import KeptEncodings
 from ranks.model.conditioning import Models, PromptEncoder
 from ranks.model.transformer import ShardTransformer
 from ranks.parallel.layout import Layout
@@ -63,6 +64,7 @@ class Engine:
         self.shape = shape
         self.control = Control(world.rank, world.control_group)
         self.prompts = PromptEncoder(models)
+        self.encodings = KeptEncodings()
         self._split = VaeSplit(models.vae, world.rank, world.world_size)
         self._dit_fsdp, self._t5_fsdp, self._vae_parallel = dit_fsdp, t5_fsdp, vae_parallel
 
@@ -86,6 +88,11 @@ class Engine:
         for index, transformer in enumerate(self.models.transformers):
             set_sharded(transformer, is_sharded or index != expert)
         return self.models.transformers[expert]
+
+    def forget_inputs(self) -> None:
+        """Drop what is kept of earlier jobs' prompts and images; every rank must."""
+        self.prompts.clear()
+        self.encodings.clear()
 
     def release_text_encoder(self) -> None:
         # A job needs the gathered weights only for its prompts.

@@ -107,7 +107,7 @@ class RankLoop:
                 )
                 outcome = self._run(local_job, observer, add)
                 if outcome is not None:
-                    self._engine.prompts.clear()
+                    self._engine.forget_inputs()
                 # Here, where no traceback keeps the tensors of a failed run alive any more.
                 self._engine.device.free_memory()
                 return outcome

@@ -18,6 +18,7 @@ from broker.wire.errors import ErrorCode
 from broker.wire.job import JobSpec, Stage
 from ranks.engine import Engine
 from ranks.errors import JobError
+from ranks.kept_encodings import ImageEncoding, ImageKey
 from ranks.model.conditioning import draw_noise, embed_images, image_tensor, open_image
 from ranks.model.vae import (
     GivenClip,
@@ -117,22 +118,49 @@ class Run:
     def _encode(self) -> Conditioning:
         self._observer.enter(Stage.ENCODE)
         images = self._open_images()
+        clip = self._clip(images)
+        key = self._image_key()
+        kept = self._engine.encodings.find(key)
+        num_items = 1 if kept else 2 + clip.num_chunks
+        prompt_embeds = self._encode_prompts()
+        self._finish_item(num_items)
+        if kept:
+            logger.info("the image is already encoded")
+            encoding = kept.on(clip.first.device)
+        else:
+            encoding = self._encode_images(images, clip, num_items)
+            self._engine.encodings.keep(key, encoding)
+        return Conditioning(
+            prompt_embeds=prompt_embeds,
+            image_embeds=encoding.image_embeds,
+            frames=self._family.condition(encoding.latents, has_last=len(images) > 1),
+        )
+
+    def _image_key(self) -> ImageKey:
+        job, spec = self._job, self._spec
+        return ImageKey(
+            image=job.image.name,
+            last_image=None if job.last_image is None else job.last_image.name,
+            width_px=spec.width_px,
+            height_px=spec.height_px,
+            num_frames=self._length,
+            vae_parallel=spec.vae_parallel,
+        )
+
+    def _clip(self, images: list[Image.Image]) -> GivenClip:
         vae = self._models.vae
         pixels = [
             image_tensor(image).to(self._engine.device.torch_device, vae.dtype) for image in images
         ]
-        clip = self._family.clip(pixels[0], pixels[1] if len(pixels) > 1 else None, self._length)
-        num_items = 2 + clip.num_chunks
-        prompt_embeds = self._encode_prompts()
-        self._finish_item(num_items)
+        return self._family.clip(pixels[0], pixels[1] if len(pixels) > 1 else None, self._length)
+
+    def _encode_images(
+        self, images: list[Image.Image], clip: GivenClip, num_items: int
+    ) -> ImageEncoding:
         image_embeds = embed_images(self._models, images[: self._family.num_embedded_images])
         self._finish_item(num_items)
-        encoded = self._encode_clip(clip, num_items)
-        return Conditioning(
-            prompt_embeds=prompt_embeds,
-            image_embeds=image_embeds,
-            frames=self._family.condition(encoded, has_last=len(images) > 1),
-        )
+        latents = self._encode_clip(clip, num_items)
+        return ImageEncoding(image_embeds=image_embeds, latents=latents)
 
     def _open_images(self) -> list[Image.Image]:
         """Return the first image, and the last one if the job gives it."""

@@ -1,6 +1,6 @@
 """The VAE chunk by chunk: a run can end between two chunks, and frames are written early.
 
-These are the convolutions and chunks of `AutoencoderKLWan.encode` and `.decode`, so the results are
+These are the layers and chunks of `AutoencoderKLWan.encode` and `.decode`, so the results are
 identical. Shapes: B batch, C channels, T frames, H height, W width, in pixels or in latents.
 """
 
@@ -11,11 +11,12 @@ from typing import Protocol
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import (
     AutoencoderKLWan,
-    WanCausalConv3d,
     patchify,
     unpatchify,
 )
-from torch import Tensor, nn
+from torch import Tensor
+
+from ranks.model.chunk_encoder import ChunkEncoder, empty_cache
 
 FRAMES_PER_LATENT = 4
 
@@ -28,6 +29,9 @@ class Split(Protocol):
 
     def gather(self, patch: Tensor) -> Tensor:
         """Return the whole map `[..., H, W]` on every rank, given each rank's patch."""
+
+    def smallest(self, number: int) -> int:
+        """Return the smallest of all ranks' numbers; every rank must call it."""
 
 
 def num_latent_frames(num_frames: int) -> int:
@@ -64,16 +68,18 @@ class GivenClip:
     def num_chunks(self) -> int:
         return num_latent_frames(self.num_frames)
 
-    def chunks(self) -> Iterator[Tensor]:
-        """Yield the frames `[B, 3, T, H, W]`: one, then four at a time."""
+    def chunks(self) -> Iterator[tuple[Tensor, int]]:
+        """Yield frames `[B, 3, T, H, W]`, one or four, and how often they follow each other."""
         first = self.first.unsqueeze(2)
         grey = torch.zeros_like(first).expand(-1, -1, FRAMES_PER_LATENT, -1, -1)
-        yield first
-        for index in range(1, self.num_chunks):
-            if self.last is None or index < self.num_chunks - 1:
-                yield grey
-            else:
-                yield torch.cat((grey[:, :, 1:], self.last.unsqueeze(2)), dim=2)
+        yield first, 1
+        num_left = self.num_chunks - 1
+        if num_left and self.last is not None:
+            if num_left > 1:
+                yield grey, num_left - 1
+            yield torch.cat((grey[:, :, 1:], self.last.unsqueeze(2)), dim=2), 1
+        elif num_left:
+            yield grey, num_left
 
 
 def encode_chunks(
@@ -89,14 +95,13 @@ def encode_chunks(
     Yields:
         Whole encoder outputs `[B, 2C, 1, H, W]`, one latent frame each.
     """
-    cache = _empty_cache(vae.encoder)
-    for frames in clip.chunks():
+    encoder = ChunkEncoder(vae, int if split is None else split.smallest)
+    for frames, num_times in clip.chunks():
         chunk = _patchified(vae, frames)
         if split is None:
-            yield vae.encoder(chunk, feat_cache=cache, feat_idx=[0])
+            yield from encoder.encode(chunk, num_times)
         else:
-            patch = split.take(chunk)
-            yield split.gather(vae.encoder(patch, feat_cache=cache, feat_idx=[0]))
+            yield from map(split.gather, encoder.encode(split.take(chunk), num_times))
 
 
 def encode_clip(vae: AutoencoderKLWan, clip: Tensor) -> Tensor:
@@ -106,7 +111,7 @@ def encode_clip(vae: AutoencoderKLWan, clip: Tensor) -> Tensor:
         vae: The VAE.
         clip: Frames `[B, 3, T, H, W]` from -1 to 1, in the dtype of the VAE.
     """
-    cache = _empty_cache(vae.encoder)
+    cache = empty_cache(vae.encoder)
     chunks = [clip[:, :, :1], *clip[:, :, 1:].split(FRAMES_PER_LATENT, dim=2)]
     patches = (_patchified(vae, chunk) for chunk in chunks)
     encoded = [vae.encoder(chunk, feat_cache=cache, feat_idx=[0]) for chunk in patches]
@@ -136,7 +141,7 @@ def decode_chunks(
         Whole frames `[B, 3, T, H, W]` in the dtype of the VAE: one frame, then four at a time.
         They still have to be clamped to -1 to 1, which hides infinity.
     """
-    cache = _empty_cache(vae.decoder)
+    cache = empty_cache(vae.decoder)
     latents = latents.to(vae.dtype)
     mean, inverse_std = _statistics(vae, latents)
     features = vae.post_quant_conv(latents / inverse_std + mean)
@@ -154,10 +159,6 @@ def _patchified(vae: AutoencoderKLWan, frames: Tensor) -> Tensor:
     size = vae.config.patch_size
     patches: Tensor = frames if size is None else patchify(frames, size)
     return patches
-
-
-def _empty_cache(module: nn.Module) -> list[Tensor | str | None]:
-    return [None for part in module.modules() if isinstance(part, WanCausalConv3d)]
 
 
 def _statistics(vae: AutoencoderKLWan, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from ranks.device import Device
 from ranks.errors import ModelFolderError
 from ranks.model.transformer import ShardTransformer
+from ranks.model.vae_norm import install_norm
 from ranks.model.weight_match import match_weights
 from ranks.model_files.architecture import IMAGE_ENCODER_NAMES, TEXT_ENCODER_NAMES
 from ranks.model_files.components import Component, ComponentName, ModelFiles
@@ -140,6 +141,7 @@ def meta_image_encoder(component: Component) -> CLIPVisionModel:
 def load_vae(component: Component, dtype: torch.dtype, device: torch.device) -> AutoencoderKLWan:
     model = meta_vae(component, dtype)
     load_weights(model, component, device)
+    install_norm(model)
     return model
 
 

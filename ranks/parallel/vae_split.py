@@ -43,6 +43,7 @@ class VaePatch:
         heights: Height of each row of patches, in cells.
         widths: Width of each column of patches, in cells.
         group: The ranks of the grid; None is all ranks.
+        device: Device of this rank.
     """
 
     def __init__(
@@ -51,8 +52,10 @@ class VaePatch:
         heights: Sequence[int],
         widths: Sequence[int],
         group: dist.ProcessGroup | None,
+        device: torch.device,
     ) -> None:
         self._heights, self._widths, self._group = heights, widths, group
+        self._device = device
         self._tops = [0, *accumulate(heights)]
         self._lefts = [0, *accumulate(widths)]
         self._row, self._col = divmod(rank, len(widths))
@@ -80,6 +83,11 @@ class VaePatch:
             window = self._window(whole, row, col, scale)
             window.copy_(padded[..., : window.shape[-2], : window.shape[-1]])
         return whole
+
+    def smallest(self, number: int) -> int:
+        """Return the smallest of all ranks' numbers; every rank must call it."""
+        numbers = self._all_gather(torch.tensor(number, dtype=torch.int32, device=self._device))
+        return int(numbers.min().item())
 
     def gather_tokens(self, tokens_BNC: Tensor) -> Tensor:
         """Return the tokens `[B, N, C]` of all ranks, rank by rank; attention ignores the order."""
@@ -168,7 +176,7 @@ class VaeSplit:
         group: dist.ProcessGroup | None = None,
     ) -> None:
         self._modules = [*vae.encoder.modules(), *vae.decoder.modules()]
-        self._rank, self._group = rank, group
+        self._rank, self._group, self._device = rank, group, vae.device
         self._num_rows, self._num_cols = grid_shape(world_size)
 
     @contextmanager
@@ -198,6 +206,7 @@ class VaeSplit:
             split_evenly(height, self._num_rows),
             split_evenly(width, self._num_cols),
             self._group,
+            self._device,
         )
         replaced = [
             (module, forward)

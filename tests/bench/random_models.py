@@ -10,6 +10,7 @@ from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
 from ranks.model.transformer import LatentShape
+from ranks.model.vae_norm import install_norm
 from tests.ranks.model.real_models import config_of, in_dtypes
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -90,6 +91,7 @@ def make_vae(size: Size, device: torch.device) -> AutoencoderKLWan:
     """Return the VAE in float32."""
     with torch.device("meta"):
         model = AutoencoderKLWan.from_config(size.config("vae"))
+    install_norm(model)
     return _fill(model, device)
 
 

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from broker.wire.group_shape import GroupShape, choose_layout
 from broker.wire.job import JobSpec
 from ranks.model.transformer import LatentShape, ShardTransformer
-from ranks.model.vae import GivenClip, decode_chunks, encode_chunks
+from ranks.model.vae import decode_chunks, encode_clip
 from ranks.parallel.layout import split_evenly
 from ranks.parallel.ulysses import Condition, SequenceGroup, Shard
 from tests.bench.cost import (
@@ -103,7 +103,7 @@ def test_the_vae_takes_the_operations_that_torch_counts() -> None:
         with FlopCounterMode(display=False) as decoding:
             list(decode_chunks(vae, torch.empty(1, 16, *HD)))
         with FlopCounterMode(display=False) as encoding:
-            list(encode_chunks(vae, GivenClip(81, torch.empty(1, 3, 720, 1280))))
+            encode_clip(vae, torch.empty(1, 3, 81, 720, 1280))
     pixels = 1280 * 720 * 81
     assert decoding.get_total_flops() == pytest.approx(VAE_DECODE_FLOPS * pixels, rel=0.01)
     assert encoding.get_total_flops() == pytest.approx(VAE_ENCODE_FLOPS * pixels, rel=0.01)

@@ -28,7 +28,7 @@ Work = Callable[[AutoencoderKLWan, Split | None], Iterator[Tensor]]
 
 
 def encode(vae: AutoencoderKLWan, split: Split | None) -> Iterator[Tensor]:
-    """Encode 9 frames; a longer clip has the same peak."""
+    """Encode 9 frames; a longer clip keeps inputs of layers for its next chunk, up to 15 % more."""
     image = torch.empty(1, 3, HEIGHT * 8, WIDTH * 8, device="meta")
     return encode_chunks(vae, GivenClip(9, image), split)
 

@@ -135,7 +135,7 @@ class _TaskRun:
             outcome, frames = self._run()
         self._meter.stop()
         if outcome != "done":
-            self._engine.prompts.clear()  # on every rank, as in the product
+            self._engine.forget_inputs()  # on every rank, as in the product
         if frames:
             path = self._results / f"{self._task.number}.safetensors"
             safetensors.torch.save_file({"frames": torch.cat(frames, dim=2)}, path)

@@ -68,6 +68,25 @@ def test_an_embedding_is_zero_after_the_last_token(models: Models) -> None:
     assert not embedded[0, 1:].any()
 
 
+@pytest.mark.parametrize("num_words", [0, 10, 50, 100, 600])
+@torch.inference_mode()
+def test_a_prompt_has_the_bits_of_all_tokens_but_most_padding_is_not_computed(
+    models: Models, num_words: int
+) -> None:
+    shapes: list[int] = []
+    prompt = " ".join("boat" for _ in range(num_words))
+    tokens = models.tokenizer(
+        [prompt], padding="max_length", max_length=512, truncation=True, return_tensors="pt"
+    )
+    padded = models.text_encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
+    block = models.text_encoder.encoder.block[0]
+    with block.register_forward_pre_hook(lambda _, given: shapes.append(given[0].shape[1])):
+        found = PromptEncoder(models).encode(prompt)
+    num_tokens = int(tokens.attention_mask.sum())
+    assert shapes == [-(-num_tokens // 128) * 128]
+    assert torch.equal(found, padded * tokens.attention_mask.unsqueeze(-1))
+
+
 def test_the_encoding_of_a_prompt_is_fixed_and_html_is_unescaped() -> None:
     assert clean_text(" cats &amp;amp; dogs\n\tin the cafÃ© ") == "cats & dogs in the café"
 

@@ -6,7 +6,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ranks.demo.patch_vae_weights import make_patch_vae
-from ranks.model.vae import GivenClip, decode_chunks, encode_chunks
+from ranks.model.chunk_encoder import empty_cache
+from ranks.model.vae import FRAMES_PER_LATENT, GivenClip, decode_chunks, encode_chunks
+from ranks.model.vae_norm import install_norm
 from ranks.parallel.layout import split_evenly
 from ranks.parallel.vae_split import VaePatch, VaeSplit, grid_shape
 from tests.ranks.parallel.world import run_ranks
@@ -21,6 +23,7 @@ SIZES = [(80, 144), (208, 112), (64, 64), (64, 272), (144, 80)]
 def small_vae() -> AutoencoderKLWan:
     torch.manual_seed(7)
     vae: AutoencoderKLWan = AutoencoderKLWan(base_dim=8, num_res_blocks=1)
+    install_norm(vae)
     vae.eval()
     return vae
 
@@ -74,6 +77,7 @@ def test_a_split_vae_equals_the_unsplit_one_at_every_size(
 def compare_patches_of_pixels(rank: int, world_size: int, sizes: list[tuple[int, int]]) -> None:
     torch.manual_seed(7)
     vae = make_patch_vae().eval()
+    install_norm(vae)
     split = VaeSplit(vae, rank, world_size)
     for height, width in sizes:
         pixels, _ = clip(height, width)
@@ -97,6 +101,38 @@ def test_a_split_vae_with_patches_of_pixels_equals_the_unsplit_one(
     world_size: int, sizes: list[tuple[int, int]]
 ) -> None:
     run_ranks(world_size, compare_patches_of_pixels, sizes)
+
+
+@torch.inference_mode()
+def encode_a_grey_tail(rank: int, world_size: int) -> None:
+    torch.manual_seed(7)
+    vae: AutoencoderKLWan = AutoencoderKLWan(base_dim=4, num_res_blocks=1).eval()
+    image = torch.rand(1, 3, 48, 32) * 2 - 1
+    half_grey = image.clone()
+    half_grey[:, :, 16:] = 0
+    runs: list[None] = []
+    vae.encoder.conv_in.register_forward_hook(lambda *_: runs.append(None))
+    for first in (image, half_grey):
+        with VaeSplit(vae, rank, world_size).active(6, 4) as patch:
+            assert patch is not None
+            skipping = torch.cat(list(encode_chunks(vae, GivenClip(33, first), patch)), dim=2)
+            # One for the image, and two until its input and what it remembers repeat.
+            assert len(runs) == 3
+            clip = torch.zeros(1, 3, 33, 48, 32)
+            clip[:, :, 0] = first
+            chunks = [clip[:, :, :1], *clip[:, :, 1:].split(FRAMES_PER_LATENT, dim=2)]
+            cache = empty_cache(vae.encoder)
+            plain = [
+                patch.gather(vae.encoder(patch.take(chunk), feat_cache=cache, feat_idx=[0]))
+                for chunk in chunks
+            ]
+            assert torch.equal(skipping, torch.cat(plain, dim=2))
+            runs.clear()
+
+
+def test_ranks_skip_the_same_layers_of_a_grey_tail() -> None:
+    """Of a picture with grey rows, the last rank's layers settle earlier than the first's."""
+    run_ranks(3, encode_a_grey_tail)
 
 
 @torch.inference_mode()
@@ -150,7 +186,7 @@ def test_a_failed_run_leaves_the_vae_unsplit() -> None:
 @torch.inference_mode()
 def gather_back(rank: int, world_size: int) -> None:
     heights, widths = [3, 2, 2, 2], [4, 3]
-    patch = VaePatch(rank, heights, widths, None)
+    patch = VaePatch(rank, heights, widths, None, torch.device("cpu"))
     for scale in (1, 8):
         whole = torch.arange(2 * 9 * 7 * scale**2).reshape(1, 2, 9 * scale, 7 * scale)
         own = patch.take(whole)

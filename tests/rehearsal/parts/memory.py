@@ -97,7 +97,7 @@ def _be_rank(kind: str, rank: int, world_size: int, folder: Path, shared: Path) 
     with torch.inference_mode(), engine.device.attention_order():
         for name, spec in cases(world_size):
             engine.set_weight_sharding(msgspec.structs.replace(spec, dit_fsdp=True, t5_fsdp=True))
-            engine.prompts.clear()
+            engine.forget_inputs()
             engine.device.free_memory()
             weights = runtime_of(engine.device).memory_allocated()
             noted = make_video(engine, spec, shared / "state.safetensors")
