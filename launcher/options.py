@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from broker.process.log import LogFormat
 from broker.store.store import is_object_place
-from broker.wire.job import MODEL_NAME_PATTERN
+from broker.wire.job import MAX_PROMPT_CHARS, MODEL_NAME_PATTERN
 from broker.wire.model_profile import Family
 from http_front.config import Downloads
 from launcher.served_models import (
@@ -186,6 +186,19 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         int, Meta(ge=1, description="Denoising steps between two checkpoints of a job.")
     ] = 5
     max_queue: Annotated[int, Meta(ge=1, description="Jobs that may wait in the queue.")] = 100
+    min_prompt_chars: Annotated[
+        int,
+        Meta(ge=1, le=MAX_PROMPT_CHARS, description="Shortest prompt of `/video/submit`."),
+    ] = 10
+    max_prompt_chars: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=MAX_PROMPT_CHARS,
+            description="Longest prompt of `/video/submit`; `/v1/videos` takes 1 to 5000 "
+            "characters. Models read 512 tokens, some 2,000 letters.",
+        ),
+    ] = 500
     priority_step: Annotated[
         float,
         Meta(gt=0, le=_CENTURY_S, description="Seconds of waiting that equal one priority level."),

@@ -118,7 +118,7 @@ async def run(options: argparse.Namespace, output: Output) -> ExitCode:
 async def _submit(client: WanClient, options: argparse.Namespace, output: Output) -> ExitCode:
     asked = {name: getattr(options, name) for name in _SUBMIT_FIELDS}
     given = {name: _decoded(value) for name, value in asked.items() if value is not None}
-    body = check(given, SubmitByFile, lax=True)
+    body = check(given, SubmitByFile)
     fields: dict[str, object] = {name: getattr(body, name) for name in given}
     last_image = None if options.last_image is None else _image(options.last_image)
     answer = await client.request_job(_image(options.image), fields, last_image=last_image)

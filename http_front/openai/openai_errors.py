@@ -35,6 +35,7 @@ def _translated(response: web.StreamResponse) -> web.Response:
         type=_TYPES.get(response.status, default),
         param=error.field,
         code=error.code.value,
+        fields=error.fields,
     )
     translated = json_response(OpenAIError(error=detail), status=response.status)
     for name in ("WWW-Authenticate", "Retry-After", "Allow", "Content-Range"):

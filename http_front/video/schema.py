@@ -11,6 +11,7 @@ from broker.wire.job import JobSpec, JobState, Priority, Stage
 from broker.wire.job_view import JobView
 from broker.wire.model_profile import ModelProfile
 from broker.wire.replies import GroupView, HealthFound, RankView
+from http_front.errors import FieldProblem
 from http_front.models.length_notice import length_notice
 
 EXAMPLE_IMAGE = (  # 64x64 pixels of one colour
@@ -208,6 +209,8 @@ class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
     code: ErrorCode
     message: str
     field: str | None = None
+    fields: list[FieldProblem] | msgspec.UnsetType = msgspec.UNSET
+    """Every wrong field, if there are several; `field` is the first."""
 
 
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):

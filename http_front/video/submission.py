@@ -5,7 +5,8 @@ from typing import NamedTuple
 from aiohttp import web
 
 from broker.wire.errors import ErrorCode
-from broker.wire.job import JobSpec
+from broker.wire.job import JobSpec, SpecError
+from broker.wire.model_profile import ModelProfile
 from http_front.errors import FrontError
 from http_front.images.spool import Spool, Spools
 from http_front.models.known_models import ChosenModel
@@ -16,8 +17,11 @@ from http_front.video.bounded_body import body_limit
 from http_front.video.field_check import Body, check, decode_json
 from http_front.video.form import read_form
 from http_front.video.schema import SubmitByFile, SubmitByUrl
+from http_front.video.size_field import AreaLimit, read_size
 
 BODY_LIMIT_S = 10.0
+_FILES = ("image", "last_image")
+"""The fields with an image file, which only a form has."""
 
 
 class Picture(NamedTuple):
@@ -36,6 +40,8 @@ class Submission(NamedTuple):
     model: ChosenModel
     image: Picture
     last_image: Picture | None = None
+    area: AreaLimit | None = None
+    """Set if the image decides the size; the size in `spec` is then one of that area."""
     callback_url: str | None = None
     priority: int = 0
 
@@ -86,12 +92,15 @@ async def read_submission(request: web.Request, spools: Spools) -> Submission:
         fields = await read_json_fields(request)
     else:
         raise _unsupported("application/json or multipart/form-data", request)
-    model = await request.app[FRONT].models.choose(named_model(fields))
-    if spools.image.num_bytes:
-        upload = check(fields, narrowed(SubmitByFile, model.profile), lax=is_form)
-        return _submission(upload, model, Picture(spools.image, None), spools)
-    body = check(fields, narrowed(SubmitByUrl, model.profile), lax=is_form)
-    return _submission(body, model, Picture(spools.image, body.image_url), spools)
+    front = request.app[FRONT]
+    model = await front.models.choose(named_model(fields))
+    draw_seed(fields)
+    area = _settle_size(fields, model.profile)
+    is_upload = spools.image.num_bytes > 0
+    asked: type[SubmitByFile] = SubmitByFile if is_upload else SubmitByUrl
+    body = check(fields, narrowed(asked, model.profile, front.config.text_limits), _FILES)
+    url = body.image_url if isinstance(body, SubmitByUrl) else None
+    return _submission(body, model, Picture(spools.image, url), spools, area)
 
 
 def named_model(fields: dict[str, object]) -> str | None:
@@ -100,8 +109,31 @@ def named_model(fields: dict[str, object]) -> str | None:
     return name if isinstance(name, str) else None
 
 
+def draw_seed(fields: dict[str, object]) -> None:
+    """Remove a seed of -1, by which many clients ask for a random one."""
+    if fields.get("seed") in (-1, "-1"):
+        del fields["seed"]
+
+
+def _settle_size(fields: dict[str, object], profile: ModelProfile) -> AreaLimit | None:
+    text = fields.get("image_size")
+    if not isinstance(text, str):
+        return None
+    try:
+        size = read_size(text, profile)
+    except SpecError as error:
+        raise FrontError(ErrorCode.INVALID_FIELD, error.message, error.field) from error
+    area = size if isinstance(size, AreaLimit) else None
+    fields["image_size"] = size.any_size if isinstance(size, AreaLimit) else size
+    return area
+
+
 def _submission(
-    body: SubmitByFile, model: ChosenModel, image: Picture, spools: Spools
+    body: SubmitByFile,
+    model: ChosenModel,
+    image: Picture,
+    spools: Spools,
+    area: AreaLimit | None,
 ) -> Submission:
     last_image = None
     if spools.last_image.num_bytes or body.last_image_url is not None:
@@ -111,6 +143,7 @@ def _submission(
         model,
         image,
         last_image,
+        area=area,
         callback_url=body.callback_url,
         priority=body.priority,
     )
