@@ -25,6 +25,7 @@ from http_front.video.submission import (
     Submission,
     draw_seed,
     named_model,
+    picture,
     read_json_fields,
 )
 
@@ -44,10 +45,10 @@ async def read_create(request: web.Request, spools: Spools) -> Submission:
         urls = {part: by_name[image] for part, image in URL_PARTS.items()}
         fields = await read_form(request, files, urls)
     else:
-        fields = await read_json_fields(request)
+        fields = await read_json_fields(request, spools)
     drop_without_effect(fields)
     image_urls = take_urls(fields)
-    image = _picture(spools.image, image_urls["image"])
+    image = _picture(spools, "image", image_urls["image"])
     if image is None:
         raise FrontError(
             ErrorCode.INVALID_FIELD,
@@ -66,22 +67,23 @@ async def read_create(request: web.Request, spools: Spools) -> Submission:
         job_spec(body, model.profile),
         model,
         image,
-        _picture(spools.last_image, image_urls["last_image"]),
+        _picture(spools, "last_image", image_urls["last_image"]),
         area=area,
         callback_url=body["callback_url"],
         priority=body["priority"],
     )
 
 
-def _picture(spool: Spool, urls: list[str]) -> Picture | None:
+def _picture(spools: Spools, field: str, urls: list[str]) -> Picture | None:
     """Return the image that was sent as a file or as a URL; None if there is none."""
-    if not urls and not spool.num_bytes:
+    own: Spool = getattr(spools, field)
+    is_file = own.num_bytes > 0 and own.token is None
+    if not urls and not is_file:
         return None
-    if len(urls) + bool(spool.num_bytes) > 1:
-        field = FILE_PART if spool.field == "image" else spool.field
-        message = f"give one {spool.field}: a file or a URL"
-        raise FrontError(ErrorCode.INVALID_FIELD, message, field)
-    return Picture(spool, urls[0] if urls else None)
+    if len(urls) + is_file > 1:
+        name = FILE_PART if field == "image" else field
+        raise FrontError(ErrorCode.INVALID_FIELD, f"give one {field}: a file or a URL", name)
+    return picture(spools, field, urls[0] if urls else None)
 
 
 async def _choose(request: web.Request, name: str | None) -> ChosenModel:

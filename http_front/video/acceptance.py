@@ -14,8 +14,8 @@ from broker.wire.replies import JobFound
 from broker.wire.requests import IdempotencyKey, OfferJob, SubmitJob
 from http_front.access.key_guard import may_administer, owner, party, queue_share
 from http_front.errors import FrontError
+from http_front.images.data_url import is_data_url
 from http_front.images.decode import StoredImage
-from http_front.images.fetch import is_data_url
 from http_front.images.guarded_http import UrlError
 from http_front.state import FRONT, Front
 from http_front.video.idempotency import identify, read_key
