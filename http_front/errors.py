@@ -29,6 +29,7 @@ STATUS = {
     ErrorCode.METHOD_NOT_ALLOWED: 405,
     ErrorCode.UNAUTHORIZED: 401,
     ErrorCode.FORBIDDEN: 403,
+    ErrorCode.WAIT_TIMEOUT: 504,
     ErrorCode.INTERNAL: 500,
     # The codes below say why a job failed; no request is refused with them.
     ErrorCode.RUN_FAILED: 500,

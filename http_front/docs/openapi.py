@@ -26,6 +26,7 @@ from http_front.files.file_routes import CONTENT_TYPES
 from http_front.models.profile_fields import TextLimits, narrowed
 from http_front.openai.openai_schema import create_type
 from http_front.video.idempotency import HEADER
+from http_front.video.listing import STATES
 from http_front.video.schema import (
     EXAMPLE_IMAGE,
     MAX_SEQ,
@@ -186,7 +187,7 @@ def _paths() -> Schema:
             "get": operation(
                 "List jobs",
                 {"200": response("A page of jobs, newest first by default.", JobList)},
-                parameters=page_parameters(),
+                parameters=page_parameters(STATES),
             )
         },
         "/video/webhook_secret": {

@@ -29,7 +29,9 @@ _OTHER_NAMES = {
     "duration": "seconds",
     "infer_steps": "num_inference_steps",
     "steps": "num_inference_steps",
+    "step": "num_inference_steps",
     "sample_shift": "flow_shift",
+    "cfg_scale": "guidance_scale",
     "image_size": "size",
     "resolution": "size",
 }

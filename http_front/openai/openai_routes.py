@@ -12,7 +12,8 @@ from http_front.files.file_routes import send_file
 from http_front.images.spool import open_spools
 from http_front.job_ids import use_job_id
 from http_front.openai.openai_request import read_create
-from http_front.openai.openai_schema import ModelList, Video, VideoDeleted, VideoList
+from http_front.openai.openai_schema import STATES, ModelList, Video, VideoDeleted, VideoList
+from http_front.openai.sync_route import create_and_wait
 from http_front.responses import json_response
 from http_front.state import FRONT
 from http_front.video.acceptance import accept
@@ -27,6 +28,7 @@ def add_routes(app: web.Application) -> None:
     app.add_routes(
         [
             web.post("/v1/videos", create),
+            web.post("/v1/videos/sync", create_and_wait),
             web.get("/v1/videos", list_videos, allow_head=False),
             web.get("/v1/videos/{id}", retrieve, allow_head=False),
             web.delete("/v1/videos/{id}", delete),
@@ -48,7 +50,7 @@ async def retrieve(request: web.Request) -> web.Response:
 
 
 async def list_videos(request: web.Request) -> web.Response:
-    page = await read_page(request)
+    page = await read_page(request, STATES)
     models = request.app[FRONT].models
     videos = [Video.of(job, await models.profile_of(job.spec)) for job in page.jobs]
     return json_response(

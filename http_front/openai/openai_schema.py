@@ -2,7 +2,7 @@
 
 import time
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta
@@ -53,6 +53,11 @@ _STATUS: dict[JobState, VideoStatus] = {
     # OpenAI has no status for cancelled, and clients stop polling at an unknown status.
     JobState.CANCELLED: "failed",
 }
+STATES = {
+    status: tuple(state for state, shown in _STATUS.items() if shown == status)
+    for status in get_args(VideoStatus)
+}
+"""The states of the jobs with each status."""
 _STARTED_AT = int(time.time())
 _Field = tuple[str, Any] | tuple[str, Any, Any]
 
@@ -109,7 +114,7 @@ def _num_frames(seconds: str | float, profile: ModelProfile) -> int:
     if not least <= num_frames <= most:
         raise SpecError(
             "seconds",
-            f"seconds is {seconds}; it must be from {least / fps:g} to {most / fps:g} "
+            f"seconds is {float(seconds):g}; it must be from {least / fps:g} to {most / fps:g} "
             f"(num_frames from {least} to {most})",
         )
     return num_frames

@@ -76,7 +76,8 @@ def json_bodies() -> list[tuple[str, Any, set[str]]]:
         )
         for path, operations in make_document()["paths"].items()
         for operation in operations.values()
-        if "requestBody" in operation
+        # Without a group, a job that is waited for never ends.
+        if "requestBody" in operation and not path.endswith("/sync")
     ]
 
 
