@@ -13,6 +13,8 @@ MIN_SIDE_PX = 64
 SIDE_MULTIPLE_PX = 16
 MAX_PROMPT_CHARS = 5000
 """More than the text encoders read of any text: 512 tokens, some 2,000 letters."""
+MAX_PROMPT_TOKENS = 512
+"""What the text encoders read of a prompt; they leave out the rest."""
 MAX_SEED = 2**63 - 1
 
 MODEL_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"

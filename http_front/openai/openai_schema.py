@@ -13,7 +13,7 @@ from broker.wire.job_view import JobView
 from broker.wire.model_profile import ModelProfile
 from broker.wire.replies import ModelsFound
 from http_front.errors import FieldProblem
-from http_front.models.length_notice import length_notice
+from http_front.models.length_notice import notice_of
 from http_front.models.profile_fields import narrowed
 from http_front.video.allowed_values import WORDS
 from http_front.video.schema import CallbackUrl
@@ -210,7 +210,7 @@ class Video(msgspec.Struct, frozen=True, kw_only=True):
             stage=job.stage,
             priority=job.priority,
             warning=job.warning,
-            notice=length_notice(job.spec, profile),
+            notice=notice_of(job.spec, profile, job.prompt_tokens),
         )
 
 

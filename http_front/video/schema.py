@@ -12,7 +12,7 @@ from broker.wire.job_view import JobView
 from broker.wire.model_profile import ModelProfile
 from broker.wire.replies import GroupView, HealthFound, RankView
 from http_front.errors import FieldProblem
-from http_front.models.length_notice import length_notice
+from http_front.models.length_notice import notice_of
 
 EXAMPLE_IMAGE = (  # 64x64 pixels of one colour
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAEAAAABAAQAAAACCEkxzAAAAFElEQVR42m"
@@ -298,7 +298,7 @@ def _status_fields(job: JobView, profile: ModelProfile) -> dict[str, Any]:
     results = model = notice = None
     if job.spec is not None:
         model = job.spec.model or profile.name
-        notice = length_notice(job.spec, profile)
+        notice = notice_of(job.spec, profile, job.prompt_tokens)
     if job.video is not None:
         results = Results(
             video_url=f"/videos/{job.video}",

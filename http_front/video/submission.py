@@ -11,7 +11,7 @@ from broker.wire.model_profile import ModelProfile
 from http_front.errors import FrontError
 from http_front.images.spool import Spool, Spools, image_too_large
 from http_front.models.known_models import ChosenModel
-from http_front.models.length_notice import length_notice
+from http_front.models.length_notice import notice_of
 from http_front.models.profile_fields import narrowed
 from http_front.state import FRONT
 from http_front.video.bounded_body import MAX_JSON_BYTES, MAX_TEXT_BYTES, body_limit
@@ -51,7 +51,7 @@ class Submission(NamedTuple):
     @property
     def notice(self) -> str | None:
         """What the client should know of the video although the job is accepted."""
-        return length_notice(self.spec, self.model.profile)
+        return notice_of(self.spec, self.model.profile)
 
     @property
     def pictures(self) -> tuple[Picture, ...]:

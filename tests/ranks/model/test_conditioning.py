@@ -11,6 +11,7 @@ from PIL import Image
 from ranks.device import open_device
 from ranks.errors import JobError
 from ranks.model.conditioning import (
+    NUM_TEXT_TOKENS,
     Models,
     PromptEncoder,
     clean_text,
@@ -66,6 +67,12 @@ def test_an_embedding_is_zero_after_the_last_token(models: Models) -> None:
     assert embedded.shape[:2] == (1, 512)
     assert embedded[0, 0].any()  # the end-of-sequence token
     assert not embedded[0, 1:].any()
+
+
+def test_the_tokens_of_a_prompt_are_counted_also_where_they_are_not_read(models: Models) -> None:
+    encoder = PromptEncoder(models)
+    assert encoder.num_tokens("boat") < encoder.num_tokens("boat  boat") < 20
+    assert encoder.num_tokens("boat " * 600) > NUM_TEXT_TOKENS
 
 
 def test_the_encoding_of_a_prompt_is_fixed_and_html_is_unescaped() -> None:
