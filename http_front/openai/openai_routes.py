@@ -8,7 +8,7 @@ from broker.wire.replies import JobFound
 from broker.wire.requests import GetJob
 from http_front.access.key_guard import owner
 from http_front.errors import FrontError
-from http_front.files.file_routes import send_file
+from http_front.files.file_routes import no_video, send_file
 from http_front.images.spool import open_spools
 from http_front.job_ids import use_job_id
 from http_front.openai.openai_request import read_create
@@ -77,8 +77,7 @@ async def content(request: web.Request) -> web.StreamResponse:
         raise FrontError(ErrorCode.INVALID_FIELD, f"variant must be one of {names}", "variant")
     job = await _find(request, job_id)
     if job.job.video is None:
-        state = job.job.state.value
-        raise FrontError(ErrorCode.NOT_FOUND, f"there is no video: the job is {state}")
+        raise no_video(job.job)
     return await send_file(request, job_id, VARIANTS[variant])
 
 
