@@ -23,7 +23,7 @@ _CALLER = web.RequestKey("caller", ApiKey)
 _RING = web.RequestKey("ring", KeyRing)
 
 # These paths reveal nothing about jobs, so that monitoring needs no key.
-OPEN_PATHS = frozenset({"/", "/live", "/health", "/docs", "/openapi.json"})
+OPEN_PATHS = frozenset({"/", "/favicon.ico", "/live", "/health", "/docs", "/openapi.json"})
 _OPEN_FOLDER = "/static/"
 _SUBMIT_PATHS = frozenset({"/video/submit", "/v1/videos", "/v1/videos/sync"})
 _ADMIN_FOLDER = "/admin/"

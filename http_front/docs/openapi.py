@@ -22,6 +22,7 @@ from http_front.docs.openapi_parts import (
     response,
     submit_content,
 )
+from http_front.docs.operation_names import complete
 from http_front.files.file_routes import CONTENT_TYPES
 from http_front.models.profile_fields import TextLimits, narrowed
 from http_front.openai.openai_schema import create_type
@@ -120,6 +121,7 @@ def make_document(
         "paths": _paths(),
         "components": {"schemas": components | {"SubmitByFile": form}},
     }
+    complete(document, with_keys)
     if with_keys:
         _require_keys(document)
     return document
