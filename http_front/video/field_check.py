@@ -126,8 +126,8 @@ def _contradictions(
 
 def _any_text(field_type: Any) -> str:
     """Return a valid value of a field that a body must have, so that its others can be checked."""
-    schema = msgspec.json.schema(field_type)
-    return "x" * max(1, schema.get("minLength", 1))
+    least: int = msgspec.json.schema(field_type).get("minLength", 0)
+    return "x" * max(1, least)
 
 
 def _unknown(name: str, known: Sequence[str]) -> FieldProblem:
