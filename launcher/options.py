@@ -289,6 +289,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ValueError(
                 "store_downloads is redirect, which needs a store at s3://BUCKET/PREFIX"
             )
+        if self.min_prompt_chars > self.max_prompt_chars:
+            raise ValueError(
+                f"min_prompt_chars is {self.min_prompt_chars}; it must not be more than "
+                f"max_prompt_chars, which is {self.max_prompt_chars}"
+            )
         for origin in self.cors_origins:
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(

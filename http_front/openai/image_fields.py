@@ -9,7 +9,7 @@ from http_front.errors import FrontError
 from http_front.video.field_check import decode_json
 
 FILE_PART = "input_reference"
-FILE_PARTS = {FILE_PART: "image", "last_image": "last_image"}
+FILE_PARTS = {FILE_PART: "image", "image": "image", "last_image": "last_image"}
 """Parts of a form with an image file, and which image it is."""
 _URL_FIELDS = {
     **dict.fromkeys(("reference_url", "image_url", "image", "start_image"), "image"),

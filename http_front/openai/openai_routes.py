@@ -87,7 +87,8 @@ async def list_models(request: web.Request) -> web.Response:
 
 async def retrieve_model(request: web.Request) -> web.Response:
     listed = ModelList.of(await request.app[FRONT].models.found())
-    model = next((m for m in listed.data if m.id == request.match_info["id"]), None)
+    name = request.match_info["id"].lower()
+    model = next((m for m in listed.data if m.id.lower() == name), None)
     if model is None:
         names = ", ".join(each.id for each in listed.data)
         message = f"there is no such model; this server serves {names or 'none yet'}"
