@@ -2,6 +2,7 @@
 
 import codecs
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ from broker.process.log import one_line
 from broker.wire.errors import ErrorCode
 from broker.wire.job import SpecError
 from http_front.errors import FieldProblem, FrontError
-from http_front.video.allowed_values import allowed, is_text
+from http_front.video.allowed_values import allowed, is_list, is_text
 
 _SHOWN_CHARS = 60
 _SHOWN_PROBLEMS = 10
@@ -52,7 +53,7 @@ def _encoding_note(body: bytes) -> str:
 def check(
     fields: dict[str, object], body_type: type[Body], other_fields: Sequence[str] = ()
 ) -> Body:
-    """Convert fields to a struct. Text may stand for a number or a boolean, null for a default.
+    """Convert fields to a struct. Text may stand for what is none, null for a default.
 
     Args:
         fields: Names and values as the client sent them.
@@ -64,7 +65,7 @@ def check(
     """
     known: _Fields = {field.name: field for field in msgspec.structs.fields(body_type)}
     given = {
-        name: value
+        name: _read_list(value, known.get(name))
         for name, value in fields.items()
         if name not in known or not _stands_for_default(value, known[name])
     }
@@ -87,6 +88,14 @@ def refused_fields(problems: Sequence[FieldProblem]) -> FrontError:
 def _stands_for_default(value: object, field: msgspec.structs.FieldInfo) -> bool:
     # Forms send null as text.
     return value is None or (value == "null" and not is_text(inspect.type_info(field.type)))
+
+
+def _read_list(value: object, field: msgspec.structs.FieldInfo | None) -> object:
+    """Return a list that came as JSON text, as in a form; any other value as it is."""
+    if isinstance(value, str) and field is not None and is_list(inspect.type_info(field.type)):
+        with suppress(msgspec.DecodeError, RecursionError):
+            return msgspec.json.decode(value)
+    return value
 
 
 def _wrong_fields(
