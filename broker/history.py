@@ -53,7 +53,9 @@ class History:
         own: Iterator[JobView] = (view for view in latest if request.owner in (None, view.owner))
         if request.after is not None:
             own = islice(dropwhile(lambda view: view.job_id != request.after, own), 1, None)
-        jobs = list(islice(own, limit + 1))
+        # Selected last: the job that the page follows may have another state by now.
+        found = (view for view in own if not request.states or view.state in request.states)
+        jobs = list(islice(found, limit + 1))
         return JobsListed(jobs=jobs[:limit], has_more=len(jobs) > limit)
 
     def _shorten_oldest(self) -> None:

@@ -6,6 +6,7 @@ import msgspec
 
 from broker.process.log import LogFormat
 from broker.wire.sockets import Addresses
+from http_front.models.profile_fields import TextLimits
 
 Downloads = Literal["relay", "redirect"]
 
@@ -45,9 +46,16 @@ class FrontConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Whether callbacks may go to non-public addresses and to any port."""
     realtime_front: bool = False
     """Whether the front runs with real-time priority."""
+    min_prompt_chars: int = 10
+    max_prompt_chars: int = 500
+    """Of prompts that come by `/video/submit`."""
     log_format: LogFormat = "text"
     parent_pid: int
     """Pid of the launcher."""
     ready_fd: int | None = None
     """File descriptor that receives the line `ready` once the front serves requests, then `alive`
     every second."""
+
+    @property
+    def text_limits(self) -> TextLimits:
+        return TextLimits(self.min_prompt_chars, self.max_prompt_chars)

@@ -1,5 +1,7 @@
 """The front's exception, and the HTTP status of each `ErrorCode`."""
 
+import msgspec
+
 from broker.wire.errors import ErrorCode
 from broker.wire.replies import Refused
 
@@ -27,6 +29,7 @@ STATUS = {
     ErrorCode.METHOD_NOT_ALLOWED: 405,
     ErrorCode.UNAUTHORIZED: 401,
     ErrorCode.FORBIDDEN: 403,
+    ErrorCode.WAIT_TIMEOUT: 504,
     ErrorCode.INTERNAL: 500,
     # The codes below say why a job failed; no request is refused with them.
     ErrorCode.RUN_FAILED: 500,
@@ -37,14 +40,22 @@ STATUS = {
 }
 
 
+class FieldProblem(msgspec.Struct, frozen=True, kw_only=True):
+    """What is wrong with one field of a request."""
+
+    field: str
+    message: str
+
+
 class FrontError(Exception):
-    """Raised when a request is refused. The client sees the code, message and field only.
+    """Raised when a request is refused. The client sees these arguments only.
 
     Args:
         code: Determines the HTTP status.
         message: What was found and what is allowed, for people.
         field: The request field that caused the error.
         retry_after_s: When the client may send the same request again.
+        problems: Each wrong field, where several are.
     """
 
     def __init__(
@@ -53,12 +64,14 @@ class FrontError(Exception):
         message: str,
         field: str | None = None,
         retry_after_s: int | None = None,
+        problems: tuple[FieldProblem, ...] = (),
     ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.field = field
         self.retry_after_s = retry_after_s
+        self.problems = problems
 
     @classmethod
     def from_refusal(cls, refused: Refused) -> "FrontError":

@@ -12,6 +12,7 @@ from typing import Any
 
 from aiohttp import BadContentDispositionHeader, BadContentDispositionParam, web
 from aiohttp.abc import AbstractAccessLogger
+from aiohttp.http import RawRequestMessage
 
 from broker.wire.errors import ErrorCode
 from http_front.access.connection_limits import ConnectionLimits
@@ -176,9 +177,8 @@ class _Runner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
         handle = _refusing_expectations(made.request_handler)
-        return _Server(
-            handle, limits=self._limits, request_factory=made.request_factory, **made._kwargs
-        )
+        factory = _without_last_slash(made.request_factory)
+        return _Server(handle, limits=self._limits, request_factory=factory, **made._kwargs)
 
 
 def _limit_sending(connection: socket.socket) -> None:
@@ -190,6 +190,19 @@ def _limit_sending(connection: socket.socket) -> None:
         limit_ms = int(SEND_LIMIT_S * 1000)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit_ms)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+
+
+def _without_last_slash(make: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
+    """Read the path `/video/list/` as `/video/list`, which no redirect would do for a POST."""
+
+    def make_request(message: RawRequestMessage, *arguments: Any) -> web.BaseRequest:
+        path = message.url.raw_path
+        if path.endswith("/") and path != "/":
+            url = message.url.with_path(path.rstrip("/") or "/", encoded=True, keep_query=True)
+            message = message._replace(path=url.raw_path_qs, url=url)
+        return make(message, *arguments)
+
+    return make_request
 
 
 def _refusing_expectations(handle: _Handle) -> _Handle:

@@ -17,11 +17,18 @@ _HEADERS = {"Cache-Control": "no-cache", "Content-Security-Policy": _POLICY}
 
 
 def add_routes(app: web.Application) -> None:
-    app.add_routes([web.get("/", _page), web.get("/static/page/{name}", _file)])
+    app.add_routes(
+        [web.get("/", _page), web.get("/static/page/{name}", _file), web.get("/favicon.ico", _icon)]
+    )
 
 
 async def _page(_request: web.Request) -> web.FileResponse:
     return web.FileResponse(_FOLDER / "index.html", headers=_HEADERS)
+
+
+async def _icon(_request: web.Request) -> web.FileResponse:
+    """Serve the icon where browsers look for it on pages that name none, such as a video."""
+    return web.FileResponse(_FOLDER / "icon.svg", headers=_HEADERS)
 
 
 async def _file(request: web.Request) -> web.FileResponse:

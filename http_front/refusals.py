@@ -4,6 +4,7 @@ import errno
 import logging
 
 import aiohttp
+import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.typedefs import Handler
@@ -38,7 +39,12 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
 
 
 def refusal(error: FrontError, status: int | None = None) -> web.Response:
-    detail = ErrorDetail(code=error.code, message=error.message, field=error.field)
+    detail = ErrorDetail(
+        code=error.code,
+        message=error.message,
+        field=error.field,
+        fields=list(error.problems) if len(error.problems) > 1 else msgspec.UNSET,
+    )
     response = json_response(ErrorBody(error=detail), status=status or error.status)
     if error.code is ErrorCode.UNAUTHORIZED:
         response.headers["WWW-Authenticate"] = "Bearer"

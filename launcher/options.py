@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from broker.process.log import LogFormat
 from broker.store.store import is_object_place
-from broker.wire.job import MODEL_NAME_PATTERN
+from broker.wire.job import MAX_PROMPT_CHARS, MODEL_NAME_PATTERN
 from broker.wire.model_profile import Family
 from http_front.config import Downloads
 from launcher.served_models import (
@@ -186,6 +186,19 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         int, Meta(ge=1, description="Denoising steps between two checkpoints of a job.")
     ] = 5
     max_queue: Annotated[int, Meta(ge=1, description="Jobs that may wait in the queue.")] = 100
+    min_prompt_chars: Annotated[
+        int,
+        Meta(ge=1, le=MAX_PROMPT_CHARS, description="Shortest prompt of `/video/submit`."),
+    ] = 10
+    max_prompt_chars: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=MAX_PROMPT_CHARS,
+            description="Longest prompt of `/video/submit`; `/v1/videos` takes 1 to 5000 "
+            "characters. Models read 512 tokens, some 2,000 letters.",
+        ),
+    ] = 500
     priority_step: Annotated[
         float,
         Meta(gt=0, le=_CENTURY_S, description="Seconds of waiting that equal one priority level."),
@@ -275,6 +288,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         if self.store_downloads == "redirect" and not is_object_place(self.store or ""):
             raise ValueError(
                 "store_downloads is redirect, which needs a store at s3://BUCKET/PREFIX"
+            )
+        if self.min_prompt_chars > self.max_prompt_chars:
+            raise ValueError(
+                f"min_prompt_chars is {self.min_prompt_chars}; it must not be more than "
+                f"max_prompt_chars, which is {self.max_prompt_chars}"
             )
         for origin in self.cors_origins:
             if not _ORIGIN.fullmatch(origin):

@@ -82,6 +82,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             allowed_hosts=options.allowed_hosts,
             cors_origins=options.cors_origins,
             api_keys=options.api_keys,
+            min_prompt_chars=options.min_prompt_chars,
+            max_prompt_chars=options.max_prompt_chars,
             image_hosts=options.image_hosts,
             allow_private_images=options.allow_private_images,
             allow_private_callbacks=options.allow_private_callbacks,

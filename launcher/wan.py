@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import sys
 
+from broker.process.installed_version import installed_version
 from broker.process.standard_streams import open_missing_streams
 from http_front.access.keys import KeyFileError
 from http_front.client import backup_command, job_commands, key_commands
@@ -40,6 +41,12 @@ def make_parser() -> CommandParser:
         description="Make videos from images on a wan-ranks server.",
         epilog=_epilog(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"wan {installed_version()}",
+        help="print the version",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     job_commands.add_parsers(commands)

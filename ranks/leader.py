@@ -131,7 +131,8 @@ class Leader(RankLoop):
     def _run_job(self, job: RunJob) -> RunInterrupted | JobError | None:
         logger.info("attempt %d begins", job.lease.attempt)
         self._lease = job.lease
-        self._link.report(JobStarted(lease=job.lease))
+        num_tokens = self._engine.prompts.num_tokens(job.spec.prompt)
+        self._link.report(JobStarted(lease=job.lease, prompt_tokens=num_tokens))
         model_hash = self._engine.shape.model.content_hash
         inputs = JobInputs(
             self._store,

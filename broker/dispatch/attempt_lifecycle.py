@@ -50,7 +50,7 @@ class AttemptLifecycle:
             return
         match report:
             case JobStarted():
-                self._on_started(attempt, now_s)
+                self._on_started(attempt, report, now_s)
             case JobDecoded():
                 self._on_decoded(attempt, now_s)
             case JobDelayed():
@@ -82,10 +82,11 @@ class AttemptLifecycle:
                 # Cancelled, and then the broker was restarted: the video must not be found.
                 self._state.emit(DropVideo(report.lease.job_id))
 
-    def _on_started(self, attempt: Attempt, now_s: float) -> None:
+    def _on_started(self, attempt: Attempt, report: JobStarted, now_s: float) -> None:
         job = self._job_of(attempt)
         if job is not None and not attempt.started:
-            self._state.publish(job.changed(now_s, stage=Stage.ENCODE), now_s)
+            changed = job.changed(now_s, stage=Stage.ENCODE, prompt_tokens=report.prompt_tokens)
+            self._state.publish(changed, now_s)
         attempt.start(now_s)
 
     def _on_decoded(self, attempt: Attempt, now_s: float) -> None:

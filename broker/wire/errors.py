@@ -29,6 +29,7 @@ class ErrorCode(Enum):
     METHOD_NOT_ALLOWED = "method_not_allowed"
     UNAUTHORIZED = "unauthorized"  # no API key, or a wrong one
     FORBIDDEN = "forbidden"  # wrong Host or Origin, or a key that may not do this
+    WAIT_TIMEOUT = "wait_timeout"  # the job that a client waits for takes too long
     INTERNAL = "internal"  # a bug; the log says more
     RUN_FAILED = "run_failed"  # the ranks failed during the attempt
     OUT_OF_MEMORY = "out_of_memory"  # of an accelerator

@@ -60,6 +60,8 @@ class JobStarted(Message, frozen=True, kw_only=True):
     """Rank 0 has taken the job of this lease."""
 
     lease: Lease
+    prompt_tokens: int | None = None
+    """Length of its prompt, as its model counts it."""
 
 
 class JobDecoded(Message, frozen=True, kw_only=True):

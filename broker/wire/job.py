@@ -11,6 +11,11 @@ FRAMES_PER_SECOND = 16
 MAX_PIXELS = 921_600
 MIN_SIDE_PX = 64
 SIDE_MULTIPLE_PX = 16
+MAX_PROMPT_CHARS = 5000
+"""More than the text encoders read of any text: 512 tokens, some 2,000 letters."""
+MAX_PROMPT_TOKENS = 512
+"""What the text encoders read of a prompt; they leave out the rest."""
+MAX_SEED = 2**63 - 1
 
 MODEL_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 JOB_ID_PATTERN = "[0-9a-f]{32}"
@@ -95,8 +100,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     prompt: Annotated[
         str,
         Meta(
-            min_length=10,
-            max_length=500,
+            min_length=1,
+            max_length=MAX_PROMPT_CHARS,
             description="What the video shows.",
             examples=["A small sailing boat drifts across a calm bay"],
         ),
@@ -104,9 +109,9 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     image_size: Annotated[
         str,
         Meta(
-            pattern=r"^[0-9]{1,5}[*x][0-9]{1,5}$",
             description="Width and height in pixels, `W*H` or `WxH`: each a multiple of 16 and at "
             "least 64, at most 921600 pixels together.",
+            extra_json_schema={"pattern": r"^[0-9]{1,5}[*x][0-9]{1,5}$"},
         ),
     ] = "1280*720"
     num_frames: Annotated[
@@ -145,7 +150,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     seed: (
         Annotated[
             int,
-            Meta(ge=0, le=2_147_483_647, description="Seed of the noise; random if left out."),
+            Meta(ge=0, le=MAX_SEED, description="Seed of the noise; random if left out."),
         ]
         | None
     ) = None
@@ -155,6 +160,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             Meta(
                 pattern=MODEL_NAME_PATTERN,
                 description="Name of the model; the server's default if left out.",
+                extra={"allowed": "the name of a model"},
             ),
         ]
         | None
@@ -162,7 +168,10 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     negative_prompt: (
         Annotated[
             str,
-            Meta(max_length=500, description="Negative prompt: what the video should not show."),
+            Meta(
+                max_length=MAX_PROMPT_CHARS,
+                description="Negative prompt: what the video should not show.",
+            ),
         ]
         | None
     ) = None
@@ -318,7 +327,8 @@ def parse_size(image_size: str) -> tuple[int, int]:
     match = _SIZE.fullmatch(image_size)
     if match is None:
         raise SpecError(
-            "image_size", f"image_size is {image_size!r}; write width and height as 1280*720"
+            "image_size",
+            f'image_size is "{image_size[:60]}"; write width and height as 1280*720',
         )
     return int(match[1]), int(match[2])
 

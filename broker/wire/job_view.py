@@ -44,6 +44,8 @@ class JobFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """What looks wrong with the video."""
     model_hash: str | None = None
     """Content hash of the model that runs the latest attempt, or that made the video."""
+    prompt_tokens: int | None = None
+    """Length of its prompt, as its model counts it, once an attempt has started."""
     priority: int = 0
     owner: str | None = None
     """Name of the API key that submitted it, for the fronts; None where no keys are in use."""

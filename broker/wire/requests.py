@@ -9,7 +9,7 @@ from typing import Annotated, Any, Generic, TypeVar, get_args
 import msgspec
 
 from broker.wire.codec import Codec, Message
-from broker.wire.job import JobSpec, Priority
+from broker.wire.job import JobSpec, JobState, Priority
 from broker.wire.replies import (
     BackedUp,
     CallbackEnded,
@@ -103,6 +103,8 @@ class ListJobs(Request[JobsListed], frozen=True, kw_only=True):
     after: str | None = None
     """The last job of the page before; None for the first page."""
     oldest_first: bool = False
+    states: tuple[JobState, ...] = ()
+    """Only jobs in one of these states; empty for any."""
     owner: str | None = None
 
 

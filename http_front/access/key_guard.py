@@ -23,9 +23,9 @@ _CALLER = web.RequestKey("caller", ApiKey)
 _RING = web.RequestKey("ring", KeyRing)
 
 # These paths reveal nothing about jobs, so that monitoring needs no key.
-OPEN_PATHS = frozenset({"/", "/live", "/health", "/docs", "/openapi.json"})
+OPEN_PATHS = frozenset({"/", "/favicon.ico", "/live", "/health", "/docs", "/openapi.json"})
 _OPEN_FOLDER = "/static/"
-_SUBMIT_PATHS = frozenset({"/video/submit", "/v1/videos"})
+_SUBMIT_PATHS = frozenset({"/video/submit", "/v1/videos", "/v1/videos/sync"})
 _ADMIN_FOLDER = "/admin/"
 _METRICS_PATH = "/metrics"
 
@@ -85,7 +85,7 @@ def make_key_guard(path: str) -> Middleware:
             return await handler(request)
         key = None if token is None else ring.find(token)
         if key is None:
-            raise _unauthorized(request, unauthorized)
+            raise _unauthorized(request, token, unauthorized)
         # A key whose limits changed in the file starts with full buckets.
         _check_rate(request, rates.setdefault(key, KeyRates(key.limits)))
         if _is_for_admins(request.path) and not key.admin:
@@ -126,7 +126,7 @@ def _token_in_protocols(request: web.Request) -> str | None:
     return tokens[0] if tokens else None
 
 
-def _unauthorized(request: web.Request, rates: AddressRates) -> FrontError:
+def _unauthorized(request: web.Request, token: str | None, rates: AddressRates) -> FrontError:
     """Return the error for a request without a valid key: 401, or 429 if an address sends many.
 
     Requests with a valid key are not counted here. Behind a proxy all clients share one address,
@@ -136,9 +136,13 @@ def _unauthorized(request: web.Request, rates: AddressRates) -> FrontError:
     wait_s = rates.take(request.remote or "", asyncio.get_running_loop().time())
     if wait_s:
         return _too_many("without a valid key", wait_s)
-    return FrontError(
-        ErrorCode.UNAUTHORIZED, "a valid API key is required: Authorization: Bearer …"
-    )
+    if token:
+        message = "this API key is not valid: it is misspelt, or was removed"
+    elif token == "":
+        message = "the Authorization header is malformed; send Authorization: Bearer KEY"
+    else:
+        message = "an API key is required; send Authorization: Bearer KEY"
+    return FrontError(ErrorCode.UNAUTHORIZED, message)
 
 
 def _check_rate(request: web.Request, rates: KeyRates) -> None:

@@ -16,6 +16,7 @@ from http_front.openai.openai_schema import ModelList
 from http_front.video.schema import (
     MAX_LISTED,
     Cancelled,
+    Deleted,
     ErrorBody,
     ErrorDetail,
     JobList,
@@ -173,6 +174,10 @@ class WanClient:
 
     async def cancel(self, job_id: str) -> None:
         await self._post("/video/cancel", Cancelled, json={"requestId": job_id})
+
+    async def delete(self, job_id: str) -> None:
+        """Delete a job and its files; one that has not ended is cancelled first."""
+        await self._post("/video/delete", Deleted, json={"requestId": job_id})
 
     async def watch(self, job_id: str) -> AsyncGenerator[JobUpdate, None]:
         """Yield the job as it is now, then every change until it ends.

@@ -1,4 +1,4 @@
-"""The `wan` commands for jobs: submit, list, status, watch, cancel, download; and models."""
+"""The `wan` commands for jobs: submit, list, status, watch, cancel, delete, download; models."""
 
 import argparse
 import os
@@ -21,10 +21,11 @@ from http_front.client.client import WanClient
 from http_front.client.command_parser import Commands
 from http_front.client.exit_codes import ExitCode, UsageError
 from http_front.client.output import Output
+from http_front.client.status_text import status_text
 from http_front.client.watching import Watch
 from http_front.openai.openai_schema import ModelList
 from http_front.video.field_check import check
-from http_front.video.schema import JobEntry, JobStatus, SubmitByFile
+from http_front.video.schema import JobEntry, SubmitByFile
 
 DEFAULT_SERVER = "http://127.0.0.1:8088"
 DEFAULT_LISTED = 20
@@ -51,7 +52,12 @@ _EXIT_OF = {
 def add_parsers(commands: Commands) -> None:
     """Add the commands. The options of `submit` are made from the fields of a request."""
     submit = commands.add_parser("submit", help="submit a job")
-    submit.add_argument("image", metavar="IMAGE", help="image file or http(s) URL")
+    submit.add_argument(
+        "images",
+        metavar="IMAGE",
+        nargs="+",
+        help="image file or http(s) URL; several images make as many jobs",
+    )
     for field in msgspec.structs.fields(SubmitByFile):
         if field.name in _SUBMIT_FIELDS:
             _add_field(submit, field)
@@ -59,7 +65,16 @@ def add_parsers(commands: Commands) -> None:
         "--last-image", help="the last frame, for models that take one: file or http(s) URL"
     )
     submit.add_argument("--watch", action="store_true", help="show progress until the job ends")
-    submit.add_argument("--output", type=Path, help="with --watch: file or folder for the video")
+    submit.add_argument(
+        "--output", type=Path, help="wait for the video and save it: a file or a folder"
+    )
+    submit.add_argument(
+        "--seeds",
+        metavar="N",
+        type=_count,
+        default=1,
+        help="make N jobs of each image, each with another seed: random, or from --seed upwards",
+    )
     listing = commands.add_parser("list", help="list your jobs, newest first")
     listing.add_argument(
         "--limit",
@@ -75,6 +90,7 @@ def add_parsers(commands: Commands) -> None:
         ("status", "show the state of a job"),
         ("watch", "show progress until the job ends"),
         ("cancel", "cancel a job"),
+        ("delete", "delete a job and its files"),
         ("download", "download the video of a finished job"),
     ):
         command = commands.add_parser(name, help=text)
@@ -104,12 +120,16 @@ async def run(options: argparse.Namespace, output: Output) -> ExitCode:
                 models = await client.models()
                 output.result(models, _model_table(models) if models.data else "no models")
             case "status":
-                _show_status(await client.status(options.id), output)
+                status = await client.status(options.id)
+                output.result(status, status_text(status))
             case "watch":
                 return await _watch(client, options.id, options.output, output)
             case "cancel":
                 await client.cancel(options.id)
                 output.result({"requestId": options.id, "status": "Cancelled"}, "cancelled")
+            case "delete":
+                await client.delete(options.id)
+                output.result({"requestId": options.id, "deleted": True}, "deleted")
             case _:  # download; argparse refuses anything else
                 await _download(client, options.id, options.output or Path(), output)
     return ExitCode.DONE
@@ -118,16 +138,34 @@ async def run(options: argparse.Namespace, output: Output) -> ExitCode:
 async def _submit(client: WanClient, options: argparse.Namespace, output: Output) -> ExitCode:
     asked = {name: getattr(options, name) for name in _SUBMIT_FIELDS}
     given = {name: _decoded(value) for name, value in asked.items() if value is not None}
-    body = check(given, SubmitByFile, lax=True)
+    body = check(given, SubmitByFile)
     fields: dict[str, object] = {name: getattr(body, name) for name in given}
     last_image = None if options.last_image is None else _image(options.last_image)
-    answer = await client.request_job(_image(options.image), fields, last_image=last_image)
-    if answer.notice is not None:
-        output.note(f"wan: {answer.notice}")
-    output.result(answer, answer.requestId)
-    if not options.watch:
+    job_ids = []
+    for image, seed in _takes(options, body.seed):
+        asked_now = fields if seed is None else fields | {"seed": seed}
+        answer = await client.request_job(_image(image), asked_now, last_image=last_image)
+        if answer.notice is not None:
+            output.note(f"wan: {answer.notice}")
+        output.result(answer, answer.requestId)
+        job_ids.append(answer.requestId)
+    if not (options.watch or options.output):
         return ExitCode.DONE
-    return await _watch(client, answer.requestId, options.output, output)
+    ends = [await _watch(client, job_id, options.output, output) for job_id in job_ids]
+    return next((end for end in ends if end is not ExitCode.DONE), ExitCode.DONE)
+
+
+def _takes(options: argparse.Namespace, seed: int | None) -> list[tuple[str, int | None]]:
+    """Return the image and the seed of each job; None lets the server draw the seed.
+
+    Raises:
+        UsageError: If several videos would get the name of one file.
+    """
+    seeds = [None if seed is None else seed + n for n in range(options.seeds)]
+    takes = [(image, each) for image in options.images for each in seeds]
+    if len(takes) > 1 and options.output is not None and not options.output.is_dir():
+        raise UsageError(f"--output is {options.output}; for several videos it must be a folder")
+    return takes
 
 
 def _image(text: str) -> Path | str:
@@ -166,7 +204,8 @@ async def _watch(client: WanClient, job_id: str, target: Path | None, output: Ou
 async def _download(client: WanClient, job_id: str, target: Path, output: Output) -> None:
     file = _video_file(target, job_id)
     await client.download(job_id, file)
-    output.result({"requestId": job_id, "video": str(file)}, str(file))
+    shown = os.fsencode(file).decode(errors="backslashreplace")
+    output.result({"requestId": job_id, "video": shown}, shown)
 
 
 def _video_file(target: Path, job_id: str) -> Path:
@@ -224,13 +263,6 @@ def _as_lines(table: Table) -> str:
 def _state(job: JobEntry) -> str:
     stage = f" ({job.stage.value})" if job.stage else ""
     return f"{job.status.value}{stage}"
-
-
-def _show_status(status: JobStatus, output: Output) -> None:
-    fields = msgspec.to_builtins(status)
-    fields["results"] = status.results and status.results.video_url
-    lines = [f"{name:15} {value}" for name, value in fields.items() if value is not None]
-    output.result(status, "\n".join(lines))
 
 
 def _add_server(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from broker.wire.model_profile import ModelProfile
 from http_front.docs.openapi import make_document
 from http_front.errors import FrontError
 from http_front.models.known_models import KnownModels
+from http_front.models.profile_fields import TextLimits
 from http_front.state import FRONT
 
 BROKER_LIMIT_S = 1.0
@@ -31,7 +32,8 @@ def add_routes(app: web.Application, with_keys: bool) -> None:
         profiles = await _served(request.app[FRONT].models)
         names = tuple(profile.name for profile in profiles)
         default = profiles[0] if profiles else ModelProfile()
-        body = _document(with_keys, default, names)
+        limits = request.app[FRONT].config.text_limits
+        body = _document(with_keys, default, names, limits)
         return web.Response(body=body, content_type="application/json")
 
     app.add_routes(
@@ -54,8 +56,10 @@ async def _served(models: KnownModels) -> list[ModelProfile]:
 
 
 @lru_cache(maxsize=4)
-def _document(with_keys: bool, profile: ModelProfile, names: tuple[str, ...]) -> bytes:
-    document = make_document(with_keys, profile, names)
+def _document(
+    with_keys: bool, profile: ModelProfile, names: tuple[str, ...], limits: TextLimits
+) -> bytes:
+    document = make_document(with_keys, profile, names, limits)
     return msgspec.json.format(msgspec.json.encode(document), indent=2)
 
 

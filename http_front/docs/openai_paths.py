@@ -2,6 +2,7 @@
 
 import copy
 
+from broker.store.store import VIDEO
 from http_front.docs.openapi_parts import (
     SMALL_JOB,
     Schema,
@@ -16,6 +17,7 @@ from http_front.files.file_routes import CONTENT_TYPES
 from http_front.openai.openai_routes import VARIANTS
 from http_front.openai.openai_schema import (
     OPENAI_NAMES,
+    STATES,
     Model,
     ModelList,
     OpenAIError,
@@ -23,6 +25,7 @@ from http_front.openai.openai_schema import (
     VideoDeleted,
     VideoList,
 )
+from http_front.openai.sync_route import ID_HEADER
 from http_front.video.schema import EXAMPLE_IMAGE
 
 TYPES = (Video, VideoList, VideoDeleted, Model, ModelList, OpenAIError)
@@ -61,8 +64,9 @@ def paths(idempotency_key: Schema) -> Schema:
     return {
         "/v1/videos": {
             "post": _operation("Submit a job", created, body=bodies, parameters=[idempotency_key]),
-            "get": _operation("List jobs", listed, parameters=page_parameters()),
+            "get": _operation("List jobs", listed, parameters=page_parameters(STATES)),
         },
+        "/v1/videos/sync": {"post": _sync(bodies, idempotency_key)},
         "/v1/videos/{id}": {
             "get": _operation(
                 "Get the status of a job",
@@ -86,6 +90,22 @@ def paths(idempotency_key: Schema) -> Schema:
             "get": _operation("Get a model", {"200": response("It.", Model)}, parameters=[_ID])
         },
     }
+
+
+def _sync(bodies: Schema, idempotency_key: Schema) -> Schema:
+    done = {
+        "description": "The video.",
+        "headers": {
+            ID_HEADER: {"description": "The job's id.", "schema": {"type": "string"}},
+        },
+        "content": {CONTENT_TYPES[VIDEO]: {"schema": _FILE}},
+    }
+    return _operation(
+        "Submit a job and wait for its video",
+        {"200": done},
+        body=bodies,
+        parameters=[idempotency_key],
+    )
 
 
 def _content() -> Schema:

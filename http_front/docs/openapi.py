@@ -22,10 +22,12 @@ from http_front.docs.openapi_parts import (
     response,
     submit_content,
 )
+from http_front.docs.operation_names import complete
 from http_front.files.file_routes import CONTENT_TYPES
-from http_front.models.profile_fields import narrowed
+from http_front.models.profile_fields import TextLimits, narrowed
 from http_front.openai.openai_schema import create_type
 from http_front.video.idempotency import HEADER
+from http_front.video.listing import STATES
 from http_front.video.schema import (
     EXAMPLE_IMAGE,
     MAX_SEQ,
@@ -86,7 +88,10 @@ _LINKS = {
 
 
 def make_document(
-    with_keys: bool = False, profile: ModelProfile | None = None, models: Sequence[str] = ()
+    with_keys: bool = False,
+    profile: ModelProfile | None = None,
+    models: Sequence[str] = (),
+    limits: TextLimits = TextLimits(),  # noqa: B008 (it is immutable)
 ) -> Schema:
     """Return the document as JSON-ready objects.
 
@@ -95,9 +100,11 @@ def make_document(
         profile: Of the default model, for the ranges and defaults of a job's fields; None takes
             those of Wan2.1.
         models: Names of the models that jobs may name.
+        limits: Of the texts that come by `/video/submit`.
     """
     profile = profile or ModelProfile()
-    bodies = (narrowed(SubmitByUrl, profile), narrowed(SubmitByFile, profile), create_type(profile))
+    submits = (narrowed(SubmitByUrl, profile, limits), narrowed(SubmitByFile, profile, limits))
+    bodies = (*submits, create_type(profile))
     types = (*bodies, *_TYPES, *openai_paths.TYPES)
     _, components = msgspec.json.schema_components(types, ref_template=REF)
     openai_paths.add_forms(components)
@@ -114,6 +121,7 @@ def make_document(
         "paths": _paths(),
         "components": {"schemas": components | {"SubmitByFile": form}},
     }
+    complete(document, with_keys)
     if with_keys:
         _require_keys(document)
     return document
@@ -181,7 +189,7 @@ def _paths() -> Schema:
             "get": operation(
                 "List jobs",
                 {"200": response("A page of jobs, newest first by default.", JobList)},
-                parameters=page_parameters(),
+                parameters=page_parameters(STATES),
             )
         },
         "/video/webhook_secret": {

@@ -1,5 +1,6 @@
 """Builds parts of the OpenAPI document, shared by the two APIs."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -72,8 +73,13 @@ def query_parameter(name: str, about: str, schema: Schema) -> Schema:
     return {"name": name, "in": "query", "description": about, "schema": schema}
 
 
-def page_parameters() -> list[Schema]:
+def page_parameters(states: Iterable[str]) -> list[Schema]:
     return [
+        query_parameter(
+            "status",
+            f"Only jobs with one of these, separated by commas: {', '.join(states)}.",
+            {"type": "string"},
+        ),
         query_parameter("after", "Id of the last job of the previous page.", {"type": "string"}),
         query_parameter(
             "limit",

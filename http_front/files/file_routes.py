@@ -15,6 +15,7 @@ from broker.store.folder import FolderStore
 from broker.store.store import POSTER, SPRITES, VIDEO, VIDEOS, StoreError
 from broker.wire.errors import ErrorCode
 from broker.wire.job import JOB_ID_PATTERN
+from broker.wire.job_view import JobView
 from broker.wire.requests import GetJob
 from http_front.access.key_guard import owner
 from http_front.errors import FrontError
@@ -31,6 +32,7 @@ _POLICY = "default-src 'none'; media-src 'self'; style-src 'unsafe-inline'; fram
 _RANGE = re.compile("bytes=[^,]*", re.IGNORECASE)
 _EMPTY_SUFFIX = re.compile("bytes=-0+", re.IGNORECASE)
 _ANY_ETAG = "*"
+_EXPLAIN_LIMIT_S = 1.0
 
 
 def add_routes(app: web.Application) -> None:
@@ -40,9 +42,29 @@ def add_routes(app: web.Application) -> None:
 
 def _sender(ending: str) -> Handler:
     async def send(request: web.Request) -> web.StreamResponse:
-        return await send_file(request, use_job_id(request.match_info["requestId"]), ending)
+        job_id = use_job_id(request.match_info["requestId"])
+        try:
+            return await send_file(request, job_id, ending)
+        except FrontError as error:
+            if error.code is not ErrorCode.NOT_FOUND:
+                raise
+            raise await _why_missing(request, job_id, error) from error
 
     return send
+
+
+async def _why_missing(request: web.Request, job_id: str, error: FrontError) -> FrontError:
+    """Return what the job is that has no video, as far as the broker knows it."""
+    try:
+        ask = GetJob(job_id=job_id, owner=owner(request))
+        found = await request.app[FRONT].broker.ask(ask, _EXPLAIN_LIMIT_S)
+    except FrontError:
+        return error
+    return error if found.job.video is not None else no_video(found.job)
+
+
+def no_video(job: JobView) -> FrontError:
+    return FrontError(ErrorCode.NOT_FOUND, f"there is no video: the job is {job.state.value}")
 
 
 async def send_file(request: web.Request, job_id: str, ending: str) -> web.StreamResponse:

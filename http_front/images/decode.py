@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -33,6 +34,8 @@ class ImageDecoded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The pixels are complete and on disk."""
 
     sha256: str
+    width_px: int
+    height_px: int
 
 
 class ImageRefused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -43,6 +46,14 @@ class ImageRefused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 class NoSpaceLeft(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The pixels do not fit on the disk."""
+
+
+class StoredImage(NamedTuple):
+    """A decoded image in the store: upright, and scaled down if it was large."""
+
+    name: str
+    width_px: int
+    height_px: int
 
 
 Outcome = ImageDecoded | ImageRefused | NoSpaceLeft
@@ -63,8 +74,10 @@ class ImageDecoder:
         # The last one used is the next one used: most fronts need no more than one.
         self._idle = [_Child(wall_limit_s) for _ in range(NUM_CHILDREN)]
 
-    async def store(self, source: Path, owner: str | None = None, field: str = "image") -> str:
-        """Decode and store the image in a file; return the name of the stored file.
+    async def store(
+        self, source: Path, owner: str | None = None, field: str = "image"
+    ) -> StoredImage:
+        """Decode and store the image in a file.
 
         Args:
             source: The file.
@@ -79,11 +92,11 @@ class ImageDecoder:
         try:
             outcome = await self._decode(DecodeImage(source=str(source), target=str(target)), owner)
             match outcome:
-                case ImageDecoded(sha256=sha256):
-                    name = f"{sha256}.ppm"
+                case ImageDecoded():
+                    name = f"{outcome.sha256}.ppm"
                     moves = [Move(target, f"{INPUTS}/{name}", is_synced=True)]
                     await self._files.call(lambda: self._files.store.put(moves))
-                    return name
+                    return StoredImage(name, outcome.width_px, outcome.height_px)
                 case ImageRefused(reason=reason):
                     raise FrontError(ErrorCode.IMAGE_INVALID, reason, field)
                 case NoSpaceLeft():

@@ -66,7 +66,8 @@ def _serve(command: DecodeImage) -> Outcome:
     target = Path(command.target)
     try:
         picture = decode(Path(command.source))
-        return ImageDecoded(sha256=save(picture, target))
+        sha256 = save(picture, target)
+        return ImageDecoded(sha256=sha256, width_px=picture.width, height_px=picture.height)
     except UnusableImageError as error:
         return ImageRefused(reason=str(error))
     except Exception as error:  # noqa: BLE001 - decoders raise many types

@@ -1,8 +1,6 @@
 """Fetches an image from a client's URL."""
 
 import asyncio
-import base64
-import binascii
 import re
 import zlib
 from collections.abc import AsyncIterator, Sequence
@@ -15,6 +13,7 @@ from broker.wire.errors import ErrorCode
 from http_front.access.fair_slots import FairSlots
 from http_front.errors import FrontError
 from http_front.images.address_guard import may_connect_to
+from http_front.images.data_url import decode_data_url, is_data_url, looks_like_bare_base64
 from http_front.images.guarded_http import (
     BAD_CHARS,
     MAX_URL_CHARS,
@@ -36,7 +35,7 @@ _CHUNK_BYTES = 1 << 16
 _HEADERS = {"Accept": "image/jpeg, image/png, image/webp, */*;q=0.5"}
 _COMPRESSED = frozenset({"gzip", "x-gzip", "deflate"})
 
-_DATA_URL = re.compile(r"data:(?:image/[a-z+.-]+)?;base64,", re.IGNORECASE)
+_FILE_NAME = re.compile(r"[^:?#]*\.(jpe?g|png|webp|gif|bmp|avif|heic)", re.IGNORECASE)
 
 
 class _FetchError(Exception):
@@ -93,13 +92,14 @@ class ImageSource:
             FrontError: If the URL is not allowed, its server fails or is too slow, or the image is
                 too large.
         """
+        field = f"{spool.field}_url"
+        if is_data_url(text):
+            decode_data_url(text, field, spool)
+            return
         try:
-            if is_data_url(text):
-                spool.write(_decode_data_url(text))
-            else:
-                await self._fetch_from_server(self._check(text), spool, owner, tells_private)
+            _refuse_other_than_urls(text)
+            await self._fetch_from_server(self._check(text), spool, owner, tells_private)
         except _FetchError as error:
-            field = f"{spool.field}_url"
             raise FrontError(error.code, error.message(field), field) from error
 
     async def _fetch_from_server(
@@ -163,11 +163,6 @@ class ImageSource:
         return self._check(str(target), MAX_LOCATION_CHARS)
 
 
-def is_data_url(text: str) -> bool:
-    """Whether the URL contains the image itself, so that no server is needed."""
-    return _DATA_URL.match(text) is not None
-
-
 def make_source(allow_private: bool, hosts: Sequence[str]) -> ImageSource:
     """Return the source for the operator's options.
 
@@ -178,6 +173,18 @@ def make_source(allow_private: bool, hosts: Sequence[str]) -> ImageSource:
     if allow_private:
         return ImageSource(guard=lambda _address: True, ports=None, hosts=hosts)
     return ImageSource(hosts=hosts)
+
+
+def _refuse_other_than_urls(text: str) -> None:
+    """Explain what clients often send in place of a URL."""
+    if text.lstrip()[:5].lower() == "data:":
+        raise _forbidden("is a data URL that is not in base64; write data:image/png;base64,…")
+    if looks_like_bare_base64(text):
+        raise _forbidden("is base64 without a head; write data:image/png;base64, before it")
+    if _FILE_NAME.fullmatch(text):
+        raise _forbidden(
+            "is the name of a file; send the file itself in a form, with curl as image=@FILE"
+        )
 
 
 async def _read(response: aiohttp.ClientResponse, spool: Spool) -> None:
@@ -217,13 +224,6 @@ async def _inflated(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         raise _unavailable("responded with a damaged compressed body") from error
     if not inflater.eof:
         raise _unavailable("responded with an incomplete compressed body")
-
-
-def _decode_data_url(text: str) -> bytes:
-    try:
-        return base64.b64decode(text.partition(",")[2], validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise _forbidden("is a data URL with invalid base64") from error
 
 
 def _forbidden(what: str) -> _FetchError:

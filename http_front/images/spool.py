@@ -30,6 +30,8 @@ class Spool:
     def __init__(self, path: Path, field: str = "image") -> None:
         self.num_bytes = 0
         self.field = field
+        self.token: str | None = None
+        """What stands in a JSON body for the data URL that was written to this spool."""
         self._path = path
         self._held = bytearray()
         self._file: BinaryIO | None = None
@@ -81,6 +83,15 @@ class Spools(NamedTuple):
 
     image: Spool
     last_image: Spool
+
+    def of(self, field: str, url: str | None) -> Spool:
+        """Return the spool of an image: the one with its data URL, or else one without any."""
+        own: Spool = getattr(self, field)
+        arrived = [spool for spool in self if spool.token is not None and spool.token == url]
+        free = [spool for spool in (own, *self) if spool.token is None]
+        spool = (arrived + free)[0]
+        spool.field = field
+        return spool
 
 
 def image_too_large(field: str) -> FrontError:

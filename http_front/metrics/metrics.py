@@ -1,7 +1,5 @@
 """Metrics for Prometheus, and their route. They hold no job ids and no text from clients."""
 
-from importlib.metadata import PackageNotFoundError, version
-
 from aiohttp import web
 from aiohttp.typedefs import Handler
 from prometheus_client import (
@@ -14,6 +12,7 @@ from prometheus_client import (
     generate_latest,
 )
 
+from broker.process.installed_version import installed_version
 from broker.wire.job import Stage
 from broker.wire.job_view import JobView
 from broker.wire.replies import HealthFound
@@ -62,7 +61,7 @@ class Metrics:
         )
         self._health = _Health(registry)
         Info("wan_build", "Version of the server.", registry=registry).info(
-            {"version": _installed_version()}
+            {"version": installed_version()}
         )
 
     def record(self, job: JobView) -> None:
@@ -156,10 +155,3 @@ async def count_requests(request: web.Request, handler: Handler) -> web.StreamRe
     route = "none" if resource is None else resource.canonical
     request.app[METRICS].http_requests.labels(route, str(response.status)).inc()
     return response
-
-
-def _installed_version() -> str:
-    try:
-        return version("wan-ranks")
-    except PackageNotFoundError:
-        return "not installed"  # A checkout that another Python runs.

@@ -9,24 +9,30 @@ from http_front.errors import FrontError
 from http_front.video.field_check import decode_json
 
 FILE_PART = "input_reference"
-FILE_PARTS = {FILE_PART: "image", "last_image": "last_image"}
+FILE_PARTS = {FILE_PART: "image", "image": "image", "last_image": "last_image"}
 """Parts of a form with an image file, and which image it is."""
 _URL_FIELDS = {
-    "reference_url": "image",
-    "input_reference[image_url]": "image",
-    "last_image_url": "last_image",
-    "last_image[image_url]": "last_image",
+    **dict.fromkeys(("reference_url", "image_url", "image", "start_image"), "image"),
+    **dict.fromkeys(("last_image_url", "end_image"), "last_image"),
+    **{
+        f"{name}[image_url]{more}": image
+        for name, image in (("input_reference", "image"), ("last_image", "last_image"))
+        for more in ("", "[url]")
+    },
 }
+"""Fields with a URL. In a form of the `openai` package, brackets stand for nested objects."""
 _OBJECT_FIELDS = {
     "input_reference": "image",
     "image_reference": "image",
     "last_image": "last_image",
 }
 """Fields that hold a URL or `{"image_url": …}`; in a form, as JSON text."""
-URL_PARTS = _URL_FIELDS | {"last_image": "last_image"}
+_TYPE_FIELDS = ("input_reference[type]", "last_image[type]")
+URL_PARTS = _URL_FIELDS | _OBJECT_FIELDS
 """Parts of a form that may hold a long data URL."""
 _FRAMES_FIELD = "frame_images"
 _FRAMES = {"first": "image", "last": "last_image"}
+IMAGE_FIELDS = ("input_reference", "reference_url", "last_image", "last_image_url", _FRAMES_FIELD)
 
 
 def take_urls(fields: dict[str, object]) -> dict[str, list[str]]:
@@ -36,10 +42,12 @@ def take_urls(fields: dict[str, object]) -> dict[str, list[str]]:
         FrontError: If a field holds no URL.
     """
     urls: dict[str, list[str]] = {image: [] for image in _FRAMES.values()}
+    for name in _TYPE_FIELDS:
+        fields.pop(name, None)
     for name, image in _URL_FIELDS.items():
         value = fields.pop(name, None)
         if value is not None:
-            urls[image].append(_checked_url(name, value))
+            urls[image].append(_plain_url(name, value))
     for name, image in _OBJECT_FIELDS.items():
         value = fields.pop(name, None)
         if value is not None:
@@ -85,7 +93,7 @@ def _not_frames() -> FrontError:
 def _url_in(name: str, value: object) -> str:
     if isinstance(value, str):
         value = decode_json(value.encode()) if value.startswith("{") else {"image_url": value}
-    if not isinstance(value, dict) or set(value) != {"image_url"}:
+    if not isinstance(value, dict) or set(value) - {"type"} != {"image_url"}:
         raise FrontError(
             ErrorCode.INVALID_FIELD, f'{name} must be a file or {{"image_url": …}}', name
         )

@@ -9,6 +9,7 @@ from http_front.responses import json_response
 from http_front.video.schema import ErrorBody
 
 FOLDER = "/v1/"
+_OWN_HEADERS = ("x-should-retry", "Video-Id")
 _TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -35,9 +36,10 @@ def _translated(response: web.StreamResponse) -> web.Response:
         type=_TYPES.get(response.status, default),
         param=error.field,
         code=error.code.value,
+        fields=error.fields,
     )
     translated = json_response(OpenAIError(error=detail), status=response.status)
-    for name in ("WWW-Authenticate", "Retry-After", "Allow", "Content-Range"):
+    for name in ("WWW-Authenticate", "Retry-After", "Allow", "Content-Range", *_OWN_HEADERS):
         if name in response.headers:
             translated.headers[name] = response.headers[name]
     return translated

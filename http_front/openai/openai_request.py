@@ -1,23 +1,33 @@
 """Reads a create request of the OpenAI Videos API in all the forms that its clients send."""
 
-from typing import Any
-
 import msgspec
 from aiohttp import web
 
 from broker.wire.errors import ErrorCode
-from broker.wire.job import JobSpec
-from broker.wire.model_profile import ModelProfile
+from broker.wire.job import SpecError
 from http_front.errors import FrontError
 from http_front.images.spool import Spool, Spools
 from http_front.models.known_models import ChosenModel
-from http_front.models.profile_fields import narrowed
-from http_front.openai.image_fields import FILE_PART, FILE_PARTS, URL_PARTS, take_urls
-from http_front.openai.openai_schema import JOB_NAMES, OPENAI_NAMES, create_type
+from http_front.openai.gateway_fields import drop_without_effect, settle_size, use_our_names
+from http_front.openai.image_fields import (
+    FILE_PART,
+    FILE_PARTS,
+    IMAGE_FIELDS,
+    URL_PARTS,
+    take_urls,
+)
+from http_front.openai.openai_schema import create_type, job_spec
 from http_front.state import FRONT
 from http_front.video.field_check import check
 from http_front.video.form import read_form
-from http_front.video.submission import Picture, Submission, named_model, read_json_fields
+from http_front.video.submission import (
+    Picture,
+    Submission,
+    draw_seed,
+    named_model,
+    picture,
+    read_json_fields,
+)
 
 _OPENAI_MODELS = "sora"
 """How the names of OpenAI's own models begin. Its clients send one although it means nothing."""
@@ -35,9 +45,10 @@ async def read_create(request: web.Request, spools: Spools) -> Submission:
         urls = {part: by_name[image] for part, image in URL_PARTS.items()}
         fields = await read_form(request, files, urls)
     else:
-        fields = await read_json_fields(request)
+        fields = await read_json_fields(request, spools)
+    drop_without_effect(fields)
     image_urls = take_urls(fields)
-    image = _picture(spools.image, image_urls["image"])
+    image = _picture(spools, "image", image_urls["image"])
     if image is None:
         raise FrontError(
             ErrorCode.INVALID_FIELD,
@@ -45,26 +56,35 @@ async def read_create(request: web.Request, spools: Spools) -> Submission:
             FILE_PART,
         )
     model = await _choose(request, named_model(fields))
-    body = msgspec.structs.asdict(check(fields, create_type(model.profile), lax=True))
+    use_our_names(fields)
+    draw_seed(fields)
+    try:
+        area = settle_size(fields, model.profile)
+    except SpecError as error:
+        raise FrontError(ErrorCode.INVALID_FIELD, error.message, error.field) from error
+    body = msgspec.structs.asdict(check(fields, create_type(model.profile), IMAGE_FIELDS))
     return Submission(
-        _job_spec(body, model.profile),
+        job_spec(body, model.profile),
         model,
         image,
-        _picture(spools.last_image, image_urls["last_image"]),
+        _picture(spools, "last_image", image_urls["last_image"]),
+        area=area,
         callback_url=body["callback_url"],
         priority=body["priority"],
     )
 
 
-def _picture(spool: Spool, urls: list[str]) -> Picture | None:
+def _picture(spools: Spools, field: str, urls: list[str]) -> Picture | None:
     """Return the image that was sent as a file or as a URL; None if there is none."""
-    if not urls and not spool.num_bytes:
+    own: Spool = getattr(spools, field)
+    urls = list(dict.fromkeys(urls))  # some gateways send one URL in several fields
+    is_file = own.num_bytes > 0 and own.token is None
+    if not urls and not is_file:
         return None
-    if len(urls) + bool(spool.num_bytes) > 1:
-        field = FILE_PART if spool.field == "image" else spool.field
-        message = f"give one {spool.field}: a file or a URL"
-        raise FrontError(ErrorCode.INVALID_FIELD, message, field)
-    return Picture(spool, urls[0] if urls else None)
+    if len(urls) + is_file > 1:
+        name = FILE_PART if field == "image" else field
+        raise FrontError(ErrorCode.INVALID_FIELD, f"give one {field}: a file or a URL", name)
+    return picture(spools, field, urls[0] if urls else None)
 
 
 async def _choose(request: web.Request, name: str | None) -> ChosenModel:
@@ -74,33 +94,8 @@ async def _choose(request: web.Request, name: str | None) -> ChosenModel:
         return await models.choose(None)
     found = await models.found()
     served = {view.profile.name.lower(): view.profile.name for view in found.models}
-    stands_for_none = len(served) < 2 or name.lower().startswith(_OPENAI_MODELS)
-    return await models.choose(served.get(name.lower(), None if stands_for_none else name))
-
-
-def _job_spec(body: dict[str, Any], profile: ModelProfile) -> JobSpec:
-    renamed = {JOB_NAMES[name]: value for name, value in body.items() if name in JOB_NAMES}
-    given = {name: value for name, value in renamed.items() if value is not None}
-    if body["seconds"] is not None and "num_frames" not in given:
-        given["num_frames"] = _num_frames(body["seconds"], profile)
-    spec_type: type[JobSpec] = narrowed(JobSpec, profile)
-    try:
-        return check(given, spec_type)
-    except FrontError as error:
-        # Use the field name that this client knows.
-        job_name = error.field or ""
-        name = OPENAI_NAMES.get(job_name, job_name)
-        raise FrontError(error.code, error.message.replace(job_name, name), name) from error
-
-
-def _num_frames(seconds: str | float, profile: ModelProfile) -> int:
-    fps, least, most = profile.frames_per_second, profile.min_frames, profile.max_frames
-    num_frames = round(float(seconds) * fps)
-    if not least <= num_frames <= most:
-        raise FrontError(
-            ErrorCode.INVALID_FIELD,
-            f"seconds is {seconds}; it must be from {least / fps:g} to {most / fps:g} "
-            f"(num_frames from {least} to {most})",
-            "seconds",
-        )
-    return num_frames
+    # Gateways put a provider or an organisation before the name.
+    wanted = name.lower().rpartition("/")[2]
+    if wanted.startswith(_OPENAI_MODELS):
+        return await models.choose(served.get(wanted))
+    return await models.choose(served.get(wanted, name))

@@ -8,11 +8,12 @@ from broker.wire.replies import JobFound
 from broker.wire.requests import GetJob
 from http_front.access.key_guard import owner
 from http_front.errors import FrontError
-from http_front.files.file_routes import send_file
+from http_front.files.file_routes import no_video, send_file
 from http_front.images.spool import open_spools
 from http_front.job_ids import use_job_id
 from http_front.openai.openai_request import read_create
-from http_front.openai.openai_schema import ModelList, Video, VideoDeleted, VideoList
+from http_front.openai.openai_schema import STATES, ModelList, Video, VideoDeleted, VideoList
+from http_front.openai.sync_route import create_and_wait
 from http_front.responses import json_response
 from http_front.state import FRONT
 from http_front.video.acceptance import accept
@@ -27,6 +28,7 @@ def add_routes(app: web.Application) -> None:
     app.add_routes(
         [
             web.post("/v1/videos", create),
+            web.post("/v1/videos/sync", create_and_wait),
             web.get("/v1/videos", list_videos, allow_head=False),
             web.get("/v1/videos/{id}", retrieve, allow_head=False),
             web.delete("/v1/videos/{id}", delete),
@@ -48,7 +50,7 @@ async def retrieve(request: web.Request) -> web.Response:
 
 
 async def list_videos(request: web.Request) -> web.Response:
-    page = await read_page(request)
+    page = await read_page(request, STATES)
     models = request.app[FRONT].models
     videos = [Video.of(job, await models.profile_of(job.spec)) for job in page.jobs]
     return json_response(
@@ -75,8 +77,7 @@ async def content(request: web.Request) -> web.StreamResponse:
         raise FrontError(ErrorCode.INVALID_FIELD, f"variant must be one of {names}", "variant")
     job = await _find(request, job_id)
     if job.job.video is None:
-        state = job.job.state.value
-        raise FrontError(ErrorCode.NOT_FOUND, f"there is no video: the job is {state}")
+        raise no_video(job.job)
     return await send_file(request, job_id, VARIANTS[variant])
 
 
@@ -86,7 +87,8 @@ async def list_models(request: web.Request) -> web.Response:
 
 async def retrieve_model(request: web.Request) -> web.Response:
     listed = ModelList.of(await request.app[FRONT].models.found())
-    model = next((m for m in listed.data if m.id == request.match_info["id"]), None)
+    name = request.match_info["id"].lower()
+    model = next((m for m in listed.data if m.id.lower() == name), None)
     if model is None:
         names = ", ".join(each.id for each in listed.data)
         message = f"there is no such model; this server serves {names or 'none yet'}"

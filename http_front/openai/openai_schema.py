@@ -2,18 +2,20 @@
 
 import time
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta
 
 from broker.wire.errors import ResultWarning
-from broker.wire.job import JobSpec, JobState, Priority, Stage
+from broker.wire.job import JobSpec, JobState, Priority, SpecError, Stage
 from broker.wire.job_view import JobView
 from broker.wire.model_profile import ModelProfile
 from broker.wire.replies import ModelsFound
-from http_front.models.length_notice import length_notice
+from http_front.errors import FieldProblem
+from http_front.models.length_notice import notice_of
 from http_front.models.profile_fields import narrowed
+from http_front.video.allowed_values import WORDS
 from http_front.video.schema import CallbackUrl
 
 ServedName = (
@@ -21,8 +23,8 @@ ServedName = (
         str,
         Meta(
             max_length=200,
-            description="Name of a served model, in any case; the default model if left out. If "
-            "the server has one model, and for `sora` names, any name stands for the default.",
+            description="Name of a served model, in any case, also after `provider/`; the default "
+            "model if left out, and for `sora` names.",
         ),
     ]
     | None
@@ -54,6 +56,11 @@ _STATUS: dict[JobState, VideoStatus] = {
     # OpenAI has no status for cancelled, and clients stop polling at an unknown status.
     JobState.CANCELLED: "failed",
 }
+STATES = {
+    status: tuple(state for state, shown in _STATUS.items() if shown == status)
+    for status in get_args(VideoStatus)
+}
+"""The states of the jobs with each status."""
 _STARTED_AT = int(time.time())
 _Field = tuple[str, Any] | tuple[str, Any, Any]
 
@@ -61,6 +68,10 @@ _Field = tuple[str, Any] | tuple[str, Any, Any]
 @lru_cache(maxsize=128)
 def create_type(profile: ModelProfile) -> type[msgspec.Struct]:
     """Return the struct of a create request for a model; a field left out is None."""
+
+    def check(body: msgspec.Struct) -> None:
+        job_spec(msgspec.structs.asdict(body), profile)
+
     return msgspec.defstruct(
         "CreateVideo",
         [
@@ -71,11 +82,45 @@ def create_type(profile: ModelProfile) -> type[msgspec.Struct]:
             ("priority", Priority, 0),
             ("model", ServedName, None),
         ],
-        namespace={"__doc__": "A video to make. The images are given in separate fields."},
+        namespace={
+            "__doc__": "A video to make. The images are given in separate fields.",
+            "__post_init__": check,
+        },
         frozen=True,
         kw_only=True,
         forbid_unknown_fields=True,
     )
+
+
+def job_spec(body: dict[str, Any], profile: ModelProfile) -> JobSpec:
+    """Return the job of a create request.
+
+    Raises:
+        SpecError: If its fields contradict each other or the model's limits.
+    """
+    renamed = {JOB_NAMES[name]: value for name, value in body.items() if name in JOB_NAMES}
+    given = {name: value for name, value in renamed.items() if value is not None}
+    if body["seconds"] is not None and "num_frames" not in given:
+        given["num_frames"] = _num_frames(body["seconds"], profile)
+    spec_type: type[JobSpec] = narrowed(JobSpec, profile)
+    try:
+        return spec_type(**given)
+    except SpecError as error:
+        # Use the field name that this client knows.
+        name = OPENAI_NAMES.get(error.field, error.field)
+        raise SpecError(name, error.message.replace(error.field, name)) from error
+
+
+def _num_frames(seconds: str | float, profile: ModelProfile) -> int:
+    fps, least, most = profile.frames_per_second, profile.min_frames, profile.max_frames
+    num_frames = round(float(seconds) * fps)
+    if not least <= num_frames <= most:
+        raise SpecError(
+            "seconds",
+            f"seconds is {float(seconds):g}; it must be from {least / fps:g} to {most / fps:g} "
+            f"(num_frames from {least} to {most})",
+        )
+    return num_frames
 
 
 def _job_fields(profile: ModelProfile) -> list[_Field]:
@@ -92,7 +137,14 @@ def _seconds_type(profile: ModelProfile) -> Any:
         f"Length of the video at {profile.frames_per_second} frames per second. `num_frames` sets "
         "it exactly."
     )
-    text: Any = Annotated[str, Meta(pattern=r"^[0-9]{1,3}(\.[0-9]{1,6})?$", description=about)]
+    text: Any = Annotated[
+        str,
+        Meta(
+            pattern=r"^[0-9]{1,3}(\.[0-9]{1,6})?$",
+            description=about,
+            extra={WORDS: "seconds such as 4"},
+        ),
+    ]
     return text | Annotated[float, Meta(ge=0, le=999)] | None
 
 
@@ -161,7 +213,7 @@ class Video(msgspec.Struct, frozen=True, kw_only=True):
             stage=job.stage,
             priority=job.priority,
             warning=job.warning,
-            notice=length_notice(job.spec, profile),
+            notice=notice_of(job.spec, profile, job.prompt_tokens),
         )
 
 
@@ -230,6 +282,8 @@ class OpenAIErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
     type: str
     param: str | None
     code: str
+    fields: list[FieldProblem] | msgspec.UnsetType = msgspec.UNSET
+    """Every wrong field, if there are several; `param` is the first."""
 
 
 class OpenAIError(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,5 @@
 // Shows the server's own document and loads nothing from other servers.
+followTheme(matchMedia("(prefers-color-scheme: dark)"));
 SwaggerUIBundle({
   url: "/openapi.json",
   dom_id: "#api",
@@ -7,6 +8,13 @@ SwaggerUIBundle({
   tryItOutEnabled: true,
   requestInterceptor: leaveOutNulls,
 });
+
+/** Show the page in the browser's theme, also when that changes. */
+function followTheme(dark) {
+  const show = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
+  dark.addEventListener("change", show);
+  show();
+}
 
 /** Remove fields that are null, because a form would send them as the text "null". */
 function leaveOutNulls(request) {

@@ -14,10 +14,12 @@ from broker.wire.replies import JobFound
 from broker.wire.requests import IdempotencyKey, OfferJob, SubmitJob
 from http_front.access.key_guard import may_administer, owner, party, queue_share
 from http_front.errors import FrontError
-from http_front.images.fetch import is_data_url
+from http_front.images.data_url import is_data_url
+from http_front.images.decode import StoredImage
 from http_front.images.guarded_http import UrlError
 from http_front.state import FRONT, Front
 from http_front.video.idempotency import identify, read_key
+from http_front.video.size_field import AreaLimit
 from http_front.video.submission import Picture, Submission
 
 _MAX_SEED = 2_147_483_647
@@ -73,39 +75,42 @@ async def _accept_new(
     return await _submit(request, submission, key, images)
 
 
-def _known_images(request: web.Request, submission: Submission) -> list[str] | None:
-    """Return the names of the stored images; None unless all are known to be stored."""
+def _known_images(request: web.Request, submission: Submission) -> list[StoredImage] | None:
+    """Return the stored images; None unless all are known to be stored."""
     known = request.app[FRONT].images
-    names = [
+    images = [
         known.find(owner(request), picture.spool.digest) if picture.spool.num_bytes else None
         for picture in submission.pictures
     ]
-    found = [name for name in names if name is not None]
-    return found if len(found) == len(names) else None
+    found = [image for image in images if image is not None]
+    return found if len(found) == len(images) else None
 
 
-async def _store(request: web.Request, picture: Picture) -> str:
-    """Fetch an image unless it has arrived, and store it; return the name of the stored file."""
+async def _store(request: web.Request, picture: Picture) -> StoredImage:
+    """Fetch an image unless it has arrived, and store it."""
     front, spool = request.app[FRONT], picture.spool
     if picture.url is not None and not spool.num_bytes:
         await front.source.fetch(
             picture.url, spool, party(request), tells_private=may_administer(request)
         )
-    name = await front.decoder.store(spool.path, party(request), spool.field)
-    front.images.keep(owner(request), spool.digest, name)
-    return name
+    image = await front.decoder.store(spool.path, party(request), spool.field)
+    front.images.keep(owner(request), spool.digest, image)
+    return image
 
 
 async def _submit(
-    request: web.Request, submission: Submission, key: IdempotencyKey | None, images: Sequence[str]
+    request: web.Request,
+    submission: Submission,
+    key: IdempotencyKey | None,
+    images: Sequence[StoredImage],
 ) -> str:
     current_job.set(job_id := secrets.token_hex(16))
     reply = await request.app[FRONT].broker.ask(
         SubmitJob(
             job_id=job_id,
-            spec=_with_seed(_with_model(submission)),
-            image=images[0],
-            last_image=images[1] if len(images) > 1 else None,
+            spec=_with_seed(_with_size(_with_model(submission), submission.area, images[0])),
+            image=images[0].name,
+            last_image=images[1].name if len(images) > 1 else None,
             idempotency_key=key,
             owner=owner(request),
             queue_share=queue_share(request),
@@ -126,6 +131,7 @@ def _idempotency_key(name: str | None, submission: Submission) -> IdempotencyKey
         images,
         submission.callback_url,
         submission.priority,
+        area=submission.area,
         model=submission.model,
     )
 
@@ -160,6 +166,14 @@ def _check_callback(front: Front, url: str | None) -> None:
 
 def _with_model(submission: Submission) -> JobSpec:
     return msgspec.structs.replace(submission.spec, model=submission.model.name)
+
+
+def _with_size(spec: JobSpec, area: AreaLimit | None, image: StoredImage) -> JobSpec:
+    """Give a video the shape of its image if its client left it to the image."""
+    if area is None:
+        return spec
+    size = area.size_of(image.width_px, image.height_px)
+    return msgspec.structs.replace(spec, image_size=size)
 
 
 def _with_seed(spec: JobSpec) -> JobSpec:

@@ -14,6 +14,8 @@ MAX_TEXT_BYTES = 1 << 16
 """Of a JSON body, and of a text part of a form."""
 MAX_FORM_BYTES = 2 * MAX_IMAGE_BYTES + (1 << 20)
 """Two images, the video's first and last frame, and the other fields."""
+MAX_JSON_BYTES = MAX_FORM_BYTES // 3 * 4
+"""The same in base64."""
 MAX_LINES = 1000
 """Lines of the preamble and of the heads of all parts. A content is not read by lines."""
 

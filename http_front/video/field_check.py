@@ -1,6 +1,9 @@
 """Check request bodies against their structs, with error messages made from the field types."""
 
 import codecs
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
 import msgspec
@@ -9,11 +12,14 @@ from msgspec import inspect
 from broker.process.log import one_line
 from broker.wire.errors import ErrorCode
 from broker.wire.job import SpecError
-from http_front.errors import FrontError
+from http_front.errors import FieldProblem, FrontError
+from http_front.video.allowed_values import allowed, is_list, is_text
 
 _SHOWN_CHARS = 60
+_SHOWN_PROBLEMS = 10
 
 Body = TypeVar("Body", bound=msgspec.Struct)
+_Fields = dict[str, msgspec.structs.FieldInfo]
 
 
 def decode_json(body: bytes) -> dict[str, object]:
@@ -44,106 +50,138 @@ def _encoding_note(body: bytes) -> str:
     return ""
 
 
-def check(fields: dict[str, object], body_type: type[Body], *, lax: bool = False) -> Body:
-    """Convert fields to a struct.
+def check(
+    fields: dict[str, object], body_type: type[Body], other_fields: Sequence[str] = ()
+) -> Body:
+    """Convert fields to a struct. Text may stand for what is none, null for a default.
 
     Args:
         fields: Names and values as the client sent them.
         body_type: The struct, whose types and ranges are checked.
-        lax: Whether strings may stand for numbers and booleans, as in a form.
+        other_fields: Further fields of the request, to be named in the error.
 
     Raises:
-        FrontError: If a field is wrong. The message names the field, its value and what is
-            allowed.
+        FrontError: If fields are wrong. The message names each, its value and what is allowed.
     """
+    known: _Fields = {field.name: field for field in msgspec.structs.fields(body_type)}
+    given = {
+        name: _read_list(value, known.get(name))
+        for name, value in fields.items()
+        if name not in known or not _stands_for_default(value, known[name])
+    }
     try:
-        return msgspec.convert(fields, body_type, strict=not lax)
+        return msgspec.convert(given, body_type, strict=False)
     except msgspec.ValidationError as error:
-        raise _explain(error, fields, body_type, lax) from error
+        problems = list(_wrong_fields(given, known, other_fields))
+        problems += _contradictions(given, known, body_type, {each.field for each in problems})
+        raise refused_fields(problems) from error
 
 
-def _explain(
-    error: msgspec.ValidationError, fields: dict[str, object], body_type: type[Body], lax: bool
-) -> FrontError:
-    cause = error.__cause__
-    if isinstance(cause, SpecError):
-        return FrontError(ErrorCode.INVALID_FIELD, one_line(cause.message), cause.field)
-    known = {field.name: field for field in msgspec.structs.fields(body_type)}
-    for name, value in fields.items():
+def refused_fields(problems: Sequence[FieldProblem]) -> FrontError:
+    """Return the error for one or more wrong fields."""
+    message = ". ".join(problem.message for problem in problems[:_SHOWN_PROBLEMS])
+    if len(problems) > _SHOWN_PROBLEMS:
+        message += f". {len(problems) - _SHOWN_PROBLEMS} more fields are wrong"
+    return FrontError(ErrorCode.INVALID_FIELD, message, problems[0].field, problems=tuple(problems))
+
+
+def _stands_for_default(value: object, field: msgspec.structs.FieldInfo) -> bool:
+    # Forms send null as text.
+    return value is None or (value == "null" and not is_text(inspect.type_info(field.type)))
+
+
+def _read_list(value: object, field: msgspec.structs.FieldInfo | None) -> object:
+    """Return a list that came as JSON text, as in a form; any other value as it is."""
+    if isinstance(value, str) and field is not None and is_list(inspect.type_info(field.type)):
+        with suppress(msgspec.DecodeError, RecursionError):
+            return msgspec.json.decode(value)
+    return value
+
+
+def _wrong_fields(
+    given: dict[str, object], known: _Fields, other_fields: Sequence[str]
+) -> Iterator[FieldProblem]:
+    """Yield what is wrong with each field for itself: unknown, of a wrong value, or missing."""
+    for name, value in given.items():
         if name not in known:
-            return _unknown(name, list(known))
-        if not _fits(value, known[name].type, lax):
-            info = inspect.type_info(known[name].type)
-            # In a form every value is text. Show a number as 500, not as "500" (3 characters).
-            shown = _short(one_line(str(value))) if lax and not _is_text(info) else _shown(value)
-            message = f"{name} is {shown}; it must be {_allowed(info)}"
-            return FrontError(ErrorCode.INVALID_FIELD, message, name)
-    missing = next(name for name, field in known.items() if field.required and name not in fields)
-    allowed = _allowed(inspect.type_info(known[missing].type))
-    return FrontError(
-        ErrorCode.INVALID_FIELD, f"{missing} is missing; it must be {allowed}", missing
-    )
+            yield _unknown(name, [*known, *other_fields])
+        elif (problem := _misfit(name, value, known[name].type)) is not None:
+            yield problem
+    for name, field in known.items():
+        if field.required and name not in given:
+            message = f"{name} is missing; it must be {allowed(inspect.type_info(field.type))}"
+            yield FieldProblem(field=name, message=message)
 
 
-def _unknown(name: str, known: list[str]) -> FrontError:
+def _contradictions(
+    given: dict[str, object], known: _Fields, body_type: type[Body], wrong: set[str]
+) -> Iterator[FieldProblem]:
+    """Yield what the struct itself finds, such as fields that contradict each other."""
+    rest = {name: given[name] for name in given if name in known and name not in wrong}
+    while True:
+        needed = {name: _any_text(field.type) for name, field in known.items() if field.required}
+        try:
+            msgspec.convert(needed | rest, body_type, strict=False)
+            return
+        except msgspec.ValidationError as error:
+            cause = error.__cause__
+            if not isinstance(cause, SpecError) or (wrong and cause.field not in rest):
+                return
+            yield FieldProblem(field=cause.field, message=one_line(cause.message))
+            wrong.add(cause.field)
+            if rest.pop(cause.field, None) is None:
+                return
+
+
+def _any_text(field_type: Any) -> str:
+    """Return a valid value of a field that a body must have, so that its others can be checked."""
+    least: int = msgspec.json.schema(field_type).get("minLength", 0)
+    return "x" * max(1, least)
+
+
+def _unknown(name: str, known: Sequence[str]) -> FieldProblem:
     shown = _short(one_line(name))
-    message = f'"{shown}" is not a field of this request; its fields are {", ".join(known)}'
-    return FrontError(ErrorCode.INVALID_FIELD, message, shown)
+    meant = _meant(shown, known)
+    advice = f"its fields are {', '.join(known)}" if meant is None else f"did you mean {meant}?"
+    message = f'"{shown}" is not a field of this request; {advice}'
+    return FieldProblem(field=shown, message=message)
 
 
-def _fits(value: object, field_type: Any, lax: bool) -> bool:
+def _meant(name: str, known: Sequence[str]) -> str | None:
+    """Return the field that a name most likely stands for; None if it is like none."""
+    by_ending = [each for each in known if each.endswith(f"_{name.lower()}")]
+    by_letters = {_letters(each): each for each in known}
+    close = get_close_matches(_letters(name), by_letters, n=1)
+    return next(iter(by_ending + [by_letters[letters] for letters in close]), None)
+
+
+def _letters(name: str) -> str:
+    """Return a name without what spellings differ in: numFrames, num-frames, num_frames."""
+    return "".join(filter(str.isalnum, name)).lower()
+
+
+def _misfit(name: str, value: object, field_type: Any) -> FieldProblem | None:
     try:
-        msgspec.convert(value, field_type, strict=not lax)
-    except msgspec.ValidationError:
-        return False
-    return True
+        msgspec.convert(value, field_type, strict=False)
+    except msgspec.ValidationError as error:
+        if isinstance(cause := error.__cause__, SpecError):
+            return FieldProblem(field=name, message=one_line(cause.message))
+        info = inspect.type_info(field_type)
+        message = f"{name} is {_shown(value, info)}; it must be {allowed(info)}"
+        return FieldProblem(field=name, message=message)
+    return None
 
 
-def _is_text(info: inspect.Type) -> bool:
-    match info:
-        case inspect.Metadata(type=inner):
-            return _is_text(inner)
-        case inspect.UnionType(types=options):
-            return any(map(_is_text, options))
-        case _:
-            return isinstance(info, inspect.StrType)
+def _shown(value: object, info: inspect.Type) -> str:
+    """Return a value as short JSON on one line; a string with its length, a number without quotes.
 
-
-def _shown(value: object) -> str:
-    """Return a value as short JSON on one line, with the length of a string."""
+    In a form every value is text, so a number is shown as 500, not as "500" (3 characters).
+    """
+    if isinstance(value, str) and not is_text(info):
+        return _short(one_line(value))
     text = _short(one_line(msgspec.json.encode(value).decode()))
     return f"{text} ({len(value)} characters)" if isinstance(value, str) else text
 
 
 def _short(text: str) -> str:
     return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "…"
-
-
-def _allowed(info: inspect.Type) -> str:
-    """Describe the values that a type allows."""
-    match info:
-        case inspect.Metadata(type=inner):
-            return _allowed(inner)
-        case inspect.UnionType(types=options):
-            return " or ".join(_allowed(option) for option in options)
-        case inspect.StrType():
-            return _allowed_text(info)
-        case inspect.IntType(ge=low, le=high):
-            return f"a whole number from {low} to {high}"
-        case inspect.FloatType(gt=above, ge=low, le=high):
-            return f"a number {f'above {above}' if low is None else f'from {low}'} to {high}"
-        case inspect.LiteralType(values=values):
-            return "one of " + ", ".join(str(value) for value in values)
-        case inspect.BoolType():
-            return "true or false"
-        case _:  # None, the only other type in a body
-            return "null"
-
-
-def _allowed_text(info: inspect.StrType) -> str:
-    if info.pattern is not None:
-        return f"a string that matches {info.pattern}"
-    if info.max_length is None:
-        least = info.min_length
-        return f"a string of at least {least} characters" if least else "a string"
-    return f"a string of {info.min_length or 0} to {info.max_length} characters"

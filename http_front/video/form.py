@@ -1,6 +1,7 @@
 """Reads forms: image files and data URLs go to spools, the other parts are text."""
 
 import codecs
+import contextlib
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import cast
@@ -18,6 +19,8 @@ MAX_PARTS = 64
 MAX_PART_HEADERS = 16
 UPLOAD_LIMIT_S = 120.0
 _CHUNK_BYTES = 1 << 16
+_MAX_NAME_BYTES = 255
+"""Longest name of a file on most systems; every image has more bytes."""
 
 _CHARSETS = frozenset(
     {
@@ -83,7 +86,7 @@ class _Form:
         spool = self._file_parts.get(part.name)
         if part.name in self.fields:
             raise FrontError(ErrorCode.INVALID_BODY, "the form has two parts with the same name")
-        if spool is None or (self._url_parts and not part.filename):
+        if spool is None or (part.name in self._url_parts and not part.filename):
             await self._read_text(part, part.name)
         elif spool.num_bytes:
             raise FrontError(ErrorCode.INVALID_BODY, f"the form has two {_IMAGES[spool.field]}")
@@ -91,8 +94,12 @@ class _Form:
             await self._read_file(part, part.name, spool)
 
     async def _read_file(self, part: BodyPartReader, name: str, spool: Spool) -> None:
-        while chunk := await part.read_chunk(_CHUNK_BYTES):
+        chunk = await part.read_chunk(_CHUNK_BYTES)
+        if not part.filename:
+            _refuse_name_of_file(chunk, name)
+        while chunk:
             spool.write(chunk)
+            chunk = await part.read_chunk(_CHUNK_BYTES)
         # For a file that was not chosen, a page sends an empty part without a file name.
         is_left_out = spool.field == "last_image" and not part.filename
         if not spool.num_bytes and not is_left_out:
@@ -122,6 +129,19 @@ class _Form:
             decoder.write(chunk)
             chunk = await part.read_chunk(_CHUNK_BYTES)
         decoder.finish()
+
+
+def _refuse_name_of_file(content: bytes, name: str) -> None:
+    """Recognise what curl sends for -F image=boat.jpg: a text."""
+    if not 0 < len(content) <= _MAX_NAME_BYTES:
+        return
+    with contextlib.suppress(UnicodeDecodeError):
+        if (text := content.decode()).isprintable():
+            raise FrontError(
+                ErrorCode.IMAGE_INVALID,
+                f'{name} is the text "{text}", not a file; with curl, write -F {name}=@FILE',
+                name,
+            )
 
 
 def _decode_text(body: bytes, charset: str, name: str) -> str:

@@ -13,6 +13,7 @@ from broker.wire.requests import IdempotencyKey
 from http_front.errors import FrontError
 from http_front.models.known_models import ChosenModel
 from http_front.models.profile_fields import narrowed
+from http_front.video.size_field import AreaLimit
 
 HEADER = "Idempotency-Key"
 _KEY = re.compile("[!-~]{1,255}")
@@ -43,6 +44,7 @@ def identify(
     callback_url: str | None = None,
     priority: int = 0,
     *,
+    area: AreaLimit | None = None,
     model: ChosenModel,
 ) -> IdempotencyKey:
     """Return the key with a hash of its request.
@@ -58,6 +60,7 @@ def identify(
             file.
         callback_url: As in the request.
         priority: As in the request.
+        area: Set if the image decides the size.
         model: Decides the defaults.
     """
     fields = {
@@ -70,6 +73,8 @@ def identify(
     asked: dict[str, object] = {"spec": fields, "image": images[0]}
     if len(images) > 1:
         asked["last_image"] = images[1]
+    if area is not None:
+        asked["max_pixels"] = area.max_pixels
     if callback_url is not None:
         asked["callback_url"] = callback_url
     if priority:

@@ -1,8 +1,11 @@
 """Routes to list and to delete jobs."""
 
+from collections.abc import Mapping
+
 from aiohttp import web
 
 from broker.wire.errors import ErrorCode
+from broker.wire.job import JobState
 from broker.wire.replies import JobsListed
 from broker.wire.requests import DeleteJob, ListJobs
 from http_front.access.key_guard import owner
@@ -16,8 +19,12 @@ from http_front.video.submission import read_json
 DEFAULT_LIMIT = 20
 
 
+STATES = {state.value: (state,) for state in JobState}
+"""What the query `status` selects, by its values."""
+
+
 async def list_jobs(request: web.Request) -> web.Response:
-    page = await read_page(request)
+    page = await read_page(request, STATES)
     models = request.app[FRONT].models
     jobs = [JobEntry.of(job, await models.profile_of(job.spec)) for job in page.jobs]
     return json_response(JobList(jobs=jobs, has_more=page.has_more))
@@ -36,8 +43,12 @@ async def remove(request: web.Request, job_id: str) -> None:
     front.statuses.forget(job_id)
 
 
-async def read_page(request: web.Request) -> JobsListed:
-    """Ask the broker for the page of jobs that the query (`after`, `limit`, `order`) selects.
+async def read_page(request: web.Request, states: Mapping[str, tuple[JobState, ...]]) -> JobsListed:
+    """Ask the broker for the page of jobs that the query selects.
+
+    Args:
+        request: Its query may have `after`, `limit`, `order` and `status`.
+        states: What each status selects.
 
     Raises:
         FrontError: If the query is not valid.
@@ -51,10 +62,24 @@ async def read_page(request: web.Request) -> JobsListed:
             limit=_checked_limit(query.get("limit", str(DEFAULT_LIMIT))),
             after=None if after is None else checked_job_id(after, "after"),
             oldest_first=order == "asc",
+            states=_checked_states(query.get("status"), states),
             owner=owner(request),
         )
     )
     return page
+
+
+def _checked_states(
+    text: str | None, states: Mapping[str, tuple[JobState, ...]]
+) -> tuple[JobState, ...]:
+    if text is None:
+        return ()
+    by_letters = {name.lower(): selected for name, selected in states.items()}
+    try:
+        return tuple(state for name in text.split(",") for state in by_letters[name.lower()])
+    except KeyError as error:
+        message = f"status must be one or more of {', '.join(states)}, with commas between them"
+        raise FrontError(ErrorCode.INVALID_FIELD, message, "status") from error
 
 
 def _checked_limit(text: str) -> int:

@@ -11,7 +11,8 @@ from broker.wire.job import JobSpec, JobState, Priority, Stage
 from broker.wire.job_view import JobView
 from broker.wire.model_profile import ModelProfile
 from broker.wire.replies import GroupView, HealthFound, RankView
-from http_front.models.length_notice import length_notice
+from http_front.errors import FieldProblem
+from http_front.models.length_notice import notice_of
 
 EXAMPLE_IMAGE = (  # 64x64 pixels of one colour
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAEAAAABAAQAAAACCEkxzAAAAFElEQVR42m"
@@ -210,6 +211,8 @@ class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
     code: ErrorCode
     message: str
     field: str | None = None
+    fields: list[FieldProblem] | msgspec.UnsetType = msgspec.UNSET
+    """Every wrong field, if there are several; `field` is the first."""
 
 
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -297,7 +300,7 @@ def _status_fields(job: JobView, profile: ModelProfile) -> dict[str, Any]:
     results = model = notice = None
     if job.spec is not None:
         model = job.spec.model or profile.name
-        notice = length_notice(job.spec, profile)
+        notice = notice_of(job.spec, profile, job.prompt_tokens)
     if job.video is not None:
         results = Results(
             video_url=f"/videos/{job.video}",

@@ -1,23 +1,30 @@
 """Read a submit request: JSON with image URLs, or a form with image files or URLs."""
 
+import asyncio
 from typing import NamedTuple
 
 from aiohttp import web
 
 from broker.wire.errors import ErrorCode
-from broker.wire.job import JobSpec
+from broker.wire.job import JobSpec, SpecError
+from broker.wire.model_profile import ModelProfile
 from http_front.errors import FrontError
-from http_front.images.spool import Spool, Spools
+from http_front.images.spool import Spool, Spools, image_too_large
 from http_front.models.known_models import ChosenModel
-from http_front.models.length_notice import length_notice
+from http_front.models.length_notice import notice_of
 from http_front.models.profile_fields import narrowed
 from http_front.state import FRONT
-from http_front.video.bounded_body import body_limit
+from http_front.video.bounded_body import MAX_JSON_BYTES, MAX_TEXT_BYTES, body_limit
 from http_front.video.field_check import Body, check, decode_json
-from http_front.video.form import read_form
+from http_front.video.form import UPLOAD_LIMIT_S, read_form
+from http_front.video.images_in_json import ImagesInJson
 from http_front.video.schema import SubmitByFile, SubmitByUrl
+from http_front.video.size_field import AreaLimit, read_size
 
 BODY_LIMIT_S = 10.0
+_CHUNK_BYTES = 1 << 14
+_FILES = ("image", "last_image")
+"""The fields with an image file, which only a form has."""
 
 
 class Picture(NamedTuple):
@@ -36,13 +43,15 @@ class Submission(NamedTuple):
     model: ChosenModel
     image: Picture
     last_image: Picture | None = None
+    area: AreaLimit | None = None
+    """Set if the image decides the size; the size in `spec` is then one of that area."""
     callback_url: str | None = None
     priority: int = 0
 
     @property
     def notice(self) -> str | None:
         """What the client should know of the video although the job is accepted."""
-        return length_notice(self.spec, self.model.profile)
+        return notice_of(self.spec, self.model.profile)
 
     @property
     def pictures(self) -> tuple[Picture, ...]:
@@ -58,8 +67,12 @@ async def read_json(request: web.Request, body_type: type[Body]) -> Body:
     return check(await read_json_fields(request), body_type)
 
 
-async def read_json_fields(request: web.Request) -> dict[str, object]:
+async def read_json_fields(request: web.Request, spools: Spools | None = None) -> dict[str, object]:
     """Read the fields of a JSON request.
+
+    Args:
+        request: The request.
+        spools: Receive data URLs, if the body may be longer than a text because of them.
 
     Raises:
         FrontError: If the body is not a JSON object, too slow or too large.
@@ -67,9 +80,32 @@ async def read_json_fields(request: web.Request) -> dict[str, object]:
     if request.content_type != "application/json":
         raise _unsupported("application/json", request)
     _require_utf8(request)
-    async with body_limit(BODY_LIMIT_S):
-        body = await request.read()
-    return decode_json(body)
+    if spools is None:
+        async with body_limit(BODY_LIMIT_S):
+            return decode_json(await request.read())
+    if (request.content_length or 0) > MAX_JSON_BYTES:
+        raise image_too_large("image")
+    async with body_limit(UPLOAD_LIMIT_S):
+        return await _read_long_json(request, spools)
+
+
+async def _read_long_json(request: web.Request, spools: Spools) -> dict[str, object]:
+    body = b""
+    while chunk := await request.content.read(_CHUNK_BYTES):
+        body += chunk
+        if len(body) > MAX_TEXT_BYTES:
+            break
+    else:
+        return decode_json(body)
+    images, num_bytes = ImagesInJson(spools), len(body)
+    images.write(body)
+    while chunk := await request.content.read(_CHUNK_BYTES):
+        num_bytes += len(chunk)
+        if num_bytes > MAX_JSON_BYTES:
+            raise image_too_large("image")
+        images.write(chunk)
+        await asyncio.sleep(0)  # reading does not yield to other requests while data is there
+    return images.finish()
 
 
 async def read_submission(request: web.Request, spools: Spools) -> Submission:
@@ -78,20 +114,30 @@ async def read_submission(request: web.Request, spools: Spools) -> Submission:
     Raises:
         FrontError: If the body is not valid.
     """
-    is_form = request.content_type == "multipart/form-data"
-    if is_form:
-        fields = await read_form(request, {spool.field: spool for spool in spools})
+    if request.content_type == "multipart/form-data":
+        files = {spool.field: spool for spool in spools}
+        urls = {f"{name}_url": spool for name, spool in files.items()}
+        fields = await read_form(request, files, urls)
         _refuse_two_sources(fields, spools)
     elif request.content_type == "application/json":
-        fields = await read_json_fields(request)
+        fields = await read_json_fields(request, spools)
     else:
         raise _unsupported("application/json or multipart/form-data", request)
-    model = await request.app[FRONT].models.choose(named_model(fields))
-    if spools.image.num_bytes:
-        upload = check(fields, narrowed(SubmitByFile, model.profile), lax=is_form)
-        return _submission(upload, model, Picture(spools.image, None), spools)
-    body = check(fields, narrowed(SubmitByUrl, model.profile), lax=is_form)
-    return _submission(body, model, Picture(spools.image, body.image_url), spools)
+    front = request.app[FRONT]
+    model = await front.models.choose(named_model(fields))
+    draw_seed(fields)
+    area = _settle_size(fields, model.profile)
+    is_upload = spools.image.num_bytes > 0 and spools.image.token is None
+    asked: type[SubmitByFile] = SubmitByFile if is_upload else SubmitByUrl
+    body = check(fields, narrowed(asked, model.profile, front.config.text_limits), _FILES)
+    url = body.image_url if isinstance(body, SubmitByUrl) else None
+    return _submission(body, model, picture(spools, "image", url), spools, area)
+
+
+def picture(spools: Spools, field: str, url: str | None) -> Picture:
+    """Return an image of a request, which came as a file, as a data URL, or as another URL."""
+    spool = spools.of(field, url)
+    return Picture(spool, None if spool.token is not None else url)
 
 
 def named_model(fields: dict[str, object]) -> str | None:
@@ -100,17 +146,42 @@ def named_model(fields: dict[str, object]) -> str | None:
     return name if isinstance(name, str) else None
 
 
+def draw_seed(fields: dict[str, object]) -> None:
+    """Remove a seed of -1, by which many clients ask for a random one."""
+    if fields.get("seed") in (-1, "-1"):
+        del fields["seed"]
+
+
+def _settle_size(fields: dict[str, object], profile: ModelProfile) -> AreaLimit | None:
+    text = fields.get("image_size")
+    if not isinstance(text, str):
+        return None
+    try:
+        size = read_size(text, profile)
+    except SpecError as error:
+        raise FrontError(ErrorCode.INVALID_FIELD, error.message, error.field) from error
+    area = size if isinstance(size, AreaLimit) else None
+    fields["image_size"] = size.any_size if isinstance(size, AreaLimit) else size
+    return area
+
+
 def _submission(
-    body: SubmitByFile, model: ChosenModel, image: Picture, spools: Spools
+    body: SubmitByFile,
+    model: ChosenModel,
+    image: Picture,
+    spools: Spools,
+    area: AreaLimit | None,
 ) -> Submission:
     last_image = None
-    if spools.last_image.num_bytes or body.last_image_url is not None:
-        last_image = Picture(spools.last_image, body.last_image_url)
+    is_upload = spools.last_image.num_bytes > 0 and spools.last_image.token is None
+    if is_upload or body.last_image_url is not None:
+        last_image = picture(spools, "last_image", body.last_image_url)
     return Submission(
         body.spec,
         model,
         image,
         last_image,
+        area=area,
         callback_url=body.callback_url,
         priority=body.priority,
     )

@@ -122,6 +122,10 @@ class PromptEncoder:
             self._kept.popitem(last=False)
         return self._kept[text]
 
+    def num_tokens(self, prompt: str) -> int:
+        """Return how many tokens a prompt has; `encode` reads the first 512."""
+        return len(self._tokenizer(clean_text(prompt), verbose=False).input_ids)
+
     def clear(self) -> None:
         """Drop the kept embeddings.
 

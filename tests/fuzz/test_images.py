@@ -48,7 +48,7 @@ def test_a_damaged_picture_does_not_crash_the_decoder(tmp_path: Path, num_exampl
             source = tmp_path / "source"
             source.write_bytes(data)
             try:
-                name = await decoder.store(source)
+                name = (await decoder.store(source)).name
             except FrontError as error:
                 refusals.add(error.status)
                 return

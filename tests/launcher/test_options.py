@@ -40,6 +40,7 @@ def test_switches_can_be_turned_on_and_off() -> None:
         (["--job-ttl", "inf"], {}, "--job-ttl is 'inf': expected `float` <= 3155760000.0"),
         (["--config", sys.executable], {}, "is not in UTF-8"),
         (["--cors-origins", "https://e.example/x"], {}, "'https://e.example/x'; an origin is a"),
+        (["--max-prompt-chars", "9"], {}, "min_prompt_chars is 10; it must not be more than"),
         (["--demo", "--model-path", "m"], {}, "demo and model_path exclude each other"),
         (["--demo", "--model", "m"], {}, "demo and model exclude each other"),
         (["--demo=wan9"], {}, "--demo is 'wan9': it must be one of wan2.1-i2v, wan2.1-flf2v"),

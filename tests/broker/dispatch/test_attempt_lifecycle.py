@@ -99,6 +99,15 @@ def test_a_report_with_another_lease_changes_nothing(changes: dict[str, str | in
     assert scene.view(job_id) == before
 
 
+def test_the_length_of_a_prompt_is_published_when_its_attempt_starts() -> None:
+    scene = Scene()
+    scene.group()
+    job_id = scene.job()
+    lease = scene.lease(job_id)
+    scene.handle(JobStarted(lease=lease, prompt_tokens=700))
+    assert scene.view(job_id).prompt_tokens == 700
+
+
 def test_a_second_report_of_an_end_changes_nothing() -> None:
     scene = Scene()
     scene.group()

@@ -145,6 +145,24 @@ async def test_without_a_key_no_route_reveals_anything(keyed: Keyed) -> None:
                 assert (status, b"unauthorized" in answer) == (401, True), (path, wrong)
 
 
+@pytest.mark.parametrize(
+    ("headers", "message"),
+    [
+        ({}, "an API key is required; send Authorization: Bearer KEY"),
+        ({"Authorization": "Bearer wan_x"}, "this API key is not valid: it is misspelt, or was"),
+        ({"Authorization": "Basic eDp5"}, "the Authorization header is malformed; send"),
+    ],
+)
+async def test_a_missing_and_a_wrong_key_are_told_apart(
+    keyed: Keyed, headers: dict[str, str], message: str
+) -> None:
+    async with keyed.front.session.get(
+        f"{keyed.front.url}/video/list", headers=headers
+    ) as response:
+        assert response.status == 401
+        assert (await response.json())["error"]["message"].startswith(message)
+
+
 async def test_only_administrators_may_raise_the_priority(keyed: Keyed) -> None:
     for key, priority in ((keyed.ann, "0"), (keyed.ann, "-10"), (keyed.root, "10")):
         status, answer = await keyed.ask_for(key, priority=priority)

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from broker.wire.errors import ResultWarning
 from broker.wire.group_commands import RunJob
 from broker.wire.job import JobState
 from http_front.client.exit_codes import MEANINGS, ExitCode
+from http_front.client.status_text import duration
 from http_front.video.schema import MAX_LISTED
 from tests.http_front.full_stack import LIMIT_S, Stack, start_wan
 from tests.http_front.serving import PROMPT
@@ -92,8 +95,79 @@ async def test_wan_status_cancel_and_download(stack: Stack, tmp_path: Path) -> N
     code, out, _ = await stack.wan("status", job_id, "--json")
     assert json.loads(out)["status"] == "Cancelled"
     code, _, err = await stack.wan("download", job_id, "--output", str(tmp_path / "x.mp4"))
-    assert (code, err) == (2, "wan: there is no such video\n")
+    assert (code, err) == (2, "wan: there is no video: the job is Cancelled\n")
     assert sorted(os.listdir(tmp_path)) == ["cat.png"]
+
+
+async def test_output_implies_watching_and_several_images_and_seeds_make_as_many_jobs(
+    stack: Stack, tmp_path: Path
+) -> None:
+    images = [str(stack.image), str(stack.image.with_name("dog.png"))]
+    shutil.copy(*images)
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    words = ("submit", *images, "--prompt", PROMPT, "--seed", "7", "--seeds", "2")
+    code, out, err = await stack.wan(*words, "--output", str(videos))
+    assert code == 0, err
+    job_ids, files = out.split()[:4], out.split()[4:]
+    assert files == [str(videos / f"{job_id}.mp4") for job_id in job_ids]
+    _, page = await stack.front.get("/video/list?order=asc")
+    assert [job["settings"]["seed"] for job in page["jobs"]] == [7, 8, 7, 8]
+    code, _, err = await stack.wan(*words, "--output", str(tmp_path / "x.mp4"))
+    assert code == 2
+    assert "for several videos it must be a folder" in " ".join(err.split())
+
+
+async def test_wan_deletes_a_job(stack: Stack) -> None:
+    job_id = await stack.submit()
+    assert await stack.wan("delete", job_id) == (0, "deleted\n", "")
+    assert (await stack.wan("status", job_id))[0] == 2
+
+
+async def test_wan_says_its_version() -> None:
+    code, out, _ = await run_wan("--version")
+    assert code == 0
+    assert out.startswith("wan ")
+
+
+async def test_wan_status_reads_as_a_person_would_write_it(stack: Stack) -> None:
+    job_id = await stack.submit()
+    await stack.end_of(job_id)
+    _, out, _ = await stack.wan("status", job_id, TZ="UTC")
+    shown = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert (shown["status"], shown["progress"], shown["attempt"]) == ("Succeed", "100%", "1")
+    assert re.fullmatch(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d", shown["submitted"])
+    assert "None" not in out
+    assert "{" not in out
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.04, "0.04 s"), (3.84, "3.84 s"), (59.4, "59 s"), (98.5, "1 min 38 s"), (3700, "1 h 1 min")],
+)
+def test_a_duration_has_its_two_largest_units(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "gbk", "cp1252"])
+async def test_wan_writes_everything_in_any_character_set(
+    stack: Stack, tmp_path: Path, encoding: str
+) -> None:
+    """Neither a cat's emoji, nor a file's name that is no text, ends in a traceback."""
+    variables = ASCII_LOCALE | {"PYTHONIOENCODING": encoding}
+    job_id = await stack.submit("一只猫 \u2013 une très belle image 🐈")
+    await stack.end_of(job_id)
+    file = os.fsdecode(bytes(tmp_path / "x") + b"\xff\xd6\xd0.mp4")
+    for words in (
+        *(("list",), ("status", job_id), ("watch", job_id), ("models",), ("--help",)),
+        ("download", job_id, "--output", file),
+        ("download", job_id, "--output", file, "--json"),
+    ):
+        process = await start_wan(*words, "--server", stack.front.url, **variables)
+        async with asyncio.timeout(LIMIT_S):
+            _, err = await process.communicate()
+        assert (process.returncode, b"Traceback" in err) == (0, False), (words, err)
+    assert await asyncio.to_thread(Path(file).read_bytes) == FAKE_VIDEO
 
 
 async def test_the_exit_code_of_wan_says_how_a_job_ended(stack: Stack) -> None:

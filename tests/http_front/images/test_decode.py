@@ -36,7 +36,7 @@ async def store(decoder: ImageDecoder, folder: Path, data: bytes) -> Image.Image
     """Decode and store a file; return the stored image."""
     source = folder / "source"
     source.write_bytes(data)
-    name = await decoder.store(source)
+    name = (await decoder.store(source)).name
     with Image.open(folder / "inputs" / name) as image:
         image.load()
     return image

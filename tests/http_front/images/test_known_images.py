@@ -10,13 +10,14 @@ from broker.wire.job import JobState
 from broker.wire.replies import FrontReply, Refused
 from broker.wire.requests import FrontRequest, ListModels, OfferJob, SubmitJob
 from http_front.images import known_images
+from http_front.images.decode import StoredImage
 from http_front.images.known_images import KnownImages
 from http_front.images.spool import open_spool
 from tests.http_front.full_stack import open_stack
 from tests.http_front.scripted_broker import ScriptedBroker
 from tests.http_front.serving import Served, picture
 
-NAME = f"{7:064x}.ppm"
+NAME = StoredImage(f"{7:064x}.ppm", 96, 64)
 
 
 def asked_about_jobs(broker: ScriptedBroker) -> list[type]:

@@ -32,7 +32,7 @@ def test_only_steps_are_narrower_for_the_first_model_than_for_any_job(
     narrow, wide = fields(narrowed(body_type, ModelProfile())), fields(body_type)
     assert list(narrow) == list(wide)
     narrower = {name for name in wide if narrow[name] != wide[name]}
-    assert narrower == {"infer_steps"}
+    assert narrower == {"infer_steps", "image_size"}  # the size may be named as well
 
 
 async def submitted(front: Served, broker: ScriptedBroker, **fields: object) -> JobSpec:
@@ -113,8 +113,7 @@ async def test_a_model_that_is_no_text_is_an_invalid_field(front: Served) -> Non
     assert status == 422
     assert answer["error"] == {
         "code": "invalid_field",
-        "message": "model is 7; it must be a string that matches "
-        "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$ or null",
+        "message": "model is 7; it must be the name of a model or null",
         "field": "model",
     }
 

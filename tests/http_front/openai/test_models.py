@@ -65,7 +65,7 @@ async def test_a_video_has_the_size_and_the_length_of_its_model(
     ("fields", "param", "words"),
     [
         ({"seconds": "8"}, "seconds", "seconds is 8; it must be from 1 to 5.04167"),
-        ({"fps": 16}, "fps", "fps is 16; it must be a whole number from 24 to 24"),
+        ({"fps": 16}, "fps", "fps is 16; it must be 24 or null"),
         ({"size": "832x400"}, "size", "multiple of 32"),
         ({"guidance_scale_2": 3}, "guidance_scale_2", "takes none"),
         ({"num_inference_steps": 500}, "num_inference_steps", "from 20 to 100"),
@@ -83,10 +83,29 @@ async def test_the_ranges_are_those_of_the_model(
     assert words in answer["error"]["message"]
 
 
-@pytest.mark.parametrize("name", ["sora-2", "Sora-2-pro", "my-wan", "Wan2.2-I2V-A14B", ""])
-async def test_with_one_model_any_name_means_that_one(front: Served, name: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    ["sora-2", "Sora-2-pro", "openai/sora-2", "wan2.1-i2v-14b-720p", "x/Wan2.1-I2V-14B-720P"],
+)
+async def test_a_name_in_any_case_or_after_a_provider_is_understood(
+    front: Served, name: str
+) -> None:
     status, video = await create(front, model=name)
     assert (status, video["model"]) == (200, WAN21.name)
+
+
+@pytest.mark.parametrize("name", ["my-wan", "Wan2.2-I2V-A14B", ""])
+async def test_a_name_of_no_served_model_is_refused_even_with_one_model(
+    front: Served, name: str
+) -> None:
+    status, answer = await front.post(
+        "/v1/videos", {"prompt": PROMPT, "reference_url": EXAMPLE_IMAGE, "model": name}
+    )
+    assert (status, answer["error"]["code"], answer["error"]["param"]) == (
+        *(422, "unknown_model"),
+        "model",
+    )
+    assert f'model is "{name}"; this server serves {WAN21.name}' in answer["error"]["message"]
 
 
 async def test_with_several_only_openais_names_mean_the_default(

@@ -172,7 +172,8 @@ async def test_there_is_no_content_before_the_end(stack: Stack) -> None:
     [
         ({"seconds": "8"}, "seconds", "seconds is 8; it must be from 1.5 to 7.5625"),
         ({"size": "1792x1024"}, "size", "size is 1792x1024"),
-        ({"prompt": "short"}, "prompt", "prompt is"),
+        ({"prompt": ""}, "prompt", "prompt is"),
+        ({"prompt": "x" * 5001}, "prompt", "a string of 1 to 5000 characters"),
         ({"extra_body": {"fps": 24}}, "fps", "fps is"),
         ({"extra_body": {"num_inference_steps": 5}}, "num_inference_steps", "from 20 to 100"),
         ({"extra_body": {"loras": "x"}}, "loras", "is not a field of this request"),

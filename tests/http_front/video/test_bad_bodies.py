@@ -62,22 +62,23 @@ async def test_an_id_that_no_job_has_is_404(besieged: Besieged, path: str, case:
             1_000_000,
             "num_frames is 1000000; it must be a whole number from 24 to 121",
         ),
-        ("infer_steps", "30", 'infer_steps is "30" (2 characters); it must be a whole number'),
-        ("seed", -1, "seed is -1; it must be a whole number from 0 to 2147483647 or null"),
+        ("infer_steps", "many", "infer_steps is many; it must be a whole number from 20 to 100"),
+        ("seed", -2, "seed is -2; it must be a whole number from 0 to 2147483647 or null"),
         ("guidance_scale", 0.5, "guidance_scale is 0.5; it must be a number from 1.0 to 20.0"),
         ("sample_shift", 0, "sample_shift is 0; it must be a number above 0.0 to 100.0"),
-        ("dit_fsdp", 1, "dit_fsdp is 1; it must be true or false or null"),
+        ("dit_fsdp", 2, "dit_fsdp is 2; it must be true or false or null"),
         (
             "sample_solver",
             "heun",
-            'sample_solver is "heun" (4 characters); it must be one of dpm++, dpmpp, euler, unipc',
+            "sample_solver is heun; it must be one of dpm++, dpmpp, euler, unipc",
         ),
         (
             "prompt",
             "short",
             'prompt is "short" (5 characters); it must be a string of 10 to 500 characters',
         ),
-        ("image_size", "big", 'image_size is "big" (3 characters); it must be a string that match'),
+        ("image_size", "big", 'image_size is "big"; write width and height as 1280*720'),
+        ("model", 7, "model is 7; it must be the name of a model or null"),
         (
             "image_size",
             "1281*720",
@@ -102,6 +103,81 @@ async def test_a_missing_field_is_named(besieged: Besieged) -> None:
     assert answer["error"]["message"] == (
         "prompt is missing; it must be a string of 10 to 500 characters"
     )
+
+
+async def test_every_wrong_field_is_named_at_once(besieged: Besieged) -> None:
+    status, answer = await submit_with(
+        besieged,
+        **{"prompt": "short", "num_frames": 500, "image_size": "1281*720", "infer_step": 20},
+        **{"use_attentioncache": True, "end_step": 3, "seed": None},
+    )
+    error = answer["error"]
+    assert (status, error["field"]) == (422, "prompt")
+    found = {each["field"]: each["message"] for each in error["fields"]}
+    assert list(found) == ["prompt", "num_frames", "infer_step", "image_size", "end_step"]
+    assert found["infer_step"].endswith("did you mean infer_steps?")
+    assert all(message in error["message"] for message in found.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("numFrames", "num_frames"),
+        ("size", "image_size"),
+        ("num_inference_steps", "infer_steps"),
+        ("negativeprompt", "negative_prompt"),
+        ("imageurl", "image_url"),
+    ],
+)
+async def test_a_misspelt_field_is_answered_with_the_one_that_is_meant(
+    besieged: Besieged, name: str, meant: str
+) -> None:
+    _, answer = await submit_with(besieged, **{name: 1})
+    assert answer["error"]["message"].endswith(f"did you mean {meant}?")
+
+
+async def test_the_fields_of_a_request_include_the_images(besieged: Besieged) -> None:
+    _, answer = await submit_with(besieged, xyz=1)
+    assert answer["error"]["message"].endswith("image, last_image")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "read"),
+    [
+        ("num_frames", "81", 81),
+        ("num_frames", 81.0, 81),
+        ("num_frames", "81.0", 81),
+        ("num_frames", None, 81),
+        ("guidance_scale", "4.5", 4.5),
+        ("dit_fsdp", "true", True),
+        ("dit_fsdp", "False", False),
+        ("dit_fsdp", 0, False),
+        ("use_attentioncache", None, False),
+        ("image_size", " 1280 x 720 ", "1280*720"),
+        ("image_size", "1280\u00d7720", "1280*720"),
+        ("image_size", "1280x720", "1280x720"),
+        ("image_size", "720p", "1168*768"),
+        ("image_size", "480p", "768*512"),
+        ("image_size", "AUTO", "1168*768"),
+    ],
+)
+async def test_a_clear_value_is_read_however_it_is_spelt(
+    besieged: Besieged, field: str, value: object, read: object
+) -> None:
+    """The image has three pixels of width for two of height."""
+    status, answer = await submit_with(besieged, **{field: value})
+    assert status == 202, answer
+    _, page = await besieged.front.get("/video/list?limit=1")
+    assert page["jobs"][0]["settings"][field] == read
+
+
+async def test_a_seed_of_minus_one_is_random(besieged: Besieged) -> None:
+    for _ in range(2):
+        assert (await submit_with(besieged, seed="-1"))[0] == 202
+    _, page = await besieged.front.get("/video/list?limit=2")
+    seeds = [job["settings"]["seed"] for job in page["jobs"]]
+    assert seeds[0] != seeds[1]
+    assert min(seeds) >= 0
 
 
 async def test_every_default_is_the_default_of_the_job_spec(besieged: Besieged) -> None:
@@ -187,7 +263,7 @@ async def test_a_broken_form_is_refused(besieged: Besieged, body: bytes) -> None
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
     status, answer = await submit_bytes(besieged, body, headers)
     assert 400 <= status < 500, answer
-    assert set(answer["error"]) == {"code", "message", "field"}
+    assert set(answer["error"]) - {"fields"} == {"code", "message", "field"}
     await besieged.assert_nothing_happened()
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from broker.wire.job import JobState
 from broker.wire.requests import ListJobs
+from tests.http_front.full_stack import Stack
 from tests.http_front.scripted_broker import ScriptedBroker
 from tests.http_front.serving import PROMPT, Served
 
@@ -30,9 +31,27 @@ async def test_a_page_continues_after_the_given_job(front: Served, broker: Scrip
     assert broker.asked[-1] == ListJobs(limit=1, after=job_id, oldest_first=True)
 
 
+async def test_jobs_are_selected_by_their_state(stack: Stack) -> None:
+    stack.group.hold.clear()
+    first, second, third = [await stack.submit() for _ in range(3)]
+    await stack.client.cancel(second)
+    for path, ids in (
+        ("/video/list?status=Cancelled", [second]),
+        ("/video/list/?status=inqueue,inprogress&limit=1", [third]),
+        (f"/video/list?status=InQueue,InProgress&after={second}", [first]),
+        ("/video/list?status=Succeed", []),
+    ):
+        status, page = await stack.front.get(path)
+        assert (status, [job["requestId"] for job in page["jobs"]]) == (200, ids), path
+    _, page = await stack.front.get("/v1/videos?status=failed")
+    assert [video["id"] for video in page["data"]] == [second]
+
+
 @pytest.mark.parametrize(
     ("query", "field", "status"),
     [
+        ("status=done", "status", 422),
+        ("status=", "status", 422),
         ("limit=0", "limit", 422),
         ("limit=101", "limit", 422),
         ("limit=ten", "limit", 422),

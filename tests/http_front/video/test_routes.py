@@ -1,14 +1,16 @@
 import asyncio
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from broker.wire.errors import ErrorCode, ResultWarning
 from broker.wire.job import JobState, Stage
 from broker.wire.replies import GroupView, HealthFound, RankView, Refused
 from http_front.live.status_cache import FRESH_S
+from http_front.video.schema import EXAMPLE_IMAGE
 from tests.http_front.scripted_broker import ScriptedBroker
-from tests.http_front.serving import PROMPT, Served, picture
+from tests.http_front.serving import PROMPT, Served, picture, serve
 
 VIDEO = bytes(range(256)) * 64
 
@@ -103,6 +105,59 @@ async def test_a_video_that_looks_wrong_has_a_warning(
     await broker.change(job_id, state=JobState.SUCCEED, progress=1.0, video=video, warning=warning)
     _, answer = await front.post("/video/status", {"requestId": job_id})
     assert (answer["status"], answer["warning"]) == ("Succeed", "single_colour")
+
+
+async def test_a_prompt_that_the_model_cannot_read_whole_has_a_notice(
+    front: Served, broker: ScriptedBroker
+) -> None:
+    body = {"prompt": "boat " * 900, "reference_url": EXAMPLE_IMAGE}
+    status, video = await front.post("/v1/videos", body)
+    assert (status, video["notice"]) == (200, None)
+    await broker.change(video["id"], prompt_tokens=512)
+    assert (await front.get(f"/v1/videos/{video['id']}"))[1]["notice"] is None
+    await broker.change(video["id"], prompt_tokens=902)
+    _, video = await front.get(f"/v1/videos/{video['id']}")
+    assert video["notice"].startswith("the prompt has 902 tokens; Wan2.1-I2V-14B-720P reads the")
+    _, found = await front.post("/video/status", {"requestId": video["id"]})
+    assert found["notice"] == video["notice"]
+
+
+async def test_the_operator_decides_how_long_prompts_may_be(
+    tmp_path: Path, broker: ScriptedBroker
+) -> None:
+    limits = {"min_prompt_chars": 2, "max_prompt_chars": 4}
+    async with serve(tmp_path, broker.addresses, **limits) as front:
+        for prompt, expected in (("杯", 422), ("杯子", 202), ("a cup", 422)):
+            status, answer = await front.upload(picture(), prompt=prompt)
+            assert status == expected, answer
+        assert "a string of 2 to 4 characters" in answer["error"]["message"]
+        _, document = await front.get("/openapi.json")
+        prompt = document["components"]["schemas"]["SubmitByUrl"]["properties"]["prompt"]
+        assert (prompt["minLength"], prompt["maxLength"]) == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "filename", "message"),
+    [
+        (
+            "image",
+            None,
+            'image is the text "boat.jpg", not a file; with curl, write -F image=@',
+        ),
+        ("image", "boat.jpg", "the image is not a JPEG, PNG or WebP file"),
+    ],
+)
+async def test_the_name_of_a_file_in_place_of_the_file_is_recognised(
+    front: Served, name: str, filename: str | None, message: str
+) -> None:
+    with aiohttp.MultipartWriter("form-data") as form:
+        form.append(PROMPT).set_content_disposition("form-data", name="prompt")
+        names = {"name": name} | ({"filename": filename} if filename else {})
+        form.append("boat.jpg").set_content_disposition("form-data", **names)
+    async with front.session.post(front.url + "/video/submit", data=form) as response:
+        error = (await response.json())["error"]
+    assert error["code"] == "image_invalid"
+    assert error["message"].startswith(message)
 
 
 @pytest.mark.parametrize("path", ["/video/status", "/video/cancel"])

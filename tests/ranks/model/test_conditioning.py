@@ -11,6 +11,7 @@ from PIL import Image
 from ranks.device import open_device
 from ranks.errors import JobError
 from ranks.model.conditioning import (
+    NUM_TEXT_TOKENS,
     Models,
     PromptEncoder,
     clean_text,
@@ -85,6 +86,12 @@ def test_a_prompt_has_the_bits_of_all_tokens_but_most_padding_is_not_computed(
     num_tokens = int(tokens.attention_mask.sum())
     assert shapes == [-(-num_tokens // 128) * 128]
     assert torch.equal(found, padded * tokens.attention_mask.unsqueeze(-1))
+
+
+def test_the_tokens_of_a_prompt_are_counted_also_where_they_are_not_read(models: Models) -> None:
+    encoder = PromptEncoder(models)
+    assert encoder.num_tokens("boat") < encoder.num_tokens("boat  boat") < 20
+    assert encoder.num_tokens("boat " * 600) > NUM_TEXT_TOKENS
 
 
 def test_the_encoding_of_a_prompt_is_fixed_and_html_is_unescaped() -> None:
