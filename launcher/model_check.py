@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 from msgspec import structs
 
-from broker.wire.model_profile import Family, ModelProfile
+from broker.wire.model_profile import ModelProfile
 from launcher.options import Options
 from launcher.preflight import (
     PROBE_LIMIT_S,
@@ -16,7 +16,7 @@ from launcher.preflight import (
     UnfitModelError,
     run_check,
 )
-from launcher.served_models import ServedModel
+from launcher.served_models import DemoModel, ServedModel
 from ranks.model_files.model_report import ModelFault, ModelReport, decode_report
 
 logger = logging.getLogger("launcher")
@@ -153,9 +153,9 @@ def _checked(model: ServedModel, options: Options, folders: Folders) -> CheckedM
     return checked
 
 
-def _make_demo_model(folder: Path, family: Family) -> None:
+def _make_demo_model(folder: Path, model: DemoModel) -> None:
     run_check(
-        *("ranks.demo.build", str(folder), family),
+        *("ranks.demo.build", str(folder), model),
         limit_s=_DEMO_LIMIT_S,
         topic="--demo: building the model",
     )
