@@ -76,17 +76,14 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             "--model-path and --groups, may be repeated."
         ),
     ] = ()
-    transformer: (
-        Annotated[
-            str,
-            Meta(
-                min_length=1,
-                description="Safetensors file with original names that takes the place of the "
-                "folder's transformer.",
-            ),
-        ]
-        | None
-    ) = None
+    transformer: Annotated[
+        tuple[str, ...],
+        Meta(
+            max_length=2,
+            description="Safetensors file with original names that takes the place of the "
+            "folder's transformer, which may be missing; HIGH,LOW for the two of Wan2.2 A14B.",
+        ),
+    ] = ()
     default_model: (
         Annotated[
             str,
@@ -303,9 +300,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ValueError("demo and model_path exclude each other: --demo makes its own model")
         if self.demo and self.model:
             raise ValueError("demo and model exclude each other: --demo makes its own model")
-        if self.demo and self.transformer is not None:
+        if self.demo and self.transformer:
             raise ValueError("demo and transformer exclude each other: --demo makes its own model")
-        if self.transformer is not None and len(self.models) != 1:
+        if self.transformer and len(self.models) != 1:
             raise ValueError(
                 f"transformer is the file of one model, but the server has {len(self.models)}"
             )

@@ -6,8 +6,10 @@ from typing import Any
 
 from broker.wire.model_profile import Family
 from ranks.errors import ModelFolderError
-from ranks.model_files.components import WEIGHTED, ComponentName
+from ranks.model_files.components import ComponentName
 from ranks.model_files.json_file import read_json
+
+Configs = dict[ComponentName, dict[str, Any]]
 
 EXPECTED = (
     "expected Wan2.1 I2V or FLF2V, or Wan2.2 I2V-A14B or TI2V-5B, such "
@@ -83,13 +85,13 @@ def recognise_family(folder: Path) -> Family:
     return "wan2.1-i2v"
 
 
-def refuse_other_model(folder: Path, family: Family) -> None:
+def refuse_other_model(folder: Path, family: Family, configs: Configs) -> None:
     """Refuse a complete diffusers folder whose components are not those of the family.
 
     Raises:
         ModelFolderError: In that case.
     """
-    found = next(_other_components(folder, family), None)
+    found = next(_other_components(configs, family), None)
     if found is not None:
         raise _refused(folder, found)
 
@@ -135,8 +137,7 @@ def _other_layouts(folder: Path) -> Iterator[str]:
         yield f"holds single files such as {single[0].name}"
 
 
-def _other_components(folder: Path, family: Family) -> Iterator[str]:
-    configs = {part: read_json(folder / part / "config.json") for part in WEIGHTED[family]}
+def _other_components(configs: Configs, family: Family) -> Iterator[str]:
     for part, config in configs.items():
         field, expected = _CLASSES[part]
         yield from _differs(part, config, field, expected, "was expected")
@@ -161,7 +162,7 @@ def _other_components(folder: Path, family: Family) -> Iterator[str]:
     )
 
 
-def _other_images(configs: dict[ComponentName, dict[str, Any]], family: Family) -> Iterator[str]:
+def _other_images(configs: Configs, family: Family) -> Iterator[str]:
     """Yield what is wrong with the image branch of a transformer, or the lack of one."""
     transformer, encoder = configs["transformer"], configs.get("image_encoder")
     image_dim = transformer.get("image_dim")

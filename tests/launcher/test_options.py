@@ -42,6 +42,8 @@ def test_switches_can_be_turned_on_and_off() -> None:
         (["--cors-origins", "https://e.example/x"], {}, "'https://e.example/x'; an origin is a"),
         (["--demo", "--model-path", "m"], {}, "demo and model_path exclude each other"),
         (["--demo", "--model", "m"], {}, "demo and model exclude each other"),
+        (["--transformer", "a,b,c"], {}, "--transformer is 'a,b,c': expected `array` of length"),
+        (["--model-path", "a,b", "--transformer", "c"], {}, "is the file of one model, but the s"),
         (["--demo=wan9"], {}, "--demo is 'wan9': it must be one of wan2.1-i2v, wan2.1-flf2v"),
         (["--demo=wan2.1-i2v:pth"], {}, "wan2.2-ti2v-5b, wan2.1-i2v:original, "),
         (["--model", "m", "--model-path", "n"], {}, "model and model_path exclude each other"),

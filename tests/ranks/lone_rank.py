@@ -1,6 +1,6 @@
 """Runs a job on a single rank in this process."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -17,7 +17,12 @@ from ranks.serve import start_engine
 
 
 def lone_frames(
-    model: Path, folder: Path, spec: JobSpec, image: Path, last_image: Path | None = None
+    model: Path,
+    folder: Path,
+    spec: JobSpec,
+    image: Path,
+    last_image: Path | None = None,
+    transformers: Sequence[Path] = (),
 ) -> Tensor:
     """Return the frames `[1, 3, T, H, W]` of a job.
 
@@ -27,6 +32,7 @@ def lone_frames(
         spec: The job, which may have fewer steps and frames than the API takes.
         image: Its image.
         last_image: The last frame, for models that take one.
+        transformers: Single files in place of the folder's transformers.
     """
     folder.mkdir()
     config = RankConfig(
@@ -34,6 +40,7 @@ def lone_frames(
         epoch=1,
         world_size=1,
         model_path=str(model),
+        transformers=tuple(map(str, transformers)),
         device="cpu",
         addresses=Addresses.in_folder(folder),
         store=str(folder),
