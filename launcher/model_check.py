@@ -18,7 +18,12 @@ from launcher.preflight import (
     run_check,
 )
 from launcher.served_models import DemoModel, ServedModel
-from ranks.model_files.model_report import ModelFault, ModelReport, decode_report
+from ranks.model_files.model_report import (
+    MemoryReport,
+    ModelFault,
+    ModelReport,
+    decode_report,
+)
 
 logger = logging.getLogger("launcher")
 
@@ -103,6 +108,19 @@ def inspect_path(path: Path, transformers: Sequence[Path] = ()) -> ModelReport |
     topic = f"model {path}"
     output = run_check(_INSPECTION, *arguments, limit_s=PROBE_LIMIT_S, topic=topic)
     return decode_report(output)
+
+
+def inspect_memory(path: Path, transformers: Sequence[Path] = ()) -> MemoryReport:
+    """Return what jobs of a model that can be served need; takes seconds.
+
+    Raises:
+        StartError: If the inspection itself fails.
+    """
+    arguments = _arguments(path, transformers)
+    output = run_check(
+        "ranks.model.memory_need", *arguments, limit_s=PROBE_LIMIT_S, topic=f"model {path}"
+    )
+    return msgspec.json.decode(output.splitlines()[-1], type=MemoryReport)
 
 
 def check_weights(folder: Path, transformers: Sequence[Path]) -> None:

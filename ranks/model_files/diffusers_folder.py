@@ -60,7 +60,7 @@ def open_diffusers_folder(folder: Path, given: GivenTransformers | None = None) 
     _check_scheduler(folder / "scheduler" / "scheduler_config.json")
     configs = {part: component.config for part, component in components.items()}
     configs |= {part: read_json(folder / part / "config.json") for part in own_parts}
-    refuse_other_model(folder, family, configs)
+    refuse_other_model(_named(folder, given), family, configs)
     has_images = "image_encoder" in parts
     if has_images:
         _check_processor(folder)
@@ -74,6 +74,12 @@ def open_diffusers_folder(folder: Path, given: GivenTransformers | None = None) 
         image_processor=folder / "image_processor" if has_images else None,
         boundary_ratio=read_boundary_ratio(folder) if "transformer_2" in parts else None,
     )
+
+
+def _named(folder: Path, given: GivenTransformers | None) -> str:
+    if given is None:
+        return str(folder)
+    return f"{folder} with the transformer {given.components['transformer'].place}"
 
 
 def _warn_of_strays(folder: Path, components: dict[ComponentName, Component]) -> None:

@@ -73,27 +73,32 @@ def recognise_family(folder: Path) -> Family:
     if any(index.get("transformer_2") or ()):  # an absent one may be stated as two nulls
         if name == "WanImageToVideoPipeline":
             return "wan2.2-i2v-a14b"
-        raise _refused(folder, "Wan2.2 T2V-A14B (text to video, two transformers)")
+        raise _refused(str(folder), "Wan2.2 T2V-A14B (text to video, two transformers)")
     # The makers' own index of TI2V-5B names the pipeline without a picture.
     if index.get("expand_timesteps") and name in ("WanPipeline", "WanImageToVideoPipeline"):
         return "wan2.2-ti2v-5b"
     if name != "WanImageToVideoPipeline":
-        raise _refused(folder, _PIPELINES.get(name, f"a model of the pipeline {name}"))
+        raise _refused(str(folder), _PIPELINES.get(name, f"a model of the pipeline {name}"))
     config = folder / "transformer" / "config.json"
     if config.is_file() and read_json(config).get("pos_embed_seq_len") is not None:
         return "wan2.1-flf2v"
     return "wan2.1-i2v"
 
 
-def refuse_other_model(folder: Path, family: Family, configs: Configs) -> None:
-    """Refuse a complete diffusers folder whose components are not those of the family.
+def refuse_other_model(place: str, family: Family, configs: Configs) -> None:
+    """Refuse the components of a complete diffusers folder that are not those of the family.
+
+    Args:
+        place: What the message calls the folder.
+        family: The family.
+        configs: Of the components, by their names.
 
     Raises:
         ModelFolderError: In that case.
     """
     found = next(_other_components(configs, family), None)
     if found is not None:
-        raise _refused(folder, found)
+        raise _refused(place, found)
 
 
 def read_boundary_ratio(folder: Path) -> float:
@@ -112,8 +117,8 @@ def read_boundary_ratio(folder: Path) -> float:
     return float(ratio)
 
 
-def _refused(folder: Path, found: str) -> ModelFolderError:
-    return ModelFolderError(f"model folder {folder} holds {found}; {EXPECTED}")
+def _refused(place: str, found: str) -> ModelFolderError:
+    return ModelFolderError(f"model folder {place} holds {found}; {EXPECTED}")
 
 
 def _other_layouts(folder: Path) -> Iterator[str]:

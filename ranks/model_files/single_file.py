@@ -42,7 +42,7 @@ def read_transformers(folder: Path, paths: Sequence[Path]) -> GivenTransformers:
         ModelFolderError: If a file is unusable, or of a model that is not served.
     """
     names: tuple[ComponentName, ...] = ("transformer", "transformer_2")
-    if len(paths) == 2 and "low" in paths[0].name.lower() and "high" in paths[1].name.lower():
+    if len(paths) == 2 and "low_noise" in paths[0].name and "high_noise" in paths[1].name:
         raise ModelFolderError(
             f"--transformer {paths[0]},{paths[1]}: the first file must be the one for high noise; "
             "exchange them"
@@ -90,7 +90,7 @@ def _stated_heads(folder: Path, dim: int) -> int | None:
             stated = read_json(path)
             heads = stated.get("num_attention_heads", stated.get("num_heads"))
             if isinstance(heads, int) and heads > 0:
-                width = stated.get("dim", heads * stated.get("attention_head_dim", 0))
+                width = stated.get("dim", heads * (stated.get("attention_head_dim") or 0))
                 return heads if width == dim else None
     return None
 

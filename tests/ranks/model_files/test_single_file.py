@@ -173,19 +173,27 @@ def test_the_number_and_order_of_the_files_are_those_of_the_model(
     original: dict[str, Tensor],
     tmp_path: Path,
 ) -> None:
-    folder, high, low = demo_folders("wan2.2-i2v-a14b"), tmp_path / "high.st", tmp_path / "low.st"
+    folder = demo_folders("wan2.2-i2v-a14b")
+    high, low = (tmp_path / f"{noise}_noise_14B.safetensors" for noise in ("high", "low"))
     for file, copied in zip(experts, (high, low), strict=True):
         copied.symlink_to(file)
     one = tmp_path / "i2v.safetensors"
     save_file(original, one)
     for files, message in (
-        ([high], r"high.st is one of the two transformers of Wan2.2 A14B; give both"),
+        (
+            [high],
+            r"high_noise_14B.safetensors is one of the two transformers of Wan2.2 A14B; give both",
+        ),
         ([low, high], "the first file must be the one for high noise; exchange them"),
         ([one, low], "has wan2.1-i2v and wan2.2-i2v-a14b; expected one file, or the two of"),
         ([one], "is incomplete; missing: image_encoder/config.json"),
     ):
         with pytest.raises(ModelFolderError, match=message):
             open_model(folder, files)
+    with pytest.raises(
+        ModelFolderError, match=r"with the transformer .*high_noise.* holds the VAE"
+    ):
+        open_model(demo_folders("wan2.2-ti2v-5b"), [high, low])
 
 
 @pytest.mark.parametrize(
