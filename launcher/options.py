@@ -9,9 +9,9 @@ from msgspec import Meta
 from broker.process.log import LogFormat
 from broker.store.store import is_object_place
 from broker.wire.job import MAX_PROMPT_CHARS, MODEL_NAME_PATTERN
-from broker.wire.model_profile import Family
 from http_front.config import Downloads
 from launcher.served_models import (
+    DemoModel,
     ServedModel,
     check_names,
     demo_models,
@@ -76,17 +76,14 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             "--model-path and --groups, may be repeated."
         ),
     ] = ()
-    transformer: (
-        Annotated[
-            str,
-            Meta(
-                min_length=1,
-                description="Safetensors file with original names that takes the place of the "
-                "folder's transformer.",
-            ),
-        ]
-        | None
-    ) = None
+    transformer: Annotated[
+        tuple[str, ...],
+        Meta(
+            max_length=2,
+            description="Safetensors file with original names that takes the place of the "
+            "folder's transformer, which may be missing; HIGH,LOW for the two of Wan2.2 A14B.",
+        ),
+    ] = ()
     default_model: (
         Annotated[
             str,
@@ -102,10 +99,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             bool,
             Meta(
                 description="Build and use a miniature model, which makes no real video; one of "
-                "each family that is named, as --demo=wan2.1-i2v,wan2.2-ti2v-5b."
+                "each family that is named, as --demo=wan2.1-i2v,wan2.2-ti2v-5b:original, where "
+                ":original is the layout."
             ),
         ]
-        | tuple[Family, ...]
+        | tuple[DemoModel, ...]
     ) = False
     host: Annotated[str, Meta(min_length=1, description="Address that the front listens on.")] = (
         "127.0.0.1"
@@ -320,9 +318,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ValueError("demo and model_path exclude each other: --demo makes its own model")
         if self.demo and self.model:
             raise ValueError("demo and model exclude each other: --demo makes its own model")
-        if self.demo and self.transformer is not None:
+        if self.demo and self.transformer:
             raise ValueError("demo and transformer exclude each other: --demo makes its own model")
-        if self.transformer is not None and len(self.models) != 1:
+        if self.transformer and len(self.models) != 1:
             raise ValueError(
                 f"transformer is the file of one model, but the server has {len(self.models)}"
             )

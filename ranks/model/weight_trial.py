@@ -1,4 +1,4 @@
-"""`python -m ranks.model.weight_trial PATH [--transformer FILE]`: check that the weights fit."""
+"""`python -m ranks.model.weight_trial PATH [--transformer FILE]…`: check that the weights fit."""
 
 import logging
 import sys

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -22,18 +23,18 @@ def main() -> None:
     sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
 
 
-def parse_arguments() -> tuple[Path, Path | None]:
-    """Return the path and the single file of a model, as the launcher passes them to helpers."""
+def parse_arguments() -> tuple[Path, list[Path]]:
+    """Return the path and the single files of a model, as the launcher passes them to helpers."""
     parser = argparse.ArgumentParser()
     parser.add_argument("path", type=Path)
-    parser.add_argument("--transformer", type=Path)
+    parser.add_argument("--transformer", type=Path, action="append", default=[])
     options = parser.parse_args()
     return options.path, options.transformer
 
 
-def inspect(path: Path, transformer: Path | None = None) -> ModelReport | ModelFault:
+def inspect(path: Path, transformers: Sequence[Path] = ()) -> ModelReport | ModelFault:
     try:
-        return _report(open_model(path, transformer))
+        return _report(open_model(path, transformers))
     except ModelFolderError as error:
         return ModelFault(message=str(error), may_appear=isinstance(error, MissingModelError))
 
