@@ -1,6 +1,7 @@
 """Checks the model before a start, in processes of their own: the launcher never imports torch."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -30,8 +31,8 @@ class CheckedModel(msgspec.Struct, frozen=True, kw_only=True):
     """A complete model that groups of this machine serve."""
 
     place: Path
-    transformer: Path | None = None
-    """A file that takes the place of the folder's own transformer."""
+    transformer: tuple[Path, ...] = ()
+    """Files that take the place of the folder's own transformers."""
     profile: ModelProfile
     num_heads: int
     """Attention heads of its transformer."""
@@ -57,8 +58,8 @@ def check_model(model: ServedModel, place: Path, options: Options) -> CheckedMod
         UnfitModelError: If it is incomplete, damaged or of a family that is not served.
         StartError: If there is none at its place, or its heads cannot be split over the ranks.
     """
-    transformer = transformer_file(options)
-    report = inspect_model(place, transformer)
+    transformer = transformer_files(options)
+    report = inspect_model(place, transformer, model.is_distilled)
     check_split(options, report.num_heads)
     return CheckedModel(
         place=place,
@@ -70,41 +71,48 @@ def check_model(model: ServedModel, place: Path, options: Options) -> CheckedMod
     )
 
 
-def transformer_file(options: Options) -> Path | None:
-    return None if options.transformer is None else Path(options.transformer).resolve()
+def transformer_files(options: Options) -> tuple[Path, ...]:
+    return tuple(Path(path).resolve() for path in options.transformer)
 
 
-def inspect_model(path: Path, transformer: Path | None = None) -> ModelReport:
+def inspect_model(
+    path: Path, transformer: Sequence[Path] = (), is_distilled: bool = False
+) -> ModelReport:
     """Return what a model is, from its configs and the headers of its files.
 
     Args:
         path: Its folder.
-        transformer: A single file that takes the place of the folder's own transformer.
+        transformer: Single files that take the place of the folder's own transformers.
+        is_distilled: Whether the operator says that it is a distilled model.
 
     Raises:
         UnfitModelError: If anything is missing, damaged, or of a model that is not served.
         StartError: If there is nothing at the path.
     """
-    match inspect_path(path, transformer):
+    match inspect_path(path, transformer, is_distilled):
         case ModelFault() as fault:
             raise (StartError if fault.may_appear else UnfitModelError)(fault.message)
         case ModelReport() as report:
             return report
 
 
-def inspect_path(path: Path, transformer: Path | None = None) -> ModelReport | ModelFault:
+def inspect_path(
+    path: Path, transformer: Sequence[Path] = (), is_distilled: bool = False
+) -> ModelReport | ModelFault:
     """Return what a model is, or why it cannot be served.
 
     Raises:
         StartError: If the inspection itself fails.
     """
     arguments = _arguments(path, transformer)
+    if is_distilled:
+        arguments.append("--distilled")
     topic = f"model {path}"
     output = run_check(_INSPECTION, *arguments, limit_s=PROBE_LIMIT_S, topic=topic)
     return decode_report(output)
 
 
-def check_weights(folder: Path, transformer: Path | None) -> None:
+def check_weights(folder: Path, transformer: Sequence[Path]) -> None:
     """Check that the weights of a complete model fit the models that are made; takes seconds.
 
     Raises:
@@ -135,8 +143,8 @@ def check_split(options: Options, num_heads: int) -> None:
         )
 
 
-def _arguments(path: Path, transformer: Path | None) -> list[str]:
-    return [str(path), *(() if transformer is None else ("--transformer", str(transformer)))]
+def _arguments(path: Path, transformer: Sequence[Path]) -> list[str]:
+    return [str(path), *(word for file in transformer for word in ("--transformer", str(file)))]
 
 
 def _checked(model: ServedModel, options: Options, folders: Folders) -> CheckedModel:

@@ -21,7 +21,12 @@ def main(arguments: Sequence[str]) -> int:
     inspect = commands.add_parser("inspect", help="show what a model is")
     inspect.add_argument("path", metavar="PATH", type=Path, help="its folder")
     inspect.add_argument(
-        "--transformer", metavar="FILE", type=Path, help="single file in place of its transformer"
+        "--transformer",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        default=[],
+        help="single file in place of its transformer; given twice for Wan2.2 A14B",
     )
     inspect.add_argument("--json", action="store_true", help="write the report as JSON")
     options = parser.parse_args(arguments)

@@ -13,10 +13,12 @@ from broker.wire.model_profile import Family
 from http_front.config import Downloads
 from launcher.served_models import (
     ServedModel,
+    check_distilled,
     check_names,
     demo_models,
     models_in_folders,
     models_on_groups,
+    with_distilled,
 )
 
 Role = Literal["server", "group", "front"]
@@ -76,17 +78,20 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             "--model-path and --groups, may be repeated."
         ),
     ] = ()
-    transformer: (
-        Annotated[
-            str,
-            Meta(
-                min_length=1,
-                description="Safetensors file with original names that takes the place of the "
-                "folder's transformer.",
-            ),
-        ]
-        | None
-    ) = None
+    transformer: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Safetensors file with original names that takes the place of the "
+            "folder's transformer; of Wan2.2 A14B two, HIGH,LOW."
+        ),
+    ] = ()
+    distilled: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Names of the models whose weights are step-distilled: they make a video "
+            "in 4 steps, without guidance."
+        ),
+    ] = ()
     default_model: (
         Annotated[
             str,
@@ -286,15 +291,19 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     @property
     def models(self) -> tuple[ServedModel, ...]:
         """The models of this machine's groups, or of those that Ray places."""
+        return with_distilled(self._named_models, self.distilled)
+
+    @property
+    def num_groups(self) -> int:
+        return sum(model.num_groups for model in self.models)
+
+    @property
+    def _named_models(self) -> tuple[ServedModel, ...]:
         if self.demo:
             return demo_models(self.demo, self.groups)
         if self.model:
             return models_on_groups(self.model)
         return models_in_folders(self.model_path, self.groups)
-
-    @property
-    def num_groups(self) -> int:
-        return sum(model.num_groups for model in self.models)
 
     def _check_models(self) -> None:
         has_paths = self.model_path not in ((), (DEFAULT_MODEL,))
@@ -302,9 +311,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ValueError("demo and model_path exclude each other: --demo makes its own model")
         if self.demo and self.model:
             raise ValueError("demo and model exclude each other: --demo makes its own model")
-        if self.demo and self.transformer is not None:
+        if self.demo and self.transformer:
             raise ValueError("demo and transformer exclude each other: --demo makes its own model")
-        if self.transformer is not None and len(self.models) != 1:
+        if self.transformer and len(self.models) != 1:
             raise ValueError(
                 f"transformer is the file of one model, but the server has {len(self.models)}"
             )
@@ -319,6 +328,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             )
         # Models of other machines may be the default, too.
         is_closed = self.listen is None and self.join is None
+        check_distilled(self.models, self.distilled)
         check_names(self.models, self.default_model if is_closed else None)
 
     def _check_engine(self) -> None:

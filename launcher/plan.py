@@ -11,7 +11,7 @@ from broker.dispatch.policy import DispatchPolicy
 from broker.wire.group_shape import GroupShape
 from broker.wire.sockets import Addresses
 from http_front.config import FrontConfig
-from launcher.model_check import CheckedModel, transformer_file
+from launcher.model_check import CheckedModel, transformer_files
 from launcher.options import Options, Role
 from launcher.preflight import Folders
 from launcher.ray.ray_config import RayGroupsConfig
@@ -103,7 +103,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             world_size=options.nproc,
             model_path=str(model.place),
             model_name=model.profile.name,
-            transformer=None if model.transformer is None else str(model.transformer),
+            transformer=tuple(map(str, model.transformer)),
+            is_distilled=model.profile.is_distilled,
             device=self.device,
             first_device=index * options.nproc,
             addresses=addresses,
@@ -136,7 +137,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
                 api_keys=None,
                 # Absolute paths: they must be the same on every node.
                 store=self.folders.store,
-                transformer=None if options.transformer is None else str(transformer_file(options)),
+                transformer=tuple(map(str, transformer_files(options))),
             ),
             peer_keys=None if self.peer_keys is None else str(self.peer_keys),
             groups_address=self.addresses.groups,

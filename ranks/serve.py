@@ -60,8 +60,7 @@ def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
     """Join the group and load the models. Returns once every rank has done so."""
     world = join(config.rendezvous, rank, config.world_size, device)
     device = _choose_kernels(world, device)
-    single_file = None if config.transformer is None else Path(config.transformer)
-    files = open_model(Path(config.model_path), single_file)
+    files = open_model(Path(config.model_path), *map(Path, config.transformer))
     family = family_of(files)
     models = load_models(files, device, world.mesh(device))
     logger.info("models loaded, %.1f GB in use", device.memory_bytes() / 1e9)
@@ -87,7 +86,9 @@ def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
     shape = GroupShape(
         world_size=config.world_size,
         num_heads=models.transformers[0].num_heads,
-        model=profile_of(files, config.model_name or files.family),
+        model=profile_of(
+            files, config.model_name or files.family, is_distilled=config.is_distilled
+        ),
         cfg_size=config.cfg_size,
         ulysses_size=config.ulysses_size,
         memory=memory,

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from broker.wire.job import MIN_SIDE_PX, JobSpec, SolverSpelling, solver_of
-from broker.wire.model_profile import ModelProfile, check_spec
+from broker.wire.model_profile import ModelProfile, check_spec, without_guidance
 
 JobBody = TypeVar("JobBody", bound=JobSpec)
 _ABOUT = {
@@ -38,12 +38,14 @@ def narrowed(body_type: type[JobBody], profile: ModelProfile) -> type[JobBody]:
 
 
 def _fields(profile: ModelProfile) -> list[tuple[str, Any, Any]]:
+    reason = {"reason": without_guidance(profile)} if profile.is_distilled else None
     guidance: Any = Annotated[
         float,
         Meta(
             ge=profile.min_guidance_scale,
             le=profile.max_guidance_scale,
             description=_ABOUT["guidance_scale"],
+            extra=reason,
         ),
     ]
     guidance_2: Any = Annotated[
@@ -52,6 +54,7 @@ def _fields(profile: ModelProfile) -> list[tuple[str, Any, Any]]:
             ge=profile.min_guidance_scale,
             le=profile.max_guidance_scale,
             description=_ABOUT["guidance_scale_2"],
+            extra=reason,
         ),
     ]
     frames: Any = Annotated[

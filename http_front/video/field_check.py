@@ -122,6 +122,8 @@ def _short(text: str) -> str:
 def _allowed(info: inspect.Type) -> str:
     """Describe the values that a type allows."""
     match info:
+        case inspect.Metadata(type=inner, extra={"reason": reason}):
+            return f"{_allowed(inner)} ({reason})"
         case inspect.Metadata(type=inner):
             return _allowed(inner)
         case inspect.UnionType(types=options):
@@ -130,6 +132,8 @@ def _allowed(info: inspect.Type) -> str:
             return _allowed_text(info)
         case inspect.IntType(ge=low, le=high):
             return f"a whole number from {low} to {high}"
+        case inspect.FloatType(ge=low, le=high) if low == high is not None:
+            return f"{low}"
         case inspect.FloatType(gt=above, ge=low, le=high):
             return f"a number {f'above {above}' if low is None else f'from {low}'} to {high}"
         case inspect.LiteralType(values=values):

@@ -6,16 +6,16 @@ from ranks.errors import ModelFolderError
 from ranks.model_files.components import ModelFiles
 from ranks.model_files.diffusers_folder import open_diffusers_folder
 from ranks.model_files.original_folder import is_original_folder, open_original_folder
-from ranks.model_files.single_file import with_transformer
+from ranks.model_files.single_file import with_transformers
 from ranks.model_files.weight_fit import check_shapes
 
 
-def open_model(path: Path, transformer: Path | None = None) -> ModelFiles:
+def open_model(path: Path, *transformers: Path) -> ModelFiles:
     """Return the components of a model, read from configs and headers only.
 
     Args:
         path: Its folder.
-        transformer: A single file that takes the place of the folder's own transformer.
+        transformers: Single files that take the place of the folder's own: as many as it has.
 
     Raises:
         MissingModelError: If there is nothing at the path.
@@ -24,8 +24,8 @@ def open_model(path: Path, transformer: Path | None = None) -> ModelFiles:
     """
     try:
         files = _open_folder(path)
-        if transformer is not None:
-            files = with_transformer(files, transformer)
+        if transformers:
+            files = with_transformers(files, transformers)
         for name, component in files.components.items():
             check_shapes(name, component)
     except OSError as error:

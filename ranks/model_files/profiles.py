@@ -7,6 +7,7 @@ from msgspec import structs
 
 from broker.wire.model_profile import Family, ModelProfile
 from ranks.model_files.components import ModelFiles
+from ranks.model_files.distilled import distilled
 
 # Source: `generate.py` and `wan/configs/` of Wan2.1 and Wan2.2. For Wan2.1 I2V the API's own
 # defaults, which clients have relied on from the start, take their place.
@@ -41,9 +42,14 @@ _PROFILES: dict[Family, ModelProfile] = {
 }
 
 
-def profile_of(files: ModelFiles, name: str) -> ModelProfile:
-    """Return the profile of a model under the name that jobs give."""
-    return structs.replace(_PROFILES[files.family], name=name, content_hash=content_hash(files))
+def profile_of(files: ModelFiles, name: str, *, is_distilled: bool = False) -> ModelProfile:
+    """Return the profile of a model under the name that jobs give.
+
+    Raises:
+        ModelFolderError: If it is to be a distilled one, of which its family has none.
+    """
+    own = structs.replace(_PROFILES[files.family], name=name, content_hash=content_hash(files))
+    return distilled(own) if is_distilled else own
 
 
 def content_hash(files: ModelFiles) -> str:

@@ -1,12 +1,13 @@
 """Reads a transformer from a single file with the original names, as it is often published."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from msgspec import structs
 
 from ranks.errors import ModelFolderError
-from ranks.model_files.components import Component, ModelFiles
+from ranks.model_files.components import Component, ComponentName, ModelFiles
 from ranks.model_files.original_components import transformer_of
 from ranks.model_files.weight_files import read_weight_file
 
@@ -14,18 +15,42 @@ _PREFIX = "model.diffusion_model."
 """Stands before the names in files that may hold other components, too."""
 
 
-def with_transformer(files: ModelFiles, path: Path) -> ModelFiles:
-    """Return a model whose transformer is another one, in a single file.
+def with_transformers(files: ModelFiles, paths: Sequence[Path]) -> ModelFiles:
+    """Return a model whose transformers are others, each in a single file.
+
+    Args:
+        files: The model.
+        paths: As many files as it has transformers: of A14B that for high noise, then the other.
 
     Raises:
-        ModelFolderError: If the file is unusable, or does not fit the other components.
+        ModelFolderError: If a file is unusable, or does not fit the other components.
     """
-    if "transformer_2" in files.components:
+    own: list[ComponentName] = ["transformer", "transformer_2"]
+    names = [name for name in own if name in files.components]
+    if len(paths) != len(names):
+        given = ",".join(map(str, paths))
+        expected = "two transformers (Wan2.2 A14B): give HIGH,LOW" if len(names) == 2 else "one"
         raise ModelFolderError(
-            f"--transformer {path} is one file, but {files.place} has two transformers (Wan2.2 "
-            "A14B); leave the option out"
+            f"--transformer {given} is {len(paths)} file(s), but {files.place} has {expected}"
         )
-    replaced = files.components["transformer"]
+    _refuse_swapped(paths)
+    for name, path in zip(names, paths, strict=True):
+        files = _with_transformer(files, name, path)
+    return files
+
+
+def _refuse_swapped(paths: Sequence[Path]) -> None:
+    # Their contents do not tell the two apart, and swapped they make noise.
+    first, *others = [path.name.lower() for path in paths]
+    if "low" in first and any("high" in other for other in others):
+        raise ModelFolderError(
+            f"--transformer names {paths[0].name} first; expected the file for high noise, then "
+            "that for low noise"
+        )
+
+
+def _with_transformer(files: ModelFiles, name: ComponentName, path: Path) -> ModelFiles:
+    replaced = files.components[name]
     transformer = _read(path, replaced.config)
     if _kind(transformer.config) != _kind(replaced.config):
         raise ModelFolderError(
@@ -36,9 +61,7 @@ def with_transformer(files: ModelFiles, path: Path) -> ModelFiles:
     family = files.family
     if family in ("wan2.1-i2v", "wan2.1-flf2v"):
         family = "wan2.1-flf2v" if has_last_image else "wan2.1-i2v"
-    return structs.replace(
-        files, family=family, components={**files.components, "transformer": transformer}
-    )
+    return structs.replace(files, family=family, components={**files.components, name: transformer})
 
 
 def _read(path: Path, replaced: dict[str, Any]) -> Component:
