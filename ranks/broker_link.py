@@ -61,16 +61,22 @@ class Activity:
     def __init__(self) -> None:
         self.stage = Stage.LOAD
         self.step = 0
+        self.part = 0.0
+        """How much of the next step is done, from 0 to 1."""
         self.num_done = 0
 
     def enter(self, stage: Stage) -> None:
         current_stage.set(stage.value)
         self.stage = stage
-        self.step = 0
+        self.step, self.part = 0, 0.0
 
     def finish_item(self) -> None:
         # Finished work proves that this rank is not hung.
-        self.step += 1
+        self.step, self.part = self.step + 1, 0.0
+        self.num_done += 1
+
+    def finish_part(self, done: float) -> None:
+        self.part = done
         self.num_done += 1
 
 
@@ -131,9 +137,24 @@ class BrokerLink:
 
     def finish_step(self, lease: Lease, num_steps: int) -> None:
         self.activity.finish_item()
+        self._report_step(lease, num_steps)
+
+    def finish_part(self, lease: Lease, done: float, num_steps: int) -> None:
+        self.activity.finish_part(done)
+        self._report_step(lease, num_steps)
+
+    def _report_step(self, lease: Lease, num_steps: int) -> None:
         if self._rank == 0:
-            stage, step = self.activity.stage, self.activity.step
-            self._steps.append(StepDone(lease=lease, stage=stage, step=step, num_steps=num_steps))
+            activity = self.activity
+            self._steps.append(
+                StepDone(
+                    lease=lease,
+                    stage=activity.stage,
+                    step=activity.step,
+                    part=activity.part,
+                    num_steps=num_steps,
+                )
+            )
             self._wake()
 
     def preview(self, lease: Lease, jpeg: bytes) -> None:

@@ -81,17 +81,24 @@ class Control:
         dist.broadcast(content, src=0, group=self._group)
         return content.numpy().tobytes()
 
-    def meet(self) -> None:
+    def meet(self, num_parts: int = 1) -> int:
         """Agree with all ranks to continue the run.
+
+        Args:
+            num_parts: How many parts this rank proposes for the next denoising step.
+
+        Returns:
+            The greatest proposal.
 
         Raises:
             RunInterrupted: On every rank alike, if the run ends here.
         """
-        decision = self._agree(self.decide())
+        decision, agreed_parts = self._agree(self.decide(), num_parts)
         if decision in _INTERRUPTIONS:
             raise _INTERRUPTIONS[decision]
         if decision is not Decision.GO_ON:
             raise PeerFailed(_CODES[decision])
+        return agreed_parts
 
     def report_failure(self, code: ErrorCode) -> None:
         """Report a failure of this rank at the next boundary of the others.
@@ -100,11 +107,14 @@ class Control:
             RuntimeError: If the others do not reach the boundary because they wait for this rank in
                 another collective. Only a restart of the group helps then.
         """
-        self._agree(FAILURES.get(code, Decision.RUN_FAILED), _MEET_AFTER_FAILURE)
+        self._agree(FAILURES.get(code, Decision.RUN_FAILED), 1, _MEET_AFTER_FAILURE)
 
-    def _agree(self, decision: Decision, timeout: timedelta | None = None) -> Decision:
-        agreed = torch.tensor([int(decision)])
+    def _agree(
+        self, decision: Decision, num_parts: int, timeout: timedelta | None = None
+    ) -> tuple[Decision, int]:
+        agreed = torch.tensor([int(decision), num_parts])
         work = dist.all_reduce(agreed, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
         assert work is not None  # None is for ranks outside of the group
         work.wait(timeout) if timeout else work.wait()
-        return Decision(int(agreed.item()))
+        agreed_decision, agreed_parts = agreed.tolist()
+        return Decision(agreed_decision), agreed_parts

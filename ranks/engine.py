@@ -14,6 +14,7 @@ from ranks.parallel.layout import Layout
 from ranks.parallel.process_group import World
 from ranks.parallel.sharding import set_sharded
 from ranks.parallel.vae_split import VaePatch, VaeSplit
+from ranks.sampling.step_parts import StepPace
 
 
 class Engine:
@@ -48,6 +49,7 @@ class Engine:
         self.world = world
         self.shape = shape
         self.control = Control(world.rank, world.control_group)
+        self.pace = StepPace()
         self.prompts = PromptEncoder(models)
         self._split = VaeSplit(models.vae, world.rank, world.world_size)
         self._dit_fsdp, self._t5_fsdp, self._vae_parallel = dit_fsdp, t5_fsdp, vae_parallel

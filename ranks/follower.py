@@ -54,6 +54,9 @@ class LinkObserver:
     def finish_step(self, num_steps: int) -> None:
         self._link.finish_step(self._lease, num_steps)
 
+    def finish_part(self, done: float, num_steps: int) -> None:
+        self._link.finish_part(self._lease, done, num_steps)
+
     def show(self, latents: Tensor) -> None:
         pass
 

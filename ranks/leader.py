@@ -3,6 +3,7 @@
 import logging
 import queue
 import signal
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from functools import partial
@@ -40,6 +41,9 @@ from ranks.sampling.checkpoint import Checkpoint, State
 logger = logging.getLogger(__name__)
 
 _SAVE_LIMIT_S = 60.0
+_HALF = 0.5
+_CHECKPOINT_EVERY_S = 15.0
+"""Of denoising: the few steps of a distilled model may take longer than many of another."""
 
 
 class _SavingObserver(LinkObserver):
@@ -52,6 +56,11 @@ class _SavingObserver(LinkObserver):
         self._checkpoint = checkpoint
         self._leader = leader
         self._unsaved: State | None = None
+        self._saved_s = 0.0
+
+    def enter(self, stage: Stage) -> None:
+        super().enter(stage)
+        self._saved_s = time.monotonic()
 
     def show(self, latents: Tensor) -> None:
         self._leader.previews.show(self._lease, latents)
@@ -59,13 +68,15 @@ class _SavingObserver(LinkObserver):
     def offer_state(self, step: int, state: Callable[[], State]) -> None:
         # Take it now: a run cannot be resumed from every later step.
         self._unsaved = state()
-        if step % self._leader.checkpoint_steps == 0:
+        is_late = time.monotonic() - self._saved_s >= _CHECKPOINT_EVERY_S
+        if is_late or step % self._leader.checkpoint_steps == 0:
             self.save_latest()
 
     def save_latest(self) -> None:
         if self._unsaved is not None:
             self._checkpoint.save(self._unsaved)
             self._unsaved = None
+            self._saved_s = time.monotonic()
 
 
 class Leader(RankLoop):
@@ -123,8 +134,12 @@ class Leader(RankLoop):
         if self._lease is not None and self._link.is_cancelled(self._lease):
             return Decision.CANCEL
         if self._lease is not None and self._link.is_preempted(self._lease):
-            # Finishing a decode takes less time than resuming the job later.
-            is_preemptible = self._link.activity.stage in (Stage.ENCODE, Stage.DENOISE)
+            # Finishing a decode, or the second half of a step, takes less time than to resume the
+            # job later and repeat what was done of the step.
+            activity = self._link.activity
+            is_preemptible = (
+                activity.stage in (Stage.ENCODE, Stage.DENOISE) and activity.part < _HALF
+            )
             return Decision.PREEMPT if is_preemptible else Decision.GO_ON
         return Decision.GO_ON
 

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from broker.wire.errors import ErrorCode
+from broker.wire.group_shape import step_work
 from broker.wire.job import JobSpec, Stage
 from ranks.engine import Engine
 from ranks.errors import JobError
@@ -30,6 +32,7 @@ from ranks.sampling.attention_cache import AttentionCache, CacheSchedule
 from ranks.sampling.checkpoint import State, load_state
 from ranks.sampling.denoise import Denoiser
 from ranks.sampling.solver import Solver, make_solver
+from ranks.sampling.step_parts import StepParts
 from ranks.step_predictors import Conditioning, StepPredictors
 
 logger = logging.getLogger(__name__)
@@ -61,6 +64,9 @@ class Observer(Protocol):
     def finish_step(self, num_steps: int) -> None:
         """Called after each of the `num_steps` steps of the stage."""
 
+    def finish_part(self, done: float, num_steps: int) -> None:
+        """Called within a long denoising step; `done` of it is done, from 0 to 1."""
+
     def show(self, latents: Tensor) -> None:
         """Called with the predicted clean latents `[1, C, T, H, W]`, float32, CPU."""
 
@@ -88,6 +94,8 @@ class Run:
         self._layout = engine.layout(job.spec)
         engine.world.groups(self._layout)  # every rank creates them now, in the same order
         self._length = job.spec.num_model_frames
+        self._parts = StepParts(engine.device, self._finish_part)
+        self._step_work = step_work(job.spec, engine.shape)
 
     def frames(self) -> Iterator[Tensor]:
         """Make the video.
@@ -178,10 +186,19 @@ class Run:
         with ExitStack() as stack:
             cache = None if schedule is None else stack.enter_context(AttentionCache(schedule))
             predictors = StepPredictors(
-                self._engine, self._spec, self._layout, conditioning, self._latent_shape, cache
+                self._engine,
+                self._spec,
+                self._layout,
+                conditioning,
+                self._latent_shape,
+                cache,
+                self._parts,
             )
             while not denoiser.is_done:
-                denoiser.advance(predictors.at(denoiser.timestep))
+                predictor = predictors.at(denoiser.timestep)
+                began_s = time.monotonic()
+                denoiser.advance(predictor)
+                self._engine.pace.learn(self._step_work, time.monotonic() - began_s)
                 # Here they are on the host: no wait for the device, and no bad preview or state.
                 # A rank that alone finds some makes the others leave at their next boundary.
                 _require_finite(denoiser.latents, f"latents after step {denoiser.step}")
@@ -221,7 +238,16 @@ class Run:
 
     def _finish_item(self, num_items: int) -> None:
         self._observer.finish_step(num_items)
-        self._engine.control.meet()
+        self._meet()
+
+    def _finish_part(self, done: float) -> None:
+        if done:
+            self._observer.finish_part(done, self._spec.infer_steps)
+        self._meet()
+
+    def _meet(self) -> None:
+        proposal = self._engine.pace.num_parts(self._step_work)
+        self._parts.num_parts = self._engine.control.meet(proposal)
 
     @property
     def _latent_shape(self) -> tuple[int, int, int, int, int]:

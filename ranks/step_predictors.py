@@ -12,6 +12,7 @@ from ranks.parallel.process_group import LayoutGroups
 from ranks.parallel.ulysses import SequenceGroup
 from ranks.sampling.attention_cache import AttentionCache
 from ranks.sampling.denoise import Guidance, Predictor
+from ranks.sampling.step_parts import StepParts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,7 @@ class StepPredictors:
         conditioning: Inputs of the transformers.
         latent_shape: `(1, C, T, H, W)`.
         cache: Kept attention outputs; None if the job uses no cache.
+        parts: Divides the steps.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class StepPredictors:
         conditioning: Conditioning,
         latent_shape: tuple[int, int, int, int, int],
         cache: AttentionCache | None,
+        parts: StepParts,
     ) -> None:
         self._engine = engine
         self._spec = spec
@@ -57,6 +60,7 @@ class StepPredictors:
         self._conditioning = conditioning
         self._latent_shape = latent_shape
         self._cache = cache
+        self._parts = parts
         self._expert: int | None = None
         self._predictor: Predictor | None = None
 
@@ -89,6 +93,7 @@ class StepPredictors:
             rope=transformer.rope_tables(shape, device),
             timestep_rows=None if rows is None else rows.to(device),
             cache=self._cache,
+            parts=self._parts,
         )
 
     def _guidance(self, expert: int) -> Guidance:

@@ -54,6 +54,10 @@ class ShardTransformer(nn.Module):
     def num_heads(self) -> int:
         return int(self.model.config.num_attention_heads)
 
+    @property
+    def num_blocks(self) -> int:
+        return len(self.model.blocks)
+
     def num_tokens(self, shape: LatentShape) -> int:
         return math.prod(shape) // int(math.prod(self.model.config.patch_size))
 
@@ -102,6 +106,8 @@ class ShardTransformer(nn.Module):
         hidden = self._embed_patches(shard.sequence.take(self._patches(latents)))
         time, modulation = self._embed_time(timesteps)
         for block in self.model.blocks:
+            if shard.parts is not None and not shard.parts.goes_on():
+                break  # the run ends: nobody uses the result
             hidden = block(hidden, condition, modulation, shard)
         rows = shard.timestep_rows
         shift, scale = (self.model.scale_shift_table + time.unsqueeze(1)).chunk(2, dim=1)

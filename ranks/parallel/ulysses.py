@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ranks.model.kernels import Kernels
 from ranks.sampling.attention_cache import AttentionCache
+from ranks.sampling.step_parts import StepParts
 
 
 class SequenceGroup:
@@ -104,6 +105,7 @@ class Shard:
         cache: Kept attention outputs of this run; None if it uses no cache.
         timestep_rows: Which of the timesteps each of this rank's tokens has, `[L]`; None if all
             have the same.
+        parts: Boundaries between the blocks; None if the pass has none.
     """
 
     sequence: SequenceGroup
@@ -113,6 +115,7 @@ class Shard:
     step: int
     cache: AttentionCache | None
     timestep_rows: Tensor | None = None
+    parts: StepParts | None = None
 
 
 class Condition:

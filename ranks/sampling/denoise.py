@@ -12,6 +12,7 @@ from ranks.model.transformer import ShardTransformer
 from ranks.parallel.ulysses import Condition, SequenceGroup, Shard
 from ranks.sampling.attention_cache import AttentionCache
 from ranks.sampling.solver import Solver
+from ranks.sampling.step_parts import StepParts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,7 @@ class Predictor:
         timestep_rows: Which of the family's timesteps each token of the whole sequence has, `[S]`,
             on the device; None if there is only one.
         cache: Kept attention outputs; None if the job uses no cache.
+        parts: Divides the steps; None if they are whole.
     """
 
     family: ModelFamily
@@ -70,6 +72,7 @@ class Predictor:
     rope: tuple[Tensor, Tensor]
     timestep_rows: Tensor | None
     cache: AttentionCache | None
+    parts: StepParts | None = None
 
     def predict(self, step: int, timestep: Tensor, latents: Tensor) -> Tensor:
         """Return the velocity `[1, C, T, H, W]`, float32 on the CPU, the same on every rank.
@@ -78,8 +81,13 @@ class Predictor:
             step: Denoising step, from 0.
             timestep: Scalar, int64, CPU.
             latents: Whole latents `[1, C, T, H, W]`, float32, CPU.
+
+        Raises:
+            RunInterrupted: On every rank alike, if the run ends between two blocks.
         """
         device = self.condition.device
+        if self.parts is not None:
+            self.parts.begin_step(len(self.guidance.conditions) * self.transformer.num_blocks)
         inputs = self.family.model_input(latents.to(device), self.condition)
         inputs = inputs.to(self.transformer.dtype)
         timesteps = self.family.timesteps(timestep.to(device))
@@ -87,6 +95,8 @@ class Predictor:
             self.transformer(inputs, timesteps, condition, self._shard(step, branch))
             for branch, condition in self.guidance.conditions.items()
         ]
+        if self.parts is not None:
+            self.parts.end_step()
         guided = self.sequence.gather(self.guidance.combine(predictions))
         frames, height, width = latents.shape[2:]
         velocity = self.transformer.unpatchify(guided, (frames, height, width))
@@ -104,6 +114,7 @@ class Predictor:
             branch=branch,
             step=step,
             cache=self.cache,
+            parts=self.parts,
             timestep_rows=None if rows is None else self.sequence.take(rows.unsqueeze(0))[0],
         )
 

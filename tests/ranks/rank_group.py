@@ -10,7 +10,7 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +62,10 @@ class GroupTask(msgspec.Struct, frozen=True, kw_only=True):
     num_frames: int
     """These two replace the job's, which cannot be as few as often will do."""
     cancel_at_meeting: int | None = None
+    cancel_at_part: int | None = None
+    """How many parts of steps are done when the job is cancelled."""
+    num_parts: int | None = None
+    """How many parts rank 0 proposes for each step; the others propose one."""
     fail_rank: int | None = None
     """Rank that raises after its second step."""
     drift_rank: int | None = None
@@ -80,6 +84,10 @@ class RankReport(msgspec.Struct, frozen=True, kw_only=True):
     rank: int
     outcome: str
     num_meetings: int
+    num_parts: int
+    """Parts of denoising steps that were done before the end of their step."""
+    is_tidy: bool
+    """Whether no weight of a block is gathered, and no forward pass is open."""
     host_waits: list[int]
     """How often the host waited for the device, in each denoising step; of the stand-in NPU only,
     as all that follows."""
@@ -115,6 +123,7 @@ class RankGroup:
         start: Starts the process that forks the ranks, given the argument of its `main`; by
             default a new interpreter.
         patch: As in `GroupStart`.
+        transformer: Single files in place of the folder's transformers.
     """
 
     def __init__(
@@ -126,6 +135,7 @@ class RankGroup:
         device: Literal["npu", "cpu"] = "cpu",
         start: Callable[[str], GroupProcess] | None = None,
         patch: str | None = None,
+        transformer: Sequence[Path] = (),
     ) -> None:
         self.inputs_dir = folder / "inputs"
         self.state_path = folder / "checkpoints" / "state.safetensors"
@@ -139,6 +149,7 @@ class RankGroup:
             epoch=1,
             world_size=world_size,
             model_path=str(model),
+            transformer=tuple(map(str, transformer)),
             device=device,
             addresses=Addresses.in_folder(folder),
             store=str(folder),
@@ -178,6 +189,8 @@ class RankGroup:
         *,
         last_image: str | None = None,
         cancel_at_meeting: int | None = None,
+        cancel_at_part: int | None = None,
+        num_parts: int | None = None,
         fail_rank: int | None = None,
         drift_rank: int | None = None,
         keep_step: int | None = None,
@@ -202,6 +215,8 @@ class RankGroup:
                 num_steps=spec.infer_steps,
                 num_frames=spec.num_frames,
                 cancel_at_meeting=cancel_at_meeting,
+                cancel_at_part=cancel_at_part,
+                num_parts=num_parts,
                 fail_rank=fail_rank,
                 drift_rank=drift_rank,
                 keep_step=keep_step,

@@ -55,6 +55,9 @@ class PeakObserver:
     def finish_step(self, num_steps: int) -> None:
         """Nothing is shown."""
 
+    def finish_part(self, done: float, num_steps: int) -> None:
+        """Nothing is shown."""
+
     def show(self, latents: Tensor) -> None:
         """Nothing is shown."""
 

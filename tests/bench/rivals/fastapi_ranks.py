@@ -77,6 +77,9 @@ class Job:
         self.progress = fraction_done(self.stage, self.num_done, num_steps)
         self.updated_at = time.time()
 
+    def finish_part(self, done: float, num_steps: int) -> None:
+        """Do nothing: this rival shows whole steps."""
+
     def show(self, latents: Tensor) -> None:
         """Do nothing: this rival makes no previews."""
 
@@ -172,6 +175,9 @@ class Silent:
         pass
 
     def finish_step(self, num_steps: int) -> None:
+        pass
+
+    def finish_part(self, done: float, num_steps: int) -> None:
         pass
 
     def show(self, latents: Tensor) -> None:
