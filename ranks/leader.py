@@ -26,7 +26,7 @@ from broker.wire.group_reports import (
 )
 from broker.wire.job import Stage
 from broker.wire.job_view import Lease
-from ranks.broker_link import BrokerLink
+from ranks.broker_link import Activity, BrokerLink
 from ranks.config import RankConfig
 from ranks.control import ANNOUNCE_EVERY_S, Decision
 from ranks.engine import Engine
@@ -36,14 +36,11 @@ from ranks.job_inputs import JobInputs
 from ranks.media.latent_colours import fit_colours
 from ranks.media.previews import Previews
 from ranks.media.video_writer import VideoWriter, save_failure
-from ranks.sampling.checkpoint import Checkpoint, State
+from ranks.sampling.checkpoint import Checkpoint, SaveSchedule, State
 
 logger = logging.getLogger(__name__)
 
 _SAVE_LIMIT_S = 60.0
-_HALF = 0.5
-_CHECKPOINT_EVERY_S = 15.0
-"""Of denoising: the few steps of a distilled model may take longer than many of another."""
 
 
 class _SavingObserver(LinkObserver):
@@ -56,11 +53,11 @@ class _SavingObserver(LinkObserver):
         self._checkpoint = checkpoint
         self._leader = leader
         self._unsaved: State | None = None
-        self._saved_s = 0.0
+        self._schedule = SaveSchedule(leader.checkpoint_steps)
 
     def enter(self, stage: Stage) -> None:
         super().enter(stage)
-        self._saved_s = time.monotonic()
+        self._schedule.begin(time.monotonic())
 
     def show(self, latents: Tensor) -> None:
         self._leader.previews.show(self._lease, latents)
@@ -68,15 +65,13 @@ class _SavingObserver(LinkObserver):
     def offer_state(self, step: int, state: Callable[[], State]) -> None:
         # Take it now: a run cannot be resumed from every later step.
         self._unsaved = state()
-        is_late = time.monotonic() - self._saved_s >= _CHECKPOINT_EVERY_S
-        if is_late or step % self._leader.checkpoint_steps == 0:
+        if self._schedule.is_due(step, time.monotonic()):
             self.save_latest()
 
     def save_latest(self) -> None:
         if self._unsaved is not None:
             self._checkpoint.save(self._unsaved)
             self._unsaved = None
-            self._saved_s = time.monotonic()
 
 
 class Leader(RankLoop):
@@ -134,13 +129,7 @@ class Leader(RankLoop):
         if self._lease is not None and self._link.is_cancelled(self._lease):
             return Decision.CANCEL
         if self._lease is not None and self._link.is_preempted(self._lease):
-            # Finishing a decode, or the second half of a step, takes less time than to resume the
-            # job later and repeat what was done of the step.
-            activity = self._link.activity
-            is_preemptible = (
-                activity.stage in (Stage.ENCODE, Stage.DENOISE) and activity.part < _HALF
-            )
-            return Decision.PREEMPT if is_preemptible else Decision.GO_ON
+            return Decision.PREEMPT if is_preemptible(self._link.activity) else Decision.GO_ON
         return Decision.GO_ON
 
     def _run_job(self, job: RunJob) -> RunInterrupted | JobError | None:
@@ -239,6 +228,13 @@ class Leader(RankLoop):
         else:
             outcome = failure if isinstance(failure, RunInterrupted) else save_failure()
             self._link.report(_end_report(lease, outcome))
+
+
+def is_preemptible(activity: Activity) -> bool:
+    """Return whether a run should leave now, rather than finish its stage or its step."""
+    # Finishing a decode, or the second half of a step, takes less time than resuming the job later
+    # and repeating what was done of the step.
+    return activity.stage in (Stage.ENCODE, Stage.DENOISE) and activity.part < 0.5
 
 
 def _end_report(lease: Lease, outcome: RunInterrupted | JobError) -> JobFailed | JobStopped:
