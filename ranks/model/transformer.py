@@ -107,7 +107,7 @@ class ShardTransformer(nn.Module):
         time, modulation = self._embed_time(timesteps)
         for block in self.model.blocks:
             if shard.parts is not None and not shard.parts.goes_on():
-                break  # the run ends: nobody uses the result
+                break  # the run ends, and the result is not used
             hidden = block(hidden, condition, modulation, shard)
         rows = shard.timestep_rows
         shift, scale = (self.model.scale_shift_table + time.unsqueeze(1)).chunk(2, dim=1)
