@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 from msgspec import structs
 
-from broker.wire.model_profile import Family, ModelProfile
+from broker.wire.model_profile import ModelProfile
 from launcher.options import Options
 from launcher.preflight import (
     PROBE_LIMIT_S,
@@ -17,8 +17,13 @@ from launcher.preflight import (
     UnfitModelError,
     run_check,
 )
-from launcher.served_models import ServedModel
-from ranks.model_files.model_report import ModelFault, ModelReport, decode_report
+from launcher.served_models import DemoModel, ServedModel
+from ranks.model_files.model_report import (
+    MemoryReport,
+    ModelFault,
+    ModelReport,
+    decode_report,
+)
 
 logger = logging.getLogger("launcher")
 
@@ -31,7 +36,7 @@ class CheckedModel(msgspec.Struct, frozen=True, kw_only=True):
     """A complete model that groups of this machine serve."""
 
     place: Path
-    transformer: tuple[Path, ...] = ()
+    transformers: tuple[Path, ...] = ()
     """Files that take the place of the folder's own transformers."""
     profile: ModelProfile
     num_heads: int
@@ -58,12 +63,12 @@ def check_model(model: ServedModel, place: Path, options: Options) -> CheckedMod
         UnfitModelError: If it is incomplete, damaged or of a family that is not served.
         StartError: If there is none at its place, or its heads cannot be split over the ranks.
     """
-    transformer = transformer_files(options)
-    report = inspect_model(place, transformer, model.is_distilled)
+    transformers = transformer_files(options)
+    report = inspect_model(place, transformers, model.is_distilled)
     check_split(options, report.num_heads)
     return CheckedModel(
         place=place,
-        transformer=transformer,
+        transformers=transformers,
         profile=structs.replace(report.profile, name=model.name),
         num_heads=report.num_heads,
         num_groups=model.num_groups,
@@ -72,24 +77,24 @@ def check_model(model: ServedModel, place: Path, options: Options) -> CheckedMod
 
 
 def transformer_files(options: Options) -> tuple[Path, ...]:
-    return tuple(Path(path).resolve() for path in options.transformer)
+    return tuple(Path(file).resolve() for file in options.transformer)
 
 
 def inspect_model(
-    path: Path, transformer: Sequence[Path] = (), is_distilled: bool = False
+    path: Path, transformers: Sequence[Path] = (), is_distilled: bool = False
 ) -> ModelReport:
     """Return what a model is, from its configs and the headers of its files.
 
     Args:
         path: Its folder.
-        transformer: Single files that take the place of the folder's own transformers.
+        transformers: Single files that take the place of the folder's own transformers.
         is_distilled: Whether the operator says that it is a distilled model.
 
     Raises:
         UnfitModelError: If anything is missing, damaged, or of a model that is not served.
         StartError: If there is nothing at the path.
     """
-    match inspect_path(path, transformer, is_distilled):
+    match inspect_path(path, transformers, is_distilled):
         case ModelFault() as fault:
             raise (StartError if fault.may_appear else UnfitModelError)(fault.message)
         case ModelReport() as report:
@@ -97,14 +102,14 @@ def inspect_model(
 
 
 def inspect_path(
-    path: Path, transformer: Sequence[Path] = (), is_distilled: bool = False
+    path: Path, transformers: Sequence[Path] = (), is_distilled: bool = False
 ) -> ModelReport | ModelFault:
     """Return what a model is, or why it cannot be served.
 
     Raises:
         StartError: If the inspection itself fails.
     """
-    arguments = _arguments(path, transformer)
+    arguments = _arguments(path, transformers)
     if is_distilled:
         arguments.append("--distilled")
     topic = f"model {path}"
@@ -112,13 +117,26 @@ def inspect_path(
     return decode_report(output)
 
 
-def check_weights(folder: Path, transformer: Sequence[Path]) -> None:
+def inspect_memory(path: Path, transformers: Sequence[Path] = ()) -> MemoryReport:
+    """Return what jobs of a model that can be served need; takes seconds.
+
+    Raises:
+        StartError: If the inspection itself fails.
+    """
+    arguments = _arguments(path, transformers)
+    output = run_check(
+        "ranks.model.memory_need", *arguments, limit_s=PROBE_LIMIT_S, topic=f"model {path}"
+    )
+    return msgspec.json.decode(output.splitlines()[-1], type=MemoryReport)
+
+
+def check_weights(folder: Path, transformers: Sequence[Path]) -> None:
     """Check that the weights of a complete model fit the models that are made; takes seconds.
 
     Raises:
         StartError: If a weight is missing, left over or of another shape.
     """
-    arguments = _arguments(folder, transformer)
+    arguments = _arguments(folder, transformers)
     run_check("ranks.model.weight_trial", *arguments, limit_s=PROBE_LIMIT_S, topic="model")
 
 
@@ -143,8 +161,8 @@ def check_split(options: Options, num_heads: int) -> None:
         )
 
 
-def _arguments(path: Path, transformer: Sequence[Path]) -> list[str]:
-    return [str(path), *(word for file in transformer for word in ("--transformer", str(file)))]
+def _arguments(path: Path, transformers: Sequence[Path]) -> list[str]:
+    return [str(path), *(f"--transformer={file}" for file in transformers)]
 
 
 def _checked(model: ServedModel, options: Options, folders: Folders) -> CheckedModel:
@@ -161,9 +179,9 @@ def _checked(model: ServedModel, options: Options, folders: Folders) -> CheckedM
     return checked
 
 
-def _make_demo_model(folder: Path, family: Family) -> None:
+def _make_demo_model(folder: Path, model: DemoModel) -> None:
     run_check(
-        *("ranks.demo.build", str(folder), family),
+        *("ranks.demo.build", str(folder), model),
         limit_s=_DEMO_LIMIT_S,
         topic="--demo: building the model",
     )

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
+from msgspec import structs
 
-from launcher.model_check import inspect_path
+from launcher.model_check import inspect_memory, inspect_path
 from launcher.preflight import StartError
 from ranks.model_files.model_report import ModelFault, ModelReport
 
@@ -23,15 +24,17 @@ def main(arguments: Sequence[str]) -> int:
     inspect.add_argument(
         "--transformer",
         metavar="FILE",
-        type=Path,
-        action="append",
+        type=lambda text: [Path(part) for part in text.split(",")],
         default=[],
-        help="single file in place of its transformer; given twice for Wan2.2 A14B",
+        help="single file in place of its transformer; HIGH,LOW for the two of Wan2.2 A14B",
     )
     inspect.add_argument("--json", action="store_true", help="write the report as JSON")
     options = parser.parse_args(arguments)
     try:
         report = inspect_path(options.path, options.transformer)
+        if isinstance(report, ModelReport):
+            memory = inspect_memory(options.path, options.transformer)
+            report = structs.replace(report, memory=memory)
     except StartError as error:  # the inspection itself did not work
         report = ModelFault(message=str(error), may_appear=False)
     if options.json:
@@ -39,12 +42,12 @@ def main(arguments: Sequence[str]) -> int:
     elif isinstance(report, ModelFault):
         _write(f"cannot be served: {report.message}")
     else:
-        for row in _rows(report):
+        for row in rows(report):
             _write(row)
     return int(isinstance(report, ModelFault))
 
 
-def _rows(report: ModelReport) -> Iterator[str]:
+def rows(report: ModelReport) -> Iterator[str]:
     yield f"{report.profile.family}, {report.layout} layout: {report.place}"
     yield f"attention heads: {report.num_heads}"
     yield ""
@@ -54,11 +57,23 @@ def _rows(report: ModelReport) -> Iterator[str]:
         size = f"{part.num_bytes / _GIB:.2f}"
         yield f"{name:14} {part.num_tensors:7} {size:>7}  {dtypes:12} {part.place}"
     yield ""
-    yield f"{'ranks':14} GiB of weights on each, without activations"
-    for num_ranks, num_bytes in report.weight_bytes.items():
-        yield f"{num_ranks:<14} {num_bytes / _GIB:.2f}"
+    yield from _memory_rows(report)
     for warning in report.warnings:
         yield f"ignored, because it is not part of the model: {warning}"
+
+
+def _memory_rows(report: ModelReport) -> Iterator[str]:
+    memory = report.memory
+    assert memory is not None, "the command has asked for it"
+    yield f"this machine: {memory.devices}, {memory.usable_bytes / _GIB:.2f} GiB of it usable"
+    yield f"GiB on each rank, for a job of {memory.image_size} with {memory.num_frames} frames:"
+    yield f"{'ranks':14} {'weights':>7} {'job':>7}  with dit_fsdp, t5_fsdp, vae_parallel"
+    for num_ranks, weights in report.weight_bytes.items():
+        needed = memory.jobs[num_ranks]
+        yield (
+            f"{num_ranks:<14} {weights / _GIB:7.2f} {needed.plain_bytes / _GIB:7.2f}  "
+            f"{needed.sharded_bytes / _GIB:.2f}"
+        )
 
 
 def _write(line: str) -> None:

@@ -9,9 +9,9 @@ from msgspec import Meta
 from broker.process.log import LogFormat
 from broker.store.store import is_object_place
 from broker.wire.job import MODEL_NAME_PATTERN
-from broker.wire.model_profile import Family
 from http_front.config import Downloads
 from launcher.served_models import (
+    DemoModel,
     ServedModel,
     check_distilled,
     check_names,
@@ -81,8 +81,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     transformer: Annotated[
         tuple[str, ...],
         Meta(
+            max_length=2,
             description="Safetensors file with original names that takes the place of the "
-            "folder's transformer; of Wan2.2 A14B two, HIGH,LOW."
+            "folder's transformer, which may be missing; HIGH,LOW for the two of Wan2.2 A14B.",
         ),
     ] = ()
     distilled: Annotated[
@@ -107,10 +108,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             bool,
             Meta(
                 description="Build and use a miniature model, which makes no real video; one of "
-                "each family that is named, as --demo=wan2.1-i2v,wan2.2-ti2v-5b."
+                "each family that is named, as --demo=wan2.1-i2v,wan2.2-ti2v-5b:original, where "
+                ":original is the layout."
             ),
         ]
-        | tuple[Family, ...]
+        | tuple[DemoModel, ...]
     ) = False
     host: Annotated[str, Meta(min_length=1, description="Address that the front listens on.")] = (
         "127.0.0.1"

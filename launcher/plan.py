@@ -103,7 +103,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             world_size=options.nproc,
             model_path=str(model.place),
             model_name=model.profile.name,
-            transformer=tuple(map(str, model.transformer)),
+            transformers=tuple(map(str, model.transformers)),
             is_distilled=model.profile.is_distilled,
             device=self.device,
             first_device=index * options.nproc,

@@ -76,8 +76,8 @@ class Folders(msgspec.Struct, frozen=True, kw_only=True):
         """Return where a model is, or will be built if it is a demo model."""
         if model.demo is None:
             return Path(model.path)
-        family = "" if model.demo == PLAIN_DEMO else f"-{model.demo}"
-        return self.state / f"demo-model{family}-{demo_version()}"
+        which = "" if model.demo == PLAIN_DEMO else f"-{model.name}"
+        return self.state / f"demo-model{which}-{demo_version()}"
 
 
 def store_at(place: str, work_dir: str | None = None) -> Store:

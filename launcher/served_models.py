@@ -3,14 +3,24 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 from msgspec import structs
 
-from broker.wire.model_profile import Family
-
+DemoModel = Literal[
+    "wan2.1-i2v",
+    "wan2.1-flf2v",
+    "wan2.2-i2v-a14b",
+    "wan2.2-ti2v-5b",
+    "wan2.1-i2v:original",
+    "wan2.1-flf2v:original",
+    "wan2.2-i2v-a14b:original",
+    "wan2.2-ti2v-5b:original",
+]
+"""A family, in the layout of diffusers or in the original one."""
 DEMO_NAME = "demo"
-PLAIN_DEMO: Family = "wan2.1-i2v"
+PLAIN_DEMO: DemoModel = "wan2.1-i2v"
 
 _MODEL = re.compile(r"(?:(?P<name>[^=/]+)=)?(?P<path>.+?)(?:@(?P<num_groups>[0-9]+))?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -23,7 +33,7 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """By which jobs name it."""
     path: str = ""
     """Its folder; empty for a demo model, which is built."""
-    demo: Family | None = None
+    demo: DemoModel | None = None
     num_groups: int = 1
     is_distilled: bool = False
 
@@ -54,11 +64,15 @@ def models_on_groups(entries: Sequence[str]) -> tuple[ServedModel, ...]:
     return tuple(map(_model_on_groups, entries))
 
 
-def demo_models(demo: bool | Sequence[Family], num_groups: int) -> tuple[ServedModel, ...]:
-    """Return the models of `--demo`, or of `--demo=FAMILY,FAMILY`."""
+def demo_models(demo: bool | Sequence[DemoModel], num_groups: int) -> tuple[ServedModel, ...]:
+    """Return the models of `--demo`, or of `--demo=FAMILY,FAMILY:original`."""
     if isinstance(demo, bool):
         return (ServedModel(name=DEMO_NAME, demo=PLAIN_DEMO, num_groups=num_groups),)
-    return tuple(ServedModel(name=name, demo=name, num_groups=num_groups) for name in demo)
+    return tuple(
+        # Names have no colon.
+        ServedModel(name=model.replace(":", "-"), demo=model, num_groups=num_groups)
+        for model in demo
+    )
 
 
 def with_distilled(

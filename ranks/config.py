@@ -29,7 +29,7 @@ class RankConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Where the model is."""
     model_name: str = ""
     """By which jobs name it; empty stands for the name that its family's profile has."""
-    transformer: tuple[str, ...] = ()
+    transformers: tuple[str, ...] = ()
     """Single files that take the place of the folder's transformers."""
     is_distilled: bool = False
     """Whether it is a distilled model."""

@@ -241,12 +241,13 @@ def main() -> int:
     except DeviceError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    report = DeviceReport(kind=kind, description=_describe(kind))
+    report = DeviceReport(kind=kind, description=describe(kind))
     sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
     return 0
 
 
-def _describe(kind: DeviceKind) -> str:
+def describe(kind: DeviceKind) -> str:
+    """Return number and size of the devices, as text for people."""
     num_gib = Device(kind=kind, index=0).capacity_bytes() >> 30
     if kind == "cpu":
         return f"{_num_cpus()} cores, {num_gib} GiB of memory"

@@ -9,7 +9,6 @@ from broker.store.store import INPUTS, Store, StoreError, checkpoint_name
 from broker.wire.errors import ErrorCode
 from broker.wire.group_commands import RunJob
 from ranks.errors import JobError
-from ranks.follower import REASONS
 from ranks.media.video_writer import retry_delays_s
 from ranks.sampling.checkpoint import is_state
 
@@ -77,12 +76,12 @@ class JobInputs:
         raise AssertionError("the retries have no end")
 
     def _fetch_once(self) -> bool:
-        try:
-            for image in self._images:
+        for name, image in zip(("image", "last image"), self._images, strict=False):
+            try:
                 self._store.fetch(image, self._check)
-        except FileNotFoundError as error:
-            reason = REASONS[ErrorCode.IMAGE_INVALID]
-            raise JobError(ErrorCode.IMAGE_INVALID, reason) from error
+            except FileNotFoundError as error:
+                reason = f"the stored {name} can no longer be read; submit it again"
+                raise JobError(ErrorCode.IMAGE_INVALID, reason) from error
         return self._is_resumable()
 
     def _is_resumable(self) -> bool:

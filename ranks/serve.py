@@ -60,7 +60,7 @@ def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
     """Join the group and load the models. Returns once every rank has done so."""
     world = join(config.rendezvous, rank, config.world_size, device)
     device = _choose_kernels(world, device)
-    files = open_model(Path(config.model_path), *map(Path, config.transformer))
+    files = open_model(Path(config.model_path), list(map(Path, config.transformers)))
     family = family_of(files)
     models = load_models(files, device, world.mesh(device))
     logger.info("models loaded, %.1f GB in use", device.memory_bytes() / 1e9)

@@ -30,6 +30,7 @@ FILES: dict[str, dict[str, Any]] = {
         "model_type": "clip_vision_model",
         "hidden_size": 1280,
         "num_hidden_layers": 1,
+        "num_attention_heads": 16,
         "patch_size": 14,
         "intermediate_size": 8,
         "image_size": 224,

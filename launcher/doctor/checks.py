@@ -124,7 +124,7 @@ def _check_model(model: ServedModel, folder: Path, options: Options) -> Iterator
     try:
         report = check_model(model, folder, options)
         if not is_demo:  # the demo's weights are made from its configs
-            check_weights(folder, report.transformer)
+            check_weights(folder, report.transformers)
     except UnfitModelError as fault:
         yield error("model", str(fault), f"rm -r {folder}" if is_demo else download)
     except SplitError as fault:

@@ -5,7 +5,7 @@ the tests run the code that serves the real models. The weights of transformer a
 constructed so that the video shows the picture; those of the encoders are random. All weights of
 Wan2.2 TI2V-5B are: its video shows noise.
 
-`python -m ranks.demo.build FOLDER [FAMILY]`
+`python -m ranks.demo.build FOLDER [FAMILY[:original]]`
 """
 
 import json
@@ -36,10 +36,12 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from broker.wire.model_profile import Family
 from ranks.demo.attention_heads import HEAD_DIM
+from ranks.demo.original_layout import write_original_layout
 from ranks.demo.patch_vae_weights import NUM_PATCH_LATENTS, make_patch_vae
 from ranks.demo.transformer_weights import construct_transformer
 from ranks.demo.vae_weights import NUM_LATENTS, construct_vae
-from ranks.model_files.components import WEIGHTED
+from ranks.model_files.components import WEIGHTED, Layout
+from ranks.model_files.original_folder import TOKENIZER
 
 SEED = 20_250_226
 NUM_HEADS = 8
@@ -79,7 +81,9 @@ INDEXES: dict[Family, dict[str, Any]] = {
 }
 
 
-def make_demo_model(folder: Path, family: Family = "wan2.1-i2v") -> None:
+def make_demo_model(
+    folder: Path, family: Family = "wan2.1-i2v", layout: Layout = "diffusers"
+) -> None:
     # Built next to the folder and renamed, so that the folder is never incomplete.
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
@@ -88,6 +92,10 @@ def make_demo_model(folder: Path, family: Family = "wan2.1-i2v") -> None:
             torch.manual_seed(SEED)
             _write_components(built, family)
         _write_index(built, family)
+        if layout == "original":
+            original = built.with_name("original")
+            write_original_layout(built, original)
+            built = original
         built.rename(folder)
 
 
@@ -198,11 +206,14 @@ def _tokenizer_corpus() -> Iterator[str]:
 
 
 def main() -> None:
-    folder, family = Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "wan2.1-i2v"
+    folder, model = Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "wan2.1-i2v"
+    family, _, layout = model.partition(":")
     transformers.logging.set_verbosity_error()
-    if not (folder / "model_index.json").exists():
+    if not (folder / (TOKENIZER if layout else "tokenizer")).exists():
         shutil.rmtree(folder, ignore_errors=True)
-        make_demo_model(folder, msgspec.convert(family, Family))
+        make_demo_model(
+            folder, msgspec.convert(family, Family), msgspec.convert(layout or "diffusers", Layout)
+        )
 
 
 if __name__ == "__main__":

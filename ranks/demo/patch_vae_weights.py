@@ -2,6 +2,8 @@
 
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
+from ranks.model_files.original_vae import LATENTS_22
+
 NUM_PATCH_LATENTS = 48
 
 
@@ -11,8 +13,7 @@ def make_patch_vae() -> AutoencoderKLWan:
         decoder_base_dim=16,
         z_dim=NUM_PATCH_LATENTS,
         num_res_blocks=1,
-        latents_mean=[0.1] * NUM_PATCH_LATENTS,
-        latents_std=[0.8] * NUM_PATCH_LATENTS,
+        **LATENTS_22,  # which no original file states
         is_residual=True,
         in_channels=12,
         out_channels=12,

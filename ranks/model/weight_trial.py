@@ -13,7 +13,7 @@ def main() -> int:
     logging.disable()  # standard error has the one line that the launcher shows
     try:
         path, transformers, _ = parse_arguments()
-        check_fit(open_model(path, *transformers))
+        check_fit(open_model(path, transformers))
     except ModelFolderError as error:
         sys.stderr.write(f"{error}\n")
         return 1

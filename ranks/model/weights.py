@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed, WanTransformer3DModel
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
@@ -23,6 +24,11 @@ from ranks.model.weight_match import match_weights
 from ranks.model_files.architecture import IMAGE_ENCODER_NAMES, TEXT_ENCODER_NAMES
 from ranks.model_files.components import Component, ComponentName, ModelFiles
 from ranks.parallel.sharding import load_weights, shard_text_encoder, shard_transformer
+
+_CONFIG_ERRORS = (
+    *(ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError),
+    StrictDataclassError,  # of transformers' configs
+)
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -155,10 +161,10 @@ def _on_meta(component: Component) -> Iterator[None]:
     try:
         with torch.device("meta"):
             yield
-    except (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except _CONFIG_ERRORS as error:
         raise ModelFolderError(
-            f"the config of {component.place} describes no model that can be made: {error}; "
-            "download it again"
+            f"the config of {component.place} describes no model that can be made: "
+            f"{' '.join(str(error).split())}; download it again"
         ) from error
 
 

@@ -15,6 +15,7 @@ from ranks.model_files.model_kinds import (
     refuse_other_model,
 )
 from ranks.model_files.safetensors_header import refuse_lfs_pointer
+from ranks.model_files.single_file import GivenTransformers
 from ranks.model_files.weight_files import find_weights, weight_file_names
 
 logger = logging.getLogger(__name__)
@@ -38,24 +39,32 @@ def check_model_folder(folder: Path) -> None:
     open_diffusers_folder(folder)
 
 
-def open_diffusers_folder(folder: Path) -> ModelFiles:
+def open_diffusers_folder(folder: Path, given: GivenTransformers | None = None) -> ModelFiles:
     """Return the components of a folder, which is checked as a whole.
+
+    Args:
+        folder: The folder.
+        given: Take the place of its transformers, which may be missing.
 
     Raises:
         MissingModelError: As `check_model_folder` does, and so is `ModelFolderError`.
     """
     _refuse_missing(folder)
     refuse_other_layout(folder)
-    family = recognise_family(folder)
+    family = recognise_family(folder) if given is None else given.family
+    components = {} if given is None else dict(given.components)
     parts = WEIGHTED[family]
-    _refuse_incomplete(folder, parts)
+    own_parts = [part for part in parts if part not in components]
+    _refuse_incomplete(folder, own_parts)
     check_tokenizer(folder / "tokenizer")
     _check_scheduler(folder / "scheduler" / "scheduler_config.json")
-    refuse_other_model(folder, family)
+    configs = {part: component.config for part, component in components.items()}
+    configs |= {part: read_json(folder / part / "config.json") for part in own_parts}
+    refuse_other_model(_named(folder, given), family, configs)
     has_images = "image_encoder" in parts
     if has_images:
         _check_processor(folder)
-    components = {part: read_component(folder / part) for part in parts}
+    components |= {part: read_component(folder / part) for part in own_parts}
     _warn_of_strays(folder, components)
     return ModelFiles(
         place=folder,
@@ -65,6 +74,12 @@ def open_diffusers_folder(folder: Path) -> ModelFiles:
         image_processor=folder / "image_processor" if has_images else None,
         boundary_ratio=read_boundary_ratio(folder) if "transformer_2" in parts else None,
     )
+
+
+def _named(folder: Path, given: GivenTransformers | None) -> str:
+    if given is None:
+        return str(folder)
+    return f"{folder} with the transformer {given.components['transformer'].place}"
 
 
 def _warn_of_strays(folder: Path, components: dict[ComponentName, Component]) -> None:

@@ -37,7 +37,7 @@ def inspect(
     path: Path, transformers: Sequence[Path] = (), is_distilled: bool = False
 ) -> ModelReport | ModelFault:
     try:
-        return _report(open_model(path, *transformers), is_distilled)
+        return _report(open_model(path, transformers), is_distilled)
     except ModelFolderError as error:
         return ModelFault(message=str(error), may_appear=isinstance(error, MissingModelError))
 

@@ -6,8 +6,10 @@ from typing import Any
 
 from broker.wire.model_profile import Family
 from ranks.errors import ModelFolderError
-from ranks.model_files.components import WEIGHTED, ComponentName
+from ranks.model_files.components import ComponentName
 from ranks.model_files.json_file import read_json
+
+Configs = dict[ComponentName, dict[str, Any]]
 
 EXPECTED = (
     "expected Wan2.1 I2V or FLF2V, or Wan2.2 I2V-A14B or TI2V-5B, such "
@@ -71,27 +73,32 @@ def recognise_family(folder: Path) -> Family:
     if any(index.get("transformer_2") or ()):  # an absent one may be stated as two nulls
         if name == "WanImageToVideoPipeline":
             return "wan2.2-i2v-a14b"
-        raise _refused(folder, "Wan2.2 T2V-A14B (text to video, two transformers)")
+        raise _refused(str(folder), "Wan2.2 T2V-A14B (text to video, two transformers)")
     # The makers' own index of TI2V-5B names the pipeline without a picture.
     if index.get("expand_timesteps") and name in ("WanPipeline", "WanImageToVideoPipeline"):
         return "wan2.2-ti2v-5b"
     if name != "WanImageToVideoPipeline":
-        raise _refused(folder, _PIPELINES.get(name, f"a model of the pipeline {name}"))
+        raise _refused(str(folder), _PIPELINES.get(name, f"a model of the pipeline {name}"))
     config = folder / "transformer" / "config.json"
     if config.is_file() and read_json(config).get("pos_embed_seq_len") is not None:
         return "wan2.1-flf2v"
     return "wan2.1-i2v"
 
 
-def refuse_other_model(folder: Path, family: Family) -> None:
-    """Refuse a complete diffusers folder whose components are not those of the family.
+def refuse_other_model(place: str, family: Family, configs: Configs) -> None:
+    """Refuse the components of a complete diffusers folder that are not those of the family.
+
+    Args:
+        place: What the message calls the folder.
+        family: The family.
+        configs: Of the components, by their names.
 
     Raises:
         ModelFolderError: In that case.
     """
-    found = next(_other_components(folder, family), None)
+    found = next(_other_components(configs, family), None)
     if found is not None:
-        raise _refused(folder, found)
+        raise _refused(place, found)
 
 
 def read_boundary_ratio(folder: Path) -> float:
@@ -110,8 +117,8 @@ def read_boundary_ratio(folder: Path) -> float:
     return float(ratio)
 
 
-def _refused(folder: Path, found: str) -> ModelFolderError:
-    return ModelFolderError(f"model folder {folder} holds {found}; {EXPECTED}")
+def _refused(place: str, found: str) -> ModelFolderError:
+    return ModelFolderError(f"model folder {place} holds {found}; {EXPECTED}")
 
 
 def _other_layouts(folder: Path) -> Iterator[str]:
@@ -135,8 +142,7 @@ def _other_layouts(folder: Path) -> Iterator[str]:
         yield f"holds single files such as {single[0].name}"
 
 
-def _other_components(folder: Path, family: Family) -> Iterator[str]:
-    configs = {part: read_json(folder / part / "config.json") for part in WEIGHTED[family]}
+def _other_components(configs: Configs, family: Family) -> Iterator[str]:
     for part, config in configs.items():
         field, expected = _CLASSES[part]
         yield from _differs(part, config, field, expected, "was expected")
@@ -161,7 +167,7 @@ def _other_components(folder: Path, family: Family) -> Iterator[str]:
     )
 
 
-def _other_images(configs: dict[ComponentName, dict[str, Any]], family: Family) -> Iterator[str]:
+def _other_images(configs: Configs, family: Family) -> Iterator[str]:
     """Yield what is wrong with the image branch of a transformer, or the lack of one."""
     transformer, encoder = configs["transformer"], configs.get("image_encoder")
     image_dim = transformer.get("image_dim")

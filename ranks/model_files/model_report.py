@@ -16,6 +16,28 @@ class ComponentReport(msgspec.Struct, frozen=True, kw_only=True):
     num_bytes: int
 
 
+class JobMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """The memory of each rank that a job needs, weights included."""
+
+    plain_bytes: int
+    """With the defaults of all options."""
+    sharded_bytes: int
+    """With `dit_fsdp`, `t5_fsdp` and `vae_parallel`."""
+
+
+class MemoryReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a job of the default size and the longest trained clip needs, and what there is."""
+
+    image_size: str
+    num_frames: int
+    jobs: dict[int, JobMemory]
+    """By number of ranks."""
+    devices: str
+    """Number and size of this machine's devices, as text for people."""
+    usable_bytes: int
+    """What weights and jobs may take of each."""
+
+
 class ModelReport(msgspec.Struct, frozen=True, kw_only=True, tag="model"):
     """A model that can be served."""
 
@@ -30,6 +52,8 @@ class ModelReport(msgspec.Struct, frozen=True, kw_only=True, tag="model"):
     """By number of ranks: what the weights take on each, without what a job takes."""
     warnings: list[str]
     """What lies beside the model and is ignored."""
+    memory: MemoryReport | None = None
+    """None at a start: it takes seconds."""
 
 
 class ModelFault(msgspec.Struct, frozen=True, kw_only=True, tag="fault"):

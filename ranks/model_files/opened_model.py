@@ -1,21 +1,22 @@
 """Opens a model: tells its layout from its content, checks it, and finds its weights."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ranks.errors import ModelFolderError
 from ranks.model_files.components import ModelFiles
 from ranks.model_files.diffusers_folder import open_diffusers_folder
 from ranks.model_files.original_folder import is_original_folder, open_original_folder
-from ranks.model_files.single_file import with_transformers
+from ranks.model_files.single_file import GivenTransformers, read_transformers
 from ranks.model_files.weight_fit import check_shapes
 
 
-def open_model(path: Path, *transformers: Path) -> ModelFiles:
+def open_model(path: Path, transformers: Sequence[Path] = ()) -> ModelFiles:
     """Return the components of a model, read from configs and headers only.
 
     Args:
         path: Its folder.
-        transformers: Single files that take the place of the folder's own: as many as it has.
+        transformers: Single files that take the place of the folder's own transformers.
 
     Raises:
         MissingModelError: If there is nothing at the path.
@@ -23,9 +24,8 @@ def open_model(path: Path, *transformers: Path) -> ModelFiles:
             served.
     """
     try:
-        files = _open_folder(path)
-        if transformers:
-            files = with_transformers(files, transformers)
+        given = read_transformers(path, transformers) if transformers else None
+        files = _open_folder(path, given)
         for name, component in files.components.items():
             check_shapes(name, component)
     except OSError as error:
@@ -33,7 +33,7 @@ def open_model(path: Path, *transformers: Path) -> ModelFiles:
     return files
 
 
-def _open_folder(path: Path) -> ModelFiles:
+def _open_folder(path: Path, given: GivenTransformers | None) -> ModelFiles:
     if not (path / "model_index.json").is_file() and is_original_folder(path):
-        return open_original_folder(path)
-    return open_diffusers_folder(path)
+        return open_original_folder(path, given)
+    return open_diffusers_folder(path, given)

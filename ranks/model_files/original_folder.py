@@ -21,6 +21,7 @@ from ranks.model_files.original_components import (
     transformer_of,
     vae_of,
 )
+from ranks.model_files.single_file import GivenTransformers
 from ranks.model_files.torch_file import read_torch_file
 from ranks.model_files.weight_files import find_weights, weight_file_names
 
@@ -54,6 +55,7 @@ _KINDS = {
     "ti2v": _Kind("wan2.2-ti2v-5b", VAE_22, None),
 }
 """By the `model_type` of the transformer's config."""
+_KIND_OF_FAMILY = {kind.family: kind for kind in (_A14B, *_KINDS.values())}
 
 _OTHERS = {
     "t2v": "T2V (text to video)",
@@ -75,7 +77,8 @@ _STATED = {
 
 def is_original_folder(folder: Path) -> bool:
     """Return whether a folder has this layout, of whichever model of Wan."""
-    if _has_experts(folder):
+    # The transformer, and its config with it, may come from elsewhere.
+    if _has_experts(folder) or (folder / TEXT_ENCODER).is_file():
         return True
     if not (folder / "config.json").is_file():
         return False
@@ -83,24 +86,32 @@ def is_original_folder(folder: Path) -> bool:
     return "Wan" in name and "Transformer" not in name
 
 
-def open_original_folder(folder: Path) -> ModelFiles:
+def open_original_folder(folder: Path, given: GivenTransformers | None = None) -> ModelFiles:
     """Return the components of a folder, read from configs, headers and indexes.
+
+    Args:
+        folder: The folder.
+        given: Take the place of its transformers, which may be missing.
 
     Raises:
         ModelFolderError: If anything is missing, damaged, quantized or of another model.
     """
-    transformers = _transformer_folders(folder)
-    kind = _kind_of(folder, list(transformers.values()))
+    transformers = _transformer_folders(folder) if given is None else {}
+    if given is None:
+        kind = _kind_of(folder, list(transformers.values()))
+    else:
+        kind = _KIND_OF_FAMILY[given.family]
     _refuse_incomplete(folder, transformers.values(), kind)
     check_tokenizer(folder / TOKENIZER)
-    components = {name: _read_transformer(path) for name, path in transformers.items()}
+    components = {} if given is None else dict(given.components)
+    components |= {name: _read_transformer(path) for name, path in transformers.items()}
     text_encoder, vae = folder / TEXT_ENCODER, folder / kind.vae
     components["text_encoder"] = text_encoder_of(text_encoder, read_torch_file(text_encoder))
     components["vae"] = vae_of(vae, read_torch_file(vae))
     if kind.image_encoder is not None:
         encoder = folder / kind.image_encoder
         components["image_encoder"] = image_encoder_of(encoder, read_torch_file(encoder))
-    _refuse_mixed(folder, components)
+    _refuse_mixed(components)
     return ModelFiles(
         place=folder,
         layout="original",
@@ -199,7 +210,7 @@ def _compare(folder: Path, stated: dict[str, Any], config: dict[str, Any]) -> No
             )
 
 
-def _refuse_mixed(folder: Path, components: dict[ComponentName, Component]) -> None:
+def _refuse_mixed(components: dict[ComponentName, Component]) -> None:
     """Refuse files that are each whole, but of models that do not belong together."""
     configs = {name: component.config for name, component in components.items()}
     transformer = configs["transformer"]
@@ -214,6 +225,6 @@ def _refuse_mixed(folder: Path, components: dict[ComponentName, Component]) -> N
         if name in configs and configs[name][field] != expected:
             raise ModelFolderError(
                 f"{components[name].place} is of another model: its {field} is "
-                f"{configs[name][field]}, the transformer of {folder} needs {expected}; download "
-                "it again"
+                f"{configs[name][field]}, the transformer of {components['transformer'].place} "
+                f"needs {expected}; download it again"
             )

@@ -63,7 +63,7 @@ _LATENTS_21: dict[str, Any] = {
         *(3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160),
     ],
 }
-_LATENTS_22: dict[str, Any] = {
+LATENTS_22: dict[str, Any] = {
     "latents_mean": list(_LATENTS_MEAN_22),
     "latents_std": list(_LATENTS_STD_22),
 }
@@ -123,7 +123,7 @@ def vae_config(shapes: Mapping[str, Shape]) -> dict[str, Any]:
         "patch_size": None if patch == 1 else patch,
         "scale_factor_temporal": 2 ** sum(in_time),
         "scale_factor_spatial": side,
-        **(_LATENTS_22 if is_residual else _LATENTS_21),
+        **(LATENTS_22 if is_residual else _LATENTS_21),
     }
 
 

@@ -1,70 +1,72 @@
-"""Reads a transformer from a single file with the original names, as it is often published."""
+"""Reads transformers from single files with the original names, as they are often published."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from msgspec import structs
+import msgspec
 
+from broker.wire.model_profile import Family
 from ranks.errors import ModelFolderError
-from ranks.model_files.components import Component, ComponentName, ModelFiles
+from ranks.model_files.components import Component, ComponentName
+from ranks.model_files.json_file import read_json
 from ranks.model_files.original_components import transformer_of
 from ranks.model_files.weight_files import read_weight_file
 
 _PREFIX = "model.diffusion_model."
 """Stands before the names in files that may hold other components, too."""
 
+_TI2V_LATENTS = 48
+"""Channels of the latents of TI2V-5B, whose transformer takes nothing else, as those of T2V do."""
 
-def with_transformers(files: ModelFiles, paths: Sequence[Path]) -> ModelFiles:
-    """Return a model whose transformers are others, each in a single file.
+_CONFIGS = ("transformer", "", "high_noise_model")
+"""Where a folder of either layout may have the config of its own transformer."""
+
+
+class GivenTransformers(msgspec.Struct, frozen=True):
+    """The transformers of a model that come from files of their own."""
+
+    family: Family
+    """Follows from them alone."""
+    components: dict[ComponentName, Component]
+
+
+def read_transformers(folder: Path, paths: Sequence[Path]) -> GivenTransformers:
+    """Return what takes the place of a folder's transformers.
 
     Args:
-        files: The model.
-        paths: As many files as it has transformers: of A14B that for high noise, then the other.
+        folder: Of the other components. Its own transformers may be missing.
+        paths: One file, or those of Wan2.2 A14B for high and for low noise.
 
     Raises:
-        ModelFolderError: If a file is unusable, or does not fit the other components.
+        ModelFolderError: If a file is unusable, or of a model that is not served.
     """
-    own: list[ComponentName] = ["transformer", "transformer_2"]
-    names = [name for name in own if name in files.components]
-    if len(paths) != len(names):
-        given = ",".join(map(str, paths))
-        expected = "two transformers (Wan2.2 A14B): give HIGH,LOW" if len(names) == 2 else "one"
+    names: tuple[ComponentName, ...] = ("transformer", "transformer_2")
+    if len(paths) == 2 and "low_noise" in paths[0].name and "high_noise" in paths[1].name:
         raise ModelFolderError(
-            f"--transformer {given} is {len(paths)} file(s), but {files.place} has {expected}"
+            f"--transformer {paths[0]},{paths[1]}: the first file must be the one for high noise; "
+            "exchange them"
         )
-    _refuse_swapped(paths)
-    for name, path in zip(names, paths, strict=True):
-        files = _with_transformer(files, name, path)
-    return files
-
-
-def _refuse_swapped(paths: Sequence[Path]) -> None:
-    # Their contents do not tell the two apart, and swapped they make noise.
-    first, *others = [path.name.lower() for path in paths]
-    if "low" in first and any("high" in other for other in others):
+    components = {
+        name: _read(path, folder) for name, path in zip(names[: len(paths)], paths, strict=True)
+    }
+    kinds = [
+        _kind(path, part.config) for path, part in zip(paths, components.values(), strict=True)
+    ]
+    if kinds == ["wan2.2-i2v-a14b"]:
         raise ModelFolderError(
-            f"--transformer names {paths[0].name} first; expected the file for high noise, then "
-            "that for low noise"
+            f"--transformer {paths[0]} is one of the two transformers of Wan2.2 A14B; give both, "
+            "that for high noise first: --transformer HIGH,LOW"
         )
-
-
-def _with_transformer(files: ModelFiles, name: ComponentName, path: Path) -> ModelFiles:
-    replaced = files.components[name]
-    transformer = _read(path, replaced.config)
-    if _kind(transformer.config) != _kind(replaced.config):
+    if len(kinds) == 2 and kinds != 2 * ["wan2.2-i2v-a14b"]:
         raise ModelFolderError(
-            f"--transformer {path} is {_described(transformer.config)}, but {files.place} is for "
-            f"{_described(replaced.config)}; expected one of the same kind"
+            f"--transformer {paths[0]},{paths[1]} has {' and '.join(kinds)}; expected one file, or "
+            "the two of Wan2.2 I2V-A14B"
         )
-    has_last_image = transformer.config["pos_embed_seq_len"] is not None
-    family = files.family
-    if family in ("wan2.1-i2v", "wan2.1-flf2v"):
-        family = "wan2.1-flf2v" if has_last_image else "wan2.1-i2v"
-    return structs.replace(files, family=family, components={**files.components, name: transformer})
+    return GivenTransformers(kinds[0], components)
 
 
-def _read(path: Path, replaced: dict[str, Any]) -> Component:
+def _read(path: Path, folder: Path) -> Component:
     stored = read_weight_file(path)
     strays: list[str] = []
     if any(name.startswith(_PREFIX) for name in stored):
@@ -76,24 +78,39 @@ def _read(path: Path, replaced: dict[str, Any]) -> Component:
         }
     transformer = transformer_of(path, stored, None, strays)
     # A file does not state its heads; those of a transformer of the same width are as many.
-    heads = replaced["num_attention_heads"]
-    if heads * replaced["attention_head_dim"] == _dim(transformer.config):
-        transformer = transformer_of(path, stored, heads, strays)
-    return transformer
+    heads = _stated_heads(folder, _dim(transformer.config))
+    return transformer if heads is None else transformer_of(path, stored, heads, strays)
+
+
+def _stated_heads(folder: Path, dim: int) -> int | None:
+    """Return the heads of the folder's own transformer, if it is there and as wide."""
+    for name in _CONFIGS:
+        path = folder / name / "config.json"
+        if path.is_file():
+            stated = read_json(path)
+            heads = stated.get("num_attention_heads", stated.get("num_heads"))
+            if isinstance(heads, int) and heads > 0:
+                width = stated.get("dim", heads * (stated.get("attention_head_dim") or 0))
+                return heads if width == dim else None
+    return None
 
 
 def _dim(config: dict[str, Any]) -> int:
     return int(config["num_attention_heads"] * config["attention_head_dim"])
 
 
-def _kind(config: dict[str, Any]) -> tuple[Any, ...]:
-    fields = ("in_channels", "out_channels", "text_dim", "image_dim", "patch_size")
-    return tuple(str(config.get(name)) for name in fields)
-
-
-def _described(config: dict[str, Any]) -> str:
-    image = "without an image encoder" if config.get("image_dim") is None else "with CLIP"
-    return (
-        f"a transformer of {config.get('in_channels')} channels and {config.get('num_layers')} "
-        f"blocks {image}"
+def _kind(path: Path, config: dict[str, Any]) -> Family:
+    channels, latents = config["in_channels"], config["out_channels"]
+    has_image = config["image_dim"] is not None
+    if channels == latents == _TI2V_LATENTS and not has_image:
+        return "wan2.2-ti2v-5b"
+    # The noise, a mask of four frames, and the encoded image.
+    if channels == 2 * latents + 4:
+        if not has_image:
+            return "wan2.2-i2v-a14b"
+        return "wan2.1-i2v" if config["pos_embed_seq_len"] is None else "wan2.1-flf2v"
+    what = "Wan T2V (text to video)" if channels == latents and not has_image else "another model"
+    raise ModelFolderError(
+        f"--transformer {path} is a transformer of {what}: it takes {channels} channels and gives "
+        f"{latents}; expected one of Wan2.1 I2V or FLF2V, or Wan2.2 I2V-A14B or TI2V-5B"
     )

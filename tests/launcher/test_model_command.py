@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.model_command import main
+from launcher.model_command import main, rows
 from ranks.model_files.model_report import ModelFault, ModelReport, decode_report
 from tests.stub_model import make_stub_model
 
@@ -15,23 +15,26 @@ def model(tmp_path: Path) -> Path:
     return make_stub_model(tmp_path / "model")
 
 
-def test_the_table_shows_what_a_model_is_and_needs(
+def test_the_table_and_the_json_show_what_a_model_is_and_needs(
     model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["inspect", str(model)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"wan2.1-i2v, diffusers layout: {model}"
-    assert lines[1] == "attention heads: 40"
-    (text_encoder,) = [line for line in lines if line.startswith("text_encoder ")]
-    assert text_encoder.split()[-2:] == ["F32", str(model / "text_encoder")]
-    assert [line.split()[0] for line in lines[-4:]] == ["1", "2", "4", "8"]
-
-
-def test_json_is_the_report(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(model), "--json"]) == 0
     report = decode_report(capsys.readouterr().out)
     assert isinstance(report, ModelReport)
     assert report.weight_bytes[2] < report.weight_bytes[1]
+    memory = report.memory
+    assert memory is not None
+    assert (memory.image_size, memory.num_frames) == ("1280*720", 81)
+    assert memory.jobs[1].sharded_bytes == memory.jobs[1].plain_bytes > report.weight_bytes[1]
+    assert report.weight_bytes[8] < memory.jobs[8].sharded_bytes < memory.jobs[8].plain_bytes
+    assert memory.usable_bytes > 0
+    lines = list(rows(report))
+    assert lines[0] == f"wan2.1-i2v, diffusers layout: {model}"
+    assert lines[1] == "attention heads: 40"
+    (text_encoder,) = [line for line in lines if line.startswith("text_encoder ")]
+    assert text_encoder.split()[-2:] == ["F32", str(model / "text_encoder")]
+    assert any(line.startswith(f"this machine: {memory.devices}, ") for line in lines)
+    assert [line.split()[0] for line in lines[-4:]] == ["1", "2", "4", "8"]
 
 
 def test_a_model_that_cannot_be_served_is_an_error(

@@ -42,7 +42,10 @@ def test_switches_can_be_turned_on_and_off() -> None:
         (["--cors-origins", "https://e.example/x"], {}, "'https://e.example/x'; an origin is a"),
         (["--demo", "--model-path", "m"], {}, "demo and model_path exclude each other"),
         (["--demo", "--model", "m"], {}, "demo and model exclude each other"),
+        (["--transformer", "a,b,c"], {}, "--transformer is 'a,b,c': expected `array` of length"),
+        (["--model-path", "a,b", "--transformer", "c"], {}, "is the file of one model, but the s"),
         (["--demo=wan9"], {}, "--demo is 'wan9': it must be one of wan2.1-i2v, wan2.1-flf2v"),
+        (["--demo=wan2.1-i2v:pth"], {}, "wan2.2-ti2v-5b, wan2.1-i2v:original, "),
         (["--model", "m", "--model-path", "n"], {}, "model and model_path exclude each other"),
         (["--model", "a=m@2", "--groups", "3"], {}, "groups is 3, but --model asks for 2"),
         (["--model", "a b=m"], {}, "model has 'a b=m'; expected NAME=PATH@GROUPS"),
@@ -135,9 +138,12 @@ def test_a_list_is_separated_by_commas_or_a_list_in_the_file(tmp_path: Path) -> 
             [("Wan2.1-I2V-14B-720P-Diffusers", DEFAULT_MODEL, None, 1)],
         ),
         (
-            ["--demo=wan2.1-i2v,wan2.2-ti2v-5b"],
+            ["--demo=wan2.1-i2v,wan2.2-ti2v-5b:original"],
             {},
-            [("wan2.1-i2v", "", "wan2.1-i2v", 1), ("wan2.2-ti2v-5b", "", "wan2.2-ti2v-5b", 1)],
+            [
+                ("wan2.1-i2v", "", "wan2.1-i2v", 1),
+                ("wan2.2-ti2v-5b-original", "", "wan2.2-ti2v-5b:original", 1),
+            ],
         ),
     ],
 )

@@ -75,6 +75,10 @@ def test_a_group_on_ray_gets_all_options_that_its_node_does_not_know(tmp_path: P
     models = [model.as_options()["model"] for model in config.models]
     paths = [Path(path).resolve() for path in options.model_path]
     assert models == [(f"model={paths[0]}@1",), (f"Wan2.2={paths[1]}@1",)]
+    files = Options(engine="ray", listen=options.listen, transformer=("high", "low"))
+    resolved = tuple(str(Path(name).resolve()) for name in files.transformer)
+    group = structs.replace(plan, options=files).ray_groups_config(ready_fd=0).group
+    assert group.transformer == resolved
     demo = structs.replace(plan, options=Options(engine="ray", listen=options.listen, demo=True))
     assert demo.ray_groups_config(ready_fd=0).models[0].as_options()["demo"]
 

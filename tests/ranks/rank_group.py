@@ -10,7 +10,7 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,7 +123,6 @@ class RankGroup:
         start: Starts the process that forks the ranks, given the argument of its `main`; by
             default a new interpreter.
         patch: As in `GroupStart`.
-        transformer: Single files in place of the folder's transformers.
     """
 
     def __init__(
@@ -135,7 +134,6 @@ class RankGroup:
         device: Literal["npu", "cpu"] = "cpu",
         start: Callable[[str], GroupProcess] | None = None,
         patch: str | None = None,
-        transformer: Sequence[Path] = (),
     ) -> None:
         self.inputs_dir = folder / "inputs"
         self.state_path = folder / "checkpoints" / "state.safetensors"
@@ -149,7 +147,6 @@ class RankGroup:
             epoch=1,
             world_size=world_size,
             model_path=str(model),
-            transformer=tuple(map(str, transformer)),
             device=device,
             addresses=Addresses.in_folder(folder),
             store=str(folder),

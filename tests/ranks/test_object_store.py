@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from msgspec import structs
 
 from broker.store.bucket import ObjectStore, StoredObject
 from broker.store.opening import open_store
@@ -224,12 +225,13 @@ def job_inputs(
     store: ObjectStore,
     delays: "queue.SimpleQueue[str] | None" = None,
     error: Exception | None = None,
+    job: RunJob = JOB,
 ) -> JobInputs:
     def check() -> None:
         if error is not None:
             raise error
 
-    return JobInputs(store, JOB, check, (delays or queue.SimpleQueue()).put, "")
+    return JobInputs(store, job, check, (delays or queue.SimpleQueue()).put, "")
 
 
 def test_image_and_checkpoint_are_fetched_and_removed_after_the_run(
@@ -281,10 +283,16 @@ def test_a_run_waits_for_room_for_its_image(site: Site, store: ObjectStore, tmp_
         assert fetching.result(LIMIT_S) is False
 
 
-def test_an_image_that_is_gone_fails_the_job(store: ObjectStore) -> None:
-    with pytest.raises(JobError) as failure:
-        job_inputs(store).begin().result(LIMIT_S)
-    assert failure.value.code is ErrorCode.IMAGE_INVALID
+@pytest.mark.parametrize(("name", "is_first_there"), [("image", False), ("last image", True)])
+def test_an_image_that_is_gone_fails_the_job(
+    store: ObjectStore, name: str, is_first_there: bool
+) -> None:
+    if is_first_there:
+        put(store, f"{INPUTS}/{IMAGE}", b"pixels")
+    job = structs.replace(JOB, last_image=f"{8:064x}.ppm")
+    with pytest.raises(JobError, match=f"^the stored {name} can no longer be read; submit") as gone:
+        job_inputs(store, job=job).begin().result(LIMIT_S)
+    assert gone.value.code is ErrorCode.IMAGE_INVALID
 
 
 def test_a_run_that_waits_for_its_image_can_be_cancelled(site: Site, store: ObjectStore) -> None:

@@ -15,6 +15,7 @@ from ranks.model.conditioning import load_models
 from ranks.model_files.components import ModelFiles
 from ranks.model_files.opened_model import open_model
 from tests.ranks.conftest import DemoFolders, draw_image
+from tests.ranks.lone_rank import lone_frames
 from tests.ranks.rank_group import RankGroup
 
 SPEC = JobSpec(
@@ -25,6 +26,8 @@ SPEC = JobSpec(
     guidance_scale=1.0,
     seed=3,
 )
+
+FEW_STEPS = msgspec.structs.replace(SPEC, num_frames=5, infer_steps=3, guidance_scale=2.0)
 
 
 def frames_of(model: Path, folder: Path, world_size: int) -> Tensor:
@@ -48,6 +51,29 @@ def test_both_layouts_of_a_model_give_the_same_bits(
     link.symlink_to(original)
     expected = frames_of(demo_folder, tmp_path / "diffusers", world_size)
     assert torch.equal(frames_of(link, tmp_path / "original", world_size), expected)
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param("wan2.1-flf2v", marks=pytest.mark.full),
+        pytest.param("wan2.2-i2v-a14b", marks=pytest.mark.full),
+        "wan2.2-ti2v-5b",
+    ],
+)
+def test_a_job_of_any_family_has_the_same_bits_from_both_layouts(
+    family: Family, demo_folders: DemoFolders, tmp_path: Path
+) -> None:
+    """The original files state neither A14B's boundary nor the statistics of the latents."""
+    image = tmp_path / "sample.png"
+    draw_image(image)
+    last = image if family == "wan2.1-flf2v" else None
+    write_original_layout(demo_folders(family), tmp_path / "original")
+    expected, found = (
+        lone_frames(model, tmp_path / name, FEW_STEPS, image, last)
+        for name, model in (("a", demo_folders(family)), ("b", tmp_path / "original"))
+    )
+    assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("family", ["wan2.1-flf2v", "wan2.2-i2v-a14b", "wan2.2-ti2v-5b"])

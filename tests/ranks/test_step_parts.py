@@ -12,6 +12,7 @@ from torch import Tensor
 from broker.wire.job import JobSpec
 from ranks.demo.original_layout import original_tensors
 from tests.ranks.conftest import DemoFolders, draw_image
+from tests.ranks.lone_rank import lone_frames
 from tests.ranks.rank_group import RankGroup, Result
 from tests.ranks.reference import load_reference, reference_frames
 
@@ -85,10 +86,8 @@ def test_a_pair_of_files_makes_the_frames_of_the_stock_pipeline_with_two_transfo
     for file, part in zip(files, ("transformer", "transformer_2"), strict=True):
         tensors = load_file(model / part / "diffusion_pytorch_model.safetensors")
         save_file(original_tensors("transformer", {}, tensors), file)
-    (tmp_path / "group").mkdir()
-    with RankGroup(tmp_path / "group", model, world_size=2, transformer=files) as group:
-        image = group.inputs_dir / "sample.png"
-        draw_image(image)
-        found = done(group.run(DISTILLED, num_parts=2))
+    image = tmp_path / "sample.png"
+    draw_image(image)
+    found = lone_frames(model, tmp_path / "rank", DISTILLED, image, transformers=files)
     expected = reference_frames(load_reference(model), DISTILLED, image)
     assert float((found - expected).abs().max()) <= TOLERANCE

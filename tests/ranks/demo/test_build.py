@@ -6,12 +6,14 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
 import torch
 
 from broker.wire.job import JobSpec
-from ranks.demo.build import make_demo_model
+from ranks.demo.build import main, make_demo_model
 from ranks.model.conditioning import image_tensor, open_image
 from ranks.model_files.diffusers_folder import check_model_folder, num_attention_heads
+from ranks.model_files.opened_model import open_model
 from tests.ranks.reference import load_reference, reference_frames
 
 PICTURE = Path(__file__).parents[3] / "docs" / "sample.jpg"
@@ -37,6 +39,20 @@ def test_two_builds_make_identical_files(demo_folder: Path, tmp_path: Path) -> N
 def test_no_temporary_files_are_left(tmp_path: Path) -> None:
     make_demo_model(tmp_path / "demo")
     assert [entry.name for entry in tmp_path.iterdir()] == ["demo"]
+
+
+def test_a_command_builds_a_family_in_the_original_layout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "demo"
+    monkeypatch.setattr(sys, "argv", ["build", str(folder), "wan2.2-ti2v-5b:original"])
+    main()
+    files = open_model(folder)
+    assert (files.family, files.layout) == ("wan2.2-ti2v-5b", "original")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["demo"]
+    built_ns = folder.stat().st_mtime_ns
+    main()
+    assert folder.stat().st_mtime_ns == built_ns  # what is there is not built again
 
 
 def test_the_video_shows_the_picture_and_moves(demo_folder: Path) -> None:

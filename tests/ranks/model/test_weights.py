@@ -95,11 +95,18 @@ def test_a_whole_text_model_lends_its_encoder(model: Path) -> None:
     check_fit(open_model(model))
 
 
-@pytest.mark.parametrize("fields", [{"num_layers": "many"}, {"patch_size": 3}])
+@pytest.mark.parametrize(
+    ("part", "fields"),
+    [
+        ("transformer", {"num_layers": "many"}),
+        ("transformer", {"patch_size": 3}),
+        ("image_encoder", {"num_attention_heads": 12}),
+    ],
+)
 def test_a_config_that_no_model_can_be_made_of_is_named(
-    model: Path, fields: dict[str, object]
+    model: Path, part: str, fields: dict[str, object]
 ) -> None:
-    path = model / "transformer" / "config.json"
+    path = model / part / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
-    with pytest.raises(ModelFolderError, match=r"config of .*transformer describes no model"):
+    with pytest.raises(ModelFolderError, match=f"config of .*{part} describes no model"):
         check_fit(open_model(model))
