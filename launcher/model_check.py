@@ -64,7 +64,7 @@ def check_model(model: ServedModel, place: Path, options: Options) -> CheckedMod
         StartError: If there is none at its place, or its heads cannot be split over the ranks.
     """
     transformers = transformer_files(options)
-    report = inspect_model(place, transformers)
+    report = inspect_model(place, transformers, model.is_distilled)
     check_split(options, report.num_heads)
     return CheckedModel(
         place=place,
@@ -80,31 +80,38 @@ def transformer_files(options: Options) -> tuple[Path, ...]:
     return tuple(Path(file).resolve() for file in options.transformer)
 
 
-def inspect_model(path: Path, transformers: Sequence[Path] = ()) -> ModelReport:
+def inspect_model(
+    path: Path, transformers: Sequence[Path] = (), is_distilled: bool = False
+) -> ModelReport:
     """Return what a model is, from its configs and the headers of its files.
 
     Args:
         path: Its folder.
         transformers: Single files that take the place of the folder's own transformers.
+        is_distilled: Whether the operator says that it is a distilled model.
 
     Raises:
         UnfitModelError: If anything is missing, damaged, or of a model that is not served.
         StartError: If there is nothing at the path.
     """
-    match inspect_path(path, transformers):
+    match inspect_path(path, transformers, is_distilled):
         case ModelFault() as fault:
             raise (StartError if fault.may_appear else UnfitModelError)(fault.message)
         case ModelReport() as report:
             return report
 
 
-def inspect_path(path: Path, transformers: Sequence[Path] = ()) -> ModelReport | ModelFault:
+def inspect_path(
+    path: Path, transformers: Sequence[Path] = (), is_distilled: bool = False
+) -> ModelReport | ModelFault:
     """Return what a model is, or why it cannot be served.
 
     Raises:
         StartError: If the inspection itself fails.
     """
     arguments = _arguments(path, transformers)
+    if is_distilled:
+        arguments.append("--distilled")
     topic = f"model {path}"
     output = run_check(_INSPECTION, *arguments, limit_s=PROBE_LIMIT_S, topic=topic)
     return decode_report(output)

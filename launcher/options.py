@@ -13,10 +13,12 @@ from http_front.config import Downloads
 from launcher.served_models import (
     DemoModel,
     ServedModel,
+    check_distilled,
     check_names,
     demo_models,
     models_in_folders,
     models_on_groups,
+    with_distilled,
 )
 
 Role = Literal["server", "group", "front"]
@@ -82,6 +84,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             max_length=2,
             description="Safetensors file with original names that takes the place of the "
             "folder's transformer, which may be missing; HIGH,LOW for the two of Wan2.2 A14B.",
+        ),
+    ] = ()
+    distilled: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Names of the models whose weights are step-distilled: they make a video "
+            "in 4 steps, without guidance."
         ),
     ] = ()
     default_model: (
@@ -302,15 +311,19 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     @property
     def models(self) -> tuple[ServedModel, ...]:
         """The models of this machine's groups, or of those that Ray places."""
+        return with_distilled(self._named_models, self.distilled)
+
+    @property
+    def num_groups(self) -> int:
+        return sum(model.num_groups for model in self.models)
+
+    @property
+    def _named_models(self) -> tuple[ServedModel, ...]:
         if self.demo:
             return demo_models(self.demo, self.groups)
         if self.model:
             return models_on_groups(self.model)
         return models_in_folders(self.model_path, self.groups)
-
-    @property
-    def num_groups(self) -> int:
-        return sum(model.num_groups for model in self.models)
 
     def _check_models(self) -> None:
         has_paths = self.model_path not in ((), (DEFAULT_MODEL,))
@@ -335,6 +348,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             )
         # Models of other machines may be the default, too.
         is_closed = self.listen is None and self.join is None
+        check_distilled(self.models, self.distilled)
         check_names(self.models, self.default_model if is_closed else None)
 
     def _check_engine(self) -> None:

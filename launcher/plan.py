@@ -106,6 +106,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             model_path=str(model.place),
             model_name=model.profile.name,
             transformers=tuple(map(str, model.transformers)),
+            is_distilled=model.profile.is_distilled,
             device=self.device,
             first_device=index * options.nproc,
             addresses=addresses,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
+from msgspec import structs
 
 DemoModel = Literal[
     "wan2.1-i2v",
@@ -34,13 +35,17 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Its folder; empty for a demo model, which is built."""
     demo: DemoModel | None = None
     num_groups: int = 1
+    is_distilled: bool = False
 
     def as_options(self) -> dict[str, object]:
         """Return the options of a machine with one group of this model."""
+        distilled = (self.name,) if self.is_distilled else ()
+        own: dict[str, object]
         if self.demo is not None:
-            is_plain = self.name == DEMO_NAME
-            return {"model_path": (), "model": (), "demo": is_plain or (self.demo,)}
-        return {"model_path": (), "model": (f"{self.name}={self.path}@1",), "demo": False}
+            own = {"model": (), "demo": self.name == DEMO_NAME or (self.demo,)}
+        else:
+            own = {"model": (f"{self.name}={self.path}@1",), "demo": False}
+        return {"model_path": (), "distilled": distilled, **own}
 
 
 def models_in_folders(paths: Sequence[str], num_groups: int) -> tuple[ServedModel, ...]:
@@ -68,6 +73,25 @@ def demo_models(demo: bool | Sequence[DemoModel], num_groups: int) -> tuple[Serv
         ServedModel(name=model.replace(":", "-"), demo=model, num_groups=num_groups)
         for model in demo
     )
+
+
+def with_distilled(
+    models: Sequence[ServedModel], distilled: Sequence[str]
+) -> tuple[ServedModel, ...]:
+    """Return the models, those that `--distilled` names marked as such."""
+    return tuple(structs.replace(model, is_distilled=model.name in distilled) for model in models)
+
+
+def check_distilled(models: Sequence[ServedModel], distilled: Sequence[str]) -> None:
+    """Check that `--distilled` names models that are served.
+
+    Raises:
+        ValueError: If not.
+    """
+    names = [model.name for model in models]
+    unknown = next((name for name in distilled if name not in names), None)
+    if unknown is not None:
+        raise ValueError(f"distilled has {unknown}; this machine serves {', '.join(names)}")
 
 
 def check_names(models: Sequence[ServedModel], default: str | None) -> None:

@@ -61,19 +61,25 @@ class Activity:
     def __init__(self) -> None:
         self.stage = Stage.LOAD
         self.step = 0
+        self.part = 0.0
+        """How much of the next step is done, from 0 to 1."""
         self.num_done = 0
         self.skipped_steps: tuple[int, ...] = ()
 
     def enter(self, stage: Stage) -> None:
         current_stage.set(stage.value)
         self.stage = stage
-        self.step = 0
+        self.step, self.part = 0, 0.0
         if stage is Stage.ENCODE:  # of another attempt
             self.skipped_steps = ()
 
     def finish_item(self) -> None:
         # Finished work proves that this rank is not hung.
-        self.step += 1
+        self.step, self.part = self.step + 1, 0.0
+        self.num_done += 1
+
+    def finish_part(self, done: float) -> None:
+        self.part = done
         self.num_done += 1
 
 
@@ -134,15 +140,23 @@ class BrokerLink:
 
     def finish_step(self, lease: Lease, num_steps: int) -> None:
         self.activity.finish_item()
+        self._report_step(lease, num_steps)
+
+    def finish_part(self, lease: Lease, done: float, num_steps: int) -> None:
+        self.activity.finish_part(done)
+        self._report_step(lease, num_steps)
+
+    def _report_step(self, lease: Lease, num_steps: int) -> None:
         if self._rank == 0:
-            stage, step = self.activity.stage, self.activity.step
+            activity = self.activity
             self._steps.append(
                 StepDone(
                     lease=lease,
-                    stage=stage,
-                    step=step,
+                    stage=activity.stage,
+                    step=activity.step,
+                    part=activity.part,
                     num_steps=num_steps,
-                    skipped_steps=self.activity.skipped_steps,
+                    skipped_steps=activity.skipped_steps,
                 )
             )
             self._wake()

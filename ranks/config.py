@@ -31,6 +31,8 @@ class RankConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """By which jobs name it; empty stands for the name that its family's profile has."""
     transformers: tuple[str, ...] = ()
     """Single files that take the place of the folder's transformers."""
+    is_distilled: bool = False
+    """Whether it is a distilled model."""
     device: DeviceKind
     first_device: int = 0
     """Device index of rank 0; rank n uses device `first_device + n`."""

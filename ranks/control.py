@@ -8,6 +8,7 @@ simply by meeting them early.
 from collections.abc import Callable
 from datetime import timedelta
 from enum import IntEnum
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -50,6 +51,18 @@ FAILURES = {
 _CODES = {decision: code for code, decision in FAILURES.items()}
 
 
+class NextStep(NamedTuple):
+    """How the ranks do the denoising step that follows a boundary."""
+
+    num_parts: int = 1
+    """Between which they meet, too."""
+    is_skipped: bool = False
+    """Whether a step cache replaces it."""
+
+
+WHOLE_STEP = NextStep()
+
+
 class Control:
     """One rank's end of the control channel.
 
@@ -81,24 +94,24 @@ class Control:
         dist.broadcast(content, src=0, group=self._group)
         return content.numpy().tobytes()
 
-    def meet(self, choice: bool = False) -> bool:
-        """Agree with all ranks to continue the run.
+    def meet(self, proposal: NextStep = WHOLE_STEP) -> NextStep:
+        """Agree with all ranks to continue the run, and on its next denoising step.
 
         Args:
-            choice: How rank 0 wants to continue; ignored on other ranks.
+            proposal: How this rank would do that step.
 
         Returns:
-            Rank 0's choice.
+            The greatest number of parts that a rank proposes, and whether rank 0 skips the step.
 
         Raises:
             RunInterrupted: On every rank alike, if the run ends here.
         """
-        decision, chosen = self._agree(self.decide(), choice=choice)
+        decision, agreed = self._agree(self.decide(), proposal)
         if decision in _INTERRUPTIONS:
             raise _INTERRUPTIONS[decision]
         if decision is not Decision.GO_ON:
             raise PeerFailed(_CODES[decision])
-        return chosen
+        return agreed
 
     def report_failure(self, code: ErrorCode) -> None:
         """Report a failure of this rank at the next boundary of the others.
@@ -107,15 +120,18 @@ class Control:
             RuntimeError: If the others do not reach the boundary because they wait for this rank in
                 another collective. Only a restart of the group helps then.
         """
-        self._agree(FAILURES.get(code, Decision.RUN_FAILED), timeout=_MEET_AFTER_FAILURE)
+        self._agree(
+            FAILURES.get(code, Decision.RUN_FAILED), WHOLE_STEP, timeout=_MEET_AFTER_FAILURE
+        )
 
     def _agree(
-        self, decision: Decision, *, choice: bool = False, timeout: timedelta | None = None
-    ) -> tuple[Decision, bool]:
-        # Others say no, so that the greatest choice is that of rank 0.
-        agreed = torch.tensor([int(decision), int(choice and self._rank == 0)])
+        self, decision: Decision, proposal: NextStep, timeout: timedelta | None = None
+    ) -> tuple[Decision, NextStep]:
+        # Only rank 0 proposes to skip, so the greatest value is its decision.
+        is_skipped = proposal.is_skipped and self._rank == 0
+        agreed = torch.tensor([int(decision), proposal.num_parts, int(is_skipped)])
         work = dist.all_reduce(agreed, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
         assert work is not None  # None is for ranks outside of the group
         work.wait(timeout) if timeout else work.wait()
-        value, chosen = agreed.tolist()
-        return Decision(value), bool(chosen)
+        value, num_parts, skips = agreed.tolist()
+        return Decision(value), NextStep(num_parts, bool(skips))

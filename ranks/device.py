@@ -123,6 +123,13 @@ class Device:
         if self.kind != "cpu":
             _runtime(self.kind).empty_cache()
 
+    def record_event(self) -> torch.Event | None:
+        """Return an event after all work that is queued; None if none is queued, as on the CPU."""
+        if self.kind == "cpu":
+            return None
+        event: torch.Event = _runtime(self.kind).current_stream().record_event()
+        return event
+
     def synchronize(self) -> None:
         if self.kind != "cpu":
             _runtime(self.kind).synchronize()

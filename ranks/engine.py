@@ -16,6 +16,7 @@ from ranks.parallel.layout import Layout
 from ranks.parallel.process_group import World
 from ranks.parallel.sharding import set_sharded
 from ranks.parallel.vae_split import VaePatch, VaeSplit
+from ranks.sampling.step_parts import StepPace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,7 @@ class Engine:
         self.world = world
         self.shape = shape
         self.control = Control(world.rank, world.control_group)
+        self.pace = StepPace()
         self.prompts = PromptEncoder(models)
         self.encodings = KeptEncodings()
         self._split = VaeSplit(models.vae, world.rank, world.world_size)

@@ -57,6 +57,9 @@ class LinkObserver:
     def skip_steps(self, steps: Sequence[int]) -> None:
         self._link.activity.skipped_steps = tuple(steps)
 
+    def finish_part(self, done: float, num_steps: int) -> None:
+        self._link.finish_part(self._lease, done, num_steps)
+
     def show(self, latents: Tensor) -> None:
         pass
 

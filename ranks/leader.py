@@ -3,6 +3,7 @@
 import logging
 import queue
 import signal
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from functools import partial
@@ -25,7 +26,7 @@ from broker.wire.group_reports import (
 )
 from broker.wire.job import Stage
 from broker.wire.job_view import Lease
-from ranks.broker_link import BrokerLink
+from ranks.broker_link import Activity, BrokerLink
 from ranks.config import RankConfig
 from ranks.control import ANNOUNCE_EVERY_S, Decision
 from ranks.engine import Engine
@@ -35,7 +36,7 @@ from ranks.job_inputs import JobInputs
 from ranks.media.latent_colours import fit_colours
 from ranks.media.previews import Previews
 from ranks.media.video_writer import VideoWriter, save_failure
-from ranks.sampling.checkpoint import Checkpoint, State
+from ranks.sampling.checkpoint import Checkpoint, SaveSchedule, State
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,11 @@ class _SavingObserver(LinkObserver):
         self._checkpoint = checkpoint
         self._leader = leader
         self._unsaved: State | None = None
+        self._schedule = SaveSchedule(leader.checkpoint_steps)
+
+    def enter(self, stage: Stage) -> None:
+        super().enter(stage)
+        self._schedule.begin(time.monotonic())
 
     def show(self, latents: Tensor) -> None:
         self._leader.previews.show(self._lease, latents)
@@ -59,7 +65,7 @@ class _SavingObserver(LinkObserver):
     def offer_state(self, step: int, state: Callable[[], State]) -> None:
         # Take it now: a run cannot be resumed from every later step.
         self._unsaved = state()
-        if step % self._leader.checkpoint_steps == 0:
+        if self._schedule.is_due(step, time.monotonic()):
             self.save_latest()
 
     def save_latest(self) -> None:
@@ -123,9 +129,7 @@ class Leader(RankLoop):
         if self._lease is not None and self._link.is_cancelled(self._lease):
             return Decision.CANCEL
         if self._lease is not None and self._link.is_preempted(self._lease):
-            # Finishing a decode takes less time than resuming the job later.
-            is_preemptible = self._link.activity.stage in (Stage.ENCODE, Stage.DENOISE)
-            return Decision.PREEMPT if is_preemptible else Decision.GO_ON
+            return Decision.PREEMPT if is_preemptible(self._link.activity) else Decision.GO_ON
         return Decision.GO_ON
 
     def _run_job(self, job: RunJob) -> RunInterrupted | JobError | None:
@@ -225,6 +229,13 @@ class Leader(RankLoop):
         else:
             outcome = failure if isinstance(failure, RunInterrupted) else save_failure()
             self._link.report(_end_report(lease, outcome))
+
+
+def is_preemptible(activity: Activity) -> bool:
+    """Return whether a run should leave now, rather than finish its stage or its step."""
+    # Finishing a decode, or the second half of a step, takes less time than resuming the job later
+    # and repeating what was done of the step.
+    return activity.stage in (Stage.ENCODE, Stage.DENOISE) and activity.part < 0.5
 
 
 def _end_report(lease: Lease, outcome: RunInterrupted | JobError) -> JobFailed | JobStopped:

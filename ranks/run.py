@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from broker.wire.errors import ErrorCode
+from broker.wire.group_shape import step_work
 from broker.wire.job import JobSpec, Stage
+from ranks.control import NextStep
 from ranks.engine import Engine
 from ranks.errors import JobError
 from ranks.kept_encodings import ImageEncoding, ImageKey
@@ -34,6 +37,7 @@ from ranks.sampling.phases import Phases
 from ranks.sampling.residual_cache import ListedStepCache
 from ranks.sampling.solver import Solver, make_solver
 from ranks.sampling.step_cache import StepCache
+from ranks.sampling.step_parts import StepParts
 from ranks.step_caches import make_step_cache, phases_of
 from ranks.step_predictors import Conditioning, StepPredictors
 
@@ -69,6 +73,9 @@ class Observer(Protocol):
     def skip_steps(self, steps: Sequence[int]) -> None:
         """Called with all the denoising steps that are skipped, as far as they are known."""
 
+    def finish_part(self, done: float, num_steps: int) -> None:
+        """Called within a long denoising step; `done` of it is done, from 0 to 1."""
+
     def show(self, latents: Tensor) -> None:
         """Called with the predicted clean latents `[1, C, T, H, W]`, float32, CPU."""
 
@@ -99,6 +106,8 @@ class Run:
         if job.spec.is_guided and job.spec.guidance_end < 1.0:
             engine.world.groups(self._layouts.unguided)
         self._length = job.spec.num_model_frames
+        self._parts = StepParts(engine.device, self._finish_part)
+        self._step_work = step_work(job.spec, engine.shape)
 
     def frames(self) -> Iterator[Tensor]:
         """Make the video.
@@ -230,9 +239,10 @@ class Run:
                 self._latent_shape,
                 cache,
                 residuals,
+                self._parts,
             )
             while not denoiser.is_done:
-                denoiser.advance(predictors.at(denoiser.step, denoiser.timestep))
+                self._advance(denoiser, predictors)
                 # Here they are on the host: no wait for the device, and no bad preview or state.
                 # A rank that alone finds some makes the others leave at their next boundary.
                 _require_finite(denoiser.latents, f"latents after step {denoiser.step}")
@@ -240,13 +250,22 @@ class Run:
                 self._finish_step(denoiser, schedule)
         return keep_given(denoiser.latents)
 
+    def _advance(self, denoiser: Denoiser, predictors: StepPredictors) -> None:
+        predictor = predictors.at(denoiser.step, denoiser.timestep)
+        is_computed = not denoiser.is_skipping
+        began_s = time.monotonic()
+        denoiser.advance(predictor)
+        if is_computed:
+            self._engine.pace.learn(self._step_work, time.monotonic() - began_s)
+        self._step_work = step_work(self._spec, self._engine.shape, denoiser.step)
+
     def _finish_step(self, denoiser: Denoiser, schedule: CacheSchedule | None) -> None:
         is_skipping = denoiser.wants_to_skip()
         denoiser.skip_next(is_skipping)  # a checkpoint, which rank 0 saves, holds its decision
         if _can_begin_at(denoiser, schedule):
             self._observer.offer_state(denoiser.step, denoiser.state)
         self._observer.skip_steps(denoiser.skipped_steps)
-        denoiser.skip_next(self._finish_item(self._spec.infer_steps, is_skipping))
+        denoiser.skip_next(self._finish_item(self._spec.infer_steps, is_skipping=is_skipping))
 
     def _start_denoiser(self, solver: Solver, step_cache: StepCache | None) -> Denoiser:
         spec = self._spec
@@ -276,10 +295,21 @@ class Run:
                     yield frames.clamp(-1.0, 1.0)
                 self._finish_item(num_chunks)
 
-    def _finish_item(self, num_items: int, choice: bool = False) -> bool:
-        """Meet the other ranks; return rank 0's choice."""
+    def _finish_item(self, num_items: int, *, is_skipping: bool = False) -> bool:
+        """Meet the other ranks; return whether rank 0 skips the next step."""
         self._observer.finish_step(num_items)
-        return self._engine.control.meet(choice)
+        return self._meet(is_skipping=is_skipping)
+
+    def _finish_part(self, done: float) -> None:
+        if done:
+            self._observer.finish_part(done, self._spec.infer_steps)
+        self._meet()
+
+    def _meet(self, *, is_skipping: bool = False) -> bool:
+        num_parts = self._engine.pace.num_parts(self._step_work)
+        agreed = self._engine.control.meet(NextStep(num_parts, is_skipping))
+        self._parts.num_parts = agreed.num_parts
+        return agreed.is_skipped
 
     @property
     def _latent_shape(self) -> tuple[int, int, int, int, int]:

@@ -86,7 +86,9 @@ def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
     shape = GroupShape(
         world_size=config.world_size,
         num_heads=models.transformers[0].num_heads,
-        model=profile_of(files, config.model_name or files.family),
+        model=profile_of(
+            files, config.model_name or files.family, is_distilled=config.is_distilled
+        ),
         cfg_size=config.cfg_size,
         ulysses_size=config.ulysses_size,
         memory=memory,

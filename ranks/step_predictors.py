@@ -13,6 +13,7 @@ from ranks.sampling.attention_cache import AttentionCache
 from ranks.sampling.denoise import Guidance, Predictor
 from ranks.sampling.phases import Phases
 from ranks.sampling.residual_cache import Residuals
+from ranks.sampling.step_parts import StepParts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,7 @@ class StepPredictors:
         latent_shape: `(1, C, T, H, W)`.
         cache: Kept attention outputs; None if the job uses no cache.
         residuals: Kept residuals of the blocks; None if no step cache keeps any.
+        parts: Divides the steps.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class StepPredictors:
         latent_shape: tuple[int, int, int, int, int],
         cache: AttentionCache | None,
         residuals: Residuals | None,
+        parts: StepParts,
     ) -> None:
         self._engine = engine
         self._spec = spec
@@ -64,6 +67,7 @@ class StepPredictors:
         self._cache = cache
         self._residuals = residuals
         self._phase: tuple[int, bool] | None = None
+        self._parts = parts
         self._predictor: Predictor | None = None
 
     def at(self, step: int, timestep: Tensor) -> Predictor:
@@ -98,6 +102,7 @@ class StepPredictors:
             timestep_rows=None if rows is None else rows.to(device),
             cache=self._cache,
             residuals=self._residuals,
+            parts=self._parts,
         )
 
     def _guidance(self, expert: int, is_guided: bool, layout: Layout) -> Guidance:

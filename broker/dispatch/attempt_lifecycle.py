@@ -129,7 +129,7 @@ class AttemptLifecycle:
         job = self._job_of(attempt)
         if job is None:
             return
-        done = fraction_done(report.stage, report.step, report.num_steps)
+        done = fraction_done(report.stage, report.step + report.part, report.num_steps)
         attempt.delayed = False  # what it waited for is there
         changed = job.changed(
             now_s,

@@ -11,9 +11,11 @@ from broker.wire.rank_messages import StepDone
 ATTEMPT_STAGES = (Stage.ENCODE, Stage.DENOISE, Stage.DECODE, Stage.SAVE)
 _SHARE = {Stage.ENCODE: 0.05, Stage.DENOISE: 0.85, Stage.DECODE: 0.08, Stage.SAVE: 0.02}
 _WEIGHT_OF_NEWEST = 0.3
+_LEAST_PART = 0.001
+"""Of a step; less is a rounding error."""
 
 
-def fraction_done(stage: Stage, step: int, num_steps: int) -> float:
+def fraction_done(stage: Stage, step: float, num_steps: int) -> float:
     """Return the part of an attempt, from 0 to 1, that is done after a step."""
     before = sum(_SHARE[earlier] for earlier in ATTEMPT_STAGES[: ATTEMPT_STAGES.index(stage)])
     return min(1.0, before + _SHARE[stage] * min(step / max(num_steps, 1), 1.0))
@@ -66,7 +68,7 @@ class Pace:
     def learn(
         self, spec: JobSpec, progress: StageProgress, report: StepDone, now_s: float
     ) -> StageProgress:
-        done = min(report.step / max(report.num_steps, 1), 1.0)
+        done = min((report.step + report.part) / max(report.num_steps, 1), 1.0)
         is_new = progress.stage is report.stage and done > progress.done
         if is_new and not report.is_skipped:
             self.keep(spec, report.stage, (now_s - progress.at_s) / (done - progress.done))
@@ -75,9 +77,9 @@ class Pace:
         return StageProgress(now_s, ATTEMPT_STAGES[ATTEMPT_STAGES.index(report.stage) + 1])
 
     def step_s(self, progress: StageProgress, report: StepDone, now_s: float) -> float | None:
-        """Return how long one step took; None if the progress before does not tell."""
-        num_steps = report.step - progress.done * report.num_steps
-        if progress.stage is not report.stage or num_steps < 0.5:
+        """Return how long one step takes; None if the progress before does not tell."""
+        num_steps = report.step + report.part - progress.done * report.num_steps
+        if progress.stage is not report.stage or num_steps < _LEAST_PART:
             return None
         return (now_s - progress.at_s) / num_steps
 

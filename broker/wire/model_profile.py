@@ -8,6 +8,10 @@ from broker.wire.job import MIN_SIDE_PX, JobSpec, ModelName, Solver, SpecError, 
 
 Family = Literal["wan2.1-i2v", "wan2.1-flf2v", "wan2.2-i2v-a14b", "wan2.2-ti2v-5b"]
 
+CACHE_FIELDS = ("use_attentioncache", "step_cache")
+"""The fields of a job that turn a cache on. Distilled models refuse them: a cache needs steps that
+resemble each other."""
+
 
 class StepCacheOffer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A step cache that a model offers, because numbers for it are published or none are needed."""
@@ -30,6 +34,8 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Whether a job may or must give the video's last frame."""
     has_second_guidance: bool = False
     """Whether `guidance_scale_2` applies to it."""
+    is_distilled: bool = False
+    """Whether it makes a video in a few steps and without guidance."""
 
     side_multiple_px: int = 16
     max_pixels: int = 921_600
@@ -97,6 +103,8 @@ def check_spec(spec: JobSpec, profile: ModelProfile) -> None:
     Raises:
         SpecError: With the field, its value and the limits.
     """
+    if profile.is_distilled:
+        _check_distilled(spec, profile)
     sides = (spec.width_px, spec.height_px)
     if any(side % profile.side_multiple_px for side in sides):
         raise SpecError(
@@ -133,7 +141,8 @@ def check_spec(spec: JobSpec, profile: ModelProfile) -> None:
             f"sample_solver is {spec.sample_solver}; {profile.name} takes "
             f"{', '.join(profile.solvers)}",
         )
-    if spec.guidance_scale_2 is not None and not profile.has_second_guidance:
+    takes_second = profile.has_second_guidance or profile.is_distilled  # which has checked it
+    if spec.guidance_scale_2 is not None and not takes_second:
         raise SpecError(
             "guidance_scale_2",
             f"guidance_scale_2 is {spec.guidance_scale_2}; {profile.name} takes none, because it "
@@ -145,3 +154,24 @@ def check_spec(spec: JobSpec, profile: ModelProfile) -> None:
             "step_cache",
             f"step_cache is {spec.step_cache}; {profile.name} offers {offered or 'none'}",
         )
+
+
+def _check_distilled(spec: JobSpec, profile: ModelProfile) -> None:
+    scales = {"guidance_scale": spec.guidance_scale, "guidance_scale_2": spec.guidance_scale_2}
+    for field, scale in scales.items():
+        if scale is not None and scale > 1.0:
+            raise SpecError(
+                field,
+                f"{field} is {scale}; {without_guidance(profile)}: leave it out, or give 1",
+            )
+    for field in CACHE_FIELDS:
+        if getattr(spec, field):
+            raise SpecError(
+                field,
+                f"{field} is on; {profile.name} is distilled, and its few steps do not resemble "
+                "each other enough for a cache: leave it out",
+            )
+
+
+def without_guidance(profile: ModelProfile) -> str:
+    return f"{profile.name} is distilled and works without guidance"

@@ -29,11 +29,15 @@ class Heartbeat(Message, frozen=True, kw_only=True):
 
 
 class StepDone(Message, frozen=True, kw_only=True):
-    """Rank 0 has finished a step of a stage; `step` counts from 1 to `num_steps`."""
+    """Rank 0 has finished a step of a stage, or a part of one.
+
+    `step` steps of `num_steps` are done, and `part` of the next one, from 0 to 1.
+    """
 
     lease: Lease
     stage: Stage
     step: int
+    part: float = 0.0
     num_steps: int
     skipped_steps: tuple[int, ...] = ()
     """The denoising steps, from 0, that the attempt has skipped, and those known to follow."""

@@ -102,15 +102,20 @@ class _Pace:
 
     def __init__(self) -> None:
         self._stage: Stage | None = None
-        self._first: tuple[int, float] = (0, 0.0)
+        self._first: tuple[int, float] | None = None
+        self._last: tuple[int, float] = (0, 0.0)
 
     def step_s(self, update: JobUpdate) -> float | None:
         """Return the mean step time of the current stage; None before its second step."""
-        if update.stage is not self._stage or update.step < self._first[0]:
-            self._stage = update.stage
-            self._first = (update.step, update.updated_at)
-        num_steps = update.step - self._first[0]
-        return (update.updated_at - self._first[1]) / num_steps if num_steps > 0 else None
+        if update.stage is not self._stage or update.step < self._last[0]:
+            self._stage, self._first, self._last = update.stage, None, (0, 0.0)
+        if update.step > self._last[0]:  # other changes come within a step
+            self._last = (update.step, update.updated_at)
+            self._first = self._first or self._last
+        if self._first is None:
+            return None
+        num_steps = self._last[0] - self._first[0]
+        return (self._last[1] - self._first[1]) / num_steps if num_steps > 0 else None
 
 
 def _phase(update: JobUpdate) -> str:

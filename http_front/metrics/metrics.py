@@ -32,6 +32,8 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self._live: dict[str, JobView] = {}
+        self._stepped: dict[str, JobView] = {}
+        """The running jobs as they were at the end of their latest step."""
         self.http_requests = Counter(
             "wan_http_requests", "HTTP requests.", ["route", "code"], registry=registry
         )
@@ -68,13 +70,13 @@ class Metrics:
         """Record a change of a job. Repeated and late changes are not counted twice."""
         before = self._live.get(job.job_id)
         if job.state.is_terminal:
+            self._stepped.pop(job.job_id, None)
             if before is not None:
                 del self._live[job.job_id]
                 self._count_end(job)
         elif before is None or job.seq > before.seq:
             self._live[job.job_id] = job
-            if before is not None:
-                self._time_step(before, job)
+            self._time_step(job)
 
     def expose(self, health: HealthFound | None) -> bytes:
         """Return all metrics as text; `health` is None if the broker does not reply."""
@@ -92,7 +94,12 @@ class Metrics:
                 if stage.value in job.stage_s:
                     self._stage_s.labels(stage.value).observe(job.stage_s[stage.value])
 
-    def _time_step(self, before: JobView, job: JobView) -> None:
+    def _time_step(self, job: JobView) -> None:
+        before = self._stepped.get(job.job_id, job)
+        is_part = (before.attempt, before.stage, before.step) == (job.attempt, job.stage, job.step)
+        if job.step == 0 or (is_part and before is not job):
+            return
+        self._stepped[job.job_id] = job
         is_denoising = before.stage is job.stage is Stage.DENOISE
         num_steps = job.step - before.step
         if is_denoising and before.attempt == job.attempt and num_steps > 0:

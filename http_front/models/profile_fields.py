@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from broker.wire.job import MIN_SIDE_PX, JobSpec, SolverSpelling, solver_of
-from broker.wire.model_profile import ModelProfile, check_spec
+from broker.wire.model_profile import ModelProfile, check_spec, without_guidance
 
 JobBody = TypeVar("JobBody", bound=JobSpec)
 SIZE_PATTERN = "^([0-9]{1,5}[*x][0-9]{1,5}|auto|720p|480p)$"
@@ -55,12 +55,14 @@ def narrowed(
 
 
 def _fields(profile: ModelProfile) -> list[tuple[str, Any, Any]]:
+    reason = {"reason": without_guidance(profile)} if profile.is_distilled else None
     guidance: Any = Annotated[
         float,
         Meta(
             ge=profile.min_guidance_scale,
             le=profile.max_guidance_scale,
             description=_ABOUT["guidance_scale"],
+            extra=reason,
         ),
     ]
     guidance_2: Any = Annotated[
@@ -69,6 +71,7 @@ def _fields(profile: ModelProfile) -> list[tuple[str, Any, Any]]:
             ge=profile.min_guidance_scale,
             le=profile.max_guidance_scale,
             description=_ABOUT["guidance_scale_2"],
+            extra=reason,
         ),
     ]
     frames: Any = Annotated[

@@ -37,7 +37,8 @@ def main() -> int:
     logging.disable()  # standard error has the one line that the launcher shows
     device = Device(kind=find_kind("auto"), index=0)
     try:
-        report = memory_report(open_model(*parse_arguments()), device)
+        path, transformers, _ = parse_arguments()
+        report = memory_report(open_model(path, transformers), device)
     except ModelFolderError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -54,6 +54,10 @@ class ShardTransformer(nn.Module):
     def num_heads(self) -> int:
         return int(self.model.config.num_attention_heads)
 
+    @property
+    def num_blocks(self) -> int:
+        return len(self.model.blocks)
+
     def num_tokens(self, shape: LatentShape) -> int:
         return math.prod(shape) // int(math.prod(self.model.config.patch_size))
 
@@ -104,6 +108,8 @@ class ShardTransformer(nn.Module):
 
         def blocks(hidden: Tensor) -> Tensor:
             for block in self.model.blocks:
+                if shard.parts is not None and not shard.parts.goes_on():
+                    break  # the run ends, and the result is not used
                 hidden = block(hidden, condition, modulation, shard)
             return hidden
 

@@ -23,27 +23,30 @@ def main() -> None:
     sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
 
 
-def parse_arguments() -> tuple[Path, list[Path]]:
-    """Return the path and the single files of a model, as the launcher passes them to helpers."""
+def parse_arguments() -> tuple[Path, list[Path], bool]:
+    """Return what the launcher passes: a model's path, its single files, and if it is distilled."""
     parser = argparse.ArgumentParser()
     parser.add_argument("path", type=Path)
     parser.add_argument("--transformer", type=Path, action="append", default=[])
+    parser.add_argument("--distilled", action="store_true")
     options = parser.parse_args()
-    return options.path, options.transformer
+    return options.path, options.transformer, options.distilled
 
 
-def inspect(path: Path, transformers: Sequence[Path] = ()) -> ModelReport | ModelFault:
+def inspect(
+    path: Path, transformers: Sequence[Path] = (), is_distilled: bool = False
+) -> ModelReport | ModelFault:
     try:
-        return _report(open_model(path, transformers))
+        return _report(open_model(path, transformers), is_distilled)
     except ModelFolderError as error:
         return ModelFault(message=str(error), may_appear=isinstance(error, MissingModelError))
 
 
-def _report(files: ModelFiles) -> ModelReport:
+def _report(files: ModelFiles, is_distilled: bool) -> ModelReport:
     return ModelReport(
         place=str(files.place),
         layout=files.layout,
-        profile=profile_of(files, ModelProfile().name),
+        profile=profile_of(files, ModelProfile().name, is_distilled=is_distilled),
         num_heads=files.num_heads,
         components={name: _describe(part) for name, part in files.components.items()},
         weight_bytes={number: weight_bytes(files, number) for number in NUM_RANKS},

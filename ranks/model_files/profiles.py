@@ -7,6 +7,7 @@ from msgspec import structs
 
 from broker.wire.model_profile import Family, ModelProfile, StepCacheOffer
 from ranks.model_files.components import ModelFiles
+from ranks.model_files.distilled import distilled
 
 # Thresholds of the READMEs of EasyCache and MagCache4Wan2.2. TeaCache's makers have published no
 # numbers for Wan2.2, and neither they nor MagCache's for FLF2V.
@@ -49,9 +50,14 @@ _PROFILES: dict[Family, ModelProfile] = {
 }
 
 
-def profile_of(files: ModelFiles, name: str) -> ModelProfile:
-    """Return the profile of a model under the name that jobs give."""
-    return structs.replace(_PROFILES[files.family], name=name, content_hash=content_hash(files))
+def profile_of(files: ModelFiles, name: str, *, is_distilled: bool = False) -> ModelProfile:
+    """Return the profile of a model under the name that jobs give.
+
+    Raises:
+        ModelFolderError: If it is to be a distilled one, of which its family has none.
+    """
+    own = structs.replace(_PROFILES[files.family], name=name, content_hash=content_hash(files))
+    return distilled(own) if is_distilled else own
 
 
 def content_hash(files: ModelFiles) -> str:

@@ -19,6 +19,32 @@ _MODEL = "model"
 """Key of the model's content hash among a file's metadata."""
 
 
+_SAVE_EVERY_S = 15.0
+"""A step of a large clip on one card takes longer."""
+
+
+class SaveSchedule:
+    """When to save the state of a denoising loop.
+
+    Args:
+        every_steps: After how many steps, or earlier if these take long.
+    """
+
+    def __init__(self, every_steps: int) -> None:
+        self._every_steps = every_steps
+        self._saved_s = 0.0
+
+    def begin(self, now_s: float) -> None:
+        self._saved_s = now_s
+
+    def is_due(self, step: int, now_s: float) -> bool:
+        """Return whether to save after a step; the state counts as saved then."""
+        is_due = step % self._every_steps == 0 or now_s - self._saved_s >= _SAVE_EVERY_S
+        if is_due:
+            self._saved_s = now_s
+        return is_due
+
+
 class Checkpoint:
     """The checkpoint of one job, saved in a thread so that no step waits for the store.
 

@@ -14,6 +14,7 @@ from ranks.sampling.attention_cache import AttentionCache
 from ranks.sampling.residual_cache import Residuals
 from ranks.sampling.solver import Solver
 from ranks.sampling.step_cache import StepCache
+from ranks.sampling.step_parts import StepParts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,7 @@ class Predictor:
             on the device; None if there is only one.
         cache: Kept attention outputs; None if the job uses no cache.
         residuals: Kept residuals of the blocks; None if no step cache keeps any.
+        parts: Divides the steps; None if they are whole.
     """
 
     family: ModelFamily
@@ -74,6 +76,7 @@ class Predictor:
     timestep_rows: Tensor | None
     cache: AttentionCache | None
     residuals: Residuals | None = None
+    parts: StepParts | None = None
 
     def predict(self, step: int, timestep: Tensor, latents: Tensor) -> Tensor:
         """Return the velocity `[1, C, T, H, W]`, float32 on the CPU, the same on every rank.
@@ -82,8 +85,13 @@ class Predictor:
             step: Denoising step, from 0.
             timestep: Scalar, int64, CPU.
             latents: Whole latents `[1, C, T, H, W]`, float32, CPU.
+
+        Raises:
+            RunInterrupted: On every rank alike, if the run ends between two blocks.
         """
         device = self.condition.device
+        if self.parts is not None:
+            self.parts.begin_step(len(self.guidance.conditions) * self.transformer.num_blocks)
         inputs = self.family.model_input(latents.to(device), self.condition)
         inputs = inputs.to(self.transformer.dtype)
         timesteps = self.family.timesteps(timestep.to(device))
@@ -91,6 +99,8 @@ class Predictor:
             self.transformer(inputs, timesteps, condition, self._shard(step, branch))
             for branch, condition in self.guidance.conditions.items()
         ]
+        if self.parts is not None:
+            self.parts.end_step()
         guided = self.sequence.gather(self.guidance.combine(predictions))
         frames, height, width = latents.shape[2:]
         velocity = self.transformer.unpatchify(guided, (frames, height, width))
@@ -109,6 +119,7 @@ class Predictor:
             step=step,
             cache=self.cache,
             residuals=self.residuals,
+            parts=self.parts,
             timestep_rows=None if rows is None else self.sequence.take(rows.unsqueeze(0))[0],
         )
 
@@ -150,6 +161,11 @@ class Denoiser:
     @property
     def skipped_steps(self) -> Sequence[int]:
         return () if self.step_cache is None else self.step_cache.skipped_steps
+
+    @property
+    def is_skipping(self) -> bool:
+        """Whether the next step is skipped."""
+        return self.step_cache is not None and self.step_cache.is_skipping
 
     def wants_to_skip(self) -> bool:
         """Return whether this rank would skip the next step; called once after each step."""

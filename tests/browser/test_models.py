@@ -57,7 +57,10 @@ async def test_the_form_follows_the_model(choice: Visit, broker: ScriptedBroker)
     steps = page.locator("[name=infer_steps]")
     assert [await steps.get_attribute(limit) for limit in ("min", "max")] == ["1", "8"]
     assert await steps.input_value() == "4"
+    for name in ("guidance_scale", "negative_prompt", "use_attentioncache"):
+        await expect(page.locator(f"[name={name}]")).to_be_hidden()
     await page.select_option("[name=model]", TWO_EXPERTS.name)
+    await expect(page.locator("[name=guidance_scale]")).to_be_visible()
     await page.fill("[name=guidance_scale_2]", "2.5")
     await choice.keep(f"models-{await page.get_attribute('html', 'lang')}", whole=True)
     card = await choice.submit()

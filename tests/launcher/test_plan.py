@@ -93,6 +93,19 @@ def test_each_group_gets_the_model_that_the_options_give_it(tmp_path: Path) -> N
     assert policy.default_model == "dog"
 
 
+def test_a_group_that_ray_places_is_told_that_its_model_is_distilled(tmp_path: Path) -> None:
+    options = Options(
+        engine="ray",
+        listen="tcp://127.0.0.1:5570",
+        model=("cat=/m/a", "dog=/m/b"),
+        distilled=("dog",),
+    )
+    plan = structs.replace(make_plan(tmp_path, options), ray_name="here-1")
+    config = plan.ray_groups_config(ready_fd=0)
+    placed = [structs.replace(config.group, **model.as_options()) for model in config.models]
+    assert [model.is_distilled for options in placed for model in options.models] == [False, True]
+
+
 def test_a_server_without_groups_takes_the_first_model_that_joins(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, Options(groups=0, listen="tcp://127.0.0.1:5570"))
     assert plan.broker_config(ready_fd=0, draining=False).policy.default_model is None

@@ -63,6 +63,9 @@ class _Unobserved:
     def finish_step(self, num_steps: int) -> None:
         """Nothing is noted."""
 
+    def finish_part(self, done: float, num_steps: int) -> None:
+        """Nothing is noted."""
+
     def show(self, latents: Tensor) -> None:
         """Nothing is shown."""
 

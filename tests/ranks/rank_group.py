@@ -62,6 +62,10 @@ class GroupTask(msgspec.Struct, frozen=True, kw_only=True):
     num_frames: int
     """These two replace the job's, which cannot be as few as often will do."""
     cancel_at_meeting: int | None = None
+    cancel_at_part: int | None = None
+    """How many parts of steps are done when the job is cancelled."""
+    num_parts: int | None = None
+    """How many parts rank 0 proposes for each step; the others propose one."""
     fail_rank: int | None = None
     """Rank that raises after its second step."""
     drift_rank: int | None = None
@@ -81,6 +85,10 @@ class RankReport(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str
     num_meetings: int
     skipped_steps: tuple[int, ...]
+    num_parts: int
+    """Parts of denoising steps that were done before the end of their step."""
+    is_tidy: bool
+    """Whether no weight of a block is gathered, and no forward pass is open."""
     host_waits: list[int]
     """How often the host waited for the device, in each denoising step; of the stand-in NPU only,
     as all that follows."""
@@ -179,6 +187,8 @@ class RankGroup:
         *,
         last_image: str | None = None,
         cancel_at_meeting: int | None = None,
+        cancel_at_part: int | None = None,
+        num_parts: int | None = None,
         fail_rank: int | None = None,
         drift_rank: int | None = None,
         keep_step: int | None = None,
@@ -203,6 +213,8 @@ class RankGroup:
                 num_steps=spec.infer_steps,
                 num_frames=spec.num_frames,
                 cancel_at_meeting=cancel_at_meeting,
+                cancel_at_part=cancel_at_part,
+                num_parts=num_parts,
                 fail_rank=fail_rank,
                 drift_rank=drift_rank,
                 keep_step=keep_step,

@@ -16,6 +16,8 @@ import safetensors.torch
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from broker.process.child import die_with_parent
 from broker.process.log import configure_logging
@@ -28,9 +30,11 @@ from ranks.device import Device, open_device
 from ranks.engine import Engine
 from ranks.errors import RunInterrupted
 from ranks.follower import as_job_error
+from ranks.model.transformer import ShardTransformer
 from ranks.parallel.process_group import leave
 from ranks.run import LocalJob, Run
 from ranks.sampling.checkpoint import State, save_state
+from ranks.sampling.step_parts import StepPace
 from ranks.serve import start_engine
 from tests.ranks.rank_group import GroupStart, GroupTask, RankReport, shape_path
 
@@ -122,8 +126,10 @@ class _TaskRun:
         self._results = Path(config.store) / "results"
         self._meter = _Meter(engine.device)
         self._stage = Stage.IDLE
-        self._step = self._num_meetings = 0
+        self._step = self._num_meetings = self._num_parts = 0
         self._skipped_steps: tuple[int, ...] = ()
+        if task.num_parts is not None:
+            engine.pace = _Proposal(task.num_parts if engine.world.rank == 0 else 1)
         self._spec = msgspec.structs.replace(
             task.job.spec, infer_steps=task.num_steps, num_frames=task.num_frames
         )
@@ -177,6 +183,11 @@ class _TaskRun:
         """Note them."""
         self._skipped_steps = tuple(steps)
 
+    def finish_part(self, done: float, num_steps: int) -> None:
+        """Count."""
+        assert 0.0 < done < 1.0
+        self._num_parts += 1
+
     def show(self, latents: Tensor) -> None:
         """Show nothing."""
 
@@ -194,6 +205,8 @@ class _TaskRun:
             outcome=outcome,
             num_meetings=self._num_meetings,
             skipped_steps=self._skipped_steps,
+            num_parts=self._num_parts,
+            is_tidy=all(map(_is_tidy, self._engine.models.transformers)),
             host_waits=self._meter.host_waits,
             counts=self._meter.counts,
             held_bytes=self._meter.held_bytes(),
@@ -203,11 +216,30 @@ class _TaskRun:
         path.write_bytes(msgspec.json.encode(report))
 
     def _decide(self) -> Decision:
-        return (
-            Decision.CANCEL
-            if self._num_meetings == self._task.cancel_at_meeting
-            else Decision.GO_ON
+        is_over = (
+            self._num_meetings == self._task.cancel_at_meeting
+            or self._num_parts == self._task.cancel_at_part
         )
+        return Decision.CANCEL if is_over else Decision.GO_ON
+
+
+class _Proposal(StepPace):
+    """Proposes the same number of parts for each step."""
+
+    def __init__(self, num_parts: int) -> None:
+        super().__init__()
+        self._num_parts = num_parts
+
+    def num_parts(self, work: float) -> int:
+        return self._num_parts
+
+
+def _is_tidy(transformer: ShardTransformer) -> bool:
+    if not isinstance(transformer, FSDPModule):
+        return True
+    is_open = transformer._get_fsdp_state()._state_ctx.iter_forward_root is not None
+    weights = transformer.model.blocks.parameters()
+    return not is_open and all(isinstance(weight, DTensor) for weight in weights)
 
 
 class _Meter:

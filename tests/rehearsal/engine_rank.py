@@ -58,6 +58,9 @@ class PeakObserver:
     def skip_steps(self, steps: Sequence[int]) -> None:
         """Nothing is shown."""
 
+    def finish_part(self, done: float, num_steps: int) -> None:
+        """Nothing is shown."""
+
     def show(self, latents: Tensor) -> None:
         """Nothing is shown."""
 

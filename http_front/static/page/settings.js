@@ -8,6 +8,7 @@ import { text } from "./texts.js";
 const IN_SIGHT = ["num_frames"];
 const ELSEWHERE = ["prompt", "image", "image_url", "last_image", "last_image_url"];
 const ON_THEIR_OWN = ["image_size", "model"];
+const NOT_DISTILLED = ["guidance_scale", "negative_prompt", "use_attentioncache"];
 const FOR_PROGRAMS = ["callback_url", "priority"];
 
 /** Return the presets for a model; null takes the ranges and defaults in the fields. */
@@ -16,6 +17,8 @@ function presetsFor(fields, model) {
   const [frames, steps] = [own.num_frames, own.infer_steps];
   const within = ({ minimum, maximum }, value) =>
     String(Math.min(maximum, Math.max(minimum, Math.round(value))));
+  // A distilled model is made for its own number of steps.
+  const scaled = (factor) => within(steps, steps.default * (model?.is_distilled ? 1 : factor));
   const usual = own.image_size.default;
   return {
     tiny: {
@@ -26,7 +29,7 @@ function presetsFor(fields, model) {
     draft: {
       image_size: "832*480",
       num_frames: within(frames, frames.default * 0.6),
-      infer_steps: within(steps, (steps.default * 2) / 3),
+      infer_steps: scaled(2 / 3),
     },
     standard: {
       image_size: usual,
@@ -36,7 +39,7 @@ function presetsFor(fields, model) {
     fine: {
       image_size: usual,
       num_frames: String(frames.default),
-      infer_steps: within(steps, (steps.default * 5) / 3),
+      infer_steps: scaled(5 / 3),
     },
   };
 }
@@ -165,6 +168,9 @@ export class Settings {
     this.#controls.get("guidance_scale_2").box.hidden = !model?.has_second_guidance;
     for (const name of ["step_cache", "step_cache_threshold"]) {
       this.#controls.get(name).box.hidden = !model?.step_caches.length;
+    }
+    for (const name of NOT_DISTILLED) {
+      this.#controls.get(name).box.hidden = Boolean(model?.is_distilled);
     }
     for (const [name, preset] of Object.entries(this.#presets)) {
       const isTaken = takesSize(model, parseSize(preset.image_size));

@@ -80,6 +80,9 @@ class Job:
     def skip_steps(self, steps: object) -> None:
         """Do nothing: this rival shows none."""
 
+    def finish_part(self, done: float, num_steps: int) -> None:
+        """Do nothing: this rival shows whole steps."""
+
     def show(self, latents: Tensor) -> None:
         """Do nothing: this rival makes no previews."""
 
@@ -178,6 +181,9 @@ class Silent:
         pass
 
     def skip_steps(self, steps: object) -> None:
+        pass
+
+    def finish_part(self, done: float, num_steps: int) -> None:
         pass
 
     def show(self, latents: Tensor) -> None:

@@ -5,10 +5,11 @@ from itertools import pairwise
 import msgspec
 import pytest
 
-from broker.dispatch.pace import ATTEMPT_STAGES, fraction_done
+from broker.dispatch.pace import ATTEMPT_STAGES, Pace, StageProgress, fraction_done
 from broker.wire.group_reports import JobDecoded, JobFinished, JobStarted
 from broker.wire.job import Stage
 from broker.wire.job_view import Lease
+from broker.wire.rank_messages import StepDone
 from tests.broker.dispatch.scene import Scene
 from tests.broker.driver import SPEC
 
@@ -97,6 +98,35 @@ def test_the_estimate_comes_from_measured_steps() -> None:
     run_to(scene, scene.lease(second), 10)
     assert scene.dispatcher.eta_s(second, scene.now_s) == pytest.approx(20 + 10 + 3)
     assert scene.dispatcher.eta_s(second, scene.now_s + 1) == pytest.approx(20 + 10 + 3 - 1)
+
+
+def test_parts_of_a_long_step_move_the_progress_and_the_estimate() -> None:
+    """The first of four steps may take a third of a minute."""
+    scene = Scene()
+    scene.group()
+    job_id = scene.job()
+    lease = scene.lease(job_id)
+    run_to(scene, lease, 0)
+    for part in (0.05, 0.1):
+        scene.now_s += 1.0
+        scene.handle(StepDone(lease=lease, stage=Stage.DENOISE, step=0, part=part, num_steps=4))
+    view = scene.view(job_id)
+    assert (view.stage, view.step, view.num_steps) == (Stage.DENOISE, 0, 4)
+    assert view.progress == pytest.approx(0.05 + 0.85 * 0.1 / 4)
+    assert scene.dispatcher.eta_s(job_id, scene.now_s) == pytest.approx(80.0 - 2.0)
+
+
+@pytest.mark.parametrize(
+    ("step", "part", "expected"), [(0, 0.05, 20.0), (1, 0.0, 1.0), (0, 0, None)]
+)
+def test_the_time_of_a_step_is_known_from_a_part_of_it(
+    step: int, part: float, expected: float | None
+) -> None:
+    """From it follows how long a step may take before the group counts as hung."""
+    lease = Lease(group="g0", epoch=1, job_id="a" * 32, attempt=1)
+    report = StepDone(lease=lease, stage=Stage.DENOISE, step=step, part=part, num_steps=4)
+    found = Pace().step_s(StageProgress(10.0, Stage.DENOISE), report, 11.0)
+    assert found == (None if expected is None else pytest.approx(expected))
 
 
 def test_the_estimate_of_a_waiting_job_includes_the_jobs_ahead() -> None:

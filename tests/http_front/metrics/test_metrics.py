@@ -58,6 +58,15 @@ def test_a_step_is_timed_between_two_changes_of_one_attempt() -> None:
     assert value(metrics, "wan_step_seconds_sum") == 1.5
 
 
+def test_changes_within_a_step_do_not_shorten_its_time() -> None:
+    metrics = Metrics()
+    running: dict[str, Any] = {"stage": Stage.DENOISE, "attempt": 1}
+    for seq, (at_s, step) in enumerate([(10, 0), (20, 1), (25, 1), (30, 1), (40, 2), (41, 2)]):
+        metrics.record(view(seq + 1, JobState.IN_PROGRESS, float(at_s), step=step, **running))
+    assert value(metrics, "wan_step_seconds_count") == 1.0
+    assert value(metrics, "wan_step_seconds_sum") == 20.0
+
+
 def rank(number: int, beat_age_s: float) -> RankView:
     return RankView(
         rank=number, pid=1, device="cpu", stage=Stage.IDLE, step=0, memory_bytes=7,

@@ -33,6 +33,7 @@ FIRST_AND_LAST = ModelProfile(
 )
 FOUR_STEPS = ModelProfile(
     name="four-steps",
+    is_distilled=True,
     min_steps=1,
     max_steps=8,
     infer_steps=4,

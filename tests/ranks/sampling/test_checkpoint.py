@@ -8,7 +8,7 @@ import torch
 from broker.store.folder import FolderStore
 from broker.store.store import CHECKPOINTS, checkpoint_name
 from ranks.model.conditioning import draw_noise
-from ranks.sampling.checkpoint import Checkpoint, is_state, load_state, save_state
+from ranks.sampling.checkpoint import Checkpoint, SaveSchedule, is_state, load_state, save_state
 from ranks.sampling.denoise import Denoiser
 from ranks.sampling.solver import make_solver
 
@@ -25,6 +25,15 @@ def test_a_loaded_state_is_identical_to_the_saved_one(tmp_path: Path) -> None:
     assert loaded.keys() == STATE.keys()
     assert all(torch.equal(loaded[name], value) for name, value in STATE.items())
     assert [entry.name for entry in path.parent.iterdir()] == ["job.safetensors"]
+
+
+def test_long_steps_are_saved_before_their_number_is_reached() -> None:
+    schedule = SaveSchedule(every_steps=5)
+    schedule.begin(100.0)
+    due = [schedule.is_due(step, 100.0 + 10.0 * step) for step in range(1, 6)]
+    assert due == [False, True, False, True, True]
+    schedule.begin(100.0)
+    assert [schedule.is_due(step, 100.0 + step) for step in range(1, 6)] == [False] * 4 + [True]
 
 
 def test_the_thread_saves_the_latest_state(tmp_path: Path) -> None:

@@ -39,8 +39,8 @@ class Event:
         return True
 
     def synchronize(self) -> None:
-        """Count that the host waits."""
-        native.count("synchronize")
+        """Count that the host waits, though not for work that it has queued since."""
+        native.count("await event")
 
     def elapsed_time(self, end: "Event") -> float:
         """Return the milliseconds until another event."""
