@@ -37,9 +37,11 @@ export function fieldsOf(fields, model) {
     { ...fields[name], ...range, default: model[name] },
   ]);
   const offered = model.step_caches.map((offer) => offer.name);
-  const kinds = fields.step_cache.anyOf.map((kind) => (kind.enum ? { ...kind, enum: offered } : kind));
-  const step_cache = { ...fields.step_cache, anyOf: kinds };
-  return { ...fields, ...Object.fromEntries(own), step_cache };
+  const kinds = fields.step_cache.anyOf.map((kind) =>
+    kind.enum ? { ...kind, enum: offered } : kind,
+  );
+  const stepCache = { ...fields.step_cache, anyOf: kinds };
+  return { ...fields, ...Object.fromEntries(own), step_cache: stepCache };
 }
 
 /** Return whether a model makes videos of this size. */
