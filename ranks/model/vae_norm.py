@@ -27,6 +27,6 @@ def _normalise(norm: WanRMS_norm, x: Tensor) -> Tensor:
     wide = x if x.dtype == torch.float32 else x.float()
     squares = wide.square().sum(1 if norm.channel_first else -1, keepdim=True)
     factor = norm.scale / squares.sqrt().clamp_min(_SMALLEST)
-    scaled = (wide * factor).to(x.dtype) * norm.gamma
+    scaled: Tensor = (wide * factor).to(x.dtype) * norm.gamma
     # Without a bias, it is the number 0.
     return scaled + norm.bias if isinstance(norm.bias, Tensor) else scaled

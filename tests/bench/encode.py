@@ -26,7 +26,6 @@ from tests.bench.report import machine, write_report
 from tests.ranks.model.real_models import real_vae
 
 NUM_FRAMES = 81
-NUM_ROUNDS = 3
 REAL_SIZE, SIZE = (720, 1280), (128, 192)
 """Height and width in pixels."""
 
@@ -44,17 +43,18 @@ class EncodeFigures(msgspec.Struct, frozen=True, kw_only=True):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--rounds", type=int, default=3, help="of which medians are taken")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     shares, times_s = {}, {}
     for num_images in (1, 2):
         shares[num_images] = _share(num_images)
-        times_s[num_images] = _times_s(num_images)
+        times_s[num_images] = _times_s(num_images, arguments.rounds)
         print(f"{num_images} given: {shares[num_images]:.1%} of the operations", end="")
         plain_s = times_s[num_images]["all layers"]
         for name, found_s in times_s[num_images].items():
             print(f"; {name} {found_s:.2f} s, {found_s / plain_s:.0%}", end="")
-        print()
+        print(flush=True)
     write_report(arguments.json, EncodeFigures(machine=machine(), shares=shares, times_s=times_s))
 
 
@@ -98,7 +98,7 @@ def _layers(vae: AutoencoderKLWan) -> list[tuple[str, torch.nn.Module]]:
     return [(name, encoder.get_submodule(name)) for name in (*parts, *blocks)]
 
 
-def _times_s(num_images: int) -> dict[str, float]:
+def _times_s(num_images: int, num_rounds: int) -> dict[str, float]:
     """Return processor times, medians of alternating rounds; the latents must not differ."""
     with_stock_norm, vae = _make_vae(), _make_vae()
     install_norm(vae)
@@ -114,7 +114,7 @@ def _times_s(num_images: int) -> dict[str, float]:
     }
     times_s: dict[str, list[float]] = {name: [] for name in ways}
     found: dict[str, Tensor] = {}
-    for _ in range(NUM_ROUNDS):
+    for _ in range(num_rounds):
         for name, encode in ways.items():
             begun_s = time.process_time()
             found[name] = encode()

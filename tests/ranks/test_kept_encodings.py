@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 import torch
@@ -41,7 +42,7 @@ def test_another_size_length_or_last_image_is_another_encoding() -> None:
     kept.keep(key("lake"), encoding(100))
     assert kept.find(key("lake"))
     fields = {field for field in ImageKey.__dataclass_fields__ if field != "image"}
-    others: dict[str, object] = {
+    others: dict[str, Any] = {
         "last_image": "sea",
         "width_px": 80,
         "height_px": 80,
