@@ -77,7 +77,6 @@ async def read_create(request: web.Request, spools: Spools) -> Submission:
 def _picture(spools: Spools, field: str, urls: list[str]) -> Picture | None:
     """Return the image that was sent as a file or as a URL; None if there is none."""
     own: Spool = getattr(spools, field)
-    urls = list(dict.fromkeys(urls))  # some gateways send one URL in several fields
     is_file = own.num_bytes > 0 and own.token is None
     if not urls and not is_file:
         return None

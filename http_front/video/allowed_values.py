@@ -14,7 +14,8 @@ def allowed(info: inspect.Type) -> str:
         case inspect.Metadata(type=inner, extra=extra):
             words = extra or {}
             reason = f" ({words[REASON]})" if REASON in words else ""
-            return words.get(WORDS, allowed(inner)) + reason
+            described: str = words.get(WORDS) or allowed(inner)
+            return described + reason
         case inspect.UnionType(types=options):
             return " or ".join(allowed(option) for option in options)
         case inspect.StrType():

@@ -95,6 +95,7 @@ async def _read_long_json(request: web.Request, spools: Spools) -> dict[str, obj
         body += chunk
         if len(body) > MAX_TEXT_BYTES:
             break
+        await asyncio.sleep(0)  # reading does not yield to other requests while data is there
     else:
         return decode_json(body)
     images, num_bytes = ImagesInJson(spools), len(body)
@@ -104,7 +105,7 @@ async def _read_long_json(request: web.Request, spools: Spools) -> dict[str, obj
         if num_bytes > MAX_JSON_BYTES:
             raise image_too_large("image")
         images.write(chunk)
-        await asyncio.sleep(0)  # reading does not yield to other requests while data is there
+        await asyncio.sleep(0)
     return images.finish()
 
 

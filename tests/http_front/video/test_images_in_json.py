@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ URL = f"data:image/png;base64,{TEXT}"
 ROUTES = [("/video/submit", "image_url"), ("/v1/videos", "input_reference")]
 
 
-async def submit(front: Served, path: str, body: dict[str, object]) -> tuple[int, Any]:
+async def submit(front: Served, path: str, body: Mapping[str, object]) -> tuple[int, Any]:
     return await send(front, path, json.dumps({"prompt": PROMPT, **body}))
 
 

@@ -1,5 +1,6 @@
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -125,11 +126,11 @@ async def test_a_prompt_that_the_model_cannot_read_whole_has_a_notice(
 async def test_the_operator_decides_how_long_prompts_may_be(
     tmp_path: Path, broker: ScriptedBroker
 ) -> None:
-    limits = {"min_prompt_chars": 2, "max_prompt_chars": 4}
-    async with serve(tmp_path, broker.addresses, **limits) as front:
-        for prompt, expected in (("杯", 422), ("杯子", 202), ("a cup", 422)):
-            status, answer = await front.upload(picture(), prompt=prompt)
-            assert status == expected, answer
+    async with serve(tmp_path, broker.addresses, min_prompt_chars=2, max_prompt_chars=4) as front:
+        for prompt, expected in (("杯", 422), ("杯子", 202)):
+            assert (await front.upload(picture(), prompt=prompt))[0] == expected
+        status, answer = await front.upload(picture(), prompt="a cup")
+        assert status == 422
         assert "a string of 2 to 4 characters" in answer["error"]["message"]
         _, document = await front.get("/openapi.json")
         prompt = document["components"]["schemas"]["SubmitByUrl"]["properties"]["prompt"]
@@ -152,7 +153,7 @@ async def test_the_name_of_a_file_in_place_of_the_file_is_recognised(
 ) -> None:
     with aiohttp.MultipartWriter("form-data") as form:
         form.append(PROMPT).set_content_disposition("form-data", name="prompt")
-        names = {"name": name} | ({"filename": filename} if filename else {})
+        names: dict[str, Any] = {"name": name} | ({"filename": filename} if filename else {})
         form.append("boat.jpg").set_content_disposition("form-data", **names)
     async with front.session.post(front.url + "/video/submit", data=form) as response:
         error = (await response.json())["error"]
