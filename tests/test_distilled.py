@@ -6,11 +6,12 @@ from typing import Any
 
 from tests.running_server import JOB_LIMIT_S, SAMPLE, Caller, calling, running_server
 
+START_LIMIT_S = 240.0
 PROMPT = "A small boat drifts over a calm bay"
 
 
 async def submit(caller: Caller, **fields: str) -> tuple[int, Any]:
-    form = {"prompt": PROMPT, "image_size": "128*128", "num_frames": "49", "seed": "7", **fields}
+    form = {"prompt": PROMPT, "image_size": "128*128", "num_frames": "24", "seed": "7", **fields}
     files = {"image": SAMPLE.open("rb")}
     async with caller.session.post("/video/submit", data=form | files) as response:
         return response.status, await response.json()
@@ -27,7 +28,10 @@ async def test_a_distilled_model_makes_a_video_in_four_steps_without_guidance(
     tmp_path: Path,
 ) -> None:
     flags = ("--nproc", "2", "--distilled", "demo")
-    async with running_server(tmp_path / "state", *flags) as server, calling(server) as caller:
+    async with (
+        running_server(tmp_path / "state", *flags, start_limit_s=START_LIMIT_S) as server,
+        calling(server) as caller,
+    ):
         async with caller.session.get("/v1/models") as response:
             (model,) = (await response.json())["data"]
         assert (model["is_distilled"], model["infer_steps"], model["max_steps"]) == (True, 4, 8)
