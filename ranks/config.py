@@ -47,6 +47,8 @@ class RankConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     t5_fsdp: bool = False
     vae_parallel: bool = False
     """These five are the group's defaults of the `JobSpec` fields with the same names."""
+    offload: str | None = None
+    """What is kept in host memory, as `--offload` spells it; None lets the ranks choose."""
     checkpoint_steps: int = 5
     """Denoising steps between two checkpoints."""
     log_format: LogFormat = "text"

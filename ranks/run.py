@@ -100,9 +100,13 @@ class Run:
             JobError: If the job fails.
         """
         self._engine.set_weight_sharding(self._spec)
-        conditioning = self._encode()
-        latents = self._denoise(conditioning)
-        yield from self._decode(latents)
+        try:
+            conditioning = self._encode()
+            latents = self._denoise(conditioning)
+            self._engine.release_hosted()
+            yield from self._decode(latents)
+        finally:
+            self._engine.release_hosted()
 
     def _encode(self) -> Conditioning:
         self._observer.enter(Stage.ENCODE)
@@ -116,6 +120,7 @@ class Run:
         prompt_embeds = self._encode_prompts()
         self._finish_item(num_items)
         image_embeds = embed_images(self._models, images[: self._family.num_embedded_images])
+        self._engine.release_hosted()
         self._finish_item(num_items)
         encoded = self._encode_clip(clip, num_items)
         return Conditioning(

@@ -83,10 +83,11 @@ class Predictor:
         inputs = self.family.model_input(latents.to(device), self.condition)
         inputs = inputs.to(self.transformer.dtype)
         timesteps = self.family.timesteps(timestep.to(device))
-        predictions = [
-            self.transformer(inputs, timesteps, condition, self._shard(step, branch))
+        branches = [
+            (condition, self._shard(step, branch))
             for branch, condition in self.guidance.conditions.items()
         ]
+        predictions = self.transformer(inputs, timesteps, branches)
         guided = self.sequence.gather(self.guidance.combine(predictions))
         frames, height, width = latents.shape[2:]
         velocity = self.transformer.unpatchify(guided, (frames, height, width))

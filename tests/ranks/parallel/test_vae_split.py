@@ -7,8 +7,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ranks.demo.patch_vae_weights import make_patch_vae
 from ranks.model.vae import GivenClip, decode_chunks, encode_chunks
-from ranks.parallel.layout import split_evenly
-from ranks.parallel.vae_split import VaePatch, VaeSplit, grid_shape
+from ranks.parallel.layout import grid_shape, split_evenly
+from ranks.parallel.vae_split import VaePatch, VaeSplit
 from tests.ranks.parallel.world import run_ranks
 
 TOLERANCE = 1e-5

@@ -1,0 +1,109 @@
+"""Which jobs of a model fit a group, and what must be kept in host memory for that."""
+
+import msgspec
+
+from broker.wire.group_shape import GroupShape, choose_layout, job_bytes
+from broker.wire.job import JobSpec
+from broker.wire.job_memory import GroupMemory
+from broker.wire.model_profile import ModelProfile
+from ranks.model_files.memory_estimate import ModelSizes, group_memory, host_bytes
+from ranks.offload import Offload, all_choices
+
+
+class GroupPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """A group of ranks, as far as its memory goes."""
+
+    world_size: int
+    num_heads: int
+    capacity_bytes: int
+    """Of the smallest device."""
+    host_capacity_bytes: int | None = None
+    """Host memory of each rank; None if it is not known."""
+    cfg_size: int | None = None
+    ulysses_size: int | None = None
+    dit_fsdp: bool = False
+    t5_fsdp: bool = False
+    vae_parallel: bool = False
+
+    def memory(self, sizes: ModelSizes, offload: Offload) -> GroupMemory:
+        return group_memory(
+            sizes,
+            self.world_size,
+            self.capacity_bytes,
+            offload,
+            dit_fsdp=self.dit_fsdp,
+            t5_fsdp=self.t5_fsdp,
+            vae_parallel=self.vae_parallel,
+        )
+
+    def shape(self, model: ModelProfile) -> GroupShape:
+        return GroupShape(
+            world_size=self.world_size,
+            num_heads=self.num_heads,
+            model=model,
+            cfg_size=self.cfg_size,
+            ulysses_size=self.ulysses_size,
+        )
+
+
+class Fit(msgspec.Struct, frozen=True, kw_only=True):
+    """What a job takes of each device, and what a device has."""
+
+    offload: Offload
+    needed_bytes: int
+    usable_bytes: int
+    host_bytes: int
+    """What is kept in host memory for each rank."""
+    has_host: bool
+    """Whether the host has that much."""
+
+    @property
+    def is_fit(self) -> bool:
+        return self.has_host and self.needed_bytes <= self.usable_bytes
+
+
+def usual_job(profile: ModelProfile, image_size: str | None = None) -> JobSpec:
+    """Return the job that names nothing but, perhaps, its size."""
+    return JobSpec(
+        prompt="only the size counts",
+        image_size=image_size or profile.image_size,
+        num_frames=profile.num_frames,
+        infer_steps=profile.infer_steps,
+        guidance_scale=profile.guidance_scale,
+    )
+
+
+def fit_of(
+    plan: GroupPlan, sizes: ModelSizes, profile: ModelProfile, spec: JobSpec, offload: Offload
+) -> Fit:
+    cfg_size, ulysses_size = choose_layout(spec, plan.shape(profile))
+    memory = plan.memory(sizes, offload)
+    on_host = host_bytes(sizes, offload, plan.world_size)
+    return Fit(
+        offload=offload,
+        needed_bytes=job_bytes(spec, memory, cfg_size, ulysses_size, profile),
+        usable_bytes=memory.capacity_bytes,
+        host_bytes=on_host,
+        has_host=plan.host_capacity_bytes is None or on_host <= plan.host_capacity_bytes,
+    )
+
+
+def choose_offload(plan: GroupPlan, sizes: ModelSizes, profile: ModelProfile, spec: JobSpec) -> Fit:
+    """Return the first choice with which a job fits.
+
+    If there is none, the one that the host has room for and that takes least of the devices.
+    """
+    fits = []
+    for offload in all_choices(sizes.num_blocks, plan.world_size):
+        fit = fit_of(plan, sizes, profile, spec, offload)
+        if fit.is_fit:
+            return fit
+        fits.append(fit)
+    return min((fit for fit in fits if fit.has_host), key=lambda fit: fit.needed_bytes)
+
+
+def least_bytes(plan: GroupPlan, sizes: ModelSizes, offload: Offload) -> int:
+    """Return what the weights alone take of each device, at their largest stage."""
+    memory = plan.memory(sizes, offload)
+    blocks = memory.dit_blocks_bytes if plan.dit_fsdp else memory.dit_gathered_bytes
+    return memory.weights_bytes + max(memory.encoder_bytes, memory.steps_bytes + blocks)
