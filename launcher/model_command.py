@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.card_table import card_rows
 from launcher.model_check import inspect_path
 from launcher.preflight import StartError
 from ranks.model_files.model_report import ModelFault, ModelReport
@@ -23,6 +24,9 @@ def main(arguments: Sequence[str]) -> int:
     inspect.add_argument(
         "--transformer", metavar="FILE", type=Path, help="single file in place of its transformer"
     )
+    inspect.add_argument(
+        "--cards", action="store_true", help="also show which cards it fits, with which options"
+    )
     inspect.add_argument("--json", action="store_true", help="write the report as JSON")
     options = parser.parse_args(arguments)
     try:
@@ -34,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     elif isinstance(report, ModelFault):
         _write(f"cannot be served: {report.message}")
     else:
-        for row in _rows(report):
+        for row in (*_rows(report), *(_card_rows(report) if options.cards else ())):
             _write(row)
     return int(isinstance(report, ModelFault))
 
@@ -54,6 +58,14 @@ def _rows(report: ModelReport) -> Iterator[str]:
         yield f"{num_ranks:<14} {num_bytes / _GIB:.2f}"
     for warning in report.warnings:
         yield f"ignored, because it is not part of the model: {warning}"
+
+
+def _card_rows(report: ModelReport) -> Iterator[str]:
+    yield ""
+    yield f"{report.profile.num_frames} frames fit, by number of cards and the GB of each, with"
+    for num_cards, card_gb, cells in card_rows(report.sizes, report.profile, report.num_heads):
+        texts = (f"{size}: {cell.text}" for size, cell in cells.items())
+        yield f"{num_cards:<2} x {card_gb:<3} {'; '.join(texts)}"
 
 
 def _write(line: str) -> None:

@@ -168,7 +168,7 @@ class CopyStream:
 
     def __init__(self, runtime: Any) -> None:
         self._runtime = runtime
-        self._stream = None if runtime is None else runtime.Stream()
+        self._stream: Any = None if runtime is None else runtime.Stream()
 
     def start(self, target: torch.Tensor, source: torch.Tensor) -> CopyEvent:
         """Begin a copy, once the kernels that have been launched no longer use its target."""
@@ -305,7 +305,14 @@ def main() -> int:
     except DeviceError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    report = DeviceReport(kind=kind, description=_describe(kind))
+    device = Device(kind=kind, index=0)
+    report = DeviceReport(
+        kind=kind,
+        description=_describe(kind),
+        capacity_bytes=device.capacity_bytes() if device.has_own_memory else None,
+        host_bytes=device.host_bytes(int(count)),
+        vae_item_bytes=device.vae_dtype.itemsize,
+    )
     sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
     return 0
 

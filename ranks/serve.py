@@ -68,7 +68,7 @@ def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
     capacity_bytes = world.smallest(device.capacity_bytes())
     profile = profile_of(files, config.model_name or files.family)
     host_bytes = world.smallest(device.host_bytes(config.world_size))
-    offload = decide_offload(config, files, profile, device, capacity_bytes, host_bytes).offload
+    offload = decide_offload(config, files, profile, device, capacity_bytes, host_bytes)
     models = load_models(files, device, world.mesh(device), offload)
     logger.info(
         "models loaded, %.1f GB in use; weights in host memory: %.1f GB",

@@ -15,13 +15,17 @@ class HostedModels:
     """All of the model's, or none."""
 
     @property
+    def _parts(self) -> list[HostedModel | BlockStreaming]:
+        return [*self.encoders, *self.transformers]
+
+    @property
     def host_bytes(self) -> int:
-        return sum(part.host_bytes for part in (*self.encoders, *self.transformers))
+        return sum(part.host_bytes for part in self._parts)
 
     @property
     def device_bytes(self) -> int:
         """What of them is on the device now."""
-        return sum(part.device_bytes for part in (*self.encoders, *self.transformers))
+        return sum(part.device_bytes for part in self._parts)
 
     def use_transformer(self, index: int) -> None:
         """Have a transformer on the device, and no other."""
@@ -33,5 +37,5 @@ class HostedModels:
 
     def release(self) -> None:
         """Have none of them on the device; possible at any time, also after a failure."""
-        for part in (*self.encoders, *self.transformers):
+        for part in self._parts:
             part.release()

@@ -6,8 +6,11 @@ from broker.wire.group_shape import GroupShape, choose_layout, job_bytes
 from broker.wire.job import JobSpec
 from broker.wire.job_memory import GroupMemory
 from broker.wire.model_profile import ModelProfile
+from ranks.errors import UnfitMemoryError
 from ranks.model_files.memory_estimate import ModelSizes, group_memory, host_bytes
 from ranks.offload import Offload, all_choices
+
+_GB = 1e9
 
 
 class GroupPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,7 +105,45 @@ def choose_offload(plan: GroupPlan, sizes: ModelSizes, profile: ModelProfile, sp
     return min((fit for fit in fits if fit.has_host), key=lambda fit: fit.needed_bytes)
 
 
-def least_bytes(plan: GroupPlan, sizes: ModelSizes, offload: Offload) -> int:
+def decide(
+    plan: GroupPlan, sizes: ModelSizes, profile: ModelProfile, offload: Offload | None
+) -> Fit:
+    """Return how the usual job fits with what the operator has chosen, or with the best choice.
+
+    Raises:
+        UnfitMemoryError: If the weights fit neither the devices nor the host.
+    """
+    spec = usual_job(profile)
+    if offload is None:
+        fit = choose_offload(plan, sizes, profile, spec)
+    else:
+        fit = fit_of(plan, sizes, profile, spec, offload)
+    if not fit.has_host:
+        raise UnfitMemoryError(
+            f"--offload {fit.offload.text} keeps {fit.host_bytes / _GB:.1f} GB of weights in host "
+            f"memory for each rank, which has {(plan.host_capacity_bytes or 0) / _GB:.1f} GB free; "
+            "keep less there, or free memory"
+        )
+    least = _least_bytes(plan, sizes, fit.offload)
+    if least > fit.usable_bytes:
+        raise UnfitMemoryError(
+            f"with --offload {fit.offload.text} the weights take {least / _GB:.1f} GB of each "
+            f"device, of which {fit.usable_bytes / _GB:.1f} GB can be used; keep more in host "
+            "memory (--offload), share the weights (--dit-fsdp, --nproc), or take larger devices"
+        )
+    return fit
+
+
+def describe(profile: ModelProfile, fit: Fit) -> str:
+    text = (
+        f"{profile.image_size} with {profile.num_frames} frames takes "
+        f"{fit.needed_bytes / _GB:.1f} of {fit.usable_bytes / _GB:.1f} GB of a device and "
+        f"{fit.host_bytes / _GB:.1f} GB of host memory"
+    )
+    return text if fit.is_fit else f"{text}; only smaller or shorter videos fit"
+
+
+def _least_bytes(plan: GroupPlan, sizes: ModelSizes, offload: Offload) -> int:
     """Return what the weights alone take of each device, at their largest stage."""
     memory = plan.memory(sizes, offload)
     blocks = memory.dit_blocks_bytes if plan.dit_fsdp else memory.dit_gathered_bytes

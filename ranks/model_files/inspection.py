@@ -10,6 +10,7 @@ import msgspec
 from broker.wire.model_profile import ModelProfile
 from ranks.errors import MissingModelError, ModelFolderError
 from ranks.model_files.components import Component, ModelFiles
+from ranks.model_files.memory_estimate import sizes_of
 from ranks.model_files.model_report import ComponentReport, ModelFault, ModelReport
 from ranks.model_files.opened_model import open_model
 from ranks.model_files.profiles import profile_of
@@ -46,6 +47,7 @@ def _report(files: ModelFiles) -> ModelReport:
         num_heads=files.num_heads,
         components={name: _describe(part) for name, part in files.components.items()},
         weight_bytes={number: weight_bytes(files, number) for number in NUM_RANKS},
+        sizes=sizes_of(files),
         warnings=[
             f"{name}: {stray}" for name, part in files.components.items() for stray in part.strays
         ],

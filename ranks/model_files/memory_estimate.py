@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from broker.wire.job_memory import GroupMemory
 from ranks.model_files.architecture import NUM_TEXT_TOKENS, shapes_of
@@ -27,7 +28,7 @@ _TOKEN_VECTORS = 18
 """Vectors of the transformer's width and dtype that are alive at once per token: hidden state, its
 norm, queries, keys and values, and their copies before and after the exchange."""
 
-_VAE_MAPS = 60
+_VAE_MAPS = 52
 """Maps of the VAE's base width that are alive at once per pixel while a chunk of four frames is
 decoded: those between two convolutions, and the frames that each convolution keeps for the next
 chunk. The encoder needs fewer."""
@@ -56,6 +57,14 @@ class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
     """Of text and images, for one guidance branch."""
     pixel_bytes: int
     """The VAE's activations for one pixel."""
+
+    def with_vae_items(self, item_bytes: int) -> "ModelSizes":
+        """Return the sizes with numbers of so many bytes in the VAE, where these have four."""
+        return structs.replace(
+            self,
+            vae_bytes=self.vae_bytes * item_bytes // 4,
+            pixel_bytes=self.pixel_bytes * item_bytes // 4,
+        )
 
 
 def sizes_of(files: ModelFiles, item_bytes: int = 2, vae_item_bytes: int = 4) -> ModelSizes:

@@ -4,6 +4,7 @@ import msgspec
 
 from broker.wire.model_profile import ModelProfile
 from ranks.model_files.components import ComponentName, Layout
+from ranks.model_files.memory_estimate import ModelSizes
 
 
 class ComponentReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +29,7 @@ class ModelReport(msgspec.Struct, frozen=True, kw_only=True, tag="model"):
     components: dict[ComponentName, ComponentReport]
     weight_bytes: dict[int, int]
     """By number of ranks: what the weights take on each, without what a job takes."""
+    sizes: ModelSizes
     warnings: list[str]
     """What lies beside the model and is ignored."""
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,11 +9,9 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor
 
-from broker.wire.job import JobSpec, Stage
+from broker.wire.job import JobSpec
 from broker.wire.model_profile import Family
 from ranks.engine import Engine
-from ranks.errors import RunCancelled
-from ranks.model.transformer import ShardTransformer
 from tests.ranks.conftest import DemoFolders, draw_image
 from tests.ranks.lone_engine import frames_of, lone_engine
 

@@ -335,19 +335,19 @@ def test_an_npu_without_driver_and_torch_npu_is_reported(state_dir: Path, tmp_pa
 
 
 def test_a_torch_npu_of_another_release_is_reported_before_torch_is_imported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     metadata = tmp_path / "torch_npu-2.1.0.post12.dist-info" / "METADATA"
     metadata.parent.mkdir()
     metadata.write_text("Metadata-Version: 2.1\nName: torch_npu\nVersion: 2.1.0.post12\n")
     monkeypatch.syspath_prepend(tmp_path)
-    findings = [*accelerator_findings(Options())]
+    findings = [*accelerator_findings(Options(), folders)]
     message = message_of(findings, "torch", "error", f"{sys.executable} -m pip uninstall torch_npu")
     assert "torch_npu 2.1.0.post12 do not match" in message
     assert [finding.topic for finding in findings] == ["torch"]
 
 
-def test_a_device_that_torch_does_not_see_is_reported() -> None:
-    findings = accelerator_findings(Options(device="npu"))
+def test_a_device_that_torch_does_not_see_is_reported(folders: Folders) -> None:
+    findings = accelerator_findings(Options(device="npu"), folders)
     message = message_of(findings, "device", "error")
     assert message.startswith("--device npu: device npu was asked for, but torch sees none")

@@ -1,0 +1,78 @@
+"""Which sizes of video fit which cards, and with which options; from the estimate of the memory."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from broker.wire.model_profile import ModelProfile
+from ranks.model_files.fitting import Fit, GroupPlan, choose_offload, fit_of, usual_job
+from ranks.model_files.memory_estimate import ModelSizes
+from ranks.offload import NOTHING, Offload
+
+NUM_CARDS = (1, 2, 4, 8)
+CARD_GB = (24, 32, 48, 64, 80)
+SMALL_SIZE = "832*480"
+
+_SPLIT = {"t5_fsdp": True, "vae_parallel": True}
+_SHARED: tuple[tuple[dict[str, Any], Offload], ...] = (
+    ({}, NOTHING),
+    (_SPLIT, NOTHING),
+    (_SPLIT, Offload(encoders=True)),
+    (_SPLIT | {"dit_fsdp": True}, NOTHING),
+    (_SPLIT | {"dit_fsdp": True}, Offload(encoders=True)),
+    (_SPLIT | {"dit_fsdp": True, "cfg_size": 1}, NOTHING),
+    (_SPLIT | {"dit_fsdp": True, "cfg_size": 1}, Offload(encoders=True)),
+)
+"""Settings of a group of several cards, in the order of what a job loses by them."""
+
+
+class Cell(msgspec.Struct, frozen=True, kw_only=True):
+    """One size on one kind of group."""
+
+    options: str
+    """Flags that make it fit; empty if none is needed."""
+    fit: Fit
+
+    @property
+    def text(self) -> str:
+        if not self.fit.is_fit:
+            return "no"
+        return self.options or "fits"
+
+
+def card_rows(
+    sizes: ModelSizes, profile: ModelProfile, num_heads: int
+) -> Iterator[tuple[int, int, dict[str, Cell]]]:
+    """Yield the number of cards, the GB of each, and a cell for each size of video."""
+    for num_cards in NUM_CARDS:
+        for card_gb in CARD_GB:
+            plan = GroupPlan(
+                world_size=num_cards, num_heads=num_heads, capacity_bytes=card_gb * 10**9
+            )
+            cells = {
+                size: cell_of(plan, sizes, profile, size)
+                for size in (SMALL_SIZE, profile.image_size)
+            }
+            yield num_cards, card_gb, cells
+
+
+def cell_of(plan: GroupPlan, sizes: ModelSizes, profile: ModelProfile, image_size: str) -> Cell:
+    spec = usual_job(profile, image_size)
+    if plan.world_size == 1:
+        fit = choose_offload(plan, sizes, profile, spec)
+        return Cell(options=_flags({}, fit.offload), fit=fit)
+    for settings, offload in _SHARED:
+        set_up = msgspec.structs.replace(plan, **settings)
+        fit = fit_of(set_up, sizes, profile, spec, offload)
+        if fit.is_fit:
+            break
+    return Cell(options=_flags(settings, offload), fit=fit)
+
+
+def _flags(settings: dict[str, Any], offload: Offload) -> str:
+    flags = [
+        f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
+        for name, value in settings.items()
+    ]
+    return " ".join([*flags, *([f"--offload {offload.text}"] if offload != NOTHING else [])])
