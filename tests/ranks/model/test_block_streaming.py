@@ -1,6 +1,7 @@
-"""Blocks that take turns on the device: how many are there, how often each is copied, after what."""
+"""Blocks that take turns on the device: how many are there, and how often each is copied."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 import torch
@@ -109,7 +110,7 @@ def test_the_blocks_that_stay_are_evenly_spread() -> None:
     for number in range(41):
         chosen = sorted(spread(40, number))
         assert len(chosen) == number
-        gaps = {after - before for before, after in zip(chosen, chosen[1:], strict=False)}
+        gaps = {after - before for before, after in pairwise(chosen)}
         assert not gaps or max(gaps) - min(gaps) <= 1
 
 
