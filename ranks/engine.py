@@ -59,6 +59,7 @@ class Engine:
         )
 
     def set_weight_sharding(self, spec: JobSpec) -> None:
+        self.release_hosted()
         self._shard_transformers(0, spec)
         set_sharded(self.models.text_encoder, _or_default(spec.t5_fsdp, self._t5_fsdp))
 

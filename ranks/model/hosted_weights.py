@@ -21,7 +21,7 @@ _MOST_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Holder:
     """Where a module has a weight or a buffer."""
 
     module: nn.Module
@@ -147,18 +147,18 @@ def _offsets(module: nn.Module) -> list[int]:
     return offsets
 
 
-def _weights(model: nn.Module) -> Iterable[tuple[list[_Place], Tensor]]:
+def _weights(model: nn.Module) -> Iterable[tuple[list[_Holder], Tensor]]:
     """Return each weight and buffer with all its places: weights may be tied."""
-    found: dict[int, tuple[list[_Place], Tensor]] = {}
+    found: dict[int, tuple[list[_Holder], Tensor]] = {}
     for module in model.modules():
         for is_parameter, held in ((True, module._parameters), (False, module._buffers)):
             for name, tensor in held.items():
                 if tensor is not None:
                     places, _ = found.setdefault(id(tensor), ([], tensor))
-                    places.append(_Place(module, name, is_parameter))
+                    places.append(_Holder(module, name, is_parameter))
     return [(places, tensor.detach()) for places, tensor in found.values()]
 
 
-def _put(places: list[_Place], tensor: Tensor) -> None:
+def _put(places: list[_Holder], tensor: Tensor) -> None:
     for place in places:
         place.put(tensor)

@@ -67,10 +67,8 @@ def load_transformers(
 def _load_hosted_transformer(
     component: Component, device: Device, num_resident: int | None
 ) -> tuple[ShardTransformer, BlockStreaming]:
-    model = meta_transformer(component, device.model_dtype)
-    root = ShardTransformer(model, device.attention_backend, kernels=device.kernels)
-    fill_transformer(model, component, torch.device("cpu"))
-    blocks = list(model.blocks)
+    root = load_transformer(component, device, None, torch.device("cpu"))
+    model, blocks = root.model, list(root.model.blocks)
     num_here = len(blocks) if num_resident is None else min(num_resident, len(blocks))
     streaming = BlockStreaming(blocks, num_here, device)
     in_blocks = set(model.blocks.modules())
@@ -85,13 +83,17 @@ def _transformers(files: ModelFiles) -> list[Component]:
 
 
 def load_transformer(
-    component: Component, device: Device, mesh: DeviceMesh | None
+    component: Component,
+    device: Device,
+    mesh: DeviceMesh | None,
+    target: torch.device | None = None,
 ) -> ShardTransformer:
+    """Load a transformer that computes on a device, to it or to `target`."""
     model = meta_transformer(component, device.model_dtype)
     root = ShardTransformer(model, device.attention_backend, kernels=device.kernels)
     if mesh is not None:
         shard_transformer(root, model, mesh)
-    fill_transformer(model, component, device.torch_device)
+    fill_transformer(model, component, target or device.torch_device)
     return root
 
 

@@ -1,4 +1,4 @@
-"""Weights in host memory: the same bits as on the device, and never more there than is told."""
+"""Weights in host memory: the same bits, and no more on the device than the estimate says."""
 
 import json
 import shutil
