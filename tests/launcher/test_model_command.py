@@ -27,6 +27,15 @@ def test_the_table_shows_what_a_model_is_and_needs(
     assert [line.split()[0] for line in lines[-4:]] == ["1", "2", "4", "8"]
 
 
+def test_the_table_of_cards_says_what_fits_which(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", str(model), "--cards"]) == 0
+    rows = capsys.readouterr().out.splitlines()[-20:]
+    assert rows[0].split()[:3] == ["1", "x", "24"]
+    assert rows[-1] == "8  x 80  832*480: fits; 1280*720: fits"
+
+
 def test_json_is_the_report(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(model), "--json"]) == 0
     report = decode_report(capsys.readouterr().out)

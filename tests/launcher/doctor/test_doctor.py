@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from launcher.doctor.accelerators import accelerator_findings
 from launcher.doctor.checks import (
@@ -26,9 +27,11 @@ from launcher.doctor.checks import (
     state_findings,
 )
 from launcher.doctor.findings import Finding
+from launcher.doctor.memory import memory_findings
 from launcher.doctor.process_table import left_behind
 from launcher.options import Options
 from launcher.preflight import Folders, lock_state, prepare_folders
+from ranks.config import DeviceReport
 from tests.small_disk import small_disk
 from tests.stub_model import set_fields
 
@@ -241,6 +244,21 @@ def test_a_complete_model_is_ok_and_a_missing_part_is_named(model: Path, folders
     fix = f"hf download Wan-AI/Wan2.1-I2V-14B-720P-Diffusers --local-dir {model}"
     message = message_of(model_findings(options, folders), "model", "error", fix)
     assert "missing: vae/config.json" in message
+
+
+def test_a_model_is_held_against_the_memory_of_the_devices(model: Path, folders: Folders) -> None:
+    options = Options(model_path=(str(model),), nproc=1)
+    devices = DeviceReport(kind="cuda", description="", capacity_bytes=24 << 30, host_bytes=1 << 33)
+    found = message_of(memory_findings(options, folders, devices), "memory", "ok")
+    assert re.match(
+        r"model, --offload none: 1280\*720 with 81 frames takes .* of 23\.[12] GB", found
+    )
+    tiny = structs.replace(devices, capacity_bytes=1 << 20)
+    fix = f"wan model inspect {model} --cards"
+    found = message_of(memory_findings(options, folders, tiny), "memory", "error", fix)
+    assert "of which 0.0 GB can be used" in found
+    host = structs.replace(devices, capacity_bytes=None)
+    assert [*memory_findings(options, folders, host)] == []
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.999])

@@ -194,7 +194,7 @@ def test_every_layout_can_split_the_tokens_of_each_family(
         )
         timesteps = made.timesteps(torch.empty(()))
         with PeakMemory() as memory:
-            (patches,) = model(latents, timesteps, [(condition, shard)])
+            patches, _ = model(latents, timesteps, [(condition, shard)] * 2)
     num_tokens = sizes[layout.shard(world.rank)]
     assert patches.shape == (1, num_tokens, 4 * config.out_channels)
     expected = _token_bytes(transformer) * num_tokens
