@@ -62,12 +62,14 @@ def cell_of(plan: GroupPlan, sizes: ModelSizes, profile: ModelProfile, image_siz
     if plan.world_size == 1:
         fit = choose_offload(plan, sizes, profile, spec)
         return Cell(options=_flags({}, fit.offload), fit=fit)
-    for settings, offload in _SHARED:
-        set_up = msgspec.structs.replace(plan, **settings)
-        fit = fit_of(set_up, sizes, profile, spec, offload)
-        if fit.is_fit:
-            break
-    return Cell(options=_flags(settings, offload), fit=fit)
+    cells = [
+        Cell(
+            options=_flags(settings, offload),
+            fit=fit_of(msgspec.structs.replace(plan, **settings), sizes, profile, spec, offload),
+        )
+        for settings, offload in _SHARED
+    ]
+    return next((cell for cell in cells if cell.fit.is_fit), cells[-1])
 
 
 def _flags(settings: dict[str, Any], offload: Offload) -> str:

@@ -102,7 +102,8 @@ def choose_offload(plan: GroupPlan, sizes: ModelSizes, profile: ModelProfile, sp
         if fit.is_fit:
             return fit
         fits.append(fit)
-    return min((fit for fit in fits if fit.has_host), key=lambda fit: fit.needed_bytes)
+    # Where another stage than the steps takes most, several take the same: the last of them.
+    return min((fit for fit in reversed(fits) if fit.has_host), key=lambda fit: fit.needed_bytes)
 
 
 def decide(

@@ -23,6 +23,7 @@ class Block(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.full((WIDTH, WIDTH), float(number)), requires_grad=False)
         self.bias = nn.Parameter(torch.ones(3, dtype=torch.bfloat16), requires_grad=False)
+        self.scale: Tensor
         self.register_buffer("scale", torch.tensor(2.0))
         self.fails = False
 
