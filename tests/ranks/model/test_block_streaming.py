@@ -26,12 +26,24 @@ class Block(nn.Module):
         self.scale: Tensor
         self.register_buffer("scale", torch.tensor(2.0))
         self.fails = False
+        self.home: int | None = None
+        """Where its weight lies in host memory, from which nothing may be computed."""
 
     def forward(self, total: Tensor) -> Tensor:
         if self.fails:
             raise ValueError("failure that the test asked for")
+        assert self.weight.data_ptr() != self.home
         result: Tensor = total * self.scale + self.weight.sum() + self.bias.float().sum()
         return result
+
+
+def stream(blocks: Sequence[Block], num_resident: int) -> BlockStreaming:
+    """Move the blocks to the host and to the device."""
+    streaming = BlockStreaming(blocks, num_resident, CPU)
+    for block in blocks:
+        block.home = block.weight.data_ptr()
+    streaming.place()
+    return streaming
 
 
 def run(blocks: Sequence[nn.Module]) -> Tensor:
@@ -51,11 +63,10 @@ def test_a_pass_computes_the_same_and_copies_each_streamed_block_once(
     blocks: list[Block], num_resident: int
 ) -> None:
     expected = run(blocks)
-    streaming = BlockStreaming(blocks, num_resident, CPU)
+    streaming = stream(blocks, num_resident)
     block_bytes = streaming.host_bytes // NUM_BLOCKS
     num_streamed = NUM_BLOCKS - num_resident
     most = min(num_resident + 2, NUM_BLOCKS) * block_bytes
-    streaming.place()
     for num_passes in (1, 2, 3):
         assert torch.equal(run(blocks), expected)
         # The next pass's first is copied while the last one runs; two blocks never move again.
@@ -72,6 +83,7 @@ def run_on_host(blocks: Sequence[Block]) -> Tensor:
     """Without the hooks, which want the blocks on the device."""
     total = torch.zeros(())
     for block in blocks:
+        block.home = None
         total = block.forward(total)
     return total
 
@@ -79,8 +91,7 @@ def run_on_host(blocks: Sequence[Block]) -> Tensor:
 @pytest.mark.parametrize("failing", [0, 1, 2, 5])
 def test_a_pass_that_fails_leaves_the_next_one_right(blocks: list[Block], failing: int) -> None:
     expected = run(blocks)
-    streaming = BlockStreaming(blocks, 0, CPU)
-    streaming.place()
+    streaming = stream(blocks, 0)
     blocks[failing].fails = True
     with pytest.raises(ValueError, match="asked for"):
         run(blocks)
@@ -92,8 +103,7 @@ def test_a_pass_that_fails_leaves_the_next_one_right(blocks: list[Block], failin
 
 
 def test_what_a_block_does_to_the_device_never_reaches_the_host(blocks: list[Block]) -> None:
-    streaming = BlockStreaming(blocks, 1, CPU)
-    streaming.place()
+    streaming = stream(blocks, 1)
     expected = run(blocks)
     placed = [packed.module for packed in streaming._blocks if packed.is_placed]
     assert len(placed) == 3
