@@ -15,14 +15,11 @@ CARD_GB = (24, 32, 48, 64, 80)
 SMALL_SIZE = "832*480"
 
 _SPLIT = {"t5_fsdp": True, "vae_parallel": True}
-_SHARED: tuple[tuple[dict[str, Any], Offload], ...] = (
-    ({}, NOTHING),
-    (_SPLIT, NOTHING),
-    (_SPLIT, Offload(encoders=True)),
-    (_SPLIT | {"dit_fsdp": True}, NOTHING),
-    (_SPLIT | {"dit_fsdp": True}, Offload(encoders=True)),
-    (_SPLIT | {"dit_fsdp": True, "cfg_size": 1}, NOTHING),
-    (_SPLIT | {"dit_fsdp": True, "cfg_size": 1}, Offload(encoders=True)),
+_SHARED: tuple[dict[str, Any], ...] = (
+    {},
+    _SPLIT,
+    _SPLIT | {"dit_fsdp": True},
+    _SPLIT | {"dit_fsdp": True, "cfg_size": 1},
 )
 """Settings of a group of several cards, in the order of what a job loses by them."""
 
@@ -64,10 +61,10 @@ def cell_of(plan: GroupPlan, sizes: ModelSizes, profile: ModelProfile, image_siz
         return Cell(options=_flags({}, fit.offload), fit=fit)
     cells = [
         Cell(
-            options=_flags(settings, offload),
-            fit=fit_of(msgspec.structs.replace(plan, **settings), sizes, profile, spec, offload),
+            options=_flags(settings, NOTHING),
+            fit=fit_of(msgspec.structs.replace(plan, **settings), sizes, profile, spec, NOTHING),
         )
-        for settings, offload in _SHARED
+        for settings in _SHARED
     ]
     return next((cell for cell in cells if cell.fit.is_fit), cells[-1])
 

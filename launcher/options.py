@@ -337,10 +337,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         check_names(self.models, self.default_model if is_closed else None)
 
     def _check_offload(self) -> None:
-        if self.offload is not None and self.nproc > 1 and parse_offload(self.offload).models:
+        if self.offload is not None and self.nproc > 1 and parse_offload(self.offload).encoders:
             raise ValueError(
                 f"offload is {self.offload}, which is for one rank, and nproc is {self.nproc}: "
-                "several ranks share the weights with --dit-fsdp; offload may be encoders or none"
+                "several ranks share the weights instead: --dit-fsdp, --t5-fsdp"
             )
 
     def _check_engine(self) -> None:

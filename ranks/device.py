@@ -20,7 +20,6 @@ from ranks.model.kernels import KernelForm, Kernels
 
 if TYPE_CHECKING:
     from diffusers.models.attention_dispatch import AttentionBackendName
-    from torch.distributed.fsdp import CPUOffloadPolicy
 
 logger = logging.getLogger(__name__)
 
@@ -144,12 +143,6 @@ class Device:
         return torch.empty(
             num_bytes, dtype=torch.uint8, device="cpu", pin_memory=self.kind != "cpu"
         )
-
-    def offload_policy(self) -> "CPUOffloadPolicy":
-        """Return how FSDP keeps slices of weights on the host."""
-        from torch.distributed.fsdp import CPUOffloadPolicy
-
-        return CPUOffloadPolicy(pin_memory=self.kind != "cpu")
 
     def copy_stream(self) -> "CopyStream":
         return CopyStream(None if self.kind == "cpu" else _runtime(self.kind))

@@ -71,7 +71,7 @@ def load_models(
         files: The model's components on disk.
         device: Device of this rank.
         mesh: The ranks that shard the weights; None keeps the weights whole.
-        offload: What is kept in host memory.
+        offload: What is kept in host memory; nothing if there are several ranks.
 
     Raises:
         ModelFolderError: If the weights do not fit the model.
@@ -95,9 +95,8 @@ def load_models(
         None if image_component is None else load_image_encoder(image_component, encoder_target)
     )
     transformers, streamed = load_transformers(files, device, mesh, offload)
-    # The slices of several ranks are on the host by FSDP's own means.
-    encoders = [*([text_encoder] if mesh is None else []), *filter(None, [image_encoder])]
-    hosted = [HostedModel(encoder, target) for encoder in encoders if offload.encoders]
+    encoders = filter(None, [text_encoder, image_encoder] if offload.encoders else [])
+    hosted = [HostedModel(encoder, target) for encoder in encoders]
     return Models(
         tokenizer=tokenizer,
         text_encoder=text_encoder,

@@ -118,10 +118,10 @@ def fill_transformer(
 def load_text_encoder(
     component: Component, device: Device, mesh: DeviceMesh | None, *, on_host: bool = False
 ) -> UMT5EncoderModel:
-    """Load the text encoder: to the device, or to the host, from which ranks gather its slices."""
+    """Load the text encoder, to the device or to the host."""
     model = meta_text_encoder(component, device.model_dtype)
     if mesh is not None:
-        shard_text_encoder(model, mesh, device.offload_policy() if on_host else None)
+        shard_text_encoder(model, mesh)
     target = torch.device("cpu") if on_host else device.torch_device
     load_weights(model, component, target, TEXT_ENCODER_NAMES)
     return model

@@ -81,7 +81,7 @@ def fit_of(
 ) -> Fit:
     cfg_size, ulysses_size = choose_layout(spec, plan.shape(profile))
     memory = plan.memory(sizes, offload)
-    on_host = host_bytes(sizes, offload, plan.world_size)
+    on_host = host_bytes(sizes, offload)
     return Fit(
         offload=offload,
         needed_bytes=job_bytes(spec, memory, cfg_size, ulysses_size, profile),
@@ -147,5 +147,6 @@ def describe(profile: ModelProfile, fit: Fit) -> str:
 def _least_bytes(plan: GroupPlan, sizes: ModelSizes, offload: Offload) -> int:
     """Return what the weights alone take of each device, at their largest stage."""
     memory = plan.memory(sizes, offload)
-    blocks = memory.dit_blocks_bytes if plan.dit_fsdp else memory.dit_gathered_bytes
-    return memory.weights_bytes + max(memory.encoder_bytes, memory.steps_bytes + blocks)
+    # A job may set `dit_fsdp`, whatever the group's default is.
+    in_steps = memory.steps_bytes + memory.dit_blocks_bytes
+    return memory.weights_bytes + max(memory.encoder_bytes, in_steps)

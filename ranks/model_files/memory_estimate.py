@@ -122,9 +122,7 @@ def group_memory(
     return GroupMemory(
         capacity_bytes=usable_bytes(capacity_bytes),
         weights_bytes=always + -(-shared // world_size),
-        encoder_bytes=max(sizes.image_encoder_bytes, -(-t5 // world_size))
-        if offload.encoders
-        else 0,
+        encoder_bytes=max(sizes.image_encoder_bytes, t5) if offload.encoders else 0,
         steps_bytes=blocks_on_device(sizes, offload) if offload.models else 0,
         dit_gathered_bytes=blocks if is_sharded else 0,
         dit_blocks_bytes=in_turn if is_sharded else 0,
@@ -150,9 +148,9 @@ def blocks_on_device(sizes: ModelSizes, offload: Offload) -> int:
     return -(-sizes.blocks_bytes * num_here // sizes.num_blocks)
 
 
-def host_bytes(sizes: ModelSizes, offload: Offload, world_size: int) -> int:
-    """Return the bytes of the weights that each rank keeps in host memory."""
-    encoders = sizes.image_encoder_bytes - (-sizes.text_encoder_bytes // world_size)
+def host_bytes(sizes: ModelSizes, offload: Offload) -> int:
+    """Return the bytes of the weights that the only rank keeps in host memory."""
+    encoders = sizes.image_encoder_bytes + sizes.text_encoder_bytes
     blocks = sizes.num_transformers * sizes.blocks_bytes
     return encoders * offload.encoders + blocks * offload.models
 

@@ -10,7 +10,7 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import UMT5EncoderModel
 
@@ -36,14 +36,9 @@ def shard_transformer(root: nn.Module, model: WanTransformer3DModel, mesh: Devic
     _shard(root, model.blocks, mesh, whole)
 
 
-def shard_text_encoder(
-    model: UMT5EncoderModel, mesh: DeviceMesh, offload: OffloadPolicy | None = None
-) -> None:
-    """Shard the blocks of a text encoder, and its large embedding as part of the root.
-
-    `offload` may keep the slices of all ranks on the host; gathered weights are on the device.
-    """
-    _shard(model, model.encoder.block, mesh, whole=set(), offload=offload)
+def shard_text_encoder(model: UMT5EncoderModel, mesh: DeviceMesh) -> None:
+    """Shard the blocks of a text encoder, and its large embedding as part of the root."""
+    _shard(model, model.encoder.block, mesh, whole=set())
 
 
 def set_sharded(model: nn.Module, sharded: bool) -> None:
@@ -89,19 +84,12 @@ def load_weights(
 
 
 def _shard(
-    root: nn.Module,
-    blocks: Iterable[nn.Module],
-    mesh: DeviceMesh,
-    whole: set[nn.Parameter],
-    offload: OffloadPolicy | None = None,
+    root: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, whole: set[nn.Parameter]
 ) -> None:
     root.requires_grad_(False)
-    policy = offload or OffloadPolicy()
     for block in blocks:
-        fully_shard(block, mesh=mesh, reshard_after_forward=True, offload_policy=policy)
-    fully_shard(
-        root, mesh=mesh, reshard_after_forward=True, ignored_params=whole, offload_policy=policy
-    )
+        fully_shard(block, mesh=mesh, reshard_after_forward=True)
+    fully_shard(root, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
 
 
 def _sharded_modules(model: nn.Module) -> Iterator[FSDPModule]:

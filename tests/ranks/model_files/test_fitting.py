@@ -95,7 +95,7 @@ def test_the_loop_on_one_card_takes_what_was_worked_out(
         (1, 64, LARGE_SIZE, "--offload encoders"),
         (1, 80, SMALL_SIZE, ""),
         (1, 80, LARGE_SIZE, ""),
-        (2, 32, LARGE_SIZE, "--t5-fsdp --vae-parallel --dit-fsdp --cfg-size 1 --offload encoders"),
+        (2, 48, LARGE_SIZE, "--t5-fsdp --vae-parallel --dit-fsdp --cfg-size 1"),
         (2, 48, SMALL_SIZE, "--t5-fsdp --vae-parallel --dit-fsdp"),
         (8, 24, LARGE_SIZE, "--t5-fsdp --vae-parallel --dit-fsdp"),
         (8, 80, LARGE_SIZE, ""),
