@@ -8,6 +8,7 @@ import msgspec
 from msgspec import structs
 
 from broker.wire.model_profile import ModelProfile
+from launcher.helper import read_device_report
 from launcher.options import Options
 from launcher.preflight import (
     PROBE_LIMIT_S,
@@ -18,8 +19,8 @@ from launcher.preflight import (
     run_check,
 )
 from launcher.served_models import DemoModel, ServedModel
+from ranks.config import DeviceReport
 from ranks.model_files.model_report import (
-    MemoryReport,
     ModelFault,
     ModelReport,
     decode_report,
@@ -117,17 +118,14 @@ def inspect_path(
     return decode_report(output)
 
 
-def inspect_memory(path: Path, transformers: Sequence[Path] = ()) -> MemoryReport:
-    """Return what jobs of a model that can be served need; takes seconds.
+def inspect_devices() -> DeviceReport:
+    """Return this machine's devices; takes seconds.
 
     Raises:
-        StartError: If the inspection itself fails.
+        StartError: If torch cannot use them.
     """
-    arguments = _arguments(path, transformers)
-    output = run_check(
-        "ranks.model.memory_need", *arguments, limit_s=PROBE_LIMIT_S, topic=f"model {path}"
-    )
-    return msgspec.json.decode(output.splitlines()[-1], type=MemoryReport)
+    output = run_check("ranks.device", "auto", "1", limit_s=PROBE_LIMIT_S, topic="devices")
+    return read_device_report(output)
 
 
 def check_weights(folder: Path, transformers: Sequence[Path]) -> None:

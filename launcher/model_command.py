@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 from msgspec import structs
 
-from launcher.model_check import inspect_memory, inspect_path
+from launcher.card_table import card_rows
+from launcher.model_check import inspect_devices, inspect_path
 from launcher.preflight import StartError
 from ranks.model_files.model_report import ModelFault, ModelReport
 
@@ -28,13 +29,15 @@ def main(arguments: Sequence[str]) -> int:
         default=[],
         help="single file in place of its transformer; HIGH,LOW for the two of Wan2.2 A14B",
     )
+    inspect.add_argument(
+        "--cards", action="store_true", help="also show which cards it fits, with which options"
+    )
     inspect.add_argument("--json", action="store_true", help="write the report as JSON")
     options = parser.parse_args(arguments)
     try:
         report = inspect_path(options.path, options.transformer)
         if isinstance(report, ModelReport):
-            memory = inspect_memory(options.path, options.transformer)
-            report = structs.replace(report, memory=memory)
+            report = structs.replace(report, devices=inspect_devices())
     except StartError as error:  # the inspection itself did not work
         report = ModelFault(message=str(error), may_appear=False)
     if options.json:
@@ -42,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     elif isinstance(report, ModelFault):
         _write(f"cannot be served: {report.message}")
     else:
-        for row in rows(report):
+        for row in (*rows(report), *(_card_rows(report) if options.cards else ())):
             _write(row)
     return int(isinstance(report, ModelFault))
 
@@ -63,17 +66,25 @@ def rows(report: ModelReport) -> Iterator[str]:
 
 
 def _memory_rows(report: ModelReport) -> Iterator[str]:
-    memory = report.memory
-    assert memory is not None, "the command has asked for it"
-    yield f"this machine: {memory.devices}, {memory.usable_bytes / _GIB:.2f} GiB of it usable"
-    yield f"GiB on each rank, for a job of {memory.image_size} with {memory.num_frames} frames:"
+    profile = report.profile
+    if report.devices is not None:
+        yield f"this machine: {report.devices.description}"
+    yield f"GiB on each rank, for a job of {profile.image_size} with {profile.num_frames} frames:"
     yield f"{'ranks':14} {'weights':>7} {'job':>7}  with dit_fsdp, t5_fsdp, vae_parallel"
     for num_ranks, weights in report.weight_bytes.items():
-        needed = memory.jobs[num_ranks]
+        needed = report.jobs[num_ranks]
         yield (
             f"{num_ranks:<14} {weights / _GIB:7.2f} {needed.plain_bytes / _GIB:7.2f}  "
             f"{needed.sharded_bytes / _GIB:.2f}"
         )
+
+
+def _card_rows(report: ModelReport) -> Iterator[str]:
+    yield ""
+    yield f"{report.profile.num_frames} frames fit, by number of cards and the GB of each, with"
+    for num_cards, card_gb, cells in card_rows(report.sizes, report.profile, report.num_heads):
+        texts = (f"{size}: {cell.text}" for size, cell in cells.items())
+        yield f"{num_cards:<2} x {card_gb:<3} {'; '.join(texts)}"
 
 
 def _write(line: str) -> None:

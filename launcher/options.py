@@ -20,6 +20,8 @@ from launcher.served_models import (
     models_on_groups,
     with_distilled,
 )
+from ranks.offload import PATTERN as OFFLOAD_PATTERN
+from ranks.offload import parse_offload
 
 Role = Literal["server", "group", "front"]
 """A server runs broker, front and groups; `group` and `front` join a server elsewhere."""
@@ -189,6 +191,18 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     dit_fsdp: Annotated[bool, Meta(description="Default of a job's `dit_fsdp`.")] = False
     t5_fsdp: Annotated[bool, Meta(description="Default of a job's `t5_fsdp`.")] = False
     vae_parallel: Annotated[bool, Meta(description="Default of a job's `vae_parallel`.")] = False
+    offload: (
+        Annotated[
+            str,
+            Meta(
+                pattern=OFFLOAD_PATTERN,
+                description="What is in host memory between its uses: none; encoders; models (also "
+                "the transformer); blocks or blocks:N (also its blocks, of which N stay). By "
+                "default, what the devices' memory asks for.",
+            ),
+        ]
+        | None
+    ) = None
     checkpoint_steps: Annotated[
         int, Meta(ge=1, description="Denoising steps between two checkpoints of a job.")
     ] = 5
@@ -284,6 +298,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         if self.groups == 0 and self.listen is None:
             raise ValueError("groups is 0, so listen is needed: without it no group can join")
         self._check_engine()
+        self._check_offload()
         cfg_size, ulysses_size = self.cfg_size or 1, self.ulysses_size or 1
         if self.nproc % (cfg_size * ulysses_size):
             raise ValueError(
@@ -350,6 +365,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         is_closed = self.listen is None and self.join is None
         check_distilled(self.models, self.distilled)
         check_names(self.models, self.default_model if is_closed else None)
+
+    def _check_offload(self) -> None:
+        if self.offload is not None and self.nproc > 1 and parse_offload(self.offload).encoders:
+            raise ValueError(
+                f"offload is {self.offload}, which is for one rank, and nproc is {self.nproc}: "
+                "several ranks share the weights instead: --dit-fsdp, --t5-fsdp"
+            )
 
     def _check_engine(self) -> None:
         if self.engine == "ray" and self.listen is None:

@@ -119,6 +119,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             dit_fsdp=options.dit_fsdp,
             t5_fsdp=options.t5_fsdp,
             vae_parallel=options.vae_parallel,
+            offload=options.offload,
             log_format=options.log_format,
             parent_pid=self.pid,
         )

@@ -23,7 +23,7 @@ from broker.process.child import UNFIT_EXIT_CODE, begin, importing, report
 from broker.process.import_path import python
 from ranks.config import RankConfig
 from ranks.environment import set_environment_defaults
-from ranks.errors import ModelFolderError
+from ranks.errors import ModelFolderError, UnfitMemoryError
 
 logger = logging.getLogger("ranks")
 
@@ -67,7 +67,7 @@ def _run_rank(config: RankConfig, rank: int, starter_pid: int) -> NoReturn:
         work = _import_work(config)
         work(config, rank)
         exit_code = 0
-    except ModelFolderError as error:
+    except (ModelFolderError, UnfitMemoryError) as error:
         logger.error("rank %d: %s", rank, error)
         exit_code = UNFIT_EXIT_CODE
     except Exception:

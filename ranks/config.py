@@ -16,6 +16,12 @@ class DeviceReport(msgspec.Struct, frozen=True, kw_only=True):
     kind: DeviceKind
     description: str
     """Number and size of the devices, as text for people."""
+    capacity_bytes: int | None = None
+    """Memory of the first device; None if ranks compute in host memory."""
+    host_bytes: int = 0
+    """Host memory that is free for each rank."""
+    vae_item_bytes: int = 4
+    """Of a number of the VAE."""
 
 
 class RankConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,6 +55,8 @@ class RankConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     t5_fsdp: bool = False
     vae_parallel: bool = False
     """These five are the group's defaults of the `JobSpec` fields with the same names."""
+    offload: str | None = None
+    """What is kept in host memory, as `--offload` spells it; None lets the ranks choose."""
     checkpoint_steps: int = 5
     """Denoising steps between two checkpoints."""
     log_format: LogFormat = "text"

@@ -106,6 +106,17 @@ class Device:
             return min(physical, read_limits().memory_bytes or physical) // self.num_sharing
         return int(_runtime(self.kind).mem_get_info(self.index)[1])
 
+    @property
+    def has_own_memory(self) -> bool:
+        """Whether weights in host memory take nothing of the device's."""
+        return self.kind != "cpu"
+
+    def host_bytes(self, num_ranks: int) -> int:
+        """Return the host memory that is free for each of the ranks on this machine."""
+        free = _available_bytes()
+        limit = read_limits().memory_bytes
+        return (free if limit is None else min(free, limit)) // num_ranks
+
     def choose_kernels(self) -> KernelForm:
         # On the CPU compiling takes longer than a short job; torch_npu has no compiler.
         if self.kind != "cuda" or os.environ.get("TORCH_COMPILE_DISABLE") == "1":
@@ -133,6 +144,53 @@ class Device:
     def synchronize(self) -> None:
         if self.kind != "cpu":
             _runtime(self.kind).synchronize()
+
+    def empty_host(self, num_bytes: int) -> torch.Tensor:
+        """Return bytes in host memory; pinned, so that copies from them run beside kernels."""
+        return torch.empty(
+            num_bytes, dtype=torch.uint8, device="cpu", pin_memory=self.kind != "cpu"
+        )
+
+    def copy_stream(self) -> "CopyStream":
+        return CopyStream(None if self.kind == "cpu" else _runtime(self.kind))
+
+
+CopyEvent = Any
+"""The end of a copy; None on the CPU, where a copy has ended when its call returns."""
+
+
+class CopyStream:
+    """Copies from host memory beside the kernels of the current stream.
+
+    Args:
+        runtime: `torch.cuda` or `torch.npu`; None for plain copies on the CPU.
+    """
+
+    def __init__(self, runtime: Any) -> None:
+        self._runtime = runtime
+        self._stream: Any = None if runtime is None else runtime.Stream()
+
+    def start(self, target: torch.Tensor, source: torch.Tensor) -> CopyEvent:
+        """Begin a copy, once the kernels that have been launched no longer use its target."""
+        if self._runtime is None:
+            target.copy_(source)
+            return None
+        self._stream.wait_stream(self._runtime.current_stream())
+        with self._runtime.stream(self._stream):
+            target.copy_(source, non_blocking=True)
+            event = self._runtime.Event()
+            event.record(self._stream)
+        return event
+
+    def join(self, event: CopyEvent) -> None:
+        """Let the kernels that are launched from now on wait for a copy; the host goes on."""
+        if event is not None:
+            self._runtime.current_stream().wait_event(event)
+
+    def finish(self) -> None:
+        """Let them wait for all copies: the memory of a target may be given out again then."""
+        if self._runtime is not None:
+            self._runtime.current_stream().wait_stream(self._stream)
 
 
 def open_device(wanted: str, local_rank: int, world_size: int) -> Device:
@@ -226,6 +284,12 @@ def _num_cpus() -> int:
     return min(num_allowed, math.ceil(read_limits().num_cpus or num_allowed))
 
 
+def _available_bytes() -> int:
+    with open("/proc/meminfo", encoding="ascii") as meminfo:
+        line = next(line for line in meminfo if line.startswith("MemAvailable:"))
+    return int(line.split()[1]) * 1024
+
+
 def _resident_bytes() -> int:
     with open("/proc/self/statm", encoding="ascii") as statm:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -241,12 +305,19 @@ def main() -> int:
     except DeviceError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    report = DeviceReport(kind=kind, description=describe(kind))
+    device = Device(kind=kind, index=0)
+    report = DeviceReport(
+        kind=kind,
+        description=_describe(kind),
+        capacity_bytes=device.capacity_bytes() if device.has_own_memory else None,
+        host_bytes=device.host_bytes(int(count)),
+        vae_item_bytes=device.vae_dtype.itemsize,
+    )
     sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
     return 0
 
 
-def describe(kind: DeviceKind) -> str:
+def _describe(kind: DeviceKind) -> str:
     """Return number and size of the devices, as text for people."""
     num_gib = Device(kind=kind, index=0).capacity_bytes() >> 30
     if kind == "cpu":

@@ -81,15 +81,20 @@ class Engine:
         )
 
     def set_weight_sharding(self, spec: JobSpec) -> None:
-        self.use_transformer(0, spec)
+        self.release_hosted()
+        self._shard_transformers(0, spec)
         set_sharded(self.models.text_encoder, _or_default(spec.t5_fsdp, self._t5_fsdp))
 
     def use_transformer(self, expert: int, spec: JobSpec) -> ShardTransformer:
         """Return a transformer, which may keep its gathered weights; free those of the others."""
+        self._shard_transformers(expert, spec)
+        self.models.hosted.use_transformer(expert)
+        return self.models.transformers[expert]
+
+    def _shard_transformers(self, expert: int, spec: JobSpec) -> None:
         is_sharded = _or_default(spec.dit_fsdp, self._dit_fsdp)
         for index, transformer in enumerate(self.models.transformers):
             set_sharded(transformer, is_sharded or index != expert)
-        return self.models.transformers[expert]
 
     def forget_inputs(self) -> None:
         """Drop what is kept of earlier jobs' prompts and images; every rank must."""
@@ -99,6 +104,13 @@ class Engine:
     def release_text_encoder(self) -> None:
         # A job needs the gathered weights only for its prompts.
         set_sharded(self.models.text_encoder, sharded=True)
+        self.release_hosted()
+
+    def release_hosted(self) -> None:
+        """Take off the device what is in host memory between its uses."""
+        if self.models.hosted.device_bytes:
+            self.models.hosted.release()
+            self.device.free_memory()  # its pieces are of no use for what comes next
 
     @contextmanager
     def vae_split(self, spec: JobSpec) -> Iterator[VaePatch | None]:

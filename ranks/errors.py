@@ -11,6 +11,10 @@ class DeviceError(RankError):
     """Raised when the requested device is missing, or does not work."""
 
 
+class UnfitMemoryError(DeviceError):
+    """Raised when a model's weights need more memory than there is; no restart can help."""
+
+
 class ModelFolderError(RankError):
     """Raised when a folder is not a usable model; the message says what is wrong and what to do."""
 

@@ -120,9 +120,13 @@ class Run:
             JobError: If the job fails.
         """
         self._engine.set_weight_sharding(self._spec)
-        conditioning = self._encode()
-        latents = self._denoise(conditioning)
-        yield from self._decode(latents)
+        try:
+            conditioning = self._encode()
+            latents = self._denoise(conditioning)
+            self._engine.release_hosted()
+            yield from self._decode(latents)
+        finally:
+            self._engine.release_hosted()
 
     def _encode(self) -> Conditioning:
         self._observer.enter(Stage.ENCODE)
@@ -167,6 +171,7 @@ class Run:
         self, images: list[Image.Image], clip: GivenClip, num_items: int
     ) -> ImageEncoding:
         image_embeds = embed_images(self._models, images[: self._family.num_embedded_images])
+        self._engine.release_hosted()
         self._finish_item(num_items)
         latents = self._encode_clip(clip, num_items)
         return ImageEncoding(image_embeds=image_embeds, latents=latents)

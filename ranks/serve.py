@@ -20,9 +20,11 @@ from ranks.follower import Follower
 from ranks.leader import Leader
 from ranks.model.conditioning import load_models
 from ranks.model.kernels import KernelForm
-from ranks.model.model_memory import measure, num_image_tokens
+from ranks.model.model_memory import measure
+from ranks.model_files.memory_estimate import num_image_tokens
 from ranks.model_files.opened_model import open_model
 from ranks.model_files.profiles import profile_of
+from ranks.offload_choice import decide_offload
 from ranks.parallel.process_group import START_LIMIT, World, join, leave
 from ranks.start_failure import reporting_failure
 from ranks.warm_up import warm_up
@@ -62,15 +64,25 @@ def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
     device = _choose_kernels(world, device)
     files = open_model(Path(config.model_path), list(map(Path, config.transformers)))
     family = family_of(files)
-    models = load_models(files, device, world.mesh(device))
-    logger.info("models loaded, %.1f GB in use", device.memory_bytes() / 1e9)
+    capacity_bytes = world.smallest(device.capacity_bytes())
+    profile = profile_of(files, config.model_name or files.family, is_distilled=config.is_distilled)
+    host_bytes = world.smallest(device.host_bytes(config.world_size))
+    offload = decide_offload(config, files, profile, device, capacity_bytes, host_bytes)
+    models = load_models(files, device, world.mesh(device), offload)
+    logger.info(
+        "models loaded, %.1f GB in use; weights in host memory: %.1f GB",
+        device.memory_bytes() / 1e9,
+        models.hosted.host_bytes / 1e9,
+    )
     # Ranks may load minutes apart, longer than the collectives of the warm-up wait.
     world.await_all(START_LIMIT)
-    for transformer in models.transformers:
-        num_tokens = num_image_tokens(models.image_encoder)
+    image_encoder = files.components.get("image_encoder")
+    for index, transformer in enumerate(models.transformers):
+        models.hosted.use_transformer(index)
+        num_tokens = num_image_tokens(image_encoder and image_encoder.config)
         warm_up(family, transformer, device.torch_device, num_tokens)
+    models.hosted.release()
     world.await_all(START_LIMIT)
-    capacity_bytes = world.smallest(device.capacity_bytes())
     memory = measure(
         [transformer.model for transformer in models.transformers],
         models.text_encoder,
@@ -79,6 +91,7 @@ def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
         num_embedded_images=family.num_embedded_images,
         world_size=config.world_size,
         capacity_bytes=capacity_bytes,
+        offload=offload,
         dit_fsdp=config.dit_fsdp,
         t5_fsdp=config.t5_fsdp,
         vae_parallel=config.vae_parallel,
@@ -86,9 +99,7 @@ def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
     shape = GroupShape(
         world_size=config.world_size,
         num_heads=models.transformers[0].num_heads,
-        model=profile_of(
-            files, config.model_name or files.family, is_distilled=config.is_distilled
-        ),
+        model=profile,
         cfg_size=config.cfg_size,
         ulysses_size=config.ulysses_size,
         memory=memory,

@@ -3,8 +3,8 @@
 import torch
 
 from ranks.families.family import ModelFamily
-from ranks.model.conditioning import NUM_TEXT_TOKENS
 from ranks.model.transformer import LatentShape, ShardTransformer
+from ranks.model_files.architecture import NUM_TEXT_TOKENS
 from ranks.parallel.ulysses import SequenceGroup, Shard
 
 _SHAPES: tuple[LatentShape, ...] = ((1, 32, 32), (1, 32, 48))
@@ -48,4 +48,4 @@ def warm_up(
             timestep_rows=None if rows is None else rows.to(device),
         )
         latents = torch.zeros(1, config.in_channels, *shape, dtype=transformer.dtype, device=device)
-        transformer(latents, timesteps, condition, shard)
+        transformer(latents, timesteps, [(condition, shard)])

@@ -14,7 +14,7 @@ from broker.wire.model_profile import ModelProfile
 from ranks.demo.build import make_demo_model
 from ranks.demo.original_layout import original_tensors
 from ranks.media.mp4 import write_mp4
-from tests.ranks.lone_rank import lone_frames
+from tests.ranks.lone_engine import lone_frames
 from tests.running_server import SAMPLE, SMALL_JOB, calling, running_server
 
 SPEC = JobSpec(

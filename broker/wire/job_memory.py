@@ -15,13 +15,18 @@ class GroupMemory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     capacity_bytes: int
     """Memory of the smallest device that weights and jobs may take."""
     weights_bytes: int
-    """Always held: shards of sharded weights, and all weights that are never sharded."""
+    """Always held: shards of sharded weights, and all weights that are never sharded; without what
+    is on the host between its uses."""
     dit_gathered_bytes: int
     """Added if a job keeps the transformer gathered (`dit_fsdp` false)."""
     dit_blocks_bytes: int
     """Added otherwise: the blocks that are gathered at the same time."""
     t5_gathered_bytes: int
     """Added while a prompt is encoded, if a job gathers the text encoder (`t5_fsdp` false)."""
+    encoder_bytes: int = 0
+    """Added while prompts and images are encoded: encoders that are on the host otherwise."""
+    steps_bytes: int = 0
+    """Added during the steps: blocks of the transformer that are on the host otherwise."""
     token_bytes: int
     """Activations of a step for one token of the rank's shard."""
     cache_token_bytes: int
@@ -64,7 +69,15 @@ def needed_bytes(memory: GroupMemory, demand: Demand) -> int:
         per_token += memory.residual_token_bytes * demand.num_branches
     denoising = demand.num_tokens * per_token + demand.num_branches * memory.condition_bytes
     denoising += memory.dit_blocks_bytes if demand.dit_fsdp else 0
-    activations = max(denoising, demand.num_pixels * memory.pixel_bytes)
-    encoding = 0 if demand.t5_fsdp else memory.t5_gathered_bytes
-    # A stage frees its memory before the next one. An allocator reserves more than tensors take.
-    return weights + max(encoding, activations + activations // _RESERVED_SHARE)
+    encoding = memory.encoder_bytes + (0 if demand.t5_fsdp else memory.t5_gathered_bytes)
+    # A stage frees its memory before the next one.
+    return weights + max(
+        encoding,
+        memory.steps_bytes + _reserved(denoising),
+        _reserved(demand.num_pixels * memory.pixel_bytes),
+    )
+
+
+def _reserved(activations: int) -> int:
+    # An allocator reserves more than tensors take.
+    return activations + activations // _RESERVED_SHARE

@@ -13,8 +13,10 @@ import msgspec
 
 from launcher.doctor.findings import Finding, error, ok, warning
 from launcher.doctor.group_trial import try_groups
+from launcher.doctor.memory import memory_findings
 from launcher.helper import read_device_report, run_helper
 from launcher.options import Options
+from launcher.preflight import Folders
 from ranks.config import DeviceReport
 
 _PROBE_LIMIT_S = 120.0
@@ -50,7 +52,7 @@ _VENDORS = (
 )
 
 
-def accelerator_findings(options: Options) -> Iterator[Finding]:
+def accelerator_findings(options: Options, folders: Folders) -> Iterator[Finding]:
     present = [vendor for vendor in _VENDORS if glob.glob(vendor.devices)]
     yield from map(_check_driver, present)
     torch = _check_torch(has_npu=any(vendor.kind == "npu" for vendor in present))
@@ -60,6 +62,7 @@ def accelerator_findings(options: Options) -> Iterator[Finding]:
     devices = _count_devices(options, present)
     if isinstance(devices, DeviceReport):
         yield _check_kind(options, devices, present)
+        yield from memory_findings(options, folders, devices)
         yield _try_devices(options, devices, present)
     else:
         yield devices

@@ -77,7 +77,7 @@ def run_checks(command: Command) -> Iterator[Finding]:
         yield from model_findings(options, folders)
         yield from ffmpeg_findings()
         yield from variable_findings()
-        yield from accelerator_findings(options)
+        yield from accelerator_findings(options, folders)
 
 
 def _write(line: str) -> None:

@@ -3,6 +3,7 @@
 Shapes: B batch (always 1), L tokens of this rank, C channels of the model, R timesteps.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel, WanTransformerBlock
@@ -10,6 +11,9 @@ from torch import Tensor
 
 from ranks.model.kernels import Kernels
 from ranks.parallel.ulysses import Condition, Shard
+
+Branch = tuple[Condition, Shard]
+"""What one guidance branch gets besides the tokens."""
 
 
 def install_forward(model: WanTransformer3DModel, kernels: Kernels) -> None:
@@ -21,13 +25,30 @@ def install_forward(model: WanTransformer3DModel, kernels: Kernels) -> None:
 def _forward(
     block: WanTransformerBlock,
     kernels: Kernels,
-    hidden_BLC: Tensor,
-    condition: Condition,
+    hidden: list[Tensor],
+    branches: Sequence[Branch],
     modulation_R6C: Tensor,
-    shard: Shard,
-) -> Tensor:
-    """Return the tokens `[B, L, C]` after a block: the operations of its class, in their order."""
+) -> list[Tensor]:
+    """Return the tokens `[B, L, C]` of each guidance branch after a block.
+
+    All branches in one call, so that weights that a hook fetches are fetched once. The tokens are
+    replaced in the list: those of one branch are free before the next branch is computed.
+    """
     modulation = (block.scale_shift_table + modulation_R6C.float()).chunk(6, dim=1)
+    for index, branch in enumerate(branches):
+        hidden[index] = _forward_branch(block, kernels, hidden[index], branch, modulation)
+    return hidden
+
+
+def _forward_branch(
+    block: WanTransformerBlock,
+    kernels: Kernels,
+    hidden_BLC: Tensor,
+    branch: Branch,
+    modulation: Sequence[Tensor],
+) -> Tensor:
+    """Do the operations of the block's class, in their order."""
+    condition, shard = branch
     shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = modulation
     rows = shard.timestep_rows
     normed = kernels.modulate(hidden_BLC, shift, scale, block.norm1.eps, rows)

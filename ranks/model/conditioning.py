@@ -27,6 +27,8 @@ from transformers.utils import logging as transformers_logging
 from broker.wire.errors import ErrorCode
 from ranks.device import Device
 from ranks.errors import JobError, ModelFolderError
+from ranks.model.hosted_models import HostedModels
+from ranks.model.hosted_weights import HostedModel
 from ranks.model.transformer import ShardTransformer
 from ranks.model.weights import (
     check_fit,
@@ -36,11 +38,11 @@ from ranks.model.weights import (
     load_transformers,
     load_vae,
 )
+from ranks.model_files.architecture import NUM_TEXT_TOKENS
 from ranks.model_files.components import ModelFiles
+from ranks.offload import NOTHING, Offload
 
 logger = logging.getLogger(__name__)
-
-NUM_TEXT_TOKENS = 512
 
 _TOKEN_GRAIN = 128
 """Tokens to whose multiples prompts are padded for the encoder, which masks the rest. It computes
@@ -59,38 +61,56 @@ class Models:
     transformers: tuple[ShardTransformer, ...]
     """In the order of the steps that they compute."""
     vae: AutoencoderKLWan
+    device: torch.device
+    """Where all of them compute."""
+    hosted: HostedModels
+    """What of them is in host memory between its uses."""
 
 
-def load_models(files: ModelFiles, device: Device, mesh: DeviceMesh | None) -> Models:
+def load_models(
+    files: ModelFiles, device: Device, mesh: DeviceMesh | None, offload: Offload = NOTHING
+) -> Models:
     """Load a model.
 
     Args:
         files: The model's components on disk.
         device: Device of this rank.
         mesh: The ranks that shard the weights; None keeps the weights whole.
+        offload: What is kept in host memory; nothing if there are several ranks.
 
     Raises:
         ModelFolderError: If the weights do not fit the model.
     """
     transformers_logging.disable_progress_bar()
     target = device.torch_device
+    encoder_target = torch.device("cpu") if offload.encoders else target
     check_fit(files)
     components = files.components
     tokenizer = T5TokenizerFast.from_pretrained(files.tokenizer)
-    text_encoder = load_text_encoder(components["text_encoder"], device, mesh)
+    text_encoder = load_text_encoder(
+        components["text_encoder"], device, mesh, on_host=offload.encoders
+    )
     if len(tokenizer) > text_encoder.config.vocab_size:
         raise ModelFolderError(
             f"{files.tokenizer} has {len(tokenizer)} tokens, the text encoder only "
             f"{text_encoder.config.vocab_size}; expected the tokenizer of the same model"
         )
-    image_encoder = components.get("image_encoder")
+    image_component = components.get("image_encoder")
+    image_encoder = (
+        None if image_component is None else load_image_encoder(image_component, encoder_target)
+    )
+    transformers, streamed = load_transformers(files, device, mesh, offload)
+    encoders = filter(None, [text_encoder, image_encoder] if offload.encoders else [])
+    hosted = [HostedModel(encoder, target) for encoder in encoders]
     return Models(
         tokenizer=tokenizer,
         text_encoder=text_encoder,
         image_processor=load_image_processor(files),
-        image_encoder=None if image_encoder is None else load_image_encoder(image_encoder, target),
-        transformers=load_transformers(files, device, mesh),
+        image_encoder=image_encoder,
+        transformers=transformers,
         vae=load_vae(components["vae"], device.vae_dtype, target),
+        device=target,
+        hosted=HostedModels(encoders=tuple(hosted), transformers=streamed),
     )
 
 
@@ -105,6 +125,7 @@ class PromptEncoder:
     def __init__(self, models: Models, num_kept: int = 32) -> None:
         self._tokenizer = models.tokenizer
         self._encoder = models.text_encoder
+        self._device = models.device
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
         self._num_kept = num_kept
 
@@ -142,7 +163,7 @@ class PromptEncoder:
             max_length=NUM_TEXT_TOKENS,
             truncation=True,
             return_tensors="pt",
-        ).to(self._encoder.device)
+        ).to(self._device)
         embedded: Tensor = self._encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
         embedded = embedded * tokens.attention_mask.unsqueeze(-1).to(embedded.dtype)
         return F.pad(embedded, (0, 0, 0, NUM_TEXT_TOKENS - embedded.shape[1]))
@@ -189,7 +210,7 @@ def embed_images(models: Models, images: Sequence[Image.Image]) -> Tensor | None
     assert processor is not None, "a family embeds images only with an image encoder"
     assert encoder is not None, "so does its folder"
     pixels = processor(images=list(images), return_tensors="pt").pixel_values
-    output = encoder(pixels.to(encoder.device, encoder.dtype), output_hidden_states=True)
+    output = encoder(pixels.to(models.device, encoder.dtype), output_hidden_states=True)
     image_embeds: Tensor = output.hidden_states[-2]
     return image_embeds
 

@@ -5,6 +5,8 @@ rank, P channels of a patch, M channels of the model, R timesteps.
 """
 
 import math
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +14,11 @@ from diffusers.models.attention_dispatch import AttentionBackendName
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor, nn
 
-from ranks.model.block import install_forward
+from ranks.model.block import Branch, install_forward
 from ranks.model.kernels import KernelForm, Kernels, by_token
-from ranks.parallel.ulysses import Condition, Shard, install_attention
+from ranks.parallel.ulysses import Condition, install_attention
+from ranks.sampling.residual_cache import Residuals
+from ranks.sampling.step_parts import StepParts
 
 LatentShape = tuple[int, int, int]
 """Frames, height and width of latents, `(T, H, W)`."""
@@ -87,42 +91,57 @@ class ShardTransformer(nn.Module):
         return cos[..., 0::2].contiguous().to(device), sin[..., 1::2].contiguous().to(device)
 
     def forward(
-        self, latents: Tensor, timesteps: Tensor, condition: Condition, shard: Shard
-    ) -> Tensor:
-        """Predict the velocity of this rank's tokens.
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        branches: Sequence[Branch],
+        parts: StepParts | None = None,
+        residuals: Residuals | None = None,
+    ) -> list[Tensor]:
+        """Predict the velocity of this rank's tokens for each of its guidance branches.
+
+        All branches pass a block before any passes the next: a block whose weights are gathered
+        from other ranks, or copied from the host, is fetched once a step.
 
         Args:
             latents: Whole input, `[B, C, T, H, W]`, in `dtype`.
             timesteps: `[R]`; `Shard.timestep_rows` says which of them a token has.
-            condition: Prompt and image of the guidance branch.
-            shard: This rank's tokens, and the group that exchanges tokens.
+            branches: Prompt and image of each branch, and this rank's tokens with the group that
+                exchanges tokens.
+            parts: Boundaries between the blocks; None if the pass has none.
+            residuals: Kept residuals of the run; None if no step cache keeps any.
 
         Returns:
-            Patches `[B, L, P]` of this rank's tokens, in the order of the sequence.
+            Patches `[B, L, P]` of this rank's tokens, in the order of the sequence, of each branch.
 
         Source:
             diffusers' `WanTransformer3DModel.forward`.
         """
-        hidden = self._embed_patches(shard.sequence.take(self._patches(latents)))
+        _, first = branches[0]  # the shards of all branches are of the same tokens
+        embedded = self._embed_patches(first.sequence.take(self._patches(latents)))
         time, modulation = self._embed_time(timesteps)
+        blocks = partial(self._pass_blocks, [embedded] * len(branches), branches, modulation, parts)
+        hidden = blocks() if residuals is None else residuals.pass_blocks(embedded, blocks)
+        return [self._head(tokens, time, first.timestep_rows) for tokens in hidden]
 
-        def blocks(hidden: Tensor) -> Tensor:
-            for block in self.model.blocks:
-                if shard.parts is not None and not shard.parts.goes_on():
-                    break  # the run ends, and the result is not used
-                hidden = block(hidden, condition, modulation, shard)
-            return hidden
+    def _pass_blocks(
+        self,
+        hidden: list[Tensor],
+        branches: Sequence[Branch],
+        modulation: Tensor,
+        parts: StepParts | None,
+    ) -> list[Tensor]:
+        for block in self.model.blocks:
+            if parts is not None and not parts.goes_on():
+                break  # the run ends, and the result is not used
+            hidden = block(hidden, branches, modulation)
+        return hidden
 
-        residuals = shard.residuals
-        if residuals is None:
-            hidden = blocks(hidden)
-        else:
-            hidden = residuals.pass_blocks(shard.branch, hidden, blocks)
-        rows = shard.timestep_rows
+    def _head(self, hidden_BLM: Tensor, time: Tensor, rows: Tensor | None) -> Tensor:
         shift, scale = (self.model.scale_shift_table + time.unsqueeze(1)).chunk(2, dim=1)
-        normed = self.model.norm_out(hidden.float())
+        normed = self.model.norm_out(hidden_BLM.float())
         normed = normed * (1 + by_token(scale, rows)) + by_token(shift, rows)
-        patches: Tensor = self.model.proj_out(normed.type_as(hidden))
+        patches: Tensor = self.model.proj_out(normed.type_as(hidden_BLM))
         return patches
 
     def modulation(self, timestep: Tensor) -> Tensor:

@@ -19,11 +19,13 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from ranks.device import Device
 from ranks.errors import ModelFolderError
+from ranks.model.block_streaming import BlockStreaming
 from ranks.model.transformer import ShardTransformer
 from ranks.model.vae_norm import install_norm
 from ranks.model.weight_match import match_weights
 from ranks.model_files.architecture import IMAGE_ENCODER_NAMES, TEXT_ENCODER_NAMES
 from ranks.model_files.components import Component, ComponentName, ModelFiles
+from ranks.offload import Offload
 from ranks.parallel.sharding import load_weights, shard_text_encoder, shard_transformer
 
 _CONFIG_ERRORS = (
@@ -51,14 +53,35 @@ def check_fit(files: ModelFiles) -> None:
 
 
 def load_transformers(
-    files: ModelFiles, device: Device, mesh: DeviceMesh | None
-) -> tuple[ShardTransformer, ...]:
+    files: ModelFiles, device: Device, mesh: DeviceMesh | None, offload: Offload
+) -> tuple[tuple[ShardTransformer, ...], tuple[BlockStreaming, ...]]:
     """Load the transformers; modules that diffusers keeps in float32 stay in float32.
+
+    Returns:
+        The transformers, and for each what keeps its blocks on the host, if so.
 
     Raises:
         ModelFolderError: If the weights do not fit the model.
     """
-    return tuple(load_transformer(part, device, mesh) for part in _transformers(files))
+    parts = _transformers(files)
+    if not offload.models:
+        return tuple(load_transformer(part, device, mesh) for part in parts), ()
+    # One after the other: the host never holds more than one before its blocks are packed.
+    hosted = [_load_hosted_transformer(part, device, offload.num_resident) for part in parts]
+    return tuple(root for root, _ in hosted), tuple(streaming for _, streaming in hosted)
+
+
+def _load_hosted_transformer(
+    component: Component, device: Device, num_resident: int | None
+) -> tuple[ShardTransformer, BlockStreaming]:
+    root = load_transformer(component, device, None, torch.device("cpu"))
+    model, blocks = root.model, list(root.model.blocks)
+    num_here = len(blocks) if num_resident is None else min(num_resident, len(blocks))
+    streaming = BlockStreaming(blocks, num_here, device)
+    in_blocks = set(model.blocks.modules())
+    for module in set(model.modules()) - in_blocks:
+        module._apply(lambda weight: weight.to(device.torch_device), recurse=False)
+    return root, streaming
 
 
 def _transformers(files: ModelFiles) -> list[Component]:
@@ -67,13 +90,17 @@ def _transformers(files: ModelFiles) -> list[Component]:
 
 
 def load_transformer(
-    component: Component, device: Device, mesh: DeviceMesh | None
+    component: Component,
+    device: Device,
+    mesh: DeviceMesh | None,
+    target: torch.device | None = None,
 ) -> ShardTransformer:
+    """Load a transformer that computes on a device, to it or to `target`."""
     model = meta_transformer(component, device.model_dtype)
     root = ShardTransformer(model, device.attention_backend, kernels=device.kernels)
     if mesh is not None:
         shard_transformer(root, model, mesh)
-    fill_transformer(model, component, device.torch_device)
+    fill_transformer(model, component, target or device.torch_device)
     return root
 
 
@@ -96,12 +123,14 @@ def fill_transformer(
 
 
 def load_text_encoder(
-    component: Component, device: Device, mesh: DeviceMesh | None
+    component: Component, device: Device, mesh: DeviceMesh | None, *, on_host: bool = False
 ) -> UMT5EncoderModel:
+    """Load the text encoder, to the device or to the host."""
     model = meta_text_encoder(component, device.model_dtype)
     if mesh is not None:
         shard_text_encoder(model, mesh)
-    load_weights(model, component, device.torch_device, TEXT_ENCODER_NAMES)
+    target = torch.device("cpu") if on_host else device.torch_device
+    load_weights(model, component, target, TEXT_ENCODER_NAMES)
     return model
 
 

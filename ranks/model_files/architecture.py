@@ -12,6 +12,9 @@ import msgspec
 from ranks.model_files.components import ComponentName
 from ranks.model_files.vae_architecture import vae_shapes
 
+NUM_TEXT_TOKENS = 512
+"""Tokens of every prompt, padding included."""
+
 Config = dict[str, Any]
 Shapes = dict[str, tuple[int, ...]]
 

@@ -11,6 +11,8 @@ import msgspec
 from broker.wire.model_profile import ModelProfile
 from ranks.errors import MissingModelError, ModelFolderError
 from ranks.model_files.components import Component, ModelFiles
+from ranks.model_files.fitting import needed_by_ranks
+from ranks.model_files.memory_estimate import sizes_of
 from ranks.model_files.model_report import ComponentReport, ModelFault, ModelReport
 from ranks.model_files.opened_model import open_model
 from ranks.model_files.profiles import profile_of
@@ -43,13 +45,17 @@ def inspect(
 
 
 def _report(files: ModelFiles, is_distilled: bool) -> ModelReport:
+    profile = profile_of(files, ModelProfile().name, is_distilled=is_distilled)
+    sizes = sizes_of(files)
     return ModelReport(
         place=str(files.place),
         layout=files.layout,
-        profile=profile_of(files, ModelProfile().name, is_distilled=is_distilled),
+        profile=profile,
         num_heads=files.num_heads,
         components={name: _describe(part) for name, part in files.components.items()},
         weight_bytes={number: weight_bytes(files, number) for number in NUM_RANKS},
+        sizes=sizes,
+        jobs=needed_by_ranks(sizes, profile, files.num_heads),
         warnings=[
             f"{name}: {stray}" for name, part in files.components.items() for stray in part.strays
         ],

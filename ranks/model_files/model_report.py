@@ -3,7 +3,9 @@
 import msgspec
 
 from broker.wire.model_profile import ModelProfile
+from ranks.config import DeviceReport
 from ranks.model_files.components import ComponentName, Layout
+from ranks.model_files.memory_estimate import ModelSizes
 
 
 class ComponentReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,19 +27,6 @@ class JobMemory(msgspec.Struct, frozen=True, kw_only=True):
     """With `dit_fsdp`, `t5_fsdp` and `vae_parallel`."""
 
 
-class MemoryReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a job of the default size and the longest trained clip needs, and what there is."""
-
-    image_size: str
-    num_frames: int
-    jobs: dict[int, JobMemory]
-    """By number of ranks."""
-    devices: str
-    """Number and size of this machine's devices, as text for people."""
-    usable_bytes: int
-    """What weights and jobs may take of each."""
-
-
 class ModelReport(msgspec.Struct, frozen=True, kw_only=True, tag="model"):
     """A model that can be served."""
 
@@ -50,10 +39,13 @@ class ModelReport(msgspec.Struct, frozen=True, kw_only=True, tag="model"):
     components: dict[ComponentName, ComponentReport]
     weight_bytes: dict[int, int]
     """By number of ranks: what the weights take on each, without what a job takes."""
+    sizes: ModelSizes
     warnings: list[str]
     """What lies beside the model and is ignored."""
-    memory: MemoryReport | None = None
-    """None at a start: it takes seconds."""
+    jobs: dict[int, JobMemory]
+    """By number of ranks: what a job of the default size and length needs on each."""
+    devices: DeviceReport | None = None
+    """This machine's; None where nobody has asked."""
 
 
 class ModelFault(msgspec.Struct, frozen=True, kw_only=True, tag="fault"):

@@ -7,10 +7,10 @@ from ranks.model_files.components import ComponentName, ModelFiles
 
 NUM_RANKS = (1, 2, 4, 8)
 
-_IN_FLOAT32 = frozenset({"time_embedder", "scale_shift_table", "norm1", "norm2", "norm3"})
+IN_FLOAT32 = frozenset({"time_embedder", "scale_shift_table", "norm1", "norm2", "norm3"})
 """Modules of the transformer that diffusers keeps in float32."""
 
-_TRANSFORMERS = ("transformer", "transformer_2")
+TRANSFORMERS = ("transformer", "transformer_2")
 
 
 def weight_bytes(files: ModelFiles, num_ranks: int) -> int:
@@ -23,7 +23,7 @@ def weight_bytes(files: ModelFiles, num_ranks: int) -> int:
     for part, component in files.components.items():
         for name, shape in shapes_of(part, component.config).items():
             num_bytes = math.prod(shape) * _item_bytes(part, name)
-            is_in_block = part in _TRANSFORMERS and name.startswith("blocks.")
+            is_in_block = part in TRANSFORMERS and name.startswith("blocks.")
             if num_ranks > 1 and (is_in_block or part == "text_encoder"):
                 sharded += num_bytes
             else:
@@ -32,6 +32,6 @@ def weight_bytes(files: ModelFiles, num_ranks: int) -> int:
 
 
 def _item_bytes(part: ComponentName, name: str) -> int:
-    if part in _TRANSFORMERS:
-        return 2 if _IN_FLOAT32.isdisjoint(name.split(".")) else 4
+    if part in TRANSFORMERS:
+        return 2 if IN_FLOAT32.isdisjoint(name.split(".")) else 4
     return 2 if part == "text_encoder" else 4

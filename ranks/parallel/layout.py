@@ -3,6 +3,12 @@
 from dataclasses import dataclass
 
 
+def grid_shape(world_size: int) -> tuple[int, int]:
+    """Return the rows and columns of patches of a split VAE."""
+    num_cols = 2 if world_size >= 8 and world_size % 2 == 0 else 1
+    return world_size // num_cols, num_cols
+
+
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """How the ranks share a job: rank = (replica * cfg_size + branch) * ulysses_size + shard.

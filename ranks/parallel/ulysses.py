@@ -18,8 +18,6 @@ from torch import Tensor
 
 from ranks.model.kernels import Kernels
 from ranks.sampling.attention_cache import AttentionCache
-from ranks.sampling.residual_cache import Residuals
-from ranks.sampling.step_parts import StepParts
 
 
 class SequenceGroup:
@@ -106,8 +104,6 @@ class Shard:
         cache: Kept attention outputs of this run; None if it uses no cache.
         timestep_rows: Which of the timesteps each of this rank's tokens has, `[L]`; None if all
             have the same.
-        residuals: Kept residuals of this run; None if no step cache keeps any.
-        parts: Boundaries between the blocks; None if the pass has none.
     """
 
     sequence: SequenceGroup
@@ -117,8 +113,6 @@ class Shard:
     step: int
     cache: AttentionCache | None
     timestep_rows: Tensor | None = None
-    residuals: Residuals | None = None
-    parts: StepParts | None = None
 
 
 class Condition:

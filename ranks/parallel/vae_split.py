@@ -24,15 +24,10 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import (
 )
 from torch import Tensor, nn
 
-from ranks.parallel.layout import split_evenly
+from ranks.parallel.layout import grid_shape, split_evenly
 
 Margins = tuple[int, int, int, int]
 """Lines to add at left, right, top and bottom, as `torch.nn.functional.pad` counts them."""
-
-
-def grid_shape(world_size: int) -> tuple[int, int]:
-    num_cols = 2 if world_size >= 8 and world_size % 2 == 0 else 1
-    return world_size // num_cols, num_cols
 
 
 class VaePatch:

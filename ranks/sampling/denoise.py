@@ -91,14 +91,15 @@ class Predictor:
         """
         device = self.condition.device
         if self.parts is not None:
-            self.parts.begin_step(len(self.guidance.conditions) * self.transformer.num_blocks)
+            self.parts.begin_step(self.transformer.num_blocks)
         inputs = self.family.model_input(latents.to(device), self.condition)
         inputs = inputs.to(self.transformer.dtype)
         timesteps = self.family.timesteps(timestep.to(device))
-        predictions = [
-            self.transformer(inputs, timesteps, condition, self._shard(step, branch))
+        branches = [
+            (condition, self._shard(step, branch))
             for branch, condition in self.guidance.conditions.items()
         ]
+        predictions = self.transformer(inputs, timesteps, branches, self.parts, self.residuals)
         if self.parts is not None:
             self.parts.end_step()
         guided = self.sequence.gather(self.guidance.combine(predictions))
@@ -118,8 +119,6 @@ class Predictor:
             branch=branch,
             step=step,
             cache=self.cache,
-            residuals=self.residuals,
-            parts=self.parts,
             timestep_rows=None if rows is None else self.sequence.take(rows.unsqueeze(0))[0],
         )
 

@@ -20,19 +20,23 @@ class Residuals:
 
     def __init__(self) -> None:
         self.is_reusing = False
-        self._kept: dict[int, Tensor] = {}
+        self._kept: list[Tensor] = []
 
-    def pass_blocks(
-        self, branch: int, hidden_BLC: Tensor, blocks: Callable[[Tensor], Tensor]
-    ) -> Tensor:
-        """Return the tokens after the blocks, computed or with the kept residual."""
+    def pass_blocks(self, hidden_BLC: Tensor, blocks: Callable[[], list[Tensor]]) -> list[Tensor]:
+        """Return each branch's tokens after the blocks, computed or with the kept residuals.
+
+        Args:
+            hidden_BLC: Tokens before the blocks, the same for every branch.
+            blocks: Computes the tokens after them.
+        """
         if self.is_reusing:
-            return hidden_BLC + self._kept[branch]
-        # Free the old one before the blocks run: one residual for each branch at the peak.
-        self._kept.pop(branch, None)
-        output_BLC = blocks(hidden_BLC)
-        self._kept[branch] = output_BLC - hidden_BLC
-        return output_BLC
+            assert self._kept, "a skipped step follows none that was computed"
+            return [hidden_BLC + kept for kept in self._kept]
+        # Free the old ones before the blocks run: one residual for each branch at the peak.
+        self._kept.clear()
+        outputs = blocks()
+        self._kept = [output_BLC - hidden_BLC for output_BLC in outputs]
+        return outputs
 
     def clear(self) -> None:
         self._kept.clear()

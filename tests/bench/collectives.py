@@ -74,7 +74,7 @@ def step_of_ours(model: WanTransformer3DModel, rank: int) -> Tensor:
         cache=None,
     )
     condition = transformer.condition(given["text"], given["image"])
-    patches = transformer(given["latents"], given["timestep"], condition, shard)
+    (patches,) = transformer(given["latents"], given["timestep"], [(condition, shard)])
     return transformer.unpatchify(sequence.gather(patches), SHAPE)
 
 

@@ -92,10 +92,10 @@ def block_bytes(*, is_fused: bool) -> int:
         )
         condition = Condition(text, image)
         modulation = torch.empty(1, 6, width)
-        model.blocks[0](hidden, condition, modulation, shard)  # keys and values, once a job
+        model.blocks[0]([hidden], [(condition, shard)], modulation)  # keys and values, once a job
         moved.num_bytes = 0
         with moved:
-            model.blocks[0](hidden, condition, modulation, shard)
+            model.blocks[0]([hidden], [(condition, shard)], modulation)
     return moved.num_bytes
 
 

@@ -67,7 +67,7 @@ def forward(sequence: SequenceGroup, num_passes: int) -> None:
         cos, sin = (sequence.take(table) for table in model.rope_tables(HD, torch.device("meta")))
         shard = Shard(sequence=sequence, rope_cos=cos, rope_sin=sin, branch=0, step=0, cache=None)
         for _ in range(num_passes):
-            patches = model(torch.empty(1, 36, *HD), torch.empty(1), condition, shard)
+            (patches,) = model(torch.empty(1, 36, *HD), torch.empty(1), [(condition, shard)])
             sequence.gather(patches)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from launcher.options import Options
 from ranks.environment import DEFAULTS
+from tests.bench.cards import table as cards_table
 from tests.bench.job_memory import table as memory_table
 from tests.docs.markdown import DOCS, code_in, table
 from tests.running_server import ROOT
@@ -65,6 +66,10 @@ def test_every_variable_that_the_code_reads_is_in_the_table() -> None:
 
 def test_the_memory_of_layouts_is_what_the_server_reckons_with() -> None:
     assert memory_table() in (DOCS / "benchmarks.md").read_text()
+
+
+def test_the_cards_that_a_model_fits_are_those_of_the_estimate() -> None:
+    assert cards_table(1) in (DOCS / "benchmarks.md").read_text()
 
 
 def _three_columns(first_cell: str) -> list[list[str]]:

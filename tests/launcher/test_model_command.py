@@ -15,6 +15,15 @@ def model(tmp_path: Path) -> Path:
     return make_stub_model(tmp_path / "model")
 
 
+def test_the_table_of_cards_says_what_fits_which(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", str(model), "--cards"]) == 0
+    rows = capsys.readouterr().out.splitlines()[-20:]
+    assert rows[0].split()[:3] == ["1", "x", "24"]
+    assert rows[-1] == "8  x 80  832*480: fits; 1280*720: fits"
+
+
 def test_the_table_and_the_json_show_what_a_model_is_and_needs(
     model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -22,18 +31,16 @@ def test_the_table_and_the_json_show_what_a_model_is_and_needs(
     report = decode_report(capsys.readouterr().out)
     assert isinstance(report, ModelReport)
     assert report.weight_bytes[2] < report.weight_bytes[1]
-    memory = report.memory
-    assert memory is not None
-    assert (memory.image_size, memory.num_frames) == ("1280*720", 81)
-    assert memory.jobs[1].sharded_bytes == memory.jobs[1].plain_bytes > report.weight_bytes[1]
-    assert report.weight_bytes[8] < memory.jobs[8].sharded_bytes < memory.jobs[8].plain_bytes
-    assert memory.usable_bytes > 0
+    assert report.jobs[1].sharded_bytes == report.jobs[1].plain_bytes > report.weight_bytes[1]
+    assert report.weight_bytes[8] < report.jobs[8].sharded_bytes < report.jobs[8].plain_bytes
+    assert report.devices is not None
+    assert report.devices.host_bytes > 0
     lines = list(rows(report))
     assert lines[0] == f"wan2.1-i2v, diffusers layout: {model}"
     assert lines[1] == "attention heads: 40"
     (text_encoder,) = [line for line in lines if line.startswith("text_encoder ")]
     assert text_encoder.split()[-2:] == ["F32", str(model / "text_encoder")]
-    assert any(line.startswith(f"this machine: {memory.devices}, ") for line in lines)
+    assert any(line.startswith(f"this machine: {report.devices.description}") for line in lines)
     assert [line.split()[0] for line in lines[-4:]] == ["1", "2", "4", "8"]
 
 

@@ -58,6 +58,8 @@ def test_switches_can_be_turned_on_and_off() -> None:
         (["--groups", "0"], {}, "groups is 0, so listen is needed: without it no group can join"),
         (["--nproc", "2", "--ulysses-size", "3"], {}, "cfg_size 1 times ulysses_size 3 does not"),
         (["--cfg-size", "2", "--ulysses-size", "8"], {}, "ulysses_size 8 does not divide nproc 8"),
+        (["--nproc", "1", "--offload", "disk"], {}, "--offload is 'disk': expected `str` matching"),
+        (["--offload", "blocks"], {}, "offload is blocks, which is for one rank, and nproc is 8"),
         (["group"], {}, "launch.py group needs --join tcp://HOST:PORT"),
         (["front", "--groups", "1"], {}, "launch.py front needs --join tcp://HOST:PORT"),
         (["--join", "tcp://a:1"], {}, "--join is for `launch.py group` and `launch.py front`"),

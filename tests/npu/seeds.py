@@ -80,8 +80,8 @@ DEFECTS = {
     ),
     "a wait in a block": Defect(
         function="ranks.model.transformer:ShardTransformer.forward",
-        right="hidden = block(hidden, condition, modulation, shard)",
-        wrong="hidden = block(hidden, condition, modulation, shard); hidden.abs().max().item()",
+        right="hidden = block(hidden, branches, modulation)",
+        wrong="hidden = block(hidden, branches, modulation); hidden[0].max().item()",
     ),
     "an uninitialised mask": Defect(
         function="ranks.families.wan21_i2v:given_frames_mask",

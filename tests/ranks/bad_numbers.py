@@ -25,12 +25,13 @@ def spoiled(place: str, rank: str, value: str) -> Iterator[None]:
     forward = module.forward
     num_calls = 0
 
-    def spoil(self: Any, *arguments: Any, **options: Any) -> Tensor:
+    def spoil(self: Any, *arguments: Any, **options: Any) -> Tensor | list[Tensor]:
         nonlocal num_calls
         num_calls += 1
-        result: Tensor = forward(self, *arguments, **options)
+        result: Tensor | list[Tensor] = forward(self, *arguments, **options)
         if dist.get_rank() == int(rank) and num_calls >= first_call:
-            result.view(-1)[0] = float(value)
+            spoiled = result if isinstance(result, Tensor) else result[0]
+            spoiled.view(-1)[0] = float(value)
         return result
 
     with mock.patch.object(module, "forward", spoil):

@@ -124,6 +124,7 @@ class RankGroup:
         start: Starts the process that forks the ranks, given the argument of its `main`; by
             default a new interpreter.
         patch: As in `GroupStart`.
+        offload: As in `RankConfig`.
     """
 
     def __init__(
@@ -135,6 +136,7 @@ class RankGroup:
         device: Literal["npu", "cpu"] = "cpu",
         start: Callable[[str], GroupProcess] | None = None,
         patch: str | None = None,
+        offload: str | None = "none",
     ) -> None:
         self.inputs_dir = folder / "inputs"
         self.state_path = folder / "checkpoints" / "state.safetensors"
@@ -152,6 +154,7 @@ class RankGroup:
             addresses=Addresses.in_folder(folder),
             store=str(folder),
             rendezvous=str(folder / "rendezvous"),
+            offload=offload,
             parent_pid=os.getpid(),
         )
         group_start = GroupStart(config=config, patch=patch)

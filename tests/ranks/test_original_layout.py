@@ -15,7 +15,7 @@ from ranks.model.conditioning import load_models
 from ranks.model_files.components import ModelFiles
 from ranks.model_files.opened_model import open_model
 from tests.ranks.conftest import DemoFolders, draw_image
-from tests.ranks.lone_rank import lone_frames
+from tests.ranks.lone_engine import lone_frames
 from tests.ranks.rank_group import RankGroup
 
 SPEC = JobSpec(

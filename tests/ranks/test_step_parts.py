@@ -12,7 +12,7 @@ from torch import Tensor
 from broker.wire.job import JobSpec
 from ranks.demo.original_layout import original_tensors
 from tests.ranks.conftest import DemoFolders, draw_image
-from tests.ranks.lone_rank import lone_frames
+from tests.ranks.lone_engine import lone_frames
 from tests.ranks.rank_group import RankGroup, Result
 from tests.ranks.reference import load_reference, reference_frames
 

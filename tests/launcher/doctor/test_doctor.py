@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from launcher.doctor.accelerators import accelerator_findings
 from launcher.doctor.checks import (
@@ -26,9 +27,11 @@ from launcher.doctor.checks import (
     state_findings,
 )
 from launcher.doctor.findings import Finding
+from launcher.doctor.memory import memory_findings
 from launcher.doctor.process_table import left_behind
 from launcher.options import Options
 from launcher.preflight import Folders, lock_state, prepare_folders
+from ranks.config import DeviceReport
 from tests.small_disk import small_disk
 from tests.stub_model import set_fields
 
@@ -243,6 +246,21 @@ def test_a_complete_model_is_ok_and_a_missing_part_is_named(model: Path, folders
     assert "missing: vae/config.json" in message
 
 
+def test_a_model_is_held_against_the_memory_of_the_devices(model: Path, folders: Folders) -> None:
+    options = Options(model_path=(str(model),), nproc=1)
+    devices = DeviceReport(kind="cuda", description="", capacity_bytes=24 << 30, host_bytes=1 << 33)
+    found = message_of(memory_findings(options, folders, devices), "memory", "ok")
+    assert re.match(
+        r"model, --offload none: 1280\*720 with 81 frames takes .* of 23\.[12] GB", found
+    )
+    tiny = structs.replace(devices, capacity_bytes=1 << 20)
+    fix = f"wan model inspect {model} --cards"
+    found = message_of(memory_findings(options, folders, tiny), "memory", "error", fix)
+    assert "of which 0.0 GB can be used" in found
+    host = structs.replace(devices, capacity_bytes=None)
+    assert [*memory_findings(options, folders, host)] == []
+
+
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.999])
 def test_truncated_weights_are_reported(model: Path, folders: Folders, share: float) -> None:
     weights = model / "transformer" / "diffusion_pytorch_model.safetensors"
@@ -335,19 +353,19 @@ def test_an_npu_without_driver_and_torch_npu_is_reported(state_dir: Path, tmp_pa
 
 
 def test_a_torch_npu_of_another_release_is_reported_before_torch_is_imported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     metadata = tmp_path / "torch_npu-2.1.0.post12.dist-info" / "METADATA"
     metadata.parent.mkdir()
     metadata.write_text("Metadata-Version: 2.1\nName: torch_npu\nVersion: 2.1.0.post12\n")
     monkeypatch.syspath_prepend(tmp_path)
-    findings = [*accelerator_findings(Options())]
+    findings = [*accelerator_findings(Options(), folders)]
     message = message_of(findings, "torch", "error", f"{sys.executable} -m pip uninstall torch_npu")
     assert "torch_npu 2.1.0.post12 do not match" in message
     assert [finding.topic for finding in findings] == ["torch"]
 
 
-def test_a_device_that_torch_does_not_see_is_reported() -> None:
-    findings = accelerator_findings(Options(device="npu"))
+def test_a_device_that_torch_does_not_see_is_reported(folders: Folders) -> None:
+    findings = accelerator_findings(Options(device="npu"), folders)
     message = message_of(findings, "device", "error")
     assert message.startswith("--device npu: device npu was asked for, but torch sees none")

@@ -11,7 +11,6 @@ from PIL import Image
 from ranks.device import open_device
 from ranks.errors import JobError
 from ranks.model.conditioning import (
-    NUM_TEXT_TOKENS,
     Models,
     PromptEncoder,
     clean_text,
@@ -19,6 +18,7 @@ from ranks.model.conditioning import (
     load_models,
     open_image,
 )
+from ranks.model_files.architecture import NUM_TEXT_TOKENS
 from ranks.model_files.opened_model import open_model
 
 

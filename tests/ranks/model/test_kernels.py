@@ -65,7 +65,8 @@ def predict(
     cos, sin = (sequence.take(table) for table in model.rope_tables(shape, CPU))
     shard = Shard(sequence=sequence, rope_cos=cos, rope_sin=sin, branch=0, step=step, cache=cache)
     condition = model.condition(text, image)
-    return sequence.gather(model(latents.to(model.dtype), torch.tensor([600]), condition, shard))
+    (patches,) = model(latents.to(model.dtype), torch.tensor([600]), [(condition, shard)])
+    return sequence.gather(patches)
 
 
 @torch.inference_mode()
@@ -145,5 +146,5 @@ def test_a_forward_pass_never_waits_for_the_device() -> None:
         shard = Shard(sequence=sequence, rope_cos=cos, rope_sin=sin, branch=0, step=0, cache=None)
         condition = model.condition(torch.empty(1, 512, 16), torch.empty(1, 5, 16))
         timestep = torch.empty(1, dtype=torch.int64)
-        found = model(torch.empty(1, 8, *shape), timestep, condition, shard)
+        (found,) = model(torch.empty(1, 8, *shape), timestep, [(condition, shard)])
     assert found.device.type == "meta"

@@ -18,9 +18,10 @@ from ranks.families.wan21_flf2v import FirstAndLastFrame
 from ranks.families.wan21_i2v import ImageToVideo
 from ranks.families.wan22_i2v_a14b import TwoExperts
 from ranks.families.wan22_ti2v_5b import FirstLatentFrame
-from ranks.model.model_memory import measure, usable_bytes
+from ranks.model.model_memory import measure
 from ranks.model.transformer import ShardTransformer
 from ranks.model.vae import GivenClip, decode_chunks, encode_chunks
+from ranks.model_files.memory_estimate import usable_bytes
 from ranks.parallel.layout import Layout, split_evenly
 from ranks.parallel.process_group import World
 from ranks.parallel.sharding import num_weight_bytes, shard_text_encoder, shard_transformer
@@ -193,7 +194,7 @@ def test_every_layout_can_split_the_tokens_of_each_family(
         )
         timesteps = made.timesteps(torch.empty(()))
         with PeakMemory() as memory:
-            patches = model(latents, timesteps, condition, shard)
+            patches, _ = model(latents, timesteps, [(condition, shard)] * 2)
     num_tokens = sizes[layout.shard(world.rank)]
     assert patches.shape == (1, num_tokens, 4 * config.out_channels)
     expected = _token_bytes(transformer) * num_tokens

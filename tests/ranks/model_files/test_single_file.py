@@ -15,7 +15,7 @@ from ranks.model.weights import check_fit
 from ranks.model_files.components import ComponentName
 from ranks.model_files.opened_model import open_model
 from tests.ranks.conftest import DemoFolders, draw_image
-from tests.ranks.lone_rank import lone_frames
+from tests.ranks.lone_engine import lone_frames
 
 THREE_STEPS = JobSpec(
     prompt="A dog walks.",

@@ -58,7 +58,7 @@ def predict(rank: int, world_size: int) -> tuple[Tensor, SequenceGroup]:
         cache=None,
     )
     condition = transformer.condition(text, image)
-    patches = transformer(latents, timestep, condition, shard)
+    (patches,) = transformer(latents, timestep, [(condition, shard)])
     return transformer.unpatchify(sequence.gather(patches), SHAPE), sequence
 
 

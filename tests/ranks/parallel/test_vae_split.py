@@ -9,8 +9,8 @@ from ranks.demo.patch_vae_weights import make_patch_vae
 from ranks.model.chunk_encoder import empty_cache
 from ranks.model.vae import FRAMES_PER_LATENT, GivenClip, decode_chunks, encode_chunks
 from ranks.model.vae_norm import install_norm
-from ranks.parallel.layout import split_evenly
-from ranks.parallel.vae_split import VaePatch, VaeSplit, grid_shape
+from ranks.parallel.layout import grid_shape, split_evenly
+from ranks.parallel.vae_split import VaePatch, VaeSplit
 from tests.ranks.parallel.world import run_ranks
 
 TOLERANCE = 1e-5

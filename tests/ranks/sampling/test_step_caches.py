@@ -199,14 +199,10 @@ def test_a_residual_is_reused_for_its_own_branch_until_the_next_computed_step() 
     cache = ListedStepCache(Phases(num_steps=6, guidance_end=4), [1, 3, 5])
     found: list[list[float]] = []
 
-    def blocks(step: int) -> Callable[[Tensor], Tensor]:
-        return lambda hidden: hidden + 100 * (step + 1)
-
     def predict(step: int) -> Tensor:
-        values = [
-            cache.residuals.pass_blocks(branch, torch.tensor([float(branch)]), blocks(step))
-            for branch in ((0, 1) if step < 4 else (0,))
-        ]
+        outputs = [torch.tensor([100.0 * (step + 1) + branch]) for branch in range(1 + (step < 4))]
+        hidden = torch.tensor([float(step)])
+        values = cache.residuals.pass_blocks(hidden, lambda: outputs)
         found.append([value.item() for value in values])
         return torch.zeros(1)
 
@@ -215,11 +211,11 @@ def test_a_residual_is_reused_for_its_own_branch_until_the_next_computed_step() 
             cache.velocity(step, torch.zeros(1), partial(predict, step))
             cache.is_skipping = cache.wants_to_skip(step + 1, torch.zeros(1))
             assert cache.can_begin_here == (step + 1 not in (1, 3, 5))
-    assert found == [[100, 101], [100, 101], [300, 301], [300, 301], [500], [500]]
-    with pytest.raises(KeyError):
+    assert found == [[100, 101], [101, 102], [300, 301], [301, 302], [500], [501]]
+    with pytest.raises(AssertionError):
         reusing(cache.residuals)
 
 
-def reusing(residuals: Residuals) -> Tensor:
+def reusing(residuals: Residuals) -> list[Tensor]:
     residuals.is_reusing = True
-    return residuals.pass_blocks(0, torch.zeros(1), lambda hidden: hidden)
+    return residuals.pass_blocks(torch.zeros(1), list)
