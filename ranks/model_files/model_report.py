@@ -45,7 +45,7 @@ class ModelReport(msgspec.Struct, frozen=True, kw_only=True, tag="model"):
     jobs: dict[int, JobMemory]
     """By number of ranks: what a job of the default size and length needs on each."""
     devices: DeviceReport | None = None
-    """This machine's; None where nobody has asked."""
+    """Those of this machine; None at a start."""
 
 
 class ModelFault(msgspec.Struct, frozen=True, kw_only=True, tag="fault"):

@@ -64,7 +64,7 @@ def test_boundaries_change_no_bit_and_ranks_may_propose_different_numbers(
     whole, divided = pair.run(spec, num_parts=1), pair.run(spec, num_parts=100)
     assert torch.equal(done(divided), done(whole))
     assert {report.num_parts for report in whole.reports} == {0}
-    num_parts = spec.infer_steps * (2 * NUM_BLOCKS - 1)
+    num_parts = spec.infer_steps * (NUM_BLOCKS - 1)
     assert {report.num_parts for report in divided.reports} == {num_parts}
 
 
