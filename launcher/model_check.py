@@ -1,6 +1,7 @@
 """Checks the model before a start, in processes of their own: the launcher never imports torch."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -18,6 +19,7 @@ from launcher.preflight import (
 )
 from launcher.served_models import ServedModel
 from ranks.model_files.model_report import ModelFault, ModelReport, decode_report
+from ranks.model_files.quantization import Quantize
 
 logger = logging.getLogger("launcher")
 
@@ -58,7 +60,7 @@ def check_model(model: ServedModel, place: Path, options: Options) -> CheckedMod
         StartError: If there is none at its place, or its heads cannot be split over the ranks.
     """
     transformer = transformer_file(options)
-    report = inspect_model(place, transformer)
+    report = inspect_model(place, transformer, quantization_of(options))
     check_split(options, report.num_heads)
     return CheckedModel(
         place=place,
@@ -74,31 +76,42 @@ def transformer_file(options: Options) -> Path | None:
     return None if options.transformer is None else Path(options.transformer).resolve()
 
 
-def inspect_model(path: Path, transformer: Path | None = None) -> ModelReport:
+def quantization_of(options: Options) -> Quantize | None:
+    return options.quantize and Quantize(options.quantize, options.quantize_skip)
+
+
+def inspect_model(
+    path: Path, transformer: Path | None = None, quantize: Quantize | None = None
+) -> ModelReport:
     """Return what a model is, from its configs and the headers of its files.
 
     Args:
         path: Its folder.
         transformer: A single file that takes the place of the folder's own transformer.
+        quantize: How its transformers are quantized as they are loaded.
 
     Raises:
         UnfitModelError: If anything is missing, damaged, or of a model that is not served.
         StartError: If there is nothing at the path.
     """
-    match inspect_path(path, transformer):
+    match inspect_path(path, transformer, quantize):
         case ModelFault() as fault:
             raise (StartError if fault.may_appear else UnfitModelError)(fault.message)
         case ModelReport() as report:
             return report
 
 
-def inspect_path(path: Path, transformer: Path | None = None) -> ModelReport | ModelFault:
+def inspect_path(
+    path: Path, transformer: Path | None = None, quantize: Quantize | None = None
+) -> ModelReport | ModelFault:
     """Return what a model is, or why it cannot be served.
 
     Raises:
         StartError: If the inspection itself fails.
     """
     arguments = _arguments(path, transformer)
+    if quantize is not None:
+        arguments += ["--quantize", quantize.form, "--quantize-skip", str(quantize.skipped_blocks)]
     topic = f"model {path}"
     output = run_check(_INSPECTION, *arguments, limit_s=PROBE_LIMIT_S, topic=topic)
     return decode_report(output)
@@ -112,6 +125,23 @@ def check_weights(folder: Path, transformer: Path | None) -> None:
     """
     arguments = _arguments(folder, transformer)
     run_check("ranks.model.weight_trial", *arguments, limit_s=PROBE_LIMIT_S, topic="model")
+
+
+def check_8bit(options: Options, models: Sequence[CheckedModel]) -> None:
+    """Check that the devices can multiply 8-bit numbers as the models need it.
+
+    Raises:
+        StartError: If not.
+    """
+    forms = {model.profile.quantization for model in models} - {None}
+    if not forms or options.device == "cpu":
+        return
+    count = options.nproc * options.num_groups
+    run_check(
+        *("ranks.device", options.device, str(count), *sorted(filter(None, forms))),
+        limit_s=PROBE_LIMIT_S,
+        topic=f"--device {options.device}",
+    )
 
 
 def check_split(options: Options, num_heads: int) -> None:

@@ -4,12 +4,15 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 
+from broker.wire.model_profile import EightBit
 from launcher.model_check import inspect_path
 from launcher.preflight import StartError
 from ranks.model_files.model_report import ModelFault, ModelReport
+from ranks.model_files.quantization import Quantize
 
 _GIB = 1 << 30
 
@@ -23,10 +26,13 @@ def main(arguments: Sequence[str]) -> int:
     inspect.add_argument(
         "--transformer", metavar="FILE", type=Path, help="single file in place of its transformer"
     )
+    inspect.add_argument("--quantize", choices=get_args(EightBit), help="as launch.py takes it")
+    inspect.add_argument("--quantize-skip", metavar="N", type=int, default=0, help="likewise")
     inspect.add_argument("--json", action="store_true", help="write the report as JSON")
     options = parser.parse_args(arguments)
     try:
-        report = inspect_path(options.path, options.transformer)
+        quantize = options.quantize and Quantize(options.quantize, options.quantize_skip)
+        report = inspect_path(options.path, options.transformer, quantize)
     except StartError as error:  # the inspection itself did not work
         report = ModelFault(message=str(error), may_appear=False)
     if options.json:
@@ -42,6 +48,8 @@ def main(arguments: Sequence[str]) -> int:
 def _rows(report: ModelReport) -> Iterator[str]:
     yield f"{report.profile.family}, {report.layout} layout: {report.place}"
     yield f"attention heads: {report.num_heads}"
+    if form := report.profile.quantization:
+        yield f"the blocks of its transformer multiply in {form}"
     yield ""
     yield f"{'component':14} {'tensors':>7} {'GiB':>7}  {'stored as':12} from"
     for name, part in report.components.items():

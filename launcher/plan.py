@@ -104,6 +104,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             model_path=str(model.place),
             model_name=model.profile.name,
             transformer=None if model.transformer is None else str(model.transformer),
+            quantize=options.quantize,
+            quantize_skip=options.quantize_skip,
             device=self.device,
             first_device=index * options.nproc,
             addresses=addresses,

@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 
 from broker.process.log import LogFormat
+from broker.wire.model_profile import EightBit
 from broker.wire.sockets import Addresses
 
 DeviceKind = Literal["npu", "cuda", "cpu"]
@@ -31,6 +32,10 @@ class RankConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """By which jobs name it; empty stands for the name that its family's profile has."""
     transformer: str | None = None
     """A single file that takes the place of the folder's transformer."""
+    quantize: EightBit | None = None
+    """Form in which the transformers' blocks are quantized as they are loaded."""
+    quantize_skip: int = 0
+    """Blocks at either end that are not."""
     device: DeviceKind
     first_device: int = 0
     """Device index of rank 0; rank n uses device `first_device + n`."""

@@ -13,7 +13,7 @@ from broker.wire.group_shape import GroupShape
 from broker.wire.job import Stage
 from ranks.broker_link import BrokerLink
 from ranks.config import RankConfig
-from ranks.device import Device, open_device
+from ranks.device import Device, open_device, require_8bit
 from ranks.engine import Engine
 from ranks.families.known_families import family_of
 from ranks.follower import Follower
@@ -23,6 +23,7 @@ from ranks.model.kernels import KernelForm
 from ranks.model.model_memory import measure, num_image_tokens
 from ranks.model_files.opened_model import open_model
 from ranks.model_files.profiles import profile_of
+from ranks.model_files.quantization import Quantize
 from ranks.parallel.process_group import START_LIMIT, World, join, leave
 from ranks.start_failure import reporting_failure
 from ranks.warm_up import warm_up
@@ -61,7 +62,11 @@ def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
     world = join(config.rendezvous, rank, config.world_size, device)
     device = _choose_kernels(world, device)
     single_file = None if config.transformer is None else Path(config.transformer)
-    files = open_model(Path(config.model_path), single_file)
+    quantize = config.quantize and Quantize(config.quantize, config.quantize_skip)
+    files = open_model(Path(config.model_path), single_file, quantize)
+    if form := files.components["transformer"].quantization:
+        require_8bit(device.kind, form)
+        logger.info("the transformer's blocks multiply in %s", form)
     family = family_of(files)
     models = load_models(files, device, world.mesh(device))
     logger.info("models loaded, %.1f GB in use", device.memory_bytes() / 1e9)

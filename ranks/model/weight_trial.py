@@ -12,7 +12,8 @@ from ranks.model_files.opened_model import open_model
 def main() -> int:
     logging.disable()  # standard error has the one line that the launcher shows
     try:
-        check_fit(open_model(*parse_arguments()))
+        path, transformer, _ = parse_arguments()
+        check_fit(open_model(path, transformer))
     except ModelFolderError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -18,6 +18,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from ranks.device import Device
 from ranks.errors import ModelFolderError
+from ranks.model.quantized_linear import install_8bit
 from ranks.model.transformer import ShardTransformer
 from ranks.model.weight_match import match_weights
 from ranks.model_files.architecture import IMAGE_ENCODER_NAMES, TEXT_ENCODER_NAMES
@@ -63,6 +64,9 @@ def load_transformer(
     component: Component, device: Device, mesh: DeviceMesh | None
 ) -> ShardTransformer:
     model = meta_transformer(component, device.model_dtype)
+    if component.quantization is not None:
+        multiply = device.choose_multiply(component.quantization)
+        install_8bit(model, component.quantized, component.quantization, multiply)
     root = ShardTransformer(model, device.attention_backend, kernels=device.kernels)
     if mesh is not None:
         shard_transformer(root, model, mesh)

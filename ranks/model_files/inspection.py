@@ -4,15 +4,17 @@ import argparse
 import logging
 import sys
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 
-from broker.wire.model_profile import ModelProfile
+from broker.wire.model_profile import EightBit, ModelProfile
 from ranks.errors import MissingModelError, ModelFolderError
 from ranks.model_files.components import Component, ModelFiles
 from ranks.model_files.model_report import ComponentReport, ModelFault, ModelReport
 from ranks.model_files.opened_model import open_model
 from ranks.model_files.profiles import profile_of
+from ranks.model_files.quantization import Quantize
 from ranks.model_files.weight_memory import NUM_RANKS, weight_bytes
 
 
@@ -22,18 +24,23 @@ def main() -> None:
     sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
 
 
-def parse_arguments() -> tuple[Path, Path | None]:
-    """Return the path and the single file of a model, as the launcher passes them to helpers."""
+def parse_arguments() -> tuple[Path, Path | None, Quantize | None]:
+    """Return path, single file and quantization of a model, as the launcher passes them."""
     parser = argparse.ArgumentParser()
     parser.add_argument("path", type=Path)
     parser.add_argument("--transformer", type=Path)
+    parser.add_argument("--quantize", choices=get_args(EightBit))
+    parser.add_argument("--quantize-skip", type=int, default=0)
     options = parser.parse_args()
-    return options.path, options.transformer
+    quantize = options.quantize and Quantize(options.quantize, options.quantize_skip)
+    return options.path, options.transformer, quantize
 
 
-def inspect(path: Path, transformer: Path | None = None) -> ModelReport | ModelFault:
+def inspect(
+    path: Path, transformer: Path | None = None, quantize: Quantize | None = None
+) -> ModelReport | ModelFault:
     try:
-        return _report(open_model(path, transformer))
+        return _report(open_model(path, transformer, quantize))
     except ModelFolderError as error:
         return ModelFault(message=str(error), may_appear=isinstance(error, MissingModelError))
 

@@ -6,21 +6,25 @@ from ranks.errors import ModelFolderError
 from ranks.model_files.components import ModelFiles
 from ranks.model_files.diffusers_folder import open_diffusers_folder
 from ranks.model_files.original_folder import is_original_folder, open_original_folder
+from ranks.model_files.quantization import Quantize, with_quantization
 from ranks.model_files.single_file import with_transformer
 from ranks.model_files.weight_fit import check_shapes
 
 
-def open_model(path: Path, transformer: Path | None = None) -> ModelFiles:
+def open_model(
+    path: Path, transformer: Path | None = None, quantize: Quantize | None = None
+) -> ModelFiles:
     """Return the components of a model, read from configs and headers only.
 
     Args:
         path: Its folder.
         transformer: A single file that takes the place of the folder's own transformer.
+        quantize: How the transformers' weights are quantized as they are loaded.
 
     Raises:
         MissingModelError: If there is nothing at the path.
-        ModelFolderError: If anything is missing, damaged, quantized, or of a model that is not
-            served.
+        ModelFolderError: If anything is missing, damaged, quantized in a way that is not
+            understood, or of a model that is not served.
     """
     try:
         files = _open_folder(path)
@@ -28,6 +32,7 @@ def open_model(path: Path, transformer: Path | None = None) -> ModelFiles:
             files = with_transformer(files, transformer)
         for name, component in files.components.items():
             check_shapes(name, component)
+        files = with_quantization(files, quantize)
     except OSError as error:
         raise ModelFolderError(f"model {path} cannot be read: {error}") from error
     return files

@@ -8,6 +8,7 @@ from msgspec import structs
 from ranks.errors import ModelFolderError
 from ranks.model_files.components import Component, ModelFiles
 from ranks.model_files.original_components import transformer_of
+from ranks.model_files.stored_8bit import with_scales
 from ranks.model_files.weight_files import read_weight_file
 
 _PREFIX = "model.diffusion_model."
@@ -42,7 +43,7 @@ def with_transformer(files: ModelFiles, path: Path) -> ModelFiles:
 
 
 def _read(path: Path, replaced: dict[str, Any]) -> Component:
-    stored = read_weight_file(path)
+    stored = read_weight_file(path, may_be_quantized=True)
     strays: list[str] = []
     if any(name.startswith(_PREFIX) for name in stored):
         strays = [name for name in stored if not name.startswith(_PREFIX)]
@@ -51,6 +52,7 @@ def _read(path: Path, replaced: dict[str, Any]) -> Component:
             for name, where in stored.items()
             if name.startswith(_PREFIX)
         }
+    stored = with_scales(stored)
     transformer = transformer_of(path, stored, None, strays)
     # A file does not state its heads; those of a transformer of the same width are as many.
     heads = replaced["num_attention_heads"]
