@@ -12,6 +12,7 @@ from transformers import CLIPVisionModel, UMT5EncoderModel
 
 from broker.wire.job_memory import GroupMemory
 from ranks.model.conditioning import NUM_TEXT_TOKENS
+from ranks.model.quantized_linear import work_bytes
 from ranks.parallel.vae_split import grid_shape
 
 _LARGE_BYTES = 64_000_000_000
@@ -62,6 +63,7 @@ def measure(
     dit_blocks, t5 = _num_bytes(blocks), _num_bytes([text_encoder])
     whole = _num_bytes([vae, *([] if image_encoder is None else [image_encoder])])
     whole += len(transformers) * (_num_bytes([transformer]) - dit_blocks)
+    whole += work_bytes(transformer)
     is_sharded = world_size > 1
     vector = _vector_bytes(transformer)
     num_condition_tokens = NUM_TEXT_TOKENS + num_embedded_images * num_image_tokens(image_encoder)

@@ -22,6 +22,8 @@ SCALE = "weight_scale"
 
 _CHUNK = 4096
 """Tokens that are multiplied at once, which bounds the memory of numbers in between."""
+_WORK_ITEM_BYTES = 10
+"""Of each number of such a part: as it comes, in float32, rounded, and its sums."""
 _LEAST_ROWS = 32
 """CUDA multiplies no fewer rows of int8 than 17."""
 
@@ -48,6 +50,7 @@ class QuantizedLinear(nn.Module):
     def __init__(self, plain: nn.Linear, dtype: torch.dtype, multiply: Multiply) -> None:
         super().__init__()
         self._multiply = multiply
+        self.sides = (plain.out_features, plain.in_features)
         self.weight = _parameter(plain.weight.shape, dtype)
         # In rows, as the weight, so that FSDP gives each rank the factors of its own rows.
         self.weight_scale = _parameter((plain.out_features, 1), torch.float32)
@@ -85,6 +88,12 @@ def install_8bit(
 def scale_of(weight: str) -> str:
     """Return the name of the scale that belongs to a weight of 8-bit numbers."""
     return f"{weight.removesuffix('weight')}{SCALE}"
+
+
+def work_bytes(model: nn.Module) -> int:
+    """Return the memory that a product takes beside its input and its output."""
+    linears = (module for module in model.modules() if isinstance(module, QuantizedLinear))
+    return max((max(made.sides) for made in linears), default=0) * _CHUNK * _WORK_ITEM_BYTES
 
 
 def multiply_fp8(

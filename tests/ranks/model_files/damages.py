@@ -110,7 +110,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         save_torch(VAE_21, {"conv1.weight": torch.ones(2, dtype=torch.int8)}),
         "holds conv1.weight as torch.int8: its weights are quantized",
     ),
-    "fp8 without its scale": (quantize, "as F8_E4M3: its weights are quantized"),
+    "scaled fp8": (quantize, "as F8_E4M3: its weights are quantized"),
     "two models mixed": (mix_with_another_model, "is of another model: its z_dim is 8"),
     "unreadable": (replace_by_folder(VAE_21), f"missing: {VAE_21};"),
     "T2V": (state_type(model_type="t2v"), "an original folder of Wan T2V"),
