@@ -63,7 +63,8 @@ class QuantizedLinear(nn.Module):
             for tokens in hidden_BLC.flatten(0, -2).split(_CHUNK)
         ]
         whole = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return whole.unflatten(0, hidden_BLC.shape[:-1])
+        output: Tensor = whole.unflatten(0, hidden_BLC.shape[:-1])
+        return output
 
 
 def install_8bit(
