@@ -52,7 +52,8 @@ class QuantizedLinear(nn.Module):
         self._multiply = multiply
         self.sides = (plain.out_features, plain.in_features)
         self.weight = _parameter(plain.weight.shape, dtype)
-        # In rows, as the weight, so that FSDP gives each rank the factors of its own rows.
+        # In rows, as the weight, so that FSDP gives each rank the factors of its own rows. Since a
+        # block then has several dtypes, FSDP gathers its bytes, which every backend can send.
         self.weight_scale = _parameter((plain.out_features, 1), torch.float32)
         self.bias = plain.bias
 
@@ -60,7 +61,7 @@ class QuantizedLinear(nn.Module):
         """Return the output, `[..., O]`."""
         parts = [
             self._multiply(tokens, self.weight, self.weight_scale, self.bias)
-            for tokens in hidden_BLC.flatten(0, -2).split(_CHUNK)
+            for tokens in hidden_BLC.flatten(0, -2).contiguous().split(_CHUNK)
         ]
         whole = parts[0] if len(parts) == 1 else torch.cat(parts)
         output: Tensor = whole.unflatten(0, hidden_BLC.shape[:-1])

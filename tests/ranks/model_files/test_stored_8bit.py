@@ -104,7 +104,7 @@ def test_an_original_folder_may_hold_8_bit_weights_and_their_scales_in_different
         if not path.name.startswith("diffusion_pytorch_model"):
             (folder / path.name).symlink_to(path)
     tensors = load_file(file)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, is_scale in enumerate((True, False)):
         shard = f"diffusion_pytorch_model-{number}.safetensors"
         part = {k: v for k, v in tensors.items() if k.endswith("weight_scale") == is_scale}
