@@ -85,7 +85,6 @@ def test_a_check_says_in_which_form_a_model_is_quantized(demo: Path, tmp_path: P
     options = Options(demo=True, device="cpu", nproc=2, quantize="int8")
     folders = Folders.under(str(tmp_path))
     place = folders.model(options.models[0])
-    place.parent.mkdir(parents=True)
     place.symlink_to(demo)
     complete, form = model_findings(options, folders)
     assert (complete.level, form.level) == ("ok", "ok")

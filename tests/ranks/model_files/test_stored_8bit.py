@@ -58,6 +58,7 @@ def test_a_file_is_loaded_as_the_numbers_that_it_holds(
     loaded = load_transformer(component, CPU, None)
     meant = dequantized(original, maker)
     named = original_tensors("transformer", {}, dict(loaded.model.named_parameters()))
+    assert sum(name.endswith("weight_scale") for name in named) == NUM_LINEARS
     for name, tensor in meant.items():
         found = named[name]
         if isinstance(scale := named.get(f"{name}_scale"), Tensor):
