@@ -7,9 +7,17 @@ import pytest
 import torch
 from torch.distributed.device_mesh import init_device_mesh
 
+from broker.wire.job_memory import GroupMemory
 from broker.wire.model_profile import EightBit
 from ranks.device import Device
-from ranks.model.quantized_linear import DTYPES, QuantizedLinear
+from ranks.model.model_memory import measure
+from ranks.model.quantized_linear import (
+    DTYPES,
+    QuantizedLinear,
+    install_8bit,
+    multiply_fused,
+    work_bytes,
+)
 from ranks.model.transformer import ShardTransformer
 from ranks.model.weights import load_transformer
 from ranks.model_files.components import Component
@@ -17,6 +25,7 @@ from ranks.model_files.opened_model import open_model
 from ranks.model_files.quantization import Quantize
 from ranks.model_files.weight_memory import weight_bytes
 from ranks.parallel.sharding import num_weight_bytes, set_sharded
+from tests.ranks.model.real_models import real_models
 from tests.ranks.one_pass import velocity
 from tests.ranks.parallel.world import run_ranks
 
@@ -86,3 +95,31 @@ def test_the_inspection_counts_8_bit_weights(
     saved = sum(rows * columns - 4 * rows for rows, columns in shapes) // num_ranks
     found = weight_bytes(plain, num_ranks) - weight_bytes(quantized, num_ranks)
     assert abs(found - saved) <= 1  # of a division that rounds up
+
+
+def test_the_estimate_of_the_14b_model_counts_8_bit_weights() -> None:
+    transformer, *others = real_models()
+
+    def estimate() -> GroupMemory:
+        return measure(
+            [transformer],
+            *others,
+            num_embedded_images=1,
+            world_size=8,
+            capacity_bytes=64 << 30,
+        )
+
+    plain = estimate()
+    linears = [
+        f"blocks.{name}"
+        for name, weight in transformer.blocks.named_parameters()
+        if weight.dim() == 2
+    ]
+    install_8bit(transformer, linears, "fp8", multiply_fused)
+    quantized = estimate()
+    # Of 32.3 GB in bfloat16.
+    assert plain.dit_gathered_bytes / quantized.dit_gathered_bytes == pytest.approx(2, rel=0.01)
+    saved = plain.dit_gathered_bytes - quantized.dit_gathered_bytes
+    found = plain.weights_bytes - quantized.weights_bytes + work_bytes(transformer)
+    assert found == pytest.approx(saved / 8, abs=8)
+    assert 0 < work_bytes(transformer) < 600e6
