@@ -20,11 +20,9 @@ from launcher.preflight import (
 )
 from launcher.served_models import DemoModel, ServedModel
 from ranks.config import DeviceReport
-from ranks.model_files.model_report import (
-    ModelFault,
-    ModelReport,
-    decode_report,
-)
+from ranks.model_files.model_choice import ModelChoice
+from ranks.model_files.model_report import ModelFault, ModelReport, decode_report
+from ranks.model_files.quantization import Quantize
 
 logger = logging.getLogger("launcher")
 
@@ -64,12 +62,12 @@ def check_model(model: ServedModel, place: Path, options: Options) -> CheckedMod
         UnfitModelError: If it is incomplete, damaged or of a family that is not served.
         StartError: If there is none at its place, or its heads cannot be split over the ranks.
     """
-    transformers = transformer_files(options)
-    report = inspect_model(place, transformers, model.is_distilled)
+    choice = choice_of(model, place, options)
+    report = inspect_model(choice)
     check_split(options, report.num_heads)
     return CheckedModel(
         place=place,
-        transformers=transformers,
+        transformers=choice.transformers,
         profile=structs.replace(report.profile, name=model.name),
         num_heads=report.num_heads,
         num_groups=model.num_groups,
@@ -77,44 +75,37 @@ def check_model(model: ServedModel, place: Path, options: Options) -> CheckedMod
     )
 
 
+def choice_of(model: ServedModel, place: Path, options: Options) -> ModelChoice:
+    quantize = options.quantize and Quantize(options.quantize, options.quantize_skip)
+    return ModelChoice(place, transformer_files(options), quantize, model.is_distilled)
+
+
 def transformer_files(options: Options) -> tuple[Path, ...]:
     return tuple(Path(file).resolve() for file in options.transformer)
 
 
-def inspect_model(
-    path: Path, transformers: Sequence[Path] = (), is_distilled: bool = False
-) -> ModelReport:
+def inspect_model(choice: ModelChoice) -> ModelReport:
     """Return what a model is, from its configs and the headers of its files.
-
-    Args:
-        path: Its folder.
-        transformers: Single files that take the place of the folder's own transformers.
-        is_distilled: Whether the operator says that it is a distilled model.
 
     Raises:
         UnfitModelError: If anything is missing, damaged, or of a model that is not served.
         StartError: If there is nothing at the path.
     """
-    match inspect_path(path, transformers, is_distilled):
+    match inspect_path(choice):
         case ModelFault() as fault:
             raise (StartError if fault.may_appear else UnfitModelError)(fault.message)
         case ModelReport() as report:
             return report
 
 
-def inspect_path(
-    path: Path, transformers: Sequence[Path] = (), is_distilled: bool = False
-) -> ModelReport | ModelFault:
+def inspect_path(choice: ModelChoice) -> ModelReport | ModelFault:
     """Return what a model is, or why it cannot be served.
 
     Raises:
         StartError: If the inspection itself fails.
     """
-    arguments = _arguments(path, transformers)
-    if is_distilled:
-        arguments.append("--distilled")
-    topic = f"model {path}"
-    output = run_check(_INSPECTION, *arguments, limit_s=PROBE_LIMIT_S, topic=topic)
+    topic = f"model {choice.path}"
+    output = run_check(_INSPECTION, *choice.arguments, limit_s=PROBE_LIMIT_S, topic=topic)
     return decode_report(output)
 
 
@@ -128,14 +119,30 @@ def inspect_devices() -> DeviceReport:
     return read_device_report(output)
 
 
-def check_weights(folder: Path, transformers: Sequence[Path]) -> None:
+def check_weights(choice: ModelChoice) -> None:
     """Check that the weights of a complete model fit the models that are made; takes seconds.
 
     Raises:
         StartError: If a weight is missing, left over or of another shape.
     """
-    arguments = _arguments(folder, transformers)
-    run_check("ranks.model.weight_trial", *arguments, limit_s=PROBE_LIMIT_S, topic="model")
+    run_check("ranks.model.weight_trial", *choice.arguments, limit_s=PROBE_LIMIT_S, topic="model")
+
+
+def check_8bit(options: Options, models: Sequence[CheckedModel]) -> None:
+    """Check that the devices can multiply 8-bit numbers as the models need it.
+
+    Raises:
+        StartError: If not.
+    """
+    forms = {model.profile.quantization for model in models} - {None}
+    if not forms or options.device == "cpu":
+        return
+    count = options.nproc * options.num_groups
+    run_check(
+        *("ranks.device", options.device, str(count), *sorted(filter(None, forms))),
+        limit_s=PROBE_LIMIT_S,
+        topic=f"--device {options.device}",
+    )
 
 
 def check_split(options: Options, num_heads: int) -> None:
@@ -157,10 +164,6 @@ def check_split(options: Options, num_heads: int) -> None:
             f"--ulysses-size is {ulysses_size}: it must divide the model's {num_heads} attention "
             f"heads; possible: {', '.join(map(str, sizes))}"
         )
-
-
-def _arguments(path: Path, transformers: Sequence[Path]) -> list[str]:
-    return [str(path), *(f"--transformer={file}" for file in transformers)]
 
 
 def _checked(model: ServedModel, options: Options, folders: Folders) -> CheckedModel:

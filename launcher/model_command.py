@@ -4,14 +4,18 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 from msgspec import structs
 
+from broker.wire.model_profile import EightBit
 from launcher.card_table import card_rows
 from launcher.model_check import inspect_devices, inspect_path
 from launcher.preflight import StartError
+from ranks.model_files.model_choice import ModelChoice
 from ranks.model_files.model_report import ModelFault, ModelReport
+from ranks.model_files.quantization import Quantize
 
 _GIB = 1 << 30
 
@@ -32,10 +36,13 @@ def main(arguments: Sequence[str]) -> int:
     inspect.add_argument(
         "--cards", action="store_true", help="also show which cards it fits, with which options"
     )
+    inspect.add_argument("--quantize", choices=get_args(EightBit), help="as launch.py takes it")
+    inspect.add_argument("--quantize-skip", metavar="N", type=int, default=0, help="likewise")
     inspect.add_argument("--json", action="store_true", help="write the report as JSON")
     options = parser.parse_args(arguments)
     try:
-        report = inspect_path(options.path, options.transformer)
+        quantize = options.quantize and Quantize(options.quantize, options.quantize_skip)
+        report = inspect_path(ModelChoice(options.path, tuple(options.transformer), quantize))
         if isinstance(report, ModelReport):
             report = structs.replace(report, devices=inspect_devices())
     except StartError as error:  # the inspection itself did not work
@@ -53,6 +60,8 @@ def main(arguments: Sequence[str]) -> int:
 def rows(report: ModelReport) -> Iterator[str]:
     yield f"{report.profile.family}, {report.layout} layout: {report.place}"
     yield f"attention heads: {report.num_heads}"
+    if form := report.profile.quantization:
+        yield f"the blocks of its transformer multiply in {form}"
     yield ""
     yield f"{'component':14} {'tensors':>7} {'GiB':>7}  {'stored as':12} from"
     for name, part in report.components.items():

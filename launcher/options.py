@@ -9,6 +9,7 @@ from msgspec import Meta
 from broker.process.log import LogFormat
 from broker.store.store import is_object_place
 from broker.wire.job import MAX_PROMPT_CHARS, MODEL_NAME_PATTERN
+from broker.wire.model_profile import EightBit
 from http_front.config import Downloads
 from launcher.served_models import (
     DemoModel,
@@ -95,6 +96,24 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             "in 4 steps, without guidance."
         ),
     ] = ()
+    quantize: (
+        Annotated[
+            EightBit,
+            Meta(
+                description="Multiply in 8 bits in the transformers' blocks: their weights are "
+                "rounded as they are loaded, and tokens as they are multiplied."
+            ),
+        ]
+        | None
+    ) = None
+    quantize_skip: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=32,
+            description="Blocks at either end of a transformer that --quantize leaves as they are.",
+        ),
+    ] = 0
     default_model: (
         Annotated[
             str,
@@ -352,6 +371,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ValueError(
                 f"transformer is the file of one model, but the server has {len(self.models)}"
             )
+        if self.quantize_skip and self.quantize is None:
+            raise ValueError("quantize_skip says what quantize leaves out; give quantize, too")
         if self.model and has_paths:
             raise ValueError("model and model_path exclude each other: name all with --model")
         if not (self.demo or self.model or self.model_path):

@@ -107,6 +107,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             model_name=model.profile.name,
             transformers=tuple(map(str, model.transformers)),
             is_distilled=model.profile.is_distilled,
+            quantize=options.quantize,
+            quantize_skip=options.quantize_skip,
             device=self.device,
             first_device=index * options.nproc,
             addresses=addresses,

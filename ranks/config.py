@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 
 from broker.process.log import LogFormat
+from broker.wire.model_profile import EightBit
 from broker.wire.sockets import Addresses
 
 DeviceKind = Literal["npu", "cuda", "cpu"]
@@ -39,6 +40,10 @@ class RankConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Single files that take the place of the folder's transformers."""
     is_distilled: bool = False
     """Whether it is a distilled model."""
+    quantize: EightBit | None = None
+    """Form in which the transformers' blocks are quantized as they are loaded."""
+    quantize_skip: int = 0
+    """Blocks at either end that are not."""
     device: DeviceKind
     first_device: int = 0
     """Device index of rank 0; rank n uses device `first_device + n`."""

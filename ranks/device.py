@@ -6,6 +6,7 @@ import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,9 +15,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from broker.process.cgroup import read_limits
 from broker.process.log import one_line
+from broker.wire.model_profile import EightBit
 from ranks.config import DeviceKind, DeviceReport
 from ranks.errors import DeviceError
 from ranks.model.kernels import KernelForm, Kernels
+from ranks.model.quantized_linear import Multiply, multiply_fp8, multiply_fused, multiply_int8
 
 if TYPE_CHECKING:
     from diffusers.models.attention_dispatch import AttentionBackendName
@@ -35,6 +38,9 @@ _CUDA_ATTENTION_ORDER = [
     SDPBackend.EFFICIENT_ATTENTION,
     SDPBackend.MATH,
 ]
+
+_FP8_CAPABILITY = (8, 9)
+_NPU_OPERATORS = ("npu_dynamic_quant", "npu_quant_matmul")
 
 _NICE = 5
 
@@ -123,6 +129,13 @@ class Device:
             return "plain"
         forms: tuple[KernelForm, ...] = ("triton", "compiled")
         return next((form for form in forms if can_run(form, self.torch_device)), "plain")
+
+    def choose_multiply(self, form: EightBit) -> Multiply:
+        """Return the product of tokens with 8-bit weights."""
+        if self.kind == "npu":
+            return multiply_fused
+        multiply = multiply_fp8 if form == "fp8" else multiply_int8
+        return partial(multiply, quantize=Kernels(self.kernels).quantize_rows)
 
     def lower_priority(self) -> None:
         # Of this thread and those it starts. Otherwise a status request would wait for CPU time in
@@ -232,6 +245,38 @@ def find_kind(wanted: str) -> DeviceKind:
     )
 
 
+def require_8bit(kind: DeviceKind, form: EightBit) -> None:
+    """Check that a kind of device can multiply 8-bit numbers of a form.
+
+    Raises:
+        DeviceError: If not.
+    """
+    if kind == "npu" and form == "fp8":
+        raise DeviceError(
+            "the model's 8-bit weights are in fp8, but an NPU multiplies int8 only; use "
+            "--quantize int8, or weights that are stored as int8"
+        )
+    if kind == "npu" and not all(hasattr(torch.ops.npu, name) for name in _NPU_OPERATORS):
+        raise DeviceError(
+            f"8-bit weights need torch_npu's {' and '.join(_NPU_OPERATORS)}, which this release "
+            "lacks; install the one of constraints.txt, or use plain weights"
+        )
+    if kind == "cuda" and form == "fp8":
+        found = min(
+            torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())
+        )
+        if found < _FP8_CAPABILITY:
+            raise DeviceError(
+                f"the model's 8-bit weights are in fp8, which needs GPUs of compute capability "
+                f"{_dotted(_FP8_CAPABILITY)} or more, but there is one of {_dotted(found)}; use "
+                "--quantize int8, or weights that are stored as int8"
+            )
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]}"
+
+
 def _require_devices(kind: DeviceKind, count: int) -> None:
     num_devices = _runtime(kind).device_count()
     if num_devices < count:
@@ -296,12 +341,14 @@ def _resident_bytes() -> int:
 
 
 def main() -> int:
-    """Print the devices that a server would use: `python -m ranks.device WANTED COUNT`."""
-    wanted, count = sys.argv[1], int(sys.argv[2])
+    """Print the devices that a server would use: `python -m ranks.device WANTED COUNT [FORM]`."""
+    wanted, count, *forms = sys.argv[1], int(sys.argv[2]), *sys.argv[3:]
     try:
         kind = find_kind(wanted)
         if kind != "cpu":
             _require_devices(kind, count)
+        for form in forms:
+            require_8bit(kind, msgspec.convert(form, EightBit))
     except DeviceError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -13,7 +13,7 @@ from broker.wire.group_shape import GroupShape
 from broker.wire.job import Stage
 from ranks.broker_link import BrokerLink
 from ranks.config import RankConfig
-from ranks.device import Device, open_device
+from ranks.device import Device, open_device, require_8bit
 from ranks.engine import Engine
 from ranks.families.known_families import family_of
 from ranks.follower import Follower
@@ -24,6 +24,7 @@ from ranks.model.model_memory import measure
 from ranks.model_files.memory_estimate import num_image_tokens
 from ranks.model_files.opened_model import open_model
 from ranks.model_files.profiles import profile_of
+from ranks.model_files.quantization import Quantize
 from ranks.offload_choice import decide_offload
 from ranks.parallel.process_group import START_LIMIT, World, join, leave
 from ranks.start_failure import reporting_failure
@@ -62,7 +63,11 @@ def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
     """Join the group and load the models. Returns once every rank has done so."""
     world = join(config.rendezvous, rank, config.world_size, device)
     device = _choose_kernels(world, device)
-    files = open_model(Path(config.model_path), list(map(Path, config.transformers)))
+    quantize = config.quantize and Quantize(config.quantize, config.quantize_skip)
+    files = open_model(Path(config.model_path), list(map(Path, config.transformers)), quantize)
+    if form := files.components["transformer"].quantization:
+        require_8bit(device.kind, form)
+        logger.info("the transformer's blocks multiply in %s", form)
     family = family_of(files)
     capacity_bytes = world.smallest(device.capacity_bytes())
     profile = profile_of(files, config.model_name or files.family, is_distilled=config.is_distilled)

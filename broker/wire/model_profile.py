@@ -8,6 +8,9 @@ from broker.wire.job import MIN_SIDE_PX, JobSpec, ModelName, Solver, SpecError, 
 
 Family = Literal["wan2.1-i2v", "wan2.1-flf2v", "wan2.2-i2v-a14b", "wan2.2-ti2v-5b"]
 
+EightBit = Literal["fp8", "int8"]
+"""Forms of 8-bit numbers that matrices are multiplied in: E4M3, and whole numbers."""
+
 CACHE_FIELDS = ("use_attentioncache", "step_cache")
 """The fields of a job that turn a cache on. Distilled models refuse them: a cache needs steps that
 resemble each other."""
@@ -29,6 +32,8 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     family: Family = "wan2.1-i2v"
     content_hash: str = ""
     """SHA-256 in hexadecimal of its configs and its weights' names and shapes."""
+    quantization: EightBit | None = None
+    """Form of the 8-bit linears in the transformer's blocks; None if it has none."""
 
     last_image: Literal["none", "optional", "required"] = "none"
     """Whether a job may or must give the video's last frame."""

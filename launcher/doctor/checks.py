@@ -11,10 +11,11 @@ from pathlib import Path
 import imageio_ffmpeg
 
 from broker.process.cgroup import read_limits
+from broker.wire.model_profile import EightBit
 from broker.wire.sockets import Addresses, is_loopback
 from launcher.doctor.findings import Finding, error, ok, warning
 from launcher.doctor.process_table import left_behind, listeners
-from launcher.model_check import check_model, check_weights
+from launcher.model_check import CheckedModel, check_8bit, check_model, check_weights, choice_of
 from launcher.options import DEFAULT_MODEL, Options
 from launcher.outer_variables import provide_temporary_folder, unusable_variables
 from launcher.preflight import (
@@ -124,7 +125,7 @@ def _check_model(model: ServedModel, folder: Path, options: Options) -> Iterator
     try:
         report = check_model(model, folder, options)
         if not is_demo:  # the demo's weights are made from its configs
-            check_weights(folder, report.transformers)
+            check_weights(choice_of(model, folder, options))
     except UnfitModelError as fault:
         yield error("model", str(fault), f"rm -r {folder}" if is_demo else download)
     except SplitError as fault:
@@ -135,6 +136,16 @@ def _check_model(model: ServedModel, folder: Path, options: Options) -> Iterator
         for stray in report.warnings:
             yield warning("model", f"ignored, because it is not part of the model: {stray}")
         yield ok("model", f"{folder} is complete")
+        if form := report.profile.quantization:
+            yield _check_8bit(report, form, options)
+
+
+def _check_8bit(model: CheckedModel, form: EightBit, options: Options) -> Finding:
+    try:
+        check_8bit(options, [model])
+    except StartError as fault:
+        return error("quantization", str(fault), "python launch.py --quantize int8")
+    return ok("quantization", f"the transformer's blocks multiply in {form}")
 
 
 def access_findings(options: Options) -> Iterator[Finding]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from launcher.doctor.findings import Finding, error, ok, warning
-from launcher.model_check import inspect_path, transformer_files
+from launcher.model_check import choice_of, inspect_path
 from launcher.options import Options
 from launcher.preflight import Folders, StartError
 from ranks.config import DeviceReport
@@ -18,7 +18,7 @@ def memory_findings(options: Options, folders: Folders, devices: DeviceReport) -
         return
     for model in options.models:
         try:
-            report = inspect_path(folders.model(model), transformer_files(options))
+            report = inspect_path(choice_of(model, folders.model(model), options))
         except StartError:
             continue  # the check of the model says so
         if not isinstance(report, ModelFault):

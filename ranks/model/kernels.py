@@ -28,6 +28,9 @@ KernelForm = Literal["plain", "compiled", "triton"]
 The results differ by the rounding of the dtype.
 """
 
+_LEAST_SCALE = 1e-30
+"""Of a row of zeros, which must not be divided by zero."""
+
 
 class Kernels:
     """The functions of this module in one form."""
@@ -38,6 +41,7 @@ class Kernels:
         self.add_and_norm = add_and_norm
         self.add_and_modulate = add_and_modulate
         self.add = add
+        self.quantize_rows = quantize_rows if form == "plain" else _compiled(quantize_rows)
         if form == "compiled":
             self._compile()
         elif form == "triton":
@@ -174,6 +178,18 @@ def add_and_modulate(
 def add(hidden_BLC: Tensor, update: Tensor, gate: Tensor, rows: Tensor | None = None) -> Tensor:
     """Return the tokens plus the update times `gate`, which is `[R, 1, C]`."""
     return (hidden_BLC.float() + update.float() * by_token(gate, rows)).type_as(hidden_BLC)
+
+
+def quantize_rows(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return rows `[N, C]` as 8-bit numbers of a dtype, and the factor of each, `[N, 1]`, float32.
+
+    The largest number of a row becomes the largest of the dtype. So NaN and infinity make the
+    factor, and with it all products of the row, NaN or infinite.
+    """
+    largest = 127.0 if dtype == torch.int8 else torch.finfo(dtype).max
+    scale = (rows.abs().amax(dim=1, keepdim=True).float() / largest).clamp_min(_LEAST_SCALE)
+    scaled = rows.float() / scale
+    return (scaled.round() if dtype == torch.int8 else scaled).to(dtype), scale
 
 
 def by_token(values_R1C: Tensor, rows: Tensor | None) -> Tensor:

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import CLIPVisionModel, UMT5EncoderModel
 
 from broker.wire.job_memory import GroupMemory
+from ranks.model.quantized_linear import longest_sides
 from ranks.model_files.architecture import NUM_TEXT_TOKENS
 from ranks.model_files.memory_estimate import (
     ModelSizes,
@@ -18,6 +19,7 @@ from ranks.model_files.memory_estimate import (
     num_image_tokens,
     pixel_bytes,
 )
+from ranks.model_files.quantization import work_bytes
 from ranks.offload import NOTHING, Offload
 
 
@@ -49,6 +51,7 @@ def measure(
         num_blocks=len(transformer.blocks),
         blocks_bytes=blocks,
         outside_bytes=_num_bytes([transformer]) - blocks,
+        work_bytes=work_bytes(longest_sides(transformer)),
         vector_bytes=_vector_bytes(transformer),
         text_encoder_bytes=_num_bytes([text_encoder]),
         image_encoder_bytes=0 if image_encoder is None else _num_bytes([image_encoder]),

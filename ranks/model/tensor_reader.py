@@ -26,7 +26,7 @@ class TensorReader:
         self._opened.close()
 
     def read(self, weight: StoredWeight, rows: slice) -> Tensor:
-        """Return rows of a weight, in the dtype of the file.
+        """Return rows of a weight: in the dtype of the file, or in float32 if that has 8 bits.
 
         Args:
             weight: Where it is stored.
@@ -35,6 +35,19 @@ class TensorReader:
         Raises:
             ModelFolderError: If a checkpoint of torch cannot be read.
         """
+        numbers = self.read_numbers(weight, rows)
+        if weight.scale is None:
+            return numbers
+        return numbers.float() * self.read_scale(weight, rows)
+
+    def read_scale(self, weight: StoredWeight, rows: slice) -> Tensor:
+        """Return the factors of rows of a weight of 8-bit numbers, `[rows, 1]`, float32."""
+        assert weight.scale is not None, "the weight is plain"
+        whole: Tensor = self._tensor(weight.scale)[...]
+        return whole.float().reshape(-1, 1).expand(weight.shape[0], 1)[rows]
+
+    def read_numbers(self, weight: StoredWeight, rows: slice) -> Tensor:
+        """Return rows of a weight as the file holds them, whatever their scale."""
         stored = self._tensor(weight)
         shape = tuple(stored.shape if isinstance(stored, Tensor) else stored.get_shape())
         if len(shape) != len(weight.shape):

@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from ranks.model.quantized_linear import SCALE
 from ranks.model_files.architecture import ONLY_OWN, Names
 from ranks.model_files.components import Component
 from ranks.model_files.weight_files import StoredWeight
@@ -17,7 +18,11 @@ def match_weights(
         ModelFolderError: If a weight is missing or has another shape, or if the files hold weights
             that the model does not have.
     """
-    expected = [(own, tuple(weight.shape)) for own, weight in weights_by_names(model)]
+    expected = [
+        (own, tuple(weight.shape))
+        for own, weight in weights_by_names(model)
+        if not own[0].endswith(SCALE)  # where a weight is, its scale is; or it is computed
+    ]
     return match_shapes(expected, component, names)
 
 

@@ -5,15 +5,13 @@ import sys
 
 from ranks.errors import ModelFolderError
 from ranks.model.weights import check_fit
-from ranks.model_files.inspection import parse_arguments
-from ranks.model_files.opened_model import open_model
+from ranks.model_files.model_choice import parse_choice
 
 
 def main() -> int:
     logging.disable()  # standard error has the one line that the launcher shows
     try:
-        path, transformers, _ = parse_arguments()
-        check_fit(open_model(path, transformers))
+        check_fit(parse_choice().open())
     except ModelFolderError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -20,6 +20,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from ranks.device import Device
 from ranks.errors import ModelFolderError
 from ranks.model.block_streaming import BlockStreaming
+from ranks.model.quantized_linear import install_8bit
 from ranks.model.transformer import ShardTransformer
 from ranks.model.vae_norm import install_norm
 from ranks.model.weight_match import match_weights
@@ -97,6 +98,9 @@ def load_transformer(
 ) -> ShardTransformer:
     """Load a transformer that computes on a device, to it or to `target`."""
     model = meta_transformer(component, device.model_dtype)
+    if component.quantization is not None:
+        multiply = device.choose_multiply(component.quantization)
+        install_8bit(model, component.quantized, component.quantization, multiply)
     root = ShardTransformer(model, device.attention_backend, kernels=device.kernels)
     if mesh is not None:
         shard_transformer(root, model, mesh)

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from broker.wire.model_profile import Family
+from broker.wire.model_profile import EightBit, Family
 from ranks.errors import ModelFolderError
 from ranks.model_files.weight_files import StoredWeight
 
@@ -36,6 +36,9 @@ class Component(msgspec.Struct, frozen=True, kw_only=True):
     """By their names in the module of diffusers or transformers."""
     strays: list[str] = []
     """Files and tensors that are not part of it."""
+    quantization: EightBit | None = None
+    """How the weights in `quantized` are held, whatever their files hold."""
+    quantized: frozenset[str] = frozenset()
 
 
 class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):

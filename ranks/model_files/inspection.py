@@ -1,10 +1,7 @@
 """`python -m ranks.model_files.inspection PATH`: write what a model is, as JSON."""
 
-import argparse
 import logging
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 
@@ -13,33 +10,21 @@ from ranks.errors import MissingModelError, ModelFolderError
 from ranks.model_files.components import Component, ModelFiles
 from ranks.model_files.fitting import needed_by_ranks
 from ranks.model_files.memory_estimate import sizes_of
+from ranks.model_files.model_choice import ModelChoice, parse_choice
 from ranks.model_files.model_report import ComponentReport, ModelFault, ModelReport
-from ranks.model_files.opened_model import open_model
 from ranks.model_files.profiles import profile_of
 from ranks.model_files.weight_memory import NUM_RANKS, weight_bytes
 
 
 def main() -> None:
     logging.disable()  # the report has the warnings
-    report = inspect(*parse_arguments())
+    report = inspect(parse_choice())
     sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
 
 
-def parse_arguments() -> tuple[Path, list[Path], bool]:
-    """Return what the launcher passes: a model's path, its single files, and if it is distilled."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("path", type=Path)
-    parser.add_argument("--transformer", type=Path, action="append", default=[])
-    parser.add_argument("--distilled", action="store_true")
-    options = parser.parse_args()
-    return options.path, options.transformer, options.distilled
-
-
-def inspect(
-    path: Path, transformers: Sequence[Path] = (), is_distilled: bool = False
-) -> ModelReport | ModelFault:
+def inspect(choice: ModelChoice) -> ModelReport | ModelFault:
     try:
-        return _report(open_model(path, transformers), is_distilled)
+        return _report(choice.open(), choice.is_distilled)
     except ModelFolderError as error:
         return ModelFault(message=str(error), may_appear=isinstance(error, MissingModelError))
 

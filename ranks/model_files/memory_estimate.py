@@ -11,8 +11,9 @@ from msgspec import structs
 
 from broker.wire.job_memory import GroupMemory
 from ranks.model_files.architecture import NUM_TEXT_TOKENS, shapes_of
-from ranks.model_files.components import ComponentName, ModelFiles
-from ranks.model_files.weight_memory import IN_FLOAT32, TRANSFORMERS
+from ranks.model_files.components import Component, ComponentName, ModelFiles
+from ranks.model_files.quantization import work_bytes
+from ranks.model_files.weight_memory import IN_FLOAT32, SCALE_BYTES, TRANSFORMERS
 from ranks.offload import NOTHING, Offload
 from ranks.parallel.layout import grid_shape
 
@@ -48,6 +49,8 @@ class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
     """Of one transformer, as all that follows."""
     blocks_bytes: int
     outside_bytes: int
+    work_bytes: int = 0
+    """What a product of 8-bit numbers takes beside its input and output."""
     vector_bytes: int
     """One token between two blocks."""
     text_encoder_bytes: int
@@ -78,7 +81,8 @@ def sizes_of(files: ModelFiles, item_bytes: int = 2, vae_item_bytes: int = 4) ->
     """
     configs = {name: component.config for name, component in files.components.items()}
     config, vae = configs["transformer"], configs["vae"]
-    in_blocks, outside = _transformer_bytes(config, item_bytes)
+    transformer = files.components["transformer"]
+    in_blocks, outside = _transformer_bytes(transformer, item_bytes)
     width = config.get("num_attention_heads", 40) * config.get("attention_head_dim", 128)
     image_encoder = configs.get("image_encoder")
     # A transformer that sees two images adds a position to each of their tokens.
@@ -88,6 +92,9 @@ def sizes_of(files: ModelFiles, item_bytes: int = 2, vae_item_bytes: int = 4) ->
         num_blocks=config.get("num_layers", 40),
         blocks_bytes=in_blocks,
         outside_bytes=outside,
+        work_bytes=work_bytes(
+            max(transformer.weights[name].shape) for name in transformer.quantized
+        ),
         vector_bytes=width * item_bytes,
         text_encoder_bytes=item_bytes * _num_weights("text_encoder", configs["text_encoder"]),
         image_encoder_bytes=0
@@ -115,7 +122,7 @@ def group_memory(
     """
     number, blocks, t5 = sizes.num_transformers, sizes.blocks_bytes, sizes.text_encoder_bytes
     is_sharded = world_size > 1
-    always = sizes.vae_bytes + number * sizes.outside_bytes
+    always = sizes.vae_bytes + number * sizes.outside_bytes + sizes.work_bytes
     always += 0 if offload.encoders else sizes.image_encoder_bytes
     shared = (0 if offload.models else number * blocks) + (0 if offload.encoders else t5)
     in_turn = blocks * min(_BLOCKS_IN_TURN, sizes.num_blocks) // max(sizes.num_blocks, 1)
@@ -178,12 +185,15 @@ def num_image_tokens(config: Any | None) -> int:
     return int(side) ** 2 + 1
 
 
-def _transformer_bytes(config: dict[str, Any], item_bytes: int) -> tuple[int, int]:
+def _transformer_bytes(component: Component, item_bytes: int) -> tuple[int, int]:
     """Return the bytes of the blocks, and of what is outside them."""
     in_blocks = outside = 0
-    for name, shape in shapes_of("transformer", config).items():
-        is_wide = not IN_FLOAT32.isdisjoint(name.split("."))
-        num_bytes = math.prod(shape) * (4 if is_wide else item_bytes)
+    for name, shape in shapes_of("transformer", component.config).items():
+        if name in component.quantized:
+            num_bytes = math.prod(shape) + SCALE_BYTES * shape[0]
+        else:
+            is_wide = not IN_FLOAT32.isdisjoint(name.split("."))
+            num_bytes = math.prod(shape) * (4 if is_wide else item_bytes)
         if name.startswith("blocks."):
             in_blocks += num_bytes
         else:

@@ -22,6 +22,7 @@ from ranks.model_files.original_components import (
     vae_of,
 )
 from ranks.model_files.single_file import GivenTransformers
+from ranks.model_files.stored_8bit import with_scales
 from ranks.model_files.torch_file import read_torch_file
 from ranks.model_files.weight_files import find_weights, weight_file_names
 
@@ -187,14 +188,14 @@ def _refuse_incomplete(folder: Path, transformers: Iterable[Path], kind: _Kind) 
 
 def _read_transformer(folder: Path) -> Component:
     stated = read_json(folder / "config.json")
-    found = find_weights(folder)
+    found = find_weights(folder, may_be_quantized=True)
     heads = stated.get("num_heads")
     if not isinstance(heads, int) or heads < 1:
         raise ModelFolderError(
             f"{folder}/config.json: num_heads is {heads!r}; expected a whole number from 1 up; "
             "download the file again"
         )
-    component = transformer_of(folder, found.weights, heads, found.strays)
+    component = transformer_of(folder, with_scales(found.weights), heads, found.strays)
     _compare(folder, stated, component.config)
     return component
 

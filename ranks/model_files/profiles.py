@@ -6,7 +6,7 @@ import msgspec
 from msgspec import structs
 
 from broker.wire.model_profile import Family, ModelProfile, StepCacheOffer
-from ranks.model_files.components import ModelFiles
+from ranks.model_files.components import Component, ModelFiles
 from ranks.model_files.distilled import distilled
 
 # Thresholds of the READMEs of EasyCache and MagCache4Wan2.2. TeaCache's makers have published no
@@ -56,14 +56,28 @@ def profile_of(files: ModelFiles, name: str, *, is_distilled: bool = False) -> M
     Raises:
         ModelFolderError: If it is to be a distilled one, of which its family has none.
     """
-    own = structs.replace(_PROFILES[files.family], name=name, content_hash=content_hash(files))
+    own = structs.replace(
+        _PROFILES[files.family],
+        name=name,
+        content_hash=content_hash(files),
+        quantization=files.components["transformer"].quantization,
+    )
     return distilled(own) if is_distilled else own
 
 
 def content_hash(files: ModelFiles) -> str:
     """Return what tells two models apart without reading their weights, in hexadecimal."""
-    described = {
-        part: (component.config, sorted((name, w.shape) for name, w in component.weights.items()))
-        for part, component in files.components.items()
-    }
+    described = {part: _described(component) for part, component in files.components.items()}
     return hashlib.sha256(msgspec.json.encode(described, order="deterministic")).hexdigest()
+
+
+def _described(component: Component) -> tuple[object, ...]:
+    weights = sorted((name, weight.shape) for name, weight in component.weights.items())
+    if component.quantization is None:
+        return component.config, weights
+    # A file's own 8-bit numbers differ from those that are rounded here.
+    sources = [(name, component.weights[name]) for name in sorted(component.quantized)]
+    rounded = [
+        (name, weight.dtype, weight.scale and weight.scale.shape) for name, weight in sources
+    ]
+    return component.config, weights, component.quantization, rounded

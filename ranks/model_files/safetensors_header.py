@@ -11,7 +11,7 @@ from ranks.errors import ModelFolderError
 _MAX_HEADER_BYTES = 16 << 20
 """Far more than the header of any model here: the 14B transformer's has 0.2 MB."""
 
-ITEM_BYTES = {"F32": 4, "BF16": 2, "F16": 2, "I64": 8}
+ITEM_BYTES = {"F32": 4, "BF16": 2, "F16": 2, "I64": 8, "F8_E4M3": 1, "I8": 1}
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _OTHER_CONTENT = {

@@ -11,6 +11,7 @@ from ranks.errors import ModelFolderError
 from ranks.model_files.components import Component, ComponentName
 from ranks.model_files.json_file import read_json
 from ranks.model_files.original_components import transformer_of
+from ranks.model_files.stored_8bit import with_scales
 from ranks.model_files.weight_files import read_weight_file
 
 _PREFIX = "model.diffusion_model."
@@ -67,7 +68,7 @@ def read_transformers(folder: Path, paths: Sequence[Path]) -> GivenTransformers:
 
 
 def _read(path: Path, folder: Path) -> Component:
-    stored = read_weight_file(path)
+    stored = read_weight_file(path, may_be_quantized=True)
     strays: list[str] = []
     if any(name.startswith(_PREFIX) for name in stored):
         strays = [name for name in stored if not name.startswith(_PREFIX)]
@@ -76,6 +77,7 @@ def _read(path: Path, folder: Path) -> Component:
             for name, where in stored.items()
             if name.startswith(_PREFIX)
         }
+    stored = with_scales(stored)
     transformer = transformer_of(path, stored, None, strays)
     # A file does not state its heads; those of a transformer of the same width are as many.
     heads = _stated_heads(folder, _dim(transformer.config))

@@ -41,10 +41,13 @@ class StoredWeight(msgspec.Struct, frozen=True):
     """As safetensors spells it."""
     first_row: int = 0
     """Where it begins, if the file holds several weights in one tensor."""
+    scale: "StoredWeight | None" = None
+    """The factors of its rows, `[rows, 1]`, or the one of them all, if it holds 8-bit numbers."""
 
     @property
     def num_bytes(self) -> int:
-        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+        own = math.prod(self.shape) * ITEM_BYTES[self.dtype]
+        return own + (0 if self.scale is None else self.scale.num_bytes)
 
 
 class WeightFiles(msgspec.Struct, frozen=True):
@@ -54,10 +57,14 @@ class WeightFiles(msgspec.Struct, frozen=True):
     strays: list[str]
 
 
-def find_weights(component: Path) -> WeightFiles:
+def find_weights(component: Path, *, may_be_quantized: bool = False) -> WeightFiles:
     """Read which weights a component's folder holds, from headers only.
 
     Its index decides, as in diffusers. Without one, all weights are in a single file.
+
+    Args:
+        component: The folder.
+        may_be_quantized: Whether the caller refuses quantized weights that it does not understand.
 
     Raises:
         ModelFolderError: If a file is missing or damaged, or the weights are quantized.
@@ -67,7 +74,7 @@ def find_weights(component: Path) -> WeightFiles:
     weights: dict[str, StoredWeight] = {}
     strays = [p.name for p in sorted(component.glob("*.safetensors")) if p.name not in names]
     for file, named in names.items():
-        held = read_weight_file(component / file)
+        held = read_weight_file(component / file, may_be_quantized=may_be_quantized)
         used = held.keys() if named is None else named
         if absent := sorted(set(used) - held.keys()):
             raise ModelFolderError(
@@ -125,14 +132,19 @@ def _names_by_file(component: Path) -> dict[str, list[str] | None]:
     return names
 
 
-def read_weight_file(path: Path) -> dict[str, StoredWeight]:
+def read_weight_file(path: Path, *, may_be_quantized: bool = False) -> dict[str, StoredWeight]:
     """Return the weights in a safetensors file by their names in it, from its header only.
+
+    Args:
+        path: The file.
+        may_be_quantized: Whether the caller refuses quantized weights that it does not understand.
 
     Raises:
         ModelFolderError: If the file is missing or damaged, or the weights are quantized.
     """
     header = read_header(path)
-    refuse_quantized(path, {name: tensor.dtype for name, tensor in header.items()})
+    if not may_be_quantized:
+        refuse_quantized(path, {name: tensor.dtype for name, tensor in header.items()})
     return {name: _stored(path, name, tensor) for name, tensor in header.items()}
 
 

@@ -12,17 +12,23 @@ IN_FLOAT32 = frozenset({"time_embedder", "scale_shift_table", "norm1", "norm2", 
 
 TRANSFORMERS = ("transformer", "transformer_2")
 
+SCALE_BYTES = 4
+"""Of a row of 8-bit numbers."""
+
 
 def weight_bytes(files: ModelFiles, num_ranks: int) -> int:
     """Return the bytes of the weights on each of the ranks, as accelerators hold them.
 
-    The blocks of transformers and the text encoder are in bfloat16 and sharded; all else is whole,
-    and image encoder and VAE are in float32.
+    The blocks of transformers and the text encoder are in bfloat16, if not in 8-bit numbers, and
+    sharded; all else is whole, and image encoder and VAE are in float32.
     """
     sharded = whole = 0
     for part, component in files.components.items():
         for name, shape in shapes_of(part, component.config).items():
-            num_bytes = math.prod(shape) * _item_bytes(part, name)
+            if name in component.quantized:
+                num_bytes = math.prod(shape) + SCALE_BYTES * shape[0]
+            else:
+                num_bytes = math.prod(shape) * _item_bytes(part, name)
             is_in_block = part in TRANSFORMERS and name.startswith("blocks.")
             if num_ranks > 1 and (is_in_block or part == "text_encoder"):
                 sharded += num_bytes

@@ -14,10 +14,13 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import UMT5EncoderModel
 
+from ranks.model.kernels import quantize_rows
+from ranks.model.quantized_linear import DTYPES, scale_of
 from ranks.model.tensor_reader import TensorReader
 from ranks.model.weight_match import match_weights, weights_by_names
 from ranks.model_files.architecture import ONLY_OWN, Names
 from ranks.model_files.components import Component
+from ranks.model_files.weight_files import StoredWeight
 
 
 def shard_transformer(root: nn.Module, model: WanTransformer3DModel, mesh: DeviceMesh) -> None:
@@ -80,7 +83,15 @@ def load_weights(
     _allocate(model, device)
     with TensorReader() as reader, torch.no_grad():
         for (first, *_), weight in weights_by_names(model):
-            _own(weight).copy_(reader.read(stored[first], _own_rows(weight)))
+            if first not in stored:  # a scale, which comes with its weight
+                continue
+            where, rows = stored[first], _own_rows(weight)
+            if weight.dtype in DTYPES:
+                numbers, scale = _read_8bit(reader, where, rows, weight)
+                _own(weight).copy_(numbers)
+                _own(model.get_parameter(scale_of(first))).copy_(scale)
+            else:
+                _own(weight).copy_(reader.read(where, rows))
 
 
 def _shard(
@@ -104,6 +115,16 @@ def _allocate(model: nn.Module, device: torch.device) -> None:
         for name in aliases:
             module, _, attribute = name.rpartition(".")
             setattr(model.get_submodule(module), attribute, model.get_parameter(first))
+
+
+def _read_8bit(
+    reader: TensorReader, where: StoredWeight, rows: slice, weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return rows as 8-bit numbers and their factors: those of the file, or rounded here."""
+    if where.scale is not None:
+        return reader.read_numbers(where, rows), reader.read_scale(where, rows)
+    # On the device, because the host would take minutes.
+    return quantize_rows(reader.read(where, rows).to(weight.device), weight.dtype)
 
 
 def _own(weight: Tensor) -> Tensor:

@@ -10,10 +10,13 @@ import pytest
 
 from broker.process.child import UNFIT_EXIT_CODE
 from launcher.doctor.checks import model_findings
+from launcher.model_check import inspect_model
 from launcher.options import Options
 from launcher.preflight import Folders
 from ranks.demo.build import make_demo_model
 from ranks.demo.original_layout import write_original_layout
+from ranks.model_files.model_choice import ModelChoice
+from ranks.model_files.quantization import Quantize
 from tests.ranks.model_files.damages import DAMAGES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,6 +80,22 @@ def test_a_check_names_what_a_start_names(original: Path, tmp_path: Path, name: 
     (finding,) = model_findings(options, Folders.under(str(tmp_path)))
     assert finding.level == "error"
     assert message in finding.message
+
+
+def test_a_check_says_in_which_form_a_model_is_quantized(demo: Path, tmp_path: Path) -> None:
+    options = Options(demo=True, device="cpu", nproc=2, quantize="int8")
+    folders = Folders.under(str(tmp_path))
+    place = folders.model(options.models[0])
+    place.symlink_to(demo)
+    complete, form = model_findings(options, folders)
+    assert (complete.level, form.level) == ("ok", "ok")
+    assert form.message == "the transformer's blocks multiply in int8"
+    plain, quantized = (
+        inspect_model(ModelChoice(demo, quantize=wanted)) for wanted in (None, Quantize("int8"))
+    )
+    assert (plain.profile.quantization, quantized.profile.quantization) == (None, "int8")
+    assert plain.profile.content_hash != quantized.profile.content_hash
+    assert plain.weight_bytes[1] > quantized.weight_bytes[1]
 
 
 def test_a_link_loop_and_an_empty_folder_may_be_repaired_while_the_service_waits(

@@ -55,6 +55,8 @@ def test_switches_can_be_turned_on_and_off() -> None:
         (["--model-path", "x/m,y/m"], {}, "two models are called m; give each its own name"),
         (["--model", "a=m", "--default-model", "b"], {}, "default_model is b; the server has a"),
         (["--model", "a=m", "--distilled", "b"], {}, "distilled has b; this machine serves a"),
+        (["--quantize", "fp4"], {}, "--quantize is 'fp4': it must be one of fp8, int8"),
+        (["--quantize-skip", "2"], {}, "quantize_skip says what quantize leaves out; give quant"),
         (["--groups", "0"], {}, "groups is 0, so listen is needed: without it no group can join"),
         (["--nproc", "2", "--ulysses-size", "3"], {}, "cfg_size 1 times ulysses_size 3 does not"),
         (["--cfg-size", "2", "--ulysses-size", "8"], {}, "ulysses_size 8 does not divide nproc 8"),

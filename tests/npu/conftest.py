@@ -1,6 +1,6 @@
 """The stand-in NPU, and groups of ranks on it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -87,6 +87,15 @@ def eight_exact_ranks(
 
 
 @pytest.fixture(scope="session")
+def int8_rank(
+    tmp_path_factory: pytest.TempPathFactory, host: Host, demo_folder: Path
+) -> Iterator[RankGroup]:
+    """One rank in the dtypes of an NPU, whose transformer multiplies in int8."""
+    options = {"quantize": "int8"}
+    yield from _group(tmp_path_factory, demo_folder, host, world_size=1, options=options)
+
+
+@pytest.fixture(scope="session")
 def rank_on_cpu(
     tmp_path_factory: pytest.TempPathFactory, host: Host, demo_folder: Path
 ) -> Iterator[RankGroup]:
@@ -102,9 +111,12 @@ def _group(
     world_size: int,
     device: Literal["npu", "cpu"] = "npu",
     patch: str | None = None,
+    options: Mapping[str, object] | None = None,
 ) -> Iterator[RankGroup]:
     start = partial(host.start, "tests.ranks.rank_group_main:main")
     folder = tmp_path_factory.mktemp(f"group-on-{device}-{world_size}")
-    with RankGroup(folder, model, world_size, device=device, start=start, patch=patch) as group:
+    with RankGroup(
+        folder, model, world_size, device=device, options=options, start=start, patch=patch
+    ) as group:
         draw_image(group.inputs_dir / "sample.png")
         yield group

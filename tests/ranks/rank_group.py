@@ -10,7 +10,7 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +121,7 @@ class RankGroup:
         model: Model folder.
         world_size: Number of ranks.
         device: Kind of their devices.
+        options: Further fields of their config.
         start: Starts the process that forks the ranks, given the argument of its `main`; by
             default a new interpreter.
         patch: As in `GroupStart`.
@@ -134,6 +135,7 @@ class RankGroup:
         world_size: int,
         *,
         device: Literal["npu", "cpu"] = "cpu",
+        options: Mapping[str, object] | None = None,
         start: Callable[[str], GroupProcess] | None = None,
         patch: str | None = None,
         offload: str | None = "none",
@@ -157,6 +159,7 @@ class RankGroup:
             offload=offload,
             parent_pid=os.getpid(),
         )
+        config = msgspec.structs.replace(config, **(options or {}))
         group_start = GroupStart(config=config, patch=patch)
         self._process = (start or _start)(msgspec.json.encode(group_start).decode())
 

@@ -10,7 +10,7 @@ import torch
 from diffusers.models.attention_dispatch import AttentionBackendName
 from torch.nn.attention import SDPBackend
 
-from ranks.device import Device, find_kind, is_out_of_memory, open_device
+from ranks.device import Device, find_kind, is_out_of_memory, open_device, require_8bit
 from ranks.errors import DeviceError
 from ranks.start_failure import explain_start_failure
 
@@ -53,6 +53,24 @@ def test_attention_falls_back_in_one_order_on_every_rank() -> None:
 def test_only_a_kind_whose_gloo_groups_allow_it_is_bound_to_the_process_group() -> None:
     bound = {kind: Device(kind=kind, index=1).bound_device for kind in ("npu", "cuda", "cpu")}
     assert bound == {"npu": None, "cuda": torch.device("cuda:1"), "cpu": None}
+
+
+def test_an_npu_refuses_fp8_by_name() -> None:
+    with pytest.raises(
+        DeviceError, match="in fp8, but an NPU multiplies int8 only; use --quantize"
+    ):
+        require_8bit("npu", "fp8")
+
+
+def test_fp8_needs_gpus_that_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [(9, 0), (8, 0)]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(found))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", found.__getitem__)
+    with pytest.raises(DeviceError, match=r"compute capability 8\.9 or more, but .* one of 8\.0"):
+        require_8bit("cuda", "fp8")
+    require_8bit("cuda", "int8")
+    found[1] = (8, 9)
+    require_8bit("cuda", "fp8")
 
 
 COMPILE = """

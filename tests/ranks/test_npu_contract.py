@@ -16,6 +16,7 @@ from diffusers.models import attention_dispatch
 
 from ranks import device
 from ranks.environment import DEFAULTS
+from ranks.model import quantized_linear
 from tests.torch_npu_wheel import TORCH_NPU, open_wheel
 
 LIBRARY = "torch_npu/lib/libtorch_npu.so"
@@ -115,6 +116,25 @@ def test_the_attention_kernel_takes_the_arguments_that_diffusers_passes(
     assert len(call.args) == 4
     assert {keyword.arg for keyword in call.keywords} <= set(names)
     assert outputs.startswith("(Tensor, ")  # only the first output is used
+
+
+def test_the_8_bit_kernels_take_the_arguments_that_the_ranks_pass(
+    wheel: zipfile.ZipFile, library: bytes
+) -> None:
+    source = textwrap.dedent(inspect.getsource(quantized_linear.multiply_fused))
+    calls = [
+        node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("torch.ops.npu.")
+    ]
+    found = {ast.unparse(call.func).rpartition(".")[2]: call for call in calls}
+    assert set(found) == set(device._NPU_OPERATORS)
+    for name, call in found.items():
+        schema = schema_of(name, wheel.read(SCHEMAS).decode())
+        assert schema.encode() in library  # as the operator is registered
+        names = re.findall(r"(\w+)(?==|,|\))", schema.partition(" -> ")[0])
+        assert len(call.args) == schema.partition("*")[0].count("Tensor ")
+        assert {keyword.arg for keyword in call.keywords} <= set(names)
 
 
 @pytest.mark.parametrize(

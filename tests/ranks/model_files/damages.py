@@ -78,7 +78,7 @@ def replace_by_folder(name: str) -> Damage:
 def quantize(folder: Path) -> None:
     name = some_weight(folder)
     weight = load_file(folder / SHARD)[name].to(torch.float8_e4m3fn)
-    change_shard(folder, {name: weight, f"{name[:-6]}scale_weight": torch.ones(())})
+    change_shard(folder, {name: weight})
 
 
 def state_type(**fields: str) -> Damage:
@@ -110,7 +110,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         save_torch(VAE_21, {"conv1.weight": torch.ones(2, dtype=torch.int8)}),
         "holds conv1.weight as torch.int8: its weights are quantized",
     ),
-    "scaled fp8": (quantize, "scale_weight: its weights are quantized"),
+    "scaled fp8": (quantize, "as F8_E4M3: its weights are quantized"),
     "two models mixed": (mix_with_another_model, "is of another model: its z_dim is 8"),
     "unreadable": (replace_by_folder(VAE_21), f"missing: {VAE_21};"),
     "T2V": (state_type(model_type="t2v"), "an original folder of Wan T2V"),

@@ -5,13 +5,17 @@ from pathlib import Path
 import torch
 
 from ranks.model_files.inspection import inspect
+from ranks.model_files.model_choice import ModelChoice
 from ranks.model_files.model_report import ModelFault, ModelReport
 from ranks.sampling.solver import make_solver
 from tests.ranks.conftest import DemoFolders
 
 
 def test_the_defaults_are_those_that_the_weights_are_made_for(demo_folder: Path) -> None:
-    plain, found = inspect(demo_folder), inspect(demo_folder, is_distilled=True)
+    plain, found = (
+        inspect(ModelChoice(demo_folder)),
+        inspect(ModelChoice(demo_folder, is_distilled=True)),
+    )
     assert isinstance(plain, ModelReport)
     assert isinstance(found, ModelReport)
     profile = found.profile
@@ -24,6 +28,6 @@ def test_the_defaults_are_those_that_the_weights_are_made_for(demo_folder: Path)
 
 
 def test_a_family_without_a_known_schedule_is_refused(demo_folders: DemoFolders) -> None:
-    found = inspect(demo_folders("wan2.2-ti2v-5b"), is_distilled=True)
+    found = inspect(ModelChoice(demo_folders("wan2.2-ti2v-5b"), is_distilled=True))
     assert isinstance(found, ModelFault)
     assert "a model of the family wan2.2-ti2v-5b; only those of wan2.1-i2v and" in found.message
