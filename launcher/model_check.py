@@ -7,6 +7,7 @@ import msgspec
 from msgspec import structs
 
 from broker.wire.model_profile import Family, ModelProfile
+from launcher.lora_check import check_loras
 from launcher.options import Options
 from launcher.preflight import (
     PROBE_LIMIT_S,
@@ -17,6 +18,7 @@ from launcher.preflight import (
     run_check,
 )
 from launcher.served_models import ServedModel
+from ranks.loras.lora_files import LoraFiles, profile_with
 from ranks.model_files.model_report import ModelFault, ModelReport, decode_report
 
 logger = logging.getLogger("launcher")
@@ -36,6 +38,10 @@ class CheckedModel(msgspec.Struct, frozen=True, kw_only=True):
     num_heads: int
     """Attention heads of its transformer."""
     num_groups: int = 1
+    loras: tuple[LoraFiles, ...] = ()
+    """Those that jobs may take."""
+    merged_loras: tuple[LoraFiles, ...] = ()
+    """Those that become part of it."""
     warnings: list[str] = []
     """What lies beside the model and is ignored."""
 
@@ -60,10 +66,14 @@ def check_model(model: ServedModel, place: Path, options: Options) -> CheckedMod
     transformer = transformer_file(options)
     report = inspect_model(place, transformer)
     check_split(options, report.num_heads)
+    loras = check_loras(options, model.name, place, transformer)
+    profile = structs.replace(report.profile, name=model.name)
     return CheckedModel(
         place=place,
         transformer=transformer,
-        profile=structs.replace(report.profile, name=model.name),
+        profile=profile_with(profile, loras.offered, loras.merged),
+        loras=loras.offered,
+        merged_loras=loras.merged,
         num_heads=report.num_heads,
         num_groups=model.num_groups,
         warnings=report.warnings,

@@ -6,6 +6,7 @@ import msgspec
 
 from broker.process.log import LogFormat
 from broker.wire.sockets import Addresses
+from ranks.loras.lora_files import LoraFiles
 
 DeviceKind = Literal["npu", "cuda", "cpu"]
 
@@ -31,6 +32,10 @@ class RankConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """By which jobs name it; empty stands for the name that its family's profile has."""
     transformer: str | None = None
     """A single file that takes the place of the folder's transformer."""
+    loras: tuple[LoraFiles, ...] = ()
+    """Those that jobs may take."""
+    merged_loras: tuple[LoraFiles, ...] = ()
+    """Those that are merged into the model when it is loaded."""
     device: DeviceKind
     first_device: int = 0
     """Device index of rank 0; rank n uses device `first_device + n`."""

@@ -8,6 +8,7 @@ from broker.wire.job import JobSpec
 from ranks.control import Control
 from ranks.device import Device
 from ranks.families.family import ModelFamily
+from ranks.loras.lora_switch import LoraSwitch
 from ranks.model.conditioning import Models, PromptEncoder
 from ranks.model.transformer import ShardTransformer
 from ranks.parallel.layout import Layout
@@ -25,6 +26,7 @@ class Engine:
         device: Device of this rank.
         world: All ranks of the group.
         shape: Default layout of the group, and its memory costs.
+        loras: The LoRAs that jobs may take.
         dit_fsdp: Default: keep the transformer's weights sharded between blocks.
         t5_fsdp: Default: keep the text encoder's weights sharded between blocks.
         vae_parallel: Default: split the VAE over the ranks.
@@ -37,6 +39,7 @@ class Engine:
         device: Device,
         world: World,
         shape: GroupShape,
+        loras: LoraSwitch,
         *,
         dit_fsdp: bool,
         t5_fsdp: bool,
@@ -47,6 +50,7 @@ class Engine:
         self.device = device
         self.world = world
         self.shape = shape
+        self.loras = loras
         self.control = Control(world.rank, world.control_group)
         self.prompts = PromptEncoder(models)
         self._split = VaeSplit(models.vae, world.rank, world.world_size)

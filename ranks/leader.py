@@ -35,7 +35,7 @@ from ranks.job_inputs import JobInputs
 from ranks.media.latent_colours import fit_colours
 from ranks.media.previews import Previews
 from ranks.media.video_writer import VideoWriter, save_failure
-from ranks.sampling.checkpoint import Checkpoint, State
+from ranks.sampling.checkpoint import Checkpoint, State, state_hash
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ class Leader(RankLoop):
         logger.info("attempt %d begins", job.lease.attempt)
         self._lease = job.lease
         self._link.report(JobStarted(lease=job.lease))
-        model_hash = self._engine.shape.model.content_hash
+        model_hash = state_hash(self._engine.shape.model, job)
         inputs = JobInputs(
             self._store,
             job,

@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from broker.wire.errors import ErrorCode
 from broker.wire.job import JobSpec, Stage
+from broker.wire.lora import LoraHashes
 from ranks.engine import Engine
 from ranks.errors import JobError
 from ranks.model.conditioning import draw_noise, embed_images, image_tensor, open_image
@@ -48,6 +49,8 @@ class LocalJob:
     image: Path
     last_image: Path | None = None
     """Last frame of the video, for models that take one."""
+    lora_hashes: LoraHashes = field(default_factory=dict)
+    """Of the job's LoRAs when it was accepted."""
     resume_from: Path | None = None
     """Checkpoint to resume from."""
 
@@ -99,10 +102,21 @@ class Run:
             RunInterrupted: On every rank at the same boundary, if the run ends early.
             JobError: If the job fails.
         """
+        self._use_loras()
         self._engine.set_weight_sharding(self._spec)
         conditioning = self._encode()
         latents = self._denoise(conditioning)
         yield from self._decode(latents)
+
+    def _use_loras(self) -> None:
+        """Give the transformers the LoRAs of the job; a job without any takes out all others."""
+        loras = self._engine.loras
+        if not (loras.is_offered or self._spec.loras):
+            return
+        self._observer.enter(Stage.ENCODE)
+        loras.use(self._spec.loras, self._job.lora_hashes)
+        # Here a rank that could not is found out: it would not take part in what comes next.
+        self._engine.control.meet()
 
     def _encode(self) -> Conditioning:
         self._observer.enter(Stage.ENCODE)

@@ -18,6 +18,8 @@ from ranks.engine import Engine
 from ranks.families.known_families import family_of
 from ranks.follower import Follower
 from ranks.leader import Leader
+from ranks.loras.lora_files import profile_with, with_merged
+from ranks.loras.lora_switch import LoraSwitch
 from ranks.model.conditioning import load_models
 from ranks.model.kernels import KernelForm
 from ranks.model.model_memory import measure, num_image_tokens
@@ -62,6 +64,7 @@ def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
     device = _choose_kernels(world, device)
     single_file = None if config.transformer is None else Path(config.transformer)
     files = open_model(Path(config.model_path), single_file)
+    files = with_merged(files, config.merged_loras)
     family = family_of(files)
     models = load_models(files, device, world.mesh(device))
     logger.info("models loaded, %.1f GB in use", device.memory_bytes() / 1e9)
@@ -87,7 +90,9 @@ def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
     shape = GroupShape(
         world_size=config.world_size,
         num_heads=models.transformers[0].num_heads,
-        model=profile_of(files, config.model_name or files.family),
+        model=profile_with(
+            profile_of(files, config.model_name or files.family), config.loras, config.merged_loras
+        ),
         cfg_size=config.cfg_size,
         ulysses_size=config.ulysses_size,
         memory=memory,
@@ -98,6 +103,7 @@ def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
         device,
         world,
         shape,
+        LoraSwitch(models.transformers, files, config.loras),
         dit_fsdp=config.dit_fsdp,
         t5_fsdp=config.t5_fsdp,
         vae_parallel=config.vae_parallel,

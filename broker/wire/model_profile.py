@@ -5,6 +5,7 @@ from typing import Literal, get_args
 import msgspec
 
 from broker.wire.job import MIN_SIDE_PX, JobSpec, ModelName, Solver, SpecError
+from broker.wire.lora import KnownLora, lora_fault
 
 Family = Literal["wan2.1-i2v", "wan2.1-flf2v", "wan2.2-i2v-a14b", "wan2.2-ti2v-5b"]
 
@@ -53,6 +54,10 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     solvers: tuple[Solver, ...] = get_args(Solver)
     sample_solver: Solver = "unipc"
     """The default."""
+    loras: tuple[KnownLora, ...] = ()
+    """Those that jobs may take."""
+    merged_loras: tuple[KnownLora, ...] = ()
+    """Those that are part of the model."""
 
 
 def check_last_image(is_given: bool, profile: ModelProfile) -> None:
@@ -117,3 +122,6 @@ def check_spec(spec: JobSpec, profile: ModelProfile) -> None:
             f"guidance_scale_2 is {spec.guidance_scale_2}; {profile.name} takes none, because it "
             "has one transformer",
         )
+    fault = lora_fault(spec.loras, profile.loras, profile.name)
+    if fault is not None:
+        raise SpecError("loras", fault)

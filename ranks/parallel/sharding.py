@@ -4,7 +4,7 @@ A model is sharded once, when it is loaded. Each job decides whether blocks free
 weights after use or keep them.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
@@ -14,10 +14,13 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import UMT5EncoderModel
 
+from ranks.loras.lora_file import WeightedChanges
+from ranks.loras.merging import LoraMerge
 from ranks.model.tensor_reader import TensorReader
 from ranks.model.weight_match import match_weights, weights_by_names
 from ranks.model_files.architecture import ONLY_OWN, Names
 from ranks.model_files.components import Component
+from ranks.model_files.weight_files import StoredWeight
 
 
 def shard_transformer(root: nn.Module, model: WanTransformer3DModel, mesh: DeviceMesh) -> None:
@@ -74,13 +77,47 @@ def load_weights(
         names: How the files name the weights.
 
     Raises:
-        ModelFolderError: If the weights do not fit the model; nothing has been read then.
+        ModelFolderError: If the weights do not fit the model; nothing has been read then. Or if a
+            LoRA of the component cannot be merged.
     """
     stored = match_weights(model, component, names)
     _allocate(model, device)
-    with TensorReader() as reader, torch.no_grad():
-        for (first, *_), weight in weights_by_names(model):
-            _own(weight).copy_(reader.read(stored[first], _own_rows(weight)))
+    weights = {first: weight for (first, *_), weight in weights_by_names(model)}
+    _read_weights(weights, stored, component.loras)
+
+
+def reload_weights(
+    model: nn.Module,
+    component: Component,
+    names: Collection[str],
+    loras: Sequence[WeightedChanges] = (),
+) -> None:
+    """Read this rank's slices of some weights again, and merge LoRAs into them.
+
+    Args:
+        model: A transformer that `load_weights` has filled; no block has gathered weights.
+        component: Where its weights are stored.
+        names: The weights.
+        loras: They come after those of the component.
+
+    Raises:
+        ModelFolderError: If a file can no longer be read, or a LoRA cannot be merged; some weights
+            are changed then, others not.
+    """
+    weights = {name: weight for name, weight in model.named_parameters() if name in names}
+    _read_weights(weights, component.weights, [*component.loras, *loras])
+
+
+def _read_weights(
+    weights: Mapping[str, Tensor],
+    stored: Mapping[str, StoredWeight],
+    loras: Sequence[WeightedChanges],
+) -> None:
+    with TensorReader() as reader, LoraMerge(loras) as merge, torch.no_grad():
+        for name, weight in weights.items():
+            own, rows = _own(weight), _own_rows(weight)
+            own.copy_(merge.rows(name, reader.read(stored[name], rows), rows, own.device))
+        merge.require_finite()
 
 
 def _shard(
