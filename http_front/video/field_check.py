@@ -50,16 +50,45 @@ def check(fields: dict[str, object], body_type: type[Body], *, lax: bool = False
     Args:
         fields: Names and values as the client sent them.
         body_type: The struct, whose types and ranges are checked.
-        lax: Whether strings may stand for numbers and booleans, as in a form.
+        lax: Whether strings may stand for numbers, booleans and, in JSON, lists, as in a form.
 
     Raises:
         FrontError: If a field is wrong. The message names the field, its value and what is
             allowed.
     """
+    if lax:
+        fields = _with_lists(fields, body_type)
     try:
         return msgspec.convert(fields, body_type, strict=not lax)
     except msgspec.ValidationError as error:
         raise _explain(error, fields, body_type, lax) from error
+
+
+def _with_lists(fields: dict[str, object], body_type: type[msgspec.Struct]) -> dict[str, object]:
+    types = {field.name: field.type for field in msgspec.structs.fields(body_type)}
+    return {
+        name: _read_list(value)
+        if isinstance(value, str) and name in types and _is_list(inspect.type_info(types[name]))
+        else value
+        for name, value in fields.items()
+    }
+
+
+def _read_list(text: str) -> object:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return text  # to be refused as it is
+
+
+def _is_list(info: inspect.Type) -> bool:
+    match info:
+        case inspect.Metadata(type=inner):
+            return _is_list(inner)
+        case inspect.UnionType(types=options):
+            return any(map(_is_list, options))
+        case _:
+            return isinstance(info, inspect.VarTupleType)
 
 
 def _explain(
@@ -136,6 +165,9 @@ def _allowed(info: inspect.Type) -> str:
             return "one of " + ", ".join(str(value) for value in values)
         case inspect.BoolType():
             return "true or false"
+        case inspect.VarTupleType(item_type=inspect.StructType(fields=parts), max_length=most):
+            named = ", ".join(f"{part.name} ({_allowed(part.type)})" for part in parts)
+            return f"a list of at most {most} objects with {named}"
         case _:  # None, the only other type in a body
             return "null"
 

@@ -1,13 +1,14 @@
 // The settings of a video: model, presets, size, and a control for each other field.
 
 import { makeControl } from "./controls.js";
+import { makeLoraControl } from "./loras.js";
 import { fieldsOf, modelNamed, models, takesSize } from "./models.js";
 import { makeSizeControl, parseSize } from "./size.js";
 import { text } from "./texts.js";
 
 const IN_SIGHT = ["num_frames"];
 const ELSEWHERE = ["prompt", "image", "image_url", "last_image", "last_image_url"];
-const ON_THEIR_OWN = ["image_size", "model"];
+const ON_THEIR_OWN = ["image_size", "model", "loras"];
 const FOR_PROGRAMS = ["callback_url", "priority"];
 
 /** Return the presets for a model; null takes the ranges and defaults in the fields. */
@@ -58,6 +59,7 @@ export class Settings {
       if ([...ELSEWHERE, ...ON_THEIR_OWN, ...FOR_PROGRAMS].includes(name)) continue;
       this.#controls.set(name, makeControl(name, schema));
     }
+    this.#controls.set("loras", makeLoraControl(fields.loras));
     this.#place();
     this.#presets = presetsFor(fields, null);
     makePresets(Object.keys(this.#presets), (name) => this.#usePreset(name));
@@ -162,6 +164,7 @@ export class Settings {
     for (const [name, control] of this.#controls) {
       if (control !== this.#size) control.limit(fields[name], model?.frames_per_second ?? 16);
     }
+    this.#controls.get("loras").offer(model?.loras ?? []);
     this.#controls.get("guidance_scale_2").box.hidden = !model?.has_second_guidance;
     for (const [name, preset] of Object.entries(this.#presets)) {
       const isTaken = takesSize(model, parseSize(preset.image_size));

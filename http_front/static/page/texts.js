@@ -108,6 +108,8 @@ const ENGLISH = {
   "label.end_step": "Cache: last step",
   "label.sample_solver": "Sampler",
   "label.sample_shift": "Schedule shift",
+  "label.loras": "LoRAs",
+  loraStrength: (name) => `Strength of ${name}`,
 };
 
 const CHINESE = {
@@ -218,6 +220,8 @@ const CHINESE = {
   "label.end_step": "缓存：结束步",
   "label.sample_solver": "采样器",
   "label.sample_shift": "噪声调度偏移",
+  "label.loras": "LoRA",
+  loraStrength: (name) => `${name} 的强度`,
 };
 
 const LANGUAGES = { en: ENGLISH, zh: CHINESE };

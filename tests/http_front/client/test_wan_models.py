@@ -38,7 +38,7 @@ async def test_wan_models_lists_them(front: Served) -> None:
     lines = out.splitlines()
     assert lines[1].split()[:3] == [WAN21.name, "yes", "yes"]
     assert "30 (20-100)" in lines[1]
-    assert lines[3].split()[-1] == "required"
+    assert lines[3].split()[-2:] == ["required", "none"]
     _, out, _ = await wan(front, "models", "--json")
     assert [model["id"] for model in json.loads(out)["data"]] == [
         profile.name for profile in (WAN21, TWO_EXPERTS, FIRST_AND_LAST)
