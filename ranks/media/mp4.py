@@ -58,7 +58,7 @@ def _feed(encoder: "subprocess.Popen[bytes]", frames: Iterable[bytes]) -> None:
 
 def _command(spec: JobSpec, model: ModelProfile, path: Path) -> list[str | bytes]:
     fields = msgspec.to_builtins(spec).items()
-    metadata = {name: value for name, value in fields if value not in (None, [])}
+    metadata = {name: value for name, value in fields if value not in (None, ())}
     metadata |= {"model": model.name, "model_hash": model.content_hash}
     if loras := hashes_of(spec.loras, model.loras):
         metadata["lora_hashes"] = loras
