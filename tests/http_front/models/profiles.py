@@ -1,5 +1,6 @@
 """Profiles of models that differ from the default one in all that the front asks of a profile."""
 
+from broker.wire.lora import KnownLora
 from broker.wire.model_profile import ModelProfile
 
 WAN21 = ModelProfile()
@@ -39,4 +40,11 @@ FOUR_STEPS = ModelProfile(
     max_guidance_scale=1.0,
     max_shift=10.0,
     solvers=("unipc",),
+)
+WITH_LORAS = ModelProfile(
+    name="with-loras",
+    loras=tuple(
+        KnownLora(name=name, hashes=(name[0] * 64,))
+        for name in ("anime", "board", "crayon", "dust", "etching")
+    ),
 )

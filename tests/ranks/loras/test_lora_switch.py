@@ -11,7 +11,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from broker.wire.errors import ErrorCode
-from broker.wire.lora import LoraChoice
+from broker.wire.lora import LoraChoice, LoraHashes
 from ranks.device import open_device
 from ranks.errors import JobError
 from ranks.loras.lora_files import LoraFiles, with_merged
@@ -154,7 +154,8 @@ def test_only_the_file_that_the_job_was_accepted_with_is_used(
 ) -> None:
     switch = LoraSwitch(load(model), model, list(loras.values()))
     choices = [LoraChoice(name="comfy")]
-    for hashes in ({}, {"comfy": ("0" * 64,)}):
+    others: list[LoraHashes] = [{}, {"comfy": ("0" * 64,)}]
+    for hashes in others:
         with pytest.raises(JobError, match="LoRA comfy has changed or is gone"):
             switch.use(choices, hashes)
 
