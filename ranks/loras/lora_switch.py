@@ -7,8 +7,9 @@ switch failed differ from the others only in what they have to read for the next
 On paper, for 14B and eight ranks, a LoRA on all linear layers of the blocks: 16.1 G weights in
 float32 are 65 GB, 8.1 GB a rank; at 10 GB/s of the page cache to each of them 0.8 s, and 0.3 s over
 PCIe at 25 GB/s. The product is 2 · 16.1 G · 64 / 8 = 0.26 TFLOP a rank: 0.01 s at 20 TFLOP/s in
-float32. Together 1.2 s. A job of 20 guided steps at 720p takes 974 s · 20 / 40 = 487 s on one H200,
-and 61 s on eight without any loss: 2 %. A model that is stored in bfloat16 needs half of it.
+float32. Together 1.1 s. A job of 20 guided steps at 720p takes 974 s · 20 / 40 = 487 s on one H200,
+and 61 s on eight without any loss: 1.9 %. A model that is stored in bfloat16 needs half of it.
+`tests/bench/loras.py` computes this, and measures it on a smaller model.
 """
 
 import logging
