@@ -191,6 +191,7 @@ def switch_on_ranks(rank: int, world_size: int, folder: str, lora: LoraFiles) ->
         set_sharded(sharded[0], sharded=False)
         output(sharded[0])
         use(switch, lora)
+        set_sharded(sharded[0], sharded=True)
         for name, weight in sharded[0].model.named_parameters():
             found = weight.full_tensor() if isinstance(weight, DTensor) else weight
             expected = whole[0].model.get_parameter(name)
@@ -198,7 +199,10 @@ def switch_on_ranks(rank: int, world_size: int, folder: str, lora: LoraFiles) ->
         changed = output(sharded[0])
         assert torch.allclose(changed, output(whole[0]), rtol=0, atol=TOLERANCE)
         assert not torch.allclose(changed, plain, rtol=0, atol=100 * TOLERANCE)
+        set_sharded(sharded[0], sharded=False)
+        output(sharded[0])
         use(switch)
+        set_sharded(sharded[0], sharded=True)
         assert torch.equal(output(sharded[0]), plain)
 
 
