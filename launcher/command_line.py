@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
+from launcher.lora_options import join_pairs
 from launcher.options import Options, OptionsError, Role
 
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://[0-9.:\[\]a-f]+:[0-9]+$")
@@ -177,10 +178,13 @@ def _split_lists(merged: dict[str, Any]) -> dict[str, Any]:
     lists = {field.name for field in fields if isinstance(field.default, tuple)}
     if str(merged.get("demo", True)).lower() not in _SWITCH:
         lists.add("demo")
-    return {
+    split = {
         name: _parts(value) if name in lists and isinstance(value, str) else value
         for name, value in merged.items()
     }
+    if isinstance(merged.get("lora"), str):
+        split["lora"] = join_pairs(split["lora"])
+    return split
 
 
 def _text(value: Any) -> Any:

@@ -9,6 +9,7 @@ from msgspec import structs
 
 from broker.wire.model_profile import ModelProfile
 from launcher.helper import read_device_report
+from launcher.lora_check import check_loras
 from launcher.options import Options
 from launcher.preflight import (
     PROBE_LIMIT_S,
@@ -20,6 +21,7 @@ from launcher.preflight import (
 )
 from launcher.served_models import DemoModel, ServedModel
 from ranks.config import DeviceReport
+from ranks.loras.lora_files import LoraFiles, profile_with
 from ranks.model_files.model_choice import ModelChoice
 from ranks.model_files.model_report import ModelFault, ModelReport, decode_report
 from ranks.model_files.quantization import Quantize
@@ -41,6 +43,10 @@ class CheckedModel(msgspec.Struct, frozen=True, kw_only=True):
     num_heads: int
     """Attention heads of its transformer."""
     num_groups: int = 1
+    loras: tuple[LoraFiles, ...] = ()
+    """Those that jobs may take."""
+    merged_loras: tuple[LoraFiles, ...] = ()
+    """Those that become part of it."""
     warnings: list[str] = []
     """What lies beside the model and is ignored."""
 
@@ -65,10 +71,14 @@ def check_model(model: ServedModel, place: Path, options: Options) -> CheckedMod
     choice = choice_of(model, place, options)
     report = inspect_model(choice)
     check_split(options, report.num_heads)
+    loras = check_loras(options, model.name, choice)
+    profile = structs.replace(report.profile, name=model.name)
     return CheckedModel(
         place=place,
         transformers=choice.transformers,
-        profile=structs.replace(report.profile, name=model.name),
+        profile=profile_with(profile, loras.offered, loras.merged),
+        loras=loras.offered,
+        merged_loras=loras.merged,
         num_heads=report.num_heads,
         num_groups=model.num_groups,
         warnings=report.warnings,

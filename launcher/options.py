@@ -11,6 +11,7 @@ from broker.store.store import is_object_place
 from broker.wire.job import MAX_PROMPT_CHARS, MODEL_NAME_PATTERN
 from broker.wire.model_profile import EightBit
 from http_front.config import Downloads
+from launcher.lora_options import check_lora_options
 from launcher.served_models import (
     DemoModel,
     ServedModel,
@@ -114,6 +115,25 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             description="Blocks at either end of a transformer that --quantize leaves as they are.",
         ),
     ] = 0
+    lora: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="LoRA to merge into the model: NAME=FILE@STRENGTH, or NAME=HIGH,LOW for a "
+            "model with two transformers; without @STRENGTH, 1; may be repeated."
+        ),
+    ] = ()
+    loras: (
+        Annotated[
+            str,
+            Meta(
+                min_length=1,
+                description="Folder of LoRAs that jobs may name: NAME.safetensors, or "
+                "NAME.high.safetensors and NAME.low.safetensors; in a folder of a model's name, "
+                "that model's.",
+            ),
+        ]
+        | None
+    ) = None
     default_model: (
         Annotated[
             str,
@@ -373,6 +393,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             )
         if self.quantize_skip and self.quantize is None:
             raise ValueError("quantize_skip says what quantize leaves out; give quantize, too")
+        if self.lora and len(self.models) != 1:
+            raise ValueError(
+                f"lora changes one model, but the server has {len(self.models)}; offer it to jobs "
+                "with --loras"
+            )
+        check_lora_options(self.lora)
         if self.model and has_paths:
             raise ValueError("model and model_path exclude each other: name all with --model")
         if not (self.demo or self.model or self.model_path):

@@ -11,6 +11,7 @@ from broker.dispatch.policy import DispatchPolicy
 from broker.wire.group_shape import GroupShape
 from broker.wire.sockets import Addresses
 from http_front.config import FrontConfig
+from launcher.lora_options import absolute
 from launcher.model_check import CheckedModel, transformer_files
 from launcher.options import Options, Role
 from launcher.preflight import Folders
@@ -109,6 +110,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             is_distilled=model.profile.is_distilled,
             quantize=options.quantize,
             quantize_skip=options.quantize_skip,
+            loras=model.loras,
+            merged_loras=model.merged_loras,
             device=self.device,
             first_device=index * options.nproc,
             addresses=addresses,
@@ -143,6 +146,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
                 # Absolute paths: they must be the same on every node.
                 store=self.folders.store,
                 transformer=tuple(map(str, transformer_files(options))),
+                lora=tuple(map(absolute, options.lora)),
+                loras=None if options.loras is None else str(Path(options.loras).resolve()),
             ),
             peer_keys=None if self.peer_keys is None else str(self.peer_keys),
             groups_address=self.addresses.groups,

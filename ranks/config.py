@@ -7,6 +7,7 @@ import msgspec
 from broker.process.log import LogFormat
 from broker.wire.model_profile import EightBit
 from broker.wire.sockets import Addresses
+from ranks.loras.lora_files import LoraFiles
 
 DeviceKind = Literal["npu", "cuda", "cpu"]
 
@@ -44,6 +45,10 @@ class RankConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Form in which the transformers' blocks are quantized as they are loaded."""
     quantize_skip: int = 0
     """Blocks at either end that are not."""
+    loras: tuple[LoraFiles, ...] = ()
+    """Those that jobs may take."""
+    merged_loras: tuple[LoraFiles, ...] = ()
+    """Those that are merged into the model when it is loaded."""
     device: DeviceKind
     first_device: int = 0
     """Device index of rank 0; rank n uses device `first_device + n`."""

@@ -33,7 +33,8 @@ class Decision(IntEnum):
     IMAGE_INVALID = 5
     OUT_OF_MEMORY = 6
     NOT_FINITE = 7
-    RUN_FAILED = 8
+    LORA_INVALID = 8
+    RUN_FAILED = 9
 
 
 _INTERRUPTIONS = {
@@ -46,6 +47,7 @@ FAILURES = {
     ErrorCode.IMAGE_INVALID: Decision.IMAGE_INVALID,
     ErrorCode.OUT_OF_MEMORY: Decision.OUT_OF_MEMORY,
     ErrorCode.NOT_FINITE: Decision.NOT_FINITE,
+    ErrorCode.LORA_INVALID: Decision.LORA_INVALID,
     ErrorCode.RUN_FAILED: Decision.RUN_FAILED,
 }
 _CODES = {decision: code for code, decision in FAILURES.items()}

@@ -10,6 +10,7 @@ from ranks.control import Control
 from ranks.device import Device
 from ranks.families.family import ModelFamily
 from ranks.kept_encodings import KeptEncodings
+from ranks.loras.lora_switch import LoraSwitch
 from ranks.model.conditioning import Models, PromptEncoder
 from ranks.model.transformer import ShardTransformer
 from ranks.parallel.layout import Layout
@@ -41,6 +42,7 @@ class Engine:
         device: Device of this rank.
         world: All ranks of the group.
         shape: Default layout of the group, and its memory costs.
+        loras: The LoRAs that jobs may take.
         dit_fsdp: Default: keep the transformer's weights sharded between blocks.
         t5_fsdp: Default: keep the text encoder's weights sharded between blocks.
         vae_parallel: Default: split the VAE over the ranks.
@@ -53,6 +55,7 @@ class Engine:
         device: Device,
         world: World,
         shape: GroupShape,
+        loras: LoraSwitch,
         *,
         dit_fsdp: bool,
         t5_fsdp: bool,
@@ -63,6 +66,7 @@ class Engine:
         self.device = device
         self.world = world
         self.shape = shape
+        self.loras = loras
         self.control = Control(world.rank, world.control_group)
         self.pace = StepPace()
         self.prompts = PromptEncoder(models)

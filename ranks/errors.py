@@ -63,3 +63,7 @@ class PeerFailed(RunInterrupted):
     def __init__(self, code: ErrorCode) -> None:
         super().__init__(f"another rank failed: {code.value}")
         self.code = code
+
+
+class LoraFileError(ModelFolderError):
+    """Raised when a file is no LoRA that the model can take."""

@@ -28,6 +28,7 @@ REASONS = {
     ErrorCode.IMAGE_INVALID: "the stored image can no longer be read; submit it again",
     ErrorCode.OUT_OF_MEMORY: "the ranks ran out of memory; ask for a smaller or shorter video",
     ErrorCode.NOT_FINITE: NOT_FINITE,
+    ErrorCode.LORA_INVALID: "a LoRA of the job cannot be used; see the server's log",
     ErrorCode.RUN_FAILED: "the video could not be computed; see the server's log",
     ErrorCode.SAVE_FAILED: "the video could not be saved; see the server's log",
 }
@@ -106,6 +107,7 @@ class RankLoop:
                     spec=job.spec,
                     image=self._store.local(f"{INPUTS}/{job.image}"),
                     last_image=self._local_last_image(job),
+                    lora_hashes=job.lora_hashes,
                     resume_from=self._store.local(checkpoint) if is_resumed else None,
                 )
                 outcome = self._run(local_job, observer, add)

@@ -27,7 +27,7 @@ class JobInputs:
         job: The job whose files are fetched.
         check: Called regularly in the thread; an exception from it ends the fetching.
         on_delay: Called in the thread with the reason of a delay, repeatedly.
-        model_hash: Of the group's model, which resumes no other's checkpoint.
+        model_hash: Of the model and the job's LoRAs, which resume no checkpoint of others.
     """
 
     def __init__(

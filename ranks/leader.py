@@ -36,7 +36,7 @@ from ranks.job_inputs import JobInputs
 from ranks.media.latent_colours import fit_colours
 from ranks.media.previews import Previews
 from ranks.media.video_writer import VideoWriter, save_failure
-from ranks.sampling.checkpoint import Checkpoint, SaveSchedule, State
+from ranks.sampling.checkpoint import Checkpoint, SaveSchedule, State, state_hash
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ class Leader(RankLoop):
         self._lease = job.lease
         num_tokens = self._engine.prompts.num_tokens(job.spec.prompt)
         self._link.report(JobStarted(lease=job.lease, prompt_tokens=num_tokens))
-        model_hash = self._engine.shape.model.content_hash
+        model_hash = state_hash(self._engine.shape.model, job)
         inputs = JobInputs(
             self._store,
             job,

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +18,7 @@ from torch import Tensor
 from broker.wire.errors import ErrorCode
 from broker.wire.group_shape import step_work
 from broker.wire.job import JobSpec, Stage
+from broker.wire.lora import LoraHashes
 from ranks.control import NextStep
 from ranks.engine import Engine
 from ranks.errors import JobError
@@ -57,6 +58,8 @@ class LocalJob:
     image: Path
     last_image: Path | None = None
     """Last frame of the video, for models that take one."""
+    lora_hashes: LoraHashes = field(default_factory=dict)
+    """Of the job's LoRAs when it was accepted."""
     resume_from: Path | None = None
     """Checkpoint to resume from."""
 
@@ -119,6 +122,7 @@ class Run:
             RunInterrupted: On every rank at the same boundary, if the run ends early.
             JobError: If the job fails.
         """
+        self._use_loras()
         self._engine.set_weight_sharding(self._spec)
         try:
             conditioning = self._encode()
@@ -127,6 +131,16 @@ class Run:
             yield from self._decode(latents)
         finally:
             self._engine.release_hosted()
+
+    def _use_loras(self) -> None:
+        """Give the transformers the LoRAs of the job; a job without any takes out all others."""
+        loras = self._engine.loras
+        if not (loras.is_offered or self._spec.loras):
+            return
+        self._observer.enter(Stage.ENCODE)
+        loras.use(self._spec.loras, self._job.lora_hashes)
+        # Here a rank that could not is found out: it would not take part in what comes next.
+        self._engine.control.meet()
 
     def _encode(self) -> Conditioning:
         self._observer.enter(Stage.ENCODE)

@@ -18,6 +18,8 @@ from ranks.engine import Engine
 from ranks.families.known_families import family_of
 from ranks.follower import Follower
 from ranks.leader import Leader
+from ranks.loras.lora_files import profile_with, with_merged
+from ranks.loras.lora_switch import LoraSwitch
 from ranks.model.conditioning import load_models
 from ranks.model.kernels import KernelForm
 from ranks.model.model_memory import measure
@@ -68,6 +70,7 @@ def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
     if form := files.components["transformer"].quantization:
         require_8bit(device.kind, form)
         logger.info("the transformer's blocks multiply in %s", form)
+    files = with_merged(files, config.merged_loras)
     family = family_of(files)
     capacity_bytes = world.smallest(device.capacity_bytes())
     profile = profile_of(files, config.model_name or files.family, is_distilled=config.is_distilled)
@@ -104,7 +107,7 @@ def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
     shape = GroupShape(
         world_size=config.world_size,
         num_heads=models.transformers[0].num_heads,
-        model=profile,
+        model=profile_with(profile, config.loras, config.merged_loras),
         cfg_size=config.cfg_size,
         ulysses_size=config.ulysses_size,
         memory=memory,
@@ -115,6 +118,7 @@ def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
         device,
         world,
         shape,
+        LoraSwitch(models.transformers, files, config.loras),
         dit_fsdp=config.dit_fsdp,
         t5_fsdp=config.t5_fsdp,
         vae_parallel=config.vae_parallel,

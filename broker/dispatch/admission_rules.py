@@ -9,9 +9,9 @@ from broker.dispatch.policy import DispatchPolicy
 from broker.wire.errors import ErrorCode
 from broker.wire.group_shape import GroupShape, choose_layout
 from broker.wire.job import JobSpec, SpecError
-from broker.wire.model_profile import check_last_image, check_spec
 from broker.wire.replies import Refused
 from broker.wire.requests import OfferJob, SubmitJob
+from broker.wire.spec_check import check_last_image, check_spec
 
 _RETRY_UNKNOWN_S = 30
 _DRAINING = Refused(

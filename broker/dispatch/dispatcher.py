@@ -226,7 +226,13 @@ class Dispatcher:
         self._state.groups.reindex(group.name)
         assert group.shape is not None, "a free group without a shape"
         self._state.save(job.leased(lease, group.shape.model.content_hash, now_s), now_s)
-        run = RunJob(lease=lease, spec=job.spec, image=job.image, last_image=job.last_image)
+        run = RunJob(
+            lease=lease,
+            spec=job.spec,
+            image=job.image,
+            last_image=job.last_image,
+            lora_hashes=job.lora_hashes,
+        )
         self._state.emit(ToGroup(group.name, run))
 
     def _report_drained(self) -> None:

@@ -27,6 +27,7 @@ from broker.wire.group_commands import CancelRun
 from broker.wire.group_reports import GroupReady
 from broker.wire.job import IMAGE_PATTERN, JOB_ID_PATTERN, JobState
 from broker.wire.job_view import Lease
+from broker.wire.lora import hashes_of
 from broker.wire.replies import (
     ExpiredRemoved,
     FrontReply,
@@ -185,10 +186,13 @@ class Intake:
         if refusal is not None:
             self._reply(client, refusal)
             return
+        spec = self._state.models.resolve(submit.spec)
+        profile = self._state.models.get(spec.model)
         job = Job(
             number=self._state.jobs.take_number(),
             job_id=submit.job_id,
-            spec=self._state.models.resolve(submit.spec),
+            spec=spec,
+            lora_hashes={} if profile is None else hashes_of(spec.loras, profile.loras),
             image=submit.image,
             last_image=submit.last_image,
             created_at=now_s,

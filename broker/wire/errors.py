@@ -34,6 +34,7 @@ class ErrorCode(Enum):
     RUN_FAILED = "run_failed"  # the ranks failed during the attempt
     OUT_OF_MEMORY = "out_of_memory"  # of an accelerator
     NOT_FINITE = "not_finite"  # the model computed NaN or infinity
+    LORA_INVALID = "lora_invalid"  # a LoRA has changed since, or cannot be merged
     SAVE_FAILED = "save_failed"  # the video could not be written
     GROUP_LOST = "group_lost"  # its group died in every attempt
 

@@ -1,8 +1,11 @@
 """Commands of the broker to launchers and to rank 0, on the `groups` socket."""
 
+import msgspec
+
 from broker.wire.codec import Codec, Message
 from broker.wire.job import JobSpec
 from broker.wire.job_view import Lease
+from broker.wire.lora import LoraHashes
 
 
 class RunJob(Message, frozen=True, kw_only=True):
@@ -12,6 +15,8 @@ class RunJob(Message, frozen=True, kw_only=True):
     spec: JobSpec
     image: str
     last_image: str | None = None
+    lora_hashes: LoraHashes = msgspec.field(default_factory=dict)
+    """Of the job's LoRAs when it was accepted."""
 
 
 class CancelRun(Message, frozen=True, kw_only=True):

@@ -6,7 +6,8 @@ import msgspec
 
 from broker.wire.job import JobSpec, SpecError
 from broker.wire.job_memory import Demand, GroupMemory, needed_bytes
-from broker.wire.model_profile import ModelProfile, check_spec
+from broker.wire.model_profile import ModelProfile
+from broker.wire.spec_check import check_spec
 
 _LINEAR_TOKENS = 29_000
 

@@ -7,6 +7,8 @@ from typing import Annotated, Literal, get_args
 import msgspec
 from msgspec import Meta
 
+from broker.wire.lora import MAX_LORAS, LoraChoice
+
 FRAMES_PER_SECOND = 16
 MAX_PIXELS = 921_600
 MIN_SIDE_PX = 64
@@ -254,6 +256,14 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     sample_shift: Annotated[
         float, Meta(gt=0.0, le=100.0, description="Shift of the noise schedule.")
     ] = 5.0
+    loras: Annotated[
+        tuple[LoraChoice, ...],
+        Meta(
+            max_length=MAX_LORAS,
+            description="LoRAs of the server that change the model for this video, by name and "
+            "with a strength.",
+        ),
+    ] = ()
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():

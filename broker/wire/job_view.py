@@ -4,6 +4,7 @@ import msgspec
 
 from broker.wire.errors import ErrorCode, ResultWarning
 from broker.wire.job import JobSpec, JobState, Stage
+from broker.wire.lora import LoraHashes
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -46,6 +47,8 @@ class JobFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Content hash of the model that runs the latest attempt, or that made the video."""
     prompt_tokens: int | None = None
     """Length of its prompt, as its model counts it, once an attempt has started."""
+    lora_hashes: LoraHashes = {}
+    """Of its LoRAs when it was accepted; no attempt uses others."""
     priority: int = 0
     owner: str | None = None
     """Name of the API key that submitted it, for the fronts; None where no keys are in use."""

@@ -292,4 +292,6 @@ def _decode_update(text: str) -> JobUpdate:
 
 
 def _as_text(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return msgspec.json.encode(value).decode()
     return str(value).lower() if isinstance(value, bool) else str(value)

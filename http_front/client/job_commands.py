@@ -59,8 +59,16 @@ def add_parsers(commands: Commands) -> None:
         help="image file or http(s) URL; several images make as many jobs",
     )
     for field in msgspec.structs.fields(SubmitByFile):
-        if field.name in _SUBMIT_FIELDS:
+        if field.name in _SUBMIT_FIELDS and field.name != "loras":
             _add_field(submit, field)
+    submit.add_argument(
+        "--lora",
+        dest="loras",
+        metavar="NAME@STRENGTH",
+        type=_lora,
+        action="append",
+        help="LoRA of the server, see wan models; without @STRENGTH, 1; may be repeated",
+    )
     submit.add_argument(
         "--last-image", help="the last frame, for models that take one: file or http(s) URL"
     )
@@ -139,7 +147,7 @@ async def _submit(client: WanClient, options: argparse.Namespace, output: Output
     asked = {name: getattr(options, name) for name in _SUBMIT_FIELDS}
     given = {name: _decoded(value) for name, value in asked.items() if value is not None}
     body = check(given, SubmitByFile)
-    fields: dict[str, object] = {name: getattr(body, name) for name in given}
+    fields: dict[str, object] = {name: msgspec.to_builtins(getattr(body, name)) for name in given}
     last_image = None if options.last_image is None else _image(options.last_image)
     job_ids = []
     for image, seed in _takes(options, body.seed):
@@ -235,7 +243,7 @@ def _table(jobs: Iterable[JobEntry]) -> str:
 
 
 def _model_table(models: ModelList) -> str:
-    columns = ("model", "default", "ready", "size", "frames", "fps", "steps", "last frame")
+    columns = ("model", "default", "ready", "size", "frames", "fps", "steps", "last frame", "LoRAs")
     table = Table(*columns, box=None, pad_edge=False)
     table.columns[0].overflow = "fold"
     for model in models.data:
@@ -248,6 +256,7 @@ def _model_table(models: ModelList) -> str:
             str(model.frames_per_second),
             f"{model.infer_steps} ({model.min_steps}-{model.max_steps})",
             model.last_image,
+            ", ".join(lora.name for lora in model.loras) or "none",
         )
     return _as_lines(table)
 
@@ -287,6 +296,11 @@ def _api_key() -> str | None:
     if key is not None and not key.isprintable():
         raise UsageError("WAN_API_KEY holds a line break or another unprintable character")
     return key
+
+
+def _lora(text: str) -> dict[str, str]:
+    name, at, strength = text.partition("@")
+    return {"name": name} | ({"strength": strength} if at else {})
 
 
 def _count(text: str) -> int:

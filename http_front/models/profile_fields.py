@@ -7,7 +7,9 @@ import msgspec
 from msgspec import Meta
 
 from broker.wire.job import MIN_SIDE_PX, JobSpec, SolverSpelling, solver_of
-from broker.wire.model_profile import ModelProfile, check_spec, without_guidance
+from broker.wire.lora import MAX_LORAS, LoraChoice
+from broker.wire.model_profile import ModelProfile
+from broker.wire.spec_check import check_spec, without_guidance
 
 JobBody = TypeVar("JobBody", bound=JobSpec)
 SIZE_PATTERN = "^([0-9]{1,5}[*x][0-9]{1,5}|auto|720p|480p)$"
@@ -89,7 +91,16 @@ def _fields(profile: ModelProfile) -> list[tuple[str, Any, Any]]:
     shift: Any = Annotated[
         float, Meta(gt=0.0, le=profile.max_shift, description=_ABOUT["sample_shift"])
     ]
+    names = ", ".join(lora.name for lora in profile.loras)
+    loras: Any = Annotated[
+        tuple[LoraChoice, ...],
+        Meta(
+            max_length=MAX_LORAS,
+            description=_ABOUT["loras"] + (f" This model has {names}." if names else ""),
+        ),
+    ]
     return [
+        ("loras", loras, ()),
         ("guidance_scale_2", guidance_2 | None, profile.guidance_scale_2),
         ("image_size", _size_type(profile), profile.image_size),
         ("num_frames", frames, profile.num_frames),

@@ -44,6 +44,7 @@ JOB_NAMES = {
     "seed": "seed",
     "negative_prompt": "negative_prompt",
     "flow_shift": "sample_shift",
+    "loras": "loras",
 }
 """Maps field names of this API to those of `JobSpec`."""
 OPENAI_NAMES = {job_name: name for name, job_name in JOB_NAMES.items()}

@@ -9,9 +9,9 @@ from aiohttp import web
 from broker.process.log import current_job
 from broker.wire.errors import ErrorCode
 from broker.wire.job import JobSpec, SpecError
-from broker.wire.model_profile import check_last_image
 from broker.wire.replies import JobFound
 from broker.wire.requests import IdempotencyKey, OfferJob, SubmitJob
+from broker.wire.spec_check import check_last_image
 from http_front.access.key_guard import may_administer, owner, party, queue_share
 from http_front.errors import FrontError
 from http_front.images.data_url import is_data_url

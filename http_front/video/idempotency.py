@@ -9,6 +9,7 @@ from aiohttp import web
 
 from broker.wire.errors import ErrorCode
 from broker.wire.job import JobSpec
+from broker.wire.lora import hashes_of
 from broker.wire.requests import IdempotencyKey
 from http_front.errors import FrontError
 from http_front.models.known_models import ChosenModel
@@ -71,6 +72,9 @@ def identify(
     if not model.is_default:
         fields["model"] = model.name
     asked: dict[str, object] = {"spec": fields, "image": images[0]}
+    if spec.loras:
+        # Another file under the same name makes another request.
+        asked["lora_hashes"] = hashes_of(spec.loras, model.profile.loras)
     if len(images) > 1:
         asked["last_image"] = images[1]
     if area is not None:

@@ -9,6 +9,7 @@ from broker.store.store import POSTER, SPRITES
 from broker.wire.errors import ErrorCode, ResultWarning
 from broker.wire.job import JobSpec, JobState, Priority, Stage
 from broker.wire.job_view import JobView
+from broker.wire.lora import LoraHashes
 from broker.wire.model_profile import ModelProfile
 from broker.wire.replies import GroupView, HealthFound, RankView
 from http_front.errors import FieldProblem
@@ -157,6 +158,8 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Name of its model."""
     model_hash: str | None
     """Content hash of the model that runs the latest attempt, or that made the video."""
+    lora_hashes: LoraHashes
+    """By name of each of its LoRAs: SHA-256 of the files when the job was accepted."""
     notice: str | None
     """What to know of the video, such as that it is longer than those that the model was trained
     with."""
@@ -327,5 +330,6 @@ def _status_fields(job: JobView, profile: ModelProfile) -> dict[str, Any]:
         "priority": job.priority,
         "model": model,
         "model_hash": job.model_hash,
+        "lora_hashes": job.lora_hashes,
         "notice": notice,
     }

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import IO
 
 import imageio_ffmpeg
+import msgspec
 
 from broker.wire.job import JobSpec
+from broker.wire.lora import hashes_of
 from broker.wire.model_profile import ModelProfile
 from ranks.errors import RunCancelled
 
@@ -55,12 +57,13 @@ def _feed(encoder: "subprocess.Popen[bytes]", frames: Iterable[bytes]) -> None:
 
 
 def _command(spec: JobSpec, model: ModelProfile, path: Path) -> list[str | bytes]:
-    metadata = {
-        name: value
-        for name, value in ((field, getattr(spec, field)) for field in spec.__struct_fields__)
-        if value is not None
-    }
+    fields = msgspec.to_builtins(spec).items()
+    metadata = {name: value for name, value in fields if value not in (None, ())}
     metadata |= {"model": model.name, "model_hash": model.content_hash}
+    if loras := hashes_of(spec.loras, model.loras):
+        metadata["lora_hashes"] = loras
+    if model.merged_loras:
+        metadata["merged_loras"] = msgspec.to_builtins(model.merged_loras)
     return [
         imageio_ffmpeg.get_ffmpeg_exe(),
         *("-y", "-loglevel", "error", "-nostdin"),

@@ -26,7 +26,7 @@ from ranks.model.vae_norm import install_norm
 from ranks.model.weight_match import match_weights
 from ranks.model_files.architecture import IMAGE_ENCODER_NAMES, TEXT_ENCODER_NAMES
 from ranks.model_files.components import Component, ComponentName, ModelFiles
-from ranks.offload import Offload
+from ranks.offload import NOTHING, Offload
 from ranks.parallel.sharding import load_weights, shard_text_encoder, shard_transformer
 
 _CONFIG_ERRORS = (
@@ -54,7 +54,7 @@ def check_fit(files: ModelFiles) -> None:
 
 
 def load_transformers(
-    files: ModelFiles, device: Device, mesh: DeviceMesh | None, offload: Offload
+    files: ModelFiles, device: Device, mesh: DeviceMesh | None, offload: Offload = NOTHING
 ) -> tuple[tuple[ShardTransformer, ...], tuple[BlockStreaming, ...]]:
     """Load the transformers; modules that diffusers keeps in float32 stay in float32.
 

@@ -7,6 +7,7 @@ import msgspec
 
 from broker.wire.model_profile import EightBit, Family
 from ranks.errors import ModelFolderError
+from ranks.loras.lora_file import WeightedChanges
 from ranks.model_files.weight_files import StoredWeight
 
 ComponentName = Literal["transformer", "transformer_2", "vae", "text_encoder", "image_encoder"]
@@ -24,6 +25,9 @@ WEIGHTED: dict[Family, tuple[ComponentName, ...]] = {
 }
 """The components with weights of each family."""
 
+TRANSFORMERS: tuple[ComponentName, ...] = ("transformer", "transformer_2")
+"""In the order of the steps that they compute."""
+
 
 class Component(msgspec.Struct, frozen=True, kw_only=True):
     """A component with weights."""
@@ -39,6 +43,8 @@ class Component(msgspec.Struct, frozen=True, kw_only=True):
     quantization: EightBit | None = None
     """How the weights in `quantized` are held, whatever their files hold."""
     quantized: frozenset[str] = frozenset()
+    loras: tuple[WeightedChanges, ...] = ()
+    """Merged into the weights whenever they are read."""
 
 
 class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +60,11 @@ class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
     boundary_ratio: float | None = None
     """Where a model with two transformers changes from the first to the second: the timestep over
     1000."""
+
+    @property
+    def transformers(self) -> list[Component]:
+        """In the order of the steps that they compute."""
+        return [self.components[name] for name in TRANSFORMERS if name in self.components]
 
     @property
     def num_heads(self) -> int:

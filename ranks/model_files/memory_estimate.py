@@ -11,9 +11,9 @@ from msgspec import structs
 
 from broker.wire.job_memory import GroupMemory
 from ranks.model_files.architecture import NUM_TEXT_TOKENS, shapes_of
-from ranks.model_files.components import Component, ComponentName, ModelFiles
+from ranks.model_files.components import TRANSFORMERS, Component, ComponentName, ModelFiles
 from ranks.model_files.quantization import work_bytes
-from ranks.model_files.weight_memory import IN_FLOAT32, SCALE_BYTES, TRANSFORMERS
+from ranks.model_files.weight_memory import IN_FLOAT32, SCALE_BYTES
 from ranks.offload import NOTHING, Offload
 from ranks.parallel.layout import grid_shape
 

@@ -13,7 +13,7 @@ from msgspec import structs
 
 from broker.wire.model_profile import EightBit
 from ranks.errors import ModelFolderError
-from ranks.model_files.components import Component, ComponentName, ModelFiles
+from ranks.model_files.components import TRANSFORMERS, Component, ModelFiles
 
 SIDE_MULTIPLE = 16
 """What both sides of an 8-bit matrix must be multiples of, as the kernels of CUDA want it."""
@@ -25,7 +25,6 @@ _WORK_ITEM_BYTES = 10
 """Of each number of such a part: as it comes, in float32, rounded, and its sums."""
 
 _FORMS: dict[str, EightBit] = {"F8_E4M3": "fp8", "I8": "int8"}
-_TRANSFORMERS: tuple[ComponentName, ...] = ("transformer", "transformer_2")
 
 
 class Quantize(msgspec.Struct, frozen=True):
@@ -51,7 +50,7 @@ def with_quantization(files: ModelFiles, wanted: Quantize | None) -> ModelFiles:
     Raises:
         ModelFolderError: If its files are quantized in another way, or nothing would be quantized.
     """
-    parts = {name: part for name, part in files.components.items() if name in _TRANSFORMERS}
+    parts = {name: part for name, part in files.components.items() if name in TRANSFORMERS}
     quantized = {name: _quantized(part, wanted) for name, part in parts.items()}
     forms = {part.quantization for part in quantized.values()}
     if len(forms) > 1:

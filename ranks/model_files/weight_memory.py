@@ -3,14 +3,12 @@
 import math
 
 from ranks.model_files.architecture import shapes_of
-from ranks.model_files.components import ComponentName, ModelFiles
+from ranks.model_files.components import TRANSFORMERS, ComponentName, ModelFiles
 
 NUM_RANKS = (1, 2, 4, 8)
 
 IN_FLOAT32 = frozenset({"time_embedder", "scale_shift_table", "norm1", "norm2", "norm3"})
 """Modules of the transformer that diffusers keeps in float32."""
-
-TRANSFORMERS = ("transformer", "transformer_2")
 
 SCALE_BYTES = 4
 """Of a row of 8-bit numbers."""

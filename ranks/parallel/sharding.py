@@ -4,7 +4,7 @@ A model is sharded once, when it is loaded. Each job decides whether blocks free
 weights after use or keep them.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
@@ -14,6 +14,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import UMT5EncoderModel
 
+from ranks.loras.lora_file import WeightedChanges
+from ranks.loras.merging import LoraMerge
 from ranks.model.kernels import quantize_rows
 from ranks.model.quantized_linear import DTYPES, scale_of
 from ranks.model.tensor_reader import TensorReader
@@ -77,21 +79,62 @@ def load_weights(
         names: How the files name the weights.
 
     Raises:
-        ModelFolderError: If the weights do not fit the model; nothing has been read then.
+        ModelFolderError: If the weights do not fit the model; nothing has been read then. Or if a
+            LoRA of the component cannot be merged.
     """
     stored = match_weights(model, component, names)
     _allocate(model, device)
-    with TensorReader() as reader, torch.no_grad():
-        for (first, *_), weight in weights_by_names(model):
-            if first not in stored:  # a scale, which comes with its weight
+    weights = {first: weight for (first, *_), weight in weights_by_names(model)}
+    _read_weights(model, weights, stored, component.loras)
+
+
+def reload_weights(
+    model: nn.Module,
+    component: Component,
+    names: Collection[str],
+    loras: Sequence[WeightedChanges] = (),
+) -> None:
+    """Read this rank's slices of some weights again, and merge LoRAs into them.
+
+    Args:
+        model: A transformer that `load_weights` has filled; no block has gathered weights.
+        component: Where its weights are stored.
+        names: The weights.
+        loras: They come after those of the component.
+
+    Raises:
+        ModelFolderError: If a file can no longer be read, or a LoRA cannot be merged; some weights
+            are changed then, others not.
+    """
+    weights = {name: weight for name, weight in model.named_parameters() if name in names}
+    _read_weights(model, weights, component.weights, [*component.loras, *loras])
+
+
+def _read_weights(
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    stored: Mapping[str, StoredWeight],
+    loras: Sequence[WeightedChanges],
+) -> None:
+    with TensorReader() as reader, LoraMerge(loras) as merge, torch.no_grad():
+        for name, weight in weights.items():
+            if name not in stored:  # a scale, which comes with its weight
                 continue
-            where, rows = stored[first], _own_rows(weight)
-            if weight.dtype in DTYPES:
-                numbers, scale = _read_8bit(reader, where, rows, weight)
-                _own(weight).copy_(numbers)
-                _own(model.get_parameter(scale_of(first))).copy_(scale)
-            else:
-                _own(weight).copy_(reader.read(where, rows))
+            where, rows, own = stored[name], _own_rows(weight), _own(weight)
+            if weight.dtype not in DTYPES:
+                own.copy_(merge.rows(name, reader.read(where, rows), rows, own.device))
+                continue
+            scale = _own(model.get_parameter(scale_of(name)))
+            if where.scale is not None:
+                own.copy_(reader.read_numbers(where, rows))
+                scale.copy_(reader.read_scale(where, rows))
+                continue
+            # On the device, because the host would take minutes.
+            plain = merge.rows(name, reader.read(where, rows), rows, own.device).to(own.device)
+            numbers, factors = quantize_rows(plain, weight.dtype)
+            own.copy_(numbers)
+            scale.copy_(factors)
+        merge.require_finite()
 
 
 def _shard(
@@ -115,16 +158,6 @@ def _allocate(model: nn.Module, device: torch.device) -> None:
         for name in aliases:
             module, _, attribute = name.rpartition(".")
             setattr(model.get_submodule(module), attribute, model.get_parameter(first))
-
-
-def _read_8bit(
-    reader: TensorReader, where: StoredWeight, rows: slice, weight: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return rows as 8-bit numbers and their factors: those of the file, or rounded here."""
-    if where.scale is not None:
-        return reader.read_numbers(where, rows), reader.read_scale(where, rows)
-    # On the device, because the host would take minutes.
-    return quantize_rows(reader.read(where, rows).to(weight.device), weight.dtype)
 
 
 def _own(weight: Tensor) -> Tensor:

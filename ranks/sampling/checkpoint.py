@@ -1,16 +1,20 @@
 """Checkpoints of the denoising loop, from which an interrupted job is resumed."""
 
+import hashlib
 import logging
 import queue
 import secrets
 import threading
 from pathlib import Path
 
+import msgspec
 import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from broker.store.store import CHECKPOINTS, Move, Store
+from broker.wire.group_commands import RunJob
+from broker.wire.model_profile import ModelProfile
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +55,7 @@ class Checkpoint:
     Args:
         store: Store of the checkpoints.
         name: Name of the checkpoint in the store. It is replaced as a whole, never in part.
-        model_hash: Of the model that computes it; no other model resumes from it.
+        model_hash: Of the model and the LoRAs that compute it; no others resume from it.
     """
 
     def __init__(self, store: Store, name: str, model_hash: str = "") -> None:
@@ -116,6 +120,15 @@ def save_state(state: State, store: Store, name: str, model_hash: str = "") -> N
         partial.unlink(missing_ok=True)
 
 
+def state_hash(model: ModelProfile, job: RunJob) -> str:
+    """Return the hash of all that decides, besides its parameters, what a job computes."""
+    if not job.spec.loras:
+        return model.content_hash
+    loras = [(choice, job.lora_hashes.get(choice.name)) for choice in job.spec.loras]
+    content = msgspec.json.encode((model.content_hash, loras))
+    return hashlib.sha256(content).hexdigest()
+
+
 def load_state(path: Path) -> State:
     state: State = safetensors.torch.load_file(path)
     return state
@@ -139,7 +152,9 @@ def _require_model(path: Path, model_hash: str) -> None:
     with safe_open(path, "pt") as file:
         found = (file.metadata() or {}).get(_MODEL, "")
     if found != model_hash:
-        raise ValueError("it is of another model, or of an earlier version of the server")
+        raise ValueError(
+            "it is of another model, of other LoRAs, or of an earlier version of the server"
+        )
 
 
 def _require_intact(state: State) -> None:

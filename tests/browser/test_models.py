@@ -13,6 +13,7 @@ from tests.http_front.models.profiles import (
     SMALL,
     TWO_EXPERTS,
     WAN21,
+    WITH_LORAS,
 )
 from tests.http_front.scripted_broker import ScriptedBroker, models_found
 from tests.http_front.serving import Served
@@ -27,7 +28,7 @@ async def choice(
     request: pytest.FixtureRequest, chromium: Browser, front: Served, broker: ScriptedBroker
 ) -> AsyncIterator[Visit]:
     """The page of a server with several models."""
-    broker.models = models_found(WAN21, SMALL, TWO_EXPERTS, FIRST_AND_LAST, FOUR_STEPS)
+    broker.models = models_found(WAN21, SMALL, TWO_EXPERTS, FIRST_AND_LAST, FOUR_STEPS, WITH_LORAS)
     async with open_visit(chromium, front.url, locale=request.param) as visit:
         yield visit
 
@@ -110,3 +111,31 @@ async def test_used_settings_bring_their_model(choice: Visit) -> None:
     assert await page.input_value("[name=image_size]") == "1280*704"
     await choice.reload()
     assert await page.input_value("[name=model]") == SMALL.name
+
+
+async def test_loras_of_the_model_are_chosen_with_a_strength(
+    choice: Visit, broker: ScriptedBroker
+) -> None:
+    page = choice.page
+    await page.click("#more summary")
+    loras = page.locator(".loras")
+    await expect(loras).to_be_hidden()
+    await page.select_option("[name=model]", WITH_LORAS.name)
+    boxes = loras.locator("[type=checkbox]")
+    assert await boxes.count() == 5
+    for number in range(4):
+        await boxes.nth(number).check()
+    await expect(boxes.nth(4)).to_be_disabled()
+    await boxes.nth(3).uncheck()
+    await loras.locator("[type=number]").nth(1).fill("-0.5")
+    card = await choice.submit()
+    spec = next(reversed(broker.specs.values()))
+    assert [(lora.name, lora.strength) for lora in spec.loras] == [
+        ("anime", 1.0),
+        ("board", -0.5),
+        ("crayon", 1.0),
+    ]
+    await boxes.nth(0).uncheck()
+    await card.locator(".reuse").click()
+    await expect(boxes.nth(0)).to_be_checked()
+    assert await loras.locator("[type=number]").nth(1).input_value() == "-0.5"

@@ -20,7 +20,14 @@ from tests.docs.markdown import DOCS, Block, blocks, code_in, table
 
 API = DOCS / "api.md"
 EXAMPLES = [block for block in blocks(API) if block.language == "json"]
-ONLY_OF_JOBS = {"run_failed", "out_of_memory", "not_finite", "save_failed", "group_lost"}
+ONLY_OF_JOBS = {
+    "run_failed",
+    "out_of_memory",
+    "not_finite",
+    "lora_invalid",
+    "save_failed",
+    "group_lost",
+}
 
 
 def test_every_route_is_in_the_table_and_no_other() -> None:

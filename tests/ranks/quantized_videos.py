@@ -13,6 +13,7 @@ from ranks.control import Decision
 from ranks.device import open_device
 from ranks.engine import Engine
 from ranks.families.known_families import family_of
+from ranks.loras.lora_switch import LoraSwitch
 from ranks.model.conditioning import load_models
 from ranks.model_files.opened_model import open_model
 from ranks.model_files.profiles import profile_of
@@ -65,6 +66,7 @@ def _start(rank: int, world_size: int, model: Path, form: EightBit | None) -> En
         device,
         World(rank, world_size),
         shape,
+        LoraSwitch(models.transformers, files, ()),
         dit_fsdp=False,
         t5_fsdp=False,
         vae_parallel=False,

@@ -1,14 +1,15 @@
 // The settings of a video: model, presets, size, and a control for each other field.
 
 import { makeControl } from "./controls.js";
+import { makeLoraControl } from "./loras.js";
 import { fieldsOf, modelNamed, models, takesSize } from "./models.js";
 import { makeSizeControl, parseSize } from "./size.js";
 import { text } from "./texts.js";
 
 const IN_SIGHT = ["num_frames"];
 const ELSEWHERE = ["prompt", "image", "image_url", "last_image", "last_image_url"];
-const ON_THEIR_OWN = ["image_size", "model"];
 const NOT_DISTILLED = ["guidance_scale", "negative_prompt", "use_attentioncache"];
+const ON_THEIR_OWN = ["image_size", "model", "loras"];
 const FOR_PROGRAMS = ["callback_url", "priority"];
 
 /** Return the presets for a model; null takes the ranges and defaults in the fields. */
@@ -61,6 +62,7 @@ export class Settings {
       if ([...ELSEWHERE, ...ON_THEIR_OWN, ...FOR_PROGRAMS].includes(name)) continue;
       this.#controls.set(name, makeControl(name, schema));
     }
+    this.#controls.set("loras", makeLoraControl(fields.loras));
     this.#place();
     this.#presets = presetsFor(fields, null);
     makePresets(Object.keys(this.#presets), (name) => this.#usePreset(name));
@@ -165,6 +167,7 @@ export class Settings {
     for (const [name, control] of this.#controls) {
       if (control !== this.#size) control.limit(fields[name], model?.frames_per_second ?? 16);
     }
+    this.#controls.get("loras").offer(model?.loras ?? []);
     this.#controls.get("guidance_scale_2").box.hidden = !model?.has_second_guidance;
     for (const name of ["step_cache", "step_cache_threshold"]) {
       this.#controls.get(name).box.hidden = !model?.step_caches.length;

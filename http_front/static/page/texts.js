@@ -111,6 +111,8 @@ const ENGLISH = {
   "label.step_cache_threshold": "Step cache: threshold",
   "label.sample_solver": "Sampler",
   "label.sample_shift": "Schedule shift",
+  "label.loras": "LoRAs",
+  loraStrength: (name) => `Strength of ${name}`,
 };
 
 const CHINESE = {
@@ -224,6 +226,8 @@ const CHINESE = {
   "label.step_cache_threshold": "步缓存：阈值",
   "label.sample_solver": "采样器",
   "label.sample_shift": "噪声调度偏移",
+  "label.loras": "LoRA",
+  loraStrength: (name) => `${name} 的强度`,
 };
 
 const LANGUAGES = { en: ENGLISH, zh: CHINESE };

@@ -13,6 +13,7 @@ from broker.wire.group_commands import RunJob
 from broker.wire.group_reports import DrainGroup, JobFinished, JobStarted
 from broker.wire.group_shape import GroupShape
 from broker.wire.job import JobState, Stage
+from broker.wire.lora import KnownLora, LoraChoice
 from broker.wire.model_profile import ModelProfile
 from broker.wire.replies import JobFound, Refused
 from broker.wire.requests import SubmitJob
@@ -88,6 +89,32 @@ def test_a_job_is_checked_against_the_limits_of_its_own_model() -> None:
     _, commands = scene.submit(structs.replace(slow, model="dog"))
     answer = refusal(commands)
     assert (answer.code, answer.field) == (ErrorCode.INVALID_FIELD, "infer_steps")
+
+
+def test_a_job_keeps_the_hashes_that_its_loras_had_when_it_was_accepted() -> None:
+    """The group compares them with its files: another file is never used in silence."""
+    lora = KnownLora(name="film", hashes=("1" * 64,))
+    shape = shape_of("cat", "c1", loras=(lora, KnownLora(name="ink", hashes=("3" * 64,))))
+    scene = Scene(shapes=(shape,))
+    spec = structs.replace(SPEC, loras=(LoraChoice(name="film"),))
+    job_id, _ = scene.submit(spec)
+    changed = structs.replace(lora, hashes=("2" * 64,))
+    model = structs.replace(shape.model, loras=(changed,))
+    run = only_run(scene.group("a", shape=structs.replace(shape, model=model)))
+    assert run.lora_hashes == {"film": ("1" * 64,)}
+    assert scene.view(job_id).lora_hashes == run.lora_hashes
+
+
+def test_a_lora_that_the_model_does_not_have_is_refused_with_the_list() -> None:
+    film, ink = (KnownLora(name=name, hashes=("1" * 64,)) for name in ("film", "ink"))
+    scene = Scene(shapes=(shape_of("cat", "c1", loras=(film, ink)), DOG))
+    spec = structs.replace(SPEC, loras=(LoraChoice(name="oil"),))
+    _, commands = scene.submit(spec)
+    answer = refusal(commands)
+    assert (answer.code, answer.field) == (ErrorCode.INVALID_FIELD, "loras")
+    assert answer.message == "loras names oil, which cat does not have; it has film, ink"
+    _, commands = scene.submit(structs.replace(spec, model="dog"))
+    assert refusal(commands).message.endswith("it has none: the server needs --loras")
 
 
 def test_jobs_of_one_model_do_not_wait_for_those_of_another() -> None:

@@ -4,7 +4,8 @@ import pytest
 
 from broker.wire.group_shape import GroupShape, choose_layout
 from broker.wire.job import JobSpec, SpecError
-from broker.wire.model_profile import CACHE_FIELDS, ModelProfile, check_spec
+from broker.wire.model_profile import ModelProfile
+from broker.wire.spec_check import CACHE_FIELDS, check_spec
 
 FAST = ModelProfile(
     name="fast", is_distilled=True, min_steps=1, max_steps=8, max_guidance_scale=1.0

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from broker.wire.lora import LoraChoice
 from http_front.client.client import RefusedError, WanClient
+from http_front.video.schema import EXAMPLE_IMAGE
 from tests.http_front.full_stack import start_wan
-from tests.http_front.models.profiles import FIRST_AND_LAST, TWO_EXPERTS, WAN21
+from tests.http_front.models.profiles import FIRST_AND_LAST, TWO_EXPERTS, WAN21, WITH_LORAS
 from tests.http_front.scripted_broker import ScriptedBroker, models_found
 from tests.http_front.serving import PROMPT, Served, picture
 
@@ -38,7 +40,7 @@ async def test_wan_models_lists_them(front: Served) -> None:
     lines = out.splitlines()
     assert lines[1].split()[:3] == [WAN21.name, "yes", "yes"]
     assert "30 (20-100)" in lines[1]
-    assert lines[3].split()[-1] == "required"
+    assert lines[3].split()[-2:] == ["required", "none"]
     _, out, _ = await wan(front, "models", "--json")
     assert [model["id"] for model in json.loads(out)["data"]] == [
         profile.name for profile in (WAN21, TWO_EXPERTS, FIRST_AND_LAST)
@@ -83,3 +85,18 @@ async def test_the_client_sends_a_file_and_a_url(
             await client.submit(images[0], fields)
         job_id = await client.submit(images[0], fields, last_image=images[1])
     assert broker.last_images[job_id] is not None
+
+
+async def test_wan_submit_names_loras_with_their_strengths(
+    front: Served, broker: ScriptedBroker, images: tuple[Path, Path]
+) -> None:
+    """A file is sent in a form, where a list is JSON text; a URL in JSON."""
+    broker.models = models_found(WITH_LORAS)
+    words = ("--prompt", PROMPT, "--lora", "anime@0.5", "--lora", "dust")
+    for image in (str(images[0]), EXAMPLE_IMAGE):
+        code, out, err = await wan(front, "submit", image, *words)
+        assert code == 0, err
+        assert broker.specs[out.strip()].loras == (
+            LoraChoice(name="anime", strength=0.5),
+            LoraChoice(name="dust"),
+        )

@@ -1,5 +1,6 @@
 """Profiles of models that differ from the default one in all that the front asks of a profile."""
 
+from broker.wire.lora import KnownLora
 from broker.wire.model_profile import ModelProfile, StepCacheOffer
 
 WAN21 = ModelProfile()
@@ -42,4 +43,11 @@ FOUR_STEPS = ModelProfile(
     max_shift=10.0,
     solvers=("unipc",),
     step_caches=(),
+)
+WITH_LORAS = ModelProfile(
+    name="with-loras",
+    loras=tuple(
+        KnownLora(name=name, hashes=(name[0] * 64,))
+        for name in ("anime", "board", "crayon", "dust", "etching")
+    ),
 )

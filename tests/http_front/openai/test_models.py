@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from openai import AsyncOpenAI
 
+from broker.wire.lora import LoraChoice
 from http_front.access.keys import ApiKey, hash_key, make_key, write_keys
 from http_front.video.schema import EXAMPLE_IMAGE
-from tests.http_front.models.profiles import SMALL, TWO_EXPERTS, WAN21
+from tests.http_front.models.profiles import SMALL, TWO_EXPERTS, WAN21, WITH_LORAS
 from tests.http_front.scripted_broker import ScriptedBroker, models_found
 from tests.http_front.serving import PROMPT, Served, serve
 
@@ -130,6 +131,15 @@ async def test_the_second_guidance_scale_reaches_the_job(
     _, video = await create(front, guidance_scale=4, guidance_scale_2=2.5)
     spec = broker.specs[str(video["id"])]
     assert (spec.guidance_scale, spec.guidance_scale_2) == (4.0, 2.5)
+
+
+async def test_loras_reach_the_job_and_are_listed(front: Served, broker: ScriptedBroker) -> None:
+    broker.models = models_found(WITH_LORAS)
+    _, video = await create(front, loras=[{"name": "dust", "strength": -2}])
+    assert broker.specs[str(video["id"])].loras == (LoraChoice(name="dust", strength=-2.0),)
+    async with front.session.get(f"{front.url}/v1/models") as response:
+        (model,) = (await response.json())["data"]
+    assert model["loras"][0] == {"name": "anime", "hashes": ["a" * 64], "strength": None}
 
 
 async def test_a_long_video_has_a_notice(front: Served) -> None:

@@ -12,10 +12,17 @@ from typing import Any
 import aiohttp
 import pytest
 import pytest_asyncio
+from msgspec import structs
 
+from broker.wire.job import JobSpec
+from broker.wire.lora import LoraChoice
+from broker.wire.model_profile import ModelProfile
 from broker.wire.replies import HealthFound
 from broker.wire.requests import GetHealth
+from http_front.models.known_models import ChosenModel
+from http_front.video.idempotency import identify
 from tests.broker.driver import BrokerProcess, Front, broker_config, running_broker
+from tests.http_front.models.profiles import WITH_LORAS
 from tests.http_front.serving import PROMPT, Served, picture, serve
 
 NUM_KEYS = 20
@@ -162,3 +169,19 @@ async def test_a_repeated_request_gets_its_job_while_the_queue_is_full() -> None
         first = await desk.submit("a")
         assert (await desk.submit("b"))[0] == 429
         assert await desk.submit("a") == first
+
+
+def test_a_request_is_another_one_once_the_file_of_its_lora_is_another() -> None:
+    def hashed(spec: JobSpec, profile: ModelProfile) -> str:
+        model = ChosenModel(profile, profile.name, is_default=True)
+        return identify("key", spec, ["image"], model=model).request_hash
+
+    first, *others = WITH_LORAS.loras
+    changed = structs.replace(first, hashes=("f" * 64,))
+    other_file = structs.replace(WITH_LORAS, loras=(changed, *others))
+    plain = JobSpec(prompt=PROMPT)
+    with_lora = structs.replace(plain, loras=(LoraChoice(name=first.name),))
+    assert hashed(plain, WITH_LORAS) == hashed(plain, other_file) == hashed(plain, ModelProfile())
+    assert hashed(with_lora, WITH_LORAS) == hashed(with_lora, WITH_LORAS)
+    assert len({hashed(with_lora, WITH_LORAS), hashed(with_lora, other_file)}) == 2
+    assert hashed(with_lora, WITH_LORAS) != hashed(plain, WITH_LORAS)

@@ -80,6 +80,7 @@ async def test_status_has_the_documented_shape(front: Served, broker: ScriptedBr
         "priority": 0,
         "model": "Wan2.1-I2V-14B-720P",
         "model_hash": None,
+        "lora_hashes": {},
         "notice": None,
     }
 

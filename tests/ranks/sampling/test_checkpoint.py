@@ -4,11 +4,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from msgspec import structs
 
 from broker.store.folder import FolderStore
 from broker.store.store import CHECKPOINTS, checkpoint_name
+from broker.wire.group_commands import RunJob
+from broker.wire.job import JobSpec
+from broker.wire.job_view import Lease
+from broker.wire.lora import LoraChoice
+from broker.wire.model_profile import ModelProfile
 from ranks.model.conditioning import draw_noise
-from ranks.sampling.checkpoint import Checkpoint, SaveSchedule, is_state, load_state, save_state
+from ranks.sampling.checkpoint import (
+    Checkpoint,
+    SaveSchedule,
+    is_state,
+    load_state,
+    save_state,
+    state_hash,
+)
 from ranks.sampling.denoise import Denoiser
 from ranks.sampling.solver import make_solver
 
@@ -110,3 +123,24 @@ def test_a_checkpoint_of_another_model_is_removed(tmp_path: Path) -> None:
     assert is_state(path, "one")
     assert not is_state(path, "two")
     assert not path.exists()
+
+
+def test_the_hash_of_a_state_is_that_of_the_model_and_of_the_loras() -> None:
+    """A resumed job never continues with other LoRAs, or with another strength."""
+    model = ModelProfile(content_hash="m1")
+    lease = Lease(group="g0", epoch=1, job_id="0" * 32, attempt=1)
+    spec = JobSpec(prompt="A small dog walks")
+
+    def of(file_hash: str, *loras: LoraChoice) -> str:
+        job = RunJob(
+            lease=lease,
+            spec=structs.replace(spec, loras=loras),
+            image="x",
+            lora_hashes={"film": (file_hash,)} if loras else {},
+        )
+        return state_hash(model, job)
+
+    assert of("") == "m1"
+    film, weak = LoraChoice(name="film"), LoraChoice(name="film", strength=0.5)
+    assert of("1", film) == of("1", film)
+    assert len({of(""), of("1", film), of("2", film), of("1", weak)}) == 4
