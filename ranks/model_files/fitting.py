@@ -76,6 +76,8 @@ def usual_job(profile: ModelProfile, image_size: str | None = None) -> JobSpec:
         num_frames=profile.num_frames,
         infer_steps=profile.infer_steps,
         guidance_scale=profile.guidance_scale,
+        sample_solver=profile.sample_solver,
+        sample_shift=profile.sample_shift,
     )
 
 

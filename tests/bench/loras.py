@@ -130,7 +130,7 @@ def _guided_step(transformer: ShardTransformer) -> None:
     )
     for _ in range(2):
         latents = torch.randn(1, config.in_channels, *SHAPE)
-        transformer(latents, torch.tensor([500]), condition, shard)
+        transformer(latents, torch.tensor([500]), [(condition, shard)])
 
 
 def _processor_s(work: Callable[[], None]) -> float:

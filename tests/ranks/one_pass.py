@@ -29,5 +29,6 @@ def velocity(transformer: ShardTransformer) -> Tensor:
         cache=None,
     )
     condition = transformer.condition(prompt, image)
-    patches: Tensor = transformer(latents, torch.tensor([500]), condition, shard)
+    (patches,) = transformer(latents, torch.tensor([500]), [(condition, shard)])
+    assert isinstance(patches, Tensor)
     return patches

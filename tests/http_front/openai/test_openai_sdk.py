@@ -176,7 +176,7 @@ async def test_there_is_no_content_before_the_end(stack: Stack) -> None:
         ({"prompt": "x" * 5001}, "prompt", "a string of 1 to 5000 characters"),
         ({"extra_body": {"fps": 24}}, "fps", "fps is"),
         ({"extra_body": {"num_inference_steps": 5}}, "num_inference_steps", "from 20 to 100"),
-        ({"extra_body": {"loras": "x"}}, "loras", "is not a field of this request"),
+        ({"extra_body": {"lorras": "x"}}, "lorras", "did you mean loras"),
         ({"input_reference": openai.omit}, "input_reference", "give one image"),
         ({"extra_body": {"reference_url": "http://x"}}, "input_reference", "give one image"),
     ],

@@ -229,7 +229,8 @@ def output(transformer: ShardTransformer) -> Tensor:
         timestep_rows=None,
     )
     latents = draw(1, config.in_channels, *shape)
-    patches: Tensor = transformer(latents, torch.tensor([500]), condition, shard)
+    (patches,) = transformer(latents, torch.tensor([500]), [(condition, shard)])
+    assert isinstance(patches, Tensor)
     return patches
 
 

@@ -71,7 +71,7 @@ async def test_a_job_without_loras_has_the_same_bits_before_and_after_one_with_t
         assert "loras names foreign, which demo does not have; it has comfy, light" in (
             await refusal(caller, [{"name": "foreign"}])
         )
-        assert "it must be a list of at most 4 objects with name (a string that matches" in (
+        assert "it must be a list of at most 4 objects with name (a string), strength" in (
             await refusal(caller, [{"name": "light", "path": "/etc/passwd"}])
         )
         assert "a list of at most 4" in await refusal(caller, [{"name": "../light"}])

@@ -123,7 +123,7 @@ def test_many_tokens_are_multiplied_in_parts_with_the_same_result(
     tokens = randn(1, 100, 144)
     with torch.no_grad():
         whole = made(tokens)
-        monkeypatch.setattr("ranks.model.quantized_linear._CHUNK", 32)
+        monkeypatch.setattr("ranks.model.quantized_linear.TOKENS_AT_ONCE", 32)
         parts = made(tokens)
     assert torch.allclose(parts, whole, rtol=1e-6, atol=1e-6)
 
