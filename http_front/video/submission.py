@@ -85,21 +85,27 @@ async def read_json_fields(request: web.Request, spools: Spools | None = None) -
             return decode_json(await request.read())
     if (request.content_length or 0) > MAX_JSON_BYTES:
         raise image_too_large("image")
+    async with body_limit(BODY_LIMIT_S):
+        start = await _read_text(request)
+    if len(start) <= MAX_TEXT_BYTES:
+        return decode_json(start)
     async with body_limit(UPLOAD_LIMIT_S):
-        return await _read_long_json(request, spools)
+        return await _read_images(request, start, spools)
 
 
-async def _read_long_json(request: web.Request, spools: Spools) -> dict[str, object]:
+async def _read_text(request: web.Request) -> bytes:
+    """Return a body, or as much of it as is longer than a text may be."""
     body = b""
-    while chunk := await request.content.read(_CHUNK_BYTES):
+    while len(body) <= MAX_TEXT_BYTES and (chunk := await request.content.read(_CHUNK_BYTES)):
         body += chunk
-        if len(body) > MAX_TEXT_BYTES:
-            break
         await asyncio.sleep(0)  # reading does not yield to other requests while data is there
-    else:
-        return decode_json(body)
-    images, num_bytes = ImagesInJson(spools), len(body)
-    images.write(body)
+    return body
+
+
+async def _read_images(request: web.Request, start: bytes, spools: Spools) -> dict[str, object]:
+    """Return the fields of a long body, given its start; its images go to the spools."""
+    images, num_bytes = ImagesInJson(spools), len(start)
+    images.write(start)
     while chunk := await request.content.read(_CHUNK_BYTES):
         num_bytes += len(chunk)
         if num_bytes > MAX_JSON_BYTES:
