@@ -79,7 +79,7 @@ DEFECTS = {
         wrong="timestep.to(device, torch.float64)",
     ),
     "a wait in a block": Defect(
-        function="ranks.model.transformer:ShardTransformer.forward",
+        function="ranks.model.transformer:ShardTransformer._pass_blocks",
         right="hidden = block(hidden, branches, modulation)",
         wrong="hidden = block(hidden, branches, modulation); hidden[0].max().item()",
     ),

@@ -55,6 +55,13 @@ def new_job(spec: JobSpec = SPEC, image: str = "sample.png", epoch: int = 1) -> 
     return RunJob(lease=lease, spec=spec, image=image)
 
 
+def new_image(folder: Path) -> str:
+    """Return an image that no rank has encoded yet."""
+    name = f"{secrets.token_hex(4)}.png"
+    draw_image(folder / "inputs" / name)
+    return name
+
+
 def stop_while_a_video_waits(group: GroupLife, folder: Path) -> None:
     """Check that a stopping group does not wait for room, and keeps the checkpoint."""
     job = new_job(epoch=2)
@@ -134,7 +141,7 @@ def test_rank_0_publishes_previews_of_the_run(group: GroupLife) -> None:
 def test_a_cancelled_run_ends_on_all_ranks_and_the_next_job_succeeds(
     group: GroupLife, folder: Path, stage: Stage, step: int
 ) -> None:
-    job, following = new_job(), new_job()
+    job, following = new_job(image=new_image(folder)), new_job()
     group.send(job)
     group.expect_published(Step(job.lease, stage, step))
     group.send(CancelRun(lease=job.lease))
@@ -252,8 +259,8 @@ def latest_start(spec: JobSpec, step: int) -> int:
     return max(number for number in range(1, step + 1) if is_start(number))
 
 
-def test_a_run_that_is_preempted_while_encoding_starts_over(group: GroupLife) -> None:
-    job = new_job()
+def test_a_run_that_is_preempted_while_encoding_starts_over(group: GroupLife, folder: Path) -> None:
+    job = new_job(image=new_image(folder))
     group.send(job)
     group.expect_published(Step(job.lease, Stage.ENCODE, 2))
     group.send(PreemptRun(lease=job.lease))
