@@ -1,7 +1,7 @@
 """The norm of the VAE, by squares and a sum.
 
 diffusers' `WanRMS_norm` calls torch's `vector_norm`, which takes most of a VAE's time on a CPU.
-Squares are six to fourteen times as fast there, move fewer bytes on any device, and are as close to
+Squares are 4 to 16 times as fast there, move fewer bytes on any device, and are as close to
 float64.
 """
 
