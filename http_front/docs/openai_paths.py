@@ -12,6 +12,7 @@ from http_front.docs.openapi_parts import (
     query_parameter,
     response,
     submit_content,
+    write_lists_as_text,
 )
 from http_front.files.file_routes import CONTENT_TYPES
 from http_front.openai.openai_routes import VARIANTS
@@ -53,6 +54,8 @@ def add_forms(schemas: Schema) -> None:
         form["title"] = name
         form["properties"] |= image | last_image
         form["required"] = [*form["required"], *image]
+        if image.keys() == {"input_reference"}:
+            write_lists_as_text(form)
         schemas[name] = form
     del schemas["CreateVideo"]
 

@@ -21,6 +21,7 @@ from http_front.docs.openapi_parts import (
     ref,
     response,
     submit_content,
+    write_lists_as_text,
 )
 from http_front.docs.operation_names import complete
 from http_front.files.file_routes import CONTENT_TYPES
@@ -153,6 +154,7 @@ def _with_files(spec: Schema) -> Schema:
         "description": "The video's last frame, for models that take one; otherwise as `image`.",
     }
     form["required"] = [*form["required"], "image"]
+    write_lists_as_text(form)
     return form
 
 

@@ -56,6 +56,17 @@ def submit_content(prefix: str, example: Schema) -> Schema:
     }
 
 
+def write_lists_as_text(form: Schema) -> None:
+    """Change the lists of a form into text, as its parts are sent."""
+    for name, property_schema in form["properties"].items():
+        if property_schema.get("type") == "array":
+            form["properties"][name] = {
+                "type": "string",
+                "description": f"{property_schema['description']} A list, as JSON.",
+                "default": "[]",
+            }
+
+
 def file_responses(*content_types: str) -> Schema:
     schema = {"schema": {"type": "string", "format": "binary"}}
     content = {content_type: schema for content_type in content_types}

@@ -93,6 +93,8 @@ def _stands_for_default(value: object, field: msgspec.structs.FieldInfo) -> bool
 def _read_list(value: object, field: msgspec.structs.FieldInfo | None) -> object:
     """Return a list that came as JSON text, as in a form; any other value as it is."""
     if isinstance(value, str) and field is not None and is_list(inspect.type_info(field.type)):
+        if not value.strip():
+            return []  # as forms send a list without items
         with suppress(msgspec.DecodeError, RecursionError):
             return msgspec.json.decode(value)
     return value

@@ -32,6 +32,7 @@ class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         ({"parts": '[{"name": "a"}]'}, (Part(name="a"),)),
         ({"parts": None, "fixed": "1"}, ()),
         ({"parts": "null"}, ()),
+        ({"parts": ""}, ()),
     ],
 )
 def test_a_list_may_be_json_text(fields: dict[str, Any], parts: tuple[Part, ...]) -> None:

@@ -20,6 +20,7 @@ from ranks.model.transformer import ShardTransformer
 from ranks.model.weights import load_transformers
 from ranks.model_files.components import ModelFiles
 from ranks.model_files.opened_model import open_model
+from ranks.offload import parse_offload
 from ranks.parallel.sharding import set_sharded
 from ranks.parallel.ulysses import SequenceGroup, Shard
 from tests.ranks.conftest import DemoFolders
@@ -56,6 +57,25 @@ def differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
 def use(switch: LoraSwitch, *loras: LoraFiles, strength: float = 1.0) -> None:
     choices = [LoraChoice(name=lora.name, strength=strength) for lora in loras]
     switch.use(choices, {lora.name: lora.hashes for lora in loras})
+
+
+@torch.inference_mode()
+def test_weights_in_host_memory_change_before_they_are_copied_to_the_device(
+    model: ModelFiles, loras: dict[str, LoraFiles]
+) -> None:
+    device = open_device("cpu", 0, 1)
+    (transformer,), (hosted,) = load_transformers(model, device, None, parse_offload("blocks"))
+    switch = LoraSwitch([transformer], model, list(loras.values()))
+    found = []
+    for chosen in ([loras["comfy"]], []):
+        use(switch, *chosen)
+        hosted.place()
+        found.append(output(transformer))
+        hosted.release()
+    changed, plain = (load(with_merged(model, chosen))[0] for chosen in ([loras["comfy"]], []))
+    assert torch.equal(found[0], output(changed))
+    assert torch.equal(found[1], output(plain))
+    assert not torch.equal(*found)
 
 
 def test_any_order_of_loras_leaves_no_trace(model: ModelFiles, loras: dict[str, LoraFiles]) -> None:
