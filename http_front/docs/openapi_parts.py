@@ -58,13 +58,15 @@ def submit_content(prefix: str, example: Schema) -> Schema:
 
 def write_lists_as_text(form: Schema) -> None:
     """Change the lists of a form into text, as its parts are sent."""
-    for name, property_schema in form["properties"].items():
-        if property_schema.get("type") == "array":
-            form["properties"][name] = {
-                "type": "string",
-                "description": f"{property_schema['description']} A list, as JSON.",
-                "default": "[]",
-            }
+    for field in form["properties"].values():
+        for kind in (field, *field.get("anyOf", ())):
+            if kind.get("type") == "array":
+                about = f"{kind['description']} A list, as JSON."
+                kind |= {"type": "string", "description": about}
+                if "default" in kind:
+                    kind["default"] = "[]"
+                for constraint in ("items", "maxItems"):
+                    kind.pop(constraint, None)
 
 
 def file_responses(*content_types: str) -> Schema:
@@ -85,11 +87,12 @@ def query_parameter(name: str, about: str, schema: Schema) -> Schema:
 
 
 def page_parameters(states: Iterable[str]) -> list[Schema]:
+    state = f"({'|'.join(states)})"
     return [
         query_parameter(
             "status",
             f"Only jobs with one of these, separated by commas: {', '.join(states)}.",
-            {"type": "string"},
+            {"type": "string", "pattern": f"^{state}(,{state})*$"},
         ),
         query_parameter("after", "Id of the last job of the previous page.", {"type": "string"}),
         query_parameter(

@@ -24,14 +24,18 @@ POLL_AFTER_MS = 2000
 VARIANTS = {"video": VIDEO, "thumbnail": POSTER, "spritesheet": SPRITES}
 
 
+_VIDEO = "/v1/videos/{id:(?!sync$)[^/]+}"
+"""Not the route of `create_and_wait`, which allows other methods."""
+
+
 def add_routes(app: web.Application) -> None:
     app.add_routes(
         [
             web.post("/v1/videos", create),
             web.post("/v1/videos/sync", create_and_wait),
             web.get("/v1/videos", list_videos, allow_head=False),
-            web.get("/v1/videos/{id}", retrieve, allow_head=False),
-            web.delete("/v1/videos/{id}", delete),
+            web.get(_VIDEO, retrieve, allow_head=False),
+            web.delete(_VIDEO, delete),
             web.get("/v1/videos/{id}/content", content),
             web.get("/v1/models", list_models, allow_head=False),
             web.get("/v1/models/{id}", retrieve_model, allow_head=False),
