@@ -248,7 +248,8 @@ class Run:
             cache = None if schedule is None else stack.enter_context(AttentionCache(schedule))
             residuals = None
             if isinstance(step_cache, ListedStepCache):
-                residuals = stack.enter_context(step_cache).residuals
+                residuals = step_cache.residuals
+                stack.callback(residuals.clear)
             predictors = StepPredictors(
                 self._engine,
                 self._spec,

@@ -6,8 +6,6 @@ Shapes: B batch (always 1), L tokens of this rank, C channels of the model.
 """
 
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Self
 
 from torch import Tensor
 
@@ -43,7 +41,7 @@ class Residuals:
 
 
 class ListedStepCache(StepCache):
-    """Skips listed steps; a context manager, so that the residuals are freed at any end of a run.
+    """Skips listed steps. Whoever makes it clears its residuals at any end of the run.
 
     Args:
         phases: Phases of the run.
@@ -54,17 +52,6 @@ class ListedStepCache(StepCache):
         super().__init__(phases)
         self.residuals = Residuals()
         self._steps = tuple(steps)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.residuals.clear()
 
     @property
     def skipped_steps(self) -> Sequence[int]:
