@@ -41,7 +41,7 @@ class Residuals:
 
 
 class ListedStepCache(StepCache):
-    """Skips listed steps. Whoever makes it clears its residuals at any end of the run.
+    """Skips listed steps. The run clears its residuals when it ends, however it ends.
 
     Args:
         phases: Phases of the run.
