@@ -119,7 +119,7 @@ class LongQueue:
 
     def cancel_urgent(self) -> list[Command]:
         """Cancel the urgent job, so that the preempted job runs again."""
-        self._dispatcher.handle(CancelJob(job_id=self._urgent.job_id), self._now_s)
+        self._dispatcher.handle(CancelJob(job_id=self._urgent.job_id), self._now_s, CLIENT)
         commands = self._dispatcher.handle(JobStopped(lease=self._urgent), self._now_s)
         lease = self._lease(commands)
         self._dispatcher.handle(JobStarted(lease=lease), self._now_s)
@@ -129,7 +129,7 @@ class LongQueue:
 
     def cancel_lost(self) -> list[Command]:
         """Cancel the job of the lost attempt, so that the queue is as long as before."""
-        return self._dispatcher.handle(CancelJob(job_id=self._lost.job_id), self._now_s)
+        return self._dispatcher.handle(CancelJob(job_id=self._lost.job_id), self._now_s, CLIENT)
 
     def _new_life(self) -> list[Command]:
         self._epoch += 1
