@@ -292,7 +292,7 @@ class Supervisor:
 
     async def _announce(self) -> None:
         await self._broker_ready.wait()
-        url = self._plan.options.join
+        url = self._plan.options.join or ""
         if self._listener is not None:
             await self._front_ready.wait()
             host, port = self._listener.getsockname()[:2]
