@@ -99,7 +99,7 @@ class LongQueue:
         self._dispatcher.on_heartbeat(message, self._now_s)
 
     def lose(self) -> list[Command]:
-        """Lose the group with its job, then start it again; it takes the same job, which is first."""
+        """Lose the group with its job, which is first in the queue, and start it again."""
         gone = GroupGone(group="a", epoch=self._epoch, reason="tested")
         self._dispatcher.handle(gone, self._now_s)
         commands = self._new_life()
