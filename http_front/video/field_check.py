@@ -1,9 +1,10 @@
 """Check request bodies against their structs, with error messages made from the field types."""
 
 import codecs
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,7 +20,7 @@ _SHOWN_CHARS = 60
 _SHOWN_PROBLEMS = 10
 
 Body = TypeVar("Body", bound=msgspec.Struct)
-_Fields = dict[str, msgspec.structs.FieldInfo]
+_Fields = Mapping[str, msgspec.structs.FieldInfo]
 
 
 def decode_json(body: bytes) -> dict[str, object]:
@@ -63,7 +64,7 @@ def check(
     Raises:
         FrontError: If fields are wrong. The message names each, its value and what is allowed.
     """
-    known: _Fields = {field.name: field for field in msgspec.structs.fields(body_type)}
+    known = _fields_of(body_type)
     given = {
         name: _read_list(value, known.get(name))
         for name, value in fields.items()
@@ -75,6 +76,11 @@ def check(
         problems = list(_wrong_fields(given, known, other_fields))
         problems += _contradictions(given, known, body_type, {each.field for each in problems})
         raise refused_fields(problems) from error
+
+
+@lru_cache(maxsize=64)  # it evaluates annotations, which costs more than all the rest of a check
+def _fields_of(body_type: type[msgspec.Struct]) -> _Fields:
+    return {field.name: field for field in msgspec.structs.fields(body_type)}
 
 
 def refused_fields(problems: Sequence[FieldProblem]) -> FrontError:
