@@ -65,8 +65,9 @@ def check(
         FrontError: If fields are wrong. The message names each, its value and what is allowed.
     """
     known = _fields_of(body_type)
+    lists = _lists_of(body_type)
     given = {
-        name: _read_list(value, known.get(name))
+        name: _read_list(value) if name in lists else value
         for name, value in fields.items()
         if name not in known or not _stands_for_default(value, known[name])
     }
@@ -83,6 +84,13 @@ def _fields_of(body_type: type[msgspec.Struct]) -> _Fields:
     return {field.name: field for field in msgspec.structs.fields(body_type)}
 
 
+@lru_cache(maxsize=64)
+def _lists_of(body_type: type[msgspec.Struct]) -> frozenset[str]:
+    """Return the names of the fields that hold lists."""
+    known = _fields_of(body_type).values()
+    return frozenset(field.name for field in known if is_list(inspect.type_info(field.type)))
+
+
 def refused_fields(problems: Sequence[FieldProblem]) -> FrontError:
     """Return the error for one or more wrong fields."""
     message = ". ".join(problem.message for problem in problems[:_SHOWN_PROBLEMS])
@@ -96,9 +104,9 @@ def _stands_for_default(value: object, field: msgspec.structs.FieldInfo) -> bool
     return value is None or (value == "null" and not is_text(inspect.type_info(field.type)))
 
 
-def _read_list(value: object, field: msgspec.structs.FieldInfo | None) -> object:
+def _read_list(value: object) -> object:
     """Return a list that came as JSON text, as in a form; any other value as it is."""
-    if isinstance(value, str) and field is not None and is_list(inspect.type_info(field.type)):
+    if isinstance(value, str):
         if not value.strip():
             return []  # as forms send a list without items
         with suppress(msgspec.DecodeError, RecursionError):
