@@ -1,4 +1,4 @@
-"""Makes a video as a program that uses LiteLLM would: `python FILE URL`. Prints what it got."""
+"""Makes a video as a program that uses LiteLLM would: `python FILE URL`. It writes what it got."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ async def main(url: str) -> None:
         "size": video.size,
         "num_bytes": len(content),
     }
-    print(json.dumps(found))
+    sys.stdout.write(json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The unmodified `litellm` package, in a process of its own because it warns and configures logs."""
+"""The unmodified `litellm` package, in its own process because it warns and sets up logs."""
 
 import asyncio
 import json
