@@ -17,7 +17,7 @@ from types import FrameType
 
 from broker.process.child import UNFIT_EXIT_CODE
 from broker.process.log import configure_logging
-from broker.process.standard_streams import open_missing_streams
+from broker.process.standard_streams import open_missing_streams, run_main
 from broker.wire.curve import CurveError
 from broker.wire.errors import BindError
 from launcher.command_line import parse_command, to_toml
@@ -78,4 +78,4 @@ async def _supervise(plan: Plan, listener: socket.socket | None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

@@ -5,7 +5,7 @@ import asyncio
 import sys
 
 from broker.process.installed_version import installed_version
-from broker.process.standard_streams import open_missing_streams
+from broker.process.standard_streams import open_missing_streams, run_main
 from http_front.access.keys import KeyFileError
 from http_front.client import backup_command, job_commands, key_commands
 from http_front.client.client import ClientError
@@ -18,6 +18,10 @@ from launcher.doctor import doctor
 
 
 def main() -> int:
+    return run_main(_main)
+
+
+def _main() -> int:
     open_missing_streams()
     words = sys.argv[1:]
     if words[:1] == ["doctor"]:
@@ -27,6 +31,8 @@ def main() -> int:
     output = Output(as_json="--json" in words)
     try:
         return _run(make_parser().parse_args(words), output)
+    except BrokenPipeError:
+        raise  # not a file of the command: the reader of its output has ended
     except (FrontError, ClientError, KeyFileError, OSError, UsageError, LeftRunningError) as error:
         exit_code, problem = explain(error)
         output.fail(problem)

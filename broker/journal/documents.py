@@ -26,6 +26,8 @@ class ReadJob(NamedTuple):
     job: Job
     is_changed: bool = False
     """Whether it has failed because of its document, which does not say so yet."""
+    is_partial: bool = False
+    """Whether something in the document could not be read."""
 
 
 def read_job(number: int, document: str) -> ReadJob:
@@ -48,7 +50,7 @@ def read_job(number: int, document: str) -> ReadJob:
     named = ", ".join(sorted(lost))
     logger.warning("job %s: made by another version; unreadable: %s", job.job_id, named)
     if job.state.is_terminal:
-        return ReadJob(job)
+        return ReadJob(job, is_partial=True)
     reason = (
         f"made by another version of this server, which this one cannot read in full: {named}; "
         "submit it again"
@@ -56,7 +58,7 @@ def read_job(number: int, document: str) -> ReadJob:
     failed = job.ended(
         JobState.FAILED, job.updated_at, reason=reason, error_code=ErrorCode.OTHER_VERSION
     )
-    return ReadJob(failed, is_changed=True)
+    return ReadJob(failed, is_changed=True, is_partial=True)
 
 
 def _spec(found: object, lost: list[str]) -> JobSpec:

@@ -98,10 +98,10 @@ class Journal:
         with self._translated():
             rows = self._connection.execute("SELECT number, document FROM jobs ORDER BY number")
             read = [read_job(number, document) for number, document in rows]
-        if failed := [job for job, is_changed in read if is_changed]:
+        if failed := [each.job for each in read if each.is_changed]:
             with suppress(JournalFullError):  # the next start writes them
                 self.write(failed)
-        return [job.restored() for job, _ in read]
+        return [each.job.restored() for each in read]
 
     def load_models(self) -> list[ModelProfile]:
         """Return the profile of every model that can be read, the first known one first."""
@@ -176,28 +176,7 @@ class Journal:
         Raises:
             BackupError: If that fails; no such file is left.
         """
-        try:
-            if path.exists():
-                raise BackupError(f"{path} exists; a backup does not overwrite files")
-            partial = path.with_name(f"{path.name}.partial")
-            self._copy_to(partial)
-            partial.rename(path)
-            return path.stat().st_size
-        except (apsw.Error, OSError) as error:
-            raise BackupError(f"cannot write {path}: {error}") from error
-
-    def _copy_to(self, path: Path) -> None:
-        path.unlink(missing_ok=True)
-        # SQLite writes into an empty file; only this user may read this one.
-        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        try:
-            self._connection.execute("VACUUM INTO ?", (str(path),))
-            os.fsync(file)
-        except BaseException:
-            path.unlink()
-            raise
-        finally:
-            os.close(file)
+        return backup(self._connection, path)
 
     def close(self) -> None:
         self._connection.close()
@@ -224,7 +203,7 @@ class Journal:
         saved = self._path.with_name(f"{self._path.name}.saved")
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._copy_to(saved)
+            _copy(self._connection, saved)
             self._connection.close()
             if self._path.exists():
                 raise BackupError(f"another file is now {self._path}; the jobs are in {saved}")
@@ -320,3 +299,30 @@ class Journal:
         # failed sync is never trusted.
         code = getattr(error, "extendedresult", None)
         return code == apsw.SQLITE_IOERR_WRITE and self._connection.system_errno in REFUSED_WRITES
+
+
+def backup(connection: apsw.Connection, path: Path) -> int:
+    """Do what `Journal.backup` does with any connection to a journal."""
+    try:
+        if path.exists():
+            raise BackupError(f"{path} exists; a backup does not overwrite files")
+        partial = path.with_name(f"{path.name}.partial")
+        _copy(connection, partial)
+        partial.rename(path)
+        return path.stat().st_size
+    except (apsw.Error, OSError) as error:
+        raise BackupError(f"cannot write {path}: {error}") from error
+
+
+def _copy(connection: apsw.Connection, path: Path) -> None:
+    path.unlink(missing_ok=True)
+    # SQLite writes into an empty file; only this user may read this one.
+    file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        connection.execute("VACUUM INTO ?", (str(path),))
+        os.fsync(file)
+    except BaseException:
+        path.unlink()
+        raise
+    finally:
+        os.close(file)

@@ -15,6 +15,7 @@ from launcher.doctor.accelerators import accelerator_findings
 from launcher.doctor.checks import (
     access_findings,
     ffmpeg_findings,
+    journal_findings,
     limit_findings,
     model_findings,
     port_findings,
@@ -64,6 +65,7 @@ def run_checks(command: Command) -> Iterator[Finding]:
     options = command.options
     folders = Folders.under(options.state_dir, options.store)
     yield from state_findings(folders)
+    yield from journal_findings(folders)
     if command.has_front:
         yield from port_findings(options, folders)
         yield from access_findings(options)

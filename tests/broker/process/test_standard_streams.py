@@ -1,0 +1,27 @@
+"""A command whose reader has ended ends, too, without a traceback."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from broker.process.standard_streams import PIPE_EXIT_CODE
+from tests.running_server import ROOT
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("launch.py", "--print-config"), ("launch.py", "--help"), ("-m", "launcher.wan", "-h")],
+)
+def test_a_reader_that_ends_early_ends_the_command(words: tuple[str, ...]) -> None:
+    """As in `launch.py --check | head`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, *words], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, check=False
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (PIPE_EXIT_CODE, b"")
