@@ -16,6 +16,7 @@ import sys
 from types import FrameType
 
 from broker.process.child import UNFIT_EXIT_CODE
+from broker.process.installed_version import installed_version
 from broker.process.log import configure_logging
 from broker.process.standard_streams import open_missing_streams, run_main
 from broker.wire.curve import CurveError
@@ -53,6 +54,9 @@ def main() -> int:
     if command.action == "check":
         return report(command)
     configure_logging("launcher", options.log_format)
+    logger.info("wan-ranks %s", installed_version())
+    for note in command.notes:
+        logger.warning("%s", note)
     if ignored:
         logger.info("ignored variables of the environment: %s", ", ".join(ignored))
     # The supervisor installs its own handlers once it runs.

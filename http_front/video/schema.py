@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from broker.process.installed_version import installed_version
 from broker.store.store import POSTER, SPRITES
 from broker.wire.errors import ErrorCode, ResultWarning
 from broker.wire.job import JobSpec, JobState, Priority, Stage
@@ -267,6 +268,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     running: int = 0
     ready_groups: int = 0
     ranks: list[RankHealth] = []
+    version: str | None = None
+    """Of the server; null for clients without a key, where keys are in use."""
 
     @classmethod
     def of(cls, found: HealthFound) -> "Health":
@@ -280,6 +283,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
             running=found.running,
             ready_groups=sum(group.ready for group in found.groups),
             ranks=ranks,
+            version=installed_version(),
         )
 
 

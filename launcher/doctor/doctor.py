@@ -24,7 +24,7 @@ from launcher.doctor.checks import (
     state_findings,
     variable_findings,
 )
-from launcher.doctor.findings import Finding, to_text
+from launcher.doctor.findings import Finding, to_text, warning
 from launcher.doctor.multi_machine import multi_machine_findings
 from launcher.options import OptionsError
 from launcher.outer_variables import ignore_outer_variables
@@ -70,6 +70,8 @@ def run_checks(command: Command) -> Iterator[Finding]:
         yield from port_findings(options, folders)
         yield from access_findings(options)
         yield from priority_findings(options)
+    for note in command.notes:
+        yield warning("environment", note)
     yield from process_findings()
     yield from limit_findings()
     yield from multi_machine_findings(options, folders)
