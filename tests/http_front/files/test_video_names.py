@@ -86,11 +86,10 @@ async def test_a_picture_that_is_gone_is_told(tmp_path: Path, broker: ScriptedBr
 
 
 async def submitted(front: Served, prompt: str, **fields: object) -> str:
-    form = {"image": picture(), "prompt": f"{prompt} drifts"}
-    form |= {name: str(value) for name, value in fields.items()}
-    async with front.session.post(f"{front.url}/video/submit", data=form) as response:
-        assert response.status == 202, await response.text()
-        return str((await response.json())["requestId"])
+    texts = {name: str(value) for name, value in fields.items()}
+    status, answer = await front.upload(picture(), prompt=f"{prompt} drifts", **texts)
+    assert status == 202, answer
+    return str(answer["requestId"])
 
 
 async def fetched(front: Served, job_id: str) -> tuple[int, str, bytes]:
