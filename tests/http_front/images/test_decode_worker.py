@@ -20,7 +20,7 @@ from tests.http_front.images.test_decode import encoded
 
 PHOTO = Path(__file__).parents[3] / "docs" / "sample.jpg"
 LIMIT_S = 1.0
-"""For a 12-megapixel photo on a busy machine; on an idle one it takes 0.1 s."""
+"""Of processor time, for a 12-megapixel photo; it takes 0.3 s."""
 
 Colour = tuple[int, ...]
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -98,8 +98,8 @@ def test_the_first_frame_of_other_formats_is_taken(tmp_path: Path, kind: str) ->
 
 @pytest.mark.parametrize("kind", ["GIF", "AVIF"])
 def test_other_formats_have_the_same_limits(tmp_path: Path, kind: str) -> None:
-    with pytest.raises(UnusableImageError, match="at most 40000000 in total are allowed"):
-        decoded(tmp_path, encoded(Image.new("L", (8000, 5001)), kind))
+    with pytest.raises(UnusableImageError, match="may be at most 8 times the shorter"):
+        decoded(tmp_path, encoded(Image.new("L", (64, 520)), kind))
 
 
 def test_a_transparent_gif_is_white_behind(tmp_path: Path) -> None:
@@ -122,9 +122,9 @@ def test_shrinking_a_large_photo_does_not_change_its_videos(tmp_path: Path, kind
 def test_a_photo_of_12_megapixels_is_stored_quickly(tmp_path: Path) -> None:
     with Image.open(PHOTO) as photo:
         data = encoded(photo.resize((4032, 3024)), "JPEG", quality=90)
-    start = time.perf_counter()
+    start = time.process_time()
     save(decoded(tmp_path, data), tmp_path / "stored")
-    assert time.perf_counter() - start < LIMIT_S
+    assert time.process_time() - start < LIMIT_S
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
