@@ -20,6 +20,9 @@ _PLACEHOLDERS: dict[type, dict[str, Any]] = {
 """Of fields without a default that cannot be read."""
 
 
+_OF_EVERY_VERSION = {"job_id", "state", "updated_at"}
+
+
 class ReadJob(NamedTuple):
     """A job as its document holds it."""
 
@@ -38,6 +41,7 @@ def read_job(number: int, document: str) -> ReadJob:
 
     Raises:
         msgspec.DecodeError: If the document is not JSON.
+        ValueError: If it lacks what every version writes.
     """
     try:
         return ReadJob(_JOB.decode(document))
@@ -46,7 +50,10 @@ def read_job(number: int, document: str) -> ReadJob:
     fields = msgspec.json.decode(document, type=dict[str, Any])
     lost: list[str] = []
     spec = _spec(fields.pop("spec", {}), lost)
-    job = Job(**_readable(Job, fields | {"number": number}, lost), spec=spec)
+    values = _readable(Job, fields | {"number": number}, lost)
+    if not values.keys() >= _OF_EVERY_VERSION:
+        raise ValueError(f"job {number} lacks one of {', '.join(sorted(_OF_EVERY_VERSION))}")
+    job = Job(**values, spec=spec)
     named = ", ".join(sorted(lost))
     logger.warning("job %s: made by another version; unreadable: %s", job.job_id, named)
     if job.state.is_terminal:

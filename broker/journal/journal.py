@@ -99,9 +99,19 @@ class Journal:
             rows = self._connection.execute("SELECT number, document FROM jobs ORDER BY number")
             read = [read_job(number, document) for number, document in rows]
         if failed := [each.job for each in read if each.is_changed]:
-            with suppress(JournalFullError):  # the next start writes them
-                self.write(failed)
+            self._write_failed(failed)
         return [each.job.restored() for each in read]
+
+    def _write_failed(self, jobs: Sequence[Job]) -> None:
+        try:
+            self.write(jobs)
+        except JournalFullError:
+            pass  # the next start writes them
+        except apsw.ConstraintError as error:
+            # No version writes such a row.
+            raise UnfitJournalError(
+                f"{self._path} is damaged ({error}); put a backup in its place"
+            ) from error
 
     def load_models(self) -> list[ModelProfile]:
         """Return the profile of every model that can be read, the first known one first."""
