@@ -1,4 +1,4 @@
-"""Videos that are kept, and what is told of those that have expired."""
+"""Videos that are kept, and how others expire."""
 
 import json
 from collections.abc import Callable
