@@ -17,8 +17,9 @@ import time
 from types import FrameType
 
 from broker.process.child import UNFIT_EXIT_CODE
+from broker.process.installed_version import installed_version
 from broker.process.log import configure_logging
-from broker.process.standard_streams import open_missing_streams
+from broker.process.standard_streams import open_missing_streams, run_main
 from broker.wire.curve import CurveError
 from broker.wire.errors import BindError
 from launcher.command_line import parse_command, to_toml
@@ -55,6 +56,9 @@ def main() -> int:
     if command.action == "check":
         return report(command)
     configure_logging("launcher", options.log_format)
+    logger.info("wan-ranks %s", installed_version())
+    for note in command.notes:
+        logger.warning("%s", note)
     if ignored:
         logger.info("ignored variables of the environment: %s", ", ".join(ignored))
     # The supervisor installs its own handlers once it runs.
@@ -80,4 +84,4 @@ async def _supervise(plan: Plan, listener: socket.socket | None, begun_s: float)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

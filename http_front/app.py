@@ -9,7 +9,7 @@ from http_front.access.key_guard import make_key_guard
 from http_front.access.origin_check import add_cors_headers, make_origin_check
 from http_front.config import FrontConfig
 from http_front.docs import doc_routes
-from http_front.files import file_routes
+from http_front.files import file_routes, input_routes
 from http_front.images.fetch import ImageSource, make_source
 from http_front.images.guarded_http import GuardedHttp
 from http_front.live.progress_socket import close_all, progress
@@ -81,6 +81,7 @@ def _add_routes(app: web.Application, with_keys: bool) -> None:
             web.post("/video/cancel", routes.cancel),
             web.get("/video/progress", progress, allow_head=False),
             web.post("/video/delete", listing.delete),
+            web.post("/video/keep", listing.keep),
             web.get("/video/list", listing.list_jobs, allow_head=False),
             web.get("/video/webhook_secret", routes.webhook_secret, allow_head=False),
             web.get("/health", routes.health),
@@ -91,6 +92,7 @@ def _add_routes(app: web.Application, with_keys: bool) -> None:
         ]
     )
     file_routes.add_routes(app)
+    input_routes.add_routes(app)
     openai_routes.add_routes(app)
     doc_routes.add_routes(app, with_keys=with_keys)
     page.add_routes(app)

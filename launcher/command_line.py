@@ -1,21 +1,26 @@
 """Parses a command line: flags over environment variables over a file over the defaults."""
 
-import argparse
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args
 
 import msgspec
-from msgspec import Meta
 
+from broker.process.installed_version import installed_version
+from launcher.durations import parse_duration
 from launcher.lora_options import join_pairs
+from launcher.option_help import GROUP_OF, OptionParser, choices, is_duration, similar
 from launcher.options import Options, OptionsError, Role
 
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://[0-9.:\[\]a-f]+:[0-9]+$")
 """What Kubernetes puts into WAN_PORT of every container if a service is called `wan`."""
+_OF_SERVICE = re.compile("WAN_(SERVICE|PORT)_")
+"""The other variables that Kubernetes sets for it."""
+_OF_CLIENTS = {"WAN_SERVER", "WAN_API_KEY"}
 _DEMO_SWITCHES = {"--demo": "--demo=true", "--no-demo": "--demo=false"}
 """Only `=` gives it families: the next word may be the role."""
 _SWITCH = ("true", "false", "1", "0")
@@ -27,6 +32,8 @@ class Command(msgspec.Struct, frozen=True):
     role: Role
     options: Options
     action: Literal["run", "print-config", "check"]
+    notes: tuple[str, ...] = ()
+    """What looks wrong with the environment, although a server can start."""
 
     def __post_init__(self) -> None:
         if self.role == "server" and self.options.join is not None:
@@ -63,7 +70,10 @@ def parse_command(
     Raises:
         OptionsError: If a value is invalid; the message names the option, the value and the limits.
     """
-    flags = vars(_parser(program).parse_args([_DEMO_SWITCHES.get(word, word) for word in argv]))
+    words = [_DEMO_SWITCHES.get(word, word) for word in argv]
+    parser = _parser(program)
+    parser.expect_known(words)
+    flags = vars(parser.parse_args(words))
     config_file, action, role = flags.pop("config"), flags.pop("action"), flags.pop("role")
     merged: dict[str, Any] = {}
     if config_file is not None:
@@ -72,10 +82,11 @@ def parse_command(
     merged |= {name: _text(value) for name, value in flags.items() if value is not None}
     try:
         # Not strict: the environment and the flags hold text.
-        options = msgspec.convert(_split_lists(merged), Options, strict=False)
+        options = msgspec.convert(_split_lists(_in_seconds(merged)), Options, strict=False)
     except msgspec.ValidationError as error:
         raise OptionsError(_explain(error, merged)) from error
-    return Command(role=role, options=options, action=action)
+    notes = tuple(_odd_variables(environ))
+    return Command(role=role, options=options, action=action, notes=notes)
 
 
 def to_toml(options: Options) -> str:
@@ -86,9 +97,14 @@ def to_toml(options: Options) -> str:
     return "\n".join(lines)
 
 
-def _parser(program: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _place_in_help(field: msgspec.structs.FieldInfo) -> int:
+    return list(GROUP_OF).index(field.name) if field.name in GROUP_OF else len(GROUP_OF)
+
+
+def _parser(program: str) -> OptionParser:
+    parser = OptionParser(
         prog=program,
+        usage="%(prog)s [server|group|front] [OPTION …]",
         description="Start the video server: broker, HTTP front and ranks. Or start groups of "
         "ranks, or an HTTP front, that join a server elsewhere (--join).",
         epilog="Each option is also a key of the TOML file (--config) and a variable WAN_OPTION.",
@@ -101,8 +117,14 @@ def _parser(program: str) -> argparse.ArgumentParser:
         default="server",
         help="what to start here (default: server)",
     )
-    for field in msgspec.structs.fields(Options):
-        _add_flag(parser, field)
+    for field in sorted(msgspec.structs.fields(Options), key=_place_in_help):
+        parser.add_option(field)
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"wan-ranks {installed_version()}",
+        help="print the version and exit",
+    )
     parser.add_argument("--config", metavar="FILE", help="TOML file with any of these options")
     parser.add_argument(
         "--print-config",
@@ -122,32 +144,6 @@ def _parser(program: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_flag(parser: argparse.ArgumentParser, field: msgspec.structs.FieldInfo) -> None:
-    flag = f"--{field.name.replace('_', '-')}"
-    default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
-    shown = "" if default in (None, "") else f" (default: {default})"
-    text = f"{_description(field.type)}{shown}"
-    if field.name == "demo":
-        parser.add_argument(flag, dest=field.name, help=text, nargs="?", metavar="FAMILY,…")
-    elif isinstance(field.default, bool):
-        parser.add_argument(
-            flag, dest=field.name, help=text, action=argparse.BooleanOptionalAction, default=None
-        )
-    elif isinstance(field.default, tuple):
-        parser.add_argument(flag, dest=field.name, help=text, metavar="A,B", action="append")
-    else:
-        parser.add_argument(flag, dest=field.name, help=text, metavar="VALUE")
-
-
-def _description(annotation: Any) -> str:
-    # An optional field has its description in one of the alternatives of its type.
-    for part in (annotation, *get_args(annotation)):
-        for meta in getattr(part, "__metadata__", ()):
-            if isinstance(meta, Meta) and meta.description:
-                return meta.description
-    raise TypeError(f"an option of type {annotation} has no description")
-
-
 def _from_file(path: Path) -> dict[str, Any]:
     try:
         # Some editors write a byte order mark.
@@ -160,7 +156,7 @@ def _from_file(path: Path) -> dict[str, Any]:
         raise OptionsError(f"--config {path}: {error}") from error
     for name in content:
         if name not in Options.__struct_fields__:
-            raise OptionsError(f"--config {path}: unknown option {name}")
+            raise OptionsError(f"--config {path}: unknown option {name}{similar(name)}")
     return content
 
 
@@ -171,6 +167,39 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         for key, name in names.items()
         if key in environ and not _SERVICE_LINK.match(environ[key])
     }
+
+
+def _odd_variables(environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield a sentence on each `WAN_…` variable that sets nothing."""
+    known = {f"WAN_{name.upper()}" for name in Options.__struct_fields__} | _OF_CLIENTS
+    for name, value in sorted(environ.items()):
+        if name == "WAN_PORT" and _SERVICE_LINK.match(value):
+            yield (
+                f"WAN_PORT is {value}, which Kubernetes sets for a service called wan; it is "
+                "ignored: set --port, or enableServiceLinks: false"
+            )
+        elif name.startswith("WAN_") and name not in known and not _OF_SERVICE.match(name):
+            meant = get_close_matches(name, known, n=1)
+            advice = f"did you mean {meant[0]}?" if meant else "no option has this name"
+            yield f"{name} is set, but sets nothing: {advice}"
+
+
+def _in_seconds(merged: dict[str, Any]) -> dict[str, Any]:
+    """Return the options with durations as numbers.
+
+    Raises:
+        OptionsError: If a text is no duration.
+    """
+    seconds = dict(merged)
+    for field in msgspec.structs.fields(Options):
+        value = merged.get(field.name)
+        if isinstance(value, str) and is_duration(field):
+            try:
+                seconds[field.name] = parse_duration(value)
+            except ValueError as error:
+                flag = field.name.replace("_", "-")
+                raise OptionsError(f"--{flag} is {value!r}: {error}") from error
+    return seconds
 
 
 def _split_lists(merged: dict[str, Any]) -> dict[str, Any]:
@@ -196,19 +225,12 @@ def _parts(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _choices(name: str) -> tuple[str, ...]:
-    annotation = next(f.type for f in msgspec.structs.fields(Options) if f.name == name)
-    parts = get_args(annotation)
-    nested = (deep for part in parts for deep in get_args(part))
-    literals = [part for part in (*parts, *nested) if get_origin(part) is Literal]
-    return get_args(literals[0]) if literals else ()
-
-
 def _explain(error: msgspec.ValidationError, merged: dict[str, Any]) -> str:
     text, _, path = str(error).partition(" - at `$.")
     name = path.rstrip("`").partition("[")[0]
     if name not in merged:
         return text
-    if choices := _choices(name):
-        text = f"it must be one of {', '.join(choices)}"
+    annotation = next(f.type for f in msgspec.structs.fields(Options) if f.name == name)
+    if allowed := choices(annotation):
+        text = f"it must be one of {', '.join(allowed)}"
     return f"--{name.replace('_', '-')} is {merged[name]!r}: {text[:1].lower()}{text[1:]}"

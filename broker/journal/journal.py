@@ -1,5 +1,6 @@
 """The journal: an SQLite file of jobs and their history, the one durable state of the server."""
 
+import logging
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -9,7 +10,7 @@ from typing import assert_never
 import apsw
 import msgspec
 
-from broker.dispatch.commands import DropModel, SaveModel
+from broker.dispatch.commands import DropModel, SaveKept, SaveModel
 from broker.dispatch.job_record import Job
 from broker.errors import (
     BackupError,
@@ -21,13 +22,15 @@ from broker.errors import (
     UnfitJournalError,
 )
 from broker.journal import pending_callbacks as callbacks
+from broker.journal.documents import read_job
 from broker.journal.tables import migrate
 from broker.store.store import REFUSED_WRITES, sync_folder
 from broker.wire.model_profile import ModelProfile
 from broker.wire.replies import Callback
 
+logger = logging.getLogger(__name__)
+
 _HISTORY_KEPT_S = 7 * 86_400.0
-_DOCUMENT = msgspec.json.Decoder(Job)
 _PROFILE = msgspec.json.Decoder(ModelProfile)
 
 _SAVE = """
@@ -39,7 +42,22 @@ _SAVE_MODEL = """
     ON CONFLICT (name) DO UPDATE SET document = excluded.document
 """
 
-ModelChange = SaveModel | DropModel
+_SAVE_KEPT = """
+    INSERT INTO kept (number, let_go_at) VALUES (?, ?)
+    ON CONFLICT (number) DO UPDATE SET let_go_at = excluded.let_go_at
+"""
+
+Change = SaveModel | DropModel | SaveKept
+"""A change besides those of jobs."""
+
+
+def _profile(document: str) -> ModelProfile | None:
+    try:
+        return _PROFILE.decode(document)
+    except msgspec.ValidationError as error:
+        # Its groups report it again.
+        logger.warning("forgot a model that another version has written: %s", error)
+        return None
 
 
 class Journal:
@@ -73,21 +91,43 @@ class Journal:
                 raise
 
     def load(self) -> list[Job]:
-        """Return every job, the earliest submission first."""
+        """Return every job, the earliest submission first.
+
+        One that another version wrote and this one cannot read in full has failed.
+        """
         with self._translated():
-            rows = self._connection.execute("SELECT document FROM jobs ORDER BY number")
-            return [_DOCUMENT.decode(document).restored() for (document,) in rows]
+            rows = self._connection.execute("SELECT number, document FROM jobs ORDER BY number")
+            read = [read_job(number, document) for number, document in rows]
+        if failed := [each.job for each in read if each.is_changed]:
+            self._write_failed(failed)
+        return [each.job.restored() for each in read]
+
+    def _write_failed(self, jobs: Sequence[Job]) -> None:
+        try:
+            self.write(jobs)
+        except JournalFullError:
+            pass  # the next start writes them
+        except apsw.ConstraintError as error:
+            # No version writes such a row.
+            raise UnfitJournalError(
+                f"{self._path} is damaged ({error}); put a backup in its place"
+            ) from error
 
     def load_models(self) -> list[ModelProfile]:
-        """Return the profile of every model, the first known one first."""
+        """Return the profile of every model that can be read, the first known one first."""
         with self._translated():
             rows = self._connection.execute("SELECT document FROM models ORDER BY number")
-            return [_PROFILE.decode(document) for (document,) in rows]
+            return [profile for (document,) in rows if (profile := _profile(document)) is not None]
+
+    def load_kept(self) -> dict[int, float | None]:
+        """Return by number which jobs are kept (None), or since when they are not any more."""
+        with self._translated():
+            return dict(self._connection.execute("SELECT number, let_go_at FROM kept"))
 
     def write(
-        self, saved: Sequence[Job], dropped: Sequence[str] = (), models: Sequence[ModelChange] = ()
+        self, saved: Sequence[Job], dropped: Sequence[str] = (), changes: Sequence[Change] = ()
     ) -> None:
-        """Write jobs and models and remove others in one transaction, on disk when this returns.
+        """Write all changes, and remove jobs, in one transaction, on disk when this returns.
 
         Raises:
             JournalFullError: If there is no room; nothing has changed.
@@ -97,20 +137,22 @@ class Journal:
         with self._transaction():
             rows = [(job.number, msgspec.json.encode(job).decode()) for job in saved]
             self._connection.executemany(_SAVE, rows)
+            for change in changes:
+                self._change(change)
             self._connection.executemany(
                 "DELETE FROM jobs WHERE job_id = ?", [(job_id,) for job_id in dropped]
             )
-            for change in models:
-                self._change_model(change)
         self.expect_in_place()
 
-    def _change_model(self, change: ModelChange) -> None:
+    def _change(self, change: Change) -> None:
         match change:
             case SaveModel():
                 document = msgspec.json.encode(change.profile).decode()
                 self._connection.execute(_SAVE_MODEL, (document,))
             case DropModel():
                 self._connection.execute("DELETE FROM models WHERE name = ?", (change.name,))
+            case SaveKept():
+                self._connection.execute(_SAVE_KEPT, (change.number, change.let_go_at))
             case _:
                 assert_never(change)
 
@@ -144,28 +186,7 @@ class Journal:
         Raises:
             BackupError: If that fails; no such file is left.
         """
-        try:
-            if path.exists():
-                raise BackupError(f"{path} exists; a backup does not overwrite files")
-            partial = path.with_name(f"{path.name}.partial")
-            self._copy_to(partial)
-            partial.rename(path)
-            return path.stat().st_size
-        except (apsw.Error, OSError) as error:
-            raise BackupError(f"cannot write {path}: {error}") from error
-
-    def _copy_to(self, path: Path) -> None:
-        path.unlink(missing_ok=True)
-        # SQLite writes into an empty file; only this user may read this one.
-        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        try:
-            self._connection.execute("VACUUM INTO ?", (str(path),))
-            os.fsync(file)
-        except BaseException:
-            path.unlink()
-            raise
-        finally:
-            os.close(file)
+        return backup(self._connection, path)
 
     def close(self) -> None:
         self._connection.close()
@@ -192,7 +213,7 @@ class Journal:
         saved = self._path.with_name(f"{self._path.name}.saved")
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._copy_to(saved)
+            _copy(self._connection, saved)
             self._connection.close()
             if self._path.exists():
                 raise BackupError(f"another file is now {self._path}; the jobs are in {saved}")
@@ -288,3 +309,30 @@ class Journal:
         # failed sync is never trusted.
         code = getattr(error, "extendedresult", None)
         return code == apsw.SQLITE_IOERR_WRITE and self._connection.system_errno in REFUSED_WRITES
+
+
+def backup(connection: apsw.Connection, path: Path) -> int:
+    """Do what `Journal.backup` does with any connection to a journal."""
+    try:
+        if path.exists():
+            raise BackupError(f"{path} exists; a backup does not overwrite files")
+        partial = path.with_name(f"{path.name}.partial")
+        _copy(connection, partial)
+        partial.rename(path)
+        return path.stat().st_size
+    except (apsw.Error, OSError) as error:
+        raise BackupError(f"cannot write {path}: {error}") from error
+
+
+def _copy(connection: apsw.Connection, path: Path) -> None:
+    path.unlink(missing_ok=True)
+    # SQLite writes into an empty file; only this user may read this one.
+    file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        connection.execute("VACUUM INTO ?", (str(path),))
+        os.fsync(file)
+    except BaseException:
+        path.unlink()
+        raise
+    finally:
+        os.close(file)

@@ -183,6 +183,16 @@ _MIGRATIONS = (
     """,
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
+FIRST_WITH_DOCUMENTS = 7
+
+# Tables that earlier versions need not know: they ignore them, and open the journal. A finished job
+# does not change, so what is kept is written beside it.
+_ADDITIONS = """
+    CREATE TABLE IF NOT EXISTS kept (
+        number INTEGER PRIMARY KEY REFERENCES jobs ON DELETE CASCADE,
+        let_go_at REAL
+    ) STRICT;
+"""
 
 
 def migrate(connection: apsw.Connection, path: Path) -> None:
@@ -191,6 +201,21 @@ def migrate(connection: apsw.Connection, path: Path) -> None:
     Raises:
         UnfitJournalError: If it was written by a later version.
     """
+    expect_known(connection, path)
+    version = connection.pragma("user_version")
+    if version < SCHEMA_VERSION:
+        with connection:
+            connection.execute("".join(_MIGRATIONS[version:]))
+            connection.pragma("user_version", SCHEMA_VERSION)
+    connection.execute(_ADDITIONS)
+
+
+def expect_known(connection: apsw.Connection, path: Path) -> None:
+    """Check that no later version has changed the tables.
+
+    Raises:
+        UnfitJournalError: If one has.
+    """
     version = connection.pragma("user_version")
     if version > SCHEMA_VERSION:
         raise UnfitJournalError(
@@ -198,7 +223,3 @@ def migrate(connection: apsw.Connection, path: Path) -> None:
             "it was written by a later version; start that version, or put back the backup made "
             "before the upgrade"
         )
-    if version < SCHEMA_VERSION:
-        with connection:
-            connection.execute("".join(_MIGRATIONS[version:]))
-            connection.pragma("user_version", SCHEMA_VERSION)

@@ -1,10 +1,11 @@
 """The version of this program, as its package states it."""
 
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 
 def installed_version() -> str:
-    try:
-        return version("wan-ranks")
-    except PackageNotFoundError:
-        return "not installed"  # A checkout that another Python runs.
+    for name in ("wan-ranks", "wan-client"):
+        with suppress(PackageNotFoundError):
+            return version(name)
+    return "not installed"  # a checkout that another Python runs

@@ -1,7 +1,11 @@
-"""Replaces the standard streams that were closed before this program started."""
+"""Standard streams that were closed before this program started, or that end while it writes."""
 
 import os
 import sys
+from collections.abc import Callable
+
+PIPE_EXIT_CODE = 141
+"""As shells report programs that SIGPIPE ended."""
 
 
 def open_missing_streams() -> None:
@@ -19,3 +23,16 @@ def open_missing_streams() -> None:
     sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
     sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+
+
+def run_main(main: Callable[[], int]) -> int:
+    """Run a command to its end, or until the reader of its output has ended, as `head` does."""
+    try:
+        try:
+            return main()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Python writes the rest at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return PIPE_EXIT_CODE

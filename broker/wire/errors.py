@@ -20,7 +20,9 @@ class ErrorCode(Enum):
     IMAGE_INVALID = "image_invalid"  # not a usable picture
     IDEMPOTENCY_KEY_REUSE = "idempotency_key_reuse"  # the same key with another request
     JOB_NOT_FOUND = "job_not_found"  # or another key's job, which looks the same
+    JOB_EXPIRED = "job_expired"  # the server has removed it, by its age or for room
     JOB_FINISHED = "job_finished"  # too late to cancel
+    KEEP_LIMIT = "keep_limit"  # the owner keeps as many videos as it may
     QUEUE_FULL = "queue_full"
     RATE_LIMITED = "rate_limited"  # too many requests with one key
     STORAGE_FULL = "storage_full"
@@ -36,6 +38,7 @@ class ErrorCode(Enum):
     NOT_FINITE = "not_finite"  # the model computed NaN or infinity
     LORA_INVALID = "lora_invalid"  # a LoRA has changed since, or cannot be merged
     SAVE_FAILED = "save_failed"  # the video could not be written
+    OTHER_VERSION = "other_version"  # the journal holds what only another version can read
     GROUP_LOST = "group_lost"  # its group died in every attempt
 
 

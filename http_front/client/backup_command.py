@@ -1,4 +1,4 @@
-"""`wan backup`: copy the job journal of a server on this machine."""
+"""`wan backup`: copy the job journal of a server on this machine, whether it runs or not."""
 
 import argparse
 import asyncio
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import zmq
 
+from broker.process.stopped_journal import JOURNAL, copy_journal, is_in_use
 from broker.wire.errors import ErrorCode
 from broker.wire.replies import BackedUp
 from broker.wire.requests import BackUp
@@ -22,7 +23,7 @@ _LIMIT_S = 60.0
 
 def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
-        "backup", help="copy the job journal of a server on this machine, while it runs"
+        "backup", help="copy the job journal of a server on this machine, whether it runs or not"
     )
     parser.add_argument("file", metavar="FILE", type=Path, help="target file; must not exist yet")
     parser.add_argument(
@@ -34,22 +35,34 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace, output: Output) -> None:
-    """Ask the broker to write the copy: while it runs, only the broker may open the journal.
+    """Write the copy, or have the broker write it: only the broker may open its journal.
 
     Raises:
-        FrontError: If the broker refuses or does not run.
+        FrontError: If there is no journal, or it cannot be copied.
     """
-    copied = asyncio.run(_back_up(options.state_dir.absolute(), options.file.absolute()))
-    fields = {"file": str(options.file), "num_bytes": copied.num_bytes}
-    output.result(fields, f"{options.file}: {copied.num_bytes} bytes")
+    state_dir, file = options.state_dir.absolute(), options.file.absolute()
+    if is_in_use(state_dir):
+        num_bytes = asyncio.run(_back_up(state_dir, file)).num_bytes
+    else:
+        num_bytes = _copy_stopped(state_dir, file)
+    output.result(
+        {"file": str(options.file), "num_bytes": num_bytes}, f"{options.file}: {num_bytes} bytes"
+    )
+
+
+def _copy_stopped(state_dir: Path, file: Path) -> int:
+    if not (state_dir / JOURNAL).exists():
+        raise FrontError(
+            ErrorCode.UNAVAILABLE, f"no server was started with --state-dir {state_dir}"
+        )
+    report = copy_journal(state_dir, file)
+    if report.problem is not None:
+        raise FrontError(ErrorCode.INVALID_FIELD, report.problem)
+    return report.num_bytes
 
 
 async def _back_up(state_dir: Path, file: Path) -> BackedUp:
     addresses = Addresses.in_folder(state_dir / "run")
-    if not (state_dir / "run" / "requests.sock").is_socket():
-        raise FrontError(
-            ErrorCode.UNAVAILABLE, f"no server was started with --state-dir {state_dir}"
-        )
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     broker = BrokerClient(context, addresses.requests)
     try:

@@ -22,6 +22,7 @@ from http_front.video.schema import (
     JobList,
     JobStatus,
     JobUpdate,
+    Kept,
     Submitted,
 )
 
@@ -178,6 +179,10 @@ class WanClient:
     async def delete(self, job_id: str) -> None:
         """Delete a job and its files; one that has not ended is cancelled first."""
         await self._post("/video/delete", Deleted, json={"requestId": job_id})
+
+    async def keep(self, job_id: str, keep: bool = True) -> Kept:
+        """Keep a video whatever its age, or let it expire again."""
+        return await self._post("/video/keep", Kept, json={"requestId": job_id, "keep": keep})
 
     async def watch(self, job_id: str) -> AsyncGenerator[JobUpdate, None]:
         """Yield the job as it is now, then every change until it ends.

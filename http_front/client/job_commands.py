@@ -1,4 +1,4 @@
-"""The `wan` commands for jobs: submit, list, status, watch, cancel, delete, download; models."""
+"""The `wan` commands for jobs, from submit to download, and for the models of a server."""
 
 import argparse
 import os
@@ -21,7 +21,7 @@ from http_front.client.client import WanClient
 from http_front.client.command_parser import Commands
 from http_front.client.exit_codes import ExitCode, UsageError
 from http_front.client.output import Output
-from http_front.client.status_text import status_text
+from http_front.client.status_text import kept_text, status_text
 from http_front.client.watching import Watch
 from http_front.openai.openai_schema import ModelList
 from http_front.video.field_check import check
@@ -98,11 +98,16 @@ def add_parsers(commands: Commands) -> None:
         ("status", "show the state of a job"),
         ("watch", "show progress until the job ends"),
         ("cancel", "cancel a job"),
+        ("keep", "keep a video whatever its age, until it is deleted"),
         ("delete", "delete a job and its files"),
         ("download", "download the video of a finished job"),
     ):
         command = commands.add_parser(name, help=text)
         command.add_argument("id", metavar="ID", help="job id, as printed by submit")
+        if name == "keep":
+            command.add_argument(
+                "--off", action="store_true", help="let it expire again, as if it ended now"
+            )
         if name in ("watch", "download"):
             command.add_argument("--output", type=Path, help="file or folder for the video")
         _add_server(command)
@@ -135,6 +140,9 @@ async def run(options: argparse.Namespace, output: Output) -> ExitCode:
             case "cancel":
                 await client.cancel(options.id)
                 output.result({"requestId": options.id, "status": "Cancelled"}, "cancelled")
+            case "keep":
+                kept = await client.keep(options.id, not options.off)
+                output.result(kept, kept_text(kept))
             case "delete":
                 await client.delete(options.id)
                 output.result({"requestId": options.id, "deleted": True}, "deleted")

@@ -3,12 +3,18 @@
 import time
 from collections.abc import Iterator
 
-from http_front.video.schema import JobStatus
+from http_front.video.schema import JobStatus, Kept
 
 
 def status_text(status: JobStatus) -> str:
     """Return a line for each thing that is known."""
     return "\n".join(f"{name:15} {value}" for name, value in _lines(status) if value is not None)
+
+
+def kept_text(kept: Kept) -> str:
+    if kept.kept or kept.expires_at is None:
+        return "kept"
+    return f"expires {_local_time(kept.expires_at)}"
 
 
 def duration(seconds: float) -> str:
@@ -32,6 +38,8 @@ def _lines(status: JobStatus) -> Iterator[tuple[str, object]]:
     yield "time left", None if status.eta_s is None else f"about {duration(status.eta_s)}"
     yield "submitted", _local_time(status.created_at)
     yield "last change", _local_time(status.updated_at)
+    yield "kept", "yes" if status.kept else None
+    yield "expires", None if status.expires_at is None else _local_time(status.expires_at)
     yield "time spent", _spent(status) or None
     yield "attempt", status.attempt or None
     yield "priority", status.priority or None

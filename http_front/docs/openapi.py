@@ -25,6 +25,7 @@ from http_front.docs.openapi_parts import (
 )
 from http_front.docs.operation_names import complete
 from http_front.files.file_routes import CONTENT_TYPES
+from http_front.files.input_routes import INPUT
 from http_front.models.profile_fields import TextLimits, narrowed
 from http_front.openai.openai_schema import create_type
 from http_front.video.idempotency import HEADER
@@ -42,6 +43,8 @@ from http_front.video.schema import (
     JobRef,
     JobStatus,
     JobUpdate,
+    KeepVideo,
+    Kept,
     Removed,
     SubmitByFile,
     SubmitByUrl,
@@ -51,7 +54,7 @@ from http_front.video.schema import (
 
 _TYPES = (
     *(JobSpec, WebhookSecret, JobRef, Submitted, JobStatus, JobUpdate),
-    *(JobList, Deleted, Cancelled, Health, Alive, Removed, Draining, ErrorBody),
+    *(JobList, Deleted, KeepVideo, Kept, Cancelled, Health, Alive, Removed, Draining, ErrorBody),
 )
 _ABOUT = """Submit a job, watch or poll it, then download its video. Every error has the form
 `{"error": {"code", "message", "field"}}`. The message says what was found and what is allowed."""
@@ -65,6 +68,7 @@ _FILES = {
     VIDEO: "a video",
     POSTER: "one frame of a video",
     SPRITES: "ten frames of a video in two rows of five",
+    INPUT: "the picture of a job",
 }
 
 _IDEMPOTENCY_KEY = {
@@ -75,6 +79,8 @@ _IDEMPOTENCY_KEY = {
     "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
 }
 
+
+_KEPT = {"requestId": "5f0c" * 8, "keep": True}
 
 # Operations that take the id from the response to a submit request.
 _ID = {"requestId": "$response.body#/requestId"}
@@ -146,7 +152,8 @@ def _with_files(spec: Schema) -> Schema:
     form["properties"]["image"] = {
         "type": "string",
         "format": "binary",
-        "description": "JPEG, PNG or WebP; 64 to 8192 pixels per side; at most 20 MiB.",
+        "description": "JPEG, PNG, WebP, GIF (first frame) or AVIF; 64 to 8192 pixels per side; at "
+        "most 20 MiB.",
     }
     form["properties"]["last_image"] = {
         "type": "string",
@@ -187,6 +194,14 @@ def _paths() -> Schema:
                 about="A job that has not ended is cancelled first.",
             )
         },
+        "/video/keep": {
+            "post": operation(
+                "Keep a video whatever its age, or let it expire again",
+                {"200": response("Whether it is kept.", Kept)},
+                body={"application/json": {"schema": ref("KeepVideo"), "example": _KEPT}},
+                about="Each user may keep a number of videos that the operator sets.",
+            )
+        },
         "/video/list": {
             "get": operation(
                 "List jobs",
@@ -203,7 +218,7 @@ def _paths() -> Schema:
         },
         **openai_paths.paths(_IDEMPOTENCY_KEY),
         "/video/progress": {"get": _progress()},
-        **{f"/videos/{{requestId}}{ending}": {"get": _file(ending)} for ending in CONTENT_TYPES},
+        **{f"/videos/{{requestId}}{ending}": {"get": _file(ending)} for ending in _FILES},
         "/health": {
             "get": operation(
                 "Check whether the server runs jobs",
@@ -272,7 +287,7 @@ def _progress() -> Schema:
 
 
 def _file(ending: str) -> Schema:
-    responses = file_responses(CONTENT_TYPES[ending])
+    responses = file_responses(CONTENT_TYPES.get(ending, "image/webp"))
     return operation(f"Download {_FILES[ending]}", responses, parameters=[_id_parameter("path")])
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from broker.process.installed_version import installed_version
 from broker.store.store import POSTER, SPRITES
 from broker.wire.errors import ErrorCode, ResultWarning
 from broker.wire.job import JobSpec, JobState, Priority, Stage
@@ -75,7 +76,7 @@ class SubmitByUrl(SubmitByFile, frozen=True, kw_only=True, forbid_unknown_fields
         Meta(
             min_length=1,
             description="Image URL: http or https with at most 2048 characters, or a `data:` URL. "
-            "JPEG, PNG or WebP; 64 to 8192 pixels per side.",
+            "JPEG, PNG, WebP, GIF (first frame) or AVIF; 64 to 8192 pixels per side.",
             extra_json_schema={"pattern": "^(https?://|data:image/)", "examples": [EXAMPLE_IMAGE]},
         ),
     ]
@@ -86,6 +87,22 @@ class JobRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     # Clients use this spelling.
     requestId: Annotated[str, Meta(description="The id from the response to the submit request.")]
+
+
+class KeepVideo(JobRef, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A video to keep, or to let expire again."""
+
+    keep: Annotated[
+        bool, Meta(description="false lets it expire again, as if the job ended now.")
+    ] = True
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a video is kept now."""
+
+    kept: bool
+    expires_at: float | None
+    """When the job and its files will be removed; null while it is kept."""
 
 
 class Submitted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -144,6 +161,10 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
     progress: Annotated[float, Meta(ge=0.0, le=1.0)]
     created_at: float
     updated_at: float
+    expires_at: float | None
+    """When the job and its files will be removed; null until it ends, and while it is kept."""
+    kept: bool
+    """Whether its video is kept whatever its age."""
     stage: Stage | None
     step: int
     num_steps: int
@@ -187,8 +208,6 @@ class JobEntry(JobStatus, frozen=True, kw_only=True):
     requestId: str
     settings: JobSpec | None
     """The settings from the submit request."""
-    expires_at: float | None
-    """When the job and its files will be removed; null until the job ends."""
 
     @classmethod
     def of(cls, job: JobView, profile: ModelProfile) -> "JobEntry":
@@ -196,7 +215,6 @@ class JobEntry(JobStatus, frozen=True, kw_only=True):
             **_status_fields(job, profile),
             requestId=job.job_id,
             settings=job.spec,
-            expires_at=job.expires_at,
         )
 
 
@@ -250,6 +268,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     running: int = 0
     ready_groups: int = 0
     ranks: list[RankHealth] = []
+    version: str | None = None
+    """Of the server; null for clients without a key, where keys are in use."""
 
     @classmethod
     def of(cls, found: HealthFound) -> "Health":
@@ -263,6 +283,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
             running=found.running,
             ready_groups=sum(group.ready for group in found.groups),
             ranks=ranks,
+            version=installed_version(),
         )
 
 
@@ -320,6 +341,8 @@ def _status_fields(job: JobView, profile: ModelProfile) -> dict[str, Any]:
         "progress": job.progress,
         "created_at": job.created_at,
         "updated_at": job.updated_at,
+        "expires_at": job.expires_at,
+        "kept": job.kept,
         "stage": job.stage,
         "step": job.step,
         "num_steps": job.num_steps,

@@ -11,6 +11,7 @@ from pathlib import Path
 import imageio_ffmpeg
 
 from broker.process.cgroup import read_limits
+from broker.process.stopped_journal import JOURNAL, check_journal, is_in_use
 from broker.wire.model_profile import EightBit
 from broker.wire.sockets import Addresses, is_loopback
 from launcher.doctor.findings import Finding, error, ok, warning
@@ -64,6 +65,23 @@ def state_findings(folders: Folders) -> Iterator[Finding]:
         message = f"{state} is in use by the server with pid {owner}; a second one cannot run there"
         yield error("state", message, f"kill {owner}")
     yield _check_free_space(existing)
+
+
+def journal_findings(folders: Folders) -> Iterator[Finding]:
+    state = folders.state
+    if not (state / JOURNAL).exists() or is_in_use(state):
+        return  # a running broker has opened it
+    report = check_journal(state)
+    if report.problem is not None:
+        yield error("journal", report.problem)
+    elif report.unreadable:
+        message = (
+            f"{len(report.unreadable)} of {report.num_jobs} jobs were made by another version; "
+            f"those that have not ended fail at the start: {', '.join(report.unreadable[:3])}"
+        )
+        yield warning("journal", message)
+    else:
+        yield ok("journal", f"{state / JOURNAL} opens; jobs: {report.num_jobs}")
 
 
 def _check_free_space(folder: Path) -> Finding:

@@ -15,6 +15,7 @@ from launcher.doctor.accelerators import accelerator_findings
 from launcher.doctor.checks import (
     access_findings,
     ffmpeg_findings,
+    journal_findings,
     limit_findings,
     model_findings,
     port_findings,
@@ -23,7 +24,7 @@ from launcher.doctor.checks import (
     state_findings,
     variable_findings,
 )
-from launcher.doctor.findings import Finding, to_text
+from launcher.doctor.findings import Finding, to_text, warning
 from launcher.doctor.multi_machine import multi_machine_findings
 from launcher.options import OptionsError
 from launcher.outer_variables import ignore_outer_variables
@@ -64,10 +65,13 @@ def run_checks(command: Command) -> Iterator[Finding]:
     options = command.options
     folders = Folders.under(options.state_dir, options.store)
     yield from state_findings(folders)
+    yield from journal_findings(folders)
     if command.has_front:
         yield from port_findings(options, folders)
         yield from access_findings(options)
         yield from priority_findings(options)
+    for note in command.notes:
+        yield warning("environment", note)
     yield from process_findings()
     yield from limit_findings()
     yield from multi_machine_findings(options, folders)

@@ -45,6 +45,7 @@ from broker.wire.requests import (
     FrontRequest,
     GetHealth,
     GetJob,
+    KeepJob,
     ListJobs,
     ListModels,
     OfferJob,
@@ -152,7 +153,7 @@ class ScriptedBroker:
                 return JobAcceptable()
             case SubmitJob():
                 return JobFound(job=self._accept(request))
-            case GetJob() | WatchJob() | CancelJob() | DeleteJob():
+            case GetJob() | WatchJob() | CancelJob() | DeleteJob() | KeepJob():
                 job_id = request.job_id
                 if job_id not in self.history:
                     return Refused(code=ErrorCode.JOB_NOT_FOUND, message="there is no such job")
@@ -180,13 +181,18 @@ class ScriptedBroker:
         if isinstance(request, DeleteJob):
             del self.history[request.job_id]
             return JobDeleted()
+        if isinstance(request, KeepJob):
+            views[-1] = msgspec.structs.replace(views[-1], kept=request.keep)
         if isinstance(request, CancelJob) and not views[-1].state.is_terminal:
             last = views[-1]
             views.append(msgspec.structs.replace(last, seq=last.seq + 1, state=JobState.CANCELLED))
         return JobFound(job=self._with_spec(views[-1]))
 
     def _with_spec(self, view: JobView) -> JobView:
-        return msgspec.structs.replace(view, spec=self.specs.get(view.job_id))
+        job_id = view.job_id
+        return msgspec.structs.replace(
+            view, spec=self.specs.get(job_id), image=self.images.get(job_id)
+        )
 
     def _accept(self, request: SubmitJob) -> JobView:
         self.specs[request.job_id] = request.spec

@@ -7,6 +7,7 @@ import pytest
 from msgspec import structs
 
 from launcher.command_line import parse_command, to_toml
+from launcher.option_help import GROUP_OF
 from launcher.options import DEFAULT_MODEL, Options, OptionsError
 
 
@@ -16,7 +17,7 @@ def test_a_flag_wins_over_environment_file_and_default(tmp_path: Path) -> None:
     flags = ["--config", str(file), "--nproc", "8"]
     options = parse_command(flags, {"WAN_NPROC": "4", "WAN_PORT": "3"}).options
     assert (options.nproc, options.port, options.max_queue) == (8, 3, 7)
-    assert options.job_ttl == 3600.0
+    assert options.job_ttl == 7 * 86_400.0
 
 
 def test_what_kubernetes_says_of_a_service_called_wan_is_no_port() -> None:
@@ -37,7 +38,12 @@ def test_switches_can_be_turned_on_and_off() -> None:
         (["--log-format", "xml"], {}, "--log-format is 'xml': it must be one of text, json"),
         ([], {"WAN_PORT": "x"}, "--port is 'x': expected `int`, got `str`"),
         (["--config", "/nowhere.toml"], {}, "--config /nowhere.toml: No such file or directory"),
-        (["--job-ttl", "inf"], {}, "--job-ttl is 'inf': expected `float` <= 3155760000.0"),
+        (
+            ["--job-ttl", "9999999d"],
+            {},
+            "--job-ttl is '9999999d': expected `float` <= 3155760000.0",
+        ),
+        (["--job-ttl", "7w"], {}, "--job-ttl is '7w': expected seconds, or numbers with s, m, h"),
         (["--config", sys.executable], {}, "is not in UTF-8"),
         (["--cors-origins", "https://e.example/x"], {}, "'https://e.example/x'; an origin is a"),
         (["--max-prompt-chars", "9"], {}, "min_prompt_chars is 10; it must not be more than"),
@@ -168,6 +174,60 @@ def test_a_model_that_joins_may_be_the_default_one() -> None:
 
 def test_an_empty_variable_is_an_empty_list() -> None:
     assert parse_command([], {"WAN_ALLOWED_HOSTS": ""}).options.allowed_hosts == ()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--max-que", "5"], "unknown option --max-que, did you mean --max-queue.; see launch.py"),
+        (["--modelpath=x"], "unknown option --modelpath, did you mean --model-path"),
+        (["--max-queue"], "argument --max-queue: expected one argument; see launch.py --help"),
+        (["--xyzzy"], "unknown option --xyzzy; see launch.py --help"),
+        (["gruop"], "invalid choice: 'gruop'"),
+    ],
+)
+def test_a_mistyped_option_is_named_with_the_one_that_was_meant(
+    argv: list[str], message: str
+) -> None:
+    with pytest.raises(OptionsError, match=message):
+        parse_command(argv, {})
+
+
+def test_a_mistyped_key_of_the_file_is_named_with_the_one_that_was_meant(tmp_path: Path) -> None:
+    file = tmp_path / "wan.toml"
+    file.write_text("max_que = 7\n")
+    with pytest.raises(OptionsError, match=r"unknown option max_que; did you mean max_queue\?"):
+        parse_command(["--config", str(file)], {})
+
+
+def test_variables_that_set_nothing_are_told() -> None:
+    environ = {
+        "WAN_MAX_QUEU": "3",
+        "WAN_XYZZY": "1",
+        "WAN_PORT": "tcp://10.96.12.7:80",
+        "WAN_PORT_80_TCP": "tcp://10.96.12.7:80",
+        "WAN_SERVICE_HOST": "10.96.12.7",
+        "WAN_SERVER": "http://a",
+        "WAN_NPROC": "2",
+    }
+    assert parse_command([], environ).notes == (
+        "WAN_MAX_QUEU is set, but sets nothing: did you mean WAN_MAX_QUEUE?",
+        "WAN_PORT is tcp://10.96.12.7:80, which Kubernetes sets for a service called wan; it is "
+        "ignored: set --port, or enableServiceLinks: false",
+        "WAN_XYZZY is set, but sets nothing: no option has this name",
+    )
+    assert parse_command([], {"WAN_PORT": "80", "WAN_NPROC": "2"}).notes == ()
+
+
+def test_the_help_has_groups_and_allowed_values(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        parse_command(["--help"], {})
+    shown = " ".join(capsys.readouterr().out.split())
+    titles = ("basic:", "model:", "parallel:", "limits:", "network:", "more machines:")
+    assert [shown.index(title) for title in titles] == sorted(map(shown.index, titles))
+    for part in ("--device auto|npu|cuda|cpu", "(1 to 64; default: 8)", "default: 7d)"):
+        assert part in shown
+    assert GROUP_OF.keys() <= set(Options.__struct_fields__)
 
 
 def test_the_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ import pytest_asyncio
 from broker.config import BrokerConfig
 from broker.journal.journal import Journal
 from tests.broker.driver import Front, broker_config, running_broker
+from tests.broker.journal.test_other_versions import written
 
 LIMIT_S = 20.0
 
@@ -108,3 +109,13 @@ async def test_with_json_the_result_is_json(config: BrokerConfig, tmp_path: Path
     async with running_broker(config):
         _, out, _ = await back_up(file, config.state_dir, "--json")
     assert json.loads(out) == {"file": str(file), "num_bytes": file.stat().st_size}
+
+
+async def test_the_journal_of_a_stopped_server_is_copied(tmp_path: Path) -> None:
+    state_dir, file = tmp_path / "state", tmp_path / "copy.sqlite3"
+    state_dir.mkdir()
+    written(state_dir / "jobs.sqlite3")
+    code, out, err = await back_up(file, str(state_dir))
+    assert (code, out, err) == (0, f"{file}: {file.stat().st_size} bytes\n", "")
+    code, _, err = await back_up(file, str(state_dir))
+    assert (code, "a backup does not overwrite files" in err) == (2, True)
