@@ -4,6 +4,7 @@ import codecs
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -63,7 +64,7 @@ def check(
     Raises:
         FrontError: If fields are wrong. The message names each, its value and what is allowed.
     """
-    known: _Fields = {field.name: field for field in msgspec.structs.fields(body_type)}
+    known = _fields(body_type)
     given = {
         name: _read_list(value, known.get(name))
         for name, value in fields.items()
@@ -75,6 +76,12 @@ def check(
         problems = list(_wrong_fields(given, known, other_fields))
         problems += _contradictions(given, known, body_type, {each.field for each in problems})
         raise refused_fields(problems) from error
+
+
+@lru_cache(maxsize=128)
+def _fields(body_type: type[msgspec.Struct]) -> _Fields:
+    """Return the fields by name; reading them leaves reference cycles behind each time."""
+    return {field.name: field for field in msgspec.structs.fields(body_type)}
 
 
 def refused_fields(problems: Sequence[FieldProblem]) -> FrontError:
