@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from tests.soak.growth import DESCRIPTORS, MB, PRIVATE_MEMORY, Series, judge
+from tests.soak.growth import DESCRIPTORS, MB, PRIVATE_MEMORY, RANK_MEMORY, Series, judge
 
 MINUTE_S = 60.0
 RUN_S = {"10 minutes": 600.0, "2 hours": 7200.0}
@@ -30,6 +30,17 @@ def memory(run_s: float, leak_per_hour: float) -> Series:
 @pytest.mark.parametrize("run_s", RUN_S.values(), ids=RUN_S)
 def test_a_flat_process_passes_for_all_its_noise_and_its_warm_up(run_s: float) -> None:
     growth = judge(memory(run_s, 0.0), run_s, PRIVATE_MEMORY)
+    assert growth is not None
+    assert not growth.is_leak
+
+
+@pytest.mark.parametrize("run_s", RUN_S.values(), ids=RUN_S)
+def test_memory_for_each_video_is_no_leak(run_s: float) -> None:
+    """Work that comes and goes at random: it was taken for a leak of 300 MB an hour."""
+    chance = random.Random(5)
+    times = [at_s * run_s / 240 for at_s in range(241)]
+    series = [(at_s, 140 * MB + chance.choice((0, 0, 20, 50, 100)) * MB) for at_s in times]
+    growth = judge(series, run_s, RANK_MEMORY)
     assert growth is not None
     assert not growth.is_leak
 
