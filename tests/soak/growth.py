@@ -26,7 +26,7 @@ class Limit(NamedTuple):
         return max(self.per_hour * length_s / HOUR_S, self.least)
 
 
-PRIVATE_MEMORY = Limit(per_hour=1 * MB, least=1 * MB)
+MEMORY = Limit(per_hour=1 * MB, least=1 * MB)
 RANK_MEMORY = Limit(per_hour=1 * MB, least=8 * MB)
 """Each video takes 100 MB for a moment, and the allocator keeps more or less of that, by chance."""
 DESCRIPTORS = Limit(per_hour=0, least=6)
