@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from types import FrameType
 
 from broker.process.child import UNFIT_EXIT_CODE
@@ -39,6 +40,7 @@ class StoppedError(Exception):
 
 def main() -> int:
     """Return the exit code: 0 for success, 1 for a failure, 2 for invalid options, 78 for files."""
+    begun_s = time.monotonic()
     open_missing_streams()
     try:
         command = parse_command(sys.argv[1:], os.environ)
@@ -60,7 +62,7 @@ def main() -> int:
         signal.signal(number, _stop_preparing)
     try:
         with prepared(command) as (plan, listener):
-            return asyncio.run(_supervise(plan, listener))
+            return asyncio.run(_supervise(plan, listener, begun_s))
     except (StartError, BindError, CurveError) as error:
         sys.stderr.write(f"launch.py: {error}\n")
         return UNFIT_EXIT_CODE if isinstance(error, UnfitModelError) else 1
@@ -73,8 +75,8 @@ def _stop_preparing(number: int, _frame: FrameType | None) -> None:
     raise StoppedError(signal.Signals(number).name)
 
 
-async def _supervise(plan: Plan, listener: socket.socket | None) -> int:
-    return await Supervisor(plan, listener, ServiceManager(os.environ)).run()
+async def _supervise(plan: Plan, listener: socket.socket | None, begun_s: float) -> int:
+    return await Supervisor(plan, listener, ServiceManager(os.environ), begun_s).run()
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ async def serve(config: FrontConfig) -> None:
     loop = asyncio.get_running_loop()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, stop.set)
-    runner = create_runner(create_app(config))
+    runner = create_runner(create_app(config), access_log=config.access_log)
     await runner.setup()
     try:
         for listener in _listeners(config):

@@ -9,6 +9,7 @@ from broker.wire.sockets import Addresses
 from http_front.models.profile_fields import TextLimits
 
 Downloads = Literal["relay", "redirect"]
+AccessLog = Literal["off", "errors", "all"]
 
 
 class FrontConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,6 +51,8 @@ class FrontConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     max_prompt_chars: int = 500
     """Of prompts that come by `/video/submit`."""
     log_format: LogFormat = "text"
+    access_log: AccessLog = "errors"
+    """Which requests have a log line."""
     parent_pid: int
     """Pid of the launcher."""
     ready_fd: int | None = None

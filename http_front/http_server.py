@@ -13,9 +13,11 @@ from typing import Any
 from aiohttp import BadContentDispositionHeader, BadContentDispositionParam, web
 from aiohttp.abc import AbstractAccessLogger
 from aiohttp.http import RawRequestMessage
+from aiohttp.log import access_logger
 
 from broker.wire.errors import ErrorCode
 from http_front.access.connection_limits import ConnectionLimits
+from http_front.config import AccessLog
 from http_front.errors import FrontError
 from http_front.refusals import refusal
 
@@ -32,7 +34,9 @@ logger = logging.getLogger(__name__)
 _Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
-def create_runner(app: web.Application, limits: ConnectionLimits | None = None) -> web.AppRunner:
+def create_runner(
+    app: web.Application, limits: ConnectionLimits | None = None, access_log: AccessLog = "errors"
+) -> web.AppRunner:
     """Return a runner with a limit on everything that a client can prolong or enlarge."""
     # These warnings quote the client, at any length, and go to standard error past the log.
     for kind in (BadContentDispositionHeader, BadContentDispositionParam):
@@ -40,7 +44,8 @@ def create_runner(app: web.Application, limits: ConnectionLimits | None = None) 
     return _Runner(
         app,
         limits=limits or ConnectionLimits(),
-        access_log_class=PathLogger,
+        access_log=None if access_log == "off" else access_logger,
+        access_log_class=PathLogger if access_log == "all" else ErrorLogger,
         shutdown_timeout=5.0,
         keepalive_timeout=15.0,  # also limits how long the head of a request may take
         lingering_time=5.0,
@@ -102,6 +107,14 @@ class PathLogger(AbstractAccessLogger):
     @property
     def enabled(self) -> bool:
         return self.logger.isEnabledFor(logging.INFO)
+
+
+class ErrorLogger(PathLogger):
+    """Logs the requests that were refused or failed; open pages poll, which would fill the log."""
+
+    def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
+        if response.status >= 400:
+            super().log(request, response, time)
 
 
 class _Handler(web.RequestHandler):

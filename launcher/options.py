@@ -10,7 +10,7 @@ from broker.process.log import LogFormat
 from broker.store.store import is_object_place
 from broker.wire.job import MAX_PROMPT_CHARS, MODEL_NAME_PATTERN
 from broker.wire.model_profile import EightBit
-from http_front.config import Downloads
+from http_front.config import AccessLog, Downloads
 from launcher.lora_options import check_lora_options
 from launcher.served_models import (
     DemoModel,
@@ -331,6 +331,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     log_format: Annotated[LogFormat, Meta(description="Log lines for people or for programs.")] = (
         "text"
     )
+    access_log: Annotated[
+        AccessLog,
+        Meta(description="Requests that have a log line: none, those refused or failed, or all."),
+    ] = "errors"
 
     def __post_init__(self) -> None:
         self._check_models()

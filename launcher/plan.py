@@ -90,6 +90,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             allow_private_callbacks=options.allow_private_callbacks,
             realtime_front=options.realtime_front,
             log_format=options.log_format,
+            access_log=options.access_log,
             parent_pid=self.pid,
             ready_fd=ready_fd,
         )

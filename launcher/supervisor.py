@@ -19,6 +19,7 @@ from launcher.heartbeat_relay import HeartbeatRelay
 from launcher.notify import ServiceManager
 from launcher.plan import Plan
 from launcher.preflight import StartError, prepare_run
+from launcher.readiness import wait_until_healthy
 from launcher.restarts import RestartPolicy
 from launcher.spawn import Child, Reaper, UnkillableError, end_process
 
@@ -39,11 +40,17 @@ class Supervisor:
         plan: Which processes run here, and their configs.
         listener: The front's listening socket; None if no front runs here.
         manager: Receives the launcher's state; None to report it nowhere.
+        begun_s: When the command was given, by the steady clock; None for now.
     """
 
     def __init__(
-        self, plan: Plan, listener: socket.socket | None, manager: ServiceManager | None = None
+        self,
+        plan: Plan,
+        listener: socket.socket | None,
+        manager: ServiceManager | None = None,
+        begun_s: float | None = None,
     ) -> None:
+        self._begun_s = time.monotonic() if begun_s is None else begun_s
         self._plan = plan
         self._listener = listener
         self._manager = manager or ServiceManager({})
@@ -80,11 +87,10 @@ class Supervisor:
 
     async def run(self) -> int:
         """Run until everything has stopped; return the launcher's exit code."""
-        started = time.monotonic()
         self._reaper.start()
         self._install_signal_handlers()
         others = self._start_other_tasks()
-        announcer = asyncio.create_task(self._announce(started))
+        announcer = asyncio.create_task(self._announce())
         groups = [asyncio.create_task(self._keep_group(n)) for n in range(len(self._group_ready))]
         for task in (*groups, *others):
             task.add_done_callback(self._on_task_end)
@@ -284,9 +290,9 @@ class Supervisor:
         logger.info("group %s ready: %d ranks", group.config.group, group.config.world_size)
         self._group_ready[index].set()
 
-    async def _announce(self, started: float) -> None:
+    async def _announce(self) -> None:
         await self._broker_ready.wait()
-        url = self._plan.options.join
+        url = self._plan.options.join or ""
         if self._listener is not None:
             await self._front_ready.wait()
             host, port = self._listener.getsockname()[:2]
@@ -296,7 +302,11 @@ class Supervisor:
         self._manager.notify("READY=1", f"STATUS=up, ranks are loading: {url}")
         for ready in self._group_ready:
             await ready.wait()
-        status = f"ready after {time.monotonic() - started:.1f} s: {url}"
+        if self._listener is not None and self._group_ready:
+            await wait_until_healthy(url)
+        models = ", ".join(model.profile.name for model in self._plan.models)
+        serving = f", serving {models}" if models else ""
+        status = f"ready after {time.monotonic() - self._begun_s:.1f} s{serving}: {url}"
         logger.info("%s", status)
         self._manager.notify(f"STATUS={status}")
 

@@ -150,7 +150,7 @@ class Leader(RankLoop):
         except (RunInterrupted, JobError) as cause:
             # The job has not been announced: the other ranks need not agree.
             self._lease = None
-            logger.info("the run ended before it began: %r", cause)
+            logger.info("the run ended before it began: %s", _cause(cause))
             inputs.release()
             self._link.report(_end_report(job.lease, cause))
             return None
@@ -165,7 +165,7 @@ class Leader(RankLoop):
         if outcome is None:
             self._finish_video(job.lease, writer)
             return None
-        logger.info("the run ended early: %r", outcome)
+        logger.info("the run ended early: %s", _cause(outcome))
         writer.abandon()
         # Before the report: after it, another attempt may use the file.
         if isinstance(outcome, GroupStopping | RunPreempted):
@@ -236,6 +236,18 @@ def is_preemptible(activity: Activity) -> bool:
     # Finishing a decode, or the second half of a step, takes less time than resuming the job later
     # and repeating what was done of the step.
     return activity.stage in (Stage.ENCODE, Stage.DENOISE) and activity.part < 0.5
+
+
+def _cause(outcome: RunInterrupted | JobError) -> str:
+    match outcome:
+        case JobError():
+            return f"{outcome.code}, {outcome.reason}"
+        case RunCancelled():
+            return "the job is cancelled"
+        case RunPreempted():
+            return "a more urgent job needs the group"
+        case _:
+            return "the group stops"
 
 
 def _end_report(lease: Lease, outcome: RunInterrupted | JobError) -> JobFailed | JobStopped:

@@ -26,7 +26,7 @@ def lines_about(job_id: str, log: str) -> list[dict[str, Any]]:
 
 
 async def test_a_job_can_be_followed_by_its_id_through_all_processes(folder: Path) -> None:
-    flags = ("--log-format", "json")
+    flags = ("--log-format", "json", "--access-log", "all")
     server = chaos_server(folder, nproc=2, ranks_module="ranks", flags=flags)
     async with server as running, calling(running.life) as caller:
         job_id = await caller.submit()

@@ -254,7 +254,9 @@ class GroupLifecycle:
     def _on_gone(self, report: GroupGone, now_s: float) -> None:
         group = self._present_life(report.group, report.epoch, now_s)
         if group is not None:
-            logger.warning("group %s, epoch %d is gone: %s", group.name, group.epoch, report.reason)
+            level = logging.INFO if group.leaving or self._state.draining else logging.WARNING
+            told = (group.name, group.epoch, report.reason)
+            logger.log(level, "group %s, epoch %d is gone: %s", *told)
             self._end_life(group, now_s)
 
     def _end_life(self, group: Group, now_s: float) -> None:

@@ -31,6 +31,7 @@ def take(connection: apsw.Connection, now_s: float, busy: Collection[str] = ()) 
             state=JobState(state),
             ended_at=ended_at,
             tries=tries,
+            retry_after_s=None if tries == len(RETRY_AFTER_S) else RETRY_AFTER_S[tries],
         )
         for job_id, url, owner, state, ended_at, tries in rows
     )
@@ -41,12 +42,12 @@ def take(connection: apsw.Connection, now_s: float, busy: Collection[str] = ()) 
 
 
 def _delay(connection: apsw.Connection, callback: Callback, now_s: float) -> None:
-    if callback.tries == len(RETRY_AFTER_S):
+    if callback.retry_after_s is None:
         end(connection, callback.job_id)
         return
     connection.execute(
         "UPDATE callbacks SET tries = tries + 1, due_at = ? WHERE job_id = ?",
-        (now_s + RETRY_AFTER_S[callback.tries], callback.job_id),
+        (now_s + callback.retry_after_s, callback.job_id),
     )
 
 

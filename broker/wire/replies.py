@@ -21,6 +21,8 @@ class Callback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ended_at: float
     tries: int
     """How often it was taken before."""
+    retry_after_s: float | None = None
+    """When it is taken again unless it ends; None if this is the last time."""
 
     @property
     def party(self) -> str:

@@ -5,6 +5,7 @@ import logging
 import time
 from collections import Counter
 from contextlib import suppress
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -101,12 +102,12 @@ class CallbackSender:
         try:
             async with asyncio.timeout(CALL_LIMIT_S):
                 status = await self._post(callback)
+        except TimeoutError:
+            return _log_failure(callback, f"no answer within {CALL_LIMIT_S:.0f} s")
         except (aiohttp.ClientError, OSError, UrlError, FrontError) as error:
-            logger.warning("callback failed: %s", type(error).__name__)
-            return
+            return _log_failure(callback, str(error) or "the connection failed")
         if not (200 <= status < 300 or status == _GONE):
-            logger.warning("callback failed: status %d", status)
-            return
+            return _log_failure(callback, f"status {status}")
         with suppress(FrontError):  # the callback is then sent again, with the same event id
             await self._broker.ask(EndCallback(job_id=callback.job_id))
 
@@ -125,6 +126,17 @@ class CallbackSender:
             ) as response,
         ):
             return response.status
+
+
+def _log_failure(callback: Callback, cause: str) -> None:
+    retry_s = callback.retry_after_s
+    logger.warning(
+        "callback to %s failed, attempt %d: %s; %s",
+        urlsplit(callback.url).hostname,  # the rest of the URL may hold secrets
+        callback.tries + 1,
+        cause,
+        "it was the last" if retry_s is None else f"the next is in {retry_s:.0f} s",
+    )
 
 
 def make_callback_http(allow_private: bool) -> GuardedHttp:

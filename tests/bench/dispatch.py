@@ -80,8 +80,6 @@ def costs_us(length: int, num_groups: int, num_rounds: int) -> dict[str, float]:
         clock("preempt", queue.preempt)
         queue.cancel_urgent()
         clock("lose", queue.lose)
-        queue.cancel_lost()
-        queue.submit()
     gc.unfreeze()
     return {name: statistics.median(values) for name, values in spent.items()}
 

@@ -41,6 +41,8 @@ from tests.bench.larger_model import make_larger_transformer
 
 SHAPE = (3, 16, 16)
 NUM_STEPS = 40
+HIGH = 0.2
+"""A threshold at which EasyCache skips steps of a model whose weights are random."""
 _THRESHOLDS = {offer.name: offer.threshold for offer in ModelProfile().step_caches}
 
 
@@ -126,8 +128,8 @@ class Bench:
         )
 
 
-def _easycache(bench: Bench, phases: Phases) -> StepCache:
-    return EasyCache(phases, _THRESHOLDS["easycache"])
+def _easycache(threshold: float) -> Callable[[Bench, Phases], StepCache]:
+    return lambda bench, phases: EasyCache(phases, threshold)
 
 
 def _magcache(bench: Bench, phases: Phases) -> StepCache:
@@ -146,7 +148,8 @@ def _teacache(bench: Bench, phases: Phases) -> StepCache:
 
 VARIANTS = {
     "plain": Variant(),
-    "EasyCache": Variant(make_cache=_easycache),
+    "EasyCache": Variant(make_cache=_easycache(_THRESHOLDS["easycache"])),
+    f"EasyCache at {HIGH:g}": Variant(make_cache=_easycache(HIGH)),
     "MagCache": Variant(make_cache=_magcache),
     "TeaCache": Variant(make_cache=_teacache),
     "guidance_end 0.5": Variant(guidance_end=NUM_STEPS // 2),

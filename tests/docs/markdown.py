@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.running_server import ROOT
 
 DOCS = ROOT / "docs"
-_FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 _HEADING = re.compile(r"^(#+) (.+)$", re.M)
 _ROW = re.compile(r"^\|(.+)\|$")
 
@@ -25,9 +25,9 @@ class Block:
 def blocks(path: Path) -> list[Block]:
     """Return the fenced blocks of a document."""
     text, found = path.read_text(), []
-    for match in _FENCED.finditer(text):
+    for match in FENCED.finditer(text):
         above = text[: match.start()]
-        headings = _HEADING.findall(_FENCED.sub("", above))
+        headings = _HEADING.findall(FENCED.sub("", above))
         before = above.rstrip().rpartition("\n\n")[2]
         found.append(Block(match[1], match[2], headings[-1][1] if headings else "", before))
     return found
@@ -36,7 +36,7 @@ def blocks(path: Path) -> list[Block]:
 def headings(path: Path) -> list[tuple[int, str]]:
     """Return the headings of a document with their depth."""
     return [
-        (len(marks), title) for marks, title in _HEADING.findall(_FENCED.sub("", path.read_text()))
+        (len(marks), title) for marks, title in _HEADING.findall(FENCED.sub("", path.read_text()))
     ]
 
 
@@ -44,7 +44,7 @@ def tables(path: Path) -> list[list[list[str]]]:
     """Return the tables of a document, each as rows of cells, without the line under the head."""
     found: list[list[list[str]]] = []
     is_inside = False
-    for line in _FENCED.sub("", path.read_text()).splitlines():
+    for line in FENCED.sub("", path.read_text()).splitlines():
         row = _ROW.match(line)
         if row is not None:
             cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", row[1])]

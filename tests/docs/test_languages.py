@@ -1,20 +1,19 @@
-"""What is written in two languages says the same: in headings, in commands, in tables."""
+"""What is written in two languages says the same: headings, paragraphs, commands, tables, links."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-from tests.docs.markdown import DOCS, blocks, code_in, headings, tables
+from tests.docs.markdown import DOCS, FENCED, blocks, code_in, headings, tables
 from tests.running_server import ROOT
 
+ZH = DOCS / "zh"
 PAIRS = [
     (ROOT / "README.md", ROOT / "README.zh.md"),
-    (DOCS / "operating.md", DOCS / "zh" / "operating.md"),
-    (DOCS / "troubleshooting.md", DOCS / "zh" / "troubleshooting.md"),
+    *((DOCS / page.relative_to(ZH), page) for page in sorted(ZH.rglob("*.md"))),
 ]
-
-
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
@@ -37,6 +36,35 @@ def test_both_have_the_same_commands(pair: tuple[Path, Path]) -> None:
 def test_both_have_the_same_tables(pair: tuple[Path, Path]) -> None:
     english, chinese = ([codes(table) for table in tables(page)] for page in pair)
     assert english == chinese
+
+
+def test_both_have_as_many_paragraphs(pair: tuple[Path, Path]) -> None:
+    english, chinese = (paragraphs(page) for page in pair)
+    assert english == chinese
+
+
+def test_both_lead_to_the_same_pages(pair: tuple[Path, Path]) -> None:
+    english, chinese = (targets(page) for page in pair)
+    assert english == chinese
+
+
+def paragraphs(page: Path) -> dict[str, int]:
+    """Return by number of the heading how many paragraphs and lists are below it."""
+    sections = re.split(r"^#+ .*$", FENCED.sub("", page.read_text()), flags=re.M)
+    return {
+        str(number): len(re.findall(r"\S(?:.*\n)+", section))
+        for number, section in enumerate(sections)
+    }
+
+
+def targets(page: Path) -> list[str]:
+    """Return where links lead: a page of either language counts as the English one."""
+    found = []
+    for link in _LINK.findall(page.read_text()):
+        name = link.partition("#")[0]
+        target = (page.parent / name).resolve() if name else page
+        found.append(link if "://" in link else str(target).replace("/zh/", "/").replace(".zh", ""))
+    return sorted(found)
 
 
 def commands(text: str) -> list[str]:

@@ -78,7 +78,7 @@ async def serve(
 ) -> AsyncIterator[Served]:
     settings = {"store": str(folder), **settings}
     config = FrontConfig(addresses=addresses, parent_pid=os.getppid(), **settings)
-    runner = create_runner(create_app(config, source, callback_http), limits)
+    runner = create_runner(create_app(config, source, callback_http), limits, config.access_log)
     await runner.setup()
     try:
         site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -11,15 +11,38 @@ from tests.http_front.serving import Served, send_raw, serve
 
 
 async def test_the_log_of_requests_holds_no_query_and_no_header(
-    front: Served, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, broker: ScriptedBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    async with front.session.get(
-        front.url + "/live?token=hidden", headers={"Authorization": "Bearer hidden"}
-    ) as response:
+    async with (
+        serve(tmp_path, broker.addresses, access_log="all") as front,
+        front.session.get(
+            front.url + "/live?token=hidden", headers={"Authorization": "Bearer hidden"}
+        ) as response,
+    ):
         assert response.status == 200
     assert "GET /live 200" in caplog.text
     assert "hidden" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("access_log", "logged"),
+    [("off", []), ("errors", ["/nothing 404"]), ("all", ["/live 200", "/nothing 404"])],
+)
+async def test_the_operator_says_which_requests_have_a_log_line(
+    tmp_path: Path,
+    broker: ScriptedBroker,
+    caplog: pytest.LogCaptureFixture,
+    access_log: str,
+    logged: list[str],
+) -> None:
+    caplog.set_level(logging.INFO, "aiohttp.access")
+    async with serve(tmp_path, broker.addresses, access_log=access_log) as front:
+        for path in ("/live", "/nothing"):
+            async with front.session.get(front.url + path):
+                pass
+    lines = [line for line in caplog.text.splitlines() if "GET" in line]
+    assert [any(words in line for words in logged) for line in lines] == [True] * len(logged)
 
 
 async def test_every_response_has_the_security_headers(front: Served) -> None:

@@ -7,7 +7,9 @@ set real-time priority: root, or `ulimit -r 1`.
 
 import argparse
 import asyncio
+import importlib.util
 import logging
+import shutil
 import signal
 import sys
 import tempfile
@@ -35,6 +37,8 @@ def main() -> None:
         check_realtime_front(Options(realtime_front=True))
     except StartError as error:
         parser.error(str(error))
+    if missing := missing_rivals():
+        parser.error(f"missing: {', '.join(missing)}; see `--help` for what to install")
     logging.disable()  # the dispatcher, measured in this process, logs each lost job
     # Like Ctrl-C, so that all child processes are ended.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -42,6 +46,13 @@ def main() -> None:
         figures = asyncio.run(measure(Path(folder), arguments.rounds))
     print(figures.table())
     write_report(arguments.json, {"machine": machine(), **figures.as_json()})
+
+
+def missing_rivals() -> list[str]:
+    """Return what the rivals need and this machine lacks."""
+    packages = ("celery", "fastapi", "redis", "uvicorn")
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    return missing if shutil.which("redis-server") else [*missing, "redis-server"]
 
 
 async def measure(folder: Path, num_rounds: int) -> Figures:

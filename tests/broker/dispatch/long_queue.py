@@ -43,7 +43,7 @@ class LongQueue:
             self._dispatcher.handle(JobStarted(lease=lease), self._now_s)
         self._new_life()
         self._computing = self._take(self.submit())
-        self._saving = self._lost = self._urgent = self._computing
+        self._saving = self._urgent = self._computing
         self._dispatcher.handle(JobStarted(lease=self._computing), self._now_s)
         self._teach_pace()
         for _ in range(num_queued + 1):
@@ -99,10 +99,9 @@ class LongQueue:
         self._dispatcher.on_heartbeat(message, self._now_s)
 
     def lose(self) -> list[Command]:
-        """Lose the group with its job, then start it again; it takes another job."""
+        """Lose the group with its job, which is first in the queue, and start it again."""
         gone = GroupGone(group="a", epoch=self._epoch, reason="tested")
         self._dispatcher.handle(gone, self._now_s)
-        self._lost = self._computing
         commands = self._new_life()
         self._computing = self._take(commands)
         self._dispatcher.handle(JobStarted(lease=self._computing), self._now_s)
@@ -119,17 +118,13 @@ class LongQueue:
 
     def cancel_urgent(self) -> list[Command]:
         """Cancel the urgent job, so that the preempted job runs again."""
-        self._dispatcher.handle(CancelJob(job_id=self._urgent.job_id), self._now_s)
+        self._dispatcher.handle(CancelJob(job_id=self._urgent.job_id), self._now_s, CLIENT)
         commands = self._dispatcher.handle(JobStopped(lease=self._urgent), self._now_s)
         lease = self._lease(commands)
         self._dispatcher.handle(JobStarted(lease=lease), self._now_s)
         if lease.group == "a":
             self._computing = lease
         return commands
-
-    def cancel_lost(self) -> list[Command]:
-        """Cancel the job of the lost attempt, so that the queue is as long as before."""
-        return self._dispatcher.handle(CancelJob(job_id=self._lost.job_id), self._now_s)
 
     def _new_life(self) -> list[Command]:
         self._epoch += 1

@@ -1,6 +1,9 @@
 """Groups on many machines that share one queue: what each can run, draining, and lost machines."""
 
+import logging
+
 import msgspec
+import pytest
 
 from broker.dispatch.commands import AskHowItEnded, Command, DropVideo, ToGroup, ToLauncher
 from broker.dispatch.group_lifecycle import MAX_MISSED
@@ -283,3 +286,18 @@ def test_a_late_report_of_a_lost_attempt_does_not_remove_the_video_of_a_successf
     scene.group("far", running=[lost])
     commands = scene.handle(JobFinished(lease=lost, video=f"{second}.mp4"))
     assert find(commands, DropVideo) == []
+
+
+def test_only_a_group_that_was_not_to_leave_is_worth_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    scene = gathered()
+    for name in ("leaving", "lost"):
+        scene.group(name)
+    scene.handle(DrainGroup(group="leaving", epoch=1))
+    caplog.clear()
+    for name in ("leaving", "lost"):
+        scene.lose_group(name)
+    gone = [record for record in caplog.records if "is gone" in record.getMessage()]
+    assert [record.levelname for record in gone] == ["INFO", "WARNING"]

@@ -52,6 +52,7 @@ def test_a_callback_survives_the_removal_of_its_job_and_a_restart(
         state=JobState.CANCELLED,
         ended_at=20.0,
         tries=0,
+        retry_after_s=RETRY_AFTER_S[0],
     )
 
 

@@ -22,6 +22,7 @@ from http_front.webhooks import callback_sender
 from tests.broker.driver import BrokerProcess, broker_config, running_broker
 from tests.http_front.images.image_server import IMAGE_ADDRESS, ImageServer
 from tests.http_front.serving import Served, picture, serve
+from tests.running_server import until
 from tests.stub_group import StubConfig, StubGroup
 
 LIMIT_S = 20.0
@@ -131,6 +132,18 @@ async def test_a_cancelled_job_makes_a_callback_too(stack: Stack) -> None:
     job_id = await stack.submit()
     await stack.front.post("/video/cancel", {"requestId": job_id})
     assert json.loads((await stack.receiver.next())[1])["type"] == "video.failed"
+
+
+async def test_the_log_says_where_a_callback_failed_and_when_it_is_sent_again(
+    stack: Stack, caplog: pytest.LogCaptureFixture
+) -> None:
+    stack.receiver.status = 500
+    await stack.submit()
+    await stack.receiver.next()
+    expected = (
+        "callback to " + IMAGE_ADDRESS + " failed, attempt 1: status 500; the next is in 10 s"
+    )
+    await until(lambda: expected in caplog.text, LIMIT_S)
 
 
 async def test_a_failed_callback_is_sent_again_even_after_a_broker_restart(stack: Stack) -> None:
