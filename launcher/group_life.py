@@ -34,9 +34,11 @@ class GroupLife:
         """Whether a rank has found that the model cannot be served: a restart does not help."""
         self._reaper = reaper
         self._starter = Child(reaper, f"{config.group}/starter", module)
-        self._num_ready = 0
+        self._loading = set(range(config.world_size))
+        """The ranks that are not ready yet."""
         self._load_failure: str | None = None
         self._is_leaving = False
+        self._kill_reason: str | None = None
         self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def run(self, startup_limit_s: float) -> str:
@@ -66,6 +68,10 @@ class GroupLife:
     def kill(self, reason: str) -> None:
         """End the group with this reason, after each rank has dumped its stacks."""
         logger.error("group %s: ending it: %s", self.config.group, reason)
+        # A process that has only just started ends by the signal that asks for its stacks.
+        self._kill_reason = self._kill_reason or reason
+        if self._starter.pid is not None:
+            self._signal(self._starter.pid, signal.SIGUSR1)
         loop = asyncio.get_running_loop()
         # One rank at a time, or the lines of their stacks would interleave.
         for index, rank in enumerate(self.pids):
@@ -83,7 +89,7 @@ class GroupLife:
     def end(self, reason: str) -> None:
         # The first reason given is the one that `run` returns.
         if not self._end.done():
-            self._end.set_result(reason)
+            self._end.set_result(self._kill_reason or reason)
 
     async def _listen(self) -> None:
         async for line in self._starter.lines():
@@ -93,8 +99,8 @@ class GroupLife:
                 self.pids[int(rank)] = pid = int(text)
                 self._reaper.exited(pid).add_done_callback(partial(self._on_rank_exit, int(rank)))
             elif event == "ready":
-                self._num_ready += 1
-                if self._num_ready == self.config.world_size:
+                self._loading.discard(int(rank))
+                if not self._loading:
                     self.ready.set()
             elif event == "failed" and self._load_failure is None:
                 self._load_failure = f"rank {rank}: {text}"
@@ -111,8 +117,10 @@ class GroupLife:
 
     def _on_startup_limit(self, limit_s: float) -> None:
         if not self.ready.is_set():
-            count = f"{self._num_ready} of {self.config.world_size}"
-            self.end(f"after {limit_s:.0f} s only {count} ranks were ready")
+            world_size = self.config.world_size
+            count = f"{world_size - len(self._loading)} of {world_size}"
+            missing = ", ".join(map(str, sorted(self._loading)))
+            self.kill(f"after {limit_s:.0f} s only {count} ranks were ready; missing: {missing}")
 
     def _dump_stack(self, rank: int) -> None:
         if not self._end.done():  # afterwards the pid may belong to another process

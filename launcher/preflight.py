@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from broker.process.child import use_realtime_priority
+from broker.process.inodes import inode_note
 from broker.store.opening import open_store
 from broker.store.store import Store, StoreSetupError, is_object_place
 from broker.wire.sockets import Addresses, is_loopback
@@ -104,7 +105,8 @@ def prepare_folders(folders: Folders) -> Addresses:
         if store.is_local:
             store.prepare()
     except OSError as error:
-        raise StartError(f"--store {folders.store}: {error.strerror}") from error
+        note = inode_note(Path(folders.store))
+        raise StartError(f"--store {folders.store}: {error.strerror}{note}") from error
     return addresses
 
 
@@ -123,7 +125,8 @@ def prepare_run(folders: Folders) -> Addresses:
         folders.run.mkdir(exist_ok=True)
         folders.run.chmod(0o700)
     except OSError as error:
-        raise StartError(f"--state-dir {folders.state}: {error.strerror}") from error
+        note = inode_note(folders.state)
+        raise StartError(f"--state-dir {folders.state}: {error.strerror}{note}") from error
     provide_temporary_folder(folders.run)
     return addresses
 
@@ -139,7 +142,8 @@ def lock_state(folders: Folders) -> int:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
-        raise StartError(f"--state-dir {folders.state}: {path.name}: {error.strerror}") from error
+        text = f"{path.name}: {error.strerror}{inode_note(path)}"
+        raise StartError(f"--state-dir {folders.state}: {text}") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

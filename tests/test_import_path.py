@@ -1,6 +1,7 @@
 """No process imports from the working directory, or our modules from PYTHONPATH."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -23,6 +24,13 @@ def set_traps(folder: Path, *names: str) -> Path:
     folder.mkdir()
     for name in names:
         (folder / f"{name}.py").write_text(TRAP)
+    return folder
+
+
+def copy_program(folder: Path) -> Path:
+    for name in OURS:
+        shutil.copytree(ROOT / name, folder / name)
+    shutil.copy(ROOT / DEMO[0], folder)
     return folder
 
 
@@ -50,22 +58,24 @@ def test_no_child_imports_from_the_working_directory_or_foreign_paths(
 
 
 async def test_a_server_started_in_a_hostile_folder_runs(tmp_path: Path) -> None:
-    """Its state directory has what URLs and shells would take for syntax in its name."""
+    """Its folders have in their names what URLs, shells and lists of paths take for syntax."""
     here = set_traps(tmp_path / "here", *STANDARD, *OURS, *LIBRARIES)
-    state_dir = tmp_path / "a b?c#d%20é\n新"
+    state_dir = tmp_path / "a b?c#d%20é\n新:e"
+    checkout = copy_program(tmp_path / "check:out")
     server = RunningServer(
         state_dir,
         *("--nproc", "2"),
-        command=(str(ROOT / DEMO[0]), *DEMO[1:]),
+        command=(str(checkout / DEMO[0]), *DEMO[1:]),
         environment={"PYTHONPATH": f":{set_traps(tmp_path / 'foreign', *STANDARD, *OURS)}"},
         cwd=here,
     )
     try:
         await server.wait_until_ready()
         assert "TRAPPED" not in server.log()
+        assert server.pids(str(checkout / "broker"))
         assert await server.stop() == 0
     finally:
         server.end()
     # Nothing lies beside the state directory, as a name cut off at a `#` would.
     folders = {name for name in os.listdir(tmp_path) if not name.endswith(".log")}
-    assert folders == {"here", "foreign", state_dir.name}
+    assert folders == {"here", "foreign", checkout.name, state_dir.name}

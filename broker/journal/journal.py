@@ -24,6 +24,7 @@ from broker.errors import (
 from broker.journal import pending_callbacks as callbacks
 from broker.journal.documents import read_job
 from broker.journal.tables import migrate
+from broker.process.inodes import inode_note
 from broker.store.store import REFUSED_WRITES, sync_folder
 from broker.wire.model_profile import ModelProfile
 from broker.wire.replies import Callback
@@ -289,7 +290,7 @@ class Journal:
             if not self._is_full(error):
                 raise JournalError(f"{self._path}: {error}") from error
             raise JournalFullError(
-                f"no room to write {self._path}, or it is read-only now"
+                f"no room to write {self._path}, or it is read-only now{inode_note(self._path)}"
             ) from error
         # The last two come from a row that this server has not written.
         except (apsw.CorruptError, apsw.NotADBError, msgspec.MsgspecError, ValueError) as error:
@@ -300,7 +301,7 @@ class Journal:
         except apsw.BusyError as error:
             raise StateDirInUseError(f"another process uses {self._path}") from error
         except apsw.Error as error:
-            raise JournalError(f"{self._path}: {error}") from error
+            raise JournalError(f"{self._path}: {error}{inode_note(self._path)}") from error
 
     def _is_full(self, error: apsw.Error) -> bool:
         if isinstance(error, apsw.FullError):

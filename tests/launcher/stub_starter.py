@@ -3,7 +3,8 @@
 `live`: all become ready and keep running. `slow`: on SIGTERM, rank 0 takes a second longer than
 the others and writes a file first. `stubborn`: all ignore SIGTERM. `die`: rank 1 fails to load.
 `unfit`: rank 1 finds that the model cannot be served.
-`mute`: no rank becomes ready. `break`: the starter process exits before it forks a rank.
+`mute`: rank 5 does not become ready. `break`: the starter process exits before it forks a rank.
+`stuck`: it hangs before it forks one. `stuck early`: it hangs before anything else.
 """
 
 import os
@@ -20,7 +21,11 @@ from ranks.config import RankConfig
 
 def main() -> None:
     config = msgspec.json.decode(sys.argv[1], type=RankConfig)
+    if config.model_path == "stuck early":
+        signal.pause()
     begin("starter", config.parent_pid, config.log_format)
+    if config.model_path == "stuck":
+        signal.pause()
     if config.model_path == "break":
         sys.exit(3)
     starter_pid = os.getpid()
@@ -45,7 +50,7 @@ def live(config: RankConfig, rank: int, starter_pid: int) -> None:
     if config.model_path == "unfit" and rank == 1:
         report(config.ready_fd, f"failed {rank} the model is another")
         os._exit(UNFIT_EXIT_CODE)
-    if config.model_path != "mute":
+    if config.model_path != "mute" or rank != 5:
         report(config.ready_fd, f"ready {rank}")
     while True:
         signal.pause()

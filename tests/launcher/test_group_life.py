@@ -115,10 +115,29 @@ async def test_a_starter_process_that_fails_ends_the_group(reaper: Reaper, tmp_p
     assert reason == "the starter process ended with exit code 3"
 
 
-async def test_ranks_that_are_not_ready_in_time_are_ended(reaper: Reaper, tmp_path: Path) -> None:
-    group = make_group(reaper, tmp_path, "mute")
-    reason = await asyncio.wait_for(group.run(startup_limit_s=1.0), LIMIT_S)
-    assert reason == "after 1 s only 0 of 8 ranks were ready"
+@pytest.mark.parametrize(
+    ("behaviour", "limit_s", "num_ready", "missing", "num_stacks"),
+    [
+        ("mute", 2, 7, "5", WORLD_SIZE),
+        ("stuck", 2, 0, "0, 1, 2, 3, 4, 5, 6, 7", 1),
+        ("stuck early", 0, 0, "0, 1, 2, 3, 4, 5, 6, 7", 0),
+    ],
+)
+async def test_ranks_that_are_not_ready_in_time_are_named_and_show_where_they_hang(
+    reaper: Reaper,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    behaviour: str,
+    limit_s: float,
+    num_ready: int,
+    missing: str,
+    num_stacks: int,
+) -> None:
+    group = make_group(reaper, tmp_path, behaviour)
+    reason = await asyncio.wait_for(group.run(limit_s), LIMIT_S)
+    assert reason == f"after {limit_s} s only {num_ready} of 8 ranks were ready; missing: {missing}"
+    lines = capfd.readouterr().err.splitlines()
+    assert sum(line.startswith("Current thread") for line in lines) == num_stacks
 
 
 async def test_ranks_exit_by_themselves_when_asked(reaper: Reaper, tmp_path: Path) -> None:

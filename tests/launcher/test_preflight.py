@@ -28,6 +28,7 @@ from launcher.preflight import (
 )
 from ranks.model_files.components import WEIGHTED
 from tests.realtime_front import may_use_realtime_priority
+from tests.small_disk import small_disk, use_up_inodes
 from tests.stub_model import make_stub_model, write_weights
 
 LIMIT_S = 5.0
@@ -227,6 +228,21 @@ def test_a_state_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StartError, match=r"--state-dir .*/file/state: Not a directory"):
         prepare_folders(Folders.under(str(tmp_path / "file" / "state")))
+
+
+@pytest.mark.parametrize("num_free", range(7))
+def test_a_disk_without_free_inodes_is_named(tmp_path: Path, num_free: int) -> None:
+    """A start creates seven folders and files; `df` shows free space on such a disk."""
+    with small_disk(tmp_path / "disk", 1024, num_inodes=20) as disk:
+        use_up_inodes(disk, num_free)
+        folders = Folders.under(str(disk / "state"))
+        with pytest.raises(StartError, match="no free inodes"):
+            os.close(_prepare_and_lock(folders))
+
+
+def _prepare_and_lock(folders: Folders) -> int:
+    prepare_folders(folders)
+    return lock_state(folders)
 
 
 def test_a_state_directory_that_cannot_be_locked_is_named(folders: Folders) -> None:

@@ -32,8 +32,14 @@ RANK_EVERY_S = 300.0
 NUM_SAMPLES = 240
 LEAST_MINUTES = 10
 STUB_JOB = {"prompt": "A small boat drifts over a calm bay", "image_size": "64*64"}
-REAL_SHARE = 1 / 25
-"""Jobs of the real ranks for each job of the stub ranks."""
+REAL_SHARE = 1 / 50
+"""Jobs of the real ranks for each job of the stub ranks: few, so that they are idle in between."""
+STUB_PICTURES = 3000
+"""Fronts remember more than that, so their caches are full after 20 minutes of 150 jobs a minute;
+and when a picture returns, its stored image has expired."""
+REAL_PICTURES = 5
+"""Real ranks keep the encodings of a thousand such small pictures, which would look like a leak.
+Of these they have all after three minutes of 3 jobs a minute."""
 
 
 class Soak:
@@ -51,8 +57,20 @@ class Soak:
     ) -> None:
         self.samples = Samples()
         self.loads = {
-            "stub": Load([stub.life.url, front.url], jobs_per_minute, STUB_JOB, seed=1),
-            "real": Load([real.life.url], jobs_per_minute * REAL_SHARE, SMALL_JOB, seed=2),
+            "stub": Load(
+                [stub.life.url, front.url],
+                jobs_per_minute,
+                STUB_JOB,
+                seed=1,
+                num_pictures=STUB_PICTURES,
+            ),
+            "real": Load(
+                [real.life.url],
+                jobs_per_minute * REAL_SHARE,
+                SMALL_JOB,
+                seed=2,
+                num_pictures=REAL_PICTURES,
+            ),
         }
         self._stub, self._front, self._real = stub, front, real
         self._random = random.Random(3)

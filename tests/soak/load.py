@@ -17,9 +17,6 @@ from broker.wire.job import JobState
 
 ANSWER_LIMIT_S = 15.0
 JOB_LIMIT_S = 120.0
-NUM_PICTURES = 3000
-"""Fronts remember more pictures than that, so their caches are full after 20 minutes of 150 jobs a
-minute; and when a picture returns, its stored image has expired."""
 _FATES = ("cancel", "delete", "watch")
 """`delete`: as soon as it has ended; `watch`: follow it to the end, then fetch the video."""
 
@@ -32,10 +29,16 @@ class Load:
         jobs_per_minute: Rate of the submits.
         fields: Of every submit.
         seed: Of the random choices.
+        num_pictures: Number of different pictures, used in turn.
     """
 
     def __init__(
-        self, urls: list[str], jobs_per_minute: float, fields: dict[str, str], seed: int
+        self,
+        urls: list[str],
+        jobs_per_minute: float,
+        fields: dict[str, str],
+        seed: int,
+        num_pictures: int,
     ) -> None:
         self.answers: Counter[str] = Counter()
         """By route and status; `cut`: the front was down."""
@@ -46,6 +49,7 @@ class Load:
         self._pause_s = 60.0 / jobs_per_minute
         self._fields = fields
         self._random = random.Random(seed)
+        self._num_pictures = num_pictures
         self._number = 0
 
     @property
@@ -75,7 +79,7 @@ class Load:
 
     async def _job(self, session: aiohttp.ClientSession, url: str, fate: str, number: int) -> None:
         form = aiohttp.FormData(self._fields)
-        form.add_field("image", _picture(number), filename="image.png")
+        form.add_field("image", _picture(number % self._num_pictures), filename="image.png")
         answer = await self._ask(session, url, "POST", "/video/submit", data=form)
         if answer is None:
             return
@@ -147,6 +151,6 @@ def _progress(url: str, job_id: str) -> str:
 
 def _picture(number: int) -> bytes:
     file = BytesIO()
-    colour = (number % NUM_PICTURES % 256, number % NUM_PICTURES // 256, 0)
+    colour = (number % 256, number // 256, 0)
     Image.new("RGB", (64, 64), colour).save(file, "PNG")
     return file.getvalue()

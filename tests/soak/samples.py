@@ -18,13 +18,15 @@ _ROLES = {
     b"tests.chaos.launch": "launcher",
 }
 """By Python's `-m`. Stub ranks are missing: they are part of the test."""
-_PRIVATE = re.compile(rb"^Private_\w+: +(\d+) kB$", re.MULTILINE)
+_ANONYMOUS = re.compile(rb"^Anonymous: +(\d+) kB$", re.MULTILINE)
 
 
 class Sample(NamedTuple):
     """One process at one moment."""
 
-    private_bytes: int
+    memory_bytes: int
+    """Anonymous memory, whether shared or not. The private part alone grows in a forked rank
+    whenever another rank writes to a page that they shared."""
     num_descriptors: int
     num_threads: int
 
@@ -68,9 +70,9 @@ def _processes(name: str, life: RunningServer) -> Iterator[Watched]:
 
 def _sample(pid: int) -> Sample:
     folder = Path(f"/proc/{pid}")
-    kilobytes = _PRIVATE.findall((folder / "smaps_rollup").read_bytes())
+    kilobytes = _ANONYMOUS.findall((folder / "smaps_rollup").read_bytes())
     return Sample(
-        private_bytes=1024 * sum(map(int, kilobytes)),
+        memory_bytes=1024 * sum(map(int, kilobytes)),
         num_descriptors=len(os.listdir(folder / "fd")),
         num_threads=len(os.listdir(folder / "task")),
     )

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from tests.soak.growth import (
     DESCRIPTORS,
     MB,
-    PRIVATE_MEMORY,
+    MEMORY,
+    RANK_MEMORY,
     THREADS,
     Growth,
     Limit,
@@ -73,8 +74,9 @@ def print_verdict(samples: Samples, loads: Mapping[str, Load], run_s: float) -> 
 def _process_rows(samples: Samples, run_s: float) -> Iterator[Row]:
     for process, measured in samples.processes.items():
         name = f"{process.server}: {process.role} {process.pid}"
+        memory = RANK_MEMORY if process.role == "rank" else MEMORY
         for quantity, unit, limit, values in (
-            ("private MB", MB, PRIVATE_MEMORY, [sample.private_bytes for _, sample in measured]),
+            ("memory MB", MB, memory, [sample.memory_bytes for _, sample in measured]),
             ("descriptors", 1, DESCRIPTORS, [sample.num_descriptors for _, sample in measured]),
             ("threads", 1, THREADS, [sample.num_threads for _, sample in measured]),
         ):

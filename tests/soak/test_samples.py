@@ -12,3 +12,5 @@ async def test_each_process_of_a_server_is_measured(tmp_path: Path) -> None:
         samples = Samples()
         samples.take(0.0, "stub", server.life, server.state_dir)
         assert {process.role for process in samples.processes} == {"launcher", "broker", "front"}
+        for ((_, sample),) in samples.processes.values():
+            assert sample.memory_bytes > 5e6

@@ -32,7 +32,7 @@ from tests.broker.journal.faulty_disk import (
     power_loss,
     refuse_writes,
 )
-from tests.small_disk import fill, small_disk
+from tests.small_disk import fill, small_disk, use_up_inodes
 
 # SQLite ignores some errors, as when it closes a file; apsw warns about them.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -179,6 +179,17 @@ def test_a_full_disk_changes_nothing_and_the_journal_stays_usable(tmp_path: Path
             journal.close()
             assert writer.num_lost(load(disk)) == 0
     assert num_refusals > 5
+
+
+@pytest.mark.parametrize("num_free", [0, 1])
+def test_a_disk_without_free_inodes_is_named(tmp_path: Path, num_free: int) -> None:
+    """SQLite says only that it cannot open the file, and `df` shows free space."""
+    with small_disk(tmp_path / "disk", 1024, num_inodes=20) as disk:
+        ballast = use_up_inodes(disk, num_free)
+        with pytest.raises(JournalError, match="no free inodes"):
+            Journal(disk / "jobs.sqlite3")
+        shutil.rmtree(ballast)
+        Journal(disk / "jobs.sqlite3").close()
 
 
 @pytest.mark.parametrize("number", [errno.EDQUOT, errno.EROFS])
