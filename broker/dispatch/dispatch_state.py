@@ -152,12 +152,14 @@ class DispatchState:
 
     def health(self) -> HealthFound:
         groups = [group.view(self.awake.now_s) for group in self.groups]
+        running = [self.jobs.get(job_id) for group in self.groups for job_id in group.attempts]
         return HealthFound(
             ready=not self.draining and any(group.ready for group in groups),
             draining=self.draining,
             queued=len(self.jobs.queue),
-            running=sum(len(group.attempts) for group in self.groups),
+            running=len(running),
             groups=groups,
+            stopping=sum(job is None or job.state.is_terminal for job in running),
         )
 
     def _publish_place(self, job_id: str, now_s: float) -> None:

@@ -95,6 +95,8 @@ class HealthFound(Message, frozen=True, kw_only=True):
     queued: int
     running: int
     groups: list[GroupView]
+    stopping: int = 0
+    """Of the running ones, those whose job is cancelled or deleted: the group is still at it."""
 
 
 class ModelsFound(Message, frozen=True, kw_only=True):
