@@ -1,0 +1,15 @@
+// Submits a failed job again, with its own picture and settings.
+
+import * as api from "./api.js";
+
+/** Submit the job of a card once more; with another seed where the seed may be at fault. */
+export async function tryAgain({ id, job, settings }) {
+  const { seed, loras, ...others } = settings;
+  const wanted = Object.entries(others).filter(([, value]) => value !== null);
+  if (job.error_code !== "not_finite") wanted.push(["seed", seed]);
+  if (loras?.length) wanted.push(["loras", JSON.stringify(loras)]);
+  const image = await api.inputPicture(id);
+  const lastImage = await api.inputPicture(id, "last").catch(() => null);
+  const pictures = { image, ...(lastImage && { last_image: lastImage }) };
+  return api.submit(pictures, Object.fromEntries(wanted));
+}
