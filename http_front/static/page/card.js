@@ -16,13 +16,15 @@ export class Card {
   #heardAt = 0;
 
   /** `thumbnail` is a small copy of the submitted picture, if this browser has one. */
-  constructor(id, thumbnail, { cancel, reuse, remove, fail }) {
+  constructor(id, thumbnail, { cancel, useSettings, remove, fail }) {
     this.id = id;
     this.fail = fail;
     this.element.dataset.job = id;
     if (thumbnail) this.#part("img").src = thumbnail;
     this.#on(".cancel", () => this.#cancel(cancel));
-    this.#on(".reuse", () => reuse(this.#settings));
+    this.#on(".reuse", () =>
+      useSettings({ requestId: this.id, settings: this.#settings }, { newSeed: false }),
+    );
     this.#on(".delete", () => this.#askOnce(remove));
     this.#on(".play", () => this.#play());
     this.#on(".download", () => this.#download());

@@ -17,9 +17,9 @@ export class Gallery {
   #cards = new Map();
   #feeds = new Map();
 
-  /** `reuse` is called with a job's settings, `announce` with a message, `fail` with a Refusal. */
-  constructor({ reuse, announce, fail }) {
-    this.reuse = reuse;
+  /** For `useSettings` see main.js; `announce` is called with a message, `fail` with a Refusal. */
+  constructor({ useSettings, announce, fail }) {
+    this.useSettings = useSettings;
     this.announce = announce;
     this.fail = fail;
     this.#older.addEventListener("click", () => this.#showOlder());
@@ -64,7 +64,7 @@ export class Gallery {
   #place(id, job) {
     const card = new Card(id, thumbnails.all()[id], {
       cancel: () => this.#cancel(id),
-      reuse: this.reuse,
+      useSettings: this.useSettings,
       remove: () => this.#remove(id),
       fail: this.fail,
     });
