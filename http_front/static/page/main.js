@@ -28,7 +28,7 @@ const picture = new Picture("picture", { taken: turn });
 const lastPicture = new Picture("last-picture");
 picture.acceptElsewhere();
 const settings = new Settings(fields, { changed });
-const gallery = new Gallery({ reuse, announce, fail });
+const gallery = new Gallery({ useSettings, announce, fail });
 
 prompt.maxLength = fields.prompt.maxLength;
 prompt.value = store.draft.get().prompt ?? "";
@@ -150,9 +150,14 @@ function busy(isBusy) {
   part("submit").textContent = text(isBusy ? "submitting" : "submit");
 }
 
-function reuse(used) {
-  prompt.value = used.prompt;
-  settings.fill(used);
+/**
+ * Fill the form with a job of the list, for another take of it (a new seed) or exactly again.
+ * The gallery calls this with `{ requestId, settings }`; the picture is the job's own.
+ */
+async function useSettings(job, { newSeed }) {
+  const { prompt: words, seed, ...others } = job.settings;
+  prompt.value = words;
+  settings.fill(newSeed ? others : { seed, ...others });
   keepDraft();
   form.scrollIntoView({ block: "start" });
   prompt.focus({ preventScroll: true });
