@@ -12,7 +12,7 @@ export class Refusal extends Error {
     const { code = "", message = "", field = null } = body.error ?? {};
     const lead = textOr(`error.${code}`, "");
     super(lead ? `${lead} ${message}` : message || text("unreachable"));
-    Object.assign(this, { status, body, field });
+    Object.assign(this, { status, body, code, field });
   }
 }
 
@@ -33,8 +33,9 @@ async function call(path, options = {}) {
   return response;
 }
 
-async function post(path, body) {
+async function post(path, body, options = {}) {
   const response = await call(path, {
+    ...options,
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify(body),
@@ -80,14 +81,27 @@ export async function list(limit) {
   for (;;) {
     const query = new URLSearchParams({ limit: Math.min(limit - jobs.length, MAX_PAGE) });
     if (jobs.length) query.set("after", jobs.at(-1).requestId);
-    const page = await (await call(`/video/list?${query}`)).json();
+    const page = JSON.parse(await (await call(`/video/list?${query}`)).text(), exactSeed);
     jobs.push(...page.jobs);
     if (!page.has_more || jobs.length >= limit) return { jobs, hasMore: page.has_more };
   }
 }
 
+/** Keep a seed above 2^53 as its digits: JavaScript would round it. */
+function exactSeed(key, value, context) {
+  return key === "seed" && value > Number.MAX_SAFE_INTEGER ? (context?.source ?? value) : value;
+}
+
 export const cancel = (id) => post("/video/cancel", { requestId: id });
-export const remove = (id) => post("/video/delete", { requestId: id });
+export const keep = (id, isKept) => post("/video/keep", { requestId: id, keep: isKept });
+export const remove = (id, options) => post("/video/delete", { requestId: id }, options);
+export const status = (id) => post("/video/status", { requestId: id });
+
+/** Return the picture that a job begins with, as a file. */
+export async function inputPicture(id) {
+  const picture = await (await call(`/videos/${id}.input.webp`)).blob();
+  return new File([picture], "picture.webp", { type: "image/webp" });
+}
 
 /** Open the WebSocket with a job's changes and previews. */
 export function watch(id, lastSeq) {

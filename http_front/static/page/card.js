@@ -19,7 +19,8 @@ export class Card {
 
   /**
    * `thumbnail` is a small copy of the submitted picture, if this browser has one. `actions` are
-   * called with the card: cancel, keep, remove, retry, reuse, animate, link, and fail with a refusal.
+   * called with the card: cancel, keep, remove, retry, link; for useSettings see main.js; animate gets a
+   * picture file, fail a Refusal.
    */
   constructor(id, thumbnail, actions) {
     this.id = id;
@@ -28,15 +29,14 @@ export class Card {
     this.element.id = `video-${id}`;
     this.#part(".prompt").id = `name-${id}`;
     this.element.setAttribute("aria-labelledby", `name-${id}`);
-    this.#part(".link").href = `#video-${id}`;
     if (thumbnail) this.#screen.picture(thumbnail);
     new Menu(this.#part(".other"), this.#part(".menu"));
     this.#on(".cancel", () => this.#cancel(actions.cancel));
     this.#on(".keep", () => actions.keep(this, !this.#job.kept));
     this.#on(".retry", () => actions.retry(this));
-    this.#on(".take", () => actions.reuse(this.#job, { newSeed: true }));
-    this.#on(".again", () => actions.reuse(this.#job, { newSeed: false }));
-    this.#on(".animate", async () => actions.animate(await this.#frame(), this));
+    this.#on(".take", () => actions.useSettings(this.#job, { newSeed: true }));
+    this.#on(".again", () => actions.useSettings(this.#job, { newSeed: false }));
+    this.#on(".animate", async () => actions.animate(await this.#frame()));
     this.#on(".link", () => actions.link(this));
     this.#on(".delete", () => actions.remove(this));
     this.#on(".play", () => this.#play());
@@ -86,7 +86,7 @@ export class Card {
     if (this.#job !== null && job.updated_at < this.#job.updated_at) return;
     const hasSucceeded = job.status === "Succeed" && this.state !== "Succeed";
     const before = this.#namedBy();
-    this.#job = { ...this.#job, ...job };
+    this.#job = { ...this.#job, ...job, ...this.#onlyListed(job) };
     this.settings ??= job.settings ?? null;
     this.#heardAt = performance.now();
     this.element.dataset.state = job.status;
@@ -173,6 +173,13 @@ export class Card {
   #shape() {
     const [width, height] = parseSize(this.settings?.image_size ?? "") ?? [16, 10];
     return width / height;
+  }
+
+  /** What the feed does not know: its changes say neither how long a job is kept nor its settings. */
+  #onlyListed(job) {
+    if ("settings" in job || this.#job === null) return {};
+    const { kept, expires_at, settings } = this.#job;
+    return { kept, expires_at, settings };
   }
 
   /** What its buttons are called after. */

@@ -85,7 +85,8 @@ export class Compare {
     this.#at.value = time;
     for (const video of this.#videos) {
       const wanted = Math.min(time, video.duration);
-      if (Math.abs(video.currentTime - wanted) > APART_S) video.currentTime = wanted;
+      const isApart = Math.abs(video.currentTime - wanted) > APART_S;
+      if (isApart && !video.seeking) video.currentTime = wanted;
     }
     requestAnimationFrame(() => this.#follow());
   }

@@ -7,6 +7,7 @@ import { Picture } from "./picture.js";
 import { Settings } from "./settings.js";
 import * as store from "./store.js";
 import { language, preferredLanguage, speak, text } from "./texts.js";
+import { toast } from "./toast.js";
 
 const REFRESH_MS = 4000;
 const INPUTS = {
@@ -28,7 +29,7 @@ const picture = new Picture("picture", { taken: turn });
 const lastPicture = new Picture("last-picture");
 picture.acceptElsewhere();
 const settings = new Settings(fields, { changed });
-const gallery = new Gallery({ useSettings, announce, fail });
+const gallery = new Gallery({ useSettings, animate, announce, fail });
 
 prompt.maxLength = fields.prompt.maxLength;
 prompt.value = store.draft.get().prompt ?? "";
@@ -164,6 +165,14 @@ async function useSettings(job, { newSeed }) {
   announce(text("reused"));
 }
 
+/** Take a frame of a video as the picture of the next one. */
+async function animate(frame) {
+  await picture.take(frame);
+  form.scrollIntoView({ block: "start" });
+  prompt.focus({ preventScroll: true });
+  toast(text("frameTaken"));
+}
+
 async function refresh() {
   try {
     const health = await api.health();
@@ -181,12 +190,20 @@ function showServer(health) {
     settings.offerTiny({ now: Object.keys(store.draft.get()).length === 0 });
   }
   const state = health?.status ?? "lost";
-  const isBusy = health?.running || health?.queued;
-  const load = isBusy ? ` · ${text("server.busy", health.running, health.queued)}` : "";
-  const line = text(`server.${state}`) + load;
+  const line = [text(`server.${state}`), ...loadOf(health)].join(" · ");
   // Write only changes, because screen readers read them aloud.
   if (part("server").textContent !== line) part("server").textContent = line;
   part("server").dataset.state = state;
+}
+
+/** What the server is doing; a group that still has to stop runs no video for anyone. */
+function loadOf(health) {
+  const stopping = health?.stopping ?? 0;
+  const running = (health?.running ?? 0) - stopping;
+  const parts = [];
+  if (running || health?.queued) parts.push(text("server.busy", running, health.queued));
+  if (stopping) parts.push(text("server.stopping", stopping));
+  return parts;
 }
 
 function switchLanguage() {

@@ -9,7 +9,5 @@ export async function tryAgain({ id, job, settings }) {
   if (job.error_code !== "not_finite") wanted.push(["seed", seed]);
   if (loras?.length) wanted.push(["loras", JSON.stringify(loras)]);
   const image = await api.inputPicture(id);
-  const lastImage = await api.inputPicture(id, "last").catch(() => null);
-  const pictures = { image, ...(lastImage && { last_image: lastImage }) };
-  return api.submit(pictures, Object.fromEntries(wanted));
+  return api.submit({ image }, Object.fromEntries(wanted));
 }

@@ -18,7 +18,7 @@ function write(name, value) {
   }
 }
 
-/** Thumbnails of the pictures submitted from this browser, by job; the server keeps none. */
+/** Thumbnails of the pictures submitted from this browser, by job. */
 export const thumbnails = {
   all: () => read("wan.thumbnails", {}),
 
@@ -35,3 +35,7 @@ function single(name, otherwise) {
 export const draft = single("wan.draft", {});
 export const key = single("wan.key", "");
 export const language = single("wan.language", "");
+/** The videos that this browser has seen, by job: name, createdAt and expiresAt. */
+export const known = single("wan.known", {});
+/** Names of those that have expired since, until the visitor has read it. */
+export const expired = single("wan.expired", []);
