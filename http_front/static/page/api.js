@@ -1,18 +1,17 @@
 // Calls the server's API, with the API key if there is one.
 
+import { sentenceOf } from "./refusals.js";
 import { key } from "./store.js";
-import { text, textOr } from "./texts.js";
 
 // The server's limit for one page.
 const MAX_PAGE = 100;
 
 /** An error from the server, with a message for people. */
 export class Refusal extends Error {
-  constructor(status, body = {}) {
-    const { code = "", message = "", field = null } = body.error ?? {};
-    const lead = textOr(`error.${code}`, "");
-    super(lead ? `${lead} ${message}` : message || text("unreachable"));
-    Object.assign(this, { status, body, code, field });
+  constructor(status, body = {}, retryAfterS = null) {
+    const { code = "", field = null, fields = [{ field }] } = body.error ?? {};
+    super(sentenceOf({ code, status, retryAfterS }));
+    Object.assign(this, { status, body, code, field, fields: fields.map((each) => each.field) });
   }
 }
 
@@ -20,15 +19,21 @@ function headers() {
   return key.get() ? { Authorization: `Bearer ${key.get()}` } : {};
 }
 
+/** Return a path below the page's own address: a proxy may serve the page under a prefix. */
+function relative(path) {
+  return path.replace(/^\//, "");
+}
+
 async function call(path, options = {}) {
   let response;
   try {
-    response = await fetch(path, { ...options, headers: { ...headers(), ...options.headers } });
+    response = await fetch(relative(path), { ...options, headers: { ...headers(), ...options.headers } });
   } catch {
     throw new Refusal(0);
   }
   if (!response.ok) {
-    throw new Refusal(response.status, await response.json().catch(() => ({})));
+    const body = await response.json().catch(() => ({}));
+    throw new Refusal(response.status, body, response.headers.get("Retry-After"));
   }
   return response;
 }
@@ -97,23 +102,22 @@ export const keep = (id, isKept) => post("/video/keep", { requestId: id, keep: i
 export const remove = (id, options) => post("/video/delete", { requestId: id }, options);
 export const status = (id) => post("/video/status", { requestId: id });
 
-/** Return the picture that a job begins with, as a file. */
-export async function inputPicture(id) {
-  const picture = await (await call(`/videos/${id}.input.webp`)).blob();
-  return new File([picture], "picture.webp", { type: "image/webp" });
-}
-
 /** Open the WebSocket with a job's changes and previews. */
 export function watch(id, lastSeq) {
-  const url = new URL("/video/progress", location.href);
+  const url = new URL("video/progress", document.baseURI);
   url.protocol = url.protocol.replace("http", "ws");
   url.search = new URLSearchParams({ requestId: id, last_seq: lastSeq, previews: 1 });
   // A page cannot set Authorization on a WebSocket, so the key goes into the subprotocols.
   return new WebSocket(url, key.get() ? ["wan", `bearer.${key.get()}`] : ["wan"]);
 }
 
+/** Return a file of the server as a Blob. */
+export async function download(path) {
+  return (await call(path)).blob();
+}
+
 /** Return a URL that an element can load. Elements cannot send a key, so a file may be fetched. */
 export async function loadable(path) {
-  if (!key.get()) return path;
-  return URL.createObjectURL(await (await call(path)).blob());
+  if (!key.get()) return relative(path);
+  return URL.createObjectURL(await download(path));
 }

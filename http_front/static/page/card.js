@@ -19,8 +19,8 @@ export class Card {
 
   /**
    * `thumbnail` is a small copy of the submitted picture, if this browser has one. `actions` are
-   * called with the card: cancel, keep, remove, retry, link; for useSettings see main.js; animate gets a
-   * picture file, fail a Refusal.
+   * called with the card: cancel, keep, remove, retry, link; for useSettings and useFrame see main.js;
+   * fail gets a Refusal.
    */
   constructor(id, thumbnail, actions) {
     this.id = id;
@@ -36,7 +36,7 @@ export class Card {
     this.#on(".retry", () => actions.retry(this));
     this.#on(".take", () => actions.useSettings(this.#job, { newSeed: true }));
     this.#on(".again", () => actions.useSettings(this.#job, { newSeed: false }));
-    this.#on(".animate", async () => actions.animate(await this.#frame()));
+    this.#on(".animate", async () => actions.useFrame(await this.#frame()));
     this.#on(".link", () => actions.link(this));
     this.#on(".delete", () => actions.remove(this));
     this.#on(".play", () => this.#play());

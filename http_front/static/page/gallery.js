@@ -35,10 +35,10 @@ export class Gallery {
   #undo;
 
   /**
-   * For `useSettings` see main.js; `animate` is called with a picture file, `announce` with a
-   * message, `fail` with a Refusal.
+   * For `useSettings` and `useFrame` see main.js; `announce` is called with a message, `fail` with a
+   * Refusal.
    */
-  constructor({ useSettings, animate, announce, fail }) {
+  constructor({ useSettings, useFrame, announce, fail }) {
     this.announce = announce;
     this.fail = fail;
     const changed = () => this.refresh().catch(fail);
@@ -58,7 +58,7 @@ export class Gallery {
       retry: (card) => this.#retry(card),
       link: (card) => shareLink(card.element.id),
       useSettings,
-      animate,
+      useFrame,
       fail,
     };
     this.#older.addEventListener("click", () => this.#showOlder());
@@ -215,7 +215,7 @@ export class Gallery {
     }
     const card = this.#cards.get(id);
     if (!card) {
-      this.fail(new api.Refusal(404, { error: { message: text("linkGone") } }));
+      this.fail({ message: text("linkGone") });
       return;
     }
     for (const each of this.#cards.values()) each.element.classList.toggle("linked", each === card);

@@ -51,6 +51,8 @@ export function makeLoraControl(schema) {
       this.translate();
     },
     limit() {},
+    isDefault: () => control.get() === "",
+    isWrong: () => rows.some(({ isOn, strength }) => isOn.checked && !strength.validity.valid),
     translate() {
       caption.textContent = text("label.loras");
       for (const { name, strength } of rows) strength.ariaLabel = text("loraStrength", name);

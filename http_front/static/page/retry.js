@@ -8,6 +8,7 @@ export async function tryAgain({ id, job, settings }) {
   const wanted = Object.entries(others).filter(([, value]) => value !== null);
   if (job.error_code !== "not_finite") wanted.push(["seed", seed]);
   if (loras?.length) wanted.push(["loras", JSON.stringify(loras)]);
-  const image = await api.inputPicture(id);
+  const kept = await api.download(`/videos/${id}.input.webp`);
+  const image = new File([kept], "picture.webp", { type: kept.type });
   return api.submit({ image }, Object.fromEntries(wanted));
 }

@@ -1,0 +1,87 @@
+// The frame that shows a picture as the video will show it; its crop can be moved.
+
+import { regionOf } from "./images.js";
+
+export class Crop {
+  #frame;
+  #image;
+  #slider;
+  #size = [16, 9];
+  #item = null;
+
+  /** `slider` moves the crop from the keyboard; `moved` is called after each move. */
+  constructor(frame, slider, moved) {
+    this.#frame = frame;
+    this.#image = frame.querySelector("img");
+    this.#slider = slider;
+    this.moved = moved;
+    slider.addEventListener("input", (event) => {
+      event.stopPropagation(); // no setting has changed
+      this.#move(Number(slider.value) / 100);
+    });
+    frame.addEventListener("pointerdown", (event) => this.#drag(event));
+    // The browser would drag the picture itself away.
+    this.#image.draggable = false;
+  }
+
+  /** Show a picture with its place; null shows none. */
+  show(item) {
+    this.#item = item;
+    this.#image.hidden = item === null;
+    if (item) this.#image.src = item.image.src;
+    else this.#image.removeAttribute("src");
+    this.#place();
+  }
+
+  /** Crop to a video of this size. */
+  fit(size) {
+    this.#size = size;
+    const [width, height] = size;
+    this.#frame.style.aspectRatio = `${width} / ${height}`;
+    this.#frame.style.maxWidth = `calc(17rem * ${width / height})`;
+    this.#place();
+  }
+
+  /** The part of the picture that is cut off, from 0 to 1. */
+  get share() {
+    if (!this.#item) return 0;
+    const { naturalWidth, naturalHeight } = this.#item.image;
+    const { width, height } = regionOf(this.#item.image, this.#size, 0);
+    return 1 - (width * height) / (naturalWidth * naturalHeight);
+  }
+
+  #move(at) {
+    this.#item.at = Math.min(1, Math.max(0, at));
+    this.#place();
+    this.moved();
+  }
+
+  #place() {
+    const at = (this.#item?.at ?? 0.5) * 100;
+    this.#image.style.objectPosition = `${at}% ${at}%`; // only one side is ever cut
+    this.#slider.value = at;
+    const isCut = this.share >= 0.005;
+    this.#slider.hidden = !isCut;
+    this.#frame.classList.toggle("movable", isCut);
+  }
+
+  #drag(event) {
+    if (this.share < 0.005 || event.button !== 0) return;
+    const { x, y } = event;
+    const from = this.#item.at;
+    const box = this.#frame.getBoundingClientRect();
+    const { naturalWidth, naturalHeight } = this.#item.image;
+    const scale = Math.max(box.width / naturalWidth, box.height / naturalHeight);
+    const [across, down] = [naturalWidth * scale - box.width, naturalHeight * scale - box.height];
+    const move = (moved) => {
+      const way = across > down ? (moved.x - x) / across : (moved.y - y) / down;
+      this.#move(from - way);
+    };
+    this.#frame.setPointerCapture(event.pointerId);
+    this.#frame.addEventListener("pointermove", move);
+    const stop = () => this.#frame.removeEventListener("pointermove", move);
+    for (const end of ["pointerup", "pointercancel"]) {
+      this.#frame.addEventListener(end, stop, { once: true });
+    }
+  }
+}
