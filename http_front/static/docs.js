@@ -1,7 +1,7 @@
 // Shows the server's own document and loads nothing from other servers.
 followTheme(matchMedia("(prefers-color-scheme: dark)"));
 SwaggerUIBundle({
-  url: "/openapi.json",
+  url: "openapi.json",
   dom_id: "#api",
   validatorUrl: null,
   deepLinking: true,

@@ -1,7 +1,8 @@
 // The form: the pictures, the prompt and the settings, what is wrong with them, and sending them.
 
 import * as api from "./api.js";
-import { countLetters, lengthOf } from "./controls.js";
+import { problemsOf } from "./checks.js";
+import { countLetters } from "./controls.js";
 import { estimateS } from "./estimate.js";
 import { models } from "./models.js";
 import { settingsIn } from "./mp4.js";
@@ -131,6 +132,7 @@ export class Form {
     this.settings.fill(values);
     this.#keepDraft();
     this.#form.scrollIntoView({ block: "start" });
+    this.#form.scrollTop = 0;
     this.#prompt.focus({ preventScroll: true });
   }
 
@@ -225,24 +227,15 @@ export class Form {
 
   /** Show each problem of the form beside its field; return whether there is one. */
   #findProblems() {
-    const found = this.settings.problems();
-    const length = lengthOf(this.#prompt.value);
-    const { minLength: least, maxLength: most } = this.#fields.prompt;
-    if (this.#prompt.value.trim().length < least) {
-      found.unshift({ input: this.#prompt, sentence: text("promptShort", least) });
-    } else if (length > most) {
-      found.unshift({ input: this.#prompt, sentence: text("promptLong", length, most) });
-    }
-    const isLastNeeded = this.settings.model?.last_image === "required";
-    if (this.#takesLast) this.#checkPicture(this.#lastPicture, isLastNeeded && "lastMissing", found);
-    this.#checkPicture(this.#picture, "pictureMissing", found);
+    const found = problemsOf({
+      picture: this.#picture,
+      lastPicture: this.#takesLast ? this.#lastPicture : null,
+      prompt: this.#prompt,
+      limits: this.#fields.prompt,
+      settings: this.settings,
+    });
     this.#mark(found);
     return found.length > 0;
-  }
-
-  #checkPicture(picture, missing, found) {
-    const sentence = picture.problem || (picture.isEmpty && missing && text(missing));
-    if (sentence) found.unshift({ input: picture.input, sentence });
   }
 
   #mark(found) {

@@ -3,6 +3,7 @@
 import { makeControl } from "./controls.js";
 import { makeLoraControl } from "./loras.js";
 import { fieldsOf, modelNamed, models, takesSize } from "./models.js";
+import { addUsual } from "./negative.js";
 import { makePresets, presetsFor } from "./presets.js";
 import { ruleOf } from "./rules.js";
 import { hideUnused, markChanges, place } from "./sections.js";
@@ -21,6 +22,7 @@ export class Settings {
   #shapes;
   #model = document.getElementById("setting-model");
   #presets;
+  #usualNegative;
 
   /** `fields` are the server's fields of a job; `changed` is called after each change. */
   constructor(fields, { changed }) {
@@ -34,6 +36,10 @@ export class Settings {
     }
     this.#controls.set("loras", makeLoraControl(fields.loras));
     place(this.#controls);
+    this.#usualNegative = addUsual(
+      this.#controls.get("negative_prompt"),
+      () => this.model?.usual_negative_prompt,
+    );
     this.#presets = presetsFor(fields, null);
     makePresets(Object.keys(this.#presets), (name) => this.#usePreset(name));
     this.#shapes = new Shapes(() => this.#shape());
@@ -194,6 +200,7 @@ export class Settings {
   #show() {
     hideUnused(this.#controls, this.model);
     markChanges(this.#controls);
+    this.#usualNegative.show();
     this.#shapes.mark(this.size());
     this.#markPreset();
     this.changed();
