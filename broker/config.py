@@ -15,6 +15,9 @@ class BrokerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     store: str | None = None
     """Holds `inputs/`, `videos/` and `checkpoints/`: a folder or `s3://BUCKET/PREFIX`; None is the
     state directory."""
+    min_free_bytes: int = 0
+    """Free space of the store's disk below which the oldest videos that are not kept are removed
+    before their time; not for a bucket."""
     addresses: Addresses
     listen: Addresses | None = None
     """Addresses of the same four sockets for other machines."""

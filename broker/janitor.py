@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import shutil
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -56,11 +57,15 @@ class Janitor:
     Args:
         store: Of all files.
         dispatcher: Knows the jobs and the images they use.
+        min_free_bytes: Of free space that the disk of a local store should have.
     """
 
-    def __init__(self, store: Store, dispatcher: Dispatcher) -> None:
+    def __init__(self, store: Store, dispatcher: Dispatcher, min_free_bytes: int = 0) -> None:
         self.is_local = store.is_local
         """Whether `refusals` answers at once."""
+        self.is_space_low = False
+        """Whether the disk of a local store has less free space than it should."""
+        self._min_free_bytes = min_free_bytes
         self._store = store
         self._dispatcher = dispatcher
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="files")
@@ -146,6 +151,7 @@ class Janitor:
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             await self._in_thread(self._restore_folders)
+            self._note_space(await self._in_thread(self._free_bytes))
 
     def _restore_folders(self) -> None:
         missing = [name for name in FOLDERS if not self._store.local(name).is_dir()]
@@ -156,6 +162,24 @@ class Janitor:
                 self._store.prepare()
             except OSError as error:
                 logger.error("cannot make them yet: %s", error)
+
+    def _free_bytes(self) -> int:
+        try:
+            return shutil.disk_usage(self._store.local(VIDEOS)).free
+        except OSError as error:  # the folder was removed just now
+            logger.warning("cannot measure the free space of the videos' disk: %s", error)
+            return self._min_free_bytes
+
+    def _note_space(self, free_bytes: int) -> None:
+        is_low = free_bytes < self._min_free_bytes
+        if is_low and not self.is_space_low:
+            logger.warning(
+                "the disk has %.1f GiB of free space, less than %.1f (--min-free-space): the "
+                "oldest videos that are not kept are removed",
+                free_bytes / 2**30,
+                self._min_free_bytes / 2**30,
+            )
+        self.is_space_low = is_low
 
     async def _sweep(self) -> None:
         # Listing a large store takes long and changes nothing, so it needs no turn in the thread.

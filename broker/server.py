@@ -21,13 +21,13 @@ from broker.dispatch.commands import (
     Publish,
     Reply,
     ReportDrained,
+    SpaceLow,
     StopLaunchers,
     ToGroup,
     ToLauncher,
     WatchersChanged,
 )
 from broker.dispatch.dispatcher import Dispatcher
-from broker.dispatch.intake import UNKNOWN_JOB
 from broker.errors import JournalFullError, SocketRemovedError
 from broker.history import History
 from broker.janitor import Janitor
@@ -55,6 +55,7 @@ from broker.wire.requests import (
     FindProbe,
     GetHealth,
     GetJob,
+    KeepJob,
     ListJobs,
     ListModels,
     OfferJob,
@@ -90,10 +91,14 @@ class Broker:
         now_s = self._clock()
         with suppress(JournalFullError):
             journal.limit_callback_delays(now_s)
-        self._dispatcher = Dispatcher(config.policy, jobs, now_s, journal.load_models())
+        self._dispatcher = Dispatcher(
+            config.policy, jobs, now_s, journal.load_models(), journal.load_kept()
+        )
         self._history = History(self._dispatcher.views(now_s))
         self._peers = Peers()
-        self._janitor = Janitor(open_store(config.store or config.state_dir), self._dispatcher)
+        self._janitor = Janitor(
+            open_store(config.store or config.state_dir), self._dispatcher, config.min_free_bytes
+        )
         self._janitor.begin()
         self._transactions = Transactions(
             self._dispatcher, journal, self._janitor, self._send, self._clock
@@ -175,6 +180,9 @@ class Broker:
             self._clock.follow_system()
             self._journal.expect_in_place()
             self._expect_sockets()
+            if self._janitor.is_space_low:
+                # First of all: removing videos is what may end a full disk.
+                await self._transactions.put(SpaceLow())
             if not self._transactions.is_full:
                 await self._transactions.put(None)
 
@@ -199,6 +207,7 @@ class Broker:
                 | SubmitJob()
                 | CancelJob()
                 | DeleteJob()
+                | KeepJob()
                 | RemoveExpired()
                 | DrainServer()
             ):
@@ -206,8 +215,7 @@ class Broker:
             case GetJob() | GetHealth() | ListModels():
                 self._answer(client, self._present_state(request))
             case WatchJob():
-                jobs = self._history.after(request.job_id, request.after_seq, request.owner)
-                self._answer(client, JobHistory(jobs=jobs) if jobs else UNKNOWN_JOB)
+                self._answer(client, self._changes(request))
             case ListJobs():
                 limit = min(max(request.limit, 0), _MAX_LISTED)
                 page = self._history.page(request, limit)
@@ -235,33 +243,39 @@ class Broker:
             case GetJob():
                 view = self._history.latest(request.job_id, request.owner)
                 found = None if view is None else self._detailed(view)
-                return UNKNOWN_JOB if found is None else JobFound(job=found)
+                return self._unknown(request) if found is None else JobFound(job=found)
             case GetHealth():
                 return self._dispatcher.health()
             case ListModels():
                 return self._dispatcher.models()
+
+    def _changes(self, request: WatchJob) -> FrontReply:
+        jobs = self._history.after(request.job_id, request.after_seq, request.owner)
+        if not jobs:
+            return self._unknown(request)
+        return JobHistory(jobs=[self._dispatcher.with_expiry(job) for job in jobs])
+
+    def _unknown(self, request: GetJob | WatchJob) -> FrontReply:
+        return self._dispatcher.refusal(request.job_id, request.owner)
 
     def _detailed(self, view: JobView) -> JobView | None:
         job = self._dispatcher.job(view.job_id)
         if job is None:
             # The job is being removed.
             return None
-        eta_s = expires_at = position = None
+        eta_s = position = None
         reason = view.reason
-        if view.state.is_terminal:
-            expires_at = view.updated_at + self._config.policy.job_ttl_s
-        else:
+        if not view.state.is_terminal:
             eta_s = self._dispatcher.eta_s(view.job_id, self._clock())
         if view.state is JobState.IN_QUEUE:
             # It may have left the queue while the journal is still being written.
             position = self._dispatcher.queue_position(view.job_id) or view.queue_position
             reason = self._dispatcher.waiting_reason(view.job_id)
         return msgspec.structs.replace(
-            view,
+            self._dispatcher.with_expiry(view),
             queue_position=position,
             reason=reason,
             eta_s=eta_s,
-            expires_at=expires_at,
             spec=job.spec,
         )
 
@@ -339,7 +353,7 @@ class Broker:
                 raise AssertionError(f"cannot be sent: {command}")
 
     def _publish(self, view: JobView) -> None:
-        view = self._clock.shown_view(view)
+        view = self._clock.shown_view(self._dispatcher.with_expiry(view))
         self._events.send([view.job_id.encode(), *job_events.encode(view)], view)
 
     def _relay(self, preview: JobPreview) -> None:

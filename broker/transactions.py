@@ -21,13 +21,14 @@ from broker.dispatch.commands import (
     JobAdmitted,
     JobRefused,
     SaveJob,
+    SaveKept,
     SaveModel,
 )
 from broker.dispatch.dispatcher import Dispatcher
 from broker.dispatch.job_record import Job
 from broker.errors import BackupError, JournalFullError
 from broker.janitor import Janitor
-from broker.journal.journal import Journal
+from broker.journal.journal import Change, Journal
 from broker.process.log import about_job
 from broker.wire.errors import ErrorCode
 from broker.wire.replies import BackedUp, CallbackEnded, CallbackTaken, FrontReply, Refused
@@ -200,10 +201,10 @@ class Transactions:
     async def _save(self, commands: Sequence[Command]) -> None:
         saved = [command.job for command in commands if isinstance(command, SaveJob)]
         dropped = [command.job_id for command in commands if isinstance(command, DropJob)]
-        models = [command for command in commands if isinstance(command, SaveModel | DropModel)]
-        while saved or dropped or models:
+        changes = [command for command in commands if isinstance(command, Change)]
+        while saved or dropped or changes:
             try:
-                await self._in_thread(lambda: self._journal.write(saved, dropped, models))
+                await self._in_thread(lambda: self._journal.write(saved, dropped, changes))
             except JournalFullError as error:
                 if self._stopping:
                     raise
@@ -227,7 +228,7 @@ class Transactions:
 
     async def _carry_out(self, command: Command) -> None:
         match command:
-            case AdmitJob() | SaveModel() | DropModel():
+            case AdmitJob() | SaveModel() | DropModel() | SaveKept():
                 pass  # written before
             case SaveJob():
                 _log_state(command.job)

@@ -81,6 +81,7 @@ def _add_routes(app: web.Application, with_keys: bool) -> None:
             web.post("/video/cancel", routes.cancel),
             web.get("/video/progress", progress, allow_head=False),
             web.post("/video/delete", listing.delete),
+            web.post("/video/keep", listing.keep),
             web.get("/video/list", listing.list_jobs, allow_head=False),
             web.get("/video/webhook_secret", routes.webhook_secret, allow_head=False),
             web.get("/health", routes.health),

@@ -20,7 +20,9 @@ STATUS = {
     ErrorCode.IMAGE_INVALID: 422,
     ErrorCode.IDEMPOTENCY_KEY_REUSE: 422,
     ErrorCode.JOB_NOT_FOUND: 404,
+    ErrorCode.JOB_EXPIRED: 404,  # as for every client that knows no such code
     ErrorCode.JOB_FINISHED: 409,
+    ErrorCode.KEEP_LIMIT: 409,
     ErrorCode.QUEUE_FULL: 429,
     ErrorCode.RATE_LIMITED: 429,
     ErrorCode.STORAGE_FULL: 503,

@@ -263,14 +263,27 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         float,
         Meta(gt=0, le=_CENTURY_S, description="Seconds of waiting that equal one priority level."),
     ] = 3600.0
+    keep_limit: Annotated[
+        int,
+        Meta(ge=0, description="Videos that each user may keep whatever their age."),
+    ] = 50
+    min_free_space: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="GiB of free disk space below which the oldest videos that are not kept "
+            "are removed before their time; 0: never.",
+        ),
+    ] = 2.0
     job_ttl: Annotated[
         float,
         Meta(
             ge=0,
             le=_CENTURY_S,
-            description="Seconds to keep a job and its files after it ends.",
+            description="How long a job and its files stay after it ends, unless its video is "
+            "kept: seconds, or 30m, 12h, 7d.",
         ),
-    ] = 3600.0
+    ] = 7 * 86_400.0
     api_keys: (
         Annotated[
             str,

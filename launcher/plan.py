@@ -50,6 +50,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return BrokerConfig(
             state_dir=str(self.folders.state),
             store=self.folders.store,
+            min_free_bytes=round(options.min_free_space * 2**30),
             addresses=self.addresses,
             listen=self.listen,
             groups=None if is_open else tuple(map(self.group_name, range(self.num_groups))),
@@ -59,6 +60,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
                 default_model=self._default_model(),
                 max_queue=options.max_queue,
                 job_ttl_s=options.job_ttl,
+                keep_limit=options.keep_limit,
                 step_limit_s=options.step_timeout,
                 priority_step_s=options.priority_step,
             ),

@@ -15,6 +15,7 @@ from broker.wire.requests import (
     CancelJob,
     DeleteJob,
     DrainServer,
+    KeepJob,
     OfferJob,
     RemoveExpired,
     SubmitJob,
@@ -54,10 +55,21 @@ class WatchersChanged(msgspec.Struct, frozen=True):
     watched: bool
 
 
-FrontEvent = OfferJob | SubmitJob | CancelJob | DeleteJob | RemoveExpired
+class SpaceLow(msgspec.Struct, frozen=True):
+    """The disk of the videos has less free space than it should."""
+
+
+FrontEvent = OfferJob | SubmitJob | CancelJob | DeleteJob | KeepJob | RemoveExpired
 Admission = JobAdmitted | JobRefused
 Event = (
-    FrontEvent | DrainServer | Admission | GroupsNamed | WatchersChanged | GroupReport | StepDone
+    FrontEvent
+    | DrainServer
+    | Admission
+    | GroupsNamed
+    | WatchersChanged
+    | SpaceLow
+    | GroupReport
+    | StepDone
 )
 
 
@@ -81,6 +93,14 @@ class DropJob(msgspec.Struct, frozen=True):
     """Remove a job's row, then its files."""
 
     job_id: str
+
+
+class SaveKept(msgspec.Struct, frozen=True):
+    """Write to the journal that a job is kept, or since when it is not any more."""
+
+    number: int
+    """Of the job."""
+    let_go_at: float | None
 
 
 class SaveModel(msgspec.Struct, frozen=True):
@@ -152,6 +172,7 @@ Command = (
     AdmitJob
     | SaveJob
     | DropJob
+    | SaveKept
     | SaveModel
     | DropModel
     | DropInput

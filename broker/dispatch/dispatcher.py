@@ -16,6 +16,7 @@ from broker.dispatch.commands import (
     Reply,
     ReportDrained,
     SaveJob,
+    SpaceLow,
     StopLaunchers,
     ToGroup,
     WatchersChanged,
@@ -25,6 +26,7 @@ from broker.dispatch.group_lifecycle import GroupLifecycle
 from broker.dispatch.groups import Group
 from broker.dispatch.intake import Intake
 from broker.dispatch.job_record import Job
+from broker.dispatch.keeping import NO_MARKS, KeptMarks
 from broker.dispatch.model_catalogue import ModelCatalogue
 from broker.dispatch.model_lifecycle import ModelLifecycle
 from broker.dispatch.policy import DispatchPolicy
@@ -47,11 +49,12 @@ from broker.wire.group_reports import (
 from broker.wire.job_view import JobView, Lease
 from broker.wire.model_profile import ModelProfile
 from broker.wire.rank_messages import Heartbeat, StepDone
-from broker.wire.replies import DrainBegun, HealthFound, ModelsFound
+from broker.wire.replies import DrainBegun, HealthFound, ModelsFound, Refused
 from broker.wire.requests import (
     CancelJob,
     DeleteJob,
     DrainServer,
+    KeepJob,
     OfferJob,
     RemoveExpired,
     SubmitJob,
@@ -72,6 +75,7 @@ class Dispatcher:
         models: The profiles that the journal holds.
         restored: What the journal holds, the earliest submission first.
         now_s: The time of the start.
+        kept: Which of the restored jobs are or were kept.
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class Dispatcher:
         restored: Iterable[Job] = (),
         now_s: float = 0.0,
         models: Iterable[ModelProfile] = (),
+        kept: KeptMarks = NO_MARKS,
     ) -> None:
         catalogue = ModelCatalogue(models, policy.default_model)
         self._state = DispatchState(catalogue, policy.priority_step_s)
@@ -92,7 +97,7 @@ class Dispatcher:
         self._latest_s = 0.0
         self._models.begin()
         for job in restored:
-            self._restore(job, now_s)
+            self._restore(job, now_s, kept)
 
     def handle(self, event: Event, now_s: float, client: Client | None = None) -> list[Command]:
         """Return what follows from an event; each enters once, in the order of arrival.
@@ -101,7 +106,7 @@ class Dispatcher:
         """
         self._state.awake.advance(now_s)
         match event:
-            case OfferJob() | SubmitJob() | CancelJob() | DeleteJob() | RemoveExpired():
+            case OfferJob() | SubmitJob() | CancelJob() | DeleteJob() | KeepJob() | RemoveExpired():
                 assert client is not None, "a request without a client"
                 self._intake.handle(event, client, now_s)
             case JobAdmitted() | JobRefused():
@@ -125,16 +130,22 @@ class Dispatcher:
                 self._groups.drop_unknown_groups(event.groups, now_s)
             case WatchersChanged():
                 self._state.watch(event.job_id, event.watched, now_s)
-            case DrainBroker():
-                self._state.draining, self._drain_reported = True, False
-            case DrainServer():
-                assert client is not None, "a request without a client"
-                self._state.draining = True
-                self._state.emit(StopLaunchers())
-                self._state.emit(Reply(client, DrainBegun(running=self.health().running)))
+            case SpaceLow():
+                self._intake.free_space(now_s)
+            case DrainBroker() | DrainServer():
+                self._drain(event, client)
             case _:
                 assert_never(event)
         return self._settle(now_s)
+
+    def _drain(self, event: DrainBroker | DrainServer, client: Client | None) -> None:
+        self._state.draining = True
+        if isinstance(event, DrainBroker):
+            self._drain_reported = False
+            return
+        assert client is not None, "a request without a client"
+        self._state.emit(StopLaunchers())
+        self._state.emit(Reply(client, DrainBegun(running=self.health().running)))
 
     def on_heartbeat(self, heartbeat: Heartbeat, now_s: float) -> None:
         """Take a heartbeat; nothing follows from it before the next `tick`."""
@@ -169,6 +180,13 @@ class Dispatcher:
 
     def job(self, job_id: str) -> Job | None:
         return self._state.jobs.get(job_id)
+
+    def refusal(self, job_id: str, owner: str | None) -> Refused:
+        """Return how a request about a job that is not here is answered."""
+        return self._intake.gone.refusal(job_id, owner)
+
+    def with_expiry(self, view: JobView) -> JobView:
+        return self._intake.keeping.with_expiry(view)
 
     def eta_s(self, job_id: str, now_s: float) -> float | None:
         job = self._state.jobs.get(job_id)
@@ -242,13 +260,13 @@ class Dispatcher:
             self._drain_reported = True
             self._state.emit(ReportDrained())
 
-    def _restore(self, job: Job, now_s: float) -> None:
+    def _restore(self, job: Job, now_s: float, kept: KeptMarks) -> None:
         # The clock may have been set back since: nothing is younger than now.
         job = msgspec.structs.replace(
             job, created_at=min(job.created_at, now_s), updated_at=min(job.updated_at, now_s)
         )
         if job.state.is_terminal:
-            self._intake.restore_ended(job, now_s)
+            self._intake.restore_ended(job, now_s, kept)
             return
         # Nor is a job older than one submitted before it, since the order follows that time.
         self._latest_s = max(self._latest_s, job.created_at)

@@ -1,4 +1,4 @@
-"""Requests that change something: submit, cancel, delete, remove expired jobs."""
+"""Requests that change something: submit, cancel, delete, keep, remove expired jobs."""
 
 import re
 from collections.abc import Iterable
@@ -20,7 +20,9 @@ from broker.dispatch.commands import (
     ToGroup,
 )
 from broker.dispatch.dispatch_state import DispatchState
+from broker.dispatch.gone_jobs import BY_AGE, FOR_ROOM, GoneJobs
 from broker.dispatch.job_record import Job
+from broker.dispatch.keeping import Keeping, KeptMarks
 from broker.dispatch.policy import DispatchPolicy
 from broker.wire.errors import ErrorCode
 from broker.wire.group_commands import CancelRun
@@ -36,9 +38,20 @@ from broker.wire.replies import (
     JobFound,
     Refused,
 )
-from broker.wire.requests import CancelJob, DeleteJob, OfferJob, RemoveExpired, SubmitJob
+from broker.wire.requests import (
+    CancelJob,
+    DeleteJob,
+    KeepJob,
+    OfferJob,
+    RemoveExpired,
+    SubmitJob,
+)
 
 _RESTART_GRACE_S = 600.0
+_SPARED_S = 3600.0
+"""A full disk removes no job that has ended more recently: its client may be about to fetch it."""
+_REMOVED_AT_ONCE = 5
+"""Videos removed from a full disk before its free space is measured again."""
 # Both become file names.
 _JOB_ID = re.compile(JOB_ID_PATTERN)
 _IMAGE = re.compile(IMAGE_PATTERN)
@@ -47,9 +60,6 @@ _KEY_REUSED = Refused(
 )
 _ID_TAKEN = Refused(
     code=ErrorCode.INVALID_FIELD, message="this id belongs to another job", field="job_id"
-)
-UNKNOWN_JOB = Refused(
-    code=ErrorCode.JOB_NOT_FOUND, message="no job has this id; it may have expired"
 )
 
 
@@ -73,6 +83,8 @@ class Intake:
         self._policy = policy
         self._rules = AdmissionRules(state, policy)
         self._arriving: dict[str, _Arrival] = {}
+        self.keeping = Keeping(state, policy)
+        self.gone = GoneJobs()
 
     @property
     def has_arriving_jobs(self) -> bool:
@@ -88,6 +100,8 @@ class Intake:
                 self._reply(client, self._cancel(request, now_s))
             case DeleteJob():
                 self._reply(client, self._delete(request, now_s))
+            case KeepJob():
+                self._reply(client, self._keep(request, now_s))
             case RemoveExpired():
                 self._reply(client, ExpiredRemoved(removed=self.remove_expired(now_s)))
             case _:
@@ -118,19 +132,32 @@ class Intake:
     def remove_expired(self, now_s: float) -> int:
         expired = self._state.jobs.expired(now_s - self._policy.job_ttl_s)
         for job in expired:
+            self.gone.add(job, BY_AGE)
             self._drop(job)
         return len(expired)
 
-    def remove_surplus(self) -> None:
-        for job in self._state.jobs.surplus(self._policy.max_without_video):
+    def free_space(self, now_s: float) -> None:
+        """Remove the oldest videos that are not kept, before their time."""
+        spared_s = min(_SPARED_S, self._policy.job_ttl_s)
+        for job in self._state.jobs.oldest_videos(now_s - spared_s, _REMOVED_AT_ONCE):
+            self.gone.add(job, FOR_ROOM)
             self._drop(job)
 
-    def restore_ended(self, job: Job, now_s: float) -> None:
+    def remove_surplus(self) -> None:
+        for job in self._state.jobs.surplus(self._policy.max_without_video):
+            self.gone.add(job, BY_AGE)
+            self._drop(job)
+
+    def restore_ended(self, job: Job, now_s: float, kept: KeptMarks) -> None:
         # It is kept for some time however old it looks: the clock may have been set forward, and
         # while the server was down its video could not be fetched.
         ttl_s = self._policy.job_ttl_s
         grace_s = min(ttl_s, _RESTART_GRACE_S)
-        self._state.jobs.put(job, max(job.updated_at, now_s - ttl_s + grace_s))
+        let_go_at = kept.get(job.number, job.updated_at)
+        from_s = job.updated_at if let_go_at is None else min(let_go_at, now_s)
+        self._state.jobs.put(job, max(from_s, now_s - ttl_s + grace_s))
+        if let_go_at is None:
+            self._state.jobs.retention.keep(job)
 
     def uses_image(self, image: str) -> bool:
         arriving = any(image in job.images for job in self._arriving_jobs)
@@ -233,7 +260,7 @@ class Intake:
     def _delete(self, request: DeleteJob, now_s: float) -> FrontReply:
         job = self._owned(request)
         if job is None:
-            return UNKNOWN_JOB
+            return self.gone.refusal(request.job_id, request.owner)
         self._drop(job if job.state.is_terminal else self._end(job, now_s))
         return JobDeleted()
 
@@ -243,14 +270,24 @@ class Intake:
         if job.needs_images:
             self._drop_unused(job.images)
 
-    def _owned(self, request: CancelJob | DeleteJob) -> Job | None:
+    def _keep(self, request: KeepJob, now_s: float) -> FrontReply:
+        job = self._owned(request)
+        if job is None:
+            return self.gone.refusal(request.job_id, request.owner)
+        if not request.keep:
+            self.keeping.let_go(job, now_s)
+        elif (refusal := self.keeping.keep(job)) is not None:
+            return refusal
+        return self._found(job, now_s)
+
+    def _owned(self, request: CancelJob | DeleteJob | KeepJob) -> Job | None:
         job = self._state.jobs.get(request.job_id)
         return job if job is not None and request.owner in (None, job.owner) else None
 
     def _cancel(self, request: CancelJob, now_s: float) -> FrontReply:
         job = self._owned(request)
         if job is None:
-            return UNKNOWN_JOB
+            return self.gone.refusal(request.job_id, request.owner)
         if job.state in (JobState.SUCCEED, JobState.FAILED):
             message = f"the job has ended as {job.state.value} before"
             return Refused(code=ErrorCode.JOB_FINISHED, message=message)
@@ -272,7 +309,7 @@ class Intake:
             self._state.emit(ToGroup(attempt.lease.group, CancelRun(lease=attempt.lease)))
 
     def _found(self, job: Job, now_s: float) -> JobFound:
-        return JobFound(job=self._state.view(job, now_s))
+        return JobFound(job=self.keeping.with_expiry(self._state.view(job, now_s)))
 
     def _reply(self, client: Client, message: FrontReply) -> None:
         self._state.emit(Reply(client, message))

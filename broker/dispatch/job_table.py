@@ -1,4 +1,4 @@
-"""Every job the broker holds, the queue of those that wait, and when ended ones expire."""
+"""Every job the broker holds, the queue of those that wait, and the ended ones."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from itertools import islice
 
 from broker.dispatch.job_queue import JobQueue
 from broker.dispatch.job_record import Job
-from broker.dispatch.sorted_queue import SortedQueue, SortKey
+from broker.dispatch.retention import Retention
 from broker.wire.job import JobState
 
 
@@ -20,8 +20,7 @@ class JobTable:
     def __init__(self, priority_step_s: float) -> None:
         self._jobs: dict[str, Job] = {}
         self.queue = JobQueue(self._jobs, priority_step_s)
-        self._ended = SortedQueue()
-        self._ended_keys: dict[str, SortKey] = {}
+        self.retention = Retention()
         self._without_video: dict[str | None, dict[str, None]] = {}
         """Ended jobs of each owner that have no video, the earliest end first."""
         self._images: Counter[str] = Counter()
@@ -66,12 +65,12 @@ class JobTable:
 
     def expired(self, ended_before_s: float) -> list[Job]:
         """Return the jobs that ended so early, the earliest first."""
-        found = []
-        for job_id in self._ended:
-            if self._ended_keys[job_id][0] > ended_before_s:
-                break
-            found.append(self._jobs[job_id])
-        return found
+        return [self._jobs[job_id] for job_id in self.retention.aged(ended_before_s)]
+
+    def oldest_videos(self, ended_before_s: float, number: int) -> list[Job]:
+        """Return the earliest jobs with a video that ended so early and are not kept."""
+        aged = map(self._jobs.__getitem__, self.retention.aged(ended_before_s))
+        return list(islice((job for job in aged if job.video is not None), number))
 
     def surplus(self, max_without_video: int) -> list[Job]:
         """Return the earliest of an owner's ended jobs without a video that are above a limit."""
@@ -99,7 +98,7 @@ class JobTable:
         if job.state is JobState.IN_QUEUE:
             self.queue.remove(job)
         elif job.state.is_terminal:
-            self._ended.remove(self._ended_keys.pop(job.job_id), job.job_id)
+            self.retention.remove(job)
             if job.state is not JobState.SUCCEED:
                 self._leave_owner(job)
 
@@ -115,8 +114,7 @@ class JobTable:
         if job.state is JobState.IN_QUEUE:
             self.queue.add(job, job.updated_at)
         elif job.state.is_terminal:
-            self._ended_keys[job.job_id] = (ended_s, job.number)
-            self._ended.add(self._ended_keys[job.job_id], job.job_id)
+            self.retention.add(job, ended_s)
             if job.state is not JobState.SUCCEED:
                 self._without_video.setdefault(job.owner, {})[job.job_id] = None
 

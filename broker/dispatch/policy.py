@@ -24,6 +24,8 @@ class DispatchPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Jobs that may wait; one more is refused."""
     job_ttl_s: float
     """How long a job and its files are kept after its end."""
+    keep_limit: int = 50
+    """Videos that an owner may keep whatever their age."""
     max_without_video: int = 10_000
     """Failed and cancelled jobs of one owner that are kept so long; the earliest go first."""
     step_limit_s: float = 60.0

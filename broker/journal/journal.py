@@ -9,7 +9,7 @@ from typing import assert_never
 import apsw
 import msgspec
 
-from broker.dispatch.commands import DropModel, SaveModel
+from broker.dispatch.commands import DropModel, SaveKept, SaveModel
 from broker.dispatch.job_record import Job
 from broker.errors import (
     BackupError,
@@ -39,7 +39,13 @@ _SAVE_MODEL = """
     ON CONFLICT (name) DO UPDATE SET document = excluded.document
 """
 
-ModelChange = SaveModel | DropModel
+_SAVE_KEPT = """
+    INSERT INTO kept (number, let_go_at) VALUES (?, ?)
+    ON CONFLICT (number) DO UPDATE SET let_go_at = excluded.let_go_at
+"""
+
+Change = SaveModel | DropModel | SaveKept
+"""A change besides those of jobs."""
 
 
 class Journal:
@@ -84,10 +90,15 @@ class Journal:
             rows = self._connection.execute("SELECT document FROM models ORDER BY number")
             return [_PROFILE.decode(document) for (document,) in rows]
 
+    def load_kept(self) -> dict[int, float | None]:
+        """Return by number which jobs are kept (None), or since when they are not any more."""
+        with self._translated():
+            return dict(self._connection.execute("SELECT number, let_go_at FROM kept"))
+
     def write(
-        self, saved: Sequence[Job], dropped: Sequence[str] = (), models: Sequence[ModelChange] = ()
+        self, saved: Sequence[Job], dropped: Sequence[str] = (), changes: Sequence[Change] = ()
     ) -> None:
-        """Write jobs and models and remove others in one transaction, on disk when this returns.
+        """Write all changes, and remove jobs, in one transaction, on disk when this returns.
 
         Raises:
             JournalFullError: If there is no room; nothing has changed.
@@ -97,20 +108,22 @@ class Journal:
         with self._transaction():
             rows = [(job.number, msgspec.json.encode(job).decode()) for job in saved]
             self._connection.executemany(_SAVE, rows)
+            for change in changes:
+                self._change(change)
             self._connection.executemany(
                 "DELETE FROM jobs WHERE job_id = ?", [(job_id,) for job_id in dropped]
             )
-            for change in models:
-                self._change_model(change)
         self.expect_in_place()
 
-    def _change_model(self, change: ModelChange) -> None:
+    def _change(self, change: Change) -> None:
         match change:
             case SaveModel():
                 document = msgspec.json.encode(change.profile).decode()
                 self._connection.execute(_SAVE_MODEL, (document,))
             case DropModel():
                 self._connection.execute("DELETE FROM models WHERE name = ?", (change.name,))
+            case SaveKept():
+                self._connection.execute(_SAVE_KEPT, (change.number, change.let_go_at))
             case _:
                 assert_never(change)
 

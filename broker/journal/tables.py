@@ -184,6 +184,15 @@ _MIGRATIONS = (
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
 
+# Tables that earlier versions need not know: they ignore them, and open the journal. A finished job
+# does not change, so what is kept is written beside it.
+_ADDITIONS = """
+    CREATE TABLE IF NOT EXISTS kept (
+        number INTEGER PRIMARY KEY REFERENCES jobs ON DELETE CASCADE,
+        let_go_at REAL
+    ) STRICT;
+"""
+
 
 def migrate(connection: apsw.Connection, path: Path) -> None:
     """Bring the open journal to the present schema, in one transaction.
@@ -202,3 +211,4 @@ def migrate(connection: apsw.Connection, path: Path) -> None:
         with connection:
             connection.execute("".join(_MIGRATIONS[version:]))
             connection.pragma("user_version", SCHEMA_VERSION)
+    connection.execute(_ADDITIONS)

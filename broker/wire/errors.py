@@ -20,7 +20,9 @@ class ErrorCode(Enum):
     IMAGE_INVALID = "image_invalid"  # not a usable picture
     IDEMPOTENCY_KEY_REUSE = "idempotency_key_reuse"  # the same key with another request
     JOB_NOT_FOUND = "job_not_found"  # or another key's job, which looks the same
+    JOB_EXPIRED = "job_expired"  # the server has removed it, by its age or for room
     JOB_FINISHED = "job_finished"  # too late to cancel
+    KEEP_LIMIT = "keep_limit"  # the owner keeps as many videos as it may
     QUEUE_FULL = "queue_full"
     RATE_LIMITED = "rate_limited"  # too many requests with one key
     STORAGE_FULL = "storage_full"

@@ -66,4 +66,6 @@ class JobView(JobFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
     spec: JobSpec | None = None
     """In replies only, since it never changes."""
     expires_at: float | None = None
-    """When an ended job will be removed; in replies only."""
+    """When an ended job will be removed; None until it ends, and while it is kept."""
+    kept: bool = False
+    """Whether an ended job is kept whatever its age."""

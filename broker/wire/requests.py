@@ -122,6 +122,14 @@ class DeleteJob(Request[JobDeleted], frozen=True, kw_only=True):
     owner: str | None = None
 
 
+class KeepJob(Request[JobFound], frozen=True, kw_only=True):
+    """Keep a job that has a video whatever its age, or let it expire again."""
+
+    job_id: str
+    keep: bool
+    owner: str | None = None
+
+
 class GetHealth(Request[HealthFound], frozen=True, kw_only=True):
     """Return the state of groups and queue."""
 
@@ -175,6 +183,7 @@ FrontRequest = (
     | ListJobs
     | CancelJob
     | DeleteJob
+    | KeepJob
     | GetHealth
     | ListModels
     | RemoveExpired

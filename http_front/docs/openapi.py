@@ -42,6 +42,8 @@ from http_front.video.schema import (
     JobRef,
     JobStatus,
     JobUpdate,
+    KeepVideo,
+    Kept,
     Removed,
     SubmitByFile,
     SubmitByUrl,
@@ -51,7 +53,7 @@ from http_front.video.schema import (
 
 _TYPES = (
     *(JobSpec, WebhookSecret, JobRef, Submitted, JobStatus, JobUpdate),
-    *(JobList, Deleted, Cancelled, Health, Alive, Removed, Draining, ErrorBody),
+    *(JobList, Deleted, KeepVideo, Kept, Cancelled, Health, Alive, Removed, Draining, ErrorBody),
 )
 _ABOUT = """Submit a job, watch or poll it, then download its video. Every error has the form
 `{"error": {"code", "message", "field"}}`. The message says what was found and what is allowed."""
@@ -75,6 +77,8 @@ _IDEMPOTENCY_KEY = {
     "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
 }
 
+
+_KEPT = {"requestId": "5f0c" * 8, "keep": True}
 
 # Operations that take the id from the response to a submit request.
 _ID = {"requestId": "$response.body#/requestId"}
@@ -187,6 +191,14 @@ def _paths() -> Schema:
                 {"200": response("The job is deleted.", Deleted)},
                 body=job,
                 about="A job that has not ended is cancelled first.",
+            )
+        },
+        "/video/keep": {
+            "post": operation(
+                "Keep a video whatever its age, or let it expire again",
+                {"200": response("Whether it is kept.", Kept)},
+                body={"application/json": {"schema": ref("KeepVideo"), "example": _KEPT}},
+                about="Each user may keep a number of videos that the operator sets.",
             )
         },
         "/video/list": {

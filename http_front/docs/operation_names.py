@@ -28,6 +28,7 @@ _MORE = {
     "post /video/cancel": (404, 409),
     "post /video/status": (404,),
     "post /video/delete": (404,),
+    "post /video/keep": (404, 409),
     "get /video/list": (404,),
     "get /v1/videos": (404,),
     "get /video/progress": (404,),

@@ -58,8 +58,8 @@ async def _why_missing(request: web.Request, job_id: str, error: FrontError) -> 
     try:
         ask = GetJob(job_id=job_id, owner=owner(request))
         found = await request.app[FRONT].broker.ask(ask, _EXPLAIN_LIMIT_S)
-    except FrontError:
-        return error
+    except FrontError as refusal:
+        return refusal if refusal.code is ErrorCode.JOB_EXPIRED else error
     return error if found.job.video is not None else no_video(found.job)
 
 

@@ -1,4 +1,4 @@
-"""Routes to list and to delete jobs."""
+"""Routes to list, to keep and to delete jobs."""
 
 from collections.abc import Mapping
 
@@ -7,13 +7,21 @@ from aiohttp import web
 from broker.wire.errors import ErrorCode
 from broker.wire.job import JobState
 from broker.wire.replies import JobsListed
-from broker.wire.requests import DeleteJob, ListJobs
+from broker.wire.requests import DeleteJob, KeepJob, ListJobs
 from http_front.access.key_guard import owner
 from http_front.errors import FrontError
 from http_front.job_ids import checked_job_id, use_job_id
 from http_front.responses import json_response
 from http_front.state import FRONT
-from http_front.video.schema import MAX_LISTED, Deleted, JobEntry, JobList, JobRef
+from http_front.video.schema import (
+    MAX_LISTED,
+    Deleted,
+    JobEntry,
+    JobList,
+    JobRef,
+    KeepVideo,
+    Kept,
+)
 from http_front.video.submission import read_json
 
 DEFAULT_LIMIT = 20
@@ -28,6 +36,15 @@ async def list_jobs(request: web.Request) -> web.Response:
     models = request.app[FRONT].models
     jobs = [JobEntry.of(job, await models.profile_of(job.spec)) for job in page.jobs]
     return json_response(JobList(jobs=jobs, has_more=page.has_more))
+
+
+async def keep(request: web.Request) -> web.Response:
+    """Keep a video whatever its age, or let it expire again."""
+    body = await read_json(request, KeepVideo)
+    job_id = use_job_id(body.requestId)
+    asked = KeepJob(job_id=job_id, keep=body.keep, owner=owner(request))
+    found = await request.app[FRONT].broker.ask(asked)
+    return json_response(Kept(kept=found.job.kept, expires_at=found.job.expires_at))
 
 
 async def delete(request: web.Request) -> web.Response:

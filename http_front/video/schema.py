@@ -88,6 +88,22 @@ class JobRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     requestId: Annotated[str, Meta(description="The id from the response to the submit request.")]
 
 
+class KeepVideo(JobRef, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A video to keep, or to let expire again."""
+
+    keep: Annotated[
+        bool, Meta(description="false lets it expire again, as if the job ended now.")
+    ] = True
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a video is kept now."""
+
+    kept: bool
+    expires_at: float | None
+    """When the job and its files will be removed; null while it is kept."""
+
+
 class Submitted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The job is stored and will run."""
 
@@ -146,6 +162,10 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
     progress: Annotated[float, Meta(ge=0.0, le=1.0)]
     created_at: float
     updated_at: float
+    expires_at: float | None
+    """When the job and its files will be removed; null until it ends, and while it is kept."""
+    kept: bool
+    """Whether its video is kept whatever its age."""
     stage: Stage | None
     step: int
     num_steps: int
@@ -189,8 +209,6 @@ class JobEntry(JobStatus, frozen=True, kw_only=True):
     requestId: str
     settings: JobSpec | None
     """The settings from the submit request."""
-    expires_at: float | None
-    """When the job and its files will be removed; null until the job ends."""
 
     @classmethod
     def of(cls, job: JobView, profile: ModelProfile) -> "JobEntry":
@@ -198,7 +216,6 @@ class JobEntry(JobStatus, frozen=True, kw_only=True):
             **_status_fields(job, profile),
             requestId=job.job_id,
             settings=job.spec,
-            expires_at=job.expires_at,
         )
 
 
@@ -326,6 +343,8 @@ def _status_fields(job: JobView, profile: ModelProfile) -> dict[str, Any]:
         "progress": job.progress,
         "created_at": job.created_at,
         "updated_at": job.updated_at,
+        "expires_at": job.expires_at,
+        "kept": job.kept,
         "stage": job.stage,
         "step": job.step,
         "num_steps": job.num_steps,

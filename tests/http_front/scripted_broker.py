@@ -45,6 +45,7 @@ from broker.wire.requests import (
     FrontRequest,
     GetHealth,
     GetJob,
+    KeepJob,
     ListJobs,
     ListModels,
     OfferJob,
@@ -152,7 +153,7 @@ class ScriptedBroker:
                 return JobAcceptable()
             case SubmitJob():
                 return JobFound(job=self._accept(request))
-            case GetJob() | WatchJob() | CancelJob() | DeleteJob():
+            case GetJob() | WatchJob() | CancelJob() | DeleteJob() | KeepJob():
                 job_id = request.job_id
                 if job_id not in self.history:
                     return Refused(code=ErrorCode.JOB_NOT_FOUND, message="there is no such job")
@@ -180,6 +181,8 @@ class ScriptedBroker:
         if isinstance(request, DeleteJob):
             del self.history[request.job_id]
             return JobDeleted()
+        if isinstance(request, KeepJob):
+            views[-1] = msgspec.structs.replace(views[-1], kept=request.keep)
         if isinstance(request, CancelJob) and not views[-1].state.is_terminal:
             last = views[-1]
             views.append(msgspec.structs.replace(last, seq=last.seq + 1, state=JobState.CANCELLED))

@@ -13,6 +13,7 @@ import { Selection } from "./selection.js";
 import { thumbnails } from "./store.js";
 import { Tab } from "./tab.js";
 import { text } from "./texts.js";
+import { toast } from "./toast.js";
 import { Undo } from "./undo.js";
 
 // The server limits the WebSockets of a key; the other jobs are waiting in the queue anyway.
@@ -40,10 +41,11 @@ export class Gallery {
    */
   constructor({ useSettings, useFrame, announce, fail }) {
     this.announce = announce;
-    this.fail = fail;
-    const changed = () => this.refresh().catch(fail);
-    this.#undo = new Undo({ changed, fail });
-    this.#compare = new Compare({ fail });
+    // A card's refusal is said where its button was pressed, not in the form.
+    this.fail = (refusal) => (refusal.status === 401 ? fail(refusal) : toast(refusal.message));
+    const changed = () => this.refresh().catch(this.fail);
+    this.#undo = new Undo({ changed, fail: this.fail });
+    this.#compare = new Compare({ fail: this.fail });
     this.#filter = new Filter(() => this.#search());
     this.#selection = new Selection({
       cards: () => this.#shown(),
@@ -59,7 +61,7 @@ export class Gallery {
       link: (card) => shareLink(card.element.id),
       useSettings,
       useFrame,
-      fail,
+      fail: this.fail,
     };
     this.#older.addEventListener("click", () => this.#showOlder());
     addEventListener("hashchange", () => this.#followLink());

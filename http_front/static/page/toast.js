@@ -1,48 +1,41 @@
-// A short message at the edge of the page, with a button or without.
+// Short messages at the edge of the page, each with a button or without.
 
-const SHORT_MS = 4000;
+const SHORT_MS = 6000;
 
-const box = document.getElementById("toast");
-const words = box.querySelector("span");
-const button = box.querySelector("button");
-let timer = 0;
-let press = null;
-
-button.addEventListener("click", () => press?.());
+const box = document.getElementById("toasts");
 
 /** Show a message for some time. */
 export function toast(sentence) {
   show(sentence, SHORT_MS);
 }
 
-/** Show a message with a button for some time, and put the focus on the button. */
+/**
+ * Show a message with a button for some time, and put the focus on the button.
+ *
+ * Returns a function that takes the message away before its time.
+ */
 export function offer(sentence, caption, limitMs, act) {
-  show(sentence, limitMs);
+  const message = show(sentence, limitMs);
+  const button = Object.assign(document.createElement("button"), { type: "button" });
   button.textContent = caption;
-  button.hidden = false;
-  press = act;
+  button.addEventListener("click", act);
+  message.append(button);
   button.focus({ preventScroll: true });
+  return () => message.remove();
 }
 
-/** Whether the focus is on the message's button. */
+/** Whether the focus is on the button of a message. */
 export function hasFocus() {
-  return document.activeElement === button;
-}
-
-export function dismiss() {
-  clearTimeout(timer);
-  box.hidden = true;
+  return box.contains(document.activeElement);
 }
 
 function show(sentence, limitMs) {
-  clearTimeout(timer);
-  button.hidden = true;
-  press = null;
+  const message = document.createElement("p");
+  const words = document.createElement("span");
   words.textContent = sentence;
-  box.hidden = false;
-  box.style.setProperty("--time", `${limitMs}ms`);
-  box.classList.remove("counting");
-  void box.offsetWidth; // start the animation anew
-  box.classList.add("counting");
-  timer = setTimeout(dismiss, limitMs);
+  message.append(words);
+  message.style.setProperty("--time", `${limitMs}ms`);
+  box.append(message);
+  setTimeout(() => message.remove(), limitMs);
+  return message;
 }

@@ -10,6 +10,7 @@ export class Undo {
   #waiting = new Set();
   #gone = new Set();
   #timer = 0;
+  #dismiss = () => {};
 
   /** `changed` is called when jobs come or go, `fail` with a Refusal. */
   constructor({ changed, fail }) {
@@ -27,18 +28,19 @@ export class Undo {
   /** Delete jobs. A further deletion joins one that can still be undone. */
   remove(ids) {
     clearTimeout(this.#timer);
+    this.#dismiss();
     for (const id of ids) this.#waiting.add(id);
     this.#timer = setTimeout(() => this.#carryOut(), UNDO_MS);
     this.changed();
     const sentence = text("deletedMany", this.#waiting.size);
-    toast.offer(sentence, text("undo"), UNDO_MS, () => this.#undo());
+    this.#dismiss = toast.offer(sentence, text("undo"), UNDO_MS, () => this.#undo());
   }
 
   #undo() {
     clearTimeout(this.#timer);
     const [first] = this.#waiting;
     this.#waiting.clear();
-    toast.dismiss();
+    this.#dismiss();
     this.changed();
     document.querySelector(`[data-job="${first}"] .other`)?.focus();
   }

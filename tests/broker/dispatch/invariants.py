@@ -35,7 +35,7 @@ def check(dispatcher: Dispatcher, now_s: float) -> None:
     table = dispatcher._state.jobs
     images = Counter(image for job in jobs.values() if job.needs_images for image in job.images)
     assert table._images == images, "an image is counted that no job needs"
-    assert len(table._ended) == sum(job.state.is_terminal for job in jobs.values())
+    assert len(table.retention) == sum(job.state.is_terminal for job in jobs.values())
     health = dispatcher.health()
     waiting = [job for job in jobs.values() if job.state is JobState.IN_QUEUE]
     assert health.queued == len(waiting)

@@ -21,6 +21,7 @@ from broker.dispatch.commands import (
 )
 from broker.dispatch.dispatcher import Dispatcher
 from broker.dispatch.job_record import Job
+from broker.dispatch.keeping import NO_MARKS, KeptMarks
 from broker.dispatch.policy import DispatchPolicy
 from broker.wire.errors import ErrorCode
 from broker.wire.group_commands import KillGroup, PreemptRun, RunJob
@@ -66,6 +67,8 @@ class Scene:
         max_without_video: int = 1_000,
         models: Iterable[ModelProfile] = (),
         models_kept_s: float = 3600.0,
+        keep_limit: int = 50,
+        kept: KeptMarks = NO_MARKS,
     ) -> None:
         self.now_s = now_s
         policy = DispatchPolicy(
@@ -78,8 +81,9 @@ class Scene:
             priority_step_s=priority_step_s,
             max_without_video=max_without_video,
             models_kept_s=models_kept_s,
+            keep_limit=keep_limit,
         )
-        self.dispatcher = Dispatcher(policy, restored, self.now_s, models)
+        self.dispatcher = Dispatcher(policy, restored, self.now_s, models, kept)
         self.journal: dict[str, Job] = {job.job_id: job for job in restored}
         self.views: dict[str, list[JobView]] = {}
         self.num_submitted = len(self.journal)
