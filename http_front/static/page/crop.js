@@ -50,6 +50,11 @@ export class Crop {
     return 1 - (width * height) / (naturalWidth * naturalHeight);
   }
 
+  get #axis() {
+    const { naturalWidth, naturalHeight } = this.#item.image;
+    return naturalWidth * this.#size[1] > naturalHeight * this.#size[0] ? "x" : "y";
+  }
+
   #move(at) {
     this.#item.at = Math.min(1, Math.max(0, at));
     this.#place();
@@ -62,21 +67,23 @@ export class Crop {
     this.#slider.value = at;
     const isCut = this.share >= 0.005;
     this.#slider.hidden = !isCut;
-    this.#frame.classList.toggle("movable", isCut);
+    this.#frame.dataset.moves = isCut ? this.#axis : "";
+  }
+
+  /** How much longer the picture is than the frame, as it is shown. */
+  #hiddenPx(axis) {
+    const { width, height } = this.#frame.getBoundingClientRect();
+    const { naturalWidth, naturalHeight } = this.#item.image;
+    if (axis === "x") return (naturalWidth / naturalHeight) * height - width;
+    return (naturalHeight / naturalWidth) * width - height;
   }
 
   #drag(event) {
     if (this.share < 0.005 || event.button !== 0) return;
-    const { x, y } = event;
+    const axis = this.#axis;
     const from = this.#item.at;
-    const box = this.#frame.getBoundingClientRect();
-    const { naturalWidth, naturalHeight } = this.#item.image;
-    const scale = Math.max(box.width / naturalWidth, box.height / naturalHeight);
-    const [across, down] = [naturalWidth * scale - box.width, naturalHeight * scale - box.height];
-    const move = (moved) => {
-      const way = across > down ? (moved.x - x) / across : (moved.y - y) / down;
-      this.#move(from - way);
-    };
+    const hiddenPx = this.#hiddenPx(axis);
+    const move = (moved) => this.#move(from - (moved[axis] - event[axis]) / hiddenPx);
     this.#frame.setPointerCapture(event.pointerId);
     this.#frame.addEventListener("pointermove", move);
     const stop = () => this.#frame.removeEventListener("pointermove", move);

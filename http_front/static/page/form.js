@@ -9,6 +9,7 @@ import { settingsIn } from "./mp4.js";
 import { Picture } from "./picture.js";
 import * as problems from "./problems.js";
 import { isOfValue } from "./refusals.js";
+import { jobsOf, sendAll } from "./sending.js";
 import { Settings } from "./settings.js";
 import * as store from "./store.js";
 import { Takes } from "./takes.js";
@@ -150,7 +151,7 @@ export class Form {
 
   /** Adapt the video's size to a new picture. */
   #turn(size) {
-    problems.clear(part("picture"));
+    for (const id of ["picture", "picture-url"]) problems.clear(part(id));
     part("examples").hidden = !this.#picture.isEmpty;
     this.settings.turn(size, { keepsSize: this.keepsSize });
   }
@@ -196,33 +197,25 @@ export class Form {
     try {
       await Promise.all([this.#picture.settled, this.#lastPicture.settled]);
       if (this.#findProblems()) return;
-      for (const { pictures, values, thumbnail } of await this.#jobs()) {
-        const id = await api.submit(pictures, values);
-        if (thumbnail) store.thumbnails.keep(id, thumbnail);
-        number += 1;
-      }
+      await sendAll(await this.#jobs(), () => (number += 1));
     } catch (refusal) {
       this.#refuse(refusal);
-      if (number) this.show(text("partly", number, this.#picture.count * this.#takes.number));
+      const all = this.#picture.count * this.#takes.number;
+      if (number) this.show(`${text("partly", number, all)} ${refusal.message}`);
     } finally {
       this.#busy(false);
       if (number) await this.submitted(number);
     }
   }
 
-  /** Return what to send for each video: of each picture as many as wanted. */
-  async #jobs() {
-    const size = this.settings.size();
-    const [last] = this.#takesLast ? await this.#lastPicture.sources(size) : [];
-    const values = { prompt: this.#prompt.value, ...this.settings.values() };
-    const sources = await this.#picture.sources(size);
-    return sources.flatMap(({ picture, thumbnail }) =>
-      Array.from({ length: this.#takes.number }, (_, number) => ({
-        pictures: { image: picture, ...(last && { last_image: last.picture }) },
-        values: { ...values, seed: this.settings.drawSeed(number) },
-        thumbnail,
-      })),
-    );
+  #jobs() {
+    return jobsOf({
+      picture: this.#picture,
+      lastPicture: this.#takesLast ? this.#lastPicture : null,
+      prompt: this.#prompt.value,
+      settings: this.settings,
+      number: this.#takes.number,
+    });
   }
 
   /** Show each problem of the form beside its field; return whether there is one. */

@@ -93,7 +93,8 @@ export class Settings {
     if (models().length) this.offerModels(values.model);
     this.#shapes.forget();
     for (const [name, control] of this.#controls) {
-      if (control === this.#size && values[name]) control.use(values[name].replace("x", "*"));
+      const isSize = control === this.#size && parseSize(values[name] ?? "") !== null;
+      if (isSize) control.use(values[name].replace("x", "*"));
       else control.set(values[name]);
     }
     this.#show();
