@@ -4,6 +4,7 @@ import contextlib
 import io
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from msgspec import structs
 from PIL import Image
@@ -39,7 +40,7 @@ class FormScene:
         self._browser = browser
 
     @contextlib.asynccontextmanager
-    async def visit(self, locale: str = "en-GB", **settings: object) -> AsyncIterator[Visit]:
+    async def visit(self, locale: str = "en-GB", **settings: Any) -> AsyncIterator[Visit]:
         async with open_visit(self._browser, self.front.url, locale=locale, **settings) as visit:
             yield visit
 

@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ def scene(server: FormScene) -> FormScene:
     return server
 
 
-def as_file(picture: Image.Image, kind: str, name: str, **options: object) -> FilePayload:
+def as_file(picture: Image.Image, kind: str, name: str, **options: Any) -> FilePayload:
     file = io.BytesIO()
     picture.save(file, kind, **options)
     return FilePayload(name=name, mimeType=f"image/{kind.lower()}", buffer=file.getvalue())

@@ -101,20 +101,20 @@ def test_there_is_no_estimate_while_a_later_stage_was_never_measured() -> None:
     job_id = scene.job()
     run_to(scene, scene.lease(job_id), 19)
     assert scene.dispatcher.eta_s(job_id, scene.now_s) is None
-    (model,) = scene.dispatcher.models_found().models
+    (model,) = scene.dispatcher.models().models
     assert model.typical_stage_s == {}
 
 
 def test_the_stages_of_a_usual_video_are_known_from_any_other() -> None:
     scene = Scene()
     scene.group()
-    half = msgspec.structs.replace(SPEC, infer_steps=SPEC.infer_steps // 2)
-    run_to_the_end(scene, scene.job(half))
-    (model,) = scene.dispatcher.models_found().models
-    stages_s = Pace()
+    other = msgspec.structs.replace(SPEC, infer_steps=40)
+    run_to_the_end(scene, scene.job(other))
+    (model,) = scene.dispatcher.models().models
+    pace = Pace()
     for stage, seconds in zip(ATTEMPT_STAGES, (5.0, 40.0, 10.0, 3.0), strict=True):
-        stages_s.keep(half, stage, seconds)
-    assert model.typical_stage_s == pytest.approx(stages_s.stages_s(typical_work(model.profile)))
+        pace.keep(other, stage, seconds)
+    assert model.typical_stage_s == pytest.approx(pace.stages_s(typical_work(model.profile)))
 
 
 def test_the_estimate_comes_from_measured_steps() -> None:
