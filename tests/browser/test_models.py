@@ -106,7 +106,8 @@ async def test_used_settings_bring_their_model(choice: Visit) -> None:
     await page.select_option("[name=model]", SMALL.name)
     card = await choice.submit()
     await page.select_option("[name=model]", WAN21.name)
-    await card.locator(".reuse").click()
+    await card.locator(".other").click()
+    await card.locator(".again").click()
     assert await page.input_value("[name=model]") == SMALL.name
     assert await page.input_value("[name=image_size]") == "1280*704"
     await choice.reload()
@@ -136,6 +137,7 @@ async def test_loras_of_the_model_are_chosen_with_a_strength(
         ("crayon", 1.0),
     ]
     await boxes.nth(0).uncheck()
-    await card.locator(".reuse").click()
+    await card.locator(".other").click()
+    await card.locator(".again").click()
     await expect(boxes.nth(0)).to_be_checked()
     assert await loras.locator("[type=number]").nth(1).input_value() == "-0.5"

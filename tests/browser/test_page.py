@@ -272,7 +272,7 @@ async def test_the_settings_of_a_job_are_copied_to_the_form(visit: Visit) -> Non
     card = await visit.submit(image_size="640*640")
     await visit.page.fill("#prompt", "Something quite different")
     await visit.page.select_option("[name=image_size]", "832*480")
-    await card.get_by_role("button", name="Use settings").click()
+    await card.get_by_role("button", name="Another take").click()
     assert await visit.page.input_value("#prompt") == PROMPT
     assert await visit.page.input_value("[name=image_size]") == "640*640"
     await expect(visit.page.locator("#prompt")).to_be_focused()
@@ -319,7 +319,7 @@ async def test_everything_can_be_done_with_the_keyboard(
     await cancel.focus()
     await page.keyboard.press("Enter")
     await visit.wait_for(visit.cards.first, "Cancelled")
-    await expect(visit.cards.first.get_by_role("button", name="Use settings")).to_be_focused()
+    await expect(visit.cards.first.get_by_role("button", name="Another take")).to_be_focused()
 
 
 async def test_a_job_that_starts_does_not_change_the_layout(
