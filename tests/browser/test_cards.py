@@ -164,10 +164,14 @@ async def test_who_leaves_the_page_has_not_undone_the_deletion(
     job_id = scene.finished()
     async with open_visit(chromium, scene.front.url) as visit:
         await delete(visit.page, job_id)
+        deleted = asyncio.Event()
+        scene.broker.script = lambda request: (
+            deleted.set() if isinstance(request, DeleteJob) else None
+        )
         await visit.page.goto(f"{scene.front.url}/live")
         async with asyncio.timeout(LIMIT_MS / 1000):
-            while scene.asked(DeleteJob) != [job_id]:
-                await asyncio.sleep(0.02)  # the page is gone; only the broker sees the request
+            await deleted.wait()
+        assert scene.asked(DeleteJob) == [job_id]
         await visit.open(scene.front.url)
         await expect(visit.page.locator("#no-jobs")).to_be_visible()
 
