@@ -11,8 +11,9 @@ from typing import Any, Literal, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
+from launcher.durations import parse_duration, show_duration
 from launcher.lora_options import join_pairs
-from launcher.options import Options, OptionsError, Role
+from launcher.options import IS_DURATION, Options, OptionsError, Role
 
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://[0-9.:\[\]a-f]+:[0-9]+$")
 """What Kubernetes puts into WAN_PORT of every container if a service is called `wan`."""
@@ -72,7 +73,7 @@ def parse_command(
     merged |= {name: _text(value) for name, value in flags.items() if value is not None}
     try:
         # Not strict: the environment and the flags hold text.
-        options = msgspec.convert(_split_lists(merged), Options, strict=False)
+        options = msgspec.convert(_split_lists(_in_seconds(merged)), Options, strict=False)
     except msgspec.ValidationError as error:
         raise OptionsError(_explain(error, merged)) from error
     return Command(role=role, options=options, action=action)
@@ -125,6 +126,8 @@ def _parser(program: str) -> argparse.ArgumentParser:
 def _add_flag(parser: argparse.ArgumentParser, field: msgspec.structs.FieldInfo) -> None:
     flag = f"--{field.name.replace('_', '-')}"
     default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+    if _is_duration(field):
+        default = show_duration(field.default)
     shown = "" if default in (None, "") else f" (default: {default})"
     text = f"{_description(field.type)}{shown}"
     if field.name == "demo":
@@ -171,6 +174,29 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         for key, name in names.items()
         if key in environ and not _SERVICE_LINK.match(environ[key])
     }
+
+
+def _in_seconds(merged: dict[str, Any]) -> dict[str, Any]:
+    """Return the options with durations as numbers.
+
+    Raises:
+        OptionsError: If a text is no duration.
+    """
+    seconds = dict(merged)
+    for field in msgspec.structs.fields(Options):
+        value = merged.get(field.name)
+        if isinstance(value, str) and _is_duration(field):
+            try:
+                seconds[field.name] = parse_duration(value)
+            except ValueError as error:
+                flag = field.name.replace("_", "-")
+                raise OptionsError(f"--{flag} is {value!r}: {error}") from error
+    return seconds
+
+
+def _is_duration(field: msgspec.structs.FieldInfo) -> bool:
+    metas = getattr(field.type, "__metadata__", ())
+    return any(IS_DURATION in (meta.extra or {}) for meta in metas if isinstance(meta, Meta))
 
 
 def _split_lists(merged: dict[str, Any]) -> dict[str, Any]:

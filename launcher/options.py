@@ -30,6 +30,9 @@ Role = Literal["server", "group", "front"]
 
 _ORIGIN = re.compile(r"https?://[a-z0-9.:\[\]-]+")
 _CENTURY_S = 3_155_760_000.0  # a limit, because JSON has no infinity to pass to the processes
+IS_DURATION = "is_duration"
+"""Key in the `extra` of a field that takes a duration."""
+_DURATION = {IS_DURATION: True}
 DEFAULT_MODEL = "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers"
 
 
@@ -261,7 +264,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ] = 500
     priority_step: Annotated[
         float,
-        Meta(gt=0, le=_CENTURY_S, description="Seconds of waiting that equal one priority level."),
+        Meta(
+            gt=0,
+            le=_CENTURY_S,
+            description="How long a job waits to gain one level of priority.",
+            extra=_DURATION,
+        ),
     ] = 3600.0
     keep_limit: Annotated[
         int,
@@ -281,7 +289,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             ge=0,
             le=_CENTURY_S,
             description="How long a job and its files stay after it ends, unless its video is "
-            "kept: seconds, or 30m, 12h, 7d.",
+            "kept.",
+            extra=_DURATION,
         ),
     ] = 7 * 86_400.0
     api_keys: (
@@ -324,19 +333,26 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Meta(
             ge=0,
             le=_CENTURY_S,
-            description="Seconds that running jobs get to finish when the server stops.",
+            description="How long running jobs get to finish when the server stops.",
+            extra=_DURATION,
         ),
     ] = 600.0
     startup_timeout: Annotated[
         float,
-        Meta(gt=0, le=_CENTURY_S, description="Seconds that the ranks may take to load."),
+        Meta(
+            gt=0,
+            le=_CENTURY_S,
+            description="How long the ranks may take to load.",
+            extra=_DURATION,
+        ),
     ] = 1800.0
     step_timeout: Annotated[
         float,
         Meta(
             gt=0,
             le=_CENTURY_S,
-            description="Seconds that a denoising step may take before the ranks count as hung. "
+            extra=_DURATION,
+            description="How long a denoising step may take before the ranks count as hung. "
             "The limit is never below ten usual steps; it is five times as long until a step has "
             "been measured, and ten times as long on CPUs.",
         ),

@@ -38,6 +38,7 @@ class GalleryScene:
         self.broker.specs.clear()
         self.broker.asked.clear()
         self.broker.health = IDLE
+        self.broker.script = lambda _request: None
         self._now_s = time.time()
 
     def add(

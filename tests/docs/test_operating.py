@@ -7,6 +7,7 @@ import sys
 import msgspec
 import pytest
 
+from launcher.durations import parse_duration
 from launcher.options import Options
 from ranks.environment import DEFAULTS
 from tests.bench.cards import table as cards_table
@@ -15,6 +16,7 @@ from tests.docs.markdown import DOCS, code_in, table
 from tests.running_server import ROOT
 
 OPERATING = DOCS / "operating.md"
+DURATIONS = ("priority_step", "job_ttl", "drain_timeout", "startup_timeout", "step_timeout")
 PRODUCT = ("broker", "http_front", "launcher", "ranks")
 
 
@@ -39,6 +41,8 @@ def test_an_option_has_the_default_that_the_table_says(field: msgspec.structs.Fi
     told = next(row[1].strip("`") for row in table(OPERATING, "option") if row[0] == flag)
     if isinstance(field.default, bool):
         assert told == ("on" if field.default else "off")
+    elif field.name in DURATIONS:
+        assert parse_duration(told) == field.default
     elif isinstance(field.default, (int, float)):
         assert told == f"{field.default:g}"
     elif isinstance(field.default, str):

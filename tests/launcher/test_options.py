@@ -16,7 +16,7 @@ def test_a_flag_wins_over_environment_file_and_default(tmp_path: Path) -> None:
     flags = ["--config", str(file), "--nproc", "8"]
     options = parse_command(flags, {"WAN_NPROC": "4", "WAN_PORT": "3"}).options
     assert (options.nproc, options.port, options.max_queue) == (8, 3, 7)
-    assert options.job_ttl == 3600.0
+    assert options.job_ttl == 7 * 86_400.0
 
 
 def test_what_kubernetes_says_of_a_service_called_wan_is_no_port() -> None:
@@ -37,7 +37,12 @@ def test_switches_can_be_turned_on_and_off() -> None:
         (["--log-format", "xml"], {}, "--log-format is 'xml': it must be one of text, json"),
         ([], {"WAN_PORT": "x"}, "--port is 'x': expected `int`, got `str`"),
         (["--config", "/nowhere.toml"], {}, "--config /nowhere.toml: No such file or directory"),
-        (["--job-ttl", "inf"], {}, "--job-ttl is 'inf': expected `float` <= 3155760000.0"),
+        (
+            ["--job-ttl", "9999999d"],
+            {},
+            "--job-ttl is '9999999d': expected `float` <= 3155760000.0",
+        ),
+        (["--job-ttl", "7w"], {}, "--job-ttl is '7w': expected seconds, or numbers with s, m, h"),
         (["--config", sys.executable], {}, "is not in UTF-8"),
         (["--cors-origins", "https://e.example/x"], {}, "'https://e.example/x'; an origin is a"),
         (["--max-prompt-chars", "9"], {}, "min_prompt_chars is 10; it must not be more than"),

@@ -27,8 +27,6 @@ export class Card {
     this.fail = actions.fail;
     this.element.dataset.job = id;
     this.element.id = `video-${id}`;
-    this.#part(".prompt").id = `name-${id}`;
-    this.element.setAttribute("aria-labelledby", `name-${id}`);
     if (thumbnail) this.#screen.picture(thumbnail);
     new Menu(this.#part(".other"), this.#part(".menu"));
     this.#on(".cancel", () => this.#cancel(actions.cancel));

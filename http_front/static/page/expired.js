@@ -5,9 +5,12 @@ import { expired, known } from "./store.js";
 import { text } from "./texts.js";
 
 const MAX_NAMED = 3;
+// Missing jobs that the server is asked about at once: a key has a rate limit.
+const MAX_ASKED = 5;
 
 export class Expired {
   #note = document.getElementById("expired-note");
+  #isBusy = false;
 
   constructor() {
     this.#note.querySelector("button").addEventListener("click", () => {
@@ -19,15 +22,16 @@ export class Expired {
 
   /** Compare the list with what this browser has seen; `isDeleted` tells what was deleted here. */
   async note(jobs, hasMore, isDeleted) {
+    if (this.#isBusy) return;
+    this.#isBusy = true;
     const seen = known.get();
     const listed = new Set(jobs.map((job) => job.requestId));
     const oldest = hasMore ? jobs.at(-1).created_at : 0;
-    const gone = Object.entries(seen).filter(
-      ([id, { createdAt }]) => !listed.has(id) && createdAt >= oldest,
-    );
-    for (const [id, { name, expiresAt }] of gone) {
-      delete seen[id];
-      if (!isDeleted(id) && (await hasExpired(id, expiresAt))) expired.set([...expired.get(), name]);
+    const missing = ([id, job]) => !listed.has(id) && (job.createdAt >= oldest || isOver(job));
+    for (const [id, job] of Object.entries(seen).filter(missing).slice(0, MAX_ASKED)) {
+      const fate = isDeleted(id) ? "deleted" : await fateOf(id, job);
+      if (fate === "expired") expired.set([...expired.get(), job.name]);
+      if (fate !== "unknown") delete seen[id];
     }
     for (const job of jobs) {
       if (job.status !== "Succeed" || isDeleted(job.requestId)) continue;
@@ -35,7 +39,8 @@ export class Expired {
       seen[job.requestId] = { name, createdAt: job.created_at, expiresAt: job.expires_at };
     }
     known.set(seen);
-    if (gone.length) this.translate();
+    this.#isBusy = false;
+    this.translate();
   }
 
   /** Jobs that are deleted on purpose have not expired. */
@@ -56,14 +61,17 @@ export class Expired {
   }
 }
 
-/** Whether a job that is not listed any more was removed by the server itself. */
-async function hasExpired(id, expiresAt) {
-  if (expiresAt !== null && expiresAt * 1000 <= Date.now()) return true;
-  const refusal = await api.status(id).then(
-    () => null,
-    (refusal) => refusal,
-  );
-  return refusal?.code === "job_expired";
+const isOver = ({ expiresAt }) => expiresAt !== null && expiresAt * 1000 <= Date.now();
+
+/** Return what has become of a job that is not listed: listed later, expired, deleted, unknown. */
+async function fateOf(id, job) {
+  try {
+    await api.status(id);
+    return "listed";
+  } catch ({ status, code }) {
+    if (status !== 404) return "unknown";
+    return code === "job_expired" || isOver(job) ? "expired" : "deleted";
+  }
 }
 
 function shorten(name) {

@@ -1,6 +1,6 @@
 // A frame of a video as a picture file.
 
-// Half a frame before the end: the end itself shows nothing in some browsers.
+// Within the last frame: some browsers show nothing at the end itself.
 const BEFORE_END_S = 0.02;
 
 /** Return the frame that a video shows; without one, the last frame of the video at an address. */
@@ -10,8 +10,9 @@ export async function frameOf(shown, address, name) {
   [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
   canvas.getContext("2d").drawImage(video, 0, 0);
   const picture = await new Promise((done) => canvas.toBlob(done, "image/png"));
+  const fileName = `${name}-${video.currentTime.toFixed(2)}s.png`;
   if (shown === null) release(video);
-  return new File([picture], `${name}-${video.currentTime.toFixed(2)}s.png`, { type: "image/png" });
+  return new File([picture], fileName, { type: "image/png" });
 }
 
 async function openAtEnd(address) {

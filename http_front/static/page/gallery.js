@@ -29,6 +29,7 @@ export class Gallery {
   #cards = new Map();
   #feeds = new Map();
   #expired = new Expired();
+  #isLinkFollowed = false;
   #compare;
   #filter;
   #selection;
@@ -73,7 +74,6 @@ export class Gallery {
     const limit = this.#wanted();
     const { jobs, hasMore } = await api.list(limit);
     if (limit < this.#wanted()) return; // a newer request for more jobs is under way
-    const isFirst = this.#cards.size === 0;
     const listed = new Set(jobs.map((job) => job.requestId));
     for (const [id, card] of this.#cards) if (!listed.has(id)) this.#lose(id, card);
     for (const job of jobs) this.#show(job.requestId, job);
@@ -81,7 +81,7 @@ export class Gallery {
     await this.#expired.note(jobs, hasMore, (id) => this.#undo.hides(id));
     this.#older.hidden = !hasMore;
     this.#present();
-    if (isFirst) await this.#followLink();
+    if (!this.#isLinkFollowed) await this.#followLink();
   }
 
   translate() {
@@ -89,7 +89,7 @@ export class Gallery {
     this.#expired.translate();
     this.#selection.translate();
     this.#compare.translate();
-    this.#tab.show([...this.#cards.values()]);
+    this.#tab.show();
   }
 
   #wanted() {
@@ -115,6 +115,7 @@ export class Gallery {
     }
     const before = card.state;
     card.update(job);
+    this.#tab.show();
     if (before === card.state) return;
     this.announce(`${text(`state.${card.state}`)}: ${card.shortName}`);
     if (card.isEnded) this.#end(id, card);
@@ -197,13 +198,14 @@ export class Gallery {
 
   /** Take a job away that is not listed any more; one that is watched stays until its end. */
   #lose(id, card) {
-    if (card.isPlaying) return;
+    if (card.isPlaying && !card.element.hidden) return;
     this.#close(id);
     card.remove();
     this.#cards.delete(id);
   }
 
   async #followLink() {
+    this.#isLinkFollowed = true;
     const id = linkedJob();
     if (id) await this.#reveal(id).catch(this.fail);
   }

@@ -15,12 +15,12 @@ export class Tab {
     this.#button.addEventListener("click", () => this.#ask());
     document.addEventListener("visibilitychange", () => {
       if (!document.hidden) this.#unseen = 0;
-      this.show(this.#cards);
+      this.show();
     });
   }
 
   /** Show how far the first running job is, or how many have ended since the tab was left. */
-  show(cards) {
+  show(cards = this.#cards) {
     this.#cards = cards;
     const active = cards.filter((card) => !card.isEnded);
     this.#button.hidden = !(active.length && canAsk());
@@ -50,7 +50,7 @@ export class Tab {
 
   async #ask() {
     await Notification.requestPermission();
-    this.show(this.#cards);
+    this.show();
   }
 }
 

@@ -5,6 +5,8 @@ import { text } from "./texts.js";
 import * as toast from "./toast.js";
 
 const UNDO_MS = 10_000;
+// How long a key must wait that has sent too many requests at once.
+const RATE_MS = 1000;
 
 export class Undo {
   #waiting = new Set();
@@ -17,7 +19,9 @@ export class Undo {
     this.changed = changed;
     this.fail = fail;
     // Whoever leaves the page has not undone it.
-    addEventListener("pagehide", () => this.#waiting.size && this.#carryOut({ keepalive: true }));
+    addEventListener("pagehide", () => {
+      for (const id of this.#take()) api.remove(id, { keepalive: true }).catch(() => {});
+    });
   }
 
   /** Whether a job looks as if it were deleted. */
@@ -45,21 +49,32 @@ export class Undo {
     document.querySelector(`[data-job="${first}"] .other`)?.focus();
   }
 
-  async #carryOut(options) {
+  async #carryOut() {
     if (toast.hasFocus()) document.getElementById("jobs").focus({ preventScroll: true });
-    const ids = [...this.#waiting];
-    for (const id of ids) this.#gone.add(id);
-    this.#waiting.clear();
-    for (const id of ids) {
-      await api.remove(id, options).catch((refusal) => this.#keep(id, refusal));
-    }
+    for (const id of this.#take()) await this.#delete(id);
     this.changed();
   }
 
-  /** Show a job again that could not be deleted; one that is gone already is as it should be. */
-  #keep(id, refusal) {
-    if (refusal.status === 404) return;
-    this.#gone.delete(id);
-    this.fail(refusal);
+  /** Return what is to be deleted now; it stays hidden. */
+  #take() {
+    const ids = [...this.#waiting];
+    for (const id of ids) this.#gone.add(id);
+    this.#waiting.clear();
+    return ids;
+  }
+
+  /** Delete a job, or show it again if that is refused; one that is gone is as it should be. */
+  async #delete(id) {
+    try {
+      await api.remove(id);
+    } catch (refusal) {
+      if (refusal.status === 404) return;
+      if (refusal.status === 429) {
+        await new Promise((done) => setTimeout(done, RATE_MS));
+        return this.#delete(id);
+      }
+      this.#gone.delete(id);
+      this.fail(refusal);
+    }
   }
 }
