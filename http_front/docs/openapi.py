@@ -125,8 +125,6 @@ def make_document(
             "version": "1",  # version of the API
             "description": _ABOUT,
         },
-        # A proxy may serve the API under a prefix; the document lies beside it.
-        "servers": [{"url": "."}],
         "paths": _paths(),
         "components": {"schemas": components | {"SubmitByFile": form}},
     }

@@ -248,6 +248,7 @@ async def test_the_button_and_the_model_are_in_view(
         await expect(visit.page.locator("#submit")).to_be_in_viewport(ratio=1)
         width = await visit.page.evaluate("document.scrollingElement.scrollWidth")
         assert width <= size[0]
+        await visit.keep(f"form-{size[0]}-{locale}")
 
 
 async def test_the_page_works_under_a_prefix_behind_a_proxy(
