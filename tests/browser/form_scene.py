@@ -6,18 +6,16 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from msgspec import structs
 from PIL import Image
 from playwright.async_api import Browser
 
 from broker.wire.errors import ErrorCode
 from broker.wire.job import JobSpec
-from broker.wire.model_profile import ModelProfile
-from broker.wire.replies import FrontReply, Refused
+from broker.wire.replies import FrontReply, ModelsFound, Refused
 from broker.wire.requests import FrontRequest, SubmitJob
 from tests.browser.visit import PROMPT, Visit, as_png, open_visit, stripes
-from tests.http_front.scripted_broker import ScriptedBroker, models_found
-from tests.http_front.serving import Served
+from tests.http_front.scripted_broker import ScriptedBroker
+from tests.http_front.serving import Served, serve
 
 _DRAG = """
 ([kind, content]) => {
@@ -45,19 +43,12 @@ class FormScene:
             yield visit
 
     def clear(self) -> None:
-        """Forget the jobs and the models of the test before."""
+        """Forget the jobs of the test before."""
         for jobs in (self.broker.history, self.broker.specs, self.broker.images):
             jobs.clear()
         for path in self.front.stored_images():
             path.unlink()
         self.broker.script = lambda _request: None
-        self.serve(ModelProfile())
-
-    def serve(self, profile: ModelProfile, stage_s: dict[str, float] | None = None) -> None:
-        """Serve a model; `stage_s` are the seconds of each stage that were measured."""
-        found = models_found(profile)
-        views = [structs.replace(view, typical_stage_s=stage_s or {}) for view in found.models]
-        self.broker.models = structs.replace(found, models=views)
 
     def refuse(self, code: ErrorCode, field: str | None = None) -> None:
         """Refuse every job from now on, with a message as the server writes them."""
@@ -75,9 +66,20 @@ class FormScene:
         return list(self.broker.specs.values())
 
     def image(self) -> Image.Image:
-        """The only picture that the server has got."""
-        (path,) = self.front.stored_images()
+        """The latest picture that the server has got."""
+        path = max(self.front.stored_images(), key=lambda path: path.stat().st_mtime_ns)
         return Image.open(io.BytesIO(path.read_bytes())).convert("RGB")
+
+
+@contextlib.asynccontextmanager
+async def form_scene(
+    browser: Browser, folder: Path, run_dir: Path, models: ModelsFound
+) -> AsyncIterator[FormScene]:
+    """Serve the page, with a broker that has these models from the start."""
+    async with ScriptedBroker(run_dir) as broker:
+        broker.models = models
+        async with serve(folder, broker.addresses) as front:
+            yield FormScene(broker, front, browser)
 
 
 async def send(visit: Visit, number: int = 1) -> None:

@@ -9,20 +9,30 @@ import aiohttp
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from msgspec import structs
 from playwright.async_api import Browser, FilePayload, expect
 
 from broker.wire.errors import ErrorCode
 from broker.wire.model_profile import ModelProfile
 from tests.browser.axe import violations
-from tests.browser.form_scene import FormScene, fill, send
+from tests.browser.form_scene import FormScene, fill, form_scene, send
 from tests.browser.visit import PROMPT, as_png, open_visit, stripes
-from tests.http_front.scripted_broker import ScriptedBroker
+from tests.http_front.scripted_broker import ScriptedBroker, models_found
 from tests.http_front.serving import serve
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 TIMES = "\u00d7"
 LOCALES = ("en-GB", "zh-CN")
+MEASURED = structs.replace(
+    found := models_found(ModelProfile(is_demo=True)),
+    models=[
+        structs.replace(
+            found.models[0],
+            typical_stage_s={"encode": 20.0, "denoise": 520.0, "decode": 50.0, "save": 10.0},
+        )
+    ],
+)
 REFUSALS = (
     (ErrorCode.INVALID_FIELD, "num_frames"),
     (ErrorCode.INVALID_FIELD, "image_size"),
@@ -42,12 +52,19 @@ REFUSALS = (
 async def server(
     chromium: Browser, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[FormScene]:
-    folder = tmp_path_factory.mktemp("f")
-    async with (
-        ScriptedBroker(tmp_path_factory.mktemp("b")) as broker,
-        serve(folder, broker.addresses) as front,
-    ):
-        yield FormScene(broker, front, chromium)
+    folder, run_dir = (tmp_path_factory.mktemp(name) for name in "fb")
+    async with form_scene(chromium, folder, run_dir, models_found(ModelProfile())) as scene:
+        yield scene
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def measured(
+    chromium: Browser, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[FormScene]:
+    """The form of a demo model that has made a video."""
+    folder, run_dir = (tmp_path_factory.mktemp(name) for name in "fb")
+    async with form_scene(chromium, folder, run_dir, MEASURED) as scene:
+        yield scene
 
 
 @pytest.fixture
@@ -217,29 +234,27 @@ async def test_a_number_that_is_none_is_refused(scene: FormScene) -> None:
 
 
 async def test_the_estimate_follows_the_settings_and_needs_a_measurement(
-    scene: FormScene,
+    scene: FormScene, measured: FormScene
 ) -> None:
     async with scene.visit() as visit:
+        await expect(visit.page.locator("#served")).to_have_text(ModelProfile().name)
+        await expect(visit.page.locator("#estimate")).to_be_hidden()
+    async with measured.visit() as visit:
         estimate = visit.page.locator("#estimate")
-        await expect(estimate).to_be_hidden()
-        stages = {"encode": 20.0, "denoise": 520.0, "decode": 50.0, "save": 10.0}
-        scene.serve(ModelProfile(), stage_s=stages)
-        await visit.reload()
         await expect(estimate).to_have_text("Takes about 10 min")
         await visit.page.locator("label", has_text=f"{TIMES}4").click()
         await expect(estimate).to_have_text("4 videos, about 40 min together")
         await visit.page.click("label:has(#preset-draft)")
-        await expect(estimate).to_have_text("4 videos, about 7 min together")
+        await expect(estimate).to_have_text("4 videos, about 8 min together")
 
 
 @pytest.mark.parametrize("size", [(1440, 900), (390, 844)])
 @pytest.mark.parametrize("locale", LOCALES)
 async def test_the_button_and_the_model_are_in_view(
-    scene: FormScene, size: tuple[int, int], locale: str
+    measured: FormScene, size: tuple[int, int], locale: str
 ) -> None:
     viewport = {"width": size[0], "height": size[1]}
-    scene.serve(ModelProfile(is_demo=True))
-    async with scene.visit(locale, viewport=viewport) as visit:
+    async with measured.visit(locale, viewport=viewport) as visit:
         await expect(visit.page.locator("#submit")).to_be_in_viewport(ratio=1)
         said = "blurred on purpose" if locale == "en-GB" else "本来就模糊"
         await expect(visit.page.locator(".bar")).to_contain_text(said)
@@ -308,11 +323,9 @@ STATES = ("empty", "filled", "open", "wrong")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("locale", LOCALES)
 async def test_every_state_of_the_form_is_accessible(
-    scene: FormScene, locale: str, scheme: str
+    measured: FormScene, locale: str, scheme: str
 ) -> None:
-    stages = {"encode": 20.0, "denoise": 520.0, "decode": 50.0, "save": 10.0}
-    scene.serve(ModelProfile(), stage_s=stages)
-    async with scene.visit(locale, color_scheme=scheme) as visit:
+    async with measured.visit(locale, color_scheme=scheme) as visit:
         for state in STATES:
             if state == "filled":
                 await visit.drop(as_png(stripes(300, 90)))

@@ -2,6 +2,9 @@
 
 import { regionOf } from "./images.js";
 
+// A size in multiples of 16 pixels never has quite the picture's own ratio.
+const NEARLY_WHOLE = 0.015;
+
 export class Crop {
   #frame;
   #image;
@@ -47,7 +50,8 @@ export class Crop {
     if (!this.#item) return 0;
     const { naturalWidth, naturalHeight } = this.#item.image;
     const { width, height } = regionOf(this.#item.image, this.#size, 0);
-    return 1 - (width * height) / (naturalWidth * naturalHeight);
+    const share = 1 - (width * height) / (naturalWidth * naturalHeight);
+    return share < NEARLY_WHOLE ? 0 : share;
   }
 
   get #axis() {
@@ -65,7 +69,7 @@ export class Crop {
     const at = (this.#item?.at ?? 0.5) * 100;
     this.#image.style.objectPosition = `${at}% ${at}%`; // only one side is ever cut
     this.#slider.value = at;
-    const isCut = this.share >= 0.005;
+    const isCut = this.share > 0;
     this.#slider.hidden = !isCut;
     this.#frame.dataset.moves = isCut ? this.#axis : "";
   }
@@ -79,7 +83,7 @@ export class Crop {
   }
 
   #drag(event) {
-    if (this.share < 0.005 || event.button !== 0) return;
+    if (!this.share || event.button !== 0) return;
     const axis = this.#axis;
     const from = this.#item.at;
     const hiddenPx = this.#hiddenPx(axis);

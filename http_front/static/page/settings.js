@@ -58,7 +58,11 @@ export class Settings {
 
   /** Whether each setting is the model's default. */
   get areDefault() {
-    return [...this.#controls.values()].every(({ box, isDefault }) => box.hidden || isDefault());
+    const isUsual = (control) =>
+      control === this.#size
+        ? control.get() === this.#shaped(this.#usualSize)
+        : control.box.hidden || control.isDefault();
+    return [...this.#controls.values()].every(isUsual);
   }
 
   /** Offer the models that the server serves now; one alone needs no choice. */
