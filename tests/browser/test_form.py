@@ -338,4 +338,5 @@ async def test_every_state_of_the_form_is_accessible(
                 await visit.page.select_option("[name=image_size]", "other")
                 await visit.page.click("#submit")
             await visit.keep(f"form-{state}-{locale}-{scheme}")
-            assert not await violations(visit.page), state
+            found = await violations(visit.page)
+            assert not found, f"{state}: {found}"
