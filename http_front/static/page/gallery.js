@@ -44,10 +44,9 @@ export class Gallery {
     this.announce = announce;
     // A card's refusal is said where its button was pressed, not in the form.
     this.fail = (refusal) => (refusal.status === 401 ? fail(refusal) : toast(refusal.message));
-    const changed = () => this.refresh().catch(this.fail);
-    this.#undo = new Undo({ changed, fail: this.fail });
+    this.#undo = new Undo({ changed: () => this.#update(), fail: this.fail });
     this.#compare = new Compare({ fail: this.fail });
-    this.#filter = new Filter(() => this.#search());
+    this.#filter = new Filter(() => this.#update());
     this.#selection = new Selection({
       cards: () => this.#shown(),
       compare: (cards) => this.#compare.open(cards),
@@ -101,8 +100,8 @@ export class Gallery {
     this.refresh().catch(this.fail);
   }
 
-  /** Show what matches among the present cards, then what is found among the older jobs. */
-  #search() {
+  /** Show what is to be shown of the present cards, then what the server has. */
+  #update() {
     this.#present();
     this.refresh().catch(this.fail);
   }
