@@ -277,6 +277,7 @@ class Broker:
             reason=reason,
             eta_s=eta_s,
             spec=job.spec,
+            image=job.image if job.needs_images else None,
         )
 
     async def _on_report(self, parts: list[bytes]) -> None:

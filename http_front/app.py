@@ -9,7 +9,7 @@ from http_front.access.key_guard import make_key_guard
 from http_front.access.origin_check import add_cors_headers, make_origin_check
 from http_front.config import FrontConfig
 from http_front.docs import doc_routes
-from http_front.files import file_routes
+from http_front.files import file_routes, input_routes
 from http_front.images.fetch import ImageSource, make_source
 from http_front.images.guarded_http import GuardedHttp
 from http_front.live.progress_socket import close_all, progress
@@ -92,6 +92,7 @@ def _add_routes(app: web.Application, with_keys: bool) -> None:
         ]
     )
     file_routes.add_routes(app)
+    input_routes.add_routes(app)
     openai_routes.add_routes(app)
     doc_routes.add_routes(app, with_keys=with_keys)
     page.add_routes(app)

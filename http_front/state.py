@@ -17,6 +17,7 @@ from broker.wire.job_view import JobView
 from http_front.broker_client import BrokerClient
 from http_front.config import FrontConfig
 from http_front.files.stored_files import StoredFiles
+from http_front.files.video_names import VideoNames
 from http_front.images.decode import ImageDecoder
 from http_front.images.fetch import ImageSource
 from http_front.images.guarded_http import GuardedHttp
@@ -44,6 +45,7 @@ class Front:
     models: KnownModels
     statuses: StatusCache
     files: StoredFiles
+    names: VideoNames
     partial_dir: Path
     """Folder for images that are still being received or decoded."""
     callbacks: CallbackSender | None
@@ -87,6 +89,7 @@ async def open_front(
             images=KnownImages(),
             models=KnownModels(broker, time.monotonic),
             files=files,
+            names=VideoNames(broker),
             statuses=statuses,
             partial_dir=partial_dir,
             callbacks=callbacks,

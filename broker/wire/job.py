@@ -21,7 +21,8 @@ MAX_SEED = 2**63 - 1
 
 MODEL_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 JOB_ID_PATTERN = "[0-9a-f]{32}"
-IMAGE_PATTERN = r"[0-9a-f]{64}\.ppm"
+IMAGE_PATTERN = r"[0-9a-f]{64}\.(?:webp|ppm)"
+"""Earlier versions stored images as PPM."""
 _SIZE = re.compile(r"([0-9]{1,5})[*x]([0-9]{1,5})")
 _FORBIDDEN_TEXT = re.compile(r"[\x00\ud800-\udfff]")
 

@@ -65,6 +65,8 @@ class JobView(JobFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """1 is next."""
     spec: JobSpec | None = None
     """In replies only, since it never changes."""
+    image: str | None = None
+    """File name in the inputs folder; in replies only, and None once the image is removed."""
     expires_at: float | None = None
     """When an ended job will be removed; None until it ends, and while it is kept."""
     kept: bool = False

@@ -25,6 +25,7 @@ from http_front.docs.openapi_parts import (
 )
 from http_front.docs.operation_names import complete
 from http_front.files.file_routes import CONTENT_TYPES
+from http_front.files.input_routes import INPUT
 from http_front.models.profile_fields import TextLimits, narrowed
 from http_front.openai.openai_schema import create_type
 from http_front.video.idempotency import HEADER
@@ -67,6 +68,7 @@ _FILES = {
     VIDEO: "a video",
     POSTER: "one frame of a video",
     SPRITES: "ten frames of a video in two rows of five",
+    INPUT: "the picture of a job",
 }
 
 _IDEMPOTENCY_KEY = {
@@ -150,7 +152,8 @@ def _with_files(spec: Schema) -> Schema:
     form["properties"]["image"] = {
         "type": "string",
         "format": "binary",
-        "description": "JPEG, PNG or WebP; 64 to 8192 pixels per side; at most 20 MiB.",
+        "description": "JPEG, PNG, WebP, GIF (first frame) or AVIF; 64 to 8192 pixels per side; at "
+        "most 20 MiB.",
     }
     form["properties"]["last_image"] = {
         "type": "string",
@@ -215,7 +218,7 @@ def _paths() -> Schema:
         },
         **openai_paths.paths(_IDEMPOTENCY_KEY),
         "/video/progress": {"get": _progress()},
-        **{f"/videos/{{requestId}}{ending}": {"get": _file(ending)} for ending in CONTENT_TYPES},
+        **{f"/videos/{{requestId}}{ending}": {"get": _file(ending)} for ending in _FILES},
         "/health": {
             "get": operation(
                 "Check whether the server runs jobs",
@@ -284,7 +287,7 @@ def _progress() -> Schema:
 
 
 def _file(ending: str) -> Schema:
-    responses = file_responses(CONTENT_TYPES[ending])
+    responses = file_responses(CONTENT_TYPES.get(ending, "image/webp"))
     return operation(f"Download {_FILES[ending]}", responses, parameters=[_id_parameter("path")])
 
 

@@ -79,8 +79,18 @@ async def send_file(request: web.Request, job_id: str, ending: str) -> web.Strea
     if owner(request) is not None:
         await front.broker.ask(GetJob(job_id=job_id, owner=owner(request)))
     name = f"{VIDEOS}/{job_id}{ending}"
-    headers = {"Content-Security-Policy": _POLICY, "Content-Type": CONTENT_TYPES[ending]}
-    store = front.files.store
+    named = await front.names.disposition(job_id) if ending == VIDEO else None
+    return await send_stored(request, name, CONTENT_TYPES[ending], named)
+
+
+async def send_stored(
+    request: web.Request, name: str, content_type: str, disposition: str | None = None
+) -> web.StreamResponse:
+    """Respond with a file of the store, as `send_file` does, once its owner is checked."""
+    headers = {"Content-Security-Policy": _POLICY, "Content-Type": content_type}
+    if disposition is not None:
+        headers["Content-Disposition"] = disposition
+    store = request.app[FRONT].files.store
     if isinstance(store, FolderStore):
         return _send_from_folder(request, store.local(name), headers)
     assert isinstance(store, ObjectStore), store

@@ -60,10 +60,10 @@ Outcome = ImageDecoded | ImageRefused | NoSpaceLeft
 
 
 class ImageDecoder:
-    """Turns untrusted images into stored PPM files, named by their SHA-256.
+    """Turns untrusted images into stored WebP files, named by the SHA-256 of their pixels.
 
     Args:
-        files: Stores the PPM files.
+        files: Stores the WebP files.
         wall_limit_s: Time limit for one image.
     """
 
@@ -88,12 +88,12 @@ class ImageDecoder:
             FrontError: If the image cannot be used, the disk is full, or the store cannot be
                 reached.
         """
-        target = self._partial_dir / f"{secrets.token_hex(16)}.ppm"
+        target = self._partial_dir / f"{secrets.token_hex(16)}.webp"
         try:
             outcome = await self._decode(DecodeImage(source=str(source), target=str(target)), owner)
             match outcome:
                 case ImageDecoded():
-                    name = f"{outcome.sha256}.ppm"
+                    name = f"{outcome.sha256}.webp"
                     moves = [Move(target, f"{INPUTS}/{name}", is_synced=True)]
                     await self._files.call(lambda: self._files.store.put(moves))
                     return StoredImage(name, outcome.width_px, outcome.height_px)

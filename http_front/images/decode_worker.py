@@ -37,7 +37,7 @@ MEMORY_LIMIT_BYTES = 2 << 30
 FILE_LIMIT_BYTES = 256 << 20
 CPU_LIMIT_S = 10
 
-_FORMATS = ("JPEG", "PNG", "WEBP")
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF")
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -108,24 +108,28 @@ def stored_size(width_px: int, height_px: int) -> tuple[int, int]:
 
 
 def save(picture: Image.Image, target: Path) -> str:
-    """Write the pixels without metadata, sync the file, and return its SHA-256.
+    """Write the pixels without metadata, sync the file, and return the SHA-256 of the pixels.
 
-    The format is PPM: compressing a photo as PNG takes longer than all other work on it, and saves
-    only half of the space.
+    The format is WebP without loss, by its fastest method: half of the bytes of a photo, and a
+    third of the time of PNG. The hash is that of a PPM file, so that it does not depend on the
+    encoder.
     """
-    with target.open("w+b") as file:
-        picture.save(file, "PPM")
+    with target.open("wb") as file:
+        picture.save(
+            file, "WEBP", lossless=True, quality=0, method=0, exif=b"", icc_profile=b"", xmp=b""
+        )
         file.flush()
         os.fsync(file.fileno())
-        file.seek(0)
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256(b"P6\n%d %d\n255\n" % picture.size)
+    digest.update(picture.tobytes())
+    return digest.hexdigest()
 
 
 def _open(path: Path) -> Image.Image:
     try:
         return Image.open(path, formats=_FORMATS)
     except UnidentifiedImageError as error:
-        raise UnusableImageError("the image is not a JPEG, PNG or WebP file") from error
+        raise UnusableImageError("the image is not a JPEG, PNG, WebP, GIF or AVIF file") from error
 
 
 def _check_size(width_px: int, height_px: int) -> None:

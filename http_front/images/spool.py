@@ -16,7 +16,7 @@ MAX_IMAGE_BYTES = 20 << 20
 _MEMORY_BYTES = 1 << 16
 _STALE_AFTER_S = 3600.0
 # Images on their way in, and decoded ones before they are named by their content.
-_OWN = re.compile(r"[0-9a-f]{32}\.(upload|ppm)")
+_OWN = re.compile(r"[0-9a-f]{32}\.(upload|webp|ppm)")
 
 
 class Spool:

@@ -75,7 +75,7 @@ class SubmitByUrl(SubmitByFile, frozen=True, kw_only=True, forbid_unknown_fields
         Meta(
             min_length=1,
             description="Image URL: http or https with at most 2048 characters, or a `data:` URL. "
-            "JPEG, PNG or WebP; 64 to 8192 pixels per side.",
+            "JPEG, PNG, WebP, GIF (first frame) or AVIF; 64 to 8192 pixels per side.",
             extra_json_schema={"pattern": "^(https?://|data:image/)", "examples": [EXAMPLE_IMAGE]},
         ),
     ]

@@ -189,7 +189,10 @@ class ScriptedBroker:
         return JobFound(job=self._with_spec(views[-1]))
 
     def _with_spec(self, view: JobView) -> JobView:
-        return msgspec.structs.replace(view, spec=self.specs.get(view.job_id))
+        job_id = view.job_id
+        return msgspec.structs.replace(
+            view, spec=self.specs.get(job_id), image=self.images.get(job_id)
+        )
 
     def _accept(self, request: SubmitJob) -> JobView:
         self.specs[request.job_id] = request.spec

@@ -1,5 +1,6 @@
 """Decoding of large images and of CMYK images, called without the child process."""
 
+import hashlib
 import io
 import time
 from pathlib import Path
@@ -72,6 +73,39 @@ def test_a_small_photo_keeps_every_pixel(tmp_path: Path) -> None:
     assert save(decoded(tmp_path, PHOTO.read_bytes()), tmp_path / "stored")
     with Image.open(tmp_path / "stored") as stored:
         assert ImageChops.difference(stored, decode(PHOTO)).getbbox() is None
+
+
+def test_a_photo_is_stored_in_fewer_bytes_under_the_hash_of_its_pixels(tmp_path: Path) -> None:
+    """The hash is that of the PPM file of earlier versions, so that they share their images."""
+    photo = decode(PHOTO)
+    digest = save(photo, tmp_path / "stored")
+    photo.save(tmp_path / "ppm", "PPM")
+    assert digest == hashlib.sha256((tmp_path / "ppm").read_bytes()).hexdigest()
+    assert (tmp_path / "stored").stat().st_size < (tmp_path / "ppm").stat().st_size / 2
+    with Image.open(tmp_path / "stored") as stored, Image.open(tmp_path / "ppm") as before:
+        assert (stored.mode, stored.size) == (before.mode, before.size)
+        assert stored.tobytes() == before.tobytes(), "the ranks see other pixels"
+
+
+@pytest.mark.parametrize("kind", ["GIF", "AVIF"])
+def test_the_first_frame_of_other_formats_is_taken(tmp_path: Path, kind: str) -> None:
+    frames = [Image.new("RGB", (96, 64), colour) for colour in (RED, GREEN, BLUE)]
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=100)
+    stored = decoded(tmp_path, data)
+    assert (stored.mode, stored.size) == ("RGB", (96, 64))
+    assert_quarters(stored, RED, RED, RED, RED)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "AVIF"])
+def test_other_formats_have_the_same_limits(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(UnusableImageError, match="at most 40000000 in total are allowed"):
+        decoded(tmp_path, encoded(Image.new("L", (8000, 5001)), kind))
+
+
+def test_a_transparent_gif_is_white_behind(tmp_path: Path) -> None:
+    image = Image.new("P", (64, 64), 1)
+    image.putpalette([*BLUE, *RED])
+    assert_quarters(decoded(tmp_path, encoded(image, "GIF", transparency=1)), *[WHITE] * 4)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])

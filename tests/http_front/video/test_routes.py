@@ -147,7 +147,7 @@ async def test_the_operator_decides_how_long_prompts_may_be(
             None,
             'image is the text "boat.jpg", not a file; with curl, write -F image=@',
         ),
-        ("image", "boat.jpg", "the image is not a JPEG, PNG or WebP file"),
+        ("image", "boat.jpg", "the image is not a JPEG, PNG, WebP, GIF or AVIF file"),
     ],
 )
 async def test_the_name_of_a_file_in_place_of_the_file_is_recognised(
