@@ -1,7 +1,7 @@
 // Calls the server's API, with the API key if there is one.
 
 import { sentenceOf } from "./refusals.js";
-import { key } from "./store.js";
+import { key, sentPictures } from "./store.js";
 
 // The server's limit for one page.
 const MAX_PAGE = 100;
@@ -77,7 +77,9 @@ export async function submit(pictures, settings) {
     form.append(typeof picture === "string" ? `${name}_url` : name, picture);
   }
   const response = await call("/video/submit", { method: "POST", body: form });
-  return (await response.json()).requestId;
+  const id = (await response.json()).requestId;
+  sentPictures.keep(id, pictures);
+  return id;
 }
 
 /** Return the latest jobs, newest first, and whether there are more. */

@@ -8,7 +8,7 @@ import { Feed } from "./feed.js";
 import { Filter } from "./filter.js";
 import { linkedJob, shareLink } from "./links.js";
 import { arrange } from "./order.js";
-import { tryAgain } from "./retry.js";
+import { needsSeed, tryAgain } from "./retry.js";
 import { Selection } from "./selection.js";
 import { thumbnails } from "./store.js";
 import { Tab } from "./tab.js";
@@ -185,9 +185,12 @@ export class Gallery {
   }
 
   async #retry(card) {
-    await tryAgain(card);
-    await this.refresh();
-    this.announce(text("submitted"));
+    if (await tryAgain(card)) {
+      await this.refresh();
+      this.announce(text("submitted", 1));
+    } else {
+      await this.actions.useSettings(card.job, { newSeed: needsSeed(card.job) });
+    }
   }
 
   #remove(cards) {
