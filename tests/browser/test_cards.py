@@ -185,7 +185,7 @@ async def test_each_card_has_a_heading_and_each_button_says_of_which_video(
         page = visit.page
         await expect(page.get_by_role("heading", level=3, name=SWAN)).to_be_visible()
         await page.get_by_role("button", name=f"Cancel: {SWAN}").wait_for()
-        for name in ("Play", "Download", "Another take", "More", "Keep"):
+        for name in ("Play", "Download", "Another take", "More", "Keep for good"):
             button = page.get_by_role("button", name=f"{name}: A small boat drifts", exact=False)
             await expect(button).to_be_visible()
 

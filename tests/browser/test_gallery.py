@@ -161,8 +161,8 @@ async def test_a_video_is_kept_until_it_is_let_go(
 ) -> None:
     job_id = scene.finished()
     keep, kept, let_go = {
-        "en-GB": ("Keep", "Kept for good", "Let it expire"),
-        "zh-CN": ("保留", "长期保留", "取消保留"),
+        "en-GB": ("Keep for good", "Kept for good", "Let it expire"),
+        "zh-CN": ("长期保留", "已长期保留", "取消保留"),
     }[locale]
     async with open_visit(chromium, scene.front.url, locale=locale) as visit:
         expiry = card_of(visit.page, job_id).locator(".expiry")
