@@ -2,6 +2,9 @@
 
 import { regionOf } from "./images.js";
 
+// A size in multiples of 16 pixels never has quite the picture's own ratio.
+const NEARLY_WHOLE = 0.015;
+
 export class Crop {
   #frame;
   #image;
@@ -47,7 +50,13 @@ export class Crop {
     if (!this.#item) return 0;
     const { naturalWidth, naturalHeight } = this.#item.image;
     const { width, height } = regionOf(this.#item.image, this.#size, 0);
-    return 1 - (width * height) / (naturalWidth * naturalHeight);
+    const share = 1 - (width * height) / (naturalWidth * naturalHeight);
+    return share < NEARLY_WHOLE ? 0 : share;
+  }
+
+  get #axis() {
+    const { naturalWidth, naturalHeight } = this.#item.image;
+    return naturalWidth * this.#size[1] > naturalHeight * this.#size[0] ? "x" : "y";
   }
 
   #move(at) {
@@ -60,23 +69,25 @@ export class Crop {
     const at = (this.#item?.at ?? 0.5) * 100;
     this.#image.style.objectPosition = `${at}% ${at}%`; // only one side is ever cut
     this.#slider.value = at;
-    const isCut = this.share >= 0.005;
+    const isCut = this.share > 0;
     this.#slider.hidden = !isCut;
-    this.#frame.classList.toggle("movable", isCut);
+    this.#frame.dataset.moves = isCut ? this.#axis : "";
+  }
+
+  /** How much longer the picture is than the frame, as it is shown. */
+  #hiddenPx(axis) {
+    const { width, height } = this.#frame.getBoundingClientRect();
+    const { naturalWidth, naturalHeight } = this.#item.image;
+    if (axis === "x") return (naturalWidth / naturalHeight) * height - width;
+    return (naturalHeight / naturalWidth) * width - height;
   }
 
   #drag(event) {
-    if (this.share < 0.005 || event.button !== 0) return;
-    const { x, y } = event;
+    if (!this.share || event.button !== 0) return;
+    const axis = this.#axis;
     const from = this.#item.at;
-    const box = this.#frame.getBoundingClientRect();
-    const { naturalWidth, naturalHeight } = this.#item.image;
-    const scale = Math.max(box.width / naturalWidth, box.height / naturalHeight);
-    const [across, down] = [naturalWidth * scale - box.width, naturalHeight * scale - box.height];
-    const move = (moved) => {
-      const way = across > down ? (moved.x - x) / across : (moved.y - y) / down;
-      this.#move(from - way);
-    };
+    const hiddenPx = this.#hiddenPx(axis);
+    const move = (moved) => this.#move(from - (moved[axis] - event[axis]) / hiddenPx);
     this.#frame.setPointerCapture(event.pointerId);
     this.#frame.addEventListener("pointermove", move);
     const stop = () => this.#frame.removeEventListener("pointermove", move);

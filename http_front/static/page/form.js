@@ -1,13 +1,15 @@
 // The form: the pictures, the prompt and the settings, what is wrong with them, and sending them.
 
 import * as api from "./api.js";
-import { countLetters, lengthOf } from "./controls.js";
+import { problemsOf } from "./checks.js";
+import { countLetters } from "./controls.js";
 import { estimateS } from "./estimate.js";
 import { models } from "./models.js";
 import { settingsIn } from "./mp4.js";
 import { Picture } from "./picture.js";
 import * as problems from "./problems.js";
 import { isOfValue } from "./refusals.js";
+import { jobsOf, sendAll } from "./sending.js";
 import { Settings } from "./settings.js";
 import * as store from "./store.js";
 import { Takes } from "./takes.js";
@@ -131,6 +133,7 @@ export class Form {
     this.settings.fill(values);
     this.#keepDraft();
     this.#form.scrollIntoView({ block: "start" });
+    this.#form.scrollTop = 0;
     this.#prompt.focus({ preventScroll: true });
   }
 
@@ -148,7 +151,7 @@ export class Form {
 
   /** Adapt the video's size to a new picture. */
   #turn(size) {
-    problems.clear(part("picture"));
+    for (const id of ["picture", "picture-url"]) problems.clear(part(id));
     part("examples").hidden = !this.#picture.isEmpty;
     this.settings.turn(size, { keepsSize: this.keepsSize });
   }
@@ -194,55 +197,38 @@ export class Form {
     try {
       await Promise.all([this.#picture.settled, this.#lastPicture.settled]);
       if (this.#findProblems()) return;
-      for (const { pictures, values, thumbnail } of await this.#jobs()) {
-        const id = await api.submit(pictures, values);
-        if (thumbnail) store.thumbnails.keep(id, thumbnail);
-        number += 1;
-      }
+      await sendAll(await this.#jobs(), () => (number += 1));
     } catch (refusal) {
       this.#refuse(refusal);
-      if (number) this.show(text("partly", number, this.#picture.count * this.#takes.number));
+      const all = this.#picture.count * this.#takes.number;
+      if (number) this.show(`${text("partly", number, all)} ${refusal.message}`);
     } finally {
       this.#busy(false);
       if (number) await this.submitted(number);
     }
   }
 
-  /** Return what to send for each video: of each picture as many as wanted. */
-  async #jobs() {
-    const size = this.settings.size();
-    const [last] = this.#takesLast ? await this.#lastPicture.sources(size) : [];
-    const values = { prompt: this.#prompt.value, ...this.settings.values() };
-    const sources = await this.#picture.sources(size);
-    return sources.flatMap(({ picture, thumbnail }) =>
-      Array.from({ length: this.#takes.number }, (_, number) => ({
-        pictures: { image: picture, ...(last && { last_image: last.picture }) },
-        values: { ...values, seed: this.settings.drawSeed(number) },
-        thumbnail,
-      })),
-    );
+  #jobs() {
+    return jobsOf({
+      picture: this.#picture,
+      lastPicture: this.#takesLast ? this.#lastPicture : null,
+      prompt: this.#prompt.value,
+      settings: this.settings,
+      number: this.#takes.number,
+    });
   }
 
   /** Show each problem of the form beside its field; return whether there is one. */
   #findProblems() {
-    const found = this.settings.problems();
-    const length = lengthOf(this.#prompt.value);
-    const { minLength: least, maxLength: most } = this.#fields.prompt;
-    if (this.#prompt.value.trim().length < least) {
-      found.unshift({ input: this.#prompt, sentence: text("promptShort", least) });
-    } else if (length > most) {
-      found.unshift({ input: this.#prompt, sentence: text("promptLong", length, most) });
-    }
-    const isLastNeeded = this.settings.model?.last_image === "required";
-    if (this.#takesLast) this.#checkPicture(this.#lastPicture, isLastNeeded && "lastMissing", found);
-    this.#checkPicture(this.#picture, "pictureMissing", found);
+    const found = problemsOf({
+      picture: this.#picture,
+      lastPicture: this.#takesLast ? this.#lastPicture : null,
+      prompt: this.#prompt,
+      limits: this.#fields.prompt,
+      settings: this.settings,
+    });
     this.#mark(found);
     return found.length > 0;
-  }
-
-  #checkPicture(picture, missing, found) {
-    const sentence = picture.problem || (picture.isEmpty && missing && text(missing));
-    if (sentence) found.unshift({ input: picture.input, sentence });
   }
 
   #mark(found) {

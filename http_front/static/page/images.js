@@ -3,6 +3,7 @@
 const SENT_AS_THEY_ARE = ["image/jpeg", "image/png", "image/webp"];
 const SMALL_BYTES = 4 * 2 ** 20;
 const LARGEST_SIDE_PX = 8192;
+const LEAST_SIDE_PX = 64;
 
 /**
  * Return a decoded picture, upright as its camera was held.
@@ -40,7 +41,8 @@ export async function prepare({ file, image, at }, size) {
   // The server crops in the middle, too.
   if (isPlain && longest <= LARGEST_SIDE_PX && at === 0.5) return file;
   const region = regionOf(image, size, at);
-  const scale = Math.min(1, size[0] / region.width);
+  const least = LEAST_SIDE_PX / Math.min(region.width, region.height);
+  const scale = Math.max(least, Math.min(1, size[0] / region.width));
   const canvas = await draw(image, region, scale);
   const blob = await new Promise((done) => canvas.toBlob(done, "image/png"));
   return new File([blob], `${file.name.replace(/\.\w+$/, "")}.png`, { type: "image/png" });

@@ -6,6 +6,7 @@ import { text } from "./texts.js";
 export function makeLoraControl(schema) {
   const box = document.createElement("fieldset");
   box.className = "field loras";
+  box.id = "setting-loras";
   box.hidden = true;
   const caption = document.createElement("legend");
   const list = document.createElement("div");

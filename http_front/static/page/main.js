@@ -61,7 +61,7 @@ async function loadModels() {
 }
 
 async function submitted(number) {
-  await gallery.refresh();
+  await gallery.refresh().catch(fail);
   announce(text("submitted", number));
   if (matchMedia("(max-width: 56rem)").matches) part("jobs").scrollIntoView();
 }

@@ -3,6 +3,7 @@
 import { makeControl } from "./controls.js";
 import { makeLoraControl } from "./loras.js";
 import { fieldsOf, modelNamed, models, takesSize } from "./models.js";
+import { addUsual } from "./negative.js";
 import { makePresets, presetsFor } from "./presets.js";
 import { ruleOf } from "./rules.js";
 import { hideUnused, markChanges, place } from "./sections.js";
@@ -21,6 +22,7 @@ export class Settings {
   #shapes;
   #model = document.getElementById("setting-model");
   #presets;
+  #usualNegative;
 
   /** `fields` are the server's fields of a job; `changed` is called after each change. */
   constructor(fields, { changed }) {
@@ -34,6 +36,10 @@ export class Settings {
     }
     this.#controls.set("loras", makeLoraControl(fields.loras));
     place(this.#controls);
+    this.#usualNegative = addUsual(
+      this.#controls.get("negative_prompt"),
+      () => this.model?.usual_negative_prompt,
+    );
     this.#presets = presetsFor(fields, null);
     makePresets(Object.keys(this.#presets), (name) => this.#usePreset(name));
     this.#shapes = new Shapes(() => this.#shape());
@@ -52,7 +58,11 @@ export class Settings {
 
   /** Whether each setting is the model's default. */
   get areDefault() {
-    return [...this.#controls.values()].every(({ box, isDefault }) => box.hidden || isDefault());
+    const isUsual = (control) =>
+      control === this.#size
+        ? control.get() === this.#shaped(this.#usualSize)
+        : control.box.hidden || control.isDefault();
+    return [...this.#controls.values()].every(isUsual);
   }
 
   /** Offer the models that the server serves now; one alone needs no choice. */
@@ -87,7 +97,8 @@ export class Settings {
     if (models().length) this.offerModels(values.model);
     this.#shapes.forget();
     for (const [name, control] of this.#controls) {
-      if (control === this.#size && values[name]) control.use(values[name].replace("x", "*"));
+      const isSize = control === this.#size && parseSize(values[name] ?? "") !== null;
+      if (isSize) control.use(values[name].replace("x", "*"));
       else control.set(values[name]);
     }
     this.#show();
@@ -194,6 +205,7 @@ export class Settings {
   #show() {
     hideUnused(this.#controls, this.model);
     markChanges(this.#controls);
+    this.#usualNegative.show();
     this.#shapes.mark(this.size());
     this.#markPreset();
     this.changed();

@@ -41,8 +41,6 @@ export class Shapes {
   /** Remember the size of a new picture; null if there is none any more. */
   set picture(size) {
     this.#picture = size;
-    if (size === null && this.#chosen === "picture") this.#chosen = "";
-    this.#radios.get("picture").disabled = size === null;
   }
 
   forget() {

@@ -55,7 +55,7 @@ export function makeSizeControl(firstUsual) {
       const size = parseSize(this.get());
       return size === null || Math.min(...size) < LEAST_PX || !takes(size);
     },
-    isDefault: () => control.get() === usual,
+    isDefault: () => control.get() === usual, // as it lay when the model was chosen
     get: () => (select.value === "other" ? custom.value.trim() : select.value),
     lists: (size) => size !== "other" && [...select.options].some(({ value }) => value === size),
     /** Set a size of the page's own making, which is offered in the list. */
