@@ -5,6 +5,8 @@ import { key, sentPictures } from "./store.js";
 
 // The server's limit for one page.
 const MAX_PAGE = 100;
+// With a key, a page of cards asks for its stills at half the usual rate limit.
+const BETWEEN_STILLS_MS = 200;
 
 /** An error from the server, with a message for people. */
 export class Refusal extends Error {
@@ -122,4 +124,15 @@ export async function download(path) {
 export async function loadable(path) {
   if (!key.get()) return relative(path);
   return URL.createObjectURL(await download(path));
+}
+
+let stills = Promise.resolve();
+
+/** Return a URL of a still as `loadable` does: one after another, since a key has a rate limit. */
+export function loadableStill(path) {
+  if (!key.get()) return loadable(path);
+  const still = stills.then(() => loadable(path));
+  const pause = () => new Promise((done) => setTimeout(done, BETWEEN_STILLS_MS));
+  stills = still.then(pause, pause);
+  return still;
 }
