@@ -94,3 +94,9 @@ async def shown(page: Page) -> list[str]:
         "(cards) => cards.map((card) => card.dataset.job)"
     )
     return ids
+
+
+async def stop_clock(page: Page) -> None:
+    """Stop the clock of new timers; the test moves it on."""
+    await page.clock.install()
+    await page.clock.pause_at(time.time() + 60)

@@ -14,7 +14,7 @@ from broker.wire.job import JobState
 from broker.wire.replies import HealthFound
 from broker.wire.requests import DeleteJob
 from tests.browser.axe import violations
-from tests.browser.gallery_scene import GalleryScene, card_of, shown
+from tests.browser.gallery_scene import GalleryScene, card_of, shown, stop_clock
 from tests.browser.visit import LIMIT_MS, open_visit
 from tests.http_front.scripted_broker import ScriptedBroker
 from tests.http_front.serving import serve
@@ -140,7 +140,7 @@ async def test_a_deletion_can_be_undone_for_ten_seconds(
     job_id = scene.finished()
     async with open_visit(chromium, scene.front.url, locale=locale) as visit:
         page = visit.page
-        await page.clock.install()
+        await stop_clock(page)
         await delete(page, job_id, clicks=2)
         await expect(card_of(page, job_id)).to_be_hidden()
         undo = page.get_by_role("button", name={"en-GB": "Undo", "zh-CN": "撤销"}[locale])

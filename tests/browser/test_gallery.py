@@ -10,7 +10,7 @@ from broker.wire.errors import ErrorCode
 from broker.wire.job import JobState
 from broker.wire.replies import Refused
 from broker.wire.requests import DeleteJob, KeepJob
-from tests.browser.gallery_scene import GalleryScene, card_of, shown
+from tests.browser.gallery_scene import GalleryScene, card_of, shown, stop_clock
 from tests.browser.visit import PROMPT, open_visit
 from tests.http_front.scripted_broker import ScriptedBroker
 from tests.http_front.serving import serve
@@ -83,7 +83,7 @@ async def test_many_videos_are_selected_and_deleted_with_one_undo(
     ended = {scene.finished(age_s=9), scene.add(JobState.CANCELLED, age_s=8)}
     async with open_visit(chromium, scene.front.url) as visit:
         page = visit.page
-        await page.clock.install()
+        await stop_clock(page)
         await page.click("#select-jobs")
         await expect(card_of(page, running).locator(".pick")).to_be_hidden()
         await page.get_by_role("button", name="Select all").click()
