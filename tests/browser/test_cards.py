@@ -145,17 +145,17 @@ async def test_a_deletion_can_be_undone_for_ten_seconds(
         await expect(card_of(page, job_id)).to_be_hidden()
         undo = page.get_by_role("button", name={"en-GB": "Undo", "zh-CN": "撤销"}[locale])
         await page.clock.run_for(9_000)
-        assert not scene.asked(DeleteJob)
+        assert not scene.deleted
         await undo.click()
         await expect(card_of(page, job_id)).to_be_visible()
         await page.clock.run_for(20_000)
-        assert not scene.asked(DeleteJob)
+        assert not scene.deleted
         await delete(page, job_id)
         await expect(undo).to_be_focused()
         async with page.expect_response(lambda answer: "/video/delete" in answer.url):
             await page.clock.run_for(10_500)
         await expect(undo).to_be_hidden()
-        assert scene.asked(DeleteJob) == [job_id]
+        assert scene.deleted == [job_id]
 
 
 async def test_who_leaves_the_page_has_not_undone_the_deletion(
@@ -171,7 +171,7 @@ async def test_who_leaves_the_page_has_not_undone_the_deletion(
         await visit.page.goto(f"{scene.front.url}/live")
         async with asyncio.timeout(LIMIT_MS / 1000):
             await deleted.wait()
-        assert scene.asked(DeleteJob) == [job_id]
+        assert scene.deleted == [job_id]
         await visit.open(scene.front.url)
         await expect(visit.page.locator("#no-jobs")).to_be_visible()
 

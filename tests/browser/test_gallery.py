@@ -9,7 +9,7 @@ from playwright.async_api import Browser, Page, expect
 from broker.wire.errors import ErrorCode
 from broker.wire.job import JobState
 from broker.wire.replies import Refused
-from broker.wire.requests import DeleteJob, KeepJob
+from broker.wire.requests import KeepJob
 from tests.browser.gallery_scene import GalleryScene, card_of, shown, stop_clock
 from tests.browser.visit import PROMPT, open_visit
 from tests.http_front.scripted_broker import ScriptedBroker
@@ -97,7 +97,7 @@ async def test_many_videos_are_selected_and_deleted_with_one_undo(
         await page.click("#selection .remove")
         await page.clock.run_for(11_000)
         await expect(visit.cards).to_have_count(1)
-        assert set(scene.asked(DeleteJob)) == ended
+        assert set(scene.deleted) == ended
 
 
 async def test_videos_are_compared_side_by_side_and_play_together(
