@@ -1,5 +1,6 @@
 """The journal: an SQLite file of jobs and their history, the one durable state of the server."""
 
+import logging
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,13 +22,15 @@ from broker.errors import (
     UnfitJournalError,
 )
 from broker.journal import pending_callbacks as callbacks
+from broker.journal.documents import read_job
 from broker.journal.tables import migrate
 from broker.store.store import REFUSED_WRITES, sync_folder
 from broker.wire.model_profile import ModelProfile
 from broker.wire.replies import Callback
 
+logger = logging.getLogger(__name__)
+
 _HISTORY_KEPT_S = 7 * 86_400.0
-_DOCUMENT = msgspec.json.Decoder(Job)
 _PROFILE = msgspec.json.Decoder(ModelProfile)
 
 _SAVE = """
@@ -46,6 +49,15 @@ _SAVE_KEPT = """
 
 Change = SaveModel | DropModel | SaveKept
 """A change besides those of jobs."""
+
+
+def _profile(document: str) -> ModelProfile | None:
+    try:
+        return _PROFILE.decode(document)
+    except msgspec.ValidationError as error:
+        # Its groups report it again.
+        logger.warning("forgot a model that another version has written: %s", error)
+        return None
 
 
 class Journal:
@@ -79,16 +91,23 @@ class Journal:
                 raise
 
     def load(self) -> list[Job]:
-        """Return every job, the earliest submission first."""
+        """Return every job, the earliest submission first.
+
+        One that another version wrote and this one cannot read in full has failed.
+        """
         with self._translated():
-            rows = self._connection.execute("SELECT document FROM jobs ORDER BY number")
-            return [_DOCUMENT.decode(document).restored() for (document,) in rows]
+            rows = self._connection.execute("SELECT number, document FROM jobs ORDER BY number")
+            read = [read_job(number, document) for number, document in rows]
+        if failed := [job for job, is_changed in read if is_changed]:
+            with suppress(JournalFullError):  # the next start writes them
+                self.write(failed)
+        return [job.restored() for job, _ in read]
 
     def load_models(self) -> list[ModelProfile]:
-        """Return the profile of every model, the first known one first."""
+        """Return the profile of every model that can be read, the first known one first."""
         with self._translated():
             rows = self._connection.execute("SELECT document FROM models ORDER BY number")
-            return [_PROFILE.decode(document) for (document,) in rows]
+            return [profile for (document,) in rows if (profile := _profile(document)) is not None]
 
     def load_kept(self) -> dict[int, float | None]:
         """Return by number which jobs are kept (None), or since when they are not any more."""

@@ -38,6 +38,7 @@ class ErrorCode(Enum):
     NOT_FINITE = "not_finite"  # the model computed NaN or infinity
     LORA_INVALID = "lora_invalid"  # a LoRA has changed since, or cannot be merged
     SAVE_FAILED = "save_failed"  # the video could not be written
+    OTHER_VERSION = "other_version"  # the journal holds what only another version can read
     GROUP_LOST = "group_lost"  # its group died in every attempt
 
 

@@ -13,6 +13,7 @@ from broker.store.store import POSTER, SPRITES, VIDEO
 from broker.wire.job import JobSpec, JobState, Stage
 from broker.wire.job_view import JobView
 from broker.wire.replies import HealthFound
+from broker.wire.requests import DeleteJob
 from tests.browser.test_videos import HEIGHT_PX, WIDTH_PX, write_video
 from tests.browser.visit import PROMPT
 from tests.http_front.scripted_broker import ScriptedBroker
@@ -56,7 +57,11 @@ class GalleryScene:
     def finished(self, prompt: str = PROMPT, **of: Any) -> str:
         """Add a job with a video that is kept for six more days."""
         stage_s = {"queue": 5.0, "encode": 6.0, "denoise": 32.0, "decode": 4.0}
-        kept = {"expires_at": self._now_s + 6 * DAY_S, "stage_s": stage_s, "progress": 1.0}
+        kept: dict[str, Any] = {
+            "expires_at": self._now_s + 6 * DAY_S,
+            "stage_s": stage_s,
+            "progress": 1.0,
+        }
         job_id = self.add(JobState.SUCCEED, prompt, **(kept | of))
         view = self.broker.history[job_id][-1]
         self.broker.history[job_id] = [msgspec.structs.replace(view, video=f"{job_id}{VIDEO}")]
@@ -66,12 +71,19 @@ class GalleryScene:
         return job_id
 
     def running(self, prompt: str = PROMPT, **of: Any) -> str:
-        at = {"stage": Stage.DENOISE, "step": 12, "num_steps": 30, "progress": 0.4, "eta_s": 90.0}
+        at: dict[str, Any] = {
+            "stage": Stage.DENOISE,
+            "step": 12,
+            "num_steps": 30,
+            "progress": 0.4,
+            "eta_s": 90.0,
+        }
         return self.add(JobState.IN_PROGRESS, prompt, **(at | of))
 
-    def asked(self, kind: type) -> list[str]:
-        """The ids of the jobs that requests of this kind named."""
-        return [request.job_id for request in self.broker.asked if isinstance(request, kind)]
+    @property
+    def deleted(self) -> list[str]:
+        """The jobs that the page has deleted."""
+        return [asked.job_id for asked in self.broker.asked if isinstance(asked, DeleteJob)]
 
     def _by_age(self) -> None:
         """Put the jobs into the order in which a real broker lists them."""
@@ -94,3 +106,9 @@ async def shown(page: Page) -> list[str]:
         "(cards) => cards.map((card) => card.dataset.job)"
     )
     return ids
+
+
+async def stop_clock(page: Page) -> None:
+    """Stop the clock of new timers; the test moves it on."""
+    await page.clock.install()
+    await page.clock.pause_at(time.time() + 60)

@@ -14,7 +14,7 @@ from broker.wire.job import JobState
 from broker.wire.replies import HealthFound
 from broker.wire.requests import DeleteJob
 from tests.browser.axe import violations
-from tests.browser.gallery_scene import GalleryScene, card_of, shown
+from tests.browser.gallery_scene import GalleryScene, card_of, shown, stop_clock
 from tests.browser.visit import LIMIT_MS, open_visit
 from tests.http_front.scripted_broker import ScriptedBroker
 from tests.http_front.serving import serve
@@ -140,22 +140,22 @@ async def test_a_deletion_can_be_undone_for_ten_seconds(
     job_id = scene.finished()
     async with open_visit(chromium, scene.front.url, locale=locale) as visit:
         page = visit.page
-        await page.clock.install()
+        await stop_clock(page)
         await delete(page, job_id, clicks=2)
         await expect(card_of(page, job_id)).to_be_hidden()
         undo = page.get_by_role("button", name={"en-GB": "Undo", "zh-CN": "撤销"}[locale])
         await page.clock.run_for(9_000)
-        assert not scene.asked(DeleteJob)
+        assert not scene.deleted
         await undo.click()
         await expect(card_of(page, job_id)).to_be_visible()
         await page.clock.run_for(20_000)
-        assert not scene.asked(DeleteJob)
+        assert not scene.deleted
         await delete(page, job_id)
         await expect(undo).to_be_focused()
         async with page.expect_response(lambda answer: "/video/delete" in answer.url):
             await page.clock.run_for(10_500)
         await expect(undo).to_be_hidden()
-        assert scene.asked(DeleteJob) == [job_id]
+        assert scene.deleted == [job_id]
 
 
 async def test_who_leaves_the_page_has_not_undone_the_deletion(
@@ -171,7 +171,7 @@ async def test_who_leaves_the_page_has_not_undone_the_deletion(
         await visit.page.goto(f"{scene.front.url}/live")
         async with asyncio.timeout(LIMIT_MS / 1000):
             await deleted.wait()
-        assert scene.asked(DeleteJob) == [job_id]
+        assert scene.deleted == [job_id]
         await visit.open(scene.front.url)
         await expect(visit.page.locator("#no-jobs")).to_be_visible()
 
@@ -185,7 +185,7 @@ async def test_each_card_has_a_heading_and_each_button_says_of_which_video(
         page = visit.page
         await expect(page.get_by_role("heading", level=3, name=SWAN)).to_be_visible()
         await page.get_by_role("button", name=f"Cancel: {SWAN}").wait_for()
-        for name in ("Play", "Download", "Another take", "More", "Keep"):
+        for name in ("Play", "Download", "Another take", "More", "Keep for good"):
             button = page.get_by_role("button", name=f"{name}: A small boat drifts", exact=False)
             await expect(button).to_be_visible()
 

@@ -150,7 +150,7 @@ async def test_a_finished_job_shows_its_poster_and_is_downloaded(
     async with visit.page.expect_download() as started:
         await card.get_by_role("button", name="Download").click()
     download = await started.value
-    assert download.suggested_filename == "A-small-boat-drifts-over-a-calm-bay-7.mp4"
+    assert download.suggested_filename == "A small boat drifts over a calm bay (seed 7).mp4"
     await download.save_as(tmp_path / "saved.mp4")
     original = front.videos / f"{job_id}.mp4"
     assert (tmp_path / "saved.mp4").read_bytes() == original.read_bytes()

@@ -27,6 +27,7 @@ ONLY_OF_JOBS = {
     "lora_invalid",
     "save_failed",
     "group_lost",
+    "other_version",
 }
 
 

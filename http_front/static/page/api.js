@@ -1,10 +1,12 @@
 // Calls the server's API, with the API key if there is one.
 
 import { sentenceOf } from "./refusals.js";
-import { key } from "./store.js";
+import { key, sentPictures } from "./store.js";
 
 // The server's limit for one page.
 const MAX_PAGE = 100;
+// With a key, a page of cards asks for its stills at half the usual rate limit.
+const BETWEEN_STILLS_MS = 200;
 
 /** An error from the server, with a message for people. */
 export class Refusal extends Error {
@@ -77,7 +79,9 @@ export async function submit(pictures, settings) {
     form.append(typeof picture === "string" ? `${name}_url` : name, picture);
   }
   const response = await call("/video/submit", { method: "POST", body: form });
-  return (await response.json()).requestId;
+  const id = (await response.json()).requestId;
+  sentPictures.keep(id, pictures);
+  return id;
 }
 
 /** Return the latest jobs, newest first, and whether there are more. */
@@ -120,4 +124,15 @@ export async function download(path) {
 export async function loadable(path) {
   if (!key.get()) return relative(path);
   return URL.createObjectURL(await download(path));
+}
+
+let stills = Promise.resolve();
+
+/** Return a URL of a still as `loadable` does: one after another, since a key has a rate limit. */
+export function loadableStill(path) {
+  if (!key.get()) return loadable(path);
+  const still = stills.then(() => loadable(path));
+  const pause = () => new Promise((done) => setTimeout(done, BETWEEN_STILLS_MS));
+  stills = still.then(pause, pause);
+  return still;
 }

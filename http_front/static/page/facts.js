@@ -6,6 +6,8 @@ import { clock, duration, text, textOr } from "./texts.js";
 
 const DAY_S = 86_400;
 const LONGEST_FILE_NAME = 60;
+// What file systems do not take, and characters without a shape of their own.
+const UNSAFE = /[\\/:*?"<>|%\s\p{Cc}\p{Cf}]+/gu;
 const ENDED = ["Succeed", "Failed", "Cancelled"];
 
 export const isEnded = (job) => ENDED.includes(job?.status);
@@ -79,11 +81,12 @@ export function expiryOf(job) {
   return { sentence: text("keptUntil", clock(job.expires_at)), isNear: false };
 }
 
-/** What the video is called as a file, without its ending: the prompt, as far as it fits, and the seed. */
+/** What the video is called as a file, without its ending; the server calls it the same. */
 export function fileNameOf(id, settings) {
-  const words = (settings?.prompt ?? "").match(/[\p{L}\p{N}]+/gu) ?? [];
-  const start = words.join("-").slice(0, LONGEST_FILE_NAME).replace(/-[^-]*$/, (rest) =>
-    words.join("-").length > LONGEST_FILE_NAME ? "" : rest,
-  );
-  return start ? `${start}-${settings.seed}` : id;
+  if (!settings) return id;
+  const title = settings.prompt.normalize().replace(UNSAFE, " ").replace(/^[ .]+|[ .]+$/g, "");
+  const start = title.slice(0, LONGEST_FILE_NAME + 1);
+  const isCut = title.length > LONGEST_FILE_NAME;
+  const end = isCut ? start.lastIndexOf(" ") : -1;
+  return `${end > 0 ? start.slice(0, end) : title.slice(0, LONGEST_FILE_NAME)} (seed ${settings.seed})`;
 }

@@ -8,7 +8,7 @@ import { Feed } from "./feed.js";
 import { Filter } from "./filter.js";
 import { linkedJob, shareLink } from "./links.js";
 import { arrange } from "./order.js";
-import { tryAgain } from "./retry.js";
+import { needsSeed, tryAgain } from "./retry.js";
 import { Selection } from "./selection.js";
 import { thumbnails } from "./store.js";
 import { Tab } from "./tab.js";
@@ -44,10 +44,9 @@ export class Gallery {
     this.announce = announce;
     // A card's refusal is said where its button was pressed, not in the form.
     this.fail = (refusal) => (refusal.status === 401 ? fail(refusal) : toast(refusal.message));
-    const changed = () => this.refresh().catch(this.fail);
-    this.#undo = new Undo({ changed, fail: this.fail });
+    this.#undo = new Undo({ changed: () => this.#update(), fail: this.fail });
     this.#compare = new Compare({ fail: this.fail });
-    this.#filter = new Filter(() => this.#search());
+    this.#filter = new Filter(() => this.#update());
     this.#selection = new Selection({
       cards: () => this.#shown(),
       compare: (cards) => this.#compare.open(cards),
@@ -101,8 +100,8 @@ export class Gallery {
     this.refresh().catch(this.fail);
   }
 
-  /** Show what matches among the present cards, then what is found among the older jobs. */
-  #search() {
+  /** Show what is to be shown of the present cards, then what the server has. */
+  #update() {
     this.#present();
     this.refresh().catch(this.fail);
   }
@@ -186,9 +185,12 @@ export class Gallery {
   }
 
   async #retry(card) {
-    await tryAgain(card);
-    await this.refresh();
-    this.announce(text("submitted"));
+    if (await tryAgain(card)) {
+      await this.refresh();
+      this.announce(text("submitted", 1));
+    } else {
+      await this.actions.useSettings(card.job, { newSeed: needsSeed(card.job) });
+    }
   }
 
   #remove(cards) {

@@ -50,7 +50,7 @@ export class Screen {
     if (this.#hasAsked) return;
     this.#hasAsked = true;
     const probe = new Image();
-    probe.src = await api.loadable(path).catch(() => "");
+    probe.src = await api.loadableStill(path).catch(() => "");
     await probe.decode().then(() => this.picture(probe.src), () => {});
   }
 
@@ -63,7 +63,7 @@ export class Screen {
   async finish(results, shape) {
     this.#results = results;
     this.#sprites.style.setProperty("--shape", shape);
-    const poster = await api.loadable(results.poster_url).catch(() => null);
+    const poster = await api.loadableStill(results.poster_url).catch(() => null);
     if (poster) this.#show(this.#image, poster); // else keep the last preview
   }
 
@@ -101,7 +101,7 @@ export class Screen {
   async #loadSprites() {
     if (this.#sprites.dataset.wanted) return;
     this.#sprites.dataset.wanted = "yes";
-    const address = await api.loadable(this.#results.sprites_url).catch(() => null);
+    const address = await api.loadableStill(this.#results.sprites_url).catch(() => null);
     if (address) this.#sprites.style.backgroundImage = `url("${address}")`;
   }
 

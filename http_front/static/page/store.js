@@ -28,6 +28,18 @@ export const thumbnails = {
   },
 };
 
+const sent = new Map();
+
+/** The pictures that this page has sent, by job: files, which no storage could hold. */
+export const sentPictures = {
+  get: (id) => sent.get(id),
+
+  keep(id, pictures) {
+    sent.set(id, pictures);
+    if (sent.size > MAX_THUMBNAILS) sent.delete(sent.keys().next().value);
+  },
+};
+
 function single(name, otherwise) {
   return { get: () => read(name, otherwise), set: (value) => write(name, value) };
 }

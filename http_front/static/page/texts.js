@@ -115,14 +115,14 @@ const ENGLISH = {
   keptUntil: (time) => `Kept until ${time}`,
   expiresIn: (time) => `Will be removed in ${time}`,
   kept: "Kept for good",
-  keep: "Keep",
+  keep: "Keep for good",
   letExpire: "Let it expire",
   nowKept: "The video is kept until you delete it or let it expire.",
   notKept: "The video will expire.",
   haveExpired: (number, names) =>
     `${number === 1 ? "A video has" : `${number} videos have`} expired and been removed: ${names
       .map((name) => `“${name}”`)
-      .join(", ")}${number > names.length ? " …" : ""}. Keep a video to have it longer.`,
+      .join(", ")}${number > names.length ? " …" : ""}. “Keep for good” keeps a video.`,
   understood: "OK",
   deletedMany: (number) => (number === 1 ? "Video deleted." : `${number} videos deleted.`),
   undo: "Undo",
@@ -365,15 +365,15 @@ const CHINESE = {
   expired: "已过期",
   keptUntil: (time) => `保留至 ${time}`,
   expiresIn: (time) => `${time}后删除`,
-  kept: "长期保留",
-  keep: "保留",
+  kept: "已长期保留",
+  keep: "长期保留",
   letExpire: "取消保留",
   nowKept: "视频会一直保留，直到您删除或取消保留。",
   notKept: "视频到期后会被删除。",
   haveExpired: (number, names) =>
     `${number} 个视频已过期并被删除：${names.map((name) => `“${name}”`).join("、")}${
       number > names.length ? "等" : ""
-    }。需要长期保存的视频请点“保留”。`,
+    }。需要长期保存的视频请点“长期保留”。`,
   understood: "知道了",
   deletedMany: (number) => `已删除 ${number} 个视频。`,
   undo: "撤销",
