@@ -31,7 +31,7 @@ export class Takes {
     return Number(this.#radios.find((radio) => radio.checked).value);
   }
 
-  /** One video again, so that nobody makes four by an old choice. */
+  /** One video again, so that no old choice makes four. */
   reset() {
     this.#radios[0].checked = true;
   }
