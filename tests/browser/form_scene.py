@@ -46,8 +46,6 @@ class FormScene:
         """Forget the jobs of the test before."""
         for jobs in (self.broker.history, self.broker.specs, self.broker.images):
             jobs.clear()
-        for path in self.front.stored_images():
-            path.unlink()
         self.broker.script = lambda _request: None
 
     def refuse(self, code: ErrorCode, field: str | None = None) -> None:
@@ -66,8 +64,9 @@ class FormScene:
         return list(self.broker.specs.values())
 
     def image(self) -> Image.Image:
-        """The latest picture that the server has got."""
-        path = max(self.front.stored_images(), key=lambda path: path.stat().st_mtime_ns)
+        """The picture of the latest job, as the server has stored it."""
+        name = next(reversed(self.broker.images.values()))
+        (path,) = [path for path in self.front.stored_images() if path.name == name]
         return Image.open(io.BytesIO(path.read_bytes())).convert("RGB")
 
 
