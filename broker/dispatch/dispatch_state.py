@@ -14,7 +14,7 @@ from broker.dispatch.job_record import Job
 from broker.dispatch.job_table import JobTable
 from broker.dispatch.liveness import AwakeClock
 from broker.dispatch.model_catalogue import ModelCatalogue
-from broker.dispatch.pace import Pace, StageProgress, work_of
+from broker.dispatch.pace import Pace, StageProgress, typical_work, work_of
 from broker.wire.job import JobState, Stage
 from broker.wire.job_view import JobView, Lease
 from broker.wire.replies import HealthFound, ModelsFound, ModelView
@@ -145,6 +145,7 @@ class DispatchState:
                 profile=profile,
                 num_ready_groups=self.groups.num_ready(profile.name),
                 num_waiting_jobs=self.jobs.queue.num_of_model(profile.name),
+                typical_stage_s=self._paces[profile.name].stages_s(typical_work(profile)),
             )
             for profile in self.models
         ]
@@ -152,12 +153,14 @@ class DispatchState:
 
     def health(self) -> HealthFound:
         groups = [group.view(self.awake.now_s) for group in self.groups]
+        running = [self.jobs.get(job_id) for group in self.groups for job_id in group.attempts]
         return HealthFound(
             ready=not self.draining and any(group.ready for group in groups),
             draining=self.draining,
             queued=len(self.jobs.queue),
-            running=sum(len(group.attempts) for group in self.groups),
+            running=len(running),
             groups=groups,
+            stopping=sum(job is None or job.state.is_terminal for job in running),
         )
 
     def _publish_place(self, job_id: str, now_s: float) -> None:

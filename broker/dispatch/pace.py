@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from broker.wire.job import JobSpec, Stage, parse_size
+from broker.wire.model_profile import ModelProfile
 from broker.wire.rank_messages import StepDone
 
 ATTEMPT_STAGES = (Stage.ENCODE, Stage.DENOISE, Stage.DECODE, Stage.SAVE)
@@ -52,6 +53,18 @@ def work_of(spec: JobSpec) -> Work:
     return _work(spec.image_size, spec.num_model_frames, spec.infer_steps + num_guided)
 
 
+def typical_work(profile: ModelProfile) -> Work:
+    """Return the work of a job that leaves everything to its model's defaults."""
+    spec = JobSpec(
+        prompt="-",
+        image_size=profile.image_size,
+        num_frames=profile.num_frames,
+        infer_steps=profile.infer_steps,
+        guidance_scale=profile.guidance_scale,
+    )
+    return work_of(spec)
+
+
 @lru_cache(maxsize=4096)
 def _work(image_size: str, num_frames: int, num_passes: int) -> Work:
     width_px, height_px = parse_size(image_size)
@@ -89,10 +102,15 @@ class Pace:
         known = self._rates.get(stage)
         self._rates[stage] = rate if known is None else known + _WEIGHT_OF_NEWEST * (rate - known)
 
+    def stages_s(self, work: Work) -> dict[str, float]:
+        """Return the seconds of each stage; empty until a job has been through all of them."""
+        if not self._knows(ATTEMPT_STAGES):
+            return {}
+        seconds = self._stages_s(work)
+        return {stage.value: s for stage, s in zip(ATTEMPT_STAGES, seconds, strict=True)}
+
     def attempt_s(self, work: Work) -> float | None:
-        if Stage.DENOISE not in self._rates:
-            return None
-        return sum(self._stages_s(work))
+        return sum(self._stages_s(work)) if self._knows(ATTEMPT_STAGES) else None
 
     def remaining_s(
         self,
@@ -102,7 +120,7 @@ class Pace:
         skipped_steps: Sequence[int] = (),
     ) -> float | None:
         first = ATTEMPT_STAGES.index(progress.stage)
-        if progress.stage in (Stage.ENCODE, Stage.DENOISE) and Stage.DENOISE not in self._rates:
+        if not self._knows(ATTEMPT_STAGES[first:]):
             return None
         present_s, *later_s = self._stages_s(work_of(spec))[first:]
         left = 1.0 - progress.done
@@ -111,6 +129,10 @@ class Pace:
             left -= sum(step >= num_done for step in skipped_steps) / spec.infer_steps
         left_s = present_s * left + sum(later_s)
         return max(0.0, left_s - (now_s - progress.at_s))
+
+    def _knows(self, stages: Sequence[Stage]) -> bool:
+        """Whether all of these have been measured: a sum without one of them is too short."""
+        return all(stage in self._rates for stage in stages)
 
     def _stages_s(self, work: Work) -> list[float]:
         return [

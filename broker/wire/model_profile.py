@@ -39,6 +39,20 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     is_distilled: bool = False
     """Whether it makes a video in a few steps and without guidance."""
 
+    is_demo: bool = False
+    """Whether it is the miniature model of `--demo`, whose videos are blurred."""
+
+    usual_negative_prompt: str = (
+        "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，"  # noqa: RUF001
+        "低质量，JPEG压缩残留，丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，"  # noqa: RUF001
+        "毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"  # noqa: RUF001
+    )
+    """What its makers use; jobs have it only if they say so.
+
+    Source:
+        Wan2.1 `wan/configs/shared_config.py`, `sample_neg_prompt`.
+    """
+
     side_multiple_px: int = 16
     max_pixels: int = 921_600
     image_size: str = "1280*720"

@@ -60,6 +60,9 @@ class ModelView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     num_ready_groups: int
     """0 while all its groups are away; its jobs wait then."""
     num_waiting_jobs: int
+    typical_stage_s: dict[str, float] = {}
+    """Seconds in each stage of a job with the model's defaults, from those that have run; empty
+    until one has."""
 
 
 class JobAcceptable(Message, frozen=True, kw_only=True):
@@ -97,6 +100,8 @@ class HealthFound(Message, frozen=True, kw_only=True):
     queued: int
     running: int
     groups: list[GroupView]
+    stopping: int = 0
+    """Of the running ones, those whose job is cancelled or deleted: the group is still at it."""
 
 
 class ModelsFound(Message, frozen=True, kw_only=True):

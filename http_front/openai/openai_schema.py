@@ -251,6 +251,8 @@ class Model(ModelProfile, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Whether a group of it is ready; otherwise its jobs wait."""
     waiting: int
     """How many jobs wait for it."""
+    typical_stage_s: dict[str, float]
+    """Seconds in each stage of a job with the defaults, measured; empty before the first job."""
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):
@@ -270,6 +272,7 @@ class ModelList(msgspec.Struct, frozen=True, kw_only=True):
                     default=view.profile.name == found.default,
                     ready=view.num_ready_groups > 0,
                     waiting=view.num_waiting_jobs,
+                    typical_stage_s=view.typical_stage_s,
                 )
                 for view in found.models
             ]

@@ -153,6 +153,8 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
     status: JobState
     reason: str | None
     """Why the job failed; before, what it waits for, such as a group with its model."""
+    error_code: ErrorCode | None
+    """What kind of failure it was; null unless it failed."""
     results: Results | None
     warning: ResultWarning | None
     """What looks wrong with the video: `single_colour` if most frames are black or of another
@@ -266,6 +268,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     pipeline_rank: int = 0
     queued: int = 0
     running: int = 0
+    stopping: int = 0
+    """Of the running ones, those whose job is cancelled or deleted: its group still has to stop."""
     ready_groups: int = 0
     ranks: list[RankHealth] = []
     version: str | None = None
@@ -281,6 +285,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
             pipeline_world_size=len(ranks),
             queued=found.queued,
             running=found.running,
+            stopping=found.stopping,
             ready_groups=sum(group.ready for group in found.groups),
             ranks=ranks,
             version=installed_version(),
@@ -335,6 +340,7 @@ def _status_fields(job: JobView, profile: ModelProfile) -> dict[str, Any]:
     return {
         "status": job.state,
         "reason": job.reason,
+        "error_code": job.error_code,
         "results": results,
         "warning": job.warning,
         "queue_position": job.queue_position,

@@ -50,6 +50,10 @@ _PROFILES: dict[Family, ModelProfile] = {
 }
 
 
+_DEMO_LAYERS = 2
+"""Of the miniature models' transformer; the smallest real one has 30."""
+
+
 def profile_of(files: ModelFiles, name: str, *, is_distilled: bool = False) -> ModelProfile:
     """Return the profile of a model under the name that jobs give.
 
@@ -61,6 +65,7 @@ def profile_of(files: ModelFiles, name: str, *, is_distilled: bool = False) -> M
         name=name,
         content_hash=content_hash(files),
         quantization=files.components["transformer"].quantization,
+        is_demo=files.components["transformer"].config.get("num_layers") == _DEMO_LAYERS,
     )
     return distilled(own) if is_distilled else own
 

@@ -43,7 +43,8 @@ async def test_one_model_needs_no_choice(visit: Visit, broker: ScriptedBroker) -
 
 async def test_the_form_follows_the_model(choice: Visit, broker: ScriptedBroker) -> None:
     page = choice.page
-    await page.click("#more summary")
+    await page.click("#creative summary")
+    await page.click("#engine summary")
     await expect(page.locator("[name=guidance_scale_2]")).to_be_hidden()
     await page.select_option("[name=model]", SMALL.name)
     assert await page.input_value("[name=image_size]") == "1280*704"
@@ -106,7 +107,8 @@ async def test_used_settings_bring_their_model(choice: Visit) -> None:
     await page.select_option("[name=model]", SMALL.name)
     card = await choice.submit()
     await page.select_option("[name=model]", WAN21.name)
-    await card.locator(".reuse").click()
+    await card.locator(".other").click()
+    await card.locator(".again").click()
     assert await page.input_value("[name=model]") == SMALL.name
     assert await page.input_value("[name=image_size]") == "1280*704"
     await choice.reload()
@@ -117,7 +119,7 @@ async def test_loras_of_the_model_are_chosen_with_a_strength(
     choice: Visit, broker: ScriptedBroker
 ) -> None:
     page = choice.page
-    await page.click("#more summary")
+    await page.click("#creative summary")
     loras = page.locator(".loras")
     await expect(loras).to_be_hidden()
     await page.select_option("[name=model]", WITH_LORAS.name)
@@ -136,6 +138,7 @@ async def test_loras_of_the_model_are_chosen_with_a_strength(
         ("crayon", 1.0),
     ]
     await boxes.nth(0).uncheck()
-    await card.locator(".reuse").click()
+    await card.locator(".other").click()
+    await card.locator(".again").click()
     await expect(boxes.nth(0)).to_be_checked()
     assert await loras.locator("[type=number]").nth(1).input_value() == "-0.5"

@@ -82,7 +82,7 @@ async def test_a_portrait_picture_selects_a_portrait_size(
 
 async def test_the_job_has_the_settings_of_the_form(visit: Visit, broker: ScriptedBroker) -> None:
     await visit.page.click("label:has(#preset-draft)")
-    await visit.page.click("#more summary")
+    await visit.page.click("#creative summary")
     await visit.page.fill("[name=seed]", "42")
     await visit.page.fill("[name=negative_prompt]", "blurred")
     await visit.submit(sample_solver="dpm++")
@@ -153,16 +153,19 @@ async def test_an_error_is_shown_and_its_field_gets_the_focus(
     await visit.drop(as_png(stripes(160, 90)))
     await visit.page.fill("#prompt", PROMPT)
     await visit.page.click("#submit")
-    await expect(visit.page.get_by_role("alert")).to_have_text("cfg_size is 2; no")
-    await expect(visit.page.locator("[name=cfg_size]")).to_be_focused()
+    cfg_size = visit.page.locator("[name=cfg_size]")
+    await expect(visit.page.get_by_role("alert")).to_contain_text("Leave it on automatic")
+    await expect(cfg_size).to_be_focused()
+    await expect(cfg_size).to_have_attribute("aria-invalid", "true")
 
 
 async def test_a_missing_field_is_reported_before_anything_is_sent(
     visit: Visit, broker: ScriptedBroker
 ) -> None:
     await visit.page.click("#submit")
-    await expect(visit.page.get_by_role("alert")).to_have_text("Choose a picture first.")
+    await expect(visit.page.locator("#picture .wrong")).to_have_text("Choose a picture first.")
     await visit.drop(as_png(stripes(160, 90)))
+    await expect(visit.page.locator("#picture .wrong")).to_have_count(0)
     await visit.page.fill("#prompt", "short")
     await visit.page.click("#submit")
     await expect(visit.page.get_by_role("alert")).to_contain_text("10 characters")
@@ -173,7 +176,7 @@ async def test_a_missing_field_is_reported_before_anything_is_sent(
 async def test_a_file_that_is_not_a_picture_is_refused(visit: Visit) -> None:
     file = FilePayload(name="notes.png", mimeType="image/png", buffer=b"no picture")
     await visit.page.set_input_files("#picture-file", file)
-    await expect(visit.page.locator("#picture-note")).to_contain_text("cannot show this file")
+    await expect(visit.page.locator("#picture-note")).to_contain_text("cannot show the file")
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -205,6 +208,7 @@ async def test_a_picture_can_be_given_by_its_address(
     front, address = fetching
     async with open_visit(chromium, front.url, locale=locale) as visit:
         await visit.drop(as_png(stripes(90, 160)))
+        await visit.page.click("#picture-remove")
         await visit.page.get_by_label(label).fill(address)
         await expect(visit.page.locator("#picture-note")).to_contain_text(note)
         await expect(visit.page.locator("#picture-crop")).to_be_hidden()
@@ -229,7 +233,8 @@ async def test_an_invalid_or_forbidden_address_is_reported(
     await expect(alert).to_have_text("The address must begin with https:// or http://")
     await address.fill("http://127.0.0.1/boat.png")
     await visit.page.click("#submit")
-    await expect(alert).to_contain_text("The server may not fetch from this address. image_url")
+    await expect(alert).to_contain_text("The server may not fetch from this address.")
+    await expect(alert).not_to_contain_text("image_url")
     await expect(address).to_be_focused()
     assert not broker.specs
 
@@ -272,7 +277,7 @@ async def test_the_settings_of_a_job_are_copied_to_the_form(visit: Visit) -> Non
     card = await visit.submit(image_size="640*640")
     await visit.page.fill("#prompt", "Something quite different")
     await visit.page.select_option("[name=image_size]", "832*480")
-    await card.get_by_role("button", name="Use settings").click()
+    await card.get_by_role("button", name="Another take").click()
     assert await visit.page.input_value("#prompt") == PROMPT
     assert await visit.page.input_value("[name=image_size]") == "640*640"
     await expect(visit.page.locator("#prompt")).to_be_focused()
@@ -298,16 +303,17 @@ async def test_everything_can_be_done_with_the_keyboard(
     page = visit.page
     await visit.drop(as_png(stripes(160, 90)))
     await page.focus("#picture-file")
-    for _ in range(2):
+    for _ in range(3):  # past the buttons of the picture
         await page.keyboard.press("Tab")
     await page.keyboard.type(PROMPT)
     await page.keyboard.press("Tab")
     await page.keyboard.press("ArrowLeft")  # among the presets
-    await page.keyboard.press("Tab")
+    for _ in range(2):  # past the aspect ratios
+        await page.keyboard.press("Tab")
     await expect(page.locator("[name=image_size]")).to_be_focused()
     await page.keyboard.press("Tab")
     await page.keyboard.press("End")
-    for _ in range(2):
+    for _ in range(7):  # seed, lock, dice, two sections, number of videos
         await page.keyboard.press("Tab")
     await expect(page.locator("#submit")).to_be_focused()
     await page.keyboard.press("Enter")
@@ -319,7 +325,7 @@ async def test_everything_can_be_done_with_the_keyboard(
     await cancel.focus()
     await page.keyboard.press("Enter")
     await visit.wait_for(visit.cards.first, "Cancelled")
-    await expect(visit.cards.first.get_by_role("button", name="Use settings")).to_be_focused()
+    await expect(visit.cards.first.get_by_role("button", name="Another take")).to_be_focused()
 
 
 async def test_a_job_that_starts_does_not_change_the_layout(
@@ -341,7 +347,8 @@ async def test_the_time_of_a_job_is_formatted_by_the_visitors_locale(visit: Visi
 
 async def test_every_control_has_a_name(visit: Visit) -> None:
     await visit.submit()
-    await visit.page.click("#more summary")
+    await visit.page.click("#creative summary")
+    await visit.page.click("#engine summary")
     tree = await visit.page.locator("body").aria_snapshot()
     nameless = [
         line
@@ -364,7 +371,8 @@ async def test_the_page_fits_a_phone(
         card = await visit.submit()
         await run(broker, latest(broker), 12)
         await visit.wait_for(card, "InProgress")
-        await visit.page.click("#more summary")
+        await visit.page.click("#creative summary")
+        await visit.page.click("#engine summary")
         width = await visit.page.evaluate("document.scrollingElement.scrollWidth")
         assert width <= phone["width"]
         await visit.keep(f"phone-{scheme}", whole=True)

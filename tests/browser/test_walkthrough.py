@@ -82,9 +82,21 @@ async def press(visit: Visit, label: str) -> None:
     await visit.cards.first.get_by_role("button", name=label).click()
 
 
-async def press_and_lose(visit: Visit, label: str) -> None:
+async def open_menu(visit: Visit, label: str) -> None:
     await press(visit, label)
-    await expect(visit.cards).to_have_count(0)
+    await expect(visit.page.locator(".menu:popover-open")).to_have_count(1)
+    await visit.page.keyboard.press("Escape")
+
+
+async def remove(visit: Visit, label: str) -> None:
+    await press(visit, "More")
+    await press(visit, label)
+    await expect(visit.page.locator(".card:visible")).to_have_count(0)
+
+
+async def bring_back(visit: Visit, label: str) -> None:
+    await visit.page.get_by_role("button", name=label).click()
+    await expect(visit.page.locator(".card:visible")).to_have_count(1)
 
 
 async def speak(visit: Visit, label: str) -> None:
@@ -98,13 +110,15 @@ ACTS: dict[str, Callable[[Visit, str], Awaitable[None]]] = {
     "Or the address of a picture": see,
     "Prompt": write,
     "Tiny": choose,
-    "More settings": unfold,
+    "Creative": unfold,
+    "Engine (for operators)": unfold,
     "Make the video": make,
     "Play": play,
     "Download": download,
-    "Use settings": reuse,
-    "Delete": press,
-    "Delete for good?": press_and_lose,
+    "Another take": reuse,
+    "More": open_menu,
+    "Delete": remove,
+    "Undo": bring_back,
     "中文": speak,
     "English": speak,
 }

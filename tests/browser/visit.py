@@ -27,6 +27,8 @@ _DROP = """
 }
 """
 
+_JOBS = "[...document.querySelectorAll('.card')].map((card) => card.dataset.job)"
+
 
 class Visit:
     """A page in a fresh browser context, without cookies or storage."""
@@ -64,16 +66,15 @@ class Visit:
         await self.page.fill("#prompt", prompt)
         for name, value in settings.items():
             await self.page.select_option(f"[name={name}]", value)
-        before = await self.cards.count()
+        before = await self.page.evaluate(_JOBS)
         await self.page.click("#submit")
-        await self.page.wait_for_function(
-            "(before) => document.querySelectorAll('.card').length > before", arg=before
-        )
-        return self.cards.first
+        await self.page.wait_for_function(f"(before) => {_JOBS}.length > before", arg=len(before))
+        (job_id,) = set(await self.page.evaluate(_JOBS)) - set(before)
+        return self.page.locator(f"[data-job='{job_id}']")
 
     @property
     def cards(self) -> Locator:
-        """The cards of all jobs on the page, newest first."""
+        """The cards of all jobs on the page: what runs, what waits, what has ended."""
         return self.page.locator(".card")
 
     async def wait_for(self, card: Locator, state: str, limit_ms: float = LIMIT_MS) -> None:

@@ -1,18 +1,19 @@
 // Calls the server's API, with the API key if there is one.
 
-import { key } from "./store.js";
-import { text, textOr } from "./texts.js";
+import { sentenceOf } from "./refusals.js";
+import { key, sentPictures } from "./store.js";
 
 // The server's limit for one page.
 const MAX_PAGE = 100;
+// With a key, a page of cards asks for its stills at half the usual rate limit.
+const BETWEEN_STILLS_MS = 200;
 
 /** An error from the server, with a message for people. */
 export class Refusal extends Error {
-  constructor(status, body = {}) {
-    const { code = "", message = "", field = null } = body.error ?? {};
-    const lead = textOr(`error.${code}`, "");
-    super(lead ? `${lead} ${message}` : message || text("unreachable"));
-    Object.assign(this, { status, body, field });
+  constructor(status, body = {}, retryAfterS = null) {
+    const { code = "", field = null, fields = [{ field }] } = body.error ?? {};
+    super(sentenceOf({ code, status, retryAfterS }));
+    Object.assign(this, { status, body, code, field, fields: fields.map((each) => each.field) });
   }
 }
 
@@ -20,21 +21,28 @@ function headers() {
   return key.get() ? { Authorization: `Bearer ${key.get()}` } : {};
 }
 
+/** Return a path below the page's own address: a proxy may serve the page under a prefix. */
+function relative(path) {
+  return path.replace(/^\//, "");
+}
+
 async function call(path, options = {}) {
   let response;
   try {
-    response = await fetch(path, { ...options, headers: { ...headers(), ...options.headers } });
+    response = await fetch(relative(path), { ...options, headers: { ...headers(), ...options.headers } });
   } catch {
     throw new Refusal(0);
   }
   if (!response.ok) {
-    throw new Refusal(response.status, await response.json().catch(() => ({})));
+    const body = await response.json().catch(() => ({}));
+    throw new Refusal(response.status, body, response.headers.get("Retry-After"));
   }
   return response;
 }
 
-async function post(path, body) {
+async function post(path, body, options = {}) {
   const response = await call(path, {
+    ...options,
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify(body),
@@ -71,7 +79,9 @@ export async function submit(pictures, settings) {
     form.append(typeof picture === "string" ? `${name}_url` : name, picture);
   }
   const response = await call("/video/submit", { method: "POST", body: form });
-  return (await response.json()).requestId;
+  const id = (await response.json()).requestId;
+  sentPictures.keep(id, pictures);
+  return id;
 }
 
 /** Return the latest jobs, newest first, and whether there are more. */
@@ -80,26 +90,49 @@ export async function list(limit) {
   for (;;) {
     const query = new URLSearchParams({ limit: Math.min(limit - jobs.length, MAX_PAGE) });
     if (jobs.length) query.set("after", jobs.at(-1).requestId);
-    const page = await (await call(`/video/list?${query}`)).json();
+    const page = JSON.parse(await (await call(`/video/list?${query}`)).text(), exactSeed);
     jobs.push(...page.jobs);
     if (!page.has_more || jobs.length >= limit) return { jobs, hasMore: page.has_more };
   }
 }
 
+/** Keep a seed above 2^53 as its digits: JavaScript would round it. */
+function exactSeed(key, value, context) {
+  return key === "seed" && value > Number.MAX_SAFE_INTEGER ? (context?.source ?? value) : value;
+}
+
 export const cancel = (id) => post("/video/cancel", { requestId: id });
-export const remove = (id) => post("/video/delete", { requestId: id });
+export const keep = (id, isKept) => post("/video/keep", { requestId: id, keep: isKept });
+export const remove = (id, options) => post("/video/delete", { requestId: id }, options);
+export const status = (id) => post("/video/status", { requestId: id });
 
 /** Open the WebSocket with a job's changes and previews. */
 export function watch(id, lastSeq) {
-  const url = new URL("/video/progress", location.href);
+  const url = new URL("video/progress", document.baseURI);
   url.protocol = url.protocol.replace("http", "ws");
   url.search = new URLSearchParams({ requestId: id, last_seq: lastSeq, previews: 1 });
   // A page cannot set Authorization on a WebSocket, so the key goes into the subprotocols.
   return new WebSocket(url, key.get() ? ["wan", `bearer.${key.get()}`] : ["wan"]);
 }
 
+/** Return a file of the server as a Blob. */
+export async function download(path) {
+  return (await call(path)).blob();
+}
+
 /** Return a URL that an element can load. Elements cannot send a key, so a file may be fetched. */
 export async function loadable(path) {
-  if (!key.get()) return path;
-  return URL.createObjectURL(await (await call(path)).blob());
+  if (!key.get()) return relative(path);
+  return URL.createObjectURL(await download(path));
+}
+
+let stills = Promise.resolve();
+
+/** Return a URL of a still as `loadable` does: one after another, since a key has a rate limit. */
+export function loadableStill(path) {
+  if (!key.get()) return loadable(path);
+  const still = stills.then(() => loadable(path));
+  const pause = () => new Promise((done) => setTimeout(done, BETWEEN_STILLS_MS));
+  stills = still.then(pause, pause);
+  return still;
 }

@@ -1,40 +1,61 @@
 // One job on the page: waiting, running with its previews, or a video to play.
 
 import * as api from "./api.js";
-import { framesPerSecond } from "./models.js";
+import { detailsOf, expiryOf, fileNameOf, isEnded, makingOf, progressOf } from "./facts.js";
+import { frameOf } from "./frame.js";
+import { Menu } from "./menu.js";
+import { Screen } from "./screen.js";
 import { parseSize } from "./size.js";
-import { clock, duration, text, translate } from "./texts.js";
+import { text, translate } from "./texts.js";
 
-const ENDED = ["Succeed", "Failed", "Cancelled"];
-const SURE_MS = 4000;
 const LONGEST_SAID = 60;
 
 export class Card {
   element = document.getElementById("card").content.firstElementChild.cloneNode(true);
+  settings = null;
   #job = null;
-  #settings = null;
+  #screen = new Screen(this.#part(".screen"));
   #heardAt = 0;
 
-  /** `thumbnail` is a small copy of the submitted picture, if this browser has one. */
-  constructor(id, thumbnail, { cancel, reuse, remove, fail }) {
+  /**
+   * `thumbnail` is a small copy of the submitted picture, if this browser has one. `actions` are
+   * called with the card: cancel, keep, remove, retry, link; for useSettings and useFrame see main.js;
+   * fail gets a Refusal.
+   */
+  constructor(id, thumbnail, actions) {
     this.id = id;
-    this.fail = fail;
+    this.fail = actions.fail;
     this.element.dataset.job = id;
-    if (thumbnail) this.#part("img").src = thumbnail;
-    this.#on(".cancel", () => this.#cancel(cancel));
-    this.#on(".reuse", () => reuse(this.#settings));
-    this.#on(".delete", () => this.#askOnce(remove));
+    this.element.id = `video-${id}`;
+    if (thumbnail) this.#screen.picture(thumbnail);
+    new Menu(this.#part(".other"), this.#part(".menu"));
+    this.#on(".cancel", () => this.#cancel(actions.cancel));
+    this.#on(".keep", () => actions.keep(this, !this.#job.kept));
+    this.#on(".retry", () => actions.retry(this));
+    this.#on(".take", () => actions.useSettings(this.#job, { newSeed: true }));
+    this.#on(".again", () => actions.useSettings(this.#job, { newSeed: false }));
+    this.#on(".animate", async () => actions.useFrame(await this.#frame()));
+    this.#on(".link", () => actions.link(this));
+    this.#on(".delete", () => actions.remove(this));
     this.#on(".play", () => this.#play());
     this.#on(".download", () => this.#download());
-    translate(this.element);
+    this.translate();
   }
 
   get state() {
     return this.#job?.status;
   }
 
+  get job() {
+    return this.#job;
+  }
+
   get isEnded() {
-    return ENDED.includes(this.state);
+    return isEnded(this.#job);
+  }
+
+  get isPlaying() {
+    return this.#screen.isPlaying;
   }
 
   get createdAt() {
@@ -42,7 +63,7 @@ export class Card {
   }
 
   get name() {
-    return this.#settings?.prompt ?? this.id;
+    return this.settings?.prompt ?? this.id;
   }
 
   /** The start of the prompt, for screen readers. */
@@ -50,127 +71,124 @@ export class Card {
     return this.name.length > LONGEST_SAID ? `${this.name.slice(0, LONGEST_SAID)}…` : this.name;
   }
 
-  /** Show the job's current state. The list includes its settings, the feed does not. */
+  get isPicked() {
+    return this.#part(".pick input").checked;
+  }
+
+  set isPicked(isPicked) {
+    this.#part(".pick input").checked = isPicked;
+  }
+
+  /** Show the job's current state. The list has its settings and its expiry, the feed has not. */
   update(job) {
     if (this.#job !== null && job.updated_at < this.#job.updated_at) return;
     const hasSucceeded = job.status === "Succeed" && this.state !== "Succeed";
-    this.#job = job;
-    this.#settings ??= job.settings ?? null;
+    const before = this.#namedBy();
+    this.#job = { ...this.#job, ...job, ...this.#onlyListed(job) };
+    this.settings ??= job.settings ?? null;
     this.#heardAt = performance.now();
     this.element.dataset.state = job.status;
     this.#part("progress").value = job.progress;
-    if (hasSucceeded) this.#showPoster();
-    this.refresh();
+    if (hasSucceeded) this.#screen.finish(job.results, this.#shape());
+    else if (!this.#screen.isFilled) this.#screen.storedPicture(`/videos/${this.id}.input.webp`);
+    if (before !== this.#namedBy()) this.translate();
+    else this.refresh();
   }
 
-  /** Update the texts, because time has passed or the language has changed. */
+  /** Update the texts, because time has passed. */
   refresh() {
-    this.#part(".prompt").textContent = this.name;
-    this.#part(".prompt").title = this.name; // the card shows only the start
-    this.#part(".badge").textContent = text(`state.${this.state}`);
-    this.#part(".status").textContent = this.#describe();
-    this.#part(".details").textContent = this.#details();
+    if (this.#job === null) return;
+    const ageS = (performance.now() - this.#heardAt) / 1000;
+    const { sentence, isNear } = expiryOf(this.#job);
+    this.#write(".badge", text(`state.${this.state}`));
+    this.#write(".status", progressOf(this.#job, ageS));
+    this.#write(".details", detailsOf(this.#job, this.settings));
+    this.#write(".making", makingOf(this.#job, this.settings));
+    this.#write(".until", sentence);
+    this.#part(".expiry").classList.toggle("near", isNear);
     this.#part("progress").ariaLabel = text(`state.${this.state}`);
+  }
+
+  /** Write all texts, because the language has changed, or what the job is called. */
+  translate() {
+    this.#part(".keep").dataset.text = this.#job?.kept ? "letExpire" : "keep";
+    this.#part(".animate").dataset.text = this.#screen.isOpen ? "animateThis" : "animateLast";
+    translate(this.element);
+    this.#part(".prompt").title = this.name; // the card shows only the start
+    this.#write(".prompt", this.name);
+    for (const button of this.element.querySelectorAll("[data-text], [data-label]")) {
+      const caption = text(button.dataset.text ?? button.dataset.label);
+      button.ariaLabel = `${caption}: ${this.shortName}`;
+    }
+    this.refresh();
   }
 
   /** Show a preview of the running job. */
   preview(picture) {
-    this.#part("img").classList.add("live");
-    this.#show("img", URL.createObjectURL(picture));
+    this.#screen.preview(picture);
   }
 
   remove() {
-    for (const kind of ["img", "video"]) this.#show(kind, "");
+    this.#screen.clear();
     this.element.remove();
+  }
+
+  /** Return an address of the video that an element can load. */
+  video() {
+    return api.loadable(this.#job.results.video_url);
+  }
+
+  /** The name of the video as a file, without its ending. */
+  get fileName() {
+    return fileNameOf(this.id, this.settings);
   }
 
   /** The button disappears, so move the focus to the one that replaces it. */
   async #cancel(act) {
-    await act();
-    this.#part(".reuse").focus({ preventScroll: true });
-  }
-
-  /** Delete on a second press within a few seconds. */
-  #askOnce(act) {
-    const button = this.#part(".delete");
-    if (button.classList.contains("sure")) {
-      act();
-      return;
-    }
-    button.classList.add("sure");
-    button.textContent = text("deleteSure");
-    setTimeout(() => {
-      button.classList.remove("sure");
-      button.textContent = text("delete");
-    }, SURE_MS);
-  }
-
-  #describe() {
-    const job = this.#job;
-    // Why the job failed, or what it is waiting for.
-    if (job.reason) return job.reason;
-    if (job.warning) return text(`warning.${job.warning}`);
-    if (this.isEnded) return "";
-    const parts = [];
-    if (job.status === "InQueue" && job.queue_position) {
-      parts.push(text("position", job.queue_position));
-    }
-    if (job.status === "InProgress" && job.stage) parts.push(text(`stage.${job.stage}`));
-    if (job.stage === "denoise" && job.step) parts.push(text("step", job.step, job.num_steps));
-    if (job.eta_s !== null) {
-      const left = job.eta_s - (performance.now() - this.#heardAt) / 1000;
-      const sentence = job.status === "InQueue" ? "doneIn" : "left";
-      if (left > 0) parts.push(text(sentence, duration(left))); // else the estimate was too short
-    }
-    return parts.join(" · ");
-  }
-
-  #details() {
-    const settings = this.#settings;
-    const parts = [];
-    if (settings) {
-      const [width, height] = parseSize(settings.image_size);
-      const fps = framesPerSecond(settings.model);
-      parts.push(`${width} × ${height}`, text("frames", settings.num_frames, fps));
-    }
-    if (this.#job.model) parts.push(this.#job.model);
-    if (this.#job.notice) parts.push(text("longer"));
-    parts.push(clock(this.#job.created_at));
-    return parts.join(" · ");
-  }
-
-  async #showPoster() {
-    const poster = await api.loadable(this.#job.results.poster_url).catch(() => null);
-    if (poster) this.#show("img", poster); // else keep the last preview
+    await act(this);
+    this.#part(".take").focus({ preventScroll: true });
   }
 
   async #play() {
-    const video = this.#part("video");
-    this.#show("video", await this.#video());
-    video.hidden = false;
-    video.ariaLabel = this.name;
+    await this.#screen.play(this.name);
     this.element.classList.add("played");
-    await video.play().catch(() => {}); // paused at once or not allowed; the controls still work
-    video.focus();
+    this.translate();
   }
 
   async #download() {
     const link = document.createElement("a");
-    link.href = await this.#video();
-    link.download = `${this.id}.mp4`;
+    link.href = await this.video();
+    link.download = `${this.fileName}.mp4`;
     link.click();
   }
 
-  #video() {
-    return api.loadable(this.#job.results.video_url);
+  /** The frame on the screen, or the last one of a video that is not played. */
+  #frame() {
+    const { isOpen, video } = this.#screen;
+    return frameOf(isOpen ? video : null, () => this.video(), this.fileName);
   }
 
-  /** Set an element's source, and release the previous one. */
-  #show(kind, address) {
-    const element = this.#part(kind);
-    if (element.src.startsWith("blob:")) URL.revokeObjectURL(element.src);
-    if (address) element.src = address;
-    else element.removeAttribute("src");
+  #shape() {
+    const [width, height] = parseSize(this.settings?.image_size ?? "") ?? [16, 10];
+    return width / height;
+  }
+
+  /** What the feed does not know: its changes say neither how long a job is kept nor its settings. */
+  #onlyListed(job) {
+    if ("settings" in job || this.#job === null) return {};
+    const { kept, expires_at, settings } = this.#job;
+    return { kept, expires_at, settings };
+  }
+
+  /** What its buttons are called after. */
+  #namedBy() {
+    return `${this.name} ${this.#job?.kept}`;
+  }
+
+  /** Write only changes: screen readers and the layout take notice of each. */
+  #write(selector, sentence) {
+    const element = this.#part(selector);
+    if (element.textContent !== sentence) element.textContent = sentence;
   }
 
   #on(selector, act) {

@@ -40,14 +40,18 @@ export function makeControl(name, schema) {
       else input.value = chosen;
       this.show();
     },
+    isDefault: () => control.get() === String(field.default ?? ""),
+    /** Whether it holds what the field does not take, or a number that is none. */
+    isWrong: () => !input.validity.valid || isTooLong(input, field),
     show() {
+      if (input.localName === "textarea") countLetters(shown, input, field);
       if (!(name in SLIDERS)) return;
       shown.textContent = SLIDERS[name].shown(input.value, fps);
       input.ariaValueText = shown.textContent;
     },
     /** Take the range and default of another model; a value that it does not take is replaced. */
     limit(schema, framesPerSecond) {
-      const isDefault = this.get() === String(field.default ?? "");
+      const isDefault = this.isDefault();
       [field, fps] = [unwrap(schema), framesPerSecond];
       const value = this.get();
       if (field.enum) setOptions(input, choices(field), value);
@@ -79,10 +83,7 @@ function makeInput(name, field) {
   if (field.enum) return makeSelect(choices(field));
   if (field.type === "boolean" && field.optional) return makeSelect(["", "true", "false"]);
   if (field.type === "string" && field.maxLength > LONG_TEXT) {
-    return Object.assign(document.createElement("textarea"), {
-      rows: 2,
-      maxLength: field.maxLength,
-    });
+    return Object.assign(document.createElement("textarea"), { rows: 2 });
   }
   const input = document.createElement("input");
   if (field.type === "boolean") input.type = "checkbox";
@@ -95,6 +96,22 @@ function makeNumeric(input, name, field) {
   input.type = name in SLIDERS ? "range" : "number";
   setRange(input, field);
   input.step = SLIDERS[name]?.step ?? (field.type === "integer" ? 1 : "any");
+}
+
+function isTooLong(input, { maxLength = Infinity }) {
+  return lengthOf(input.value) > maxLength;
+}
+
+/** Return the number of characters as the server counts them. */
+export function lengthOf(value) {
+  return [...value].length;
+}
+
+/** Show how long a text is, once that is worth knowing, and whether it is too long. */
+export function countLetters(shown, input, { maxLength }) {
+  const length = lengthOf(input.value);
+  shown.textContent = length ? `${length} / ${maxLength}` : "";
+  shown.classList.toggle("bad", length > maxLength);
 }
 
 function setRange(input, field) {

@@ -2,13 +2,25 @@
 
 import * as api from "./api.js";
 import { Card } from "./card.js";
+import { Compare } from "./compare.js";
+import { Expired } from "./expired.js";
 import { Feed } from "./feed.js";
+import { Filter } from "./filter.js";
+import { linkedJob, shareLink } from "./links.js";
+import { arrange } from "./order.js";
+import { needsSeed, tryAgain } from "./retry.js";
+import { Selection } from "./selection.js";
 import { thumbnails } from "./store.js";
+import { Tab } from "./tab.js";
 import { text } from "./texts.js";
+import { toast } from "./toast.js";
+import { Undo } from "./undo.js";
 
 // The server limits the WebSockets of a key; the other jobs are waiting in the queue anyway.
 const MAX_FEEDS = 4;
 const FIRST_LISTED = 24;
+// Of the jobs that a search goes through by itself; four pages of the server's list.
+const SEARCHED = 400;
 
 export class Gallery {
   #list = document.getElementById("cards");
@@ -16,35 +28,81 @@ export class Gallery {
   #limit = FIRST_LISTED;
   #cards = new Map();
   #feeds = new Map();
+  #expired = new Expired();
+  #isLinkFollowed = false;
+  #compare;
+  #filter;
+  #selection;
+  #tab;
+  #undo;
 
-  /** `reuse` is called with a job's settings, `announce` with a message, `fail` with a Refusal. */
-  constructor({ reuse, announce, fail }) {
-    this.reuse = reuse;
+  /**
+   * For `useSettings` and `useFrame` see main.js; `announce` is called with a message, `fail` with a
+   * Refusal.
+   */
+  constructor({ useSettings, useFrame, announce, fail }) {
     this.announce = announce;
-    this.fail = fail;
+    // A card's refusal is said where its button was pressed, not in the form.
+    this.fail = (refusal) => (refusal.status === 401 ? fail(refusal) : toast(refusal.message));
+    this.#undo = new Undo({ changed: () => this.#update(), fail: this.fail });
+    this.#compare = new Compare({ fail: this.fail });
+    this.#filter = new Filter(() => this.#update());
+    this.#selection = new Selection({
+      cards: () => this.#shown(),
+      compare: (cards) => this.#compare.open(cards),
+      remove: (cards) => this.#remove(cards),
+    });
+    this.#tab = new Tab({ open: (id) => this.#reveal(id) });
+    this.actions = {
+      cancel: (card) => this.#cancel(card),
+      keep: (card, isKept) => this.#keep(card, isKept),
+      remove: (card) => this.#remove([card]),
+      retry: (card) => this.#retry(card),
+      link: (card) => shareLink(card.element.id),
+      useSettings,
+      useFrame,
+      fail: this.fail,
+    };
     this.#older.addEventListener("click", () => this.#showOlder());
+    addEventListener("hashchange", () => this.#followLink());
     setInterval(() => this.#active().forEach((card) => card.refresh()), 1000);
   }
 
   /** Update the cards from the server's list. */
   async refresh() {
-    const limit = this.#limit;
+    const limit = this.#wanted();
     const { jobs, hasMore } = await api.list(limit);
-    if (limit < this.#limit) return; // a newer request for more jobs is under way
+    if (limit < this.#wanted()) return; // a newer request for more jobs is under way
     const listed = new Set(jobs.map((job) => job.requestId));
-    for (const id of this.#cards.keys()) if (!listed.has(id)) this.#drop(id);
+    for (const [id, card] of this.#cards) if (!listed.has(id)) this.#lose(id, card);
     for (const job of jobs) this.#show(job.requestId, job);
     this.#follow();
-    document.getElementById("no-jobs").hidden = jobs.length > 0;
+    await this.#expired.note(jobs, hasMore, (id) => this.#undo.hides(id));
     this.#older.hidden = !hasMore;
+    this.#present();
+    if (!this.#isLinkFollowed) await this.#followLink();
   }
 
   translate() {
-    this.#cards.forEach((card) => card.refresh());
+    this.#cards.forEach((card) => card.translate());
+    this.#expired.translate();
+    this.#selection.translate();
+    this.#compare.translate();
+    this.#tab.show();
+  }
+
+  #wanted() {
+    return this.#filter.isActive ? Math.max(this.#limit, SEARCHED) : this.#limit;
   }
 
   #showOlder() {
-    this.#limit *= 2;
+    this.#limit = this.#wanted() * 2;
+    this.refresh().catch(this.fail);
+  }
+
+  /** Show what is to be shown of the present cards, then what the server has. */
+  #update() {
+    this.#present();
     this.refresh().catch(this.fail);
   }
 
@@ -56,24 +114,41 @@ export class Gallery {
     }
     const before = card.state;
     card.update(job);
-    if (before !== card.state) this.announce(`${text(`state.${card.state}`)}: ${card.shortName}`);
-    if (card.isEnded) this.#close(id);
+    this.#tab.show();
+    if (before === card.state) return;
+    this.announce(`${text(`state.${card.state}`)}: ${card.shortName}`);
+    if (card.isEnded) this.#end(id, card);
+    this.#present();
   }
 
-  /** Insert a new card before all older ones. */
   #place(id, job) {
-    const card = new Card(id, thumbnails.all()[id], {
-      cancel: () => this.#cancel(id),
-      reuse: this.reuse,
-      remove: () => this.#remove(id),
-      fail: this.fail,
-    });
+    const card = new Card(id, thumbnails.all()[id], this.actions);
     card.update(job);
-    const older = [...this.#list.children].find(
-      (element) => this.#cards.get(element.dataset.job).createdAt < card.createdAt,
-    );
-    this.#list.insertBefore(card.element, older ?? null);
     this.#cards.set(id, card);
+  }
+
+  #end(id, card) {
+    this.#close(id);
+    this.#follow(); // a hidden page does not ask for the list
+    this.#tab.notify(card);
+  }
+
+  /** Order the cards, and hide those that are deleted or that nobody looks for. */
+  #present() {
+    const cards = [...this.#cards.values()];
+    arrange(this.#list, cards);
+    const present = cards.filter((card) => !this.#undo.hides(card.id));
+    for (const card of cards) {
+      card.element.hidden = this.#undo.hides(card.id) || !this.#filter.takes(card);
+    }
+    this.#filter.offer(present.length, this.#shown().length);
+    this.#selection.offer(this.#shown());
+    this.#tab.show(present);
+    document.getElementById("no-jobs").hidden = present.length > 0;
+  }
+
+  #shown() {
+    return [...this.#cards.values()].filter((card) => !card.element.hidden);
   }
 
   #active() {
@@ -99,21 +174,58 @@ export class Gallery {
     this.#feeds.delete(id);
   }
 
-  async #cancel(id) {
-    await api.cancel(id);
+  async #cancel(card) {
+    await api.cancel(card.id);
     await this.refresh();
   }
 
-  async #remove(id) {
-    await api.remove(id);
-    await this.refresh();
-    document.getElementById("jobs").focus({ preventScroll: true }); // the pressed button is gone
-    this.announce(text("deleted"));
+  async #keep(card, isKept) {
+    card.update({ ...card.job, ...(await api.keep(card.id, isKept)) });
+    this.announce(text(isKept ? "nowKept" : "notKept"));
   }
 
-  #drop(id) {
+  async #retry(card) {
+    if (await tryAgain(card)) {
+      await this.refresh();
+      this.announce(text("submitted", 1));
+    } else {
+      await this.actions.useSettings(card.job, { newSeed: needsSeed(card.job) });
+    }
+  }
+
+  #remove(cards) {
+    this.#expired.forget(cards.map((card) => card.id));
+    this.#undo.remove(cards.map((card) => card.id));
+  }
+
+  /** Take a job away that is not listed any more; one that is watched stays until its end. */
+  #lose(id, card) {
+    if (card.isPlaying && !card.element.hidden) return;
     this.#close(id);
-    this.#cards.get(id).remove();
+    card.remove();
     this.#cards.delete(id);
+  }
+
+  async #followLink() {
+    this.#isLinkFollowed = true;
+    const id = linkedJob();
+    if (id) await this.#reveal(id).catch(this.fail);
+  }
+
+  /** Scroll to a job, which may be an older one. */
+  async #reveal(id) {
+    this.#filter.clear();
+    while (!this.#cards.has(id) && !this.#older.hidden) {
+      this.#limit *= 2;
+      await this.refresh();
+    }
+    const card = this.#cards.get(id);
+    if (!card) {
+      this.fail({ message: text("linkGone") });
+      return;
+    }
+    for (const each of this.#cards.values()) each.element.classList.toggle("linked", each === card);
+    card.element.scrollIntoView({ block: "center" });
+    card.element.focus({ preventScroll: true });
   }
 }

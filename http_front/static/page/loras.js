@@ -6,6 +6,7 @@ import { text } from "./texts.js";
 export function makeLoraControl(schema) {
   const box = document.createElement("fieldset");
   box.className = "field loras";
+  box.id = "setting-loras";
   box.hidden = true;
   const caption = document.createElement("legend");
   const list = document.createElement("div");
@@ -51,6 +52,8 @@ export function makeLoraControl(schema) {
       this.translate();
     },
     limit() {},
+    isDefault: () => control.get() === "",
+    isWrong: () => rows.some(({ isOn, strength }) => isOn.checked && !strength.validity.valid),
     translate() {
       caption.textContent = text("label.loras");
       for (const { name, strength } of rows) strength.ariaLabel = text("loraStrength", name);

@@ -1,162 +1,69 @@
 // Puts the page together: form, videos, server state, language, API key.
 
 import * as api from "./api.js";
+import { offerExamples } from "./examples.js";
+import { Form } from "./form.js";
 import { Gallery } from "./gallery.js";
+import { askForKey, askOnce, listenToKey } from "./key.js";
 import { keepModels, models } from "./models.js";
-import { Picture } from "./picture.js";
-import { Settings } from "./settings.js";
 import * as store from "./store.js";
 import { language, preferredLanguage, speak, text } from "./texts.js";
+import { toast } from "./toast.js";
 
 const REFRESH_MS = 4000;
-const INPUTS = {
-  image: "picture-file",
-  image_url: "picture-url",
-  last_image: "last-picture-file",
-  last_image_url: "last-picture-url",
-};
+const MODELS_MS = 30_000;
 
 const part = (id) => document.getElementById(id);
-let hasAsked = false; // ask for a key only once; after that the user opens the dialog by its button
-const form = part("form");
-const prompt = part("prompt");
+let modelsAt = -Infinity;
 
 speak(store.language.get() || preferredLanguage());
 showLanguageButton();
-const fields = await api.jobFields();
-const picture = new Picture("picture", { taken: turn });
-const lastPicture = new Picture("last-picture");
-picture.acceptElsewhere();
-const settings = new Settings(fields, { changed });
-const gallery = new Gallery({ reuse, announce, fail });
-
-prompt.maxLength = fields.prompt.maxLength;
-prompt.value = store.draft.get().prompt ?? "";
-settings.fill(store.draft.get());
+const form = new Form(await api.jobFields(), { fail, announce, submitted });
+const gallery = new Gallery({ useSettings, useFrame, announce, fail });
+offerExamples((file, words) => form.useExample(file, words));
 await loadModels();
 
-form.addEventListener("submit", submit);
-form.addEventListener("input", keepDraft);
-form.addEventListener("change", keepDraft);
-form.addEventListener("input", hideProblem);
-prompt.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
-});
 part("language").addEventListener("click", switchLanguage);
-part("key-button").addEventListener("click", () => askForKey());
-part("key-dialog").addEventListener("close", useKey);
-part("key-forget").addEventListener("click", () => part("key-dialog").close("forget"));
-part("key-button").hidden = !store.key.get();
+listenToKey(refresh);
 document.addEventListener("visibilitychange", () => document.hidden || refresh());
 
 await refresh();
 document.body.classList.add("ready");
 setInterval(() => document.hidden || refresh(), REFRESH_MS);
 
-/** Adapt the video size to a new picture. */
-function turn(width, height) {
-  hideProblem();
-  settings.turn(height > width);
+/**
+ * Fill the form with a job of the list, for another take of it (a new seed) or exactly again.
+ * The gallery calls this with `{ requestId, settings }`; the picture is the job's own.
+ */
+async function useSettings(job, { newSeed }) {
+  await form.useJob(job, { newSeed });
 }
 
-function changed() {
-  const size = settings.size();
-  for (const each of [picture, lastPicture]) if (size) each.fit(...size);
-  part("last").hidden = !takesLast();
-  showLength();
-  part("prompt-count").value = `${prompt.value.length} / ${prompt.maxLength}`;
+/** Take a frame of a video, a PNG or JPEG file, as the picture of the next one. */
+async function useFrame(file) {
+  await form.usePicture(file);
+  part("form").scrollIntoView({ block: "start" });
+  part("prompt").focus({ preventScroll: true });
+  toast(text("frameTaken"));
 }
 
-function takesLast() {
-  return ["optional", "required"].includes(settings.model?.last_image);
-}
-
-/** Say if the video is longer than those that its model was trained with. */
-function showLength() {
-  const { model } = settings;
-  const isLonger = model !== null && settings.values().num_frames > model.trained_frames;
-  part("length-note").hidden = !isLonger;
-  if (isLonger) part("length-note").textContent = text("lengthNote", model.id, model.trained_frames);
-}
-
-/** Learn which models the server serves, which may need a key. */
+/** Learn which models the server serves, which may need a key, and how fast they are. */
 async function loadModels() {
-  if (models().length) return;
-  keepModels(await api.listModels().catch(() => []));
-  if (models().length) settings.fill(store.draft.get());
+  if (models().length && performance.now() - modelsAt < MODELS_MS) return;
+  const found = await api.listModels().catch(() => []);
+  if (!found.length) return;
+  const before = models().map((model) => model.id);
+  keepModels(found);
+  modelsAt = performance.now();
+  if (!before.length) form.restore();
+  else if (before.join() !== models().map((model) => model.id).join()) form.settings.offerModels();
+  form.showEstimate();
 }
 
-/** Store the user's input of the form. */
-function keepDraft() {
-  store.draft.set({ prompt: prompt.value, ...settings.values() });
-}
-
-async function submit(event) {
-  event.preventDefault();
-  if (part("submit").ariaDisabled === "true") return;
-  hideProblem();
-  const problem = findProblem();
-  if (problem) return;
-  const wanted = { prompt: prompt.value, ...settings.values() };
-  busy(true);
-  try {
-    const id = await api.submit(pictures(), wanted);
-    const thumbnail = picture.thumbnail();
-    if (thumbnail) store.thumbnails.keep(id, thumbnail);
-    await gallery.refresh();
-    announce(text("submitted"));
-    if (matchMedia("(max-width: 56rem)").matches) part("jobs").scrollIntoView();
-  } catch (refusal) {
-    fail(refusal);
-    if (refusal.field in INPUTS) part(INPUTS[refusal.field]).focus();
-    else settings.show(refusal.field);
-  } finally {
-    busy(false);
-  }
-}
-
-function pictures() {
-  const last = takesLast() ? lastPicture.source : null;
-  return { image: picture.source, ...(last && { last_image: last }) };
-}
-
-/** Show the first problem of the form; return whether there is one. */
-function findProblem() {
-  const least = fields.prompt.minLength;
-  if (!picture.source) {
-    show(picture.problem || text("pictureMissing"));
-    part("picture-file").focus();
-    return true;
-  }
-  if (takesLast() && !lastPicture.source) {
-    const isNeeded = settings.model.last_image === "required";
-    const problem = lastPicture.problem || (isNeeded ? text("lastMissing") : "");
-    if (problem) {
-      show(problem);
-      part("last-picture-file").focus();
-      return true;
-    }
-  }
-  if (prompt.value.trim().length < least) {
-    show(text("promptShort", least));
-    prompt.focus();
-    return true;
-  }
-  return false;
-}
-
-function busy(isBusy) {
-  part("submit").ariaDisabled = isBusy; // `disabled` would remove the focus
-  part("submit").textContent = text(isBusy ? "submitting" : "submit");
-}
-
-function reuse(used) {
-  prompt.value = used.prompt;
-  settings.fill(used);
-  keepDraft();
-  form.scrollIntoView({ block: "start" });
-  prompt.focus({ preventScroll: true });
-  announce(text("reused"));
+async function submitted(number) {
+  await gallery.refresh().catch(fail);
+  announce(text("submitted", number));
+  if (matchMedia("(max-width: 56rem)").matches) part("jobs").scrollIntoView();
 }
 
 async function refresh() {
@@ -167,31 +74,36 @@ async function refresh() {
     showServer(health);
   } catch (refusal) {
     showServer(refusal.status === 401 ? { status: "locked", ranks: [] } : null);
-    if (refusal.status === 401 && !hasAsked) askAgain();
+    if (refusal.status === 401) askOnce();
   }
 }
 
 function showServer(health) {
   if (health?.ranks.length && health.ranks.every((rank) => rank.device === "cpu")) {
-    settings.offerTiny({ now: Object.keys(store.draft.get()).length === 0 });
+    form.offerTiny();
   }
   const state = health?.status ?? "lost";
-  const isBusy = health?.running || health?.queued;
-  const load = isBusy ? ` · ${text("server.busy", health.running, health.queued)}` : "";
-  const line = text(`server.${state}`) + load;
+  const line = [text(`server.${state}`), ...loadOf(health)].join(" · ");
   // Write only changes, because screen readers read them aloud.
   if (part("server").textContent !== line) part("server").textContent = line;
   part("server").dataset.state = state;
+}
+
+/** What the server is doing; a group that still has to stop runs no video for anyone. */
+function loadOf(health) {
+  const stopping = health?.stopping ?? 0;
+  const running = (health?.running ?? 0) - stopping;
+  const parts = [];
+  if (running || health?.queued) parts.push(text("server.busy", running, health.queued));
+  if (stopping) parts.push(text("server.stopping", stopping));
+  return parts;
 }
 
 function switchLanguage() {
   speak(language() === "en" ? "zh" : "en");
   store.language.set(language());
   showLanguageButton();
-  picture.translate();
-  lastPicture.translate();
-  showLength();
-  settings.translate();
+  form.translate();
   gallery.translate();
   refresh();
 }
@@ -202,45 +114,9 @@ function showLanguageButton() {
   button.lang = language() === "en" ? "zh-CN" : "en";
 }
 
-function askForKey(note = "keyNote") {
-  part("key-button").hidden = false;
-  part("key-note").dataset.text = note;
-  part("key-note").textContent = text(note);
-  if (part("key-dialog").open) return;
-  hasAsked = true;
-  part("key-dialog").returnValue = ""; // else Escape would return the previous value
-  part("key-dialog").showModal();
-}
-
-/** Ask for a key, or for another key if the server refused the stored one. */
-function askAgain() {
-  askForKey(store.key.get() ? "keyWrong" : "keyNote");
-}
-
-function useKey() {
-  const { returnValue } = part("key-dialog");
-  if (returnValue === "use") {
-    store.key.set(part("key").value.trim());
-    hasAsked = false;
-  }
-  if (returnValue === "forget") store.key.set("");
-  part("key").value = "";
-  if (returnValue) refresh();
-}
-
 function fail(refusal) {
-  if (refusal.status === 401) askAgain();
-  show(refusal.message);
-}
-
-function show(problem) {
-  part("problem").textContent = problem;
-  part("problem").hidden = false;
-  part("problem").scrollIntoView({ block: "nearest" });
-}
-
-function hideProblem() {
-  part("problem").hidden = true;
+  if (refusal.status === 401) askForKey();
+  form.show(refusal.message);
 }
 
 function announce(sentence) {

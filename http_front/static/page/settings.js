@@ -3,75 +3,50 @@
 import { makeControl } from "./controls.js";
 import { makeLoraControl } from "./loras.js";
 import { fieldsOf, modelNamed, models, takesSize } from "./models.js";
+import { addUsual } from "./negative.js";
+import { makePresets, presetsFor } from "./presets.js";
+import { ruleOf } from "./rules.js";
+import { hideUnused, markChanges, place } from "./sections.js";
+import { makeSeedControl } from "./seed.js";
+import { Shapes } from "./shapes.js";
 import { makeSizeControl, parseSize } from "./size.js";
-import { text } from "./texts.js";
 
-const IN_SIGHT = ["num_frames"];
 const ELSEWHERE = ["prompt", "image", "image_url", "last_image", "last_image_url"];
-const NOT_DISTILLED = ["guidance_scale", "negative_prompt", "use_attentioncache"];
-const ON_THEIR_OWN = ["image_size", "model", "loras"];
+const ON_THEIR_OWN = ["image_size", "model", "loras", "seed"];
 const FOR_PROGRAMS = ["callback_url", "priority"];
-
-/** Return the presets for a model; null takes the ranges and defaults in the fields. */
-function presetsFor(fields, model) {
-  const own = fieldsOf(fields, model);
-  const [frames, steps] = [own.num_frames, own.infer_steps];
-  const within = ({ minimum, maximum }, value) =>
-    String(Math.min(maximum, Math.max(minimum, Math.round(value))));
-  // A distilled model is made for its own number of steps.
-  const scaled = (factor) => within(steps, steps.default * (model?.is_distilled ? 1 : factor));
-  const usual = own.image_size.default;
-  return {
-    tiny: {
-      image_size: "128*128",
-      num_frames: within(frames, 24),
-      infer_steps: within(steps, Math.min(20, steps.default)),
-    },
-    draft: {
-      image_size: "832*480",
-      num_frames: within(frames, frames.default * 0.6),
-      infer_steps: scaled(2 / 3),
-    },
-    standard: {
-      image_size: usual,
-      num_frames: String(frames.default),
-      infer_steps: String(steps.default),
-    },
-    fine: {
-      image_size: usual,
-      num_frames: String(frames.default),
-      infer_steps: scaled(5 / 3),
-    },
-  };
-}
 
 export class Settings {
   #controls = new Map();
   #fields;
   #size;
+  #shapes;
   #model = document.getElementById("setting-model");
   #presets;
-  #isPortrait = false;
+  #usualNegative;
 
   /** `fields` are the server's fields of a job; `changed` is called after each change. */
   constructor(fields, { changed }) {
     this.#fields = fields;
     this.#size = makeSizeControl(fields.image_size.default);
     this.#controls.set("image_size", this.#size);
+    this.#controls.set("seed", makeSeedControl(fields.seed));
     for (const [name, schema] of Object.entries(fields)) {
       if ([...ELSEWHERE, ...ON_THEIR_OWN, ...FOR_PROGRAMS].includes(name)) continue;
       this.#controls.set(name, makeControl(name, schema));
     }
     this.#controls.set("loras", makeLoraControl(fields.loras));
-    this.#place();
+    place(this.#controls);
+    this.#usualNegative = addUsual(
+      this.#controls.get("negative_prompt"),
+      () => this.model?.usual_negative_prompt,
+    );
     this.#presets = presetsFor(fields, null);
     makePresets(Object.keys(this.#presets), (name) => this.#usePreset(name));
+    this.#shapes = new Shapes(() => this.#shape());
     this.changed = changed;
     this.#model.addEventListener("input", () => this.#useModel());
-    document.getElementById("form").addEventListener("input", () => {
-      this.#markPreset();
-      this.changed();
-    });
+    this.#size.box.addEventListener("input", () => this.#shapes.forget());
+    document.getElementById("form").addEventListener("input", () => this.#show());
     this.#limit();
     this.translate();
   }
@@ -79,6 +54,15 @@ export class Settings {
   /** The chosen model; null before any is known. */
   get model() {
     return modelNamed(this.#model.value);
+  }
+
+  /** Whether each setting is the model's default. */
+  get areDefault() {
+    const isUsual = (control) =>
+      control === this.#size
+        ? control.get() === this.#shaped(this.#usualSize)
+        : control.box.hidden || control.isDefault();
+    return [...this.#controls.values()].every(isUsual);
   }
 
   /** Offer the models that the server serves now; one alone needs no choice. */
@@ -102,12 +86,27 @@ export class Settings {
     return Object.fromEntries(values.filter(([, value]) => value !== ""));
   }
 
+  /** Return the seed of a video, by its number among those of one go: a new one or the kept one. */
+  drawSeed(number) {
+    const control = this.#controls.get("seed");
+    return control.get() ? control.following(number) : control.draw();
+  }
+
   /** Set the values of another job, and clear the values that it does not set. */
   fill(values) {
     if (models().length) this.offerModels(values.model);
-    for (const [name, control] of this.#controls) control.set(values[name]);
-    this.#markPreset();
-    this.changed();
+    this.#shapes.forget();
+    for (const [name, control] of this.#controls) {
+      const isSize = control === this.#size && parseSize(values[name] ?? "") !== null;
+      if (isSize) control.use(values[name].replace("x", "*"));
+      else control.set(values[name]);
+    }
+    this.#show();
+  }
+
+  /** Set the defaults of the chosen model. */
+  reset() {
+    this.fill({ model: this.#model.value, image_size: this.#shaped(this.#usualSize) });
   }
 
   /** Offer a preset that a server without accelerators runs in reasonable time. */
@@ -117,44 +116,56 @@ export class Settings {
     label.hidden = false;
   }
 
-  /** Turn a listed size to the orientation of the picture. */
-  turn(isPortrait) {
-    this.#isPortrait = isPortrait;
-    if (this.#size.lists(this.#size.get())) this.#size.set(this.#turned(this.#size.get()));
-    this.changed();
+  /** Give the video the ratio of a new picture, or let it lie or stand as that does. */
+  turn(pictureSize, { keepsSize = false } = {}) {
+    this.#shapes.picture = pictureSize;
+    if (!keepsSize && this.#size.lists(this.#size.get())) this.#shape();
+    else this.#show();
   }
 
+  /** Return width and height; null if the size is wrong. */
   size() {
-    return parseSize(this.#size.get());
+    return this.#size.isWrong() ? null : parseSize(this.#size.get());
   }
 
-  /** Unfold the section of a field and focus the field. */
-  show(name) {
-    if (name === "model") this.#model.focus();
+  /** Return the problems of the controls: the input of each, and what it may hold. */
+  problems() {
+    return [...this.#controls]
+      .filter(([, control]) => !control.box.hidden && control.isWrong())
+      .map(([name, control]) => ({ input: control.input, sentence: this.rule(name) }));
+  }
+
+  /** Return what a field may hold, in words; null if it has no control. */
+  rule(name) {
+    if (!this.#controls.has(name)) return null;
+    const schema = fieldsOf(this.#fields, this.model)[name];
+    const kinds = (schema.anyOf ?? [schema]).filter((kind) => kind.type !== "null");
+    return ruleOf(name, kinds[0], this.model);
+  }
+
+  /** Unfold the section of a field; return its input, null if there is none. */
+  reveal(name) {
+    if (name === "model") return this.#model;
     const control = this.#controls.get(name);
-    if (!control) return;
-    const details = control.box.closest("details");
-    if (details) details.open = true;
-    control.input.focus();
+    if (!control || control.box.hidden) return null;
+    const section = control.box.closest("details");
+    if (section) section.open = true;
+    return control.input;
   }
 
   translate() {
     for (const control of this.#controls.values()) control.translate();
-    this.#markPreset();
+    this.#shapes.translate();
+    this.#show();
   }
 
-  #place() {
-    const [near, far] = ["settings", "more-settings"].map((id) => document.getElementById(id));
-    near.append(this.#size.box);
-    for (const [name, control] of this.#controls) {
-      if (control !== this.#size) (IN_SIGHT.includes(name) ? near : far).append(control.box);
-    }
+  get #usualSize() {
+    return fieldsOf(this.#fields, this.model).image_size.default;
   }
 
   #useModel() {
     this.#limit();
-    this.#markPreset();
-    this.changed();
+    this.#show();
   }
 
   /** Give each control the range and the default of the chosen model. */
@@ -162,19 +173,11 @@ export class Settings {
     const model = this.model;
     this.#presets = presetsFor(this.#fields, model);
     const fields = fieldsOf(this.#fields, model);
-    const usual = this.#turned(fields.image_size.default);
-    this.#size.limit(model, usual);
+    this.#size.limit(model, this.#shaped(this.#usualSize));
     for (const [name, control] of this.#controls) {
       if (control !== this.#size) control.limit(fields[name], model?.frames_per_second ?? 16);
     }
     this.#controls.get("loras").offer(model?.loras ?? []);
-    this.#controls.get("guidance_scale_2").box.hidden = !model?.has_second_guidance;
-    for (const name of ["step_cache", "step_cache_threshold"]) {
-      this.#controls.get(name).box.hidden = !model?.step_caches.length;
-    }
-    for (const name of NOT_DISTILLED) {
-      this.#controls.get(name).box.hidden = Boolean(model?.is_distilled);
-    }
     for (const [name, preset] of Object.entries(this.#presets)) {
       const isTaken = takesSize(model, parseSize(preset.image_size));
       document.getElementById(`preset-${name}`).disabled = !isTaken;
@@ -182,47 +185,38 @@ export class Settings {
   }
 
   #usePreset(name) {
-    const preset = { ...this.#presets[name] };
-    preset.image_size = this.#turned(preset.image_size);
-    for (const [field, value] of Object.entries(preset)) this.#controls.get(field).set(value);
-    this.#markPreset();
-    this.changed();
+    const { image_size: size, ...others } = this.#presets[name];
+    this.#size.use(this.#shaped(size));
+    for (const [field, value] of Object.entries(others)) this.#controls.get(field).set(value);
+    this.#show();
   }
 
-  #turned(size) {
-    const [width, height] = parseSize(size);
-    if (width === height) return size;
-    return this.#isPortrait === height > width ? size : `${height}*${width}`;
+  #shape() {
+    const size = this.#size.isWrong() ? this.#usualSize : this.#size.get().replace("x", "*");
+    this.#size.use(this.#shaped(size));
+    this.#show();
+  }
+
+  #shaped(size) {
+    return this.#shapes ? this.#shapes.shaped(size, this.model) : size;
+  }
+
+  /** Show what depends on the values. */
+  #show() {
+    hideUnused(this.#controls, this.model);
+    markChanges(this.#controls);
+    this.#usualNegative.show();
+    this.#shapes.mark(this.size());
+    this.#markPreset();
+    this.changed();
   }
 
   #markPreset() {
     const values = this.values();
     for (const [name, preset] of Object.entries(this.#presets)) {
-      const wanted = { ...preset, image_size: this.#turned(preset.image_size) };
+      const wanted = { ...preset, image_size: this.#shaped(preset.image_size) };
       const matches = Object.entries(wanted).every(([field, value]) => values[field] === value);
       document.getElementById(`preset-${name}`).checked = matches;
     }
-  }
-}
-
-function makePresets(names, use) {
-  const row = document.getElementById("presets");
-  for (const name of names) {
-    const label = document.createElement("label");
-    label.hidden = name === "tiny";
-    const radio = Object.assign(document.createElement("input"), {
-      type: "radio",
-      name: "preset",
-      id: `preset-${name}`,
-    });
-    const caption = document.createElement("span");
-    caption.dataset.text = `preset.${name}`;
-    caption.textContent = text(`preset.${name}`);
-    radio.addEventListener("input", (event) => {
-      event.stopPropagation(); // the other controls change, not this one
-      use(name);
-    });
-    label.append(radio, caption);
-    row.append(label);
   }
 }

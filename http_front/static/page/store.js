@@ -18,13 +18,25 @@ function write(name, value) {
   }
 }
 
-/** Thumbnails of the pictures submitted from this browser, by job; the server keeps none. */
+/** Thumbnails of the pictures submitted from this browser, by job. */
 export const thumbnails = {
   all: () => read("wan.thumbnails", {}),
 
   keep(id, picture) {
     const entries = [[id, picture], ...Object.entries(this.all())];
     write("wan.thumbnails", Object.fromEntries(entries.slice(0, MAX_THUMBNAILS)));
+  },
+};
+
+const sent = new Map();
+
+/** The pictures that this page has sent, by job: files, which no storage could hold. */
+export const sentPictures = {
+  get: (id) => sent.get(id),
+
+  keep(id, pictures) {
+    sent.set(id, pictures);
+    if (sent.size > MAX_THUMBNAILS) sent.delete(sent.keys().next().value);
   },
 };
 
@@ -35,3 +47,7 @@ function single(name, otherwise) {
 export const draft = single("wan.draft", {});
 export const key = single("wan.key", "");
 export const language = single("wan.language", "");
+/** The videos that this browser has seen, by job: name, createdAt and expiresAt. */
+export const known = single("wan.known", {});
+/** Names of those that have expired since, until the visitor has read it. */
+export const expired = single("wan.expired", []);

@@ -100,8 +100,10 @@ def test_a_cancelled_job_frees_the_group_once_its_ranks_have_left() -> None:
     assert [command.message for command in find(commands, ToGroup)] == [CancelRun(lease=lease)]
     assert scene.view(first).state is JobState.CANCELLED
     assert run_commands(commands) == []
+    assert (scene.dispatcher.health().running, scene.dispatcher.health().stopping) == (1, 1)
     (run,) = run_commands(scene.handle(JobStopped(lease=lease)))
     assert run.lease.job_id == second
+    assert (scene.dispatcher.health().running, scene.dispatcher.health().stopping) == (1, 0)
 
 
 def test_a_second_cancel_gets_the_same_reply() -> None:

@@ -5,7 +5,13 @@ from itertools import pairwise
 import msgspec
 import pytest
 
-from broker.dispatch.pace import ATTEMPT_STAGES, Pace, StageProgress, fraction_done
+from broker.dispatch.pace import (
+    ATTEMPT_STAGES,
+    Pace,
+    StageProgress,
+    fraction_done,
+    typical_work,
+)
 from broker.wire.group_reports import JobDecoded, JobFinished, JobStarted
 from broker.wire.job import Stage
 from broker.wire.job_view import Lease
@@ -88,6 +94,29 @@ def test_there_is_no_estimate_before_a_step_was_measured() -> None:
     assert scene.view(waiting).eta_s is None
 
 
+def test_there_is_no_estimate_while_a_later_stage_was_never_measured() -> None:
+    """Else the first job of a server says 6 s and takes 14."""
+    scene = Scene()
+    scene.group()
+    job_id = scene.job()
+    run_to(scene, scene.lease(job_id), 19)
+    assert scene.dispatcher.eta_s(job_id, scene.now_s) is None
+    (model,) = scene.dispatcher.models().models
+    assert model.typical_stage_s == {}
+
+
+def test_the_stages_of_a_usual_video_are_known_from_any_other() -> None:
+    scene = Scene()
+    scene.group()
+    other = msgspec.structs.replace(SPEC, infer_steps=40)
+    run_to_the_end(scene, scene.job(other))
+    (model,) = scene.dispatcher.models().models
+    pace = Pace()
+    for stage, seconds in zip(ATTEMPT_STAGES, (5.0, 40.0, 10.0, 3.0), strict=True):
+        pace.keep(other, stage, seconds)
+    assert model.typical_stage_s == pytest.approx(pace.stages_s(typical_work(model.profile)))
+
+
 def test_the_estimate_comes_from_measured_steps() -> None:
     scene = Scene()
     scene.group()
@@ -104,6 +133,7 @@ def test_parts_of_a_long_step_move_the_progress_and_the_estimate() -> None:
     """The first of four steps may take a third of a minute."""
     scene = Scene()
     scene.group()
+    run_to_the_end(scene, scene.job())
     job_id = scene.job()
     lease = scene.lease(job_id)
     run_to(scene, lease, 0)
@@ -113,7 +143,7 @@ def test_parts_of_a_long_step_move_the_progress_and_the_estimate() -> None:
     view = scene.view(job_id)
     assert (view.stage, view.step, view.num_steps) == (Stage.DENOISE, 0, 4)
     assert view.progress == pytest.approx(0.05 + 0.85 * 0.1 / 4)
-    assert scene.dispatcher.eta_s(job_id, scene.now_s) == pytest.approx(80.0 - 2.0)
+    assert scene.dispatcher.eta_s(job_id, scene.now_s) == pytest.approx(60.4 * 0.975 + 10 + 3)
 
 
 @pytest.mark.parametrize(

@@ -116,3 +116,27 @@ async def test_an_operator_may_allow_private_addresses_and_every_port(
         assert (await trusting.post("/video/submit", body))[0] == 202
         body["image_url"] = f"http://user@127.0.0.1:{images.port}/"
         assert (await trusting.post("/video/submit", body))[0] == 422
+
+
+async def test_a_page_behind_a_proxy_that_rewrites_the_host_may_use_the_server(
+    tmp_path: Path, broker: ScriptedBroker
+) -> None:
+    hosts = ("wan.example",)
+    async with serve(tmp_path, broker.addresses, allowed_hosts=hosts) as front:
+        for origin in ("https://wan.example", "http://WAN.example:8443"):
+            assert (await headers_for(front, "GET", origin))[0] == 200
+        for origin in ("https://wan.example.evil", "ftp://wan.example", "https://wan.example@evil"):
+            assert (await headers_for(front, "GET", origin))[0] == 403
+
+
+async def test_a_refused_page_is_told_both_names_and_the_option(front: Served) -> None:
+    own = front.url.split("//")[1]
+    headers = {"Origin": "https://wan.example"}
+    async with front.session.get(f"{front.url}/live", headers=headers) as response:
+        message = (await response.json())["error"]["message"]
+    for part in ('"https://wan.example"', f'"{own}"', "--allowed-hosts", "--cors-origins"):
+        assert part in message
+    async with front.session.get(f"{front.url}/live", headers={"Host": "wan.example"}) as response:
+        message = (await response.json())["error"]["message"]
+    assert '"wan.example"' in message
+    assert "--allowed-hosts" in message

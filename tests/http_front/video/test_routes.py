@@ -74,6 +74,7 @@ async def test_status_has_the_documented_shape(front: Served, broker: ScriptedBr
         "step": 3,
         "num_steps": 30,
         "eta_s": pytest.approx(20.0, abs=FRESH_S),
+        "error_code": None,
         "attempt": 1,
         "skipped_steps": [],
         "stage_s": {"queue": 1.5, "encode": 0.5},
@@ -286,9 +287,12 @@ async def test_health_has_a_row_for_each_rank(front: Served, broker: ScriptedBro
         for rank in range(8)
     ]
     group = GroupView(group="g0", epoch=1, ready=True, restarts=2, job_id=None, ranks=ranks)
-    broker.health = HealthFound(ready=True, draining=False, queued=3, running=1, groups=[group])
+    broker.health = HealthFound(
+        ready=True, draining=False, queued=3, running=1, stopping=1, groups=[group]
+    )
     status, answer = await front.get("/health")
     assert status == 200
+    assert (answer["running"], answer["stopping"]) == (1, 1)
     assert (answer["status"], answer["total_tasks"], answer["pipeline_world_size"]) == (
         "healthy",
         4,
