@@ -122,7 +122,11 @@ class ShardTransformer(nn.Module):
         embedded = self._embed_patches(first.sequence.take(self._patches(latents))).float()
         time, modulation = self._embed_time(timesteps)
         blocks = partial(self._pass_blocks, [embedded] * len(branches), branches, modulation, parts)
-        hidden = blocks() if residuals is None else residuals.pass_blocks(embedded, blocks)
+        if residuals is None:
+            del embedded  # which frees it after the first block
+            hidden = blocks()
+        else:
+            hidden = residuals.pass_blocks(embedded, blocks)
         return [self._head(tokens, time, first.timestep_rows) for tokens in hidden]
 
     def _pass_blocks(

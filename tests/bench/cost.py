@@ -9,6 +9,7 @@ _CONFIG = Path(__file__).parents[1] / "data" / "wan14b" / "transformer.json"
 _TEXT_TOKENS = 512
 _IMAGE_TOKENS = 257
 _BYTES_OF_A_NUMBER = 2  # bfloat16
+_BYTES_OF_A_RESULT = 4  # float32
 
 VAE_ENCODE_FLOPS = 5.11e6
 VAE_DECODE_FLOPS = 8.56e6
@@ -115,11 +116,11 @@ def forward_traffic(clip: Clip, ulysses_size: int) -> Traffic:
         return Traffic(num_collectives=0, num_bytes=0.0)
     config = _config()
     width = config["num_attention_heads"] * config["attention_head_dim"]
-    shard = clip.num_tokens / ulysses_size * _BYTES_OF_A_NUMBER
+    tokens = clip.num_tokens / ulysses_size
     others = (ulysses_size - 1) / ulysses_size
     # Queries, keys and values on the way in, the output on the way out.
-    layer = 4 * shard * width * others
-    gather = shard * config["out_channels"] * 4 * (ulysses_size - 1)
+    layer = 4 * tokens * width * _BYTES_OF_A_NUMBER * others
+    gather = tokens * config["out_channels"] * 4 * _BYTES_OF_A_RESULT * (ulysses_size - 1)
     return Traffic(
         num_collectives=2 * config["num_layers"] + 1,
         num_bytes=config["num_layers"] * layer + gather,
