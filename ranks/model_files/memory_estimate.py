@@ -30,9 +30,8 @@ _TOKEN_VECTORS = 15
 feed-forward network read, queries, keys and values, and their copies before and after the
 exchange."""
 
-_STREAM_VECTORS = 3
-"""Likewise of tokens between two blocks: those of both guidance branches, and those that replace
-one of them."""
+_STREAM_VECTORS = 2
+"""Likewise of tokens between two blocks: those of both guidance branches."""
 
 _VAE_MAPS = 52
 """Maps of the VAE's base width that are alive at once per pixel while a chunk of four frames is
@@ -146,7 +145,8 @@ def group_memory(
         t5_gathered_bytes=t5 if is_sharded else 0,
         token_bytes=_TOKEN_VECTORS * sizes.vector_bytes + _STREAM_VECTORS * sizes.stream_bytes,
         cache_token_bytes=sizes.num_blocks * sizes.vector_bytes,
-        residual_token_bytes=sizes.stream_bytes,
+        # What is kept, and the tokens before the blocks.
+        residual_token_bytes=2 * sizes.stream_bytes,
         condition_bytes=2 * sizes.num_blocks * sizes.num_condition_tokens * sizes.vector_bytes,
         pixel_bytes=sizes.pixel_bytes,
         vae_grid=grid_shape(world_size),

@@ -15,11 +15,14 @@ VAE_ENCODE_FLOPS = 5.11e6
 VAE_DECODE_FLOPS = 8.56e6
 """Operations per pixel of a frame at 1280*720; the attention in the middle grows with the frame."""
 
-PLAIN_BYTES = 1.603e6
-COMPILED_BYTES = 0.343e6
+PLAIN_BYTES = 1.408e6
+COMPILED_BYTES = 0.414e6
 """Bytes per token and block that element-wise operations move, counted by
 `tests.bench.kernel_bytes`: one kernel per operation, and `ranks.model.kernels`.
 """
+BFLOAT16_PLAIN_BYTES = 1.603e6
+BFLOAT16_COMPILED_BYTES = 0.343e6
+"""The same with tokens between blocks in bfloat16, as is assumed of all other software."""
 NPU_BYTES = 2.13e6
 NPU_FUSED_BYTES = 0.66e6
 """The same on an NPU: counted from a trace of its operators, 1,611 GB per step on each of eight
