@@ -43,7 +43,7 @@ class OptionParser(argparse.ArgumentParser):
         settings: dict[str, Any] = {"dest": field.name, "help": _help(field).replace("%", "%%")}
         if field.name == "demo":
             settings |= {"nargs": "?", "metavar": "FAMILY,…"}
-        elif isinstance(field.default, bool):
+        elif is_switch(field):
             settings |= {"action": argparse.BooleanOptionalAction, "default": None}
         elif isinstance(field.default, tuple):
             settings |= {"metavar": "A,B", "action": "append"}
@@ -77,6 +77,11 @@ def choices(annotation: Any) -> tuple[str, ...]:
     nested = (deep for part in parts for deep in get_args(part))
     literals = [part for part in (annotation, *parts, *nested) if get_origin(part) is Literal]
     return get_args(literals[0]) if literals else ()
+
+
+def is_switch(field: msgspec.structs.FieldInfo) -> bool:
+    # A switch without a default is neither on nor off if it is left out.
+    return isinstance(field.default, bool) or bool in get_args(next(iter(get_args(field.type)), 0))
 
 
 def is_duration(field: msgspec.structs.FieldInfo) -> bool:

@@ -96,6 +96,11 @@ class Device:
         return torch.bfloat16 if self.kind == "npu" else torch.float32
 
     @property
+    def solver_device(self) -> torch.device:
+        # UniPC solves small systems of equations, for which an NPU has no operator.
+        return self.torch_device if self.kind == "cuda" else torch.device("cpu")
+
+    @property
     def patience(self) -> float:
         """Factor on the time limits after which a rank counts as hung; 1 on accelerators."""
         return 10.0 if self.kind == "cpu" else 1.0
@@ -166,6 +171,15 @@ class Device:
 
     def copy_stream(self) -> "CopyStream":
         return CopyStream(None if self.kind == "cpu" else _runtime(self.kind))
+
+
+def to_host(values: torch.Tensor) -> torch.Tensor:
+    """Return values on the CPU; what an accelerator computes is copied to pinned memory."""
+    if values.device.type == "cpu":
+        return values
+    # Not pinned anew each time: torch keeps the memory of tensors that are gone.
+    host = torch.empty(values.shape, dtype=values.dtype, device="cpu", pin_memory=True)
+    return host.copy_(values)
 
 
 CopyEvent = Any
@@ -291,7 +305,7 @@ def can_run(form: KernelForm, device: torch.device) -> bool:
     try:
         kernels = Kernels(form)
         tokens = torch.ones(1, 16, 1024, dtype=torch.bfloat16, device=device)
-        kernels.add(tokens, tokens, tokens)
+        kernels.add(tokens.float(), tokens, tokens.float())
         if form == "triton":  # compiled in a second, and the one that asks most of Triton
             angles = torch.ones(16, 1, 64, device=device)
             kernels.rotate((tokens,) * 3, (tokens[0, 0],) * 2, (angles, angles), 1e-6, 8, 1)

@@ -15,7 +15,6 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from ranks.device import Device
 from ranks.errors import ModelFolderError
@@ -152,23 +151,6 @@ def load_image_encoder(component: Component, device: torch.device) -> CLIPVision
     numbers = model.embeddings.position_ids
     model.embeddings.position_ids = torch.arange(numbers.shape[1], device=device).expand(1, -1)
     return model
-
-
-def load_image_processor(files: ModelFiles) -> CLIPImageProcessorPil | None:
-    """Return what prepares images for the image encoder; None if the model has no such encoder.
-
-    An original folder has none. The makers squash images to a square there; this crops them as the
-    folders of diffusers do, so that both layouts give the same videos. The other settings, of
-    laion/CLIP-ViT-H-14-laion2B-s32B-b79K, are the defaults.
-    """
-    encoder = files.components.get("image_encoder")
-    if encoder is None:
-        return None
-    if files.image_processor is None:
-        side = encoder.config["image_size"]
-        return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=side)
-    processor: CLIPImageProcessorPil = CLIPImageProcessorPil.from_pretrained(files.image_processor)
-    return processor
 
 
 def meta_image_encoder(component: Component) -> CLIPVisionModel:

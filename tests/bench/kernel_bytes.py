@@ -87,9 +87,8 @@ def block_bytes(*, is_fused: bool) -> int:
             cache=None,
         )
         width = model.config.num_attention_heads * model.config.attention_head_dim
-        text, image, hidden = (
-            torch.empty(1, n, width, dtype=torch.bfloat16) for n in (512, 257, num_tokens)
-        )
+        text, image = (torch.empty(1, n, width, dtype=torch.bfloat16) for n in (512, 257))
+        hidden = torch.empty(1, num_tokens, width)
         condition = Condition(text, image)
         modulation = torch.empty(1, 6, width)
         model.blocks[0]([hidden], [(condition, shard)], modulation)  # keys and values, once a job
