@@ -28,6 +28,13 @@ KernelForm = Literal["plain", "compiled", "triton"]
 The results differ by the rounding of the dtype.
 """
 
+FORM_NAMES: dict[KernelForm, str] = {
+    "plain": "plain",
+    "compiled": "inductor",
+    "triton": "triton",
+}
+"""As people call them."""
+
 _LEAST_SCALE = 1e-30
 """Of a row of zeros, which must not be divided by zero."""
 

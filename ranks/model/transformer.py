@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ranks.model.block import Branch, install_forward
 from ranks.model.kernels import KernelForm, Kernels, by_token
-from ranks.parallel.ulysses import Condition, install_attention
+from ranks.parallel.ulysses import Attend, Condition, install_attention
 from ranks.sampling.residual_cache import Residuals
 from ranks.sampling.step_parts import StepParts
 
@@ -33,6 +33,7 @@ class ShardTransformer(nn.Module):
         model: The whole model; forward pass and attention of its blocks are replaced.
         backend: Kernel of the local attention.
         kernels: Form of the element-wise parts of the blocks.
+        attend_across: Computes cross-attention; None for the same kernel.
     """
 
     def __init__(
@@ -41,11 +42,12 @@ class ShardTransformer(nn.Module):
         backend: AttentionBackendName,
         *,
         kernels: KernelForm = "plain",
+        attend_across: Attend | None = None,
     ) -> None:
         super().__init__()
         functions = Kernels(kernels)
         install_forward(model, functions)
-        install_attention(model, backend, functions)
+        install_attention(model, backend, functions, attend_across)
         self.model = model
 
     @property
