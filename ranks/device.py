@@ -362,7 +362,7 @@ def can_run(form: KernelForm, device: torch.device) -> bool:
     try:
         kernels = Kernels(form)
         tokens = torch.ones(1, 16, 1024, dtype=torch.bfloat16, device=device)
-        kernels.add(tokens, tokens, tokens)
+        kernels.add(tokens.float(), tokens, tokens.float())
         if form == "triton":  # compiled in a second, and the one that asks most of Triton
             angles = torch.ones(16, 1, 64, device=device)
             kernels.rotate((tokens,) * 3, (tokens[0, 0],) * 2, (angles, angles), 1e-6, 8, 1)

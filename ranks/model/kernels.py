@@ -1,7 +1,8 @@
 """The element-wise parts of a transformer block, each of which may be fused into one kernel.
 
 Between matrix products a block does dozens of small operations, and each reads and writes all
-tokens. A fused kernel reads them once, computes in float32 and rounds once, at the end. The
+tokens. A fused kernel reads them once, computes in float32 and rounds once, at the end. Tokens
+between blocks are in float32, what matrix products read or write in the model's dtype. The
 functions contain no weights, collectives or attention, so they do not interfere with FSDP, Ulysses
 or the attention cache, and all blocks share the compiled code.
 
@@ -81,11 +82,19 @@ def _compiled(plain: Callable[P, R]) -> Callable[P, R]:
 
 
 def modulate(
-    hidden_BLC: Tensor, shift: Tensor, scale: Tensor, eps: float, rows: Tensor | None = None
+    hidden_BLC: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    eps: float,
+    dtype: torch.dtype,
+    rows: Tensor | None = None,
 ) -> Tensor:
-    """Return the tokens normalised, scaled and shifted; `shift` and `scale` are `[R, 1, C]`."""
+    """Return the tokens normalised, scaled and shifted, in `dtype`.
+
+    `shift` and `scale` are `[R, 1, C]`.
+    """
     normed = F.layer_norm(hidden_BLC.float(), hidden_BLC.shape[-1:], eps=eps)
-    return (normed * (1 + by_token(scale, rows)) + by_token(shift, rows)).type_as(hidden_BLC)
+    return (normed * (1 + by_token(scale, rows)) + by_token(shift, rows)).to(dtype)
 
 
 def rotate(
@@ -162,11 +171,14 @@ def add_and_norm(
     eps: float,
     rows: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the tokens after a gated update, and the same normalised, both `[B, L, C]`."""
+    """Return the tokens after a gated update, and the same normalised, both `[B, L, C]`.
+
+    The normalised ones have the dtype of the update.
+    """
     hidden_BLC = add(hidden_BLC, update, gate, rows)
     channels = hidden_BLC.shape[-1:]
     normed = F.layer_norm(hidden_BLC.float(), channels, weight.float(), bias.float(), eps)
-    return hidden_BLC, normed.type_as(hidden_BLC)
+    return hidden_BLC, normed.type_as(update)
 
 
 def add_and_modulate(
@@ -177,9 +189,12 @@ def add_and_modulate(
     eps: float,
     rows: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the tokens after an update, and the same modulated, both `[B, L, C]`."""
+    """Return the tokens after an update, and the same modulated, both `[B, L, C]`.
+
+    The modulated ones have the dtype of the update.
+    """
     hidden_BLC = hidden_BLC + update
-    return hidden_BLC, modulate(hidden_BLC, shift, scale, eps, rows)
+    return hidden_BLC, modulate(hidden_BLC, shift, scale, eps, update.dtype, rows)
 
 
 def add(hidden_BLC: Tensor, update: Tensor, gate: Tensor, rows: Tensor | None = None) -> Tensor:

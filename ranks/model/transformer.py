@@ -114,13 +114,14 @@ class ShardTransformer(nn.Module):
             residuals: Kept residuals of the run; None if no step cache keeps any.
 
         Returns:
-            Patches `[B, L, P]` of this rank's tokens, in the order of the sequence, of each branch.
+            Patches `[B, L, P]` of this rank's tokens, in the order of the sequence, of each branch,
+            in float32.
 
         Source:
-            diffusers' `WanTransformer3DModel.forward`.
+            diffusers' `WanTransformer3DModel.forward`; dtypes of Wan2.1 `wan/modules/model.py`.
         """
         _, first = branches[0]  # the shards of all branches are of the same tokens
-        embedded = self._embed_patches(first.sequence.take(self._patches(latents)))
+        embedded = self._embed_patches(first.sequence.take(self._patches(latents))).float()
         time, modulation = self._embed_time(timesteps)
         blocks = partial(self._pass_blocks, [embedded] * len(branches), branches, modulation, parts)
         hidden = blocks() if residuals is None else residuals.pass_blocks(embedded, blocks)
@@ -141,26 +142,13 @@ class ShardTransformer(nn.Module):
 
     def _head(self, hidden_BLM: Tensor, time: Tensor, rows: Tensor | None) -> Tensor:
         shift, scale = (self.model.scale_shift_table + time.unsqueeze(1)).chunk(2, dim=1)
-        normed = self.model.norm_out(hidden_BLM.float())
+        normed = self.model.norm_out(hidden_BLM)
         normed = normed * (1 + by_token(scale, rows)) + by_token(shift, rows)
-        patches: Tensor = self.model.proj_out(normed.type_as(hidden_BLM))
-        return patches
+        return _in_float32(self.model.proj_out, normed)
 
     def modulation(self, timestep: Tensor) -> Tensor:
-        """Return the blocks' modulation at a timestep, a scalar, in float32 whatever the dtype.
-
-        The differences between two steps are small, and would drown in rounding.
-        """
-        embedder = self.model.condition_embedder
-        waves = embedder.timesteps_proj(timestep.unsqueeze(0))
-        time = embedder.time_embedder(waves.to(_parameter_dtype(embedder.time_embedder))).float()
-        projection = embedder.time_proj
-        # In parts: a float32 copy of all its weights would take 0.6 GB of the 14B model.
-        rows = (
-            F.linear(embedder.act_fn(time), part.float()) for part in projection.weight.chunk(6)
-        )
-        modulation: Tensor = torch.cat(list(rows), dim=1) + projection.bias.float()
-        return modulation
+        """Return the blocks' modulation `[1, 6 * M]` at a timestep, a scalar."""
+        return self._embed_time(timestep.unsqueeze(0))[1].flatten(1)
 
     def unpatchify(self, patches: Tensor, shape: LatentShape) -> Tensor:
         """Turn a whole sequence of patches `[B, S, P]` into latents `[B, C, T, H, W]`."""
@@ -190,13 +178,17 @@ class ShardTransformer(nn.Module):
         return F.linear(patches_BLP.to(self.dtype), convolution.weight.flatten(1), convolution.bias)
 
     def _embed_time(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the time embedding `[R, M]` and the blocks' modulation `[R, 6, M]`."""
+        """Return the time embedding `[R, M]` and the blocks' modulation `[R, 6, M]`, float32."""
         embedder = self.model.condition_embedder
         waves = embedder.timesteps_proj(timesteps)
-        time = embedder.time_embedder(waves.to(_parameter_dtype(embedder.time_embedder)))
-        time = time.to(self.dtype)
-        modulation = embedder.time_proj(embedder.act_fn(time)).unflatten(1, (6, -1))
-        return time, modulation
+        time = embedder.time_embedder(waves.to(_parameter_dtype(embedder.time_embedder))).float()
+        modulation = _in_float32(embedder.time_proj, embedder.act_fn(time))
+        return time, modulation.unflatten(1, (6, -1))
+
+
+def _in_float32(linear: nn.Linear, values: Tensor) -> Tensor:
+    # The loader keeps these weights in float32, so that nothing is converted here.
+    return F.linear(values, linear.weight.float(), linear.bias.float())
 
 
 def _parameter_dtype(module: nn.Module) -> torch.dtype:

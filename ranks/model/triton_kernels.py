@@ -10,6 +10,7 @@ Tokens may have different timesteps. Then shifts, scales and gates have a row fo
 Only importable where Triton is installed. `TRITON_INTERPRET=1` runs the kernels on the CPU.
 """
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -21,9 +22,14 @@ _MAX_TILE = 1024
 
 
 def modulate(
-    hidden_BLC: Tensor, shift: Tensor, scale: Tensor, eps: float, rows: Tensor | None = None
+    hidden_BLC: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    eps: float,
+    dtype: torch.dtype,
+    rows: Tensor | None = None,
 ) -> Tensor:
-    return _norm(hidden_BLC, None, None, scale, shift, eps, rows, is_modulated=True)[1]
+    return _norm(hidden_BLC, None, None, scale, shift, eps, dtype, rows, is_modulated=True)[1]
 
 
 def add_and_norm(
@@ -35,7 +41,9 @@ def add_and_norm(
     eps: float,
     rows: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    return _norm(hidden_BLC, update, gate, weight, bias, eps, rows, is_modulated=False)
+    return _norm(
+        hidden_BLC, update, gate, weight, bias, eps, update.dtype, rows, is_modulated=False
+    )
 
 
 def add_and_modulate(
@@ -46,7 +54,7 @@ def add_and_modulate(
     eps: float,
     rows: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    return _norm(hidden_BLC, update, None, scale, shift, eps, rows, is_modulated=True)
+    return _norm(hidden_BLC, update, None, scale, shift, eps, update.dtype, rows, is_modulated=True)
 
 
 def add(hidden_BLC: Tensor, update: Tensor, gate: Tensor, rows: Tensor | None = None) -> Tensor:
@@ -104,13 +112,14 @@ def _norm(
     scale: Tensor,
     shift: Tensor,
     eps: float,
+    dtype: torch.dtype,
     rows: Tensor | None,
     *,
     is_modulated: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Return the tokens after an update, if there is one, and the same normalised."""
+    """Return the tokens after an update, if there is one, and the same normalised, in `dtype`."""
     hidden_BLC = hidden_BLC.contiguous()
-    normed = hidden_BLC.new_empty(hidden_BLC.shape)
+    normed = hidden_BLC.new_empty(hidden_BLC.shape, dtype=dtype)
     summed = hidden_BLC if update is None else hidden_BLC.new_empty(hidden_BLC.shape)
     modulation = scale if is_modulated else gate
     num_tokens, channels = hidden_BLC.shape[1:]

@@ -4,7 +4,7 @@ A model is created on the meta device, sharded, and only then filled, so that no
 more than its slices. A single rank shards nothing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -26,6 +26,7 @@ from ranks.model.vae_norm import install_norm
 from ranks.model.weight_match import match_weights
 from ranks.model_files.architecture import IMAGE_ENCODER_NAMES, TEXT_ENCODER_NAMES
 from ranks.model_files.components import Component, ComponentName, ModelFiles
+from ranks.model_files.weight_memory import IN_FLOAT32
 from ranks.offload import NOTHING, Offload
 from ranks.parallel.sharding import load_weights, shard_text_encoder, shard_transformer
 
@@ -56,7 +57,7 @@ def check_fit(files: ModelFiles) -> None:
 def load_transformers(
     files: ModelFiles, device: Device, mesh: DeviceMesh | None, offload: Offload = NOTHING
 ) -> tuple[tuple[ShardTransformer, ...], tuple[BlockStreaming, ...]]:
-    """Load the transformers; modules that diffusers keeps in float32 stay in float32.
+    """Load the transformers; what computes in float32 stays in float32.
 
     Returns:
         The transformers, and for each what keeps its blocks on the host, if so.
@@ -117,7 +118,7 @@ def meta_transformer(component: Component, dtype: torch.dtype) -> WanTransformer
     """Return the transformer on the meta device, in its final dtypes."""
     with _on_meta(component):
         model: WanTransformer3DModel = WanTransformer3DModel.from_config(component.config)
-    return _for_inference(model, dtype, keep_float32=model._keep_in_fp32_modules)
+    return _for_inference(model, dtype, keep_float32=IN_FLOAT32)
 
 
 def fill_transformer(
@@ -208,7 +209,7 @@ def _on_meta(component: Component) -> Iterator[None]:
         ) from error
 
 
-def _for_inference(model: ModelT, dtype: torch.dtype, keep_float32: Sequence[str] = ()) -> ModelT:
+def _for_inference(model: ModelT, dtype: torch.dtype, keep_float32: Collection[str] = ()) -> ModelT:
     model.requires_grad_(requires_grad=False)
     for name, weight in model.named_parameters():
         is_kept = not set(keep_float32).isdisjoint(name.split("."))

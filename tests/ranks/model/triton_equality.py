@@ -37,13 +37,14 @@ class Draw:
         return torch.randn(shape, generator=self._generator)
 
 
-Case = tuple[str, Tensor, Tensor]
-"""A name, what a kernel made, and the plain formula's result in float32."""
+Case = tuple[str, torch.dtype, Tensor, Tensor]
+"""A name, a dtype, what a kernel made in it, and the plain formula's result in float32."""
 
 
 def norms(draw: Draw, channels: int, num_tokens: int, rows: Tensor | None) -> Iterator[Case]:
     """Yield each result of the kernels with or without a norm."""
-    hidden, update = (draw.tokens(1, num_tokens, channels) for _ in range(2))
+    hidden, update = draw.floats(1, num_tokens, channels), draw.tokens(1, num_tokens, channels)
+    wide, dtype = hidden.dtype, update.dtype
     # As a block cuts them: rows that do not lie side by side.
     num_rows = 1 if rows is None else int(rows.max()) + 1
     shift, scale, gate, *_ = draw.floats(num_rows, 6, channels).chunk(6, dim=1)
@@ -51,24 +52,23 @@ def norms(draw: Draw, channels: int, num_tokens: int, rows: Tensor | None) -> It
     shift_L, scale_L, gate_L = (
         part if rows is None else part[rows].transpose(0, 1) for part in (shift, scale, gate)
     )
-    wide_hidden, wide_update = hidden.float(), update.float()
 
-    found = triton_kernels.modulate(hidden, shift, scale, EPS, rows)
-    yield "modulate", found, kernels.modulate(wide_hidden, shift_L, scale_L, EPS)
+    found = triton_kernels.modulate(hidden, shift, scale, EPS, dtype, rows)
+    yield "modulate", dtype, found, kernels.modulate(hidden, shift_L, scale_L, EPS, wide)
 
-    gated = kernels.add(wide_hidden, wide_update, gate_L)
-    yield "add", triton_kernels.add(hidden, update, gate, rows), gated
+    gated = kernels.add(hidden, update, gate_L)
+    yield "add", wide, triton_kernels.add(hidden, update, gate, rows), gated
 
     found, normed = triton_kernels.add_and_norm(hidden, update, gate, weight, bias, EPS, rows)
-    yield "add_and_norm: sum", found, gated
+    yield "add_and_norm: sum", wide, found, gated
     # Of the sum as it was rounded: the next operation reads that one.
-    expected = layer_norm(found.float(), (channels,), weight, bias, EPS)
-    yield "add_and_norm: norm", normed, expected
+    expected = layer_norm(found, (channels,), weight, bias, EPS)
+    yield "add_and_norm: norm", dtype, normed, expected
 
     found, normed = triton_kernels.add_and_modulate(hidden, update, shift, scale, EPS, rows)
-    yield "add_and_modulate: sum", found, wide_hidden + wide_update
-    expected = kernels.modulate(found.float(), shift_L, scale_L, EPS)
-    yield "add_and_modulate: norm", normed, expected
+    yield "add_and_modulate: sum", wide, found, hidden + update
+    expected = kernels.modulate(found, shift_L, scale_L, EPS, wide)
+    yield "add_and_modulate: norm", dtype, normed, expected
 
 
 def rotations(draw: Draw, channels: int, num_heads: int, num_tokens: int) -> Iterator[Case]:
@@ -87,7 +87,7 @@ def rotations(draw: Draw, channels: int, num_heads: int, num_tokens: int) -> Ite
             num_heads,
             num_ranks,
         )
-        yield f"rotate, {num_ranks} ranks", found, expected
+        yield f"rotate, {num_ranks} ranks", query.dtype, found, expected
 
 
 def differences() -> Iterator[str]:
@@ -96,10 +96,11 @@ def differences() -> Iterator[str]:
         draw = Draw(dtype)
         some = torch.arange(num_tokens) % 2
         cases = [*norms(draw, channels, num_tokens, None), *norms(draw, channels, num_tokens, some)]
-        for name, found, expected in (*cases, *rotations(draw, channels, num_heads, num_tokens)):
-            assert found.dtype is dtype
+        cases += rotations(draw, channels, num_heads, num_tokens)
+        for name, made_in, found, expected in cases:
+            assert found.dtype is made_in
             assert found.is_contiguous()
-            allowed = SUM_ERROR + LAST_PLACE[dtype] * expected.abs()
+            allowed = SUM_ERROR + LAST_PLACE[made_in] * expected.abs()
             excess = ((found.float() - expected).abs() / allowed).max()
             if not excess <= 1:  # true of NaN, too
                 yield f"{name}, {channels} channels, {dtype}: {excess:.1f} times what is allowed"
