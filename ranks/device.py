@@ -161,10 +161,13 @@ class Device:
         return (free if limit is None else min(free, limit)) // num_ranks
 
     def choose_kernels(self) -> KernelForm:
-        # On the CPU compiling takes longer than a short job; torch_npu has no compiler.
-        if self.kind != "cuda" or os.environ.get("TORCH_COMPILE_DISABLE") == "1":
-            return "plain"
-        forms: tuple[KernelForm, ...] = ("triton", "compiled")
+        # On the CPU compiling takes longer than a short job.
+        if self.kind == "npu":
+            forms: tuple[KernelForm, ...] = ("vendor",)
+        elif self.kind == "cpu" or os.environ.get("TORCH_COMPILE_DISABLE") == "1":
+            forms = ()
+        else:
+            forms = ("triton", "compiled")
         return next((form for form in forms if can_run(form, self.torch_device)), "plain")
 
     def choose_multiply(self, form: EightBit) -> Multiply:
@@ -363,16 +366,29 @@ def can_run(form: KernelForm, device: torch.device) -> bool:
         kernels = Kernels(form)
         tokens = torch.ones(1, 16, 1024, dtype=torch.bfloat16, device=device)
         kernels.add(tokens.float(), tokens, tokens.float())
-        if form == "triton":  # compiled in a second, and the one that asks most of Triton
-            angles = torch.ones(16, 1, 64, device=device)
-            kernels.rotate((tokens,) * 3, (tokens[0, 0],) * 2, (angles, angles), 1e-6, 8, 1)
-    # A missing compiler, a read-only folder, and whatever another version of Triton raises.
+        if form != "compiled":  # compiled in a second, and the one that asks most of Triton
+            _try_rotation(kernels, tokens)
+    # A missing compiler or operator, a read-only folder, and whatever another version raises.
     except Exception as error:  # noqa: BLE001
         logger.warning(
             "%s kernels do not work here, so steps are slower: %s", form, one_line(str(error))
         )
         return False
     return True
+
+
+def _try_rotation(kernels: Kernels, tokens: torch.Tensor) -> None:
+    """Rotate tokens of a head size of 128, as the models have it.
+
+    Raises:
+        DeviceError: If the result is not that of the plain form.
+    """
+    angles = torch.arange(16 * 64, device=tokens.device).view(16, 1, 64) / 512
+    arguments = ((tokens,) * 3, (tokens[0, 0],) * 2, (angles.cos(), angles.sin()), 1e-6, 8, 1)
+    found, expected = kernels.rotate(*arguments), Kernels("plain").rotate(*arguments)
+    error = float((found.float() - expected.float()).abs().max())
+    if not error < 0.05:  # of numbers up to 1.4, in bfloat16
+        raise DeviceError(f"the rotation is wrong by {error}")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

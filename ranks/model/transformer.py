@@ -14,7 +14,7 @@ from diffusers.models.attention_dispatch import AttentionBackendName
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor, nn
 
-from ranks.model.block import Branch, install_forward
+from ranks.model.block import Branch, Stream, finish, install_forward
 from ranks.model.kernels import KernelForm, Kernels, by_token
 from ranks.parallel.ulysses import Attend, Condition, install_attention
 from ranks.sampling.residual_cache import Residuals
@@ -48,6 +48,7 @@ class ShardTransformer(nn.Module):
         functions = Kernels(kernels)
         install_forward(model, functions)
         install_attention(model, backend, functions, attend_across)
+        self._kernels = functions
         self.model = model
 
     @property
@@ -123,22 +124,24 @@ class ShardTransformer(nn.Module):
         _, first = branches[0]  # the shards of all branches are of the same tokens
         embedded = self._embed_patches(first.sequence.take(self._patches(latents))).float()
         time, modulation = self._embed_time(timesteps)
-        blocks = partial(self._pass_blocks, [embedded] * len(branches), branches, modulation, parts)
+        blocks = partial(self._pass_blocks, embedded, branches, modulation, parts)
         hidden = blocks() if residuals is None else residuals.pass_blocks(embedded, blocks)
         return [self._head(tokens, time, first.timestep_rows) for tokens in hidden]
 
     def _pass_blocks(
         self,
-        hidden: list[Tensor],
+        embedded: Tensor,
         branches: Sequence[Branch],
         modulation: Tensor,
         parts: StepParts | None,
     ) -> list[Tensor]:
+        streams = [Stream(embedded) for _ in branches]
         for block in self.model.blocks:
             if parts is not None and not parts.goes_on():
                 break  # the run ends, and the result is not used
-            hidden = block(hidden, branches, modulation)
-        return hidden
+            streams = block(streams, branches, modulation)
+        rows = branches[0][1].timestep_rows
+        return [finish(stream, self._kernels, rows) for stream in streams]
 
     def _head(self, hidden_BLM: Tensor, time: Tensor, rows: Tensor | None) -> Tensor:
         shift, scale = (self.model.scale_shift_table + time.unsqueeze(1)).chunk(2, dim=1)

@@ -195,9 +195,10 @@ class SelfAttention:
 class CrossAttention:
     """Processor of a block's cross-attention; local, because every rank holds the condition."""
 
-    def __init__(self, block: int, attend: Attend) -> None:
+    def __init__(self, block: int, attend: Attend, kernels: Kernels) -> None:
         self._block = block
         self._attend = attend
+        self._kernels = kernels
 
     def __call__(
         self,
@@ -208,7 +209,9 @@ class CrossAttention:
         rotary_emb: None,
     ) -> Tensor:
         """Return the output `[B, L, C]` of this rank's tokens."""
-        query = _split_heads(attn.norm_q(attn.to_q(hidden_states)), attn)
+        norm = attn.norm_q
+        query = self._kernels.rms_norm(attn.to_q(hidden_states), norm.weight, norm.eps)
+        query = _split_heads(query, attn)
         output, *others = (
             self._attend(query, key, value)
             for key, value in encoder_hidden_states.keys_values(self._block, attn)
@@ -235,7 +238,7 @@ def install_attention(
     attend_across = attend_across or partial(dispatch_attention_fn, backend=backend)
     for index, block in enumerate(model.blocks):
         block.attn1.set_processor(SelfAttention(index, backend, kernels))
-        block.attn2.set_processor(CrossAttention(index, attend_across))
+        block.attn2.set_processor(CrossAttention(index, attend_across, kernels))
 
 
 def _split_heads(hidden_BLC: Tensor, attn: WanAttention) -> Tensor:

@@ -2,7 +2,6 @@
 
 from functools import cache
 
-import pytest
 import torch
 from diffusers.models.attention_dispatch import AttentionBackendName
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
