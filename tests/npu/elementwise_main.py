@@ -1,4 +1,4 @@
-"""Compares the element-wise kernels of an NPU with the plain form on the CPU; for forks of the host."""
+"""Compares the element-wise kernels of an NPU with the plain form; for forks of the host."""
 
 import json
 import sys
