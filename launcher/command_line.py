@@ -129,7 +129,7 @@ def _add_flag(parser: argparse.ArgumentParser, field: msgspec.structs.FieldInfo)
     text = f"{_description(field.type)}{shown}"
     if field.name == "demo":
         parser.add_argument(flag, dest=field.name, help=text, nargs="?", metavar="FAMILY,…")
-    elif isinstance(field.default, bool):
+    elif _is_switch(field):
         parser.add_argument(
             flag, dest=field.name, help=text, action=argparse.BooleanOptionalAction, default=None
         )
@@ -137,6 +137,11 @@ def _add_flag(parser: argparse.ArgumentParser, field: msgspec.structs.FieldInfo)
         parser.add_argument(flag, dest=field.name, help=text, metavar="A,B", action="append")
     else:
         parser.add_argument(flag, dest=field.name, help=text, metavar="VALUE")
+
+
+def _is_switch(field: msgspec.structs.FieldInfo) -> bool:
+    # A switch without a default is neither on nor off if it is left out.
+    return isinstance(field.default, bool) or bool in get_args(next(iter(get_args(field.type)), 0))
 
 
 def _description(annotation: Any) -> str:

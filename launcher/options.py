@@ -236,7 +236,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ) = None
     dit_fsdp: Annotated[bool, Meta(description="Default of a job's `dit_fsdp`.")] = False
     t5_fsdp: Annotated[bool, Meta(description="Default of a job's `t5_fsdp`.")] = False
-    vae_parallel: Annotated[bool, Meta(description="Default of a job's `vae_parallel`.")] = False
+    vae_parallel: Annotated[
+        bool | None,
+        Meta(
+            description="Default of a job's `vae_parallel`; if left out, on where a group has "
+            "several accelerators."
+        ),
+    ] = None
     offload: (
         Annotated[
             str,

@@ -76,7 +76,7 @@ class RankConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     ulysses_size: int | None = None
     dit_fsdp: bool = False
     t5_fsdp: bool = False
-    vae_parallel: bool = False
+    vae_parallel: bool | None = None
     """These five are the group's defaults of the `JobSpec` fields with the same names."""
     offload: str | None = None
     """What is kept in host memory, as `--offload` spells it; None lets the ranks choose."""
@@ -89,6 +89,11 @@ class RankConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Pipe for lines to the launcher: `born RANK PID`, `ready RANK`, `failed RANK TEXT`."""
     is_trial: bool = False
     """Only test the devices and the collectives; load no model and serve no jobs."""
+
+    @property
+    def splits_vae(self) -> bool:
+        # The ranks of a CPU share its cores, whoever decodes.
+        return self.device != "cpu" if self.vae_parallel is None else self.vae_parallel
 
     @property
     def can_fork(self) -> bool:

@@ -133,6 +133,11 @@ class Device:
         return torch.bfloat16 if self.kind == "npu" else torch.float32
 
     @property
+    def solver_device(self) -> torch.device:
+        # UniPC solves small systems of equations, for which an NPU has no operator.
+        return self.torch_device if self.kind == "cuda" else torch.device("cpu")
+
+    @property
     def patience(self) -> float:
         """Factor on the time limits after which a rank counts as hung; 1 on accelerators."""
         return 10.0 if self.kind == "cpu" else 1.0
@@ -206,6 +211,15 @@ class Device:
 
     def copy_stream(self) -> "CopyStream":
         return CopyStream(None if self.kind == "cpu" else _runtime(self.kind))
+
+
+def to_host(values: torch.Tensor) -> torch.Tensor:
+    """Return values on the CPU; what an accelerator computes is copied to pinned memory."""
+    if values.device.type == "cpu":
+        return values
+    # Not pinned anew each time: torch keeps the memory of tensors that are gone.
+    host = torch.empty(values.shape, dtype=values.dtype, device="cpu", pin_memory=True)
+    return host.copy_(values)
 
 
 CopyEvent = Any

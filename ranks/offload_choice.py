@@ -47,7 +47,7 @@ def decide_offload(
         ulysses_size=config.ulysses_size,
         dit_fsdp=config.dit_fsdp,
         t5_fsdp=config.t5_fsdp,
-        vae_parallel=config.vae_parallel,
+        vae_parallel=config.splits_vae,
     )
     fit = decide(plan, sizes, profile, offload)
     chosen = "chosen by the devices' memory" if offload is None else "as asked for"

@@ -20,6 +20,7 @@ from broker.wire.group_shape import step_work
 from broker.wire.job import JobSpec, Stage
 from broker.wire.lora import LoraHashes
 from ranks.control import NextStep
+from ranks.device import to_host
 from ranks.engine import Engine
 from ranks.errors import JobError
 from ranks.kept_encodings import ImageEncoding, ImageKey
@@ -80,7 +81,7 @@ class Observer(Protocol):
         """Called within a long denoising step; `done` of it is done, from 0 to 1."""
 
     def show(self, latents: Tensor) -> None:
-        """Called with the predicted clean latents `[1, C, T, H, W]`, float32, CPU."""
+        """Called on rank 0 with the predicted clean latents `[1, C, T, H, W]`, float32, CPU."""
 
     def offer_state(self, step: int, state: Callable[[], State]) -> None:
         """Called where the run could be resumed; `state` returns all that this takes."""
@@ -263,10 +264,8 @@ class Run:
             )
             while not denoiser.is_done:
                 self._advance(denoiser, predictors)
-                # Here they are on the host: no wait for the device, and no bad preview or state.
-                # A rank that alone finds some makes the others leave at their next boundary.
-                _require_finite(denoiser.latents, f"latents after step {denoiser.step}")
-                self._observer.show(keep_given(denoiser.solver.estimate()))
+                if self._rank == 0:
+                    self._observer.show(to_host(keep_given(denoiser.solver.estimate())))
                 self._finish_step(denoiser, schedule)
         return keep_given(denoiser.latents)
 
@@ -275,6 +274,10 @@ class Run:
         is_computed = not denoiser.is_skipping
         began_s = time.monotonic()
         denoiser.advance(predictor)
+        # No bad preview or state. A rank that alone finds some makes the others leave at their next
+        # boundary. Here the host waits for the step: else it would queue the whole loop, and a
+        # cancel would come too late.
+        _require_finite(denoiser.latents, f"latents after step {denoiser.step}")
         if is_computed:
             self._engine.pace.learn(self._step_work, time.monotonic() - began_s)
         self._step_work = step_work(self._spec, self._engine.shape, denoiser.step)
@@ -290,7 +293,8 @@ class Run:
     def _start_denoiser(self, solver: Solver, step_cache: StepCache | None) -> Denoiser:
         spec = self._spec
         assert spec.seed is not None  # the front draws one if the client names none
-        denoiser = Denoiser(solver, draw_noise(spec.seed, self._latent_shape), step_cache)
+        noise = draw_noise(spec.seed, self._latent_shape).to(self._engine.device.solver_device)
+        denoiser = Denoiser(solver, noise, step_cache)
         if self._job.resume_from is not None:
             denoiser.restore(load_state(self._job.resume_from))
             logger.info("goes on after step %d", denoiser.step)

@@ -111,7 +111,7 @@ def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
         offload=offload,
         dit_fsdp=config.dit_fsdp,
         t5_fsdp=config.t5_fsdp,
-        vae_parallel=config.vae_parallel,
+        vae_parallel=config.splits_vae,
     )
     shape = GroupShape(
         world_size=config.world_size,
@@ -130,7 +130,7 @@ def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
         LoraSwitch(models.transformers, files, config.loras),
         dit_fsdp=config.dit_fsdp,
         t5_fsdp=config.t5_fsdp,
-        vae_parallel=config.vae_parallel,
+        vae_parallel=config.splits_vae,
     )
 
 

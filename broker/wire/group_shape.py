@@ -167,7 +167,7 @@ def _demand(
         num_pixels=patch_height_px * patch_width_px,
         num_branches=1 if cfg_size == 2 or not spec.is_guided else 2,
         keeps_attention=spec.use_attentioncache,
-        # EasyCache keeps whole latents, on the host.
+        # EasyCache keeps whole latents, which are small.
         keeps_residuals=spec.step_cache in ("magcache", "teacache"),
         dit_fsdp=chosen(spec.dit_fsdp, memory.dit_fsdp),
         t5_fsdp=chosen(spec.t5_fsdp, memory.t5_fsdp),

@@ -16,6 +16,11 @@ Attention = Literal["exact", "sage"]
 """What computes attention: exact kernels, or SageAttention, which rounds to 8 bits."""
 
 
+ImageView = Literal["official", "folder"]
+"""What the image encoder sees of a picture: the whole, squeezed to a square, as the makers' code
+does; or what the model's folder states."""
+
+
 class StepCacheOffer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A step cache that a model offers, because numbers for it are published or none are needed."""
 
@@ -41,6 +46,8 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Whether a job may or must give the video's last frame."""
     has_second_guidance: bool = False
     """Whether `guidance_scale_2` applies to it."""
+    image_view: ImageView | None = None
+    """None if the model has no image encoder."""
     is_distilled: bool = False
     """Whether it makes a video in a few steps and without guidance."""
 

@@ -35,7 +35,7 @@ def _check(name: str, report: ModelReport, options: Options, devices: DeviceRepo
         ulysses_size=options.ulysses_size,
         dit_fsdp=options.dit_fsdp,
         t5_fsdp=options.t5_fsdp,
-        vae_parallel=options.vae_parallel,
+        vae_parallel=options.vae_parallel is not False,
     )
     offload = None if options.offload is None else parse_offload(options.offload)
     sizes = report.sizes.with_vae_items(devices.vae_item_bytes)

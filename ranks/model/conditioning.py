@@ -21,7 +21,6 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import CLIPVisionModel, T5TokenizerFast, UMT5EncoderModel
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
 from broker.wire.errors import ErrorCode
@@ -29,11 +28,11 @@ from ranks.device import Device
 from ranks.errors import JobError, ModelFolderError
 from ranks.model.hosted_models import HostedModels
 from ranks.model.hosted_weights import HostedModel
+from ranks.model.image_view import ImageProcessor, load_image_processor
 from ranks.model.transformer import ShardTransformer
 from ranks.model.weights import (
     check_fit,
     load_image_encoder,
-    load_image_processor,
     load_text_encoder,
     load_transformers,
     load_vae,
@@ -55,7 +54,7 @@ class Models:
 
     tokenizer: T5TokenizerFast
     text_encoder: UMT5EncoderModel
-    image_processor: CLIPImageProcessorPil | None
+    image_processor: ImageProcessor | None
     image_encoder: CLIPVisionModel | None
     """None if the model sees the image through the VAE alone; so is the processor."""
     transformers: tuple[ShardTransformer, ...]
@@ -209,8 +208,7 @@ def embed_images(models: Models, images: Sequence[Image.Image]) -> Tensor | None
     processor, encoder = models.image_processor, models.image_encoder
     assert processor is not None, "a family embeds images only with an image encoder"
     assert encoder is not None, "so does its folder"
-    pixels = processor(images=list(images), return_tensors="pt").pixel_values
-    output = encoder(pixels.to(models.device, encoder.dtype), output_hidden_states=True)
+    output = encoder(processor(images).to(models.device, encoder.dtype), output_hidden_states=True)
     image_embeds: Tensor = output.hidden_states[-2]
     return image_embeds
 

@@ -14,6 +14,7 @@ from broker.wire.job_memory import GroupMemory
 from ranks.model.quantized_linear import longest_sides
 from ranks.model_files.architecture import NUM_TEXT_TOKENS
 from ranks.model_files.memory_estimate import (
+    STREAM_ITEM_BYTES,
     ModelSizes,
     group_memory,
     num_image_tokens,
@@ -52,7 +53,8 @@ def measure(
         blocks_bytes=blocks,
         outside_bytes=_num_bytes([transformer]) - blocks,
         work_bytes=work_bytes(longest_sides(transformer)),
-        vector_bytes=_vector_bytes(transformer),
+        vector_bytes=_width(transformer) * transformer.patch_embedding.weight.dtype.itemsize,
+        stream_bytes=_width(transformer) * STREAM_ITEM_BYTES,
         text_encoder_bytes=_num_bytes([text_encoder]),
         image_encoder_bytes=0 if image_encoder is None else _num_bytes([image_encoder]),
         vae_bytes=_num_bytes([vae]),
@@ -78,7 +80,6 @@ def _num_bytes(modules: Iterable[nn.Module]) -> int:
     )
 
 
-def _vector_bytes(transformer: WanTransformer3DModel) -> int:
+def _width(transformer: WanTransformer3DModel) -> int:
     config = transformer.config
-    itemsize: int = transformer.patch_embedding.weight.dtype.itemsize
-    return int(config.num_attention_heads * config.attention_head_dim) * itemsize
+    return int(config.num_attention_heads * config.attention_head_dim)

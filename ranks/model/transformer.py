@@ -20,6 +20,8 @@ from ranks.parallel.ulysses import Attend, Condition, install_attention
 from ranks.sampling.residual_cache import Residuals
 from ranks.sampling.step_parts import StepParts
 
+_ROWS_AT_ONCE = 8192
+
 LatentShape = tuple[int, int, int]
 """Frames, height and width of latents, `(T, H, W)`."""
 
@@ -124,18 +126,22 @@ class ShardTransformer(nn.Module):
         _, first = branches[0]  # the shards of all branches are of the same tokens
         embedded = self._embed_patches(first.sequence.take(self._patches(latents))).float()
         time, modulation = self._embed_time(timesteps)
-        blocks = partial(self._pass_blocks, embedded, branches, modulation, parts)
-        hidden = blocks() if residuals is None else residuals.pass_blocks(embedded, blocks)
+        streams = [Stream(embedded)] * len(branches)
+        blocks = partial(self._pass_blocks, streams, branches, modulation, parts)
+        if residuals is None:
+            del embedded  # which frees it after the first block
+            hidden = blocks()
+        else:
+            hidden = residuals.pass_blocks(embedded, blocks)
         return [self._head(tokens, time, first.timestep_rows) for tokens in hidden]
 
     def _pass_blocks(
         self,
-        embedded: Tensor,
+        streams: list[Stream],
         branches: Sequence[Branch],
         modulation: Tensor,
         parts: StepParts | None,
     ) -> list[Tensor]:
-        streams = [Stream(embedded) for _ in branches]
         for block in self.model.blocks:
             if parts is not None and not parts.goes_on():
                 break  # the run ends, and the result is not used
@@ -190,8 +196,12 @@ class ShardTransformer(nn.Module):
 
 
 def _in_float32(linear: nn.Linear, values: Tensor) -> Tensor:
-    # The loader keeps these weights in float32, so that nothing is converted here.
-    return F.linear(values, linear.weight.float(), linear.bias.float())
+    """Apply a layer in float32 to float32 values, whatever the dtype of its weights."""
+    if linear.weight.dtype == torch.float32:
+        return F.linear(values, linear.weight, linear.bias)
+    # In parts: a float32 copy of all weights of the time projection would take 0.6 GB of 14B.
+    parts = [F.linear(values, rows.float()) for rows in linear.weight.split(_ROWS_AT_ONCE)]
+    return torch.cat(parts, dim=-1) + linear.bias.float()
 
 
 def _parameter_dtype(module: nn.Module) -> torch.dtype:

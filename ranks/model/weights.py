@@ -4,7 +4,7 @@ A model is created on the meta device, sharded, and only then filled, so that no
 more than its slices. A single rank shards nothing.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -15,7 +15,6 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from ranks.device import Device
 from ranks.errors import ModelFolderError
@@ -26,7 +25,6 @@ from ranks.model.vae_norm import install_norm
 from ranks.model.weight_match import match_weights
 from ranks.model_files.architecture import IMAGE_ENCODER_NAMES, TEXT_ENCODER_NAMES
 from ranks.model_files.components import Component, ComponentName, ModelFiles
-from ranks.model_files.weight_memory import IN_FLOAT32
 from ranks.offload import NOTHING, Offload
 from ranks.parallel.sharding import load_weights, shard_text_encoder, shard_transformer
 
@@ -57,7 +55,7 @@ def check_fit(files: ModelFiles) -> None:
 def load_transformers(
     files: ModelFiles, device: Device, mesh: DeviceMesh | None, offload: Offload = NOTHING
 ) -> tuple[tuple[ShardTransformer, ...], tuple[BlockStreaming, ...]]:
-    """Load the transformers; what computes in float32 stays in float32.
+    """Load the transformers; modules that diffusers keeps in float32 stay in float32.
 
     Returns:
         The transformers, and for each what keeps its blocks on the host, if so.
@@ -118,7 +116,7 @@ def meta_transformer(component: Component, dtype: torch.dtype) -> WanTransformer
     """Return the transformer on the meta device, in its final dtypes."""
     with _on_meta(component):
         model: WanTransformer3DModel = WanTransformer3DModel.from_config(component.config)
-    return _for_inference(model, dtype, keep_float32=IN_FLOAT32)
+    return _for_inference(model, dtype, keep_float32=model._keep_in_fp32_modules)
 
 
 def fill_transformer(
@@ -160,23 +158,6 @@ def load_image_encoder(component: Component, device: torch.device) -> CLIPVision
     return model
 
 
-def load_image_processor(files: ModelFiles) -> CLIPImageProcessorPil | None:
-    """Return what prepares images for the image encoder; None if the model has no such encoder.
-
-    An original folder has none. The makers squash images to a square there; this crops them as the
-    folders of diffusers do, so that both layouts give the same videos. The other settings, of
-    laion/CLIP-ViT-H-14-laion2B-s32B-b79K, are the defaults.
-    """
-    encoder = files.components.get("image_encoder")
-    if encoder is None:
-        return None
-    if files.image_processor is None:
-        side = encoder.config["image_size"]
-        return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=side)
-    processor: CLIPImageProcessorPil = CLIPImageProcessorPil.from_pretrained(files.image_processor)
-    return processor
-
-
 def meta_image_encoder(component: Component) -> CLIPVisionModel:
     with _on_meta(component):
         model = CLIPVisionModel(CLIPVisionConfig.from_dict(component.config))
@@ -209,7 +190,7 @@ def _on_meta(component: Component) -> Iterator[None]:
         ) from error
 
 
-def _for_inference(model: ModelT, dtype: torch.dtype, keep_float32: Collection[str] = ()) -> ModelT:
+def _for_inference(model: ModelT, dtype: torch.dtype, keep_float32: Sequence[str] = ()) -> ModelT:
     model.requires_grad_(requires_grad=False)
     for name, weight in model.named_parameters():
         is_kept = not set(keep_float32).isdisjoint(name.split("."))

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from broker.wire.model_profile import EightBit, Family
+from broker.wire.model_profile import EightBit, Family, ImageView
 from ranks.errors import ModelFolderError
 from ranks.loras.lora_file import WeightedChanges
 from ranks.model_files.weight_files import StoredWeight
@@ -65,6 +65,12 @@ class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
     def transformers(self) -> list[Component]:
         """In the order of the steps that they compute."""
         return [self.components[name] for name in TRANSFORMERS if name in self.components]
+
+    @property
+    def image_view(self) -> ImageView | None:
+        if "image_encoder" not in self.components:
+            return None
+        return "official" if self.image_processor is None else "folder"
 
     @property
     def num_heads(self) -> int:

@@ -20,6 +20,7 @@ from ranks.model_files.weight_files import find_weights, weight_file_names
 
 logger = logging.getLogger(__name__)
 
+PROCESSOR = "image_processor/preprocessor_config.json"
 _VOCABULARIES = ("tokenizer.json", "spiece.model")
 """A tokenizer reads the first that is there."""
 
@@ -63,7 +64,8 @@ def open_diffusers_folder(folder: Path, given: GivenTransformers | None = None) 
     refuse_other_model(_named(folder, given), family, configs)
     has_images = "image_encoder" in parts
     if has_images:
-        _check_processor(folder)
+        side = read_json(folder / "image_encoder" / "config.json").get("image_size")
+        check_processor(folder / PROCESSOR, side)
     components |= {part: read_component(folder / part) for part in own_parts}
     _warn_of_strays(folder, components)
     return ModelFiles(
@@ -147,7 +149,7 @@ def _refuse_missing(folder: Path) -> None:
 def _refuse_incomplete(folder: Path, parts: Sequence[ComponentName]) -> None:
     configs = ["tokenizer/tokenizer_config.json", *(f"{part}/config.json" for part in parts)]
     if "image_encoder" in parts:
-        configs.append("image_processor/preprocessor_config.json")
+        configs.append(PROCESSOR)
     missing = [name for name in configs if not (folder / name).is_file()]
     for part in parts:
         if f"{part}/config.json" not in missing:
@@ -189,8 +191,12 @@ def check_tokenizer(tokenizer: Path) -> None:
         raise ModelFolderError(f"{tokenizer} is a {name}; expected the T5Tokenizer of UMT5")
 
 
-def _check_processor(folder: Path) -> None:
-    path = folder / "image_processor" / "preprocessor_config.json"
+def check_processor(path: Path, expected: object) -> None:
+    """Check what prepares images for an encoder that expects squares of a side.
+
+    Raises:
+        ModelFolderError: If it is of another encoder.
+    """
     config = read_json(path)
     name = config.get("image_processor_type")
     # Files of older libraries have another name for it, or none.
@@ -198,7 +204,6 @@ def _check_processor(folder: Path) -> None:
         raise ModelFolderError(f"{path} is of a {name}; expected a CLIPImageProcessor")
     crop = config.get("crop_size")
     side = crop.get("height") if isinstance(crop, dict) else crop
-    expected = read_json(folder / "image_encoder" / "config.json").get("image_size")
     if side != expected:
         raise ModelFolderError(
             f"{path}: crop_size is {side!r}; the image encoder expects images of {expected!r} px"

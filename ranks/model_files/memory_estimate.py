@@ -25,9 +25,13 @@ leaves a tenth."""
 _CAPACITY_GRAIN = 1 << 26
 """Bytes to which capacities are rounded: the broker keeps one queue for each kind of group."""
 
-_TOKEN_VECTORS = 18
-"""Vectors of the transformer's width and dtype that are alive at once per token: hidden state, its
-norm, queries, keys and values, and their copies before and after the exchange."""
+_TOKEN_VECTORS = 15
+"""Vectors of the transformer's width and dtype that are alive at once per token: what attention and
+feed-forward network read, queries, keys and values, and their copies before and after the
+exchange."""
+
+_STREAM_VECTORS = 2
+"""Likewise of tokens between two blocks: those of both guidance branches."""
 
 _VAE_MAPS = 52
 """Maps of the VAE's base width that are alive at once per pixel while a chunk of four frames is
@@ -36,6 +40,8 @@ chunk. The encoder needs fewer."""
 
 _RESIDUAL_VAE_MAPS = 100
 """Likewise of a VAE with shortcuts around its blocks, which keep the input of each."""
+
+STREAM_ITEM_BYTES = 4
 
 _BLOCKS_IN_TURN = 2
 """The block that runs, and the next one, which is gathered or copied meanwhile."""
@@ -52,7 +58,9 @@ class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
     work_bytes: int = 0
     """What a product of 8-bit numbers takes beside its input and output."""
     vector_bytes: int
-    """One token between two blocks."""
+    """One token in the dtype of the matrix products."""
+    stream_bytes: int
+    """One token between two blocks, in float32."""
     text_encoder_bytes: int
     image_encoder_bytes: int
     vae_bytes: int
@@ -96,6 +104,7 @@ def sizes_of(files: ModelFiles, item_bytes: int = 2, vae_item_bytes: int = 4) ->
             max(transformer.weights[name].shape) for name in transformer.quantized
         ),
         vector_bytes=width * item_bytes,
+        stream_bytes=width * STREAM_ITEM_BYTES,
         text_encoder_bytes=item_bytes * _num_weights("text_encoder", configs["text_encoder"]),
         image_encoder_bytes=0
         if image_encoder is None
@@ -134,9 +143,10 @@ def group_memory(
         dit_gathered_bytes=blocks if is_sharded else 0,
         dit_blocks_bytes=in_turn if is_sharded else 0,
         t5_gathered_bytes=t5 if is_sharded else 0,
-        token_bytes=_TOKEN_VECTORS * sizes.vector_bytes,
+        token_bytes=_TOKEN_VECTORS * sizes.vector_bytes + _STREAM_VECTORS * sizes.stream_bytes,
         cache_token_bytes=sizes.num_blocks * sizes.vector_bytes,
-        residual_token_bytes=sizes.vector_bytes,
+        # What is kept, and the tokens before the blocks.
+        residual_token_bytes=2 * sizes.stream_bytes,
         condition_bytes=2 * sizes.num_blocks * sizes.num_condition_tokens * sizes.vector_bytes,
         pixel_bytes=sizes.pixel_bytes,
         vae_grid=grid_shape(world_size),

@@ -4,7 +4,7 @@ Wan2.2 A14B has its two transformers in folders of their own. Only transformers 
 of the other components follow from the shapes of their weights.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import msgspec
 from broker.wire.model_profile import Family
 from ranks.errors import ModelFolderError
 from ranks.model_files.components import Component, ComponentName, ModelFiles
-from ranks.model_files.diffusers_folder import check_tokenizer
+from ranks.model_files.diffusers_folder import PROCESSOR, check_processor, check_tokenizer
 from ranks.model_files.json_file import read_json
 from ranks.model_files.original_components import (
     image_encoder_of,
@@ -119,9 +119,17 @@ def open_original_folder(folder: Path, given: GivenTransformers | None = None) -
         family=kind.family,
         components=components,
         tokenizer=folder / TOKENIZER,
-        image_processor=None,
+        image_processor=_image_processor(folder, components),
         boundary_ratio=_A14B_BOUNDARY if kind is _A14B else None,
     )
+
+
+def _image_processor(folder: Path, components: Mapping[ComponentName, Component]) -> Path | None:
+    # None is part of the layout, but one from a folder of diffusers may be put here.
+    if "image_encoder" not in components or not (folder / PROCESSOR).is_file():
+        return None
+    check_processor(folder / PROCESSOR, components["image_encoder"].config["image_size"])
+    return (folder / PROCESSOR).parent
 
 
 def _has_experts(folder: Path) -> bool:

@@ -61,6 +61,7 @@ def profile_of(files: ModelFiles, name: str, *, is_distilled: bool = False) -> M
         name=name,
         content_hash=content_hash(files),
         quantization=files.components["transformer"].quantization,
+        image_view=files.image_view,
     )
     return distilled(own) if is_distilled else own
 
@@ -78,7 +79,12 @@ def with_attention(profile: ModelProfile, attention: Attention) -> ModelProfile:
 
 def content_hash(files: ModelFiles) -> str:
     """Return what tells two models apart without reading their weights, in hexadecimal."""
-    described = {part: _described(component) for part, component in files.components.items()}
+    described: dict[str, object] = {
+        part: _described(component) for part, component in files.components.items()
+    }
+    if files.image_view == "official":
+        # The same weights make another video than in a folder that states its own view.
+        described["image_view"] = files.image_view
     return hashlib.sha256(msgspec.json.encode(described, order="deterministic")).hexdigest()
 
 

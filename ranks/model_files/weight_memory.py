@@ -7,11 +7,8 @@ from ranks.model_files.components import TRANSFORMERS, ComponentName, ModelFiles
 
 NUM_RANKS = (1, 2, 4, 8)
 
-IN_FLOAT32 = frozenset(
-    {"time_embedder", "time_proj", "scale_shift_table", "norm1", "norm2", "norm3", "proj_out"}
-)
-"""Modules of the transformer that compute in float32. Diffusers keeps those of them there that are
-not the time projection or the head, `proj_out`."""
+IN_FLOAT32 = frozenset({"time_embedder", "scale_shift_table", "norm1", "norm2", "norm3"})
+"""Modules of the transformer that diffusers keeps in float32."""
 
 SCALE_BYTES = 4
 """Of a row of 8-bit numbers."""

@@ -111,7 +111,7 @@ def save_state(state: State, store: Store, name: str, model_hash: str = "") -> N
     job = Path(name).stem
     # A random name: a machine that was given up may still write to the same disk.
     partial = store.partial(CHECKPOINTS) / f"{job}.{secrets.token_hex(4)}.part"
-    tensors = {name: value.contiguous() for name, value in state.items()}
+    tensors = {name: value.cpu().contiguous() for name, value in state.items()}
     content = safetensors.torch.save(tensors, {_MODEL: model_hash})
     try:
         partial.write_bytes(content)

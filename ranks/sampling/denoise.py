@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ranks.device import to_host
 from ranks.families.family import ModelFamily
 from ranks.model.transformer import ShardTransformer
 from ranks.parallel.ulysses import Condition, SequenceGroup, Shard
@@ -79,12 +80,13 @@ class Predictor:
     parts: StepParts | None = None
 
     def predict(self, step: int, timestep: Tensor, latents: Tensor) -> Tensor:
-        """Return the velocity `[1, C, T, H, W]`, float32 on the CPU, the same on every rank.
+        """Return the velocity `[1, C, T, H, W]`, float32, the same on every rank.
 
         Args:
             step: Denoising step, from 0.
             timestep: Scalar, int64, CPU.
-            latents: Whole latents `[1, C, T, H, W]`, float32, CPU.
+            latents: Whole latents `[1, C, T, H, W]`, float32, on this rank's device or on the CPU;
+                so is the velocity then.
 
         Raises:
             RunInterrupted: On every rank alike, if the run ends between two blocks.
@@ -105,9 +107,8 @@ class Predictor:
         guided = self.sequence.gather(self.guidance.combine(predictions))
         frames, height, width = latents.shape[2:]
         velocity = self.transformer.unpatchify(guided, (frames, height, width))
-        # This copy makes the host wait for the step. Otherwise the host would queue the whole loop,
-        # and a cancel would come too late. The copies above block as well, but on an idle device.
-        return velocity.to("cpu", torch.float32)
+        # The copies above make the host wait, too, but for an idle device.
+        return velocity if latents.device == velocity.device else to_host(velocity)
 
     def _shard(self, step: int, branch: int) -> Shard:
         cos, sin = (self.sequence.take(table) for table in self.rope)
@@ -128,7 +129,7 @@ class Denoiser:
 
     Args:
         solver: A new solver.
-        latents: Noise `[1, C, T, H, W]`, float32, CPU.
+        latents: Noise `[1, C, T, H, W]`, float32, where the solver is to compute.
         step_cache: A new step cache; None if the job uses none.
     """
 
@@ -187,6 +188,7 @@ class Denoiser:
     def restore(self, state: dict[str, Tensor]) -> None:
         """Resume from the `state` of another denoiser, bit for bit."""
         self.step = int(state["step"].item())
+        state = {name: value.to(self.latents.device) for name, value in state.items()}
         self.latents = state["latents"]
         self.solver.restore(_own("solver.", state))
         if self.step_cache is not None:

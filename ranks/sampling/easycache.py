@@ -22,7 +22,7 @@ _NUM_FIRST, _NUM_LAST = 10, 1
 
 
 class EasyCache(StepCache):
-    """EasyCache on whole latents, on the host: a skipped step needs no model and no collective.
+    """EasyCache on whole latents: a skipped step needs no model and no collective.
 
     Args:
         phases: Phases of the run.

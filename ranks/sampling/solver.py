@@ -1,7 +1,7 @@
 """The samplers, with their history explicit: UniPC and DPM++ of Wan2.1, and Euler.
 
-They run on the CPU in float32: the latents are small, NPUs lack an operator of one of them, and
-every device then computes the same steps.
+They run in float32 on the device of the latents, which are small: also on the CPU of an accelerator
+that lacks their operators.
 """
 
 from typing import Protocol, assert_never
@@ -28,7 +28,7 @@ _COUNTERS = ("lower_order_nums", "this_order", "_step_index")
 class Solver(Protocol):
     """A sampler whose history can be saved and restored.
 
-    Latents are `[1, C, T, H, W]`, float32, on the CPU.
+    Latents are `[1, C, T, H, W]`, float32, on one device; timesteps are on the CPU.
     """
 
     @property

@@ -40,7 +40,7 @@ class StepCache(ABC):
 
         Args:
             step: Denoising step, from 0.
-            latents: Whole latents before the step, `[1, C, T, H, W]`, float32, CPU.
+            latents: Whole latents before the step, `[1, C, T, H, W]`, float32.
         """
         is_fixed = step in self.phases.starts or step >= self.phases.num_steps
         return not is_fixed and self._is_skippable(step, latents)
@@ -54,7 +54,7 @@ class StepCache(ABC):
 
         Args:
             step: Denoising step, from 0.
-            latents: Whole latents before the step, `[1, C, T, H, W]`, float32, CPU.
+            latents: Whole latents before the step, `[1, C, T, H, W]`, float32.
             predict: Runs the model; returns the guided velocity, as the latents.
         """
 

@@ -8,10 +8,10 @@ only times of lossy runs here are those that give the VAE of the 4090.
 from dataclasses import dataclass, replace
 
 from tests.bench.cost import (
-    COMPILED_BYTES,
+    BFLOAT16_COMPILED_BYTES,
+    BFLOAT16_PLAIN_BYTES,
     NPU_BYTES,
     NPU_FUSED_BYTES,
-    PLAIN_BYTES,
     Clip,
     Flops,
     forward_flops,
@@ -58,13 +58,13 @@ ASCEND_MEMORY_GB_S = 1600
 
 def plain_s(sheet: Sheet, clip: Clip) -> float:
     """Return a step's time for element-wise operations, one kernel each."""
-    moved = clip.num_branches * clip.num_token_blocks * PLAIN_BYTES
+    moved = clip.num_branches * clip.num_token_blocks * BFLOAT16_PLAIN_BYTES
     return moved / (PLAIN_SHARE * sheet.memory_gb_s * GIGA)
 
 
 def compiled_s(sheet: Sheet, clip: Clip) -> float:
     """Return a step's time for element-wise operations in compiled kernels."""
-    moved = clip.num_branches * clip.num_token_blocks * COMPILED_BYTES
+    moved = clip.num_branches * clip.num_token_blocks * BFLOAT16_COMPILED_BYTES
     return moved / (COMPILED_SHARE * sheet.memory_gb_s * GIGA)
 
 
@@ -99,7 +99,7 @@ def _official(
         name=name,
         attention_tflops=flops.attention / attention_s / TERA,
         linear_tflops=linear_tflops,
-        element_bytes=PLAIN_BYTES,
+        element_bytes=BFLOAT16_PLAIN_BYTES,
         element_gb_s=PLAIN_SHARE * sheet.memory_gb_s,
         vae_tflops=HD.vae_flops / vae_s / TERA,
         send_gb_s=sheet.send_gb_s,
@@ -148,14 +148,16 @@ def compiled(name: str, machine: Machine, sheet: Sheet) -> Machine:
     return replace(
         machine,
         name=name,
-        element_bytes=COMPILED_BYTES,
+        element_bytes=BFLOAT16_COMPILED_BYTES,
         element_gb_s=COMPILED_SHARE * sheet.memory_gb_s,
     )
 
 
 def plain(machine: Machine, sheet: Sheet) -> Machine:
     """Return a machine with one kernel for each element-wise operation."""
-    return replace(machine, element_bytes=PLAIN_BYTES, element_gb_s=PLAIN_SHARE * sheet.memory_gb_s)
+    return replace(
+        machine, element_bytes=BFLOAT16_PLAIN_BYTES, element_gb_s=PLAIN_SHARE * sheet.memory_gb_s
+    )
 
 
 FLASH_3_H100 = replace(OFFICIAL_H100, name="H100, FA3", attention_tflops=FLASH_3_TFLOPS)
@@ -172,7 +174,7 @@ def _diffusers_4090d() -> Machine:
         name="4090D, diffusers",
         attention_tflops=tflops,
         linear_tflops=tflops,
-        element_bytes=PLAIN_BYTES,
+        element_bytes=BFLOAT16_PLAIN_BYTES,
         element_gb_s=PLAIN_SHARE * RTX_4090D_SHEET.memory_gb_s,
         vae_tflops=_rtx_4090_vae_tflops(),
         send_gb_s=1.0,  # never sends: one device

@@ -9,16 +9,20 @@ _CONFIG = Path(__file__).parents[1] / "data" / "wan14b" / "transformer.json"
 _TEXT_TOKENS = 512
 _IMAGE_TOKENS = 257
 _BYTES_OF_A_NUMBER = 2  # bfloat16
+_BYTES_OF_A_RESULT = 4  # float32
 
 VAE_ENCODE_FLOPS = 5.11e6
 VAE_DECODE_FLOPS = 8.56e6
 """Operations per pixel of a frame at 1280*720; the attention in the middle grows with the frame."""
 
-PLAIN_BYTES = 1.603e6
-COMPILED_BYTES = 0.343e6
+PLAIN_BYTES = 1.408e6
+COMPILED_BYTES = 0.414e6
 """Bytes per token and block that element-wise operations move, counted by
 `tests.bench.kernel_bytes`: one kernel per operation, and `ranks.model.kernels`.
 """
+BFLOAT16_PLAIN_BYTES = 1.603e6
+BFLOAT16_COMPILED_BYTES = 0.343e6
+"""The same with tokens between blocks in bfloat16, as is assumed of all other software."""
 NPU_BYTES = 2.13e6
 NPU_FUSED_BYTES = 0.66e6
 """The same on an NPU: counted from a trace of its operators, 1,611 GB per step on each of eight
@@ -115,11 +119,11 @@ def forward_traffic(clip: Clip, ulysses_size: int) -> Traffic:
         return Traffic(num_collectives=0, num_bytes=0.0)
     config = _config()
     width = config["num_attention_heads"] * config["attention_head_dim"]
-    shard = clip.num_tokens / ulysses_size * _BYTES_OF_A_NUMBER
+    tokens = clip.num_tokens / ulysses_size
     others = (ulysses_size - 1) / ulysses_size
     # Queries, keys and values on the way in, the output on the way out.
-    layer = 4 * shard * width * others
-    gather = shard * config["out_channels"] * 4 * (ulysses_size - 1)
+    layer = 4 * tokens * width * _BYTES_OF_A_NUMBER * others
+    gather = tokens * config["out_channels"] * 4 * _BYTES_OF_A_RESULT * (ulysses_size - 1)
     return Traffic(
         num_collectives=2 * config["num_layers"] + 1,
         num_bytes=config["num_layers"] * layer + gather,

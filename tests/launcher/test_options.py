@@ -30,6 +30,21 @@ def test_switches_can_be_turned_on_and_off() -> None:
 
 
 @pytest.mark.parametrize(
+    ("argv", "environ", "chosen"),
+    [
+        ([], {}, None),
+        (["--vae-parallel"], {}, True),
+        (["--no-vae-parallel"], {}, False),
+        ([], {"WAN_VAE_PARALLEL": "false"}, False),
+    ],
+)
+def test_the_switch_of_the_split_vae_may_be_left_out(
+    argv: list[str], environ: dict[str, str], chosen: bool | None
+) -> None:
+    assert parse_command(argv, environ).options.vae_parallel is chosen
+
+
+@pytest.mark.parametrize(
     ("argv", "environ", "message"),
     [
         (["--nproc", "0"], {}, "--nproc is '0': expected `int` >= 1"),

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import pytest
 from msgspec import structs
 
 from broker.wire.model_profile import ModelProfile
@@ -7,6 +8,7 @@ from launcher.model_check import CheckedModel
 from launcher.options import Options
 from launcher.plan import Plan
 from launcher.preflight import Folders, prepare_folders
+from ranks.config import DeviceKind
 
 
 def make_plan(folder: Path, options: Options, machine: str = "") -> Plan:
@@ -36,6 +38,18 @@ def test_each_group_of_a_machine_has_its_own_devices(tmp_path: Path) -> None:
     assert [config.first_device for config in configs] == [0, 8, 16]
     assert [config.group for config in configs] == ["g0", "g1", "g2"]
     assert len({config.rendezvous for config in configs}) == 3
+
+
+@pytest.mark.parametrize(
+    ("device", "wanted", "is_split"),
+    [("npu", None, True), ("cpu", None, False), ("cuda", False, False), ("cpu", True, True)],
+)
+def test_the_vae_is_split_over_accelerators_unless_an_option_says_otherwise(
+    tmp_path: Path, device: DeviceKind, wanted: bool | None, is_split: bool
+) -> None:
+    plan = make_plan(tmp_path, Options(nproc=8, vae_parallel=wanted))
+    config = structs.replace(plan, device=device).group_config(0, epoch=1)
+    assert config.splits_vae is is_split
 
 
 def test_only_a_server_without_listen_knows_all_its_groups(tmp_path: Path) -> None:

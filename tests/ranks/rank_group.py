@@ -156,6 +156,7 @@ class RankGroup:
             addresses=Addresses.in_folder(folder),
             store=str(folder),
             rendezvous=str(folder / "rendezvous"),
+            vae_parallel=False,
             offload=offload,
             parent_pid=os.getpid(),
         )

@@ -1,5 +1,6 @@
 """The same job has the same result from a folder of diffusers and from the original layout."""
 
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -40,6 +41,12 @@ def frames_of(model: Path, folder: Path, world_size: int) -> Tensor:
     return result.frames
 
 
+def copy_processor(model: Path, original: Path) -> None:
+    """Let the image encoder see the same of a picture."""
+    if (model / "image_processor").exists():
+        shutil.copytree(model / "image_processor", original / "image_processor")
+
+
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_both_layouts_of_a_model_give_the_same_bits(
     demo_folder: Path, tmp_path: Path, world_size: int
@@ -47,6 +54,7 @@ def test_both_layouts_of_a_model_give_the_same_bits(
     """With sharded weights, each rank reads other rows of the same files."""
     original = tmp_path / "Wan2___1-I2V-14B-720P"
     write_original_layout(demo_folder, original, num_shards=3 - world_size)
+    copy_processor(demo_folder, original)
     link = tmp_path / "link"
     link.symlink_to(original)
     expected = frames_of(demo_folder, tmp_path / "diffusers", world_size)
@@ -69,6 +77,7 @@ def test_a_job_of_any_family_has_the_same_bits_from_both_layouts(
     draw_image(image)
     last = image if family == "wan2.1-flf2v" else None
     write_original_layout(demo_folders(family), tmp_path / "original")
+    copy_processor(demo_folders(family), tmp_path / "original")
     expected, found = (
         lone_frames(model, tmp_path / name, FEW_STEPS, image, last)
         for name, model in (("a", demo_folders(family)), ("b", tmp_path / "original"))

@@ -11,7 +11,6 @@ from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
 from broker.wire.model_profile import Family
-from ranks.model_files.weight_memory import IN_FLOAT32
 
 CONFIGS = Path(__file__).parents[2] / "data" / "wan14b"
 
@@ -25,8 +24,9 @@ def config_of(part: str, family: Family = "wan2.1-i2v") -> dict[str, Any]:
 
 def in_dtypes(model: WanTransformer3DModel, dtype: torch.dtype) -> WanTransformer3DModel:
     """Convert a model as the loader does: some modules stay in float32."""
+    wide = set(model._keep_in_fp32_modules)
     for name, weight in model.named_parameters():
-        weight.data = weight.data.to(torch.float32 if IN_FLOAT32 & set(name.split(".")) else dtype)
+        weight.data = weight.data.to(torch.float32 if wide & set(name.split(".")) else dtype)
     return model
 
 

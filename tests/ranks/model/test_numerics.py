@@ -101,3 +101,8 @@ def test_in_float32_the_model_computes_the_official_formulas() -> None:
 def test_in_bfloat16_the_guided_prediction_is_near_the_official_formulas() -> None:
     """0.9 %; it is 3.5 % if tokens between blocks, time projection and head are in bfloat16."""
     assert error(prediction(torch.bfloat16)) < 0.015
+
+
+@torch.inference_mode()
+def test_in_bfloat16_a_model_that_is_loaded_again_computes_the_same_bits() -> None:
+    assert torch.equal(prediction(torch.bfloat16), prediction(torch.bfloat16))
