@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -56,7 +56,9 @@ class MovedBytes(TorchDispatchMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         is_left_out = self._is_in_kernel or any(mark in func.name() for mark in _LEFT_OUT)
-        if not is_left_out and not _memories(result) & _memories(args):
+        if not is_left_out and func._schema.is_mutable:
+            self.num_bytes += _num_bytes(args)  # the result is one of them
+        elif not is_left_out and not _memories(result) & _memories(args):
             self.num_bytes += _num_bytes((args, result))
         return result
 
@@ -91,7 +93,7 @@ def npu_block_bytes(form: KernelForm) -> int:
     """
     define_operators()
     num_tokens = -(-Clip().num_tokens // NUM_SHARDS)
-    sequence = _AloneAmongRanks(None, [num_tokens] * NUM_SHARDS, 0)
+    sequence = _AloneAmongRanks(num_tokens)
     with torch.device("meta"), torch.inference_mode():
         return _count(_one_block(form), sequence, num_tokens, MovedBytes())
 
@@ -99,9 +101,8 @@ def npu_block_bytes(form: KernelForm) -> int:
 class _AloneAmongRanks(SequenceGroup):
     """One rank of several that share a sequence; nothing is sent."""
 
-    def to_heads(self, qkv_RL3hD: Tensor) -> Tensor:
-        self._group = dist.group.WORLD  # its value does not matter
-        return super().to_heads(qkv_RL3hD)
+    def __init__(self, num_tokens: int) -> None:
+        super().__init__(cast("dist.ProcessGroup", object()), [num_tokens] * NUM_SHARDS, 0)
 
     def _exchange(
         self, received: Tensor, sent: Tensor, received_sizes: list[int], sent_sizes: list[int]
