@@ -5,8 +5,8 @@ import json
 from tests.bench.kernel_bytes import npu_block_bytes
 from tests.npu.host import Host
 
-ROUNDING = {"float32": 2e-5, "bfloat16": 0.07}
-"""Sums in another order; in bfloat16, the last place of a number up to 8."""
+ROUNDING = {"float32": 1e-5, "bfloat16": 0.03}
+"""Sums in another order; in bfloat16, torch's own norm also rounds before it multiplies."""
 
 
 def test_torch_npu_s_kernels_compute_the_plain_formulas(host: Host) -> None:
