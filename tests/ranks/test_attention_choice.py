@@ -21,11 +21,13 @@ from torch.nn.attention import (
     list_flash_attention_impls,
 )
 
+from broker.wire.model_profile import ModelProfile
 from ranks import attention_choice
 from ranks.attention_choice import activate, choose_attention, module_names, require_sage
 from ranks.device import Device, require_attention
 from ranks.errors import DeviceError
 from ranks.kernel_report import kernel_report, require_same_attention
+from ranks.model_files.profiles import with_attention
 
 FA3, FA4 = "flash_attn_interface", "flash_attn.cute.interface"
 
@@ -152,3 +154,11 @@ def test_the_report_tells_what_computes_and_whether_it_is_slow() -> None:
     slow = kernel_report(Device(kind="cuda", index=0))
     on_cpu = kernel_report(Device(kind="cpu", index=0))
     assert (fast.is_slow, slow.is_slow, on_cpu.is_slow) == (False, True, False)
+
+
+def test_a_model_with_lossy_attention_is_another_one_to_checkpoints() -> None:
+    model = ModelProfile(content_hash="m1")
+    assert with_attention(model, "exact") == model
+    lossy = with_attention(model, "sage")
+    assert lossy.attention == "sage"
+    assert lossy.content_hash != model.content_hash
