@@ -92,7 +92,7 @@ class RankConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def splits_vae(self) -> bool:
-        # The ranks of a CPU share its cores, whoever decodes.
+        # The ranks of a CPU share its cores: splitting saves nothing there.
         return self.device != "cpu" if self.vae_parallel is None else self.vae_parallel
 
     @property

@@ -90,7 +90,8 @@ class Formulas:
             for part in (query_LC, key_NC, value_NC)
         )
         scores = query @ key.transpose(1, 2) / math.sqrt(query.shape[-1])
-        return (scores.softmax(-1) @ value).transpose(0, 1).flatten(1)
+        mixed: Tensor = (scores.softmax(-1) @ value).transpose(0, 1).flatten(1)
+        return mixed
 
     def _rotate(self, tokens_LC: Tensor, angles: Tensor) -> Tensor:
         pairs = tokens_LC.unflatten(1, (self._num_heads, -1, 2))
