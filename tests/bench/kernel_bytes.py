@@ -7,7 +7,7 @@ and attention are the same in both and left out.
 
 import importlib.util
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -31,7 +31,6 @@ from tests.ranks.model.real_models import config_of, in_dtypes
 SHAPE: LatentShape = (21, 90, 160)
 NUM_SHARDS = 4
 """Ranks that share a sequence, if eight compute both branches."""
-NOT_ON_NPU = ("aten::_fused_rms_norm",)
 OPERATORS = Path(__file__).parents[1] / "npu/site/torch_npu/elementwise.py"
 _LEFT_OUT = ("linear", "attention", "empty")
 
@@ -41,15 +40,11 @@ class MovedBytes(TorchDispatchMode):
 
     An operator whose result shares an input's memory moves none: a view, or a conversion to the
     same dtype.
-
-    Args:
-        taken_apart: Operators of which the device has no kernel.
     """
 
-    def __init__(self, taken_apart: Collection[str] = ()) -> None:
+    def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.num_bytes = 0
-        self._taken_apart = taken_apart
         self._is_in_kernel = False
 
     def __torch_dispatch__(
@@ -59,9 +54,6 @@ class MovedBytes(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if func.name() in self._taken_apart:
-            with self:
-                return func.decompose(*args, **(kwargs or {}))
         result = func(*args, **(kwargs or {}))
         is_left_out = self._is_in_kernel or any(mark in func.name() for mark in _LEFT_OUT)
         if not is_left_out and func._schema.is_mutable:
@@ -103,7 +95,7 @@ def npu_block_bytes(form: KernelForm) -> int:
     num_tokens = -(-Clip().num_tokens // NUM_SHARDS)
     sequence = _AloneAmongRanks(num_tokens)
     with torch.device("meta"), torch.inference_mode():
-        return _count(_one_block(form), sequence, num_tokens, MovedBytes(NOT_ON_NPU))
+        return _count(_one_block(form), sequence, num_tokens, MovedBytes())
 
 
 class _AloneAmongRanks(SequenceGroup):

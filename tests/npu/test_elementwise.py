@@ -1,4 +1,4 @@
-"""The element-wise kernels of an NPU: the plain formulas, in a quarter of the bytes."""
+"""The element-wise kernels of an NPU: the plain formulas, in fewer bytes."""
 
 import json
 
@@ -22,5 +22,5 @@ def test_an_npu_takes_them_and_without_an_operator_the_plain_ones(host: Host) ->
     assert chosen == ["vendor", "plain", True]
 
 
-def test_they_move_less_than_half_of_the_bytes_of_the_plain_ones() -> None:
-    assert 0 < npu_block_bytes("vendor") < npu_block_bytes("plain") / 2
+def test_they_move_less_than_three_fifths_of_the_bytes_of_the_plain_ones() -> None:
+    assert 0 < npu_block_bytes("vendor") < 0.6 * npu_block_bytes("plain")
