@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 _SCHEMAS = {
-    "npu_rms_norm": "(Tensor self, Tensor gamma, float epsilon=1e-06) -> (Tensor, Tensor)",
-    "npu_rotary_mul": "(Tensor self, Tensor r1, Tensor r2, str rotary_mode='half', "
+    "npu_rms_norm": "(Tensor input, Tensor gamma, float epsilon=1e-06) -> (Tensor, Tensor)",
+    "npu_rotary_mul": "(Tensor input, Tensor r1, Tensor r2, str rotary_mode='half', "
     "Tensor? rotate=None) -> Tensor",
 }
 
