@@ -24,6 +24,7 @@ from ranks.config import DeviceReport
 from ranks.loras.lora_files import LoraFiles, profile_with
 from ranks.model_files.model_choice import ModelChoice
 from ranks.model_files.model_report import ModelFault, ModelReport, decode_report
+from ranks.model_files.profiles import with_attention
 from ranks.model_files.quantization import Quantize
 
 logger = logging.getLogger("launcher")
@@ -73,6 +74,7 @@ def check_model(model: ServedModel, place: Path, options: Options) -> CheckedMod
     check_split(options, report.num_heads)
     loras = check_loras(options, model.name, choice)
     profile = structs.replace(report.profile, name=model.name)
+    profile = with_attention(profile, options.attention)
     return CheckedModel(
         place=place,
         transformers=choice.transformers,
@@ -152,6 +154,22 @@ def check_8bit(options: Options, models: Sequence[CheckedModel]) -> None:
         *("ranks.device", options.device, str(count), *sorted(filter(None, forms))),
         limit_s=PROBE_LIMIT_S,
         topic=f"--device {options.device}",
+    )
+
+
+def check_attention(options: Options) -> None:
+    """Check that the devices and the installed packages can compute attention as it is asked for.
+
+    Raises:
+        StartError: If not.
+    """
+    if options.attention == "exact":
+        return
+    count = options.nproc * options.num_groups
+    run_check(
+        *("ranks.device", options.device, str(count), options.attention),
+        limit_s=PROBE_LIMIT_S,
+        topic=f"--attention {options.attention}",
     )
 
 

@@ -9,7 +9,7 @@ from msgspec import Meta
 from broker.process.log import LogFormat
 from broker.store.store import is_object_place
 from broker.wire.job import MAX_PROMPT_CHARS, MODEL_NAME_PATTERN
-from broker.wire.model_profile import EightBit
+from broker.wire.model_profile import Attention, EightBit
 from http_front.config import AccessLog, Downloads
 from launcher.lora_options import check_lora_options
 from launcher.served_models import (
@@ -118,6 +118,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             description="Blocks at either end of a transformer that --quantize leaves as they are.",
         ),
     ] = 0
+    attention: Annotated[
+        Attention,
+        Meta(
+            description="What computes attention: exact kernels, the best that are installed; or "
+            "sage, for SageAttention, which is lossy and must be installed."
+        ),
+    ] = "exact"
     lora: Annotated[
         tuple[str, ...],
         Meta(

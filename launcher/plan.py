@@ -113,6 +113,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             is_distilled=model.profile.is_distilled,
             quantize=options.quantize,
             quantize_skip=options.quantize_skip,
+            attention=options.attention,
             loras=model.loras,
             merged_loras=model.merged_loras,
             device=self.device,

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from broker.wire.sockets import Addresses
 from launcher.command_line import Command
 from launcher.joining import check_files, check_store, machine_name, tcp_addresses, try_listening
-from launcher.model_check import CheckedModel, check_8bit, check_models
+from launcher.model_check import CheckedModel, check_8bit, check_attention, check_models
 from launcher.options import Options
 from launcher.plan import Plan
 from launcher.preflight import (
@@ -55,6 +55,7 @@ def prepared(command: Command) -> Iterator[tuple[Plan, socket.socket | None]]:
         if command.has_groups:
             check_environment()
             device = check_device(options)
+            check_attention(options)
             models = check_models(options, folders)
             check_8bit(options, models)
         plan = Plan(

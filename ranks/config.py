@@ -5,11 +5,20 @@ from typing import Literal
 import msgspec
 
 from broker.process.log import LogFormat
-from broker.wire.model_profile import EightBit
+from broker.wire.model_profile import Attention, EightBit
 from broker.wire.sockets import Addresses
 from ranks.loras.lora_files import LoraFiles
 
 DeviceKind = Literal["npu", "cuda", "cpu"]
+
+
+class KernelReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a rank computes with, as text for people."""
+
+    element_wise: str
+    attention: str
+    is_slow: bool
+    """Whether an accelerator has to compute operation by operation."""
 
 
 class DeviceReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,6 +33,8 @@ class DeviceReport(msgspec.Struct, frozen=True, kw_only=True):
     """Host memory that is free for each rank."""
     vae_item_bytes: int = 4
     """Of a number of the VAE."""
+    kernels: KernelReport | None = None
+    """What ranks compute with; takes seconds to find out."""
 
 
 class RankConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,6 +56,8 @@ class RankConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Form in which the transformers' blocks are quantized as they are loaded."""
     quantize_skip: int = 0
     """Blocks at either end that are not."""
+    attention: Attention = "exact"
+    """What computes it."""
     loras: tuple[LoraFiles, ...] = ()
     """Those that jobs may take."""
     merged_loras: tuple[LoraFiles, ...] = ()

@@ -4,10 +4,11 @@ import logging
 import math
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 import torch
@@ -15,7 +16,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from broker.process.cgroup import read_limits
 from broker.process.log import one_line
-from broker.wire.model_profile import EightBit
+from broker.wire.model_profile import Attention, EightBit
+from ranks.attention_choice import (
+    AttentionKernels,
+    activate,
+    choose_attention,
+    installed_modules,
+    require_sage,
+)
 from ranks.config import DeviceKind, DeviceReport
 from ranks.errors import DeviceError
 from ranks.model.kernels import KernelForm, Kernels
@@ -39,6 +47,15 @@ _CUDA_ATTENTION_ORDER = [
     SDPBackend.MATH,
 ]
 
+# Queries meet few keys in cross-attention, where flash attention is the fastest. It also goes first
+# where a package has taken its place.
+_FLASH_FIRST = [
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
+
 _FP8_CAPABILITY = (8, 9)
 _NPU_OPERATORS = ("npu_dynamic_quant", "npu_quant_matmul")
 
@@ -55,18 +72,38 @@ class Device:
     """Ranks that share the device's memory: all of a group on the CPU."""
     kernels: KernelForm = "plain"
     """Form of the element-wise operations."""
+    attention: AttentionKernels = "torch"
+    """What computes attention on it."""
 
     @property
     def attention_backend(self) -> "AttentionBackendName":
+        """What computes self-attention."""
         # Importing diffusers takes seconds, and the launcher's probe of the devices needs none.
         from diffusers.models.attention_dispatch import AttentionBackendName
 
-        return AttentionBackendName(_ATTENTION[self.kind])
+        sage = self.attention == "sage"
+        return AttentionBackendName("sage" if sage else _ATTENTION[self.kind])
 
     def attention_order(self) -> AbstractContextManager[object]:
+        """Have torch's kernels tried in a fixed order while the context is open."""
+        has_flash = self.attention in ("flash3", "flash4")
+        return self._in_order(_FLASH_FIRST if has_flash else _CUDA_ATTENTION_ORDER)
+
+    def attend_across(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> torch.Tensor:
+        """Compute cross-attention, always exact; all tensors are `[B, tokens, heads, D]`."""
+        from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
+
+        backend = AttentionBackendName(_ATTENTION[self.kind])
+        with self._in_order(_FLASH_FIRST):
+            attended: torch.Tensor = dispatch_attention_fn(query, key, value, backend=backend)
+        return attended
+
+    def _in_order(self, kernels: list[SDPBackend]) -> AbstractContextManager[object]:
         if self.kind != "cuda":
             return nullcontext()
-        return sdpa_kernel(_CUDA_ATTENTION_ORDER, set_priority=True)
+        return sdpa_kernel(kernels, set_priority=True)
 
     @property
     def name(self) -> str:
@@ -129,10 +166,13 @@ class Device:
         return (free if limit is None else min(free, limit)) // num_ranks
 
     def choose_kernels(self) -> KernelForm:
-        # On the CPU compiling takes longer than a short job; torch_npu has no compiler.
-        if self.kind != "cuda" or os.environ.get("TORCH_COMPILE_DISABLE") == "1":
-            return "plain"
-        forms: tuple[KernelForm, ...] = ("triton", "compiled")
+        # On the CPU compiling takes longer than a short job.
+        if self.kind == "npu":
+            forms: tuple[KernelForm, ...] = ("vendor",)
+        elif self.kind == "cpu" or os.environ.get("TORCH_COMPILE_DISABLE") == "1":
+            forms = ()
+        else:
+            forms = ("triton", "compiled")
         return next((form for form in forms if can_run(form, self.torch_device)), "plain")
 
     def choose_multiply(self, form: EightBit) -> Multiply:
@@ -220,25 +260,30 @@ class CopyStream:
             self._runtime.current_stream().wait_stream(self._stream)
 
 
-def open_device(wanted: str, local_rank: int, world_size: int) -> Device:
+def open_device(
+    wanted: str, local_rank: int, world_size: int, attention: Attention = "exact"
+) -> Device:
     """Select the device of a rank, and limit its CPU threads.
 
     Args:
         wanted: `auto` or a device kind.
         local_rank: Index of the device among those that this process sees.
         world_size: Number of ranks that share the CPU cores.
+        attention: As `--attention` spells it.
 
     Raises:
-        DeviceError: If there is no such device.
+        DeviceError: If there is no such device, or if it cannot compute such attention.
     """
     kind = find_kind(wanted)
+    require_attention(kind, attention)
     # On accelerators, too: every rank computes solver and noise on the CPU at the same time.
     torch.set_num_threads(max(1, _num_cpus() // world_size))
     if kind == "cpu":
         return Device(kind=kind, index=0, num_sharing=world_size)
     _require_devices(kind, local_rank + 1)
     _runtime(kind).set_device(local_rank)
-    return Device(kind=kind, index=local_rank)
+    device = Device(kind=kind, index=local_rank)
+    return replace(device, attention=_activate_attention(device, attention))
 
 
 def find_kind(wanted: str) -> DeviceKind:
@@ -287,6 +332,35 @@ def require_8bit(kind: DeviceKind, form: EightBit) -> None:
             )
 
 
+def require_attention(kind: DeviceKind, wanted: Attention) -> None:
+    """Check that a kind of device can compute attention as `--attention` asks for it.
+
+    Raises:
+        DeviceError: If not.
+    """
+    if wanted == "exact":
+        return
+    if kind != "cuda":
+        raise DeviceError(
+            f"SageAttention needs NVIDIA GPUs, and the ranks use {kind}; leave --attention out"
+        )
+    require_sage()
+
+
+def _activate_attention(device: Device, wanted: Attention) -> AttentionKernels:
+    if device.kind != "cuda":
+        return "torch"
+    capability = torch.cuda.get_device_capability(device.index)
+    kernels = choose_attention(wanted, capability, installed_modules())
+
+    def attend() -> None:
+        tokens = torch.ones(1, 64, 2, 128, dtype=device.model_dtype, device=device.torch_device)
+        device.attend_across(tokens, tokens, tokens)
+        device.synchronize()
+
+    return activate(kernels, attend)
+
+
 def _dotted(version: tuple[int, int]) -> str:
     return f"{version[0]}.{version[1]}"
 
@@ -304,18 +378,39 @@ def can_run(form: KernelForm, device: torch.device) -> bool:
     """Return whether kernels of a fused form work here; log why they do not."""
     try:
         kernels = Kernels(form)
-        tokens = torch.ones(1, 16, 1024, dtype=torch.bfloat16, device=device)
-        kernels.add(tokens.float(), tokens, tokens.float())
-        if form == "triton":  # compiled in a second, and the one that asks most of Triton
-            angles = torch.ones(16, 1, 64, device=device)
-            kernels.rotate((tokens,) * 3, (tokens[0, 0],) * 2, (angles, angles), 1e-6, 8, 1)
-    # A missing compiler, a read-only folder, and whatever another version of Triton raises.
+        tokens = torch.linspace(-1, 1, 16 * 1024, device=device).view(1, 16, 1024).bfloat16()
+        kernels.add(tokens.float(), tokens, tokens[:, :1].float())
+        if form != "compiled":  # the others are ready within a second
+            _require_plain_results(kernels, tokens)
+    # A missing compiler or operator, a read-only folder, and whatever another version raises.
     except Exception as error:  # noqa: BLE001
         logger.warning(
             "%s kernels do not work here, so steps are slower: %s", form, one_line(str(error))
         )
         return False
     return True
+
+
+def _require_plain_results(kernels: Kernels, tokens: torch.Tensor) -> None:
+    """Compare kernels with the plain form, on tokens of eight heads of 128, as the models' are.
+
+    Raises:
+        DeviceError: If a result differs by more than it is rounded.
+    """
+    angles = torch.arange(16 * 64, device=tokens.device).view(16, 1, 64) / 512
+    rope, weights = (angles.cos(), angles.sin()), (tokens[0, 0],) * 2
+    added = (tokens.float(), tokens, *(tokens[:, :1].float(),) * 3, 1e-6)
+    plain = Kernels("plain")
+    for found, expected in (
+        (
+            kernels.rotate((tokens,) * 3, weights, rope, 1e-6, 8, 1),
+            plain.rotate((tokens,) * 3, weights, rope, 1e-6, 8, 1),
+        ),
+        (kernels.add_and_modulate(*added)[1], plain.add_and_modulate(*added)[1]),
+    ):
+        error = float((found.float() - expected.float()).abs().max())
+        if not error < 0.05:  # of numbers up to 4, in bfloat16
+            raise DeviceError(f"they compute what is wrong by {error}")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -354,26 +449,41 @@ def _resident_bytes() -> int:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def main() -> int:
-    """Print the devices that a server would use: `python -m ranks.device WANTED COUNT [FORM]`."""
-    wanted, count, *forms = sys.argv[1], int(sys.argv[2]), *sys.argv[3:]
-    try:
-        kind = find_kind(wanted)
-        if kind != "cpu":
-            _require_devices(kind, count)
-        for form in forms:
-            require_8bit(kind, msgspec.convert(form, EightBit))
-    except DeviceError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
+def report_devices(wanted: str, count: int, needs: Sequence[str]) -> DeviceReport:
+    """Return the devices that a server would use; `needs` are as for `main`.
+
+    Raises:
+        DeviceError: If there are too few, or if they cannot do what is needed.
+    """
+    kind = find_kind(wanted)
+    if kind != "cpu":
+        _require_devices(kind, count)
+    for need in needs:
+        if need in get_args(Attention):
+            require_attention(kind, msgspec.convert(need, Attention))
+        else:
+            require_8bit(kind, msgspec.convert(need, EightBit))
     device = Device(kind=kind, index=0)
-    report = DeviceReport(
+    return DeviceReport(
         kind=kind,
         description=_describe(kind),
         capacity_bytes=device.capacity_bytes() if device.has_own_memory else None,
-        host_bytes=device.host_bytes(int(count)),
+        host_bytes=device.host_bytes(count),
         vae_item_bytes=device.vae_dtype.itemsize,
     )
+
+
+def main() -> int:
+    """Print the devices that a server would use: `python -m ranks.device WANTED COUNT [NEED]`.
+
+    A need is a form of 8-bit numbers, or what `--attention` names.
+    """
+    wanted, count, *needs = sys.argv[1:]
+    try:
+        report = report_devices(wanted, int(count), needs)
+    except DeviceError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
     return 0
 

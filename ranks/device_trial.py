@@ -32,7 +32,8 @@ def try_device(config: RankConfig, rank: int) -> None:
         Exception: If the test fails; the failure has been reported to the launcher.
     """
     with reporting_failure(config, rank):
-        device = open_device(config.device, config.first_device + rank, config.world_size)
+        index = config.first_device + rank
+        device = open_device(config.device, index, config.world_size, config.attention)
         with torch.inference_mode(), device.attention_order():
             try_allocation(device)
             try_attention(device)

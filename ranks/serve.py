@@ -11,12 +11,14 @@ import torch
 from broker.process.child import report
 from broker.wire.group_shape import GroupShape
 from broker.wire.job import Stage
+from ranks.attention_choice import AttentionKernels
 from ranks.broker_link import BrokerLink
 from ranks.config import RankConfig
 from ranks.device import Device, open_device, require_8bit
 from ranks.engine import Engine
 from ranks.families.known_families import family_of
 from ranks.follower import Follower
+from ranks.kernel_report import kernel_report, require_same_attention
 from ranks.leader import Leader
 from ranks.loras.lora_files import profile_with, with_merged
 from ranks.loras.lora_switch import LoraSwitch
@@ -25,7 +27,7 @@ from ranks.model.kernels import KernelForm
 from ranks.model.model_memory import measure
 from ranks.model_files.memory_estimate import num_image_tokens
 from ranks.model_files.opened_model import open_model
-from ranks.model_files.profiles import profile_of
+from ranks.model_files.profiles import profile_of, with_attention
 from ranks.model_files.quantization import Quantize
 from ranks.offload_choice import decide_offload
 from ranks.parallel.process_group import START_LIMIT, World, join, leave
@@ -44,7 +46,8 @@ def serve(config: RankConfig, rank: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher handles Ctrl-C
     with reporting_failure(config, rank):
-        device = open_device(config.device, config.first_device + rank, config.world_size)
+        index = config.first_device + rank
+        device = open_device(config.device, index, config.world_size, config.attention)
         link = BrokerLink(config, rank, device)
     with link, torch.inference_mode(), device.attention_order():
         device.lower_priority()  # not of the link, whose thread has started
@@ -65,6 +68,11 @@ def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
     """Join the group and load the models. Returns once every rank has done so."""
     world = join(config.rendezvous, rank, config.world_size, device)
     device = _choose_kernels(world, device)
+    attentions: tuple[AttentionKernels, ...] = get_args(AttentionKernels)
+    of_rank_0 = world.from_rank_0(attentions.index(device.attention))
+    require_same_attention(device.attention, attentions[of_rank_0])
+    kernels = kernel_report(device)
+    logger.info("element-wise: %s; attention: %s", kernels.element_wise, kernels.attention)
     quantize = config.quantize and Quantize(config.quantize, config.quantize_skip)
     files = open_model(Path(config.model_path), list(map(Path, config.transformers)), quantize)
     if form := files.components["transformer"].quantization:
@@ -74,6 +82,7 @@ def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
     family = family_of(files)
     capacity_bytes = world.smallest(device.capacity_bytes())
     profile = profile_of(files, config.model_name or files.family, is_distilled=config.is_distilled)
+    profile = with_attention(profile, config.attention)
     host_bytes = world.smallest(device.host_bytes(config.world_size))
     offload = decide_offload(config, files, profile, device, capacity_bytes, host_bytes)
     models = load_models(files, device, world.mesh(device), offload)

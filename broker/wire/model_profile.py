@@ -12,6 +12,9 @@ Family = Literal["wan2.1-i2v", "wan2.1-flf2v", "wan2.2-i2v-a14b", "wan2.2-ti2v-5
 EightBit = Literal["fp8", "int8"]
 """Forms of 8-bit numbers that matrices are multiplied in: E4M3, and whole numbers."""
 
+Attention = Literal["exact", "sage"]
+"""What computes attention: exact kernels, or SageAttention, which rounds to 8 bits."""
+
 
 ImageView = Literal["official", "folder"]
 """What the image encoder sees of a picture: the whole, squeezed to a square, as the makers' code
@@ -36,6 +39,8 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """SHA-256 in hexadecimal of its configs and its weights' names and shapes."""
     quantization: EightBit | None = None
     """Form of the 8-bit linears in the transformer's blocks; None if it has none."""
+    attention: Attention = "exact"
+    """Of the transformer's tokens to each other."""
 
     last_image: Literal["none", "optional", "required"] = "none"
     """Whether a job may or must give the video's last frame."""

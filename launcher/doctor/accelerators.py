@@ -17,7 +17,7 @@ from launcher.doctor.memory import memory_findings
 from launcher.helper import read_device_report, run_helper
 from launcher.options import Options
 from launcher.preflight import Folders
-from ranks.config import DeviceReport
+from ranks.config import DeviceReport, KernelReport
 
 _PROBE_LIMIT_S = 120.0
 _PIP = f"{sys.executable} -m pip"
@@ -63,6 +63,8 @@ def accelerator_findings(options: Options, folders: Folders) -> Iterator[Finding
     if isinstance(devices, DeviceReport):
         yield _check_kind(options, devices, present)
         yield from memory_findings(options, folders, devices)
+        if devices.kernels is not None:
+            yield _check_kernels(devices.kernels)
         yield _try_devices(options, devices, present)
     else:
         yield devices
@@ -106,13 +108,15 @@ def _count_devices(options: Options, present: list[_Vendor]) -> DeviceReport | F
     # In a helper process, because the launcher never imports torch.
     flag = f"--device {options.device}"
     count = options.nproc * options.num_groups
+    arguments = ("ranks.kernel_report", options.device, str(count), options.attention)
     try:
-        answer = run_helper("ranks.device", options.device, str(count), limit_s=_PROBE_LIMIT_S)
+        answer = run_helper(*arguments, limit_s=_PROBE_LIMIT_S)
     except subprocess.TimeoutExpired:
         return error("device", f"{flag}: torch did not answer within {_PROBE_LIMIT_S:.0f} s")
     if answer.returncode != 0:
         lines = answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"]
-        return error("device", f"{flag}: {lines[-1]}", _fix(present))
+        fix = None if "SageAttention" in lines[-1] else _fix(present)
+        return error("device", f"{flag}: {lines[-1]}", fix)
     return read_device_report(answer.stdout)
 
 
@@ -124,6 +128,13 @@ def _check_kind(options: Options, devices: DeviceReport, present: list[_Vendor])
         )
         return warning("device", message, _fix(present))
     return ok("device", text)
+
+
+def _check_kernels(kernels: KernelReport) -> Finding:
+    text = f"element-wise: {kernels.element_wise}; attention: {kernels.attention}"
+    if kernels.is_slow:
+        return warning("kernels", f"{text}; no fused kernels work here, so steps are slower")
+    return ok("kernels", text)
 
 
 def _try_devices(options: Options, devices: DeviceReport, present: list[_Vendor]) -> Finding:

@@ -51,5 +51,6 @@ def _config(options: Options, kind: DeviceKind, folder: Path, index: int) -> Ran
         store="",
         rendezvous=str(folder / f"g{index}.rendezvous"),
         parent_pid=os.getpid(),
+        attention=options.attention,
         is_trial=True,
     )

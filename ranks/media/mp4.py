@@ -60,6 +60,8 @@ def _command(spec: JobSpec, model: ModelProfile, path: Path) -> list[str | bytes
     fields = msgspec.to_builtins(spec).items()
     metadata = {name: value for name, value in fields if value not in (None, ())}
     metadata |= {"model": model.name, "model_hash": model.content_hash}
+    if model.attention != "exact":
+        metadata["attention"] = model.attention
     if loras := hashes_of(spec.loras, model.loras):
         metadata["lora_hashes"] = loras
     if model.merged_loras:

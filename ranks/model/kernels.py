@@ -23,11 +23,20 @@ from torch import Tensor
 P = ParamSpec("P")
 R = TypeVar("R")
 
-KernelForm = Literal["plain", "compiled", "triton"]
-"""Operation by operation; compiled by torch; or written in Triton (`triton_kernels.py`).
+KernelForm = Literal["plain", "compiled", "triton", "vendor"]
+"""Operation by operation; compiled by torch; written in Triton (`triton_kernels.py`); or with
+operators that the device's vendor adds to torch (`vendor_kernels.py`).
 
 The results differ by the rounding of the dtype.
 """
+
+FORM_NAMES: dict[KernelForm, str] = {
+    "plain": "plain",
+    "compiled": "inductor",
+    "triton": "triton",
+    "vendor": "torch_npu's",
+}
+"""As people call them."""
 
 _LEAST_SCALE = 1e-30
 """Of a row of zeros, which must not be divided by zero."""
@@ -39,14 +48,18 @@ class Kernels:
     def __init__(self, form: KernelForm) -> None:
         self.modulate = modulate
         self.rotate = rotate
+        self.rms_norm = rms_norm
         self.add_and_norm = add_and_norm
         self.add_and_modulate = add_and_modulate
         self.add = add
-        self.quantize_rows = quantize_rows if form == "plain" else _compiled(quantize_rows)
+        has_compiler = form in ("compiled", "triton")
+        self.quantize_rows = _compiled(quantize_rows) if has_compiler else quantize_rows
         if form == "compiled":
             self._compile()
         elif form == "triton":
             self._use_triton()
+        elif form == "vendor":
+            self._use_vendors()
 
     def _compile(self) -> None:
         """Compile for the first number of tokens, and at the second for any number."""
@@ -65,6 +78,16 @@ class Kernels:
         self.add_and_norm = triton_kernels.add_and_norm
         self.add_and_modulate = triton_kernels.add_and_modulate
         self.add = triton_kernels.add
+
+    def _use_vendors(self) -> None:
+        from ranks.model import vendor_kernels
+
+        self.modulate = vendor_kernels.modulate
+        self.rotate = vendor_kernels.rotate
+        self.rms_norm = vendor_kernels.rms_norm
+        self.add_and_norm = vendor_kernels.add_and_norm
+        self.add_and_modulate = vendor_kernels.add_and_modulate
+        self.add = vendor_kernels.add
 
 
 def _compiled(plain: Callable[P, R]) -> Callable[P, R]:
@@ -114,6 +137,11 @@ def rotate(
     """
     stacked = _stack_rotated(qkv, weights, rope, eps, num_heads, _rotate_pairs)
     return _by_rank(stacked, num_ranks)
+
+
+def rms_norm(tokens_BLC: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Return the tokens divided by their root mean square, times `weight`, `[C]`."""
+    return F.rms_norm(tokens_BLC, tokens_BLC.shape[-1:], weight, eps)
 
 
 class RotationByFlip:
@@ -177,6 +205,7 @@ def add_and_norm(
 def add_and_modulate(
     hidden_BLC: Tensor,
     update: Tensor,
+    gate: Tensor | None,
     shift: Tensor,
     scale: Tensor,
     eps: float,
@@ -184,9 +213,9 @@ def add_and_modulate(
 ) -> tuple[Tensor, Tensor]:
     """Return the tokens after an update, and the same modulated, both `[B, L, C]`.
 
-    The modulated ones have the dtype of the update.
+    Without a gate, the update is added as it is. The modulated tokens have its dtype.
     """
-    hidden_BLC = hidden_BLC + update
+    hidden_BLC = hidden_BLC + update if gate is None else add(hidden_BLC, update, gate, rows)
     return hidden_BLC, modulate(hidden_BLC, shift, scale, eps, update.dtype, rows)
 
 

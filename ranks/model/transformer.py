@@ -14,9 +14,9 @@ from diffusers.models.attention_dispatch import AttentionBackendName
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor, nn
 
-from ranks.model.block import Branch, install_forward
+from ranks.model.block import Branch, Stream, finish, install_forward
 from ranks.model.kernels import KernelForm, Kernels, by_token
-from ranks.parallel.ulysses import Condition, install_attention
+from ranks.parallel.ulysses import Attend, Condition, install_attention
 from ranks.sampling.residual_cache import Residuals
 from ranks.sampling.step_parts import StepParts
 
@@ -35,6 +35,7 @@ class ShardTransformer(nn.Module):
         model: The whole model; forward pass and attention of its blocks are replaced.
         backend: Kernel of the local attention.
         kernels: Form of the element-wise parts of the blocks.
+        attend_across: Computes cross-attention; None for the same kernel.
     """
 
     def __init__(
@@ -43,11 +44,13 @@ class ShardTransformer(nn.Module):
         backend: AttentionBackendName,
         *,
         kernels: KernelForm = "plain",
+        attend_across: Attend | None = None,
     ) -> None:
         super().__init__()
         functions = Kernels(kernels)
         install_forward(model, functions)
-        install_attention(model, backend, functions)
+        install_attention(model, backend, functions, attend_across)
+        self._kernels = functions
         self.model = model
 
     @property
@@ -123,7 +126,8 @@ class ShardTransformer(nn.Module):
         _, first = branches[0]  # the shards of all branches are of the same tokens
         embedded = self._embed_patches(first.sequence.take(self._patches(latents))).float()
         time, modulation = self._embed_time(timesteps)
-        blocks = partial(self._pass_blocks, [embedded] * len(branches), branches, modulation, parts)
+        streams = [Stream(embedded)] * len(branches)
+        blocks = partial(self._pass_blocks, streams, branches, modulation, parts)
         if residuals is None:
             del embedded  # which frees it after the first block
             hidden = blocks()
@@ -133,7 +137,7 @@ class ShardTransformer(nn.Module):
 
     def _pass_blocks(
         self,
-        hidden: list[Tensor],
+        streams: list[Stream],
         branches: Sequence[Branch],
         modulation: Tensor,
         parts: StepParts | None,
@@ -141,8 +145,9 @@ class ShardTransformer(nn.Module):
         for block in self.model.blocks:
             if parts is not None and not parts.goes_on():
                 break  # the run ends, and the result is not used
-            hidden = block(hidden, branches, modulation)
-        return hidden
+            streams = block(streams, branches, modulation)
+        rows = branches[0][1].timestep_rows
+        return [finish(stream, self._kernels, rows) for stream in streams]
 
     def _head(self, hidden_BLM: Tensor, time: Tensor, rows: Tensor | None) -> Tensor:
         shift, scale = (self.model.scale_shift_table + time.unsqueeze(1)).chunk(2, dim=1)

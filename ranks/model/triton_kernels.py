@@ -49,12 +49,15 @@ def add_and_norm(
 def add_and_modulate(
     hidden_BLC: Tensor,
     update: Tensor,
+    gate: Tensor | None,
     shift: Tensor,
     scale: Tensor,
     eps: float,
     rows: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    return _norm(hidden_BLC, update, None, scale, shift, eps, update.dtype, rows, is_modulated=True)
+    # Rows of the gate, of another block, lie as far apart as those of scale and shift.
+    assert gate is None or rows is None or gate.stride(0) == scale.stride(0)
+    return _norm(hidden_BLC, update, gate, scale, shift, eps, update.dtype, rows, is_modulated=True)
 
 
 def add(hidden_BLC: Tensor, update: Tensor, gate: Tensor, rows: Tensor | None = None) -> Tensor:

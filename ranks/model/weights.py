@@ -100,7 +100,12 @@ def load_transformer(
     if component.quantization is not None:
         multiply = device.choose_multiply(component.quantization)
         install_8bit(model, component.quantized, component.quantization, multiply)
-    root = ShardTransformer(model, device.attention_backend, kernels=device.kernels)
+    root = ShardTransformer(
+        model,
+        device.attention_backend,
+        kernels=device.kernels,
+        attend_across=device.attend_across,
+    )
     if mesh is not None:
         shard_transformer(root, model, mesh)
     fill_transformer(model, component, target or device.torch_device)

@@ -5,7 +5,7 @@ import hashlib
 import msgspec
 from msgspec import structs
 
-from broker.wire.model_profile import Family, ModelProfile, StepCacheOffer
+from broker.wire.model_profile import Attention, Family, ModelProfile, StepCacheOffer
 from ranks.model_files.components import Component, ModelFiles
 from ranks.model_files.distilled import distilled
 
@@ -69,6 +69,17 @@ def profile_of(files: ModelFiles, name: str, *, is_distilled: bool = False) -> M
         image_view=files.image_view,
     )
     return distilled(own) if is_distilled else own
+
+
+def with_attention(profile: ModelProfile, attention: Attention) -> ModelProfile:
+    """Return the profile of a model whose attention is computed as `--attention` asks.
+
+    A lossy one makes other videos: no checkpoint of a job may change over to it.
+    """
+    if attention == "exact":
+        return profile
+    changed = hashlib.sha256(f"{attention} attention {profile.content_hash}".encode()).hexdigest()
+    return structs.replace(profile, attention=attention, content_hash=changed)
 
 
 def content_hash(files: ModelFiles) -> str:

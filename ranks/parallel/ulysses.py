@@ -8,7 +8,9 @@ Shapes: B batch (always 1), L tokens of this rank, S tokens of the whole sequenc
 h heads of one rank in attention (H over R), D channels a head, C = H times D.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -18,6 +20,9 @@ from torch import Tensor
 
 from ranks.model.kernels import Kernels
 from ranks.sampling.attention_cache import AttentionCache
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Attention of queries to keys and values, all `[B, tokens, H, D]`."""
 
 
 class SequenceGroup:
@@ -190,9 +195,10 @@ class SelfAttention:
 class CrossAttention:
     """Processor of a block's cross-attention; local, because every rank holds the condition."""
 
-    def __init__(self, block: int, backend: AttentionBackendName) -> None:
+    def __init__(self, block: int, attend: Attend, kernels: Kernels) -> None:
         self._block = block
-        self._backend = backend
+        self._attend = attend
+        self._kernels = kernels
 
     def __call__(
         self,
@@ -203,9 +209,11 @@ class CrossAttention:
         rotary_emb: None,
     ) -> Tensor:
         """Return the output `[B, L, C]` of this rank's tokens."""
-        query = _split_heads(attn.norm_q(attn.to_q(hidden_states)), attn)
+        norm = attn.norm_q
+        query = self._kernels.rms_norm(attn.to_q(hidden_states), norm.weight, norm.eps)
+        query = _split_heads(query, attn)
         output, *others = (
-            dispatch_attention_fn(query, key, value, backend=self._backend)
+            self._attend(query, key, value)
             for key, value in encoder_hidden_states.keys_values(self._block, attn)
         )
         for other in others:
@@ -214,11 +222,23 @@ class CrossAttention:
 
 
 def install_attention(
-    model: WanTransformer3DModel, backend: AttentionBackendName, kernels: Kernels
+    model: WanTransformer3DModel,
+    backend: AttentionBackendName,
+    kernels: Kernels,
+    attend_across: Attend | None = None,
 ) -> None:
+    """Replace the attention of a model's blocks.
+
+    Args:
+        model: The transformer.
+        backend: Kernel of its self-attention.
+        kernels: Its element-wise operations.
+        attend_across: Its cross-attention; None for the same kernel.
+    """
+    attend_across = attend_across or partial(dispatch_attention_fn, backend=backend)
     for index, block in enumerate(model.blocks):
         block.attn1.set_processor(SelfAttention(index, backend, kernels))
-        block.attn2.set_processor(CrossAttention(index, backend))
+        block.attn2.set_processor(CrossAttention(index, attend_across, kernels))
 
 
 def _split_heads(hidden_BLC: Tensor, attn: WanAttention) -> Tensor:

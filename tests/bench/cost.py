@@ -16,7 +16,7 @@ VAE_DECODE_FLOPS = 8.56e6
 """Operations per pixel of a frame at 1280*720; the attention in the middle grows with the frame."""
 
 PLAIN_BYTES = 1.368e6
-COMPILED_BYTES = 0.414e6
+COMPILED_BYTES = 0.394e6
 """Bytes per token and block that element-wise operations move, counted by
 `tests.bench.kernel_bytes`: one kernel per operation, and `ranks.model.kernels`.
 """

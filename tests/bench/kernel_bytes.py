@@ -5,10 +5,15 @@ and writes its output; fused, each function of `ranks.model.kernels` does so onc
 and attention are the same in both and left out.
 """
 
+import importlib.util
+import sys
 from collections.abc import Callable, Iterable
-from typing import Any
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from diffusers.models.attention_dispatch import AttentionBackendName
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor
@@ -16,14 +21,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ranks.model import kernels
-from ranks.model.block import install_forward
-from ranks.model.kernels import Kernels
+from ranks.model.block import Stream, install_forward
+from ranks.model.kernels import FORM_NAMES, KernelForm, Kernels
 from ranks.model.transformer import LatentShape, ShardTransformer
 from ranks.parallel.ulysses import Condition, SequenceGroup, Shard, install_attention
 from tests.bench.cost import Clip
 from tests.ranks.model.real_models import config_of, in_dtypes
 
 SHAPE: LatentShape = (21, 90, 160)
+NUM_SHARDS = 4
+"""Ranks that share a sequence, if eight compute both branches."""
+OPERATORS = Path(__file__).parents[1] / "npu/site/torch_npu/elementwise.py"
 _LEFT_OUT = ("linear", "attention", "empty")
 
 
@@ -48,7 +56,9 @@ class MovedBytes(TorchDispatchMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         is_left_out = self._is_in_kernel or any(mark in func.name() for mark in _LEFT_OUT)
-        if not is_left_out and not _memories(result) & _memories(args):
+        if not is_left_out and func._schema.is_mutable:
+            self.num_bytes += _num_bytes(args)  # the result is one of them
+        elif not is_left_out and not _memories(result) & _memories(args):
             self.num_bytes += _num_bytes((args, result))
         return result
 
@@ -66,36 +76,86 @@ class MovedBytes(TorchDispatchMode):
 
 
 def block_bytes(*, is_fused: bool) -> int:
-    """Return the bytes that one block moves for one guidance branch."""
+    """Return the bytes that one block moves for one guidance branch on one device."""
+    moved = MovedBytes()
     with torch.device("meta"), torch.inference_mode():
-        model = in_dtypes(
-            WanTransformer3DModel.from_config(config_of("transformer") | {"num_layers": 1}),
-            torch.bfloat16,
-        )
-        transformer = ShardTransformer(model, AttentionBackendName.NATIVE)
-        moved = MovedBytes()
+        model = _one_block("plain")
         if is_fused:
-            install(model, moved)
+            install(model.model, moved)
         num_tokens = Clip().num_tokens
-        cos, sin = transformer.rope_tables(SHAPE, torch.device("meta"))
-        shard = Shard(
-            sequence=SequenceGroup(None, [num_tokens], 0),
-            rope_cos=cos,
-            rope_sin=sin,
-            branch=0,
-            step=0,
-            cache=None,
-        )
-        width = model.config.num_attention_heads * model.config.attention_head_dim
-        text, image = (torch.empty(1, n, width, dtype=torch.bfloat16) for n in (512, 257))
-        hidden = torch.empty(1, num_tokens, width)
-        condition = Condition(text, image)
-        modulation = torch.empty(1, 6, width)
-        model.blocks[0]([hidden], [(condition, shard)], modulation)  # keys and values, once a job
-        moved.num_bytes = 0
-        with moved:
-            model.blocks[0]([hidden], [(condition, shard)], modulation)
+        return _count(model, SequenceGroup(None, [num_tokens], 0), num_tokens, moved)
+
+
+def npu_block_bytes(form: KernelForm) -> int:
+    """Return the bytes that one block moves on one of eight NPUs, which has one guidance branch.
+
+    What collectives move is left out, the copies before and after them are not.
+    """
+    define_operators()
+    num_tokens = -(-Clip().num_tokens // NUM_SHARDS)
+    sequence = _AloneAmongRanks(num_tokens)
+    with torch.device("meta"), torch.inference_mode():
+        return _count(_one_block(form), sequence, num_tokens, MovedBytes())
+
+
+class _AloneAmongRanks(SequenceGroup):
+    """One rank of several that share a sequence; nothing is sent."""
+
+    def __init__(self, num_tokens: int) -> None:
+        super().__init__(cast("dist.ProcessGroup", object()), [num_tokens] * NUM_SHARDS, 0)
+
+    def _exchange(
+        self, received: Tensor, sent: Tensor, received_sizes: list[int], sent_sizes: list[int]
+    ) -> None:
+        sent.contiguous()
+
+
+def _one_block(form: KernelForm) -> ShardTransformer:
+    model = in_dtypes(
+        WanTransformer3DModel.from_config(config_of("transformer") | {"num_layers": 1}),
+        torch.bfloat16,
+    )
+    return ShardTransformer(model, AttentionBackendName.NATIVE, kernels=form)
+
+
+def _count(
+    transformer: ShardTransformer, sequence: SequenceGroup, num_tokens: int, moved: MovedBytes
+) -> int:
+    model = transformer.model
+    cos, sin = transformer.rope_tables(SHAPE, torch.device("meta"))
+    shard = Shard(
+        sequence=sequence,
+        rope_cos=cos[:, :num_tokens],
+        rope_sin=sin[:, :num_tokens],
+        branch=0,
+        step=0,
+        cache=None,
+    )
+    width = model.config.num_attention_heads * model.config.attention_head_dim
+    text, image, update = (
+        torch.empty(1, n, width, dtype=torch.bfloat16) for n in (512, 257, num_tokens)
+    )
+    # As a block before it leaves them.
+    stream = Stream(torch.empty(1, num_tokens, width), update, torch.empty(1, 1, width))
+    condition = Condition(text, image)
+    modulation = torch.empty(1, 6, width)
+    model.blocks[0]([stream], [(condition, shard)], modulation)  # keys and values, once a job
+    moved.num_bytes = 0
+    with moved:
+        model.blocks[0]([stream], [(condition, shard)], modulation)
     return moved.num_bytes
+
+
+@cache
+def define_operators() -> None:
+    """Define torch_npu's operators on the meta device, as the stand-in NPU has them."""
+    spec = importlib.util.spec_from_file_location("npu_elementwise", OPERATORS)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.modules[spec.name] = module  # or its library would be gone, and the operators with it
+    module.register()
 
 
 def install(model: WanTransformer3DModel, moved: MovedBytes) -> None:
@@ -125,6 +185,14 @@ def main() -> None:
         moved = block_bytes(is_fused=is_fused)
         print(
             f"{name}: {moved / 1e9:6.1f} GB a block, {2 * num_blocks * moved / 1e12:5.2f} TB a step"
+        )
+    print("on one of eight NPUs, as cfg_size 2 and ulysses_size 4:")
+    forms: tuple[KernelForm, ...] = ("plain", "vendor")
+    for form in forms:
+        moved = npu_block_bytes(form)
+        print(
+            f"{FORM_NAMES[form]}: {moved / 1e9:6.1f} GB a block, "
+            f"{num_blocks * moved / 1e12:5.2f} TB a step"
         )
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from http_front.access.keys import write_keys
 from launcher.helper import read_device_report
-from launcher.model_check import check_models, check_split
+from launcher.model_check import check_attention, check_models, check_split
 from launcher.options import Options
 from launcher.preflight import (
     Folders,
@@ -263,6 +263,13 @@ def test_a_new_state_directory_is_private_and_an_old_one_left_as_it_is(tmp_path:
 def test_a_device_that_is_not_there_is_named() -> None:
     with pytest.raises(StartError, match="--device npu: "):
         check_device(Options(device="npu"))
+
+
+def test_attention_that_the_devices_cannot_compute_is_refused_before_any_rank_starts() -> None:
+    check_attention(Options(device="cpu"))
+    message = "--attention sage: SageAttention needs NVIDIA GPUs, and the ranks use cpu; leave"
+    with pytest.raises(StartError, match=message):
+        check_attention(Options(device="cpu", attention="sage"))
 
 
 def test_warnings_before_the_report_of_the_devices_are_passed_over() -> None:

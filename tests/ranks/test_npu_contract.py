@@ -16,10 +16,15 @@ from diffusers.models import attention_dispatch
 
 from ranks import device
 from ranks.environment import DEFAULTS
-from ranks.model import quantized_linear
+from ranks.model import quantized_linear, vendor_kernels
 from tests.torch_npu_wheel import TORCH_NPU, open_wheel
 
 LIBRARY = "torch_npu/lib/libtorch_npu.so"
+KINDS = {
+    "npu_rms_norm": ["Tensor", "Tensor", "float"],
+    "npu_rotary_mul": ["Tensor", "Tensor", "Tensor", "str"],
+}
+"""Of the arguments that the ranks pass."""
 SCHEMAS = "torch_npu/csrc/aten/npu_native_functions_by_codegen.yaml"
 
 
@@ -135,6 +140,24 @@ def test_the_8_bit_kernels_take_the_arguments_that_the_ranks_pass(
         names = re.findall(r"(\w+)(?==|,|\))", schema.partition(" -> ")[0])
         assert len(call.args) == schema.partition("*")[0].count("Tensor ")
         assert {keyword.arg for keyword in call.keywords} <= set(names)
+
+
+def test_the_element_wise_kernels_take_the_arguments_that_the_ranks_pass(
+    wheel: zipfile.ZipFile, library: bytes
+) -> None:
+    calls = {
+        ast.unparse(node.func).rpartition(".")[2]: node
+        for node in ast.walk(ast.parse(inspect.getsource(vendor_kernels)))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("torch.ops.npu.")
+    }
+    assert set(calls) == set(vendor_kernels.OPERATORS)
+    for name, call in calls.items():
+        schema = schema_of(name, wheel.read(SCHEMAS).decode())
+        # As the operator is registered, where the first argument has another name.
+        assert schema.replace("(Tensor self", "(Tensor input").encode() in library
+        inputs = schema.partition("(")[2].split(", ")
+        kinds = [text.split()[0] for text in inputs[: len(call.args)]]
+        assert kinds == KINDS[name]
 
 
 @pytest.mark.parametrize(

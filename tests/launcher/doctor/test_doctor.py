@@ -109,6 +109,7 @@ def test_the_text_shows_one_line_per_finding_and_its_fix(state_dir: Path) -> Non
 def test_launch_check_runs_the_same_checks(state_dir: Path) -> None:
     checked = run(sys.executable, "launch.py", "--check", *demo(state_dir))
     assert "ok       port         port 0 on 127.0.0.1 is free\n" in checked.stdout
+    assert "ok       kernels      element-wise: plain; attention: torch's own\n" in checked.stdout
     assert "ready to start" in checked.stdout.splitlines()[-1]
 
 

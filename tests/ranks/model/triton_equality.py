@@ -65,10 +65,13 @@ def norms(draw: Draw, channels: int, num_tokens: int, rows: Tensor | None) -> It
     expected = layer_norm(found, (channels,), weight, bias, EPS)
     yield "add_and_norm: norm", dtype, normed, expected
 
-    found, normed = triton_kernels.add_and_modulate(hidden, update, shift, scale, EPS, rows)
-    yield "add_and_modulate: sum", wide, found, hidden + update
-    expected = kernels.modulate(found, shift_L, scale_L, EPS, wide)
-    yield "add_and_modulate: norm", dtype, normed, expected
+    for name, last_gate, total in (("", None, hidden + update), ("gated_", gate, gated)):
+        found, normed = triton_kernels.add_and_modulate(
+            hidden, update, last_gate, shift, scale, EPS, rows
+        )
+        yield f"{name}add_and_modulate: sum", wide, found, total
+        expected = kernels.modulate(found, shift_L, scale_L, EPS, wide)
+        yield f"{name}add_and_modulate: norm", dtype, normed, expected
 
 
 def rotations(draw: Draw, channels: int, num_heads: int, num_tokens: int) -> Iterator[Case]:

@@ -26,6 +26,12 @@ MODELS = ((5120, 40), (3072, 24), (1536, 12))
 """Channels and heads of the models with 14, 5 and 1.3 billion weights."""
 CAPABILITIES = (90, 80)
 FORMS: tuple[KernelForm, ...] = ("compiled", "triton")
+GATED = "gated "
+NAMES = (
+    *("modulate", "rotate", "add_and_norm", "add_and_modulate"),
+    *(f"{GATED}add_and_modulate", "add"),
+)
+"""A block has the second to the fifth; the first block begins with the first, the last is last."""
 EPS = 1e-6
 LIMIT = 1.3
 
@@ -79,8 +85,8 @@ def costs(form: KernelForm, channels: int, num_heads: int) -> Iterator[tuple[str
     """Yield the cost of each function of `Kernels` in a form."""
     torch.compiler.reset()
     kernels = Kernels(form)
-    for name in ("modulate", "rotate", "add_and_norm", "add_and_modulate", "add"):
-        function: Callable[..., Any] = getattr(kernels, name)
+    for name in NAMES:
+        function: Callable[..., Any] = getattr(kernels, name.removeprefix(GATED))
         arguments = _arguments(name, NUM_TOKENS, channels, num_heads)
         with recorded() as launches:
             # The compiler takes the second number of tokens that it sees for any number.
@@ -91,7 +97,9 @@ def costs(form: KernelForm, channels: int, num_heads: int) -> Iterator[tuple[str
 
 
 def _arguments(name: str, num_tokens: int, channels: int, num_heads: int) -> tuple[Any, ...]:
-    hidden, update, value = (
+    # Tokens between blocks are in float32.
+    hidden = torch.empty(1, num_tokens, channels, device="cuda")
+    update, key, value = (
         torch.empty(1, num_tokens, channels, dtype=torch.bfloat16, device="cuda") for _ in range(3)
     )
     shift, scale, gate, *_ = torch.empty(1, 6, channels, device="cuda").chunk(6, dim=1)
@@ -100,10 +108,11 @@ def _arguments(name: str, num_tokens: int, channels: int, num_heads: int) -> tup
     rope = tuple(torch.empty(num_tokens, 1, head_dim // 2, device="cuda") for _ in range(2))
     norms = tuple(weight.bfloat16() for weight in weights)
     arguments: dict[str, tuple[Any, ...]] = {
-        "modulate": (hidden, shift, scale, EPS),
-        "rotate": ((hidden, update, value), norms, rope, EPS, num_heads, 1),
+        "modulate": (hidden, shift, scale, EPS, torch.bfloat16),
+        "rotate": ((update, key, value), norms, rope, EPS, num_heads, 1),
         "add_and_norm": (hidden, update, gate, *weights, EPS),
-        "add_and_modulate": (hidden, update, shift, scale, EPS),
+        "add_and_modulate": (hidden, update, None, shift, scale, EPS),
+        "gated add_and_modulate": (hidden, update, gate, shift, scale, EPS),
         "add": (hidden, update, gate),
     }
     return arguments[name]

@@ -13,7 +13,7 @@ from torch.utils.backend_registration import (
     rename_privateuse1_backend,
 )
 
-from . import hccl, npu, quantization
+from . import elementwise, hccl, npu, quantization
 from .attention import npu_fusion_attention
 from .extension import native
 
@@ -42,6 +42,7 @@ def _set_up() -> None:
     names = Path(os.environ["NPU_STAND_IN_OPERATORS"]).read_text().split()
     native.register_operators([name for name in names if name not in _TAKEN_APART])
     hccl.register()
+    elementwise.register()
     quantization.register()
 
 
