@@ -110,6 +110,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             is_distilled=model.profile.is_distilled,
             quantize=options.quantize,
             quantize_skip=options.quantize_skip,
+            vae_dtype=options.vae_dtype,
             loras=model.loras,
             merged_loras=model.merged_loras,
             device=self.device,

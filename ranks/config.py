@@ -11,6 +11,10 @@ from ranks.loras.lora_files import LoraFiles
 
 DeviceKind = Literal["npu", "cuda", "cpu"]
 
+VaeDtype = Literal["float32", "bfloat16"]
+
+VAE_ITEM_BYTES: dict[VaeDtype, int] = {"float32": 4, "bfloat16": 2}
+
 
 class DeviceReport(msgspec.Struct, frozen=True, kw_only=True):
     """Output of `python -m ranks.device`, read by the launcher, which does not import torch."""
@@ -23,7 +27,7 @@ class DeviceReport(msgspec.Struct, frozen=True, kw_only=True):
     host_bytes: int = 0
     """Host memory that is free for each rank."""
     vae_item_bytes: int = 4
-    """Of a number of the VAE."""
+    """Of a number of the VAE in its usual dtype."""
 
 
 class RankConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,6 +49,8 @@ class RankConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Form in which the transformers' blocks are quantized as they are loaded."""
     quantize_skip: int = 0
     """Blocks at either end that are not."""
+    vae_dtype: VaeDtype | None = None
+    """What the VAE computes in; None for the usual dtype of the device."""
     loras: tuple[LoraFiles, ...] = ()
     """Those that jobs may take."""
     merged_loras: tuple[LoraFiles, ...] = ()
