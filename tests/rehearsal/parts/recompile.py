@@ -2,6 +2,7 @@
 
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +76,10 @@ def _try_vae(device: Device) -> None:
     torch._dynamo.config.error_on_recompile = True
     knobs.runtime.jit_post_compile_hook = _refuse
     for _, height, width in SHAPES:
-        like = {"dtype": torch.bfloat16, "device": device.torch_device}
-        given = GivenClip(9, torch.empty(1, 3, 8 * height, 8 * width, **like))
-        for _ in encode_chunks(vae, given):
+        empty = partial(torch.empty, dtype=torch.bfloat16, device=device.torch_device)
+        for _ in encode_chunks(vae, GivenClip(9, empty(1, 3, 8 * height, 8 * width))):
             pass
-        for _ in decode_chunks(vae, torch.empty(1, vae.config.z_dim, 3, height, width, **like)):
+        for _ in decode_chunks(vae, empty(1, vae.config.z_dim, 3, height, width)):
             pass
 
 
