@@ -108,8 +108,12 @@ def make_text_encoder(size: Size, device: torch.device, dtype: torch.dtype) -> U
 
 def make_image_encoder(size: Size, device: torch.device) -> CLIPVisionModel:
     """Return the image encoder in float32, as the server uses it."""
-    model = CLIPVisionModel(CLIPVisionConfig(**size.config("image_encoder")))
-    return nn.Module.to(model.eval(), device)
+    with torch.device("meta"):
+        model = CLIPVisionModel(CLIPVisionConfig(**size.config("image_encoder")))
+    _fill(model, device)
+    numbers = model.embeddings.position_ids
+    model.embeddings.position_ids = torch.arange(numbers.shape[1], device=device).expand(1, -1)
+    return model
 
 
 def make_vae(size: Size, device: torch.device) -> AutoencoderKLWan:

@@ -12,7 +12,7 @@ from ranks.config import VaeDtype
 from tests.ranks.conftest import draw_image
 from tests.ranks.lone_engine import frames_of, lone_engine
 
-SPEC = JobSpec(prompt="a cat", image_size="64*64", num_frames=9, infer_steps=3, seed=7)
+SPEC = JobSpec(prompt="a cat", image_size="64*64", num_frames=5, infer_steps=2, seed=7)
 
 
 def make_video(
