@@ -25,8 +25,8 @@ from ranks.model.weights import load_vae
 from ranks.model_files.diffusers_folder import read_component
 
 PICTURE = Path(__file__).resolve().parents[2] / "docs" / "sample.jpg"
-WIDTH_PX, HEIGHT_PX = 192, 128
-NUM_FRAMES = 9
+WIDTH_PX, HEIGHT_PX = 96, 64
+NUM_FRAMES = 5
 
 
 @torch.inference_mode()
