@@ -126,6 +126,7 @@ def compare_in_bfloat16(rank: int, world_size: int) -> None:
             assert (found - whole).norm() <= 0.02 * whole.norm()
 
 
+@pytest.mark.full
 def test_a_split_vae_in_bfloat16_equals_the_unsplit_one_up_to_rounding() -> None:
     run_ranks(2, compare_in_bfloat16)
 
