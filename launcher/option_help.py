@@ -14,7 +14,7 @@ from launcher.options import IS_DURATION, Options, OptionsError
 _GROUPS = {
     "basic": "model_path nproc demo host port state_dir log_format access_log",
     "model": "model default_model transformer distilled quantize quantize_skip lora loras device "
-    "offload",
+    "attention vae_dtype offload",
     "parallel": "groups cfg_size ulysses_size dit_fsdp t5_fsdp vae_parallel",
     "limits": "max_queue min_prompt_chars max_prompt_chars priority_step checkpoint_steps job_ttl "
     "keep_limit min_free_space drain_timeout startup_timeout step_timeout",

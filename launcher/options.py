@@ -22,6 +22,7 @@ from launcher.served_models import (
     models_on_groups,
     with_distilled,
 )
+from ranks.config import VaeDtype
 from ranks.offload import PATTERN as OFFLOAD_PATTERN
 from ranks.offload import parse_offload
 
@@ -125,6 +126,15 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             "sage, for SageAttention, which is lossy and must be installed."
         ),
     ] = "exact"
+    vae_dtype: (
+        Annotated[
+            VaeDtype,
+            Meta(
+                description="What the VAE computes in; by default float32, and bfloat16 on an NPU."
+            ),
+        ]
+        | None
+    ) = None
     lora: Annotated[
         tuple[str, ...],
         Meta(

@@ -114,6 +114,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             quantize=options.quantize,
             quantize_skip=options.quantize_skip,
             attention=options.attention,
+            vae_dtype=options.vae_dtype,
             loras=model.loras,
             merged_loras=model.merged_loras,
             device=self.device,

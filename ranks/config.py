@@ -11,6 +11,10 @@ from ranks.loras.lora_files import LoraFiles
 
 DeviceKind = Literal["npu", "cuda", "cpu"]
 
+VaeDtype = Literal["float32", "bfloat16"]
+
+VAE_ITEM_BYTES: dict[VaeDtype, int] = {"float32": 4, "bfloat16": 2}
+
 
 class KernelReport(msgspec.Struct, frozen=True, kw_only=True):
     """What a rank computes with, as text for people."""
@@ -32,7 +36,7 @@ class DeviceReport(msgspec.Struct, frozen=True, kw_only=True):
     host_bytes: int = 0
     """Host memory that is free for each rank."""
     vae_item_bytes: int = 4
-    """Of a number of the VAE."""
+    """Of a number of the VAE in its usual dtype."""
     kernels: KernelReport | None = None
     """What ranks compute with; takes seconds to find out."""
 
@@ -58,6 +62,8 @@ class RankConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Blocks at either end that are not."""
     attention: Attention = "exact"
     """What computes it."""
+    vae_dtype: VaeDtype | None = None
+    """What the VAE computes in; None for the usual dtype of the device."""
     loras: tuple[LoraFiles, ...] = ()
     """Those that jobs may take."""
     merged_loras: tuple[LoraFiles, ...] = ()

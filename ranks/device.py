@@ -24,7 +24,7 @@ from ranks.attention_choice import (
     installed_modules,
     require_sage,
 )
-from ranks.config import DeviceKind, DeviceReport
+from ranks.config import DeviceKind, DeviceReport, VaeDtype
 from ranks.errors import DeviceError
 from ranks.model.kernels import KernelForm, Kernels
 from ranks.model.quantized_linear import Multiply, multiply_fp8, multiply_fused, multiply_int8
@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _BACKENDS: dict[DeviceKind, str] = {"npu": "hccl", "cuda": "nccl", "cpu": "gloo"}
+
+_VAE_DTYPES: dict[VaeDtype, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+}
 
 _ATTENTION: dict[DeviceKind, str] = {"npu": "_native_npu", "cuda": "native", "cpu": "native"}
 
@@ -74,6 +79,8 @@ class Device:
     """Form of the element-wise operations."""
     attention: AttentionKernels = "torch"
     """What computes attention on it."""
+    wanted_vae_dtype: VaeDtype | None = None
+    """Dtype of the VAE; None for the usual one of the device."""
 
     @property
     def attention_backend(self) -> "AttentionBackendName":
@@ -130,7 +137,19 @@ class Device:
     @property
     def vae_dtype(self) -> torch.dtype:
         # On an NPU, 3-D convolutions are slow in float32.
-        return torch.bfloat16 if self.kind == "npu" else torch.float32
+        usual: VaeDtype = "bfloat16" if self.kind == "npu" else "float32"
+        return _VAE_DTYPES[self.wanted_vae_dtype or usual]
+
+    @property
+    def unusual_vae_dtype(self) -> VaeDtype | None:
+        """The dtype of the VAE if it is not the usual one of the device."""
+        is_usual = self.vae_dtype == replace(self, wanted_vae_dtype=None).vae_dtype
+        return None if is_usual else self.wanted_vae_dtype
+
+    @property
+    def has_channels_last(self) -> bool:
+        # An NPU has memory formats of its own, which torch_npu chooses.
+        return self.kind != "npu"
 
     @property
     def solver_device(self) -> torch.device:

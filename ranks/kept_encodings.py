@@ -22,6 +22,7 @@ class ImageKey:
     num_frames: int
     vae_parallel: bool | None
     """A split VAE may round differently."""
+    vae_dtype: str
 
 
 @dataclass(frozen=True, kw_only=True)

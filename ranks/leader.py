@@ -137,7 +137,9 @@ class Leader(RankLoop):
         self._lease = job.lease
         num_tokens = self._engine.prompts.num_tokens(job.spec.prompt)
         self._link.report(JobStarted(lease=job.lease, prompt_tokens=num_tokens))
-        model_hash = state_hash(self._engine.shape.model, job)
+        model_hash = state_hash(
+            self._engine.shape.model, job, self._engine.device.unusual_vae_dtype
+        )
         inputs = JobInputs(
             self._store,
             job,

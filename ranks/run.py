@@ -173,6 +173,7 @@ class Run:
             height_px=spec.height_px,
             num_frames=self._length,
             vae_parallel=spec.vae_parallel,
+            vae_dtype=str(self._models.vae.dtype),
         )
 
     def _clip(self, images: list[Image.Image]) -> GivenClip:

@@ -32,7 +32,7 @@ from ranks.model_files.quantization import Quantize
 from ranks.offload_choice import decide_offload
 from ranks.parallel.process_group import START_LIMIT, World, join, leave
 from ranks.start_failure import reporting_failure
-from ranks.warm_up import warm_up
+from ranks.warm_up import warm_up, warm_up_vae
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def serve(config: RankConfig, rank: int) -> None:
 def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
     """Join the group and load the models. Returns once every rank has done so."""
     world = join(config.rendezvous, rank, config.world_size, device)
-    device = _choose_kernels(world, device)
+    device = replace(_choose_kernels(world, device), wanted_vae_dtype=config.vae_dtype)
     attentions: tuple[AttentionKernels, ...] = get_args(AttentionKernels)
     of_rank_0 = world.from_rank_0(attentions.index(device.attention))
     require_same_attention(device.attention, attentions[of_rank_0])
@@ -86,6 +86,7 @@ def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
     host_bytes = world.smallest(device.host_bytes(config.world_size))
     offload = decide_offload(config, files, profile, device, capacity_bytes, host_bytes)
     models = load_models(files, device, world.mesh(device), offload)
+    logger.info("the VAE computes in %s", str(models.vae.dtype).removeprefix("torch."))
     logger.info(
         "models loaded, %.1f GB in use; weights in host memory: %.1f GB",
         device.memory_bytes() / 1e9,
@@ -99,6 +100,8 @@ def start_engine(config: RankConfig, rank: int, device: Device) -> Engine:
         num_tokens = num_image_tokens(image_encoder and image_encoder.config)
         warm_up(family, transformer, device.torch_device, num_tokens)
     models.hosted.release()
+    if device.kernels != "plain" and models.vae.dtype == torch.bfloat16:
+        warm_up_vae(models.vae)
     world.await_all(START_LIMIT)
     memory = measure(
         [transformer.model for transformer in models.transformers],

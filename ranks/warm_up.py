@@ -1,9 +1,11 @@
 """Small clips before the first job: they compile the kernels, and find faults."""
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
 from ranks.families.family import ModelFamily
 from ranks.model.transformer import LatentShape, ShardTransformer
+from ranks.model.vae import decode_chunks
 from ranks.model_files.architecture import NUM_TEXT_TOKENS
 from ranks.parallel.ulysses import SequenceGroup, Shard
 
@@ -49,3 +51,10 @@ def warm_up(
         )
         latents = torch.zeros(1, config.in_channels, *shape, dtype=transformer.dtype, device=device)
         transformer(latents, timesteps, [(condition, shard)])
+
+
+def warm_up_vae(vae: AutoencoderKLWan) -> None:
+    """Decode a small picture, which compiles the kernels that encoding has, too."""
+    latents = torch.zeros(1, vae.config.z_dim, 1, 8, 8, device=vae.device)
+    for _ in decode_chunks(vae, latents):
+        pass

@@ -6,7 +6,7 @@ from launcher.doctor.findings import Finding, error, ok, warning
 from launcher.model_check import choice_of, inspect_path
 from launcher.options import Options
 from launcher.preflight import Folders, StartError
-from ranks.config import DeviceReport
+from ranks.config import VAE_ITEM_BYTES, DeviceReport
 from ranks.errors import UnfitMemoryError
 from ranks.model_files.fitting import GroupPlan, decide, describe
 from ranks.model_files.model_report import ModelFault, ModelReport
@@ -38,7 +38,8 @@ def _check(name: str, report: ModelReport, options: Options, devices: DeviceRepo
         vae_parallel=options.vae_parallel is not False,
     )
     offload = None if options.offload is None else parse_offload(options.offload)
-    sizes = report.sizes.with_vae_items(devices.vae_item_bytes)
+    item_bytes = VAE_ITEM_BYTES[options.vae_dtype] if options.vae_dtype else devices.vae_item_bytes
+    sizes = report.sizes.with_vae_items(item_bytes)
     fix = f"wan model inspect {report.place} --cards"
     try:
         fit = decide(plan, sizes, report.profile, offload)

@@ -33,9 +33,9 @@ from ranks.model.transformer import ShardTransformer
 from ranks.model.weights import (
     check_fit,
     load_image_encoder,
+    load_served_vae,
     load_text_encoder,
     load_transformers,
-    load_vae,
 )
 from ranks.model_files.architecture import NUM_TEXT_TOKENS
 from ranks.model_files.components import ModelFiles
@@ -107,7 +107,7 @@ def load_models(
         image_processor=load_image_processor(files),
         image_encoder=image_encoder,
         transformers=transformers,
-        vae=load_vae(components["vae"], device.vae_dtype, target),
+        vae=load_served_vae(components["vae"], device),
         device=target,
         hosted=HostedModels(encoders=tuple(hosted), transformers=streamed),
     )

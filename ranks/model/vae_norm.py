@@ -11,7 +11,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, WanRMS_norm
 from torch import Tensor
 
-_SMALLEST = 1e-12
+SMALLEST = 1e-12
 """Length that a shorter vector is divided by, as in `torch.nn.functional.normalize`."""
 
 
@@ -26,7 +26,7 @@ def _normalise(norm: WanRMS_norm, x: Tensor) -> Tensor:
     """Return `x` with each vector of channels at length 1, times the norm's scale and gamma."""
     wide = x if x.dtype == torch.float32 else x.float()
     squares = wide.square().sum(1 if norm.channel_first else -1, keepdim=True)
-    factor = norm.scale / squares.sqrt().clamp_min(_SMALLEST)
+    factor = norm.scale / squares.sqrt().clamp_min(SMALLEST)
     scaled: Tensor = (wide * factor).to(x.dtype) * norm.gamma
     # Without a bias, it is the number 0.
     return scaled + norm.bias if isinstance(norm.bias, Tensor) else scaled

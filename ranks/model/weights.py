@@ -21,6 +21,7 @@ from ranks.errors import ModelFolderError
 from ranks.model.block_streaming import BlockStreaming
 from ranks.model.quantized_linear import install_8bit
 from ranks.model.transformer import ShardTransformer
+from ranks.model.vae_bfloat16 import install_bfloat16
 from ranks.model.vae_norm import install_norm
 from ranks.model.weight_match import match_weights
 from ranks.model_files.architecture import IMAGE_ENCODER_NAMES, TEXT_ENCODER_NAMES
@@ -168,6 +169,14 @@ def load_vae(component: Component, dtype: torch.dtype, device: torch.device) -> 
     model = meta_vae(component, dtype)
     load_weights(model, component, device)
     install_norm(model)
+    return model
+
+
+def load_served_vae(component: Component, device: Device) -> AutoencoderKLWan:
+    """Load the VAE as a rank serves it."""
+    model = load_vae(component, device.vae_dtype, device.torch_device)
+    if device.has_channels_last and device.vae_dtype == torch.bfloat16:
+        install_bfloat16(model, is_compiled=device.kernels != "plain")
     return model
 
 

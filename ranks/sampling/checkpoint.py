@@ -120,12 +120,16 @@ def save_state(state: State, store: Store, name: str, model_hash: str = "") -> N
         partial.unlink(missing_ok=True)
 
 
-def state_hash(model: ModelProfile, job: RunJob) -> str:
-    """Return the hash of all that decides, besides its parameters, what a job computes."""
-    if not job.spec.loras:
+def state_hash(model: ModelProfile, job: RunJob, vae_dtype: str | None = None) -> str:
+    """Return the hash of all that decides, besides its parameters, what a job computes.
+
+    `vae_dtype` is None where the VAE computes in the usual dtype of the device.
+    """
+    if not (job.spec.loras or vae_dtype):
         return model.content_hash
     loras = [(choice, job.lora_hashes.get(choice.name)) for choice in job.spec.loras]
-    content = msgspec.json.encode((model.content_hash, loras))
+    more = [vae_dtype] if vae_dtype else []
+    content = msgspec.json.encode((model.content_hash, loras, *more))
     return hashlib.sha256(content).hexdigest()
 
 
@@ -153,7 +157,8 @@ def _require_model(path: Path, model_hash: str) -> None:
         found = (file.metadata() or {}).get(_MODEL, "")
     if found != model_hash:
         raise ValueError(
-            "it is of another model, of other LoRAs, or of an earlier version of the server"
+            "it is of another model, of other LoRAs, of another --vae-dtype, or of an earlier "
+            "version of the server"
         )
 
 

@@ -81,7 +81,7 @@ def _measure(folder: Path) -> Figures:
         image_processor=None,
     )
     (transformer,), _ = load_transformers(model, open_device("cpu", 0, 1), None)
-    lora = _write_lora(folder / "lora.safetensors", transformer.model.blocks)
+    lora = write_lora(folder / "lora.safetensors", transformer.model.blocks)
     switch = LoraSwitch([transformer], model, [lora])
     choices, hashes = [LoraChoice(name=lora.name)], {lora.name: lora.hashes}
     in_s, out_s, step_s = [], [], []
@@ -101,7 +101,7 @@ def _measure(folder: Path) -> Figures:
     )
 
 
-def _write_lora(path: Path, blocks: nn.Module) -> LoraFiles:
+def write_lora(path: Path, blocks: nn.Module) -> LoraFiles:
     tensors: dict[str, Tensor] = {}
     for name, module in blocks.named_modules():
         if isinstance(module, nn.Linear):

@@ -15,6 +15,7 @@ import msgspec
 
 from ranks.sampling.attention_cache import CacheSchedule
 from tests.bench.anchors import ASCEND, H100, H200, HD, RTX_4090
+from tests.bench.budget import read_figures
 from tests.bench.cost import COMPILED_BYTES, Clip, step_flops
 from tests.bench.lossy_rates import FP8_GAIN, INT8_GAIN, SAGE_H200, in_8_bit
 from tests.bench.machines import GIGA, HOST_S, TERA, Layout, Machine, step_s, video_s
@@ -124,9 +125,10 @@ def predictions(groups: tuple[Group, ...] = GROUPS) -> list[Prediction]:
 
 def measured(path: Path) -> Machine:
     """Return the device on which `tests.bench.real_size` ran, with the product's own rates."""
-    found = msgspec.json.decode(path.read_bytes())
-    vae, split = found["vae"]["served, whole clip"], found["split"]
-    scale = (found["fused"]["step_s"] - HOST_S) / sum(split[f"{kind}_s"] for kind in KERNEL_KINDS)
+    found = read_figures(path)
+    vae_s = sum(found[f"vae/float32, {direction}"]["clip_s"] for direction in ("encode", "decode"))
+    split = found["split"]  # of fewer layers
+    scale = (found["step"]["step_s"] - HOST_S) / sum(split[f"{kind}_s"] for kind in KERNEL_KINDS)
     attention_s, linear_s, element_s = (scale * split[f"{kind}_s"] for kind in KERNEL_KINDS)
     flops = step_flops(HD)
     return Machine(
@@ -135,7 +137,7 @@ def measured(path: Path) -> Machine:
         linear_tflops=flops.linear / linear_s / TERA,
         element_bytes=COMPILED_BYTES,
         element_gb_s=HD.num_branches * HD.num_token_blocks * COMPILED_BYTES / element_s / GIGA,
-        vae_tflops=HD.vae_flops / (vae["encode_s"] + vae["decode_s"]) / TERA,
+        vae_tflops=HD.vae_flops / vae_s / TERA,
         send_gb_s=H100.send_gb_s,
     )
 

@@ -1,7 +1,7 @@
 """The estimates of the benchmark model match the code's operations and the server's layout."""
 
-import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from ranks.model.transformer import LatentShape, ShardTransformer
 from ranks.model.vae import decode_chunks, encode_clip
 from ranks.parallel.layout import split_evenly
 from ranks.parallel.ulysses import Condition, SequenceGroup, Shard
+from tests.bench.budget import Parts
 from tests.bench.cost import (
     COMPILED_BYTES,
     PLAIN_BYTES,
@@ -143,18 +144,16 @@ def test_the_documents_show_the_estimates_and_claim_no_measurement() -> None:
 
 
 def test_what_was_measured_on_a_device_becomes_a_machine(tmp_path: Path) -> None:
-    path = tmp_path / "found.json"
-    path.write_text(
-        json.dumps(
-            {
-                "machine": {"device": "H200"},
-                "fused": {"step_s": 18.0},
-                "split": {"attention_s": 12.0, "linear_s": 5.0, "rest_s": 1.0},
-                "vae": {"served, whole clip": {"encode_s": 5.0, "decode_s": 7.0}},
-            }
-        )
-    )
-    alone, machine = Layout(), measured(path)
+    parts = Parts(tmp_path / "found.jsonl", budget_s=60)
+    for name, figure in (
+        ("machine", {"device": "H200"}),
+        ("step", {"step_s": 18.0}),
+        ("split", {"attention_s": 1.2, "linear_s": 0.5, "rest_s": 0.1}),
+        ("vae/float32, encode", {"clip_s": 5.0}),
+        ("vae/float32, decode", {"clip_s": 7.0}),
+    ):
+        parts.run(name, 5, partial(dict, figure))
+    alone, machine = Layout(), measured(tmp_path / "found.jsonl")
     assert step_s(machine, Clip(), alone) == pytest.approx(18.0)
     assert video_s(machine, Clip(), alone) == pytest.approx(40 * 18.0 + 12.0)
     assert step_s(machine, Clip(), EIGHT[1]) == pytest.approx(18.0 / 8, rel=0.06)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from broker.wire.job import JobSpec, Stage
 from broker.wire.sockets import Addresses
-from ranks.config import RankConfig
+from ranks.config import RankConfig, VaeDtype
 from ranks.control import Decision
 from ranks.device import open_device
 from ranks.engine import Engine
@@ -26,6 +26,7 @@ def lone_engine(
     model: Path,
     offload: str | None = "none",
     transformers: Sequence[Path] = (),
+    vae_dtype: VaeDtype | None = None,
 ) -> Iterator[Engine]:
     """Load a model on the CPU.
 
@@ -34,6 +35,7 @@ def lone_engine(
         model: Model folder.
         offload: What is in host memory between its uses.
         transformers: Single files in place of the folder's transformers.
+        vae_dtype: Of the VAE; None for float32.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = RankConfig(
@@ -42,6 +44,7 @@ def lone_engine(
         world_size=1,
         model_path=str(model),
         transformers=tuple(map(str, transformers)),
+        vae_dtype=vae_dtype,
         device="cpu",
         addresses=Addresses.in_folder(folder),
         store=str(folder),

@@ -17,6 +17,7 @@ def key(image: str) -> ImageKey:
         height_px=64,
         num_frames=81,
         vae_parallel=None,
+        vae_dtype="torch.float32",
     )
 
 

@@ -254,6 +254,11 @@ def test_a_model_is_held_against_the_memory_of_the_devices(model: Path, folders:
     assert re.match(
         r"model, --offload none: 1280\*720 with 81 frames takes .* of 23\.[12] GB", found
     )
+    needed = [
+        float(message_of(memory_findings(chosen, folders, devices), "memory", "ok").split()[8])
+        for chosen in (options, structs.replace(options, vae_dtype="bfloat16"))
+    ]
+    assert needed[1] < 0.7 * needed[0], "the VAE, which takes most of the demo's, is in bfloat16"
     tiny = structs.replace(devices, capacity_bytes=1 << 20)
     fix = f"wan model inspect {model} --cards"
     found = message_of(memory_findings(options, folders, tiny), "memory", "error", fix)

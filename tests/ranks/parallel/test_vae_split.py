@@ -8,6 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ranks.demo.patch_vae_weights import make_patch_vae
 from ranks.model.chunk_encoder import empty_cache
 from ranks.model.vae import FRAMES_PER_LATENT, GivenClip, decode_chunks, encode_chunks
+from ranks.model.vae_bfloat16 import install_bfloat16
 from ranks.model.vae_norm import install_norm
 from ranks.parallel.layout import grid_shape, split_evenly
 from ranks.parallel.vae_split import VaePatch, VaeSplit
@@ -101,6 +102,33 @@ def test_a_split_vae_with_patches_of_pixels_equals_the_unsplit_one(
     world_size: int, sizes: list[tuple[int, int]]
 ) -> None:
     run_ranks(world_size, compare_patches_of_pixels, sizes)
+
+
+@torch.inference_mode()
+def compare_in_bfloat16(rank: int, world_size: int) -> None:
+    for vae, scale in ((small_vae(), 8), (make_patch_vae().eval(), 16)):
+        torch.nn.Module.to(vae, torch.bfloat16)
+        install_norm(vae)
+        install_bfloat16(vae, is_compiled=False)
+        height, width = 64 // scale, 32 // scale
+        image = torch.rand(1, 3, 64, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+        given = GivenClip(9, image.bfloat16())
+        latents = torch.randn((1, vae.config.z_dim, 2, height, width))
+        dist.broadcast(latents, src=0)
+        with VaeSplit(vae, rank, world_size).active(height, width) as patch:
+            assert patch is not None
+            moments = torch.cat(list(encode_chunks(vae, given, patch)), dim=2)
+            frames = torch.cat(list(decode_chunks(vae, latents, patch)), dim=2)
+        for found, whole in (
+            (moments, torch.cat(list(encode_chunks(vae, given)), dim=2)),
+            (frames, torch.cat(list(decode_chunks(vae, latents)), dim=2)),
+        ):
+            assert (found - whole).norm() <= 0.02 * whole.norm()
+
+
+@pytest.mark.full
+def test_a_split_vae_in_bfloat16_equals_the_unsplit_one_up_to_rounding() -> None:
+    run_ranks(2, compare_in_bfloat16)
 
 
 @torch.inference_mode()

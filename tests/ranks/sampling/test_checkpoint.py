@@ -144,3 +144,11 @@ def test_the_hash_of_a_state_is_that_of_the_model_and_of_the_loras() -> None:
     film, weak = LoraChoice(name="film"), LoraChoice(name="film", strength=0.5)
     assert of("1", film) == of("1", film)
     assert len({of(""), of("1", film), of("2", film), of("1", weak)}) == 4
+
+
+def test_a_job_goes_on_with_the_vae_in_the_dtype_that_encoded_its_picture() -> None:
+    model = ModelProfile(content_hash="m1")
+    lease = Lease(group="g0", epoch=1, job_id="0" * 32, attempt=1)
+    job = RunJob(lease=lease, spec=JobSpec(prompt="A small dog walks"), image="x")
+    assert state_hash(model, job, None) == "m1"
+    assert len({state_hash(model, job, dtype) for dtype in (None, "bfloat16", "float32")}) == 3

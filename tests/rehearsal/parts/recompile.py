@@ -1,11 +1,13 @@
-"""After the warm-up of the 14B transformer, no number of tokens makes the compiler start again."""
+"""After the warm-up of the 14B model, no size of a clip makes the compiler start again."""
 
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from triton import knobs
 
 from ranks.device import Device, open_device
@@ -13,11 +15,13 @@ from ranks.environment import set_environment_defaults
 from ranks.families.wan21_i2v import ImageToVideo
 from ranks.model.kernels import KernelForm
 from ranks.model.transformer import LatentShape, ShardTransformer
+from ranks.model.vae import GivenClip, decode_chunks, encode_chunks
+from ranks.model.vae_bfloat16 import install_bfloat16
 from ranks.parallel.layout import split_evenly
 from ranks.parallel.ulysses import SequenceGroup
 from ranks.sampling.denoise import Guidance, Predictor
-from ranks.warm_up import warm_up
-from tests.bench.random_models import REAL, make_transformer
+from ranks.warm_up import warm_up, warm_up_vae
+from tests.bench.random_models import REAL, make_transformer, make_vae
 from tests.rehearsal.engine_rank import say
 
 FORMS: tuple[KernelForm, ...] = ("triton", "compiled")
@@ -48,6 +52,8 @@ def main() -> int:
             for form in FORMS:
                 _try_form(ShardTransformer(model, device.attention_backend, kernels=form), device)
                 say(f"  {form} kernels: {len(SHAPES)} sizes and no recompile")
+            _try_vae(device)
+            say(f"  the VAE in bfloat16: {len(SHAPES)} sizes and no recompile")
     return 0
 
 
@@ -59,6 +65,22 @@ def _try_form(transformer: ShardTransformer, device: Device) -> None:
     knobs.runtime.jit_post_compile_hook = _refuse
     for shape in SHAPES:
         _predict(transformer, device, shape)
+
+
+def _try_vae(device: Device) -> None:
+    vae = nn.Module.to(make_vae(REAL, device.torch_device), torch.bfloat16)
+    install_bfloat16(vae, is_compiled=True)
+    torch._dynamo.config.error_on_recompile = False
+    knobs.runtime.jit_post_compile_hook = None
+    warm_up_vae(vae)
+    torch._dynamo.config.error_on_recompile = True
+    knobs.runtime.jit_post_compile_hook = _refuse
+    for _, height, width in SHAPES:
+        empty = partial(torch.empty, dtype=torch.bfloat16, device=device.torch_device)
+        for _ in encode_chunks(vae, GivenClip(9, empty(1, 3, 8 * height, 8 * width))):
+            pass
+        for _ in decode_chunks(vae, empty(1, vae.config.z_dim, 3, height, width)):
+            pass
 
 
 def _refuse(**kernel: Any) -> None:
