@@ -22,7 +22,7 @@ def test_the_host_waits_for_the_device_before_each_boundary_of_the_encoding(
 ) -> None:
     """Otherwise an accelerator would go on encoding a job that was cancelled long ago."""
     draw_image(tmp_path / "sample.png")
-    noted: list[str] = []
+    noted: list[object] = []
     with lone_engine(tmp_path / "rank", demo_folder) as engine:
         monkeypatch.setattr(Device, "synchronize", lambda device: noted.append("wait"))
         frames_of(engine, SPEC, tmp_path / "sample.png", look=lambda stage, _: noted.append(stage))
