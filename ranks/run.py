@@ -149,9 +149,9 @@ class Run:
         clip = self._clip(images)
         key = self._image_key()
         kept = self._engine.encodings.find(key)
-        num_items = 1 if kept else 2 + clip.num_chunks
-        prompt_embeds = self._encode_prompts()
-        self._finish_item(num_items)
+        prompts = self._prompts()
+        num_items = len(prompts) + (0 if kept else 1 + clip.num_chunks)
+        prompt_embeds = self._encode_prompts(prompts, num_items)
         if kept:
             logger.info("the image is already encoded")
             encoding = kept.on(clip.first.device)
@@ -188,7 +188,7 @@ class Run:
     ) -> ImageEncoding:
         image_embeds = embed_images(self._models, images[: self._family.num_embedded_images])
         self._engine.release_hosted()
-        self._finish_item(num_items)
+        self._finish_encoding(num_items)
         latents = self._encode_clip(clip, num_items)
         return ImageEncoding(image_embeds=image_embeds, latents=latents)
 
@@ -204,17 +204,24 @@ class Run:
             paths.append(self._job.last_image)
         return [open_image(path, self._spec.width_px, self._spec.height_px) for path in paths]
 
-    def _encode_prompts(self) -> list[Tensor]:
-        """Return the prompt embeddings `[1, 512, C]` of every guidance branch.
+    def _prompts(self) -> list[str]:
+        """Return the prompt of every guidance branch.
 
         Every rank encodes both branches, even if it computes one: with sharded weights, no rank can
         encode a prompt alone.
         """
-        prompts = [self._spec.prompt]
-        if self._spec.is_guided:
-            prompts.append(self._spec.negative_prompt or "")
-        prompt_embeds = [self._engine.prompts.encode(prompt) for prompt in prompts]
-        self._engine.release_text_encoder()
+        negative = [self._spec.negative_prompt or ""] if self._spec.is_guided else []
+        return [self._spec.prompt, *negative]
+
+    def _encode_prompts(self, prompts: Sequence[str], num_items: int) -> list[Tensor]:
+        """Return the embedding `[1, 512, C]` of each prompt."""
+        prompt_embeds = []
+        try:
+            for prompt in prompts:
+                prompt_embeds.append(self._engine.prompts.encode(prompt))
+                self._finish_encoding(num_items)
+        finally:
+            self._engine.release_text_encoder()
         return prompt_embeds
 
     def _encode_clip(self, clip: GivenClip, num_items: int) -> Tensor:
@@ -226,7 +233,7 @@ class Run:
             work = encode_chunks(vae, clip, split)
             for chunk in work if is_here else _placeholders(clip.num_chunks):
                 chunks.append(chunk)
-                self._finish_item(num_items)
+                self._finish_encoding(num_items)
         if is_here:
             latents = finish_encoding(vae, chunks).contiguous()
         else:
@@ -319,6 +326,11 @@ class Run:
                     _require_finite(frames, "decoded frames")
                     yield frames.clamp(-1.0, 1.0)
                 self._finish_item(num_chunks)
+
+    def _finish_encoding(self, num_items: int) -> None:
+        # The host must not run ahead: a run that is cancelled would go on until the device is done.
+        self._engine.device.synchronize()
+        self._finish_item(num_items)
 
     def _finish_item(self, num_items: int, *, is_skipping: bool = False) -> bool:
         """Meet the other ranks; return whether rank 0 skips the next step."""

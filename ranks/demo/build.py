@@ -2,8 +2,7 @@
 
 They have the same classes and files, use a fixed seed and take seconds to build, so the demo and
 the tests run the code that serves the real models. The weights of transformer and VAE are
-constructed so that the video shows the picture; those of the encoders are random. All weights of
-Wan2.2 TI2V-5B are: its video shows noise.
+constructed so that the video shows the picture; those of the encoders are random.
 
 `python -m ranks.demo.build FOLDER [FAMILY[:original]]`
 """
@@ -37,7 +36,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from broker.wire.model_profile import Family
 from ranks.demo.attention_heads import HEAD_DIM
 from ranks.demo.original_layout import write_original_layout
-from ranks.demo.patch_vae_weights import NUM_PATCH_LATENTS, make_patch_vae
+from ranks.demo.patch_vae_weights import NUM_PATCH_LATENTS, construct_patch_vae, make_patch_vae
 from ranks.demo.transformer_weights import construct_transformer
 from ranks.demo.vae_weights import NUM_LATENTS, construct_vae
 from ranks.model_files.components import WEIGHTED, Layout
@@ -140,14 +139,15 @@ def _make_transformer(family: Family) -> WanTransformer3DModel:
         added_kv_proj_dim=NUM_HEADS * HEAD_DIM if has_images else None,
         pos_embed_seq_len=2 * num_image_tokens if family == "wan2.1-flf2v" else None,
     )
-    if not is_patched:
-        construct_transformer(model)
+    construct_transformer(model)
     return model
 
 
 def _make_vae(family: Family) -> AutoencoderKLWan:
     if family == "wan2.2-ti2v-5b":
-        return make_patch_vae()
+        patch_vae = make_patch_vae()
+        construct_patch_vae(patch_vae)
+        return patch_vae
     vae: AutoencoderKLWan = AutoencoderKLWan(base_dim=8, z_dim=NUM_LATENTS, num_res_blocks=1)
     construct_vae(vae)
     return vae

@@ -17,6 +17,7 @@ from ranks.demo.attention_heads import (
     attend_broadly,
     subtract_condition,
 )
+from ranks.demo.first_frame_marks import mark_first_frame
 from ranks.demo.token_channels import (
     CONDITION,
     CONSTANT,
@@ -29,7 +30,7 @@ from ranks.demo.token_channels import (
     deviation,
     read,
 )
-from ranks.demo.vae_weights import NUM_COLOURS, NUM_LATENTS
+from ranks.demo.vae_weights import NUM_COLOURS
 
 _RATE = 4.0
 """Ratio of velocity to error: exp(-4) of the noise remains at the end."""
@@ -47,7 +48,7 @@ def construct_transformer(model: WanTransformer3DModel) -> None:
     first, second = (block.attn1 for block in model.blocks)
     with torch.no_grad():
         _scale_down_random(model)
-        _embed_patches(model.patch_embedding)
+        _embed_patches(model.patch_embedding, model.config.out_channels)
         subtract_condition(first)
         add_glow(first, head=3)
         attend_broadly(first, range(4, first.heads))
@@ -59,6 +60,8 @@ def construct_transformer(model: WanTransformer3DModel) -> None:
         for block in model.blocks:
             _attend_to_condition(block.attn2)
         _predict_velocity(model.proj_out)
+        if model.config.in_channels == model.config.out_channels:
+            mark_first_frame(model)
         if (image := model.condition_embedder.image_embedder) and image.pos_embed is not None:
             image.pos_embed.normal_()
 
@@ -91,18 +94,19 @@ def _scale_down_time(model: WanTransformer3DModel) -> None:
         block.scale_shift_table[:, [2, 5]] += 1.0
 
 
-def _embed_patches(conv: nn.Conv3d) -> None:
+def _embed_patches(conv: nn.Conv3d, num_latents: int) -> None:
     conv.weight[:NUM_CHANNELS] = 0.0
     conv.get_parameter("bias")[:NUM_CHANNELS] = 0.0
-    condition = conv.in_channels - NUM_LATENTS
+    condition = conv.in_channels - num_latents  # 0 where the first frame itself is the condition
     for channel, (latent, row, col) in enumerate(LATENTS):
         conv.weight[ERROR + channel, latent, 0, row, col] = 1.0
     for channel, (latent, row, col) in enumerate(LATENTS[: len(PIXELS)]):
         conv.weight[CONDITION + channel, condition + latent, 0, row, col] = 1.0
-    size = deviation(conv.out_channels)
-    mask = conv.weight[IS_FIRST, NUM_LATENTS:condition]
-    mask.fill_(2.0 * size / mask.numel())
-    conv.get_parameter("bias")[IS_FIRST] = -size
+    if condition:
+        size = deviation(conv.out_channels)
+        mask = conv.weight[IS_FIRST, num_latents:condition]
+        mask.fill_(2.0 * size / mask.numel())
+        conv.get_parameter("bias")[IS_FIRST] = -size
     conv.get_parameter("bias")[CONSTANTS] = torch.tensor([CONSTANT, -CONSTANT])
 
 
@@ -131,5 +135,6 @@ def _predict_velocity(linear: nn.Linear) -> None:
     linear.weight[:, CONSTANTS] = 0.0
     linear.bias.zero_()
     factor = _RATE * deviation(linear.in_features)
+    num_latents = linear.out_features // 4
     for channel, (latent, row, col) in enumerate(LATENTS):
-        read(linear, NUM_LATENTS * (2 * row + col) + latent, ERROR + channel, factor)
+        read(linear, num_latents * (2 * row + col) + latent, ERROR + channel, factor)

@@ -1,6 +1,10 @@
 """The stand-in NPU, and groups of ranks on it."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -12,9 +16,13 @@ from tests.npu.host import Host
 from tests.npu.stand_in import StandIn
 from tests.ranks.conftest import demo_folder, draw_image
 from tests.ranks.rank_group import RankGroup
+from tests.running_server import ROOT, RunningServer
 from tests.torch_npu_wheel import function_source, native_operators, open_wheel
 
 __all__ = ["demo_folder"]
+
+SERVER = ("launch.py", "--device", "npu", "--groups", "2", "--nproc", "2", "--port", "0")
+CHECK = ("launch.py", "--check", "--device", "npu", "--nproc", "2", "--port", "0")
 
 SMALL_MIB = 80
 """Memory of the devices where the admission of jobs is under test."""
@@ -29,9 +37,26 @@ REPLACED = [
 """Functions of torch_npu on the ranks' way that are Python, so that the real ones can be run."""
 
 
+@pytest.fixture(scope="session", autouse=True)
+def started_early(request: pytest.FixtureRequest) -> None:
+    """Start what a test waits for later; most of its start is imports, on one core each."""
+    items = [item for item in request.session.items if isinstance(item, pytest.Function)]
+    wanted = {name for item in items for name in item.fixturenames}
+    for name in ("building", "demo_folder", "server_process", "check_process"):
+        if name in wanted:
+            request.getfixturevalue(name)
+
+
 @pytest.fixture(scope="session")
-def npu(tmp_path_factory: pytest.TempPathFactory) -> StandIn:
-    """The stand-in, compiled where that has not been done."""
+def building() -> Iterator["Future[Path]"]:
+    """The compiling of the stand-in, where that has not been done."""
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        yield executor.submit(build)
+
+
+@pytest.fixture(scope="session")
+def npu(tmp_path_factory: pytest.TempPathFactory, building: "Future[Path]") -> StandIn:
+    """The stand-in, compiled."""
     folder = tmp_path_factory.mktemp("npu")
     with open_wheel() as wheel:
         operators = folder / "operators"
@@ -39,12 +64,47 @@ def npu(tmp_path_factory: pytest.TempPathFactory) -> StandIn:
         functions = folder / "functions.py"
         functions.write_text("\n\n".join(function_source(wheel, *place) for place in REPLACED))
     try:
-        library = build()
+        library = building.result()
     except NoCompilerError as error:
         pytest.skip(str(error))
     log = folder / "log"
     log.mkdir()
     return StandIn(library=library, operators=operators, functions=functions, log=log)
+
+
+@pytest.fixture(scope="session")
+def server_process(
+    tmp_path_factory: pytest.TempPathFactory, demo_folder: Path, npu: StandIn
+) -> Iterator[RunningServer]:
+    """Two groups of two ranks, as an operator starts them; they need not be ready yet."""
+    state_dir = tmp_path_factory.mktemp("npu-server") / "state"
+    model = ("--model-path", str(demo_folder))
+    environment = npu.environment(devices=4)
+    server = RunningServer(state_dir, *model, command=SERVER, environment=environment)
+    try:
+        yield server
+    finally:
+        server.end()
+
+
+@pytest.fixture(scope="session")
+def check_process(
+    tmp_path_factory: pytest.TempPathFactory, demo_folder: Path, npu: StandIn
+) -> Iterator["subprocess.Popen[str]"]:
+    """`--check` of two devices."""
+    state_dir = tmp_path_factory.mktemp("npu-check") / "state"
+    folders = ("--model-path", str(demo_folder), "--state-dir", str(state_dir))
+    with subprocess.Popen(
+        [sys.executable, *CHECK, *folders],
+        cwd=ROOT,
+        env=os.environ | npu.environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.fixture(scope="session")

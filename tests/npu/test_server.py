@@ -12,28 +12,20 @@ import pytest
 import pytest_asyncio
 
 from tests.npu.stand_in import StandIn
-from tests.running_server import Caller, RunningServer, calling, running_server
+from tests.running_server import Caller, RunningServer, calling
 from tests.test_server import num_frames
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-COMMAND = ("launch.py", "--device", "npu", "--groups", "2", "--nproc", "2", "--port", "0")
 SMALL = "64*64"
 RECOVERY_LIMIT_S = 100.0
 """Less than the 136 s after which a collective gives a lost peer up."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(
-    tmp_path_factory: pytest.TempPathFactory, demo_folder: Path, npu: StandIn
-) -> AsyncIterator[RunningServer]:
-    state_dir = tmp_path_factory.mktemp("npu-server") / "state"
-    environment = npu.environment(devices=4)
-    model = ("--model-path", str(demo_folder))
-    async with running_server(
-        state_dir, *model, command=COMMAND, environment=environment
-    ) as server:
-        yield server
+async def server(server_process: RunningServer) -> RunningServer:
+    await server_process.wait_until_ready()
+    return server_process
 
 
 @pytest_asyncio.fixture(loop_scope="module")

@@ -15,7 +15,7 @@ import msgspec
 import safetensors.torch
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
@@ -30,7 +30,7 @@ from ranks.device import Device, open_device
 from ranks.engine import Engine
 from ranks.errors import RunInterrupted
 from ranks.follower import as_job_error
-from ranks.model.transformer import ShardTransformer
+from ranks.model.conditioning import Models
 from ranks.parallel.process_group import leave
 from ranks.run import LocalJob, Run
 from ranks.sampling.checkpoint import State, save_state
@@ -206,7 +206,7 @@ class _TaskRun:
             num_meetings=self._num_meetings,
             skipped_steps=self._skipped_steps,
             num_parts=self._num_parts,
-            is_tidy=all(map(_is_tidy, self._engine.models.transformers)),
+            is_tidy=_are_tidy(self._engine.models),
             host_waits=self._meter.host_waits,
             counts=self._meter.counts,
             held_bytes=self._meter.held_bytes(),
@@ -234,12 +234,16 @@ class _Proposal(StepPace):
         return self._num_parts
 
 
-def _is_tidy(transformer: ShardTransformer) -> bool:
-    if not isinstance(transformer, FSDPModule):
+def _are_tidy(models: Models) -> bool:
+    transformers = [_is_tidy(each, each.model.blocks) for each in models.transformers]
+    return all(transformers) and _is_tidy(models.text_encoder, models.text_encoder.encoder.block)
+
+
+def _is_tidy(root: nn.Module, blocks: nn.Module) -> bool:
+    if not isinstance(root, FSDPModule):
         return True
-    is_open = transformer._get_fsdp_state()._state_ctx.iter_forward_root is not None
-    weights = transformer.model.blocks.parameters()
-    return not is_open and all(isinstance(weight, DTensor) for weight in weights)
+    is_open = root._get_fsdp_state()._state_ctx.iter_forward_root is not None
+    return not is_open and all(isinstance(weight, DTensor) for weight in blocks.parameters())
 
 
 class _Meter:

@@ -137,8 +137,8 @@ def test_two_experts_change_places_once_a_job_and_are_never_on_the_device_togeth
             assert placed == [first, second]
             assert set(found[Stage.DENOISE]) == {expert_bytes}
             assert set(found[Stage.DECODE]) == {0}
-        # The prompt's boundary, and what follows it: encoders have gone, no transformer has come.
-        assert set(found[Stage.ENCODE]) == {0}
+        # After the two prompts: encoders have gone, no transformer has come.
+        assert set(found[Stage.ENCODE][2:]) == {0}
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def expected(streaming: Engine, image: Path) -> Tensor:
     return frames_of(streaming, SPEC, image)
 
 
-@pytest.mark.parametrize("boundary", [1, 3, 5])
+@pytest.mark.parametrize("boundary", [1, 3, 6])
 def test_a_cancelled_job_leaves_the_device_empty_and_the_next_one_right(
     streaming: Engine, expected: Tensor, image: Path, boundary: int
 ) -> None:

@@ -97,7 +97,7 @@ def test_a_job_becomes_a_video_and_every_step_is_published(group: GroupLife, fol
     job = new_job()
     group.send(job)
     assert group.expect(JobStarted, job.lease).prompt_tokens in range(2, 512)
-    for stage, num_steps in ((Stage.ENCODE, 9), (Stage.DENOISE, 20), (Stage.DECODE, 7)):
+    for stage, num_steps in ((Stage.ENCODE, 10), (Stage.DENOISE, 20), (Stage.DECODE, 7)):
         for step in range(1, num_steps + 1):
             done = group.expect_published(Step(job.lease, stage, step))
             assert isinstance(done, StepDone)

@@ -1,4 +1,4 @@
-"""Boundaries between the blocks of a step, and the steps of distilled models, on two ranks."""
+"""Boundaries of the encoding and within a step, and the steps of distilled models, on two ranks."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +55,32 @@ def test_a_job_cancelled_within_a_step_ends_there_on_every_rank_and_leaves_nothi
     for report in result.reports:
         assert (report.num_parts, report.num_meetings) == (1, num_encoded)
         assert report.is_tidy
+
+
+ENCODED = msgspec.structs.replace(DISTILLED, guidance_scale=4.0, image_size="96*64")
+
+
+@pytest.mark.parametrize("is_split", [False, True], ids=["VAE on rank 0", "VAE split"])
+@pytest.mark.parametrize("boundary", [1, 2, 3, 5])
+def test_a_job_cancelled_while_encoding_ends_at_that_boundary_on_every_rank(
+    pair: RankGroup, boundary: int, is_split: bool
+) -> None:
+    """After the prompt, the negative prompt, the image encoder, and a chunk of the VAE."""
+    spec = msgspec.structs.replace(ENCODED, vae_parallel=is_split)
+    result = pair.run(spec, cancel_at_meeting=boundary)
+    assert result.outcomes == {"RunCancelled"}
+    assert {report.num_meetings for report in result.reports} == {boundary}
+    assert all(report.is_tidy for report in result.reports)
+
+
+def test_a_job_after_one_that_was_cancelled_while_encoding_makes_the_same_video(
+    pair: RankGroup,
+) -> None:
+    spec = msgspec.structs.replace(ENCODED, vae_parallel=True)
+    before = done(pair.run(spec))
+    cancelled = msgspec.structs.replace(spec, image_size="64*96")
+    assert pair.run(cancelled, cancel_at_meeting=5).outcomes == {"RunCancelled"}
+    assert torch.equal(done(pair.run(spec)), before)
 
 
 def test_boundaries_change_no_bit_and_ranks_may_propose_different_numbers(

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from broker.wire.job import JobSpec
+from broker.wire.model_profile import Family
 from ranks.demo.build import main, make_demo_model
 from ranks.model.conditioning import image_tensor, open_image
 from ranks.model_files.diffusers_folder import check_model_folder, num_attention_heads
 from ranks.model_files.opened_model import open_model
+from tests.ranks.conftest import DemoFolders
 from tests.ranks.reference import load_reference, reference_frames
 
 PICTURE = Path(__file__).parents[3] / "docs" / "sample.jpg"
@@ -55,7 +57,8 @@ def test_a_command_builds_a_family_in_the_original_layout(
     assert folder.stat().st_mtime_ns == built_ns  # what is there is not built again
 
 
-def test_the_video_shows_the_picture_and_moves(demo_folder: Path) -> None:
+@pytest.mark.parametrize("family", ["wan2.1-i2v", "wan2.2-ti2v-5b"])
+def test_the_video_shows_the_picture_and_moves(demo_folders: DemoFolders, family: Family) -> None:
     spec = JobSpec(
         prompt="A small boat at sunset.",
         image_size="128*128",
@@ -64,10 +67,10 @@ def test_the_video_shows_the_picture_and_moves(demo_folder: Path) -> None:
         guidance_scale=1.0,
         seed=7,
     )
-    frames = reference_frames(load_reference(demo_folder), spec, PICTURE)[0].unbind(1)
+    frames = reference_frames(load_reference(demo_folders(family)), spec, PICTURE)[0].unbind(1)
     picture = image_tensor(open_image(PICTURE, spec.width_px, spec.height_px))[0]
     for frame in frames:
         assert torch.corrcoef(torch.stack((frame, picture)).flatten(1))[0, 1] > 0.75
     changes = [float((later - frame).abs().mean()) for frame, later in pairwise(frames)]
-    assert all(0.001 < change < 0.05 for change in changes)
+    assert all(0.001 < change < 0.06 for change in changes)
     assert (frames[12] - frames[0]).abs().mean() > 0.05
