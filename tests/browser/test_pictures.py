@@ -110,6 +110,8 @@ async def test_a_picture_can_be_dragged_to_move_the_crop(scene: FormScene) -> No
         await visit.page.mouse.move(x + 150, y, steps=3)
         await visit.page.mouse.up()
         after = (await visit.picture_of("#picture-crop")).getpixel((20, 60))
+        assert isinstance(before, tuple)
+        assert isinstance(after, tuple)
         assert after[0] < before[0] - 20, "the darker left side has come into view"
 
 

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,10 +21,11 @@ def choose() -> None:
     """Write the form that an NPU takes, and the one without one of its operators."""
     device = Device(kind="npu", index=0)
     chosen = device.choose_kernels()
-    operator = torch.ops.npu.npu_rotary_mul
-    torch.ops.npu.npu_rotary_mul = None  # as in a release that lacks it
+    operators: Any = torch.ops.npu
+    operator = operators.npu_rotary_mul
+    operators.npu_rotary_mul = None  # as in a release that lacks it
     without = device.choose_kernels()
-    torch.ops.npu.npu_rotary_mul = operator
+    operators.npu_rotary_mul = operator
     json.dump([chosen, without, can_run("vendor", device.torch_device)], sys.stdout)
 
 
@@ -55,7 +57,7 @@ def _results(dtype: torch.dtype, rows: Tensor | None) -> Iterator[Pair]:
     norms = (draw(CHANNELS).to(dtype), draw(CHANNELS).to(dtype))
     angles = 3 * draw(TOKENS, 1, CHANNELS // HEADS // 2)
     rope = (angles.cos(), angles.sin())
-    cases = {
+    cases: dict[str, tuple[Any, ...]] = {
         "modulate": (hidden, shift, scale, EPS, dtype, rows),
         "add": (hidden, update, gate, rows),
         "add_and_norm": (hidden, update, gate, weight, bias, EPS, rows),
@@ -68,7 +70,8 @@ def _results(dtype: torch.dtype, rows: Tensor | None) -> Iterator[Pair]:
     for case, arguments in cases.items():
         name = case.removeprefix("gated ").removesuffix(" for two")
         plain = getattr(Kernels("plain"), name)(*arguments)
-        ours = getattr(Kernels("vendor"), name)(*_on_npu(arguments))
+        moved: Any = _on_npu(arguments)
+        ours = getattr(Kernels("vendor"), name)(*moved)
         for index, (one, other) in enumerate(zip(_all(ours), _all(plain), strict=True)):
             yield f"{case} {index}", one, other
 

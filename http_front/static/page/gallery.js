@@ -133,7 +133,7 @@ export class Gallery {
     this.#tab.notify(card);
   }
 
-  /** Order the cards, and hide those that are deleted or that nobody looks for. */
+  /** Order the cards, and hide those that are deleted or filtered out. */
   #present() {
     const cards = [...this.#cards.values()];
     arrange(this.#list, cards);

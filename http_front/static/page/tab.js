@@ -54,7 +54,7 @@ export class Tab {
   }
 }
 
-/** Whether the browser may be asked: it knows notifications, and nobody has decided yet. */
+/** Whether the browser may be asked: it knows notifications, and no answer has been given yet. */
 function canAsk() {
   return window.isSecureContext && "Notification" in window && Notification.permission === "default";
 }

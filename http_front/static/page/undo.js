@@ -18,7 +18,7 @@ export class Undo {
   constructor({ changed, fail }) {
     this.changed = changed;
     this.fail = fail;
-    // Whoever leaves the page has not undone it.
+    // Leaving the page is not an undo.
     addEventListener("pagehide", () => {
       for (const id of this.#take()) api.remove(id, { keepalive: true }).catch(() => {});
     });

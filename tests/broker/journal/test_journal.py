@@ -232,11 +232,11 @@ def test_a_journal_of_an_earlier_version_is_migrated(path: Path, version: int) -
 def test_models_are_kept_in_the_order_in_which_they_became_known(path: Path) -> None:
     journal = Journal(path)
     cat, dog = ModelProfile(name="cat"), ModelProfile(name="dog", content_hash="1")
-    journal.write([], models=[SaveModel(dog), SaveModel(cat)])
+    journal.write([], changes=[SaveModel(dog), SaveModel(cat)])
     changed = msgspec.structs.replace(dog, content_hash="2")
-    journal.write([], models=[SaveModel(changed)])
+    journal.write([], changes=[SaveModel(changed)])
     assert journal.load_models() == [changed, cat]
-    journal.write([], models=[DropModel("dog")])
+    journal.write([], changes=[DropModel("dog")])
     journal.close()
     assert Journal(path).load_models() == [cat]
 
