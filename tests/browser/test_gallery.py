@@ -195,8 +195,11 @@ async def test_each_video_has_a_link_that_leads_to_it(
     job_id = scene.finished(age_s=9000)
     for number in range(30):
         scene.add(JobState.CANCELLED, age_s=number)
-    async with open_visit(chromium, f"{scene.front.url}/#video-{job_id}") as visit:
+    async with open_visit(chromium, scene.front.url) as visit:
         page, card = visit.page, card_of(visit.page, job_id)
+        await page.evaluate(f"location.hash = '#video-{job_id}'")
+        await expect(card).to_be_focused()
+        await visit.reload()
         await expect(card).to_be_focused()
         await expect(card).to_be_in_viewport()
         await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
@@ -229,7 +232,7 @@ async def test_a_failed_video_is_tried_again_with_its_own_picture_and_settings(
     chromium: Browser, scene: GalleryScene
 ) -> None:
     async with open_visit(chromium, scene.front.url) as visit:
-        card = await visit.submit(sample_solver="dpm++")
+        card = await visit.submit()
         (job_id,) = scene.broker.specs
         await scene.broker.change(
             job_id, state=JobState.FAILED, error_code=ErrorCode.GROUP_LOST, reason="it died"
