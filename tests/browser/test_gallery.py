@@ -115,14 +115,18 @@ async def test_videos_are_compared_side_by_side_and_play_together(
         dialog = page.get_by_role("dialog", name="Side by side")
         await expect(dialog.get_by_text("seed 1", exact=False)).to_be_visible()
         await expect(dialog.get_by_text("seed 2", exact=False)).to_be_visible()
-        await page.wait_for_function("document.querySelector('#compare video').currentTime > 0.3")
+        await page.wait_for_function(
+            "() => document.querySelector('#compare video').currentTime > 0.3"
+        )
         await dialog.get_by_role("button", name="Pause").click()
         first, second = await times(page)
         assert abs(first - second) <= APART_S
         await dialog.get_by_role("slider").fill("1")
         assert await times(page) == [1.0, 1.0]
         await dialog.get_by_role("button", name="Play").click()
-        await page.wait_for_function("document.querySelector('#compare video').currentTime > 1.2")
+        await page.wait_for_function(
+            "() => document.querySelector('#compare video').currentTime > 1.2"
+        )
         await page.keyboard.press("Escape")
         await expect(dialog).to_be_hidden()
         await expect(page.locator("#compare video")).to_have_count(0)
