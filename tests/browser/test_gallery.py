@@ -27,11 +27,13 @@ LEAVE = """
 }
 """
 NOTE_NOTIFICATIONS = """
-window.shown = [];
-window.Notification = class extends EventTarget {
-  static permission = "granted";
-  constructor(title, { body }) { super(); window.shown.push([title, body]); }
-};
+() => {
+  window.shown = [];
+  window.Notification = class extends EventTarget {
+    static permission = "granted";
+    constructor(title, { body }) { super(); window.shown.push([title, body]); }
+  };
+}
 """
 
 
