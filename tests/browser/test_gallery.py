@@ -27,11 +27,13 @@ LEAVE = """
 }
 """
 NOTE_NOTIFICATIONS = """
-window.shown = [];
-window.Notification = class extends EventTarget {
-  static permission = "granted";
-  constructor(title, { body }) { super(); window.shown.push([title, body]); }
-};
+() => {
+  window.shown = [];
+  window.Notification = class extends EventTarget {
+    static permission = "granted";
+    constructor(title, { body }) { super(); window.shown.push([title, body]); }
+  };
+}
 """
 
 
@@ -115,14 +117,18 @@ async def test_videos_are_compared_side_by_side_and_play_together(
         dialog = page.get_by_role("dialog", name="Side by side")
         await expect(dialog.get_by_text("seed 1", exact=False)).to_be_visible()
         await expect(dialog.get_by_text("seed 2", exact=False)).to_be_visible()
-        await page.wait_for_function("document.querySelector('#compare video').currentTime > 0.3")
+        await page.wait_for_function(
+            "() => document.querySelector('#compare video').currentTime > 0.3"
+        )
         await dialog.get_by_role("button", name="Pause").click()
         first, second = await times(page)
         assert abs(first - second) <= APART_S
         await dialog.get_by_role("slider").fill("1")
         assert await times(page) == [1.0, 1.0]
         await dialog.get_by_role("button", name="Play").click()
-        await page.wait_for_function("document.querySelector('#compare video').currentTime > 1.2")
+        await page.wait_for_function(
+            "() => document.querySelector('#compare video').currentTime > 1.2"
+        )
         await page.keyboard.press("Escape")
         await expect(dialog).to_be_hidden()
         await expect(page.locator("#compare video")).to_have_count(0)
@@ -195,8 +201,11 @@ async def test_each_video_has_a_link_that_leads_to_it(
     job_id = scene.finished(age_s=9000)
     for number in range(30):
         scene.add(JobState.CANCELLED, age_s=number)
-    async with open_visit(chromium, f"{scene.front.url}/#video-{job_id}") as visit:
+    async with open_visit(chromium, scene.front.url) as visit:
         page, card = visit.page, card_of(visit.page, job_id)
+        await page.evaluate(f"location.hash = '#video-{job_id}'")
+        await expect(card).to_be_focused()
+        await visit.reload()
         await expect(card).to_be_focused()
         await expect(card).to_be_in_viewport()
         await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
@@ -229,7 +238,7 @@ async def test_a_failed_video_is_tried_again_with_its_own_picture_and_settings(
     chromium: Browser, scene: GalleryScene
 ) -> None:
     async with open_visit(chromium, scene.front.url) as visit:
-        card = await visit.submit(sample_solver="dpm++")
+        card = await visit.submit()
         (job_id,) = scene.broker.specs
         await scene.broker.change(
             job_id, state=JobState.FAILED, error_code=ErrorCode.GROUP_LOST, reason="it died"

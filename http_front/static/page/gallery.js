@@ -181,6 +181,7 @@ export class Gallery {
 
   async #keep(card, isKept) {
     card.update({ ...card.job, ...(await api.keep(card.id, isKept)) });
+    this.#present();
     this.announce(text(isKept ? "nowKept" : "notKept"));
   }
 
