@@ -18,6 +18,7 @@ VIDEO = STATE / "demo.mp4"
 LOG = STATE / "server.log"
 PORT = os.environ.get("DEMO_PORT", "8088")
 URL = f"http://127.0.0.1:{PORT}"
+SERVE_URL = "http://127.0.0.1:8088"
 READY_LIMIT_S = 180.0
 STOP_LIMIT_S = 60.0
 
@@ -44,6 +45,7 @@ def main() -> int:
         _print(f"The demo failed; see the server log: {LOG}")
         return 1
     _print(f"The video: {VIDEO}")
+    _print(f"Next: run `make serve`, open {SERVE_URL}, and read docs/walkthroughs/")
     return 0
 
 
