@@ -1,7 +1,6 @@
 """The devices npu, cuda and cpu, and all differences between them. No other file names them."""
 
 import logging
-import math
 import os
 import sys
 from collections.abc import Sequence
@@ -15,7 +14,6 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from broker.process.cgroup import read_limits
-from broker.process.log import one_line
 from broker.wire.model_profile import Attention, EightBit
 from ranks.attention_choice import (
     AttentionKernels,
@@ -25,7 +23,10 @@ from ranks.attention_choice import (
     require_sage,
 )
 from ranks.config import DeviceKind, DeviceReport, VaeDtype
+from ranks.copy_stream import CopyStream
 from ranks.errors import DeviceError
+from ranks.host_resources import available_bytes, num_cpus, resident_bytes
+from ranks.kernel_trial import can_run
 from ranks.model.kernels import KernelForm, Kernels
 from ranks.model.quantized_linear import Multiply, multiply_fp8, multiply_fused, multiply_int8
 
@@ -163,7 +164,7 @@ class Device:
 
     def memory_bytes(self) -> int:
         if self.kind == "cpu":
-            return _resident_bytes()
+            return resident_bytes()
         # All that is reserved: no other process can use the gaps between tensors.
         return int(_runtime(self.kind).memory_reserved(self.index))
 
@@ -180,7 +181,7 @@ class Device:
 
     def host_bytes(self, num_ranks: int) -> int:
         """Return the host memory that is free for each of the ranks on this machine."""
-        free = _available_bytes()
+        free = available_bytes()
         limit = read_limits().memory_bytes
         return (free if limit is None else min(free, limit)) // num_ranks
 
@@ -228,7 +229,7 @@ class Device:
             num_bytes, dtype=torch.uint8, device="cpu", pin_memory=self.kind != "cpu"
         )
 
-    def copy_stream(self) -> "CopyStream":
+    def copy_stream(self) -> CopyStream:
         return CopyStream(None if self.kind == "cpu" else _runtime(self.kind))
 
 
@@ -239,44 +240,6 @@ def to_host(values: torch.Tensor) -> torch.Tensor:
     # Not pinned anew each time: torch keeps the memory of tensors that are gone.
     host = torch.empty(values.shape, dtype=values.dtype, device="cpu", pin_memory=True)
     return host.copy_(values)
-
-
-CopyEvent = Any
-"""The end of a copy; None on the CPU, where a copy has ended when its call returns."""
-
-
-class CopyStream:
-    """Copies from host memory beside the kernels of the current stream.
-
-    Args:
-        runtime: `torch.cuda` or `torch.npu`; None for plain copies on the CPU.
-    """
-
-    def __init__(self, runtime: Any) -> None:
-        self._runtime = runtime
-        self._stream: Any = None if runtime is None else runtime.Stream()
-
-    def start(self, target: torch.Tensor, source: torch.Tensor) -> CopyEvent:
-        """Begin a copy, once the kernels that have been launched no longer use its target."""
-        if self._runtime is None:
-            target.copy_(source)
-            return None
-        self._stream.wait_stream(self._runtime.current_stream())
-        with self._runtime.stream(self._stream):
-            target.copy_(source, non_blocking=True)
-            event = self._runtime.Event()
-            event.record(self._stream)
-        return event
-
-    def join(self, event: CopyEvent) -> None:
-        """Let the kernels that are launched from now on wait for a copy; the host goes on."""
-        if event is not None:
-            self._runtime.current_stream().wait_event(event)
-
-    def finish(self) -> None:
-        """Let them wait for all copies: the memory of a target may be given out again then."""
-        if self._runtime is not None:
-            self._runtime.current_stream().wait_stream(self._stream)
 
 
 def open_device(
@@ -296,7 +259,7 @@ def open_device(
     kind = find_kind(wanted)
     require_attention(kind, attention)
     # On accelerators, too: every rank computes solver and noise on the CPU at the same time.
-    torch.set_num_threads(max(1, _num_cpus() // world_size))
+    torch.set_num_threads(max(1, num_cpus() // world_size))
     if kind == "cpu":
         return Device(kind=kind, index=0, num_sharing=world_size)
     _require_devices(kind, local_rank + 1)
@@ -393,45 +356,6 @@ def _require_devices(kind: DeviceKind, count: int) -> None:
         )
 
 
-def can_run(form: KernelForm, device: torch.device) -> bool:
-    """Return whether kernels of a fused form work here; log why they do not."""
-    try:
-        kernels = Kernels(form)
-        tokens = torch.linspace(-1, 1, 16 * 1024, device=device).view(1, 16, 1024).bfloat16()
-        kernels.add(tokens.float(), tokens, tokens[:, :1].float())
-        if form != "compiled":  # the others are ready within a second
-            _require_plain_results(kernels, tokens)
-    # A missing compiler or operator, a read-only folder, and whatever another version raises.
-    except Exception as error:  # noqa: BLE001
-        logger.warning(
-            "%s kernels do not work here, so steps are slower: %s", form, one_line(str(error))
-        )
-        return False
-    return True
-
-
-def _require_plain_results(kernels: Kernels, tokens: torch.Tensor) -> None:
-    """Compare kernels with the plain form, on tokens of eight heads of 128, as the models' are.
-
-    Raises:
-        DeviceError: If a result differs by more than it is rounded.
-    """
-    angles = torch.arange(16 * 64, device=tokens.device).view(16, 1, 64) / 512
-    rope, weights = (angles.cos(), angles.sin()), (tokens[0, 0],) * 2
-    added = (tokens.float(), tokens, *(tokens[:, :1].float(),) * 3, 1e-6)
-    plain = Kernels("plain")
-    for found, expected in (
-        (
-            kernels.rotate((tokens,) * 3, weights, rope, 1e-6, 8, 1),
-            plain.rotate((tokens,) * 3, weights, rope, 1e-6, 8, 1),
-        ),
-        (kernels.add_and_modulate(*added)[1], plain.add_and_modulate(*added)[1]),
-    ):
-        error = float((found.float() - expected.float()).abs().max())
-        if not error < 0.05:  # of numbers up to 4, in bfloat16
-            raise DeviceError(f"they compute what is wrong by {error}")
-
-
 def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
@@ -450,22 +374,6 @@ def _is_available(kind: DeviceKind) -> bool:
 
 def _runtime(kind: DeviceKind) -> Any:
     return getattr(torch, kind)
-
-
-def _num_cpus() -> int:
-    num_allowed = len(os.sched_getaffinity(0))
-    return min(num_allowed, math.ceil(read_limits().num_cpus or num_allowed))
-
-
-def _available_bytes() -> int:
-    with open("/proc/meminfo", encoding="ascii") as meminfo:
-        line = next(line for line in meminfo if line.startswith("MemAvailable:"))
-    return int(line.split()[1]) * 1024
-
-
-def _resident_bytes() -> int:
-    with open("/proc/self/statm", encoding="ascii") as statm:
-        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def report_devices(wanted: str, count: int, needs: Sequence[str]) -> DeviceReport:
@@ -511,7 +419,7 @@ def _describe(kind: DeviceKind) -> str:
     """Return number and size of the devices, as text for people."""
     num_gib = Device(kind=kind, index=0).capacity_bytes() >> 30
     if kind == "cpu":
-        return f"{_num_cpus()} cores, {num_gib} GiB of memory"
+        return f"{num_cpus()} cores, {num_gib} GiB of memory"
     return f"{_runtime(kind).device_count()} devices, {num_gib} GiB of memory each"
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ranks.device import CopyEvent, CopyStream, Device
+from ranks.copy_stream import CopyEvent, CopyStream
+from ranks.device import Device
 from ranks.model.hosted_weights import Packed, pack
 
 

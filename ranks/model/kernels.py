@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ranks.model.token_rows import by_token
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -234,11 +236,6 @@ def quantize_rows(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     scale = (rows.abs().amax(dim=1, keepdim=True).float() / largest).clamp_min(_LEAST_SCALE)
     scaled = rows.float() / scale
     return (scaled.round() if dtype == torch.int8 else scaled).to(dtype), scale
-
-
-def by_token(values_R1C: Tensor, rows: Tensor | None) -> Tensor:
-    """Return each token's row, `[B, L, C]`, or the only one, `[B, 1, C]`, for all tokens."""
-    return values_R1C if rows is None else values_R1C[rows].transpose(0, 1)
 
 
 def _stack_rotated(

@@ -15,7 +15,8 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor, nn
 
 from ranks.model.block import Branch, Stream, finish, install_forward
-from ranks.model.kernels import KernelForm, Kernels, by_token
+from ranks.model.kernels import KernelForm, Kernels
+from ranks.model.token_rows import by_token
 from ranks.parallel.ulysses import Attend, Condition, install_attention
 from ranks.sampling.residual_cache import Residuals
 from ranks.sampling.step_parts import StepParts

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ranks.model.kernels import by_token
+from ranks.model.token_rows import by_token
 
 OPERATORS = ("npu_rms_norm", "npu_rotary_mul")
 """What torch_npu must have."""

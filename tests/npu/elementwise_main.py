@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ranks.device import Device, can_run
+from ranks.device import Device
+from ranks.kernel_trial import can_run
 from ranks.model.kernels import Kernels
 
 EPS = 1e-6

@@ -81,7 +81,7 @@ def test_fp8_needs_gpus_that_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 COMPILE = """
 import logging, sys, torch
-from ranks.device import can_run
+from ranks.kernel_trial import can_run
 logging.basicConfig(format="%(message)s")
 print(can_run("compiled", torch.device("cpu")))
 """
