@@ -80,8 +80,8 @@ DEFECTS = {
     ),
     "a wait in a block": Defect(
         function="ranks.model.transformer:ShardTransformer._pass_blocks",
-        right="hidden = block(hidden, branches, modulation)",
-        wrong="hidden = block(hidden, branches, modulation); hidden[0].max().item()",
+        right="streams = block(streams, branches, modulation)",
+        wrong="streams = block(streams, branches, modulation); streams[0].hidden_BLC.max().item()",
     ),
     "an uninitialised mask": Defect(
         function="ranks.families.wan21_i2v:given_frames_mask",

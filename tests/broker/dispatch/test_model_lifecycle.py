@@ -7,12 +7,13 @@ import pytest
 from msgspec import structs
 
 from broker.dispatch.commands import Command, DropInput, DropModel, SaveModel, WatchersChanged
+from broker.dispatch.pace import ATTEMPT_STAGES
 from broker.journal.journal import Journal
 from broker.wire.errors import ErrorCode
 from broker.wire.group_commands import RunJob
 from broker.wire.group_reports import DrainGroup, JobFinished, JobStarted
 from broker.wire.group_shape import GroupShape
-from broker.wire.job import JobState, Stage
+from broker.wire.job import JobState
 from broker.wire.lora import KnownLora, LoraChoice
 from broker.wire.model_profile import ModelProfile
 from broker.wire.replies import JobFound, Refused
@@ -173,9 +174,10 @@ def test_the_models_are_listed_with_their_groups_and_jobs() -> None:
 def test_the_estimate_counts_only_jobs_and_groups_of_the_same_model() -> None:
     scene = both()
     lease = scene.start(scene.job())
-    for step in range(1, 21):
-        scene.now_s += 2.0
-        scene.step(lease, Stage.DENOISE, step, 20)
+    for stage in ATTEMPT_STAGES:
+        for step in (1, 2):
+            scene.now_s += 2.0
+            scene.step(lease, stage, step, 2)
     first = scene.job()
     scene.job(FOR_DOG)
     for_dog = scene.job(FOR_DOG)
