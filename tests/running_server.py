@@ -57,7 +57,7 @@ class RunningServer:
         environment: Mapping[str, str] | None = None,
         cwd: Path = ROOT,
     ) -> None:
-        self._mark = f"WAN_TEST_MARK={secrets.token_hex(8)}"
+        self._mark = f"TEST_MARK={secrets.token_hex(8)}"
         name, _, value = self._mark.partition("=")
         self.log_path = state_dir.parent / f"{state_dir.name}-{value}.log"
         with self.log_path.open("wb") as log:

@@ -83,6 +83,8 @@ async def test_status_has_the_documented_shape(front: Served, broker: ScriptedBr
         "model_hash": None,
         "lora_hashes": {},
         "notice": None,
+        "expires_at": None,
+        "kept": False,
     }
 
 
