@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from broker.wire.errors import ErrorCode
 from broker.wire.lora import LoraChoice, LoraHashes
+from broker.wire.model_profile import EightBit
 from ranks.device import open_device
 from ranks.errors import JobError
 from ranks.loras.lora_files import LoraFiles, with_merged
@@ -20,6 +22,7 @@ from ranks.model.transformer import ShardTransformer
 from ranks.model.weights import load_transformers
 from ranks.model_files.components import ModelFiles
 from ranks.model_files.opened_model import open_model
+from ranks.model_files.quantization import Quantize, with_quantization
 from ranks.offload import parse_offload
 from ranks.parallel.sharding import set_sharded
 from ranks.parallel.ulysses import SequenceGroup, Shard
@@ -46,7 +49,11 @@ def load(model: ModelFiles) -> tuple[ShardTransformer, ...]:
 
 
 def bits(transformer: ShardTransformer) -> dict[str, Tensor]:
-    return {name: weight.detach().clone() for name, weight in transformer.model.named_parameters()}
+    """Return all weights; 8-bit numbers as bytes, since torch compares only these."""
+    return {
+        name: weight.detach().clone().view(torch.uint8 if weight.itemsize == 1 else weight.dtype)
+        for name, weight in transformer.model.state_dict().items()
+    }
 
 
 def differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
@@ -101,6 +108,24 @@ def test_a_lora_of_a_job_gives_the_bits_of_one_that_was_loaded_with_the_model(
     use(LoraSwitch(transformers, model, list(loras.values())), loras["light"])
     loaded = load(with_merged(model, [loras["light"]]))
     assert not differing(bits(transformers[0]), bits(loaded[0]))
+
+
+@pytest.mark.parametrize("form", get_args(EightBit))
+def test_loras_are_merged_before_weights_are_rounded_to_8_bits(
+    model: ModelFiles, loras: dict[str, LoraFiles], form: EightBit
+) -> None:
+    rounded = with_quantization(model, Quantize(form))
+    transformers = load(rounded)
+    plain = bits(transformers[0])
+    assert any(weight.itemsize == 1 for weight in plain.values())
+    switch = LoraSwitch(transformers, rounded, list(loras.values()))
+    use(switch, loras["light"])
+    expected = bits(load(with_merged(rounded, [loras["light"]]))[0])
+    assert not differing(bits(transformers[0]), expected)
+    changed = {name for name in differing(expected, plain) if plain[name].itemsize == 1}
+    assert changed, "none of the 8-bit weights has changed"
+    use(switch)
+    assert not differing(bits(transformers[0]), plain)
 
 
 def test_merged_loras_stay_when_a_job_takes_others(
