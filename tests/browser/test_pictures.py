@@ -209,10 +209,11 @@ async def test_a_video_of_ours_restores_its_settings(scene: FormScene) -> None:
 
 
 async def test_the_form_says_when_the_picture_of_a_job_is_gone(scene: FormScene) -> None:
-    """The scripted broker names no picture of a job, as if it had been removed."""
     async with scene.visit() as visit:
         await fill(visit)
         await send(visit)
+        for path in scene.front.stored_images():
+            path.unlink()
         await visit.page.locator(".card .take").click()
         await expect(visit.page.locator("#picture-note")).to_contain_text("no longer has")
         await expect(visit.page.locator("#picture-crop")).to_be_hidden()

@@ -31,12 +31,12 @@ async def test_the_page_works_as_the_walkthrough_says(
 
 
 async def choose_picture(visit: Visit, label: str) -> None:
-    await expect(visit.page.get_by_text(label, exact=True)).to_be_visible()
+    await see(visit, label)
     await visit.drop(SAMPLE.read_bytes(), "sample.jpg", "image/jpeg")
 
 
 async def see(visit: Visit, label: str) -> None:
-    await expect(visit.page.get_by_text(label)).to_be_visible()
+    await expect(visit.page.get_by_text(label, exact=True)).to_be_visible()
 
 
 async def write(visit: Visit, label: str) -> None:
@@ -106,8 +106,8 @@ async def speak(visit: Visit, label: str) -> None:
 
 
 ACTS: dict[str, Callable[[Visit, str], Awaitable[None]]] = {
-    "Drop a picture here, or choose one": choose_picture,
-    "Or the address of a picture": see,
+    "Drop a picture here, or choose one": see,
+    "Or the address of a picture": choose_picture,
     "Prompt": write,
     "Tiny": choose,
     "Creative": unfold,
