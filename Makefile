@@ -16,7 +16,7 @@ SAMPLED := $(BIN)/python -m pytest -m "not full and not accelerator and not brow
 MODEL_TESTS := tests/bench tests/npu tests/ranks tests/rehearsal
 FRONT_TESTS := tests/docs tests/fuzz tests/http_front
 
-.PHONY: install demo serve quick check test test-models test-front test-server test-all test-browser test-ray chaos soak fuzz audit format clean \
+.PHONY: install demo serve quick check test test-models test-front test-server test-all test-browser test-ray pictures chaos soak fuzz audit format clean \
 	rehearse-cuda rehearse-npu rehearse-quick
 
 install: $(INSTALLED)
@@ -69,6 +69,11 @@ test-browser: install
 	@command -v chromium >/dev/null \
 		|| echo "chromium is not on the PATH, so these tests are skipped. On Debian and Ubuntu: sudo apt-get install chromium"
 	$(BIN)/python -m pytest -m browser tests/browser
+
+# The pictures of README and documents, from the running demo.
+pictures: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[browser]'
+	$(BIN)/python -m tests.browser.pictures
 
 fuzz: install
 	$(BIN)/python -m pytest tests/fuzz --examples $(EXAMPLES)
