@@ -1,4 +1,4 @@
-"""Draw the pictures of README and documents: `python -m tests.browser.pictures`, or `make pictures`.
+"""Draw the pictures of README and documents: `make pictures`.
 
 They show the running demo: the page in both languages, and three frames of a video.
 """
@@ -12,12 +12,12 @@ from pathlib import Path
 
 import imageio_ffmpeg
 from PIL import Image
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser, ViewportSize, async_playwright
 
 from tests.running_server import ROOT, SAMPLE, RunningServer, calling, running_server
 
 PICTURES = ROOT / "docs" / "pictures"
-VIEWPORT = {"width": 1180, "height": 1030}
+VIEWPORT = ViewportSize(width=1180, height=1030)
 LANGUAGES = {"page.jpg": "en-US", "page.zh.jpg": "zh-CN"}
 PROMPTS = (
     "A small sailing boat drifts across a calm bay while the sun goes down",
