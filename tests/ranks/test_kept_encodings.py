@@ -49,7 +49,7 @@ def test_another_size_length_or_last_image_is_another_encoding() -> None:
         "height_px": 80,
         "num_frames": 25,
         "vae_parallel": True,
-        "vae_dtype": torch.bfloat16,
+        "vae_dtype": "torch.bfloat16",
     }
     assert fields == others.keys()
     for field, value in others.items():
