@@ -45,7 +45,7 @@ check: install
 # Three parts side by side: the models' tests compute, those of the server mostly wait. Each part shows
 # its output when it ends.
 test: install
-	@echo "about 25 minutes on 2 cores; 'make test-front', for example, runs a part alone"
+	@echo "about half an hour on 2 cores; 'make test-front', for example, runs a part alone"
 	@$(MAKE) --jobs=3 --keep-going --output-sync=target --no-print-directory test-models test-front test-server
 
 test-models: install
