@@ -13,6 +13,7 @@ if importlib.util.find_spec("playwright") is None:
 else:
     from playwright.async_api import Browser, async_playwright
 
+    from tests.browser.gallery_scene import GalleryScene
     from tests.browser.visit import Visit, open_visit
     from tests.http_front.scripted_broker import ScriptedBroker
     from tests.http_front.serving import Served, serve
@@ -44,3 +45,16 @@ else:
     async def visit(chromium: Browser, front: Served) -> AsyncIterator[Visit]:
         async with open_visit(chromium, front.url) as visit:
             yield visit
+
+    @pytest_asyncio.fixture(scope="module", loop_scope="session")
+    async def gallery_server(
+        tmp_path_factory: pytest.TempPathFactory,
+    ) -> AsyncIterator[GalleryScene]:
+        folder = tmp_path_factory.mktemp("g")
+        async with ScriptedBroker(folder) as broker, serve(folder, broker.addresses) as front:
+            yield GalleryScene(broker, front)
+
+    @pytest.fixture
+    def gallery(gallery_server: GalleryScene) -> GalleryScene:
+        gallery_server.clear()
+        return gallery_server

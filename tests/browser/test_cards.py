@@ -3,10 +3,8 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 from playwright.async_api import Browser, Page, expect
 
 from broker.wire.errors import ErrorCode
@@ -16,8 +14,6 @@ from broker.wire.requests import DeleteJob
 from tests.browser.axe import violations
 from tests.browser.gallery_scene import GalleryScene, card_of, shown, stop_clock
 from tests.browser.visit import LIMIT_MS, open_visit
-from tests.http_front.scripted_broker import ScriptedBroker
-from tests.http_front.serving import serve
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
@@ -25,32 +21,19 @@ BOTH = pytest.mark.parametrize("locale", ["en-GB", "zh-CN"])
 SWAN = "天鹅滑过晨光中的湖面"
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[GalleryScene]:
-    folder = tmp_path_factory.mktemp("c")
-    async with ScriptedBroker(folder) as broker, serve(folder, broker.addresses) as front:
-        yield GalleryScene(broker, front)
-
-
-@pytest.fixture
-def scene(served: GalleryScene) -> GalleryScene:
-    served.clear()
-    return served
-
-
 async def test_what_runs_comes_first_then_what_waits_then_what_has_ended(
-    chromium: Browser, scene: GalleryScene
+    chromium: Browser, gallery: GalleryScene
 ) -> None:
-    second = scene.add(JobState.IN_QUEUE, queue_position=2, age_s=10)
-    old, new = scene.finished(age_s=90), scene.finished(age_s=40)
-    first = scene.add(JobState.IN_QUEUE, queue_position=1, age_s=5)
-    running = scene.running(age_s=20)
-    async with open_visit(chromium, scene.front.url) as visit:
+    second = gallery.add(JobState.IN_QUEUE, queue_position=2, age_s=10)
+    old, new = gallery.finished(age_s=90), gallery.finished(age_s=40)
+    first = gallery.add(JobState.IN_QUEUE, queue_position=1, age_s=5)
+    running = gallery.running(age_s=20)
+    async with open_visit(chromium, gallery.front.url) as visit:
         assert await shown(visit.page) == [running, first, second, new, old]
         button = card_of(visit.page, first).locator(".cancel")
         await button.focus()
-        await scene.broker.change(running, state=JobState.CANCELLED, stage=None)
-        await scene.broker.change(second, state=JobState.IN_PROGRESS, queue_position=None)
+        await gallery.broker.change(running, state=JobState.CANCELLED, stage=None)
+        await gallery.broker.change(second, state=JobState.IN_PROGRESS, queue_position=None)
         await expect(visit.page.locator(".card").first).to_have_attribute("data-job", second)
         await expect(visit.page.locator(".card").nth(2)).to_have_attribute("data-job", running)
         await expect(button).to_be_focused()
@@ -58,11 +41,11 @@ async def test_what_runs_comes_first_then_what_waits_then_what_has_ended(
 
 @BOTH
 async def test_a_card_says_how_its_video_was_made_and_how_long_it_stays(
-    chromium: Browser, scene: GalleryScene, locale: str
+    chromium: Browser, gallery: GalleryScene, locale: str
 ) -> None:
-    scene.finished(seed=2**53 + 1)
-    near = scene.finished(age_s=4000, expires_at=time.time() + 600)
-    async with open_visit(chromium, scene.front.url, locale=locale) as visit:
+    gallery.finished(seed=2**53 + 1)
+    near = gallery.finished(age_s=4000, expires_at=time.time() + 600)
+    async with open_visit(chromium, gallery.front.url, locale=locale) as visit:
         seed, took, kept, expires = {
             "en-GB": (
                 "seed 9007199254740993",
@@ -82,15 +65,15 @@ async def test_a_card_says_how_its_video_was_made_and_how_long_it_stays(
 
 @BOTH
 async def test_what_has_expired_is_said_once_and_what_was_deleted_is_not(
-    chromium: Browser, scene: GalleryScene, locale: str
+    chromium: Browser, gallery: GalleryScene, locale: str
 ) -> None:
-    gone = scene.finished(SWAN, expires_at=time.time() + 2)
-    deleted = scene.finished(age_s=9)
-    async with open_visit(chromium, scene.front.url, locale=locale) as visit:
+    gone = gallery.finished(SWAN, expires_at=time.time() + 2)
+    deleted = gallery.finished(age_s=9)
+    async with open_visit(chromium, gallery.front.url, locale=locale) as visit:
         note = visit.page.locator("#expired-note")
         await expect(note).to_be_hidden()
         for job_id in (gone, deleted):
-            del scene.broker.history[job_id]
+            del gallery.broker.history[job_id]
         await visit.page.clock.set_fixed_time(time.time() + 60)
         await visit.reload()
         await expect(note).to_contain_text(SWAN[:10])
@@ -105,10 +88,10 @@ async def test_what_has_expired_is_said_once_and_what_was_deleted_is_not(
 
 @BOTH
 async def test_a_failed_card_says_why_in_the_language_of_the_page(
-    chromium: Browser, scene: GalleryScene, locale: str
+    chromium: Browser, gallery: GalleryScene, locale: str
 ) -> None:
-    scene.add(JobState.FAILED, reason="the ranks ran out", error_code=ErrorCode.OUT_OF_MEMORY)
-    async with open_visit(chromium, scene.front.url, locale=locale) as visit:
+    gallery.add(JobState.FAILED, reason="the ranks ran out", error_code=ErrorCode.OUT_OF_MEMORY)
+    async with open_visit(chromium, gallery.front.url, locale=locale) as visit:
         why, again = {
             "en-GB": ("Try a smaller or a shorter video.", "Try again"),
             "zh-CN": ("请降低分辨率或缩短时长。", "重试"),
@@ -120,13 +103,13 @@ async def test_a_failed_card_says_why_in_the_language_of_the_page(
 
 
 async def test_the_page_says_that_a_cancelled_video_still_has_to_stop(
-    chromium: Browser, scene: GalleryScene
+    chromium: Browser, gallery: GalleryScene
 ) -> None:
-    scene.add(JobState.CANCELLED)
-    scene.broker.health = HealthFound(
+    gallery.add(JobState.CANCELLED)
+    gallery.broker.health = HealthFound(
         ready=True, draining=False, queued=0, running=1, stopping=1, groups=[]
     )
-    async with open_visit(chromium, scene.front.url) as visit:
+    async with open_visit(chromium, gallery.front.url) as visit:
         server = visit.page.locator("#server")
         await expect(server).to_have_text("Ready · stopping a cancelled video")
         await visit.page.click("#language")
@@ -135,53 +118,53 @@ async def test_the_page_says_that_a_cancelled_video_still_has_to_stop(
 
 @BOTH
 async def test_a_deletion_can_be_undone_for_ten_seconds(
-    chromium: Browser, scene: GalleryScene, locale: str
+    chromium: Browser, gallery: GalleryScene, locale: str
 ) -> None:
-    job_id = scene.finished()
-    async with open_visit(chromium, scene.front.url, locale=locale) as visit:
+    job_id = gallery.finished()
+    async with open_visit(chromium, gallery.front.url, locale=locale) as visit:
         page = visit.page
         await stop_clock(page)
         await delete(page, job_id, clicks=2)
         await expect(card_of(page, job_id)).to_be_hidden()
         undo = page.get_by_role("button", name={"en-GB": "Undo", "zh-CN": "撤销"}[locale])
         await page.clock.run_for(9_000)
-        assert not scene.deleted
+        assert not gallery.deleted
         await undo.click()
         await expect(card_of(page, job_id)).to_be_visible()
         await page.clock.run_for(20_000)
-        assert not scene.deleted
+        assert not gallery.deleted
         await delete(page, job_id)
         await expect(undo).to_be_focused()
         async with page.expect_response(lambda answer: "/video/delete" in answer.url):
             await page.clock.run_for(10_500)
         await expect(undo).to_be_hidden()
-        assert scene.deleted == [job_id]
+        assert gallery.deleted == [job_id]
 
 
 async def test_who_leaves_the_page_has_not_undone_the_deletion(
-    chromium: Browser, scene: GalleryScene
+    chromium: Browser, gallery: GalleryScene
 ) -> None:
-    job_id = scene.finished()
-    async with open_visit(chromium, scene.front.url) as visit:
+    job_id = gallery.finished()
+    async with open_visit(chromium, gallery.front.url) as visit:
         await delete(visit.page, job_id)
         deleted = asyncio.Event()
-        scene.broker.script = lambda request: (
+        gallery.broker.script = lambda request: (
             deleted.set() if isinstance(request, DeleteJob) else None
         )
-        await visit.page.goto(f"{scene.front.url}/live")
+        await visit.page.goto(f"{gallery.front.url}/live")
         async with asyncio.timeout(LIMIT_MS / 1000):
             await deleted.wait()
-        assert scene.deleted == [job_id]
-        await visit.open(scene.front.url)
+        assert gallery.deleted == [job_id]
+        await visit.open(gallery.front.url)
         await expect(visit.page.locator("#no-jobs")).to_be_visible()
 
 
 async def test_each_card_has_a_heading_and_each_button_says_of_which_video(
-    chromium: Browser, scene: GalleryScene
+    chromium: Browser, gallery: GalleryScene
 ) -> None:
-    scene.finished()
-    scene.running(SWAN)
-    async with open_visit(chromium, scene.front.url) as visit:
+    gallery.finished()
+    gallery.running(SWAN)
+    async with open_visit(chromium, gallery.front.url) as visit:
         page = visit.page
         await expect(page.get_by_role("heading", level=3, name=SWAN)).to_be_visible()
         await page.get_by_role("button", name=f"Cancel: {SWAN}").wait_for()
@@ -190,9 +173,9 @@ async def test_each_card_has_a_heading_and_each_button_says_of_which_video(
             await expect(button).to_be_visible()
 
 
-async def test_the_pointer_skims_through_a_video(chromium: Browser, scene: GalleryScene) -> None:
-    scene.finished()
-    async with open_visit(chromium, scene.front.url) as visit:
+async def test_the_pointer_skims_through_a_video(chromium: Browser, gallery: GalleryScene) -> None:
+    gallery.finished()
+    async with open_visit(chromium, gallery.front.url) as visit:
         screen, sprites = visit.page.locator(".screen"), visit.page.locator(".sprites")
         box = await screen.bounding_box()
         assert box is not None
@@ -210,17 +193,17 @@ async def test_the_pointer_skims_through_a_video(chromium: Browser, scene: Galle
     [("en-GB", "light", 1440, 900), ("zh-CN", "dark", 390, 844)],
 )
 async def test_every_state_of_the_cards_is_accessible(
-    chromium: Browser, scene: GalleryScene, locale: str, scheme: str, width: int, height: int
+    chromium: Browser, gallery: GalleryScene, locale: str, scheme: str, width: int, height: int
 ) -> None:
-    scene.running(age_s=1)
-    scene.add(JobState.IN_QUEUE, SWAN, queue_position=1, age_s=2)
-    scene.add(JobState.FAILED, error_code=ErrorCode.GROUP_LOST, age_s=5)
-    scene.add(JobState.CANCELLED, SWAN, age_s=6)
-    finished = scene.finished(age_s=3)
-    near = scene.finished(age_s=4000, expires_at=time.time() + 600)
+    gallery.running(age_s=1)
+    gallery.add(JobState.IN_QUEUE, SWAN, queue_position=1, age_s=2)
+    gallery.add(JobState.FAILED, error_code=ErrorCode.GROUP_LOST, age_s=5)
+    gallery.add(JobState.CANCELLED, SWAN, age_s=6)
+    finished = gallery.finished(age_s=3)
+    near = gallery.finished(age_s=4000, expires_at=time.time() + 600)
     async with open_visit(
         chromium,
-        scene.front.url,
+        gallery.front.url,
         locale=locale,
         color_scheme=scheme,
         viewport={"width": width, "height": height},

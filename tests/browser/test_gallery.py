@@ -1,9 +1,6 @@
 """All cards together: finding, selecting, comparing and keeping videos, and the browser's tab."""
 
-from collections.abc import AsyncIterator
-
 import pytest
-import pytest_asyncio
 from playwright.async_api import Browser, Page, expect
 
 from broker.wire.errors import ErrorCode
@@ -12,8 +9,6 @@ from broker.wire.replies import Refused
 from broker.wire.requests import KeepJob
 from tests.browser.gallery_scene import GalleryScene, card_of, shown, stop_clock
 from tests.browser.visit import PROMPT, open_visit
-from tests.http_front.scripted_broker import ScriptedBroker
-from tests.http_front.serving import serve
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
@@ -37,28 +32,15 @@ NOTE_NOTIFICATIONS = """
 """
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[GalleryScene]:
-    folder = tmp_path_factory.mktemp("g")
-    async with ScriptedBroker(folder) as broker, serve(folder, broker.addresses) as front:
-        yield GalleryScene(broker, front)
-
-
-@pytest.fixture
-def scene(served: GalleryScene) -> GalleryScene:
-    served.clear()
-    return served
-
-
 @BOTH
 async def test_videos_are_found_by_words_seeds_and_states_also_older_ones(
-    chromium: Browser, scene: GalleryScene, locale: str
+    chromium: Browser, gallery: GalleryScene, locale: str
 ) -> None:
-    swan = scene.finished("A white swan", age_s=9000, seed=4711)
-    failed = scene.add(JobState.FAILED, error_code=ErrorCode.RUN_FAILED, age_s=8000)
+    swan = gallery.finished("A white swan", age_s=9000, seed=4711)
+    failed = gallery.add(JobState.FAILED, error_code=ErrorCode.RUN_FAILED, age_s=8000)
     for number in range(30):
-        scene.add(JobState.CANCELLED, age_s=number)
-    async with open_visit(chromium, scene.front.url, locale=locale) as visit:
+        gallery.add(JobState.CANCELLED, age_s=number)
+    async with open_visit(chromium, gallery.front.url, locale=locale) as visit:
         page = visit.page
         await expect(visit.cards).to_have_count(24)
         search = page.get_by_placeholder({"en-GB": "Search prompts", "zh-CN": "搜索提示词"}[locale])
@@ -79,11 +61,11 @@ async def test_videos_are_found_by_words_seeds_and_states_also_older_ones(
 
 
 async def test_many_videos_are_selected_and_deleted_with_one_undo(
-    chromium: Browser, scene: GalleryScene
+    chromium: Browser, gallery: GalleryScene
 ) -> None:
-    running = scene.running()
-    ended = {scene.finished(age_s=9), scene.add(JobState.CANCELLED, age_s=8)}
-    async with open_visit(chromium, scene.front.url) as visit:
+    running = gallery.running()
+    ended = {gallery.finished(age_s=9), gallery.add(JobState.CANCELLED, age_s=8)}
+    async with open_visit(chromium, gallery.front.url) as visit:
         page = visit.page
         await stop_clock(page)
         await page.click("#select-jobs")
@@ -99,14 +81,14 @@ async def test_many_videos_are_selected_and_deleted_with_one_undo(
         await page.click("#selection .remove")
         await page.clock.run_for(11_000)
         await expect(visit.cards).to_have_count(1)
-        assert set(scene.deleted) == ended
+        assert set(gallery.deleted) == ended
 
 
 async def test_videos_are_compared_side_by_side_and_play_together(
-    chromium: Browser, scene: GalleryScene
+    chromium: Browser, gallery: GalleryScene
 ) -> None:
-    videos = [scene.finished(seed=seed, age_s=seed) for seed in (1, 2)]
-    async with open_visit(chromium, scene.front.url) as visit:
+    videos = [gallery.finished(seed=seed, age_s=seed) for seed in (1, 2)]
+    async with open_visit(chromium, gallery.front.url) as visit:
         page = visit.page
         await page.click("#select-jobs")
         compare = page.locator("#selection .compare")
@@ -143,10 +125,10 @@ async def times(page: Page) -> list[float]:
 
 @pytest.mark.parametrize("is_played", [True, False], ids=["this", "last"])
 async def test_a_frame_of_a_video_becomes_the_picture_of_the_next(
-    chromium: Browser, scene: GalleryScene, is_played: bool
+    chromium: Browser, gallery: GalleryScene, is_played: bool
 ) -> None:
-    card_id = scene.finished()
-    async with open_visit(chromium, scene.front.url) as visit:
+    card_id = gallery.finished()
+    async with open_visit(chromium, gallery.front.url) as visit:
         page, card = visit.page, card_of(visit.page, card_id)
         if is_played:
             await visit.play(card)
@@ -163,14 +145,14 @@ async def test_a_frame_of_a_video_becomes_the_picture_of_the_next(
 
 @BOTH
 async def test_a_video_is_kept_until_it_is_let_go(
-    chromium: Browser, scene: GalleryScene, locale: str
+    chromium: Browser, gallery: GalleryScene, locale: str
 ) -> None:
-    job_id = scene.finished()
+    job_id = gallery.finished()
     keep, kept, let_go = {
         "en-GB": ("Keep for good", "Kept for good", "Let it expire"),
         "zh-CN": ("长期保留", "已长期保留", "取消保留"),
     }[locale]
-    async with open_visit(chromium, scene.front.url, locale=locale) as visit:
+    async with open_visit(chromium, gallery.front.url, locale=locale) as visit:
         expiry = card_of(visit.page, job_id).locator(".expiry")
         await expiry.get_by_role("button", name=f"{keep}: ").click()
         await expect(expiry).to_contain_text(kept)
@@ -178,30 +160,30 @@ async def test_a_video_is_kept_until_it_is_let_go(
         await expect(card_of(visit.page, job_id)).to_be_visible()
         await expiry.get_by_role("button", name=let_go).click()
         await expect(visit.page.locator("#no-match")).to_be_visible()
-        asked = [each.keep for each in scene.broker.asked if isinstance(each, KeepJob)]
+        asked = [each.keep for each in gallery.broker.asked if isinstance(each, KeepJob)]
         assert asked == [True, False]
 
 
 @BOTH
 async def test_no_more_can_be_kept_than_the_server_allows(
-    chromium: Browser, scene: GalleryScene, locale: str
+    chromium: Browser, gallery: GalleryScene, locale: str
 ) -> None:
-    job_id = scene.finished()
+    job_id = gallery.finished()
     refusal = Refused(code=ErrorCode.KEEP_LIMIT, message="50 videos are kept")
-    scene.broker.script = lambda request: refusal if isinstance(request, KeepJob) else None
-    async with open_visit(chromium, scene.front.url, locale=locale) as visit:
+    gallery.broker.script = lambda request: refusal if isinstance(request, KeepJob) else None
+    async with open_visit(chromium, gallery.front.url, locale=locale) as visit:
         await card_of(visit.page, job_id).locator(".keep").click()
         said = {"en-GB": "as many videos as this server allows", "zh-CN": "已达服务器上限"}
         await expect(visit.page.locator("#toasts")).to_contain_text(said[locale])
 
 
 async def test_each_video_has_a_link_that_leads_to_it(
-    chromium: Browser, scene: GalleryScene
+    chromium: Browser, gallery: GalleryScene
 ) -> None:
-    job_id = scene.finished(age_s=9000)
+    job_id = gallery.finished(age_s=9000)
     for number in range(30):
-        scene.add(JobState.CANCELLED, age_s=number)
-    async with open_visit(chromium, scene.front.url) as visit:
+        gallery.add(JobState.CANCELLED, age_s=number)
+    async with open_visit(chromium, gallery.front.url) as visit:
         page, card = visit.page, card_of(visit.page, job_id)
         await page.evaluate(f"location.hash = '#video-{job_id}'")
         await expect(card).to_be_focused()
@@ -213,39 +195,39 @@ async def test_each_video_has_a_link_that_leads_to_it(
         await card.get_by_role("button", name="Copy link").click()
         await expect(page.locator("#toasts")).to_contain_text("The link has been copied.")
         copied = await page.evaluate("navigator.clipboard.readText()")
-        assert copied == f"{scene.front.url}/#video-{job_id}"
+        assert copied == f"{gallery.front.url}/#video-{job_id}"
         await page.evaluate(f"location.hash = '#video-{'0' * 32}'")
         await expect(page.locator("#toasts")).to_contain_text("This video is not here")
 
 
 async def test_the_tab_shows_progress_and_a_notification_says_when_a_video_is_done(
-    chromium: Browser, scene: GalleryScene
+    chromium: Browser, gallery: GalleryScene
 ) -> None:
-    job_id = scene.running()
-    async with open_visit(chromium, scene.front.url) as visit:
+    job_id = gallery.running()
+    async with open_visit(chromium, gallery.front.url) as visit:
         page = visit.page
         await expect(page).to_have_title("40% · wan-ranks")
-        await scene.broker.change(job_id, progress=0.5)
+        await gallery.broker.change(job_id, progress=0.5)
         await expect(page).to_have_title("50% · wan-ranks")
         await page.evaluate(NOTE_NOTIFICATIONS)
         await page.evaluate(LEAVE)
-        await scene.broker.change(job_id, state=JobState.FAILED, reason="it failed")
+        await gallery.broker.change(job_id, state=JobState.FAILED, reason="it failed")
         await expect(page).to_have_title("✓ 1 · wan-ranks")
         assert await page.evaluate("window.shown") == [["Failed", PROMPT]]
 
 
 async def test_a_failed_video_is_tried_again_with_its_own_picture_and_settings(
-    chromium: Browser, scene: GalleryScene
+    chromium: Browser, gallery: GalleryScene
 ) -> None:
-    async with open_visit(chromium, scene.front.url) as visit:
+    async with open_visit(chromium, gallery.front.url) as visit:
         card = await visit.submit()
-        (job_id,) = scene.broker.specs
-        await scene.broker.change(
+        (job_id,) = gallery.broker.specs
+        await gallery.broker.change(
             job_id, state=JobState.FAILED, error_code=ErrorCode.GROUP_LOST, reason="it died"
         )
         await visit.page.fill("#prompt", "Something quite different")
         await card.get_by_role("button", name="Try again").click()
         await expect(visit.cards).to_have_count(2)
-        first, second = scene.broker.specs.values()
+        first, second = gallery.broker.specs.values()
         assert second == first
         assert await visit.page.input_value("#prompt") == "Something quite different"
