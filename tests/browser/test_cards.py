@@ -5,7 +5,7 @@ import re
 import time
 
 import pytest
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Page, Position, expect
 
 from broker.wire.errors import ErrorCode
 from broker.wire.job import JobState
@@ -180,8 +180,7 @@ async def test_the_pointer_skims_through_a_video(chromium: Browser, gallery: Gal
         box = await screen.bounding_box()
         assert box is not None
         for share, at in ((0.02, "0% 0%"), (0.45, "100% 0%"), (0.98, "100% 100%")):
-            position = {"x": box["width"] * share, "y": box["height"] / 2}
-            await screen.hover(position=position)  # type: ignore[arg-type]
+            await screen.hover(position=Position(x=box["width"] * share, y=box["height"] / 2))
             await expect(sprites).to_have_css("background-position", at)
         await expect(sprites).to_have_css("background-image", re.compile("sprites.webp"))
         await visit.page.locator("#jobs-title").hover()
