@@ -28,6 +28,7 @@ SEND_LIMIT_S = 30.0
 _UNSENT_BYTES = 1 << 17
 _BACKLOG = 1024
 _SHOWN_PATH_CHARS = 200
+_PROBES = frozenset({"/health", "/live"})
 
 logger = logging.getLogger(__name__)
 
@@ -110,10 +111,13 @@ class PathLogger(AbstractAccessLogger):
 
 
 class ErrorLogger(PathLogger):
-    """Logs the requests that were refused or failed; open pages poll, which would fill the log."""
+    """Logs the requests that were refused or failed; open pages poll, which would fill the log.
+
+    Nor those of probes: they repeat until the server is ready, and the log tells what it lacks.
+    """
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
-        if response.status >= 400:
+        if response.status >= 400 and request.path not in _PROBES:
             super().log(request, response, time)
 
 

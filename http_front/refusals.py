@@ -74,8 +74,8 @@ def _http_refusal(error: web.HTTPException) -> web.Response:
 
 def _os_refusal(error: OSError) -> web.Response:
     if error.errno in REFUSED_WRITES:
-        logger.error("no room on the disk: %s", error)
-        message = "the server has no disk space left; try again later"
+        logger.error("the disk takes no more: %s", error)
+        message = "the server's disk is full or read-only; try again later"
         return refusal(FrontError(ErrorCode.STORAGE_FULL, message, retry_after_s=60))
     if error.errno in (errno.EMFILE, errno.ENFILE):
         logger.error("the limit of open files is reached: %s", error)

@@ -142,7 +142,8 @@ class RankWatch:
                 stage=heard.heartbeat.stage,
                 step=heard.heartbeat.step,
                 memory_bytes=heard.heartbeat.memory_bytes,
-                beat_age_s=round(awake_s - heard.at_s, 3),
+                # A heartbeat may come after the tick that read the time.
+                beat_age_s=round(max(awake_s - heard.at_s, 0.0), 3),
             )
             for rank, heard in sorted(self._heard.items())
         ]

@@ -102,7 +102,7 @@ class ImageDecoder:
                 case NoSpaceLeft():
                     raise FrontError(
                         ErrorCode.STORAGE_FULL,
-                        "the server has no disk space left for the image; try again later",
+                        "the server's disk is full or read-only; try again later",
                         retry_after_s=60,
                     )
         finally:

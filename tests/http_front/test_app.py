@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from broker.wire.replies import HealthFound
 from http_front.images.spool import prepare_folder
 from tests.http_front.scripted_broker import ScriptedBroker
 from tests.http_front.serving import Served, send_raw, serve
@@ -27,7 +28,11 @@ async def test_the_log_of_requests_holds_no_query_and_no_header(
 
 @pytest.mark.parametrize(
     ("access_log", "logged"),
-    [("off", []), ("errors", ["/nothing 404"]), ("all", ["/live 200", "/nothing 404"])],
+    [
+        ("off", []),
+        ("errors", ["/nothing 404"]),
+        ("all", ["/live 200", "/health 503", "/nothing 404"]),
+    ],
 )
 async def test_the_operator_says_which_requests_have_a_log_line(
     tmp_path: Path,
@@ -37,8 +42,9 @@ async def test_the_operator_says_which_requests_have_a_log_line(
     logged: list[str],
 ) -> None:
     caplog.set_level(logging.INFO, "aiohttp.access")
+    broker.health = HealthFound(ready=False, draining=False, queued=0, running=0, groups=[])
     async with serve(tmp_path, broker.addresses, access_log=access_log) as front:
-        for path in ("/live", "/nothing"):
+        for path in ("/live", "/health", "/nothing"):
             async with front.session.get(front.url + path):
                 pass
     lines = [line for line in caplog.text.splitlines() if "GET" in line]

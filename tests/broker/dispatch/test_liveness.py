@@ -252,6 +252,9 @@ def test_health_shows_each_rank_and_is_not_ready_after_five_seconds_without_hear
     scene.wait(1)
     assert not scene.dispatcher.health().ready
     assert scene.dispatcher.health().groups[0].ranks[0].beat_age_s == 6.0
+    scene.now_s += 0.5
+    scene.heartbeat("a")
+    assert scene.dispatcher.health().groups[0].ranks[0].beat_age_s == 0.0  # not -0.5
 
 
 def test_health_counts_restarts() -> None:
