@@ -127,7 +127,7 @@ def inspect_devices() -> DeviceReport:
     Raises:
         StartError: If torch cannot use them.
     """
-    output = run_check("ranks.device", "auto", "1", limit_s=PROBE_LIMIT_S, topic="devices")
+    output = run_check("ranks.device_report", "auto", "1", limit_s=PROBE_LIMIT_S, topic="devices")
     return read_device_report(output)
 
 
@@ -151,7 +151,7 @@ def check_8bit(options: Options, models: Sequence[CheckedModel]) -> None:
         return
     count = options.nproc * options.num_groups
     run_check(
-        *("ranks.device", options.device, str(count), *sorted(filter(None, forms))),
+        *("ranks.device_report", options.device, str(count), *sorted(filter(None, forms))),
         limit_s=PROBE_LIMIT_S,
         topic=f"--device {options.device}",
     )
@@ -167,7 +167,7 @@ def check_attention(options: Options) -> None:
         return
     count = options.nproc * options.num_groups
     run_check(
-        *("ranks.device", options.device, str(count), options.attention),
+        *("ranks.device_report", options.device, str(count), options.attention),
         limit_s=PROBE_LIMIT_S,
         topic=f"--attention {options.attention}",
     )

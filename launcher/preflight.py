@@ -276,7 +276,7 @@ def check_device(options: Options) -> DeviceKind:
         return options.device
     count = options.nproc * options.num_groups
     report = run_check(
-        *("ranks.device", options.device, str(count)),
+        *("ranks.device_report", options.device, str(count)),
         limit_s=PROBE_LIMIT_S,
         topic=f"--device {options.device}",
     )

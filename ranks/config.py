@@ -26,7 +26,7 @@ class KernelReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeviceReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Output of `python -m ranks.device`, read by the launcher, which does not import torch."""
+    """Output of `python -m ranks.device_report`; the launcher, which reads it, imports no torch."""
 
     kind: DeviceKind
     description: str

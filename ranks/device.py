@@ -2,14 +2,11 @@
 
 import logging
 import os
-import sys
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-import msgspec
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -22,7 +19,7 @@ from ranks.attention_choice import (
     installed_modules,
     require_sage,
 )
-from ranks.config import DeviceKind, DeviceReport, VaeDtype
+from ranks.config import DeviceKind, VaeDtype
 from ranks.copy_stream import CopyStream
 from ranks.errors import DeviceError
 from ranks.host_resources import available_bytes, num_cpus, resident_bytes
@@ -262,7 +259,7 @@ def open_device(
     torch.set_num_threads(max(1, num_cpus() // world_size))
     if kind == "cpu":
         return Device(kind=kind, index=0, num_sharing=world_size)
-    _require_devices(kind, local_rank + 1)
+    require_devices(kind, local_rank + 1)
     _runtime(kind).set_device(local_rank)
     device = Device(kind=kind, index=local_rank)
     return replace(device, attention=_activate_attention(device, attention))
@@ -347,13 +344,23 @@ def _dotted(version: tuple[int, int]) -> str:
     return f"{version[0]}.{version[1]}"
 
 
-def _require_devices(kind: DeviceKind, count: int) -> None:
-    num_devices = _runtime(kind).device_count()
-    if num_devices < count:
+def require_devices(kind: DeviceKind, count: int) -> None:
+    """Check that there is a device for each of `count` ranks; any number of ranks share a CPU.
+
+    Raises:
+        DeviceError: If not.
+    """
+    num_devices = count_devices(kind)
+    if num_devices is not None and num_devices < count:
         raise DeviceError(
             f"{count} {kind} devices are needed, one a rank, but there are {num_devices}; "
             "lower --nproc"
         )
+
+
+def count_devices(kind: DeviceKind) -> int | None:
+    """Return the number of accelerators that this process sees, or None for the CPU."""
+    return None if kind == "cpu" else int(_runtime(kind).device_count())
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -374,54 +381,3 @@ def _is_available(kind: DeviceKind) -> bool:
 
 def _runtime(kind: DeviceKind) -> Any:
     return getattr(torch, kind)
-
-
-def report_devices(wanted: str, count: int, needs: Sequence[str]) -> DeviceReport:
-    """Return the devices that a server would use; `needs` are as for `main`.
-
-    Raises:
-        DeviceError: If there are too few, or if they cannot do what is needed.
-    """
-    kind = find_kind(wanted)
-    if kind != "cpu":
-        _require_devices(kind, count)
-    for need in needs:
-        if need in get_args(Attention):
-            require_attention(kind, msgspec.convert(need, Attention))
-        else:
-            require_8bit(kind, msgspec.convert(need, EightBit))
-    device = Device(kind=kind, index=0)
-    return DeviceReport(
-        kind=kind,
-        description=_describe(kind),
-        capacity_bytes=device.capacity_bytes() if device.has_own_memory else None,
-        host_bytes=device.host_bytes(count),
-        vae_item_bytes=device.vae_dtype.itemsize,
-    )
-
-
-def main() -> int:
-    """Print the devices that a server would use: `python -m ranks.device WANTED COUNT [NEED]`.
-
-    A need is a form of 8-bit numbers, or what `--attention` names.
-    """
-    wanted, count, *needs = sys.argv[1:]
-    try:
-        report = report_devices(wanted, int(count), needs)
-    except DeviceError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
-    return 0
-
-
-def _describe(kind: DeviceKind) -> str:
-    """Return number and size of the devices, as text for people."""
-    num_gib = Device(kind=kind, index=0).capacity_bytes() >> 30
-    if kind == "cpu":
-        return f"{num_cpus()} cores, {num_gib} GiB of memory"
-    return f"{_runtime(kind).device_count()} devices, {num_gib} GiB of memory each"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

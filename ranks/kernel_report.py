@@ -12,7 +12,8 @@ from msgspec import structs
 from broker.wire.model_profile import Attention
 from ranks.attention_choice import NAMES, AttentionKernels
 from ranks.config import KernelReport
-from ranks.device import Device, open_device, report_devices
+from ranks.device import Device, open_device
+from ranks.device_report import report_devices
 from ranks.environment import set_environment_defaults
 from ranks.errors import DeviceError
 from ranks.model.kernels import FORM_NAMES
@@ -40,7 +41,7 @@ def require_same_attention(own: AttentionKernels, of_rank_0: AttentionKernels) -
 
 
 def main() -> int:
-    """Print what `python -m ranks.device` does, with the kernels; it takes the same arguments."""
+    """Print what `python -m ranks.device_report` does, and the kernels; for the same arguments."""
     wanted, count, *needs = sys.argv[1:]
     attention = next((need for need in needs if need in get_args(Attention)), "exact")
     with tempfile.TemporaryDirectory(prefix="wan-kernels-") as folder:

@@ -57,7 +57,8 @@ def test_the_launcher_starts_without_the_libraries_of_those_that_it_starts() -> 
 def test_the_probe_of_the_devices_loads_torch_alone() -> None:
     """diffusers would take longer than the probe, which every start on an accelerator waits for."""
     script = (
-        "import ranks.device, sys; print(*{'torch', 'diffusers', 'transformers'} & {*sys.modules})"
+        "import ranks.device_report, sys; "
+        "print(*{'torch', 'diffusers', 'transformers'} & {*sys.modules})"
     )
     loaded = subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, text=True)
     assert loaded == "torch\n"
