@@ -1,8 +1,8 @@
 """One process that has imported what ranks need, with the stand-in, and forks others for tests.
 
 Importing takes seconds of processor time, more than most tests. The host never touches a device, so
-its forks may. The product does not fork on an NPU; `test_server.py` and the test of `--check` start
-ranks as it does.
+its forks may. The product does not fork on an NPU; `test_server.py` and `test_trial.py` start ranks
+as it does.
 """
 
 import json

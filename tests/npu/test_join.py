@@ -1,6 +1,5 @@
-"""What any start does first: ranks join their process group, and `--check` has them compute."""
+"""What any start does first: ranks join their process group."""
 
-import subprocess
 from pathlib import Path
 
 from tests.npu.host import Host
@@ -16,9 +15,3 @@ def test_ranks_share_the_processor_cores(host: Host) -> None:
     """They compute solver and noise on the CPU, all at the same time."""
     opening = host.start("tests.npu.forked:count_threads", "12", "4")
     assert opening.communicate() == "3"
-
-
-def test_the_check_before_a_start_tries_the_devices(check_process: "subprocess.Popen[str]") -> None:
-    found, _ = check_process.communicate(timeout=120)
-    assert "2 ranks computed on npu and exchanged results" in found
-    assert check_process.returncode == 0

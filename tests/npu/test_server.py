@@ -65,7 +65,7 @@ async def test_an_image_becomes_a_video_with_previews_on_the_way(
 async def test_jobs_at_the_same_time_use_the_devices_of_both_groups_alone(
     caller: Caller, npu: StandIn
 ) -> None:
-    jobs = [await caller.submit(image_size=SMALL) for _ in range(6)]
+    jobs = [await caller.submit(image_size=SMALL) for _ in range(4)]
     await asyncio.gather(*(caller.wait_for(job_id, status="Succeed") for job_id in jobs))
     devices = set()
     for rank in await ranks_of(caller):
