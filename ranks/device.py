@@ -150,11 +150,6 @@ class Device:
         return self.kind != "npu"
 
     @property
-    def solver_device(self) -> torch.device:
-        # UniPC solves small systems of equations, for which an NPU has no operator.
-        return self.torch_device if self.kind == "cuda" else torch.device("cpu")
-
-    @property
     def patience(self) -> float:
         """Factor on the time limits after which a rank counts as hung; 1 on accelerators."""
         return 10.0 if self.kind == "cpu" else 1.0

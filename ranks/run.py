@@ -301,7 +301,7 @@ class Run:
     def _start_denoiser(self, solver: Solver, step_cache: StepCache | None) -> Denoiser:
         spec = self._spec
         assert spec.seed is not None  # the front draws one if the client names none
-        noise = draw_noise(spec.seed, self._latent_shape).to(self._engine.device.solver_device)
+        noise = draw_noise(spec.seed, self._latent_shape).to(self._engine.device.torch_device)
         denoiser = Denoiser(solver, noise, step_cache)
         if self._job.resume_from is not None:
             denoiser.restore(load_state(self._job.resume_from))
@@ -313,7 +313,7 @@ class Run:
 
     def _decode(self, latents: Tensor) -> Iterator[Tensor]:
         self._observer.enter(Stage.DECODE)
-        latents = latents.to(self._engine.device.torch_device).contiguous()
+        latents = latents.contiguous()
         num_chunks = latents.shape[2]
         with self._engine.vae_split(self._spec) as split:
             if split is not None:

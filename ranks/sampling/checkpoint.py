@@ -15,6 +15,7 @@ from torch import Tensor
 from broker.store.store import CHECKPOINTS, Move, Store
 from broker.wire.group_commands import RunJob
 from broker.wire.model_profile import ModelProfile
+from ranks.device import to_host
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,8 @@ class Checkpoint:
         """Queue a state to be saved. Its tensors must not be written to any more."""
         if not self._thread.ident:
             self._thread.start()
-        self._states.put(state)
+        # Copied here, since an NPU refuses threads that have not opened it.
+        self._states.put({name: to_host(value) for name, value in state.items()})
 
     def close(self) -> None:
         if self._thread.ident:

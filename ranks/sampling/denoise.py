@@ -7,7 +7,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ranks.device import to_host
 from ranks.families.family import ModelFamily
 from ranks.model.transformer import ShardTransformer
 from ranks.parallel.ulysses import Condition, SequenceGroup, Shard
@@ -85,8 +84,7 @@ class Predictor:
         Args:
             step: Denoising step, from 0.
             timestep: Scalar, int64, CPU.
-            latents: Whole latents `[1, C, T, H, W]`, float32, on this rank's device or on the CPU;
-                so is the velocity then.
+            latents: Whole latents `[1, C, T, H, W]`, float32.
 
         Raises:
             RunInterrupted: On every rank alike, if the run ends between two blocks.
@@ -94,7 +92,7 @@ class Predictor:
         device = self.condition.device
         if self.parts is not None:
             self.parts.begin_step(self.transformer.num_blocks)
-        inputs = self.family.model_input(latents.to(device), self.condition)
+        inputs = self.family.model_input(latents, self.condition)
         inputs = inputs.to(self.transformer.dtype)
         timesteps = self.family.timesteps(timestep.to(device))
         branches = [
@@ -106,9 +104,7 @@ class Predictor:
             self.parts.end_step()
         guided = self.sequence.gather(self.guidance.combine(predictions))
         frames, height, width = latents.shape[2:]
-        velocity = self.transformer.unpatchify(guided, (frames, height, width))
-        # The copies above make the host wait, too, but for an idle device.
-        return velocity if latents.device == velocity.device else to_host(velocity)
+        return self.transformer.unpatchify(guided, (frames, height, width))
 
     def _shard(self, step: int, branch: int) -> Shard:
         cos, sin = (self.sequence.take(table) for table in self.rope)
@@ -129,7 +125,7 @@ class Denoiser:
 
     Args:
         solver: A new solver.
-        latents: Noise `[1, C, T, H, W]`, float32, where the solver is to compute.
+        latents: Noise `[1, C, T, H, W]`, float32, on this rank's device.
         step_cache: A new step cache; None if the job uses none.
     """
 

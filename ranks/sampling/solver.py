@@ -1,9 +1,9 @@
 """The samplers, with their history explicit: UniPC and DPM++ of Wan2.1, and Euler.
 
-They run in float32 on the device of the latents, which are small: also on the CPU of an accelerator
-that lacks their operators.
+They run in float32 on the device of the latents.
 """
 
+from collections.abc import Sequence
 from typing import Protocol, assert_never
 
 import numpy as np
@@ -115,8 +115,13 @@ class EulerSolver:
 class MultistepSolver:
     """A sampler that extrapolates from the predictions of earlier steps.
 
+    Each step adds tensors up. By what weights is the scheduler's to say: it makes the step on the
+    CPU with unit vectors in the place of the tensors, and what comes out are the weights. So its
+    many small operations, of which some would make the host wait for the device and others have no
+    kernel on an NPU, stay on the CPU, while the latents stay on their device.
+
     Args:
-        scheduler: A new scheduler of diffusers, which keeps them.
+        scheduler: A new scheduler of diffusers, which is linear in latents, velocity and history.
     """
 
     def __init__(self, scheduler: UniPCMultistepScheduler | DPMSolverMultistepScheduler) -> None:
@@ -124,6 +129,11 @@ class MultistepSolver:
         # its first step up by timestep would then begin at the second.
         scheduler.set_begin_index(0)
         self._scheduler = scheduler
+        self._kept: dict[str, Tensor] = {}
+        """Tensors of earlier steps, named as `history` names them.
+
+        Sorted, because sums depend on the order, which a file does not keep.
+        """
 
     @property
     def num_inference_steps(self) -> int:
@@ -134,37 +144,55 @@ class MultistepSolver:
         return timestep
 
     def advance(self, step: int, velocity: Tensor, latents: Tensor) -> Tensor:
-        timestep = self.timestep(step)
-        advanced: Tensor = self._scheduler.step(velocity, timestep, latents, return_dict=False)[0]
-        return advanced
+        tensors = [latents, velocity, *self._kept.values()]
+        units = torch.eye(len(tensors)).split(1)  # each `[1, n]`: the scheduler wants a batch
+        self._put(dict(zip(self._kept, units[2:], strict=True)))
+        advanced = self._scheduler.step(units[1], self.timestep(step), units[0], return_dict=False)
+        taken = self._taken()
+        self._kept = {name: _sum(taken[name], tensors) for name in sorted(taken)}
+        return _sum(advanced[0], tensors)
 
     def estimate(self) -> Tensor:
-        estimate: Tensor = self._scheduler.model_outputs[-1]
-        return estimate
+        return self._kept[f"output_{len(self._scheduler.model_outputs) - 1}"]
 
     def history(self) -> dict[str, Tensor]:
-        scheduler = self._scheduler
-        history = {
-            f"output_{age}": output
-            for age, output in enumerate(scheduler.model_outputs)
-            if output is not None
+        counters = {name: getattr(self._scheduler, name, None) for name in _COUNTERS}
+        return self._kept | {
+            name: torch.tensor(count) for name, count in counters.items() if count is not None
         }
-        if getattr(scheduler, "last_sample", None) is not None:
-            history["last_sample"] = scheduler.last_sample
-        for name in _COUNTERS:
-            if getattr(scheduler, name, None) is not None:
-                history[name] = torch.tensor(getattr(scheduler, name))
-        return history
 
     def restore(self, history: dict[str, Tensor]) -> None:
-        scheduler = self._scheduler
-        for age in range(len(scheduler.model_outputs)):
-            scheduler.model_outputs[age] = history.get(f"output_{age}")
-        if "last_sample" in history:
-            scheduler.last_sample = history["last_sample"]
+        self._kept = {name: history[name] for name in sorted(history.keys() - {*_COUNTERS})}
         for name in _COUNTERS:
             if name in history:
-                setattr(scheduler, name, int(history[name].item()))
+                setattr(self._scheduler, name, int(history[name].item()))
+
+    def _put(self, kept: dict[str, Tensor]) -> None:
+        outputs = self._scheduler.model_outputs
+        outputs[:] = [kept.get(f"output_{age}") for age in range(len(outputs))]
+        if "last_sample" in kept:
+            self._scheduler.last_sample = kept["last_sample"]
+
+    def _taken(self) -> dict[str, Tensor]:
+        outputs = enumerate(self._scheduler.model_outputs)
+        taken = {f"output_{age}": output for age, output in outputs if output is not None}
+        last_sample = getattr(self._scheduler, "last_sample", None)
+        return taken if last_sample is None else taken | {"last_sample": last_sample}
+
+
+def _sum(weights: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    """Return the sum of tensors with weights `[1, n]`; one that is just one of them, as it is."""
+    terms = [
+        (weight, tensor)
+        for weight, tensor in zip(weights[0].tolist(), tensors, strict=True)
+        if weight != 0
+    ]
+    (weight, total), *others = terms
+    if weight != 1:
+        total = total * weight
+    for weight, tensor in others:
+        total = total.add(tensor, alpha=weight)
+    return total
 
 
 def unipc_scheduler(num_inference_steps: int, shift: float) -> UniPCMultistepScheduler:

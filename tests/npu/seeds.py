@@ -64,9 +64,9 @@ DEFECTS = {
         wrong="cos[..., 0::2].contiguous().to('cpu')",
     ),
     "latents not moved": Defect(
-        function="ranks.sampling.denoise:Predictor.predict",
-        right="latents.to(device)",
-        wrong="latents",
+        function="ranks.run:Run._start_denoiser",
+        right=".to(self._engine.device.torch_device)",
+        wrong="",
     ),
     "VAE statistics on the CPU": Defect(
         function="ranks.model.vae:_statistics",

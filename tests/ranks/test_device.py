@@ -10,7 +10,6 @@ import torch
 from diffusers.models.attention_dispatch import AttentionBackendName
 from torch.nn.attention import SDPBackend
 
-from ranks.config import DeviceKind
 from ranks.device import Device, find_kind, is_out_of_memory, open_device, require_8bit
 from ranks.errors import DeviceError
 from ranks.start_failure import explain_start_failure
@@ -27,11 +26,6 @@ def test_the_cpu_is_a_device() -> None:
 def test_a_missing_device_is_named() -> None:
     with pytest.raises(DeviceError, match=r"device npu was asked for.*--device cpu always works"):
         find_kind("npu")
-
-
-@pytest.mark.parametrize(("kind", "place"), [("cuda", "cuda:1"), ("npu", "cpu"), ("cpu", "cpu")])
-def test_the_solver_computes_where_its_operators_are(kind: DeviceKind, place: str) -> None:
-    assert Device(kind=kind, index=1).solver_device == torch.device(place)
 
 
 def test_ranks_share_the_processor_cores(monkeypatch: pytest.MonkeyPatch) -> None:
