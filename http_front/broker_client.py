@@ -47,7 +47,7 @@ class BrokerClient:
             del self._pending[correlation]
         if isinstance(reply, Refused):
             raise FrontError.from_refusal(reply)
-        assert isinstance(reply, reply_type(request)), reply
+        assert isinstance(reply, reply_type(type(request))), reply
         return cast(ReplyT, reply)
 
     async def close(self) -> None:

@@ -1,10 +1,9 @@
 """Whether a job is taken in: its model, its layouts, and the length of the queue."""
 
 import math
-from collections.abc import Sequence
 
+from broker.dispatch.arrivals import Arrivals
 from broker.dispatch.dispatch_state import DispatchState
-from broker.dispatch.job_record import Job
 from broker.dispatch.policy import DispatchPolicy
 from broker.wire.errors import ErrorCode
 from broker.wire.group_shape import GroupShape, choose_layout
@@ -29,38 +28,38 @@ class AdmissionRules:
     Args:
         state: Of the dispatcher.
         policy: Limits of the queue.
+        arriving: Jobs on their way to the journal, which wait, too.
     """
 
-    def __init__(self, state: DispatchState, policy: DispatchPolicy) -> None:
+    def __init__(self, state: DispatchState, policy: DispatchPolicy, arriving: Arrivals) -> None:
         self._state = state
         self._policy = policy
+        self._arriving = arriving
 
     @property
     def is_gathering(self) -> bool:
         """Whether unknown groups may be about to report what they can run."""
         return self._policy.is_open and self._state.awake.now_s < self._policy.lost_s
 
-    def refusal(
-        self, candidate: Candidate, arriving: Sequence[Job], now_s: float
-    ) -> Refused | None:
+    def refusal(self, candidate: Candidate, now_s: float) -> Refused | None:
         """Return why a job is refused, if it is.
 
         Args:
             candidate: The job.
-            arriving: Jobs on their way to the journal, which wait, too.
             now_s: Time of the day.
         """
         if self._state.draining:
             return _DRAINING
-        refusal = self._model_refusal(candidate)
+        spec = self._state.models.resolve(candidate.spec)
+        refusal = self._model_refusal(candidate, spec)
         if refusal is not None:
             return refusal
-        error = self.impossible(self._state.models.resolve(candidate.spec))
+        error = self.impossible(spec)
         if error is not None:
             return Refused(
                 code=ErrorCode.UNSUPPORTED_LAYOUT, message=error.message, field=error.field
             )
-        return self._queue_refusal(candidate, arriving, now_s)
+        return self._queue_refusal(candidate, now_s)
 
     def impossible(self, spec: JobSpec) -> SpecError | None:
         """Return why no group that was ever here can run a job; a group that loads might."""
@@ -76,9 +75,9 @@ class AdmissionRules:
                 return None
         return error
 
-    def _model_refusal(self, candidate: Candidate) -> Refused | None:
+    def _model_refusal(self, candidate: Candidate, spec: JobSpec) -> Refused | None:
         """Check a job against the profile of its model, whose groups may all be away."""
-        spec, models = self._state.models.resolve(candidate.spec), self._state.models
+        models = self._state.models
         unknown = models.unknown(spec.model)
         if unknown is not None:
             return Refused(code=ErrorCode.UNKNOWN_MODEL, message=unknown, field="model")
@@ -93,12 +92,10 @@ class AdmissionRules:
             return Refused(code=ErrorCode.INVALID_FIELD, message=error.message, field=error.field)
         return None
 
-    def _queue_refusal(
-        self, candidate: Candidate, arriving: Sequence[Job], now_s: float
-    ) -> Refused | None:
+    def _queue_refusal(self, candidate: Candidate, now_s: float) -> Refused | None:
         queue, owner = self._state.jobs.queue, candidate.owner
-        num_waiting = len(queue) + len(arriving)
-        num_own = queue.num_of(owner) + sum(job.owner == owner for job in arriving)
+        num_waiting = len(queue) + len(self._arriving)
+        num_own = queue.num_of(owner) + self._arriving.num_of(owner)
         limit, share = self._policy.max_queue, candidate.queue_share
         if num_waiting >= limit:
             message = f"{num_waiting} jobs wait already; at most {limit} may"

@@ -73,7 +73,8 @@ class DispatchState:
 
     def with_model(self, job: Job) -> Job:
         """Return a job with the name of its model, once that is known."""
-        return structs.replace(job, spec=self.models.resolve(job.spec))
+        spec = self.models.resolve(job.spec)
+        return job if spec is job.spec else structs.replace(job, spec=spec)
 
     def publish(self, job: Job, now_s: float) -> JobView:
         """Take a new version of a job that the journal need not hold."""
@@ -181,9 +182,9 @@ class DispatchState:
     def _waiting_eta_s(self, job: Job, now_s: float) -> float | None:
         model, pace, queue = job.spec.model, self.pace_of(job), self.jobs.queue
         own_s = pace.attempt_s(work_of(job.spec))
-        free_s = [] if model is None else self._busy_s(now_s, model)
-        if model is None or own_s is None or not free_s:
+        if model is None or own_s is None or not self.groups.num_ready(model):
             return None
+        free_s = self._busy_s(now_s, model)
         heapq.heapify(free_s)
         num_ahead = queue.num_ahead(job) * len(free_s) // self.groups.num_ready(model)
         for ahead in islice(queue.of_model(model), min(num_ahead, _NUM_PLANNED)):

@@ -105,6 +105,13 @@ class Dispatcher:
         `client` is set for a front's request, and gets the reply.
         """
         self._state.awake.advance(now_s)
+        self._take(event, now_s, client)
+        if isinstance(event, OfferJob | SubmitJob):
+            # Nothing else follows: no group gets a job before the journal has it.
+            return self._state.take_commands()
+        return self._settle(now_s)
+
+    def _take(self, event: Event, now_s: float, client: Client | None) -> None:
         match event:
             case OfferJob() | SubmitJob() | CancelJob() | DeleteJob() | KeepJob() | RemoveExpired():
                 assert client is not None, "a request without a client"
@@ -136,7 +143,6 @@ class Dispatcher:
                 self._drain(event, client)
             case _:
                 assert_never(event)
-        return self._settle(now_s)
 
     def _drain(self, event: DrainBroker | DrainServer, client: Client | None) -> None:
         self._state.draining = True

@@ -71,8 +71,8 @@ class GroupTable:
 
     def some_ready(self, most: int, model: str | None = None) -> list[Group]:
         """Return up to `most` ready groups of a model or of any, those ready for longest first."""
-        names = self._ready if model is None else {model} & self._ready.keys()
-        groups = chain.from_iterable(self._ready[name].values() for name in names)
+        known = self._ready if model is None else {model: self._ready.get(model, OrderedDict())}
+        groups = chain.from_iterable(ready.values() for ready in known.values())
         return list(islice(groups, most))
 
     def free(self) -> list[tuple[GroupShape, Group]]:

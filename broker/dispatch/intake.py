@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Iterable
-from typing import NamedTuple, assert_never
+from typing import assert_never
 
 from msgspec import structs
 
 from broker.dispatch.admission_rules import AdmissionRules, Candidate
+from broker.dispatch.arrivals import Arrivals
 from broker.dispatch.commands import (
     Admission,
     AdmitJob,
@@ -63,13 +64,6 @@ _ID_TAKEN = Refused(
 )
 
 
-class _Arrival(NamedTuple):
-    """A new job on its way to the journal, and the clients that wait for its admission."""
-
-    job: Job
-    clients: list[Client]
-
-
 class Intake:
     """Takes jobs in and lets them go.
 
@@ -81,14 +75,14 @@ class Intake:
     def __init__(self, state: DispatchState, policy: DispatchPolicy) -> None:
         self._state = state
         self._policy = policy
-        self._rules = AdmissionRules(state, policy)
-        self._arriving: dict[str, _Arrival] = {}
+        self._arriving = Arrivals()
+        self._rules = AdmissionRules(state, policy, self._arriving)
         self.keeping = Keeping(state, policy)
         self.gone = GoneJobs()
 
     @property
     def has_arriving_jobs(self) -> bool:
-        return bool(self._arriving)
+        return len(self._arriving) > 0
 
     def handle(self, request: FrontEvent, client: Client, now_s: float) -> None:
         match request:
@@ -123,7 +117,7 @@ class Intake:
 
     def _admitted(self, job: Job, now_s: float) -> JobFound:
         present = self._state.with_model(job)
-        if present == job:
+        if present is job:
             return JobFound(job=self._state.publish(job, now_s))
         # The first model became known meanwhile.
         self._state.save(present.changed(now_s), now_s)
@@ -160,8 +154,7 @@ class Intake:
             self._state.jobs.retention.keep(job)
 
     def uses_image(self, image: str) -> bool:
-        arriving = any(image in job.images for job in self._arriving_jobs)
-        return arriving or self._state.jobs.uses_image(image)
+        return self._arriving.uses_image(image) or self._state.jobs.uses_image(image)
 
     def learn_shape(self, report: GroupReady, now_s: float) -> None:
         group = self._state.groups.get(report.group)
@@ -184,10 +177,11 @@ class Intake:
         """Return how `SubmitJob` would be answered, as far as the image does not matter."""
         known = self._job_of_key(offer)
         if known is None:
-            return self._rules.refusal(offer, self._arriving_jobs, now_s) or JobAcceptable()
+            return self._rules.refusal(offer, now_s) or JobAcceptable()
         if known.idempotency_key != offer.idempotency_key:
             return _KEY_REUSED
-        return JobAcceptable() if known.job_id in self._arriving else self._found(known, now_s)
+        is_arriving = self._arriving.get(known.job_id) is not None
+        return JobAcceptable() if is_arriving else self._found(known, now_s)
 
     def _submit(self, submit: SubmitJob, client: Client, now_s: float) -> None:
         refusal = _misnamed(submit)
@@ -202,14 +196,14 @@ class Intake:
             self._reply(client, _ID_TAKEN)
         elif known.idempotency_key != submit.idempotency_key:
             self._reply(client, _KEY_REUSED)
-        elif known.job_id in self._arriving:
-            self._arriving[known.job_id].clients.append(client)
+        elif (arrival := self._arriving.get(known.job_id)) is not None:
+            arrival.clients.append(client)
         else:
             self._reply(client, self._found(known, now_s))
         self._drop_unused(_images(submit))
 
     def _submit_new(self, submit: SubmitJob, client: Client, now_s: float) -> None:
-        refusal = self._rules.refusal(submit, self._arriving_jobs, now_s)
+        refusal = self._rules.refusal(submit, now_s)
         if refusal is not None:
             self._reply(client, refusal)
             return
@@ -229,12 +223,8 @@ class Intake:
             callback_url=submit.callback_url,
             priority=submit.priority,
         )
-        self._arriving[job.job_id] = _Arrival(job, [client])
+        self._arriving.add(job, client)
         self._state.emit(AdmitJob(job))
-
-    @property
-    def _arriving_jobs(self) -> list[Job]:
-        return [job for job, _ in self._arriving.values()]
 
     def _known(self, job_id: str) -> Job | None:
         arrival = self._arriving.get(job_id)
@@ -244,13 +234,7 @@ class Intake:
         key, owner = candidate.idempotency_key, candidate.owner
         if key is None:
             return None
-        arriving = (
-            job
-            for job in self._arriving_jobs
-            if job.idempotency_key is not None
-            and (job.owner, job.idempotency_key.key) == (owner, key.key)
-        )
-        return self._state.jobs.of_key(owner, key.key) or next(arriving, None)
+        return self._state.jobs.of_key(owner, key.key) or self._arriving.of_key(owner, key.key)
 
     def _drop_unused(self, images: Iterable[str]) -> None:
         for image in images:

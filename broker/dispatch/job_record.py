@@ -1,5 +1,6 @@
 """A job as the broker holds it: all that the journal keeps of it."""
 
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -8,6 +9,8 @@ from broker.errors import IllegalMoveError
 from broker.wire.job import TRANSITIONS, JobSpec, JobState, Stage
 from broker.wire.job_view import JobFields, JobView, Lease
 from broker.wire.requests import IdempotencyKey
+
+_VIEWED = attrgetter(*JobFields.__struct_fields__)
 
 
 class Job(JobFields, frozen=True, kw_only=True):
@@ -93,5 +96,5 @@ class Job(JobFields, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, stage=None, step=0, num_steps=0, due_at=0.0)
 
     def view(self, queue_position: int | None = None, eta_s: float | None = None) -> JobView:
-        fields = {name: getattr(self, name) for name in JobFields.__struct_fields__}
-        return JobView(**fields, queue_position=queue_position, eta_s=eta_s)
+        fields = zip(JobFields.__struct_fields__, _VIEWED(self), strict=True)
+        return JobView(**dict(fields), queue_position=queue_position, eta_s=eta_s)

@@ -16,8 +16,15 @@ PROTOCOL_VERSION = b"2"
 MessageT = TypeVar("MessageT")
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
-    """Base of every message: frozen, tagged with its class name, strict."""
+class Message(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag=True,
+    omit_defaults=True,
+):
+    """Base of every message: frozen, tagged with its class name, strict, without its defaults."""
 
 
 class Codec(Generic[MessageT]):

@@ -2,6 +2,7 @@
 
 import re
 from enum import Enum
+from functools import lru_cache
 from typing import Annotated, Literal, get_args
 
 import msgspec
@@ -329,6 +330,7 @@ def solver_of(spelling: SolverSpelling) -> Solver:
     return "dpm++" if spelling == "dpmpp" else spelling
 
 
+@lru_cache(maxsize=1024)  # each check and estimate of a job asks again
 def parse_size(image_size: str) -> tuple[int, int]:
     """Return width and height in pixels of `W*H` or `WxH`.
 

@@ -56,8 +56,8 @@ class JobFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Seconds that the latest attempt has spent in each stage, and before it in the queue."""
 
 
-class JobView(JobFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A job at one moment, as fronts receive it."""
+class JobView(JobFields, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A job at one moment, as fronts receive it; fields that have their default are left out."""
 
     eta_s: float | None = None
     """Seconds until the job ends, as far as earlier jobs tell."""

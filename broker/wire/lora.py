@@ -46,6 +46,8 @@ def hashes_of(choices: Iterable[LoraChoice], known: Sequence[KnownLora]) -> Lora
 
 def lora_fault(choices: Sequence[LoraChoice], known: Sequence[KnownLora], model: str) -> str | None:
     """Return why a job may not take these LoRAs of a model; None if it may."""
+    if not choices:
+        return None
     names = [choice.name for choice in choices]
     listed = ", ".join(lora.name for lora in known)
     for name in names:

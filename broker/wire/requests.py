@@ -4,6 +4,7 @@ Requests about jobs carry an `owner`: another owner's job is answered like an un
 stands for an administrator, and for every client where no API keys are in use.
 """
 
+from functools import cache
 from typing import Annotated, Any, Generic, TypeVar, get_args
 
 import msgspec
@@ -33,8 +34,9 @@ class Request(Message, Generic[ReplyT], frozen=True, kw_only=True):
     """Base of every request; it names its reply, apart from `Refused`."""
 
 
-def reply_type(request: Request[ReplyT]) -> Any:
-    (base,) = vars(type(request))["__orig_bases__"]
+@cache
+def reply_type(request_type: type[Request[ReplyT]]) -> Any:
+    (base,) = vars(request_type)["__orig_bases__"]
     (reply,) = get_args(base)
     return reply
 

@@ -47,7 +47,7 @@ def _check_size(spec: JobSpec, profile: ModelProfile) -> None:
             f"image_size is {spec.image_size}; each side must be a multiple of "
             f"{profile.side_multiple_px} and at least {MIN_SIDE_PX}",
         )
-    if (pixels := spec.width_px * spec.height_px) > profile.max_pixels:
+    if (pixels := sides[0] * sides[1]) > profile.max_pixels:
         raise SpecError(
             "image_size",
             f"image_size is {spec.image_size}, {pixels} pixels; at most {profile.max_pixels} are "

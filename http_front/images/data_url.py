@@ -63,7 +63,8 @@ class DataUrlDecoder:
         rest = self._rest.rstrip(b"=")
         if self._rest and (self._is_padded or len(rest) < 2):
             raise self._invalid()
-        self._decode(rest + b"=" * (-len(rest) % 4))
+        if rest:
+            self._decode(rest + b"=" * (-len(rest) % 4))
         if not self._spool.num_bytes:
             raise self._invalid()
 

@@ -23,16 +23,16 @@ class Spool:
     """Collects the bytes of one image: small ones in memory, larger ones in a file.
 
     Args:
-        path: Path of the file, which is created when it is needed.
+        folder: Folder of the file, which is created when it is needed.
         field: The request field to name in errors.
     """
 
-    def __init__(self, path: Path, field: str = "image") -> None:
+    def __init__(self, folder: Path, field: str = "image") -> None:
         self.num_bytes = 0
         self.field = field
         self.token: str | None = None
         """What stands in a JSON body for the data URL that was written to this spool."""
-        self._path = path
+        self._folder = folder
         self._held = bytearray()
         self._file: BinaryIO | None = None
         self._hash = hashlib.sha256()
@@ -40,8 +40,7 @@ class Spool:
     @property
     def path(self) -> Path:
         """A file with all bytes so far; created if the bytes are still in memory."""
-        self._spill()
-        return self._path
+        return Path(self._spill().name)
 
     @property
     def digest(self) -> bytes:
@@ -65,17 +64,18 @@ class Spool:
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
-            self._path.unlink(missing_ok=True)
+            Path(self._file.name).unlink(missing_ok=True)
 
-    def _spill(self) -> None:
+    def _spill(self) -> BinaryIO:
         if self._file is None:
             # The folder may have been removed under the running server.
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._file = self._path.open("wb")
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._file = (self._folder / f"{secrets.token_hex(16)}.upload").open("wb")
         self._file.write(self._held)
         # The decoder opens the file by name, so no bytes may stay in the buffer.
         self._file.flush()
         self._held.clear()
+        return self._file
 
 
 class Spools(NamedTuple):
@@ -104,16 +104,16 @@ def image_too_large(field: str) -> FrontError:
 
 @contextlib.contextmanager
 def open_spool(folder: Path, field: str = "image") -> Iterator[Spool]:
-    spool = Spool(folder / f"{secrets.token_hex(16)}.upload", field)
-    try:
+    with contextlib.closing(Spool(folder, field)) as spool:
         yield spool
-    finally:
-        spool.close()
 
 
 @contextlib.contextmanager
 def open_spools(folder: Path) -> Iterator[Spools]:
-    with open_spool(folder) as image, open_spool(folder, "last_image") as last_image:
+    with (
+        contextlib.closing(Spool(folder)) as image,
+        contextlib.closing(Spool(folder, "last_image")) as last_image,
+    ):
         yield Spools(image, last_image)
 
 

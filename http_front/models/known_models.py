@@ -51,11 +51,17 @@ class KnownModels:
         Raises:
             FrontError: If the broker has never answered and does not within the limit.
         """
-        async with self._asking:
-            if self._found is None or self._clock() - self._asked_s >= max_age_s:
-                self._found = await self._ask(self._found, limit_s)
-                self._asked_s = self._clock()
-            return self._found
+        found = self._fresh(max_age_s)
+        if found is None:
+            async with self._asking:
+                found = self._fresh(max_age_s)  # another request may have asked meanwhile
+                if found is None:
+                    found = self._found = await self._ask(self._found, limit_s)
+                    self._asked_s = self._clock()
+        return found
+
+    def _fresh(self, max_age_s: float) -> ModelsFound | None:
+        return self._found if self._clock() - self._asked_s < max_age_s else None
 
     async def choose(self, name: str | None) -> ChosenModel:
         """Return the model that a job names; None is the default.

@@ -23,8 +23,8 @@ from http_front.video.form import read_form
 from http_front.video.submission import (
     Picture,
     Submission,
-    content_type_of,
     draw_seed,
+    media_type_of,
     named_model,
     picture,
     read_json_fields,
@@ -41,7 +41,7 @@ async def read_create(request: web.Request, spools: Spools) -> Submission:
         FrontError: If the body is not valid.
     """
     by_name = spools._asdict()
-    if content_type_of(request.headers).get_content_type() == "multipart/form-data":
+    if media_type_of(request.headers) == "multipart/form-data":
         files = {part: by_name[image] for part, image in FILE_PARTS.items()}
         urls = {part: by_name[image] for part, image in URL_PARTS.items()}
         fields = await read_form(request, files, urls)

@@ -14,12 +14,11 @@ from broker.wire.requests import IdempotencyKey, OfferJob, SubmitJob
 from broker.wire.spec_check import check_last_image
 from http_front.access.key_guard import may_administer, owner, party, queue_share
 from http_front.errors import FrontError
-from http_front.images.data_url import is_data_url
+from http_front.images.data_url import decode_data_url, is_data_url
 from http_front.images.decode import StoredImage
 from http_front.images.guarded_http import UrlError
 from http_front.state import FRONT, Front
 from http_front.video.idempotency import identify, read_key
-from http_front.video.size_field import AreaLimit
 from http_front.video.submission import Picture, Submission
 
 _MAX_SEED = 2_147_483_647
@@ -44,7 +43,7 @@ async def accept(request: web.Request, submission: Submission) -> str:
     key = _idempotency_key(read_key(request), submission)
     for picture in submission.pictures:
         if picture.url is not None and is_data_url(picture.url):
-            await front.source.fetch(picture.url, picture.spool, party(request))
+            decode_data_url(picture.url, f"{picture.spool.field}_url", picture.spool)
     images = _known_images(request, submission)
     if images is not None:
         try:
@@ -108,7 +107,7 @@ async def _submit(
     reply = await request.app[FRONT].broker.ask(
         SubmitJob(
             job_id=job_id,
-            spec=_with_seed(_with_size(_with_model(submission), submission.area, images[0])),
+            spec=_settled_spec(submission, images[0]),
             image=images[0].name,
             last_image=images[1].name if len(images) > 1 else None,
             idempotency_key=key,
@@ -168,16 +167,12 @@ def _with_model(submission: Submission) -> JobSpec:
     return msgspec.structs.replace(submission.spec, model=submission.model.name)
 
 
-def _with_size(spec: JobSpec, area: AreaLimit | None, image: StoredImage) -> JobSpec:
-    """Give a video the shape of its image if its client left it to the image."""
-    if area is None:
-        return spec
-    size = area.size_of(image.width_px, image.height_px)
-    return msgspec.structs.replace(spec, image_size=size)
-
-
-def _with_seed(spec: JobSpec) -> JobSpec:
-    """Choose a missing seed now, so that every attempt of the job makes the same video."""
-    if spec.seed is not None:
-        return spec
-    return msgspec.structs.replace(spec, seed=secrets.randbelow(_MAX_SEED + 1))
+def _settled_spec(submission: Submission, image: StoredImage) -> JobSpec:
+    """Return the job's parameters with all that the client left to the server."""
+    changes: dict[str, object] = {"model": submission.model.name}
+    if submission.area is not None:
+        changes["image_size"] = submission.area.size_of(image.width_px, image.height_px)
+    if submission.spec.seed is None:
+        # Chosen now, so that every attempt of the job makes the same video.
+        changes["seed"] = secrets.randbelow(_MAX_SEED + 1)
+    return msgspec.structs.replace(submission.spec, **changes)

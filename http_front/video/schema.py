@@ -1,5 +1,6 @@
 """Bodies of requests and responses. `field_check` makes the request bodies from input."""
 
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -54,6 +55,8 @@ LastImageUrl = (
     | None
 )
 
+_SPEC = attrgetter(*JobSpec.__struct_fields__)
+
 
 class SubmitByFile(JobSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A video to make from an uploaded image."""
@@ -64,8 +67,7 @@ class SubmitByFile(JobSpec, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     @property
     def spec(self) -> JobSpec:
-        fields = {name: getattr(self, name) for name in JobSpec.__struct_fields__}
-        return JobSpec(**fields)
+        return JobSpec(**dict(zip(JobSpec.__struct_fields__, _SPEC(self), strict=True)))
 
 
 class SubmitByUrl(SubmitByFile, frozen=True, kw_only=True, forbid_unknown_fields=True):

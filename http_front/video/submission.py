@@ -79,10 +79,9 @@ async def read_json_fields(request: web.Request, spools: Spools | None = None) -
     Raises:
         FrontError: If the body is not a JSON object, too slow or too large.
     """
-    content_type = content_type_of(request.headers)
-    if content_type.get_content_type() != "application/json":
+    if media_type_of(request.headers) != "application/json":
         raise _unsupported("application/json")
-    _require_utf8(content_type)
+    _require_utf8(request.headers)
     if spools is None:
         async with body_limit(BODY_LIMIT_S):
             return decode_json(await request.read())
@@ -98,6 +97,8 @@ async def read_json_fields(request: web.Request, spools: Spools | None = None) -
 
 async def _read_text(request: web.Request) -> bytes:
     """Return a body, or as much of it as is longer than a text may be."""
+    if 0 < (request.content_length or 0) <= MAX_TEXT_BYTES:
+        return await request.read()
     body = b""
     while len(body) <= MAX_TEXT_BYTES and (chunk := await request.content.read(_CHUNK_BYTES)):
         body += chunk
@@ -124,7 +125,7 @@ async def read_submission(request: web.Request, spools: Spools) -> Submission:
     Raises:
         FrontError: If the body is not valid.
     """
-    media_type = content_type_of(request.headers).get_content_type()
+    media_type = media_type_of(request.headers)
     if media_type == "multipart/form-data":
         files = {spool.field: spool for spool in spools}
         urls = {f"{name}_url": spool for name, spool in files.items()}
@@ -145,15 +146,13 @@ async def read_submission(request: web.Request, spools: Spools) -> Submission:
     return _submission(body, model, picture(spools, "image", url), spools, area)
 
 
-def content_type_of(headers: Mapping[str, str]) -> Message:
-    """Return a message with the Content-Type of a request.
+def media_type_of(headers: Mapping[str, str]) -> str:
+    """Return the media type of a request, without its parameters.
 
     aiohttp's `request.content_type` makes three classes for each new boundary of a form. A class
     is part of a reference cycle, so its memory would stay in use until a full garbage collection.
     """
-    message = Message()
-    message["Content-Type"] = headers.get(hdrs.CONTENT_TYPE, "application/octet-stream")
-    return message
+    return headers.get(hdrs.CONTENT_TYPE, "").partition(";")[0].strip().lower()
 
 
 def picture(spools: Spools, field: str, url: str | None) -> Picture:
@@ -220,7 +219,10 @@ def _refuse_two_sources(fields: dict[str, object], spools: Spools) -> None:
             )
 
 
-def _require_utf8(content_type: Message) -> None:
+def _require_utf8(headers: Mapping[str, str]) -> None:
+    content_type = Message()
+    if ";" in headers[hdrs.CONTENT_TYPE]:
+        content_type["Content-Type"] = headers[hdrs.CONTENT_TYPE]
     if (content_type.get_content_charset() or "utf-8") not in ("utf-8", "utf8"):
         raise FrontError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "JSON must be sent as UTF-8")
 

@@ -4,7 +4,7 @@ import gc
 
 from http_front.video.field_check import check
 from http_front.video.schema import JobRef
-from http_front.video.submission import content_type_of
+from http_front.video.submission import media_type_of
 
 
 def test_reading_a_request_leaves_no_reference_cycles() -> None:
@@ -22,5 +22,5 @@ def test_reading_a_request_leaves_no_reference_cycles() -> None:
 
 def _read(boundary: str) -> None:
     headers = {"Content-Type": f'Multipart/Form-Data; boundary="{boundary}"'}
-    assert content_type_of(headers).get_content_type() == "multipart/form-data"
+    assert media_type_of(headers) == "multipart/form-data"
     check({"requestId": "0" * 32}, JobRef)
