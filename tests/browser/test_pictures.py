@@ -3,44 +3,25 @@
 import base64
 import io
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import pytest_asyncio
 from PIL import Image
-from playwright.async_api import Browser, FilePayload, expect
+from playwright.async_api import FilePayload, expect
 
 from broker.store.folder import FolderStore
 from broker.wire.job import JobSpec
-from broker.wire.model_profile import ModelProfile
-from tests.browser.form_scene import FormScene, drag, fill, form_scene, pictures, send
+from tests.browser.form_scene import FormScene, drag, fill, pictures, send
 from tests.browser.test_videos import HEIGHT_PX, WIDTH_PX, write_video
 from tests.browser.visit import PROMPT, as_png, stripes
-from tests.http_front.scripted_broker import models_found
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 LINK = "https://example.com/boat.jpg"
 _ORIENTATION = 0x0112
 _TURNED_RIGHT = 6
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def server(
-    chromium: Browser, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[FormScene]:
-    folder, run_dir = (tmp_path_factory.mktemp(name) for name in "fb")
-    async with form_scene(chromium, folder, run_dir, models_found(ModelProfile())) as scene:
-        yield scene
-
-
-@pytest.fixture
-def scene(server: FormScene) -> FormScene:
-    server.clear()
-    return server
 
 
 def as_file(picture: Image.Image, kind: str, name: str, **options: Any) -> FilePayload:

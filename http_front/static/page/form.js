@@ -9,7 +9,7 @@ import { settingsIn } from "./mp4.js";
 import { Picture } from "./picture.js";
 import * as problems from "./problems.js";
 import { isOfValue } from "./refusals.js";
-import { jobsOf, sendAll } from "./sending.js";
+import { Sending } from "./sending.js";
 import { Settings } from "./settings.js";
 import * as store from "./store.js";
 import { Takes } from "./takes.js";
@@ -24,6 +24,7 @@ export class Form {
   #picture;
   #lastPicture;
   #takes;
+  #sending = new Sending();
 
   /**
    * `fields` are the server's fields of a job. `fail` is called with a Refusal that concerns no
@@ -197,25 +198,26 @@ export class Form {
     try {
       await Promise.all([this.#picture.settled, this.#lastPicture.settled]);
       if (this.#findProblems()) return;
-      await sendAll(await this.#jobs(), () => (number += 1));
+      await this.#sending.send(this.#filled(), () => (number += 1));
     } catch (refusal) {
       this.#refuse(refusal);
       const all = this.#picture.count * this.#takes.number;
-      if (number) this.show(`${text("partly", number, all)} ${refusal.message}`);
+      const taken = all - this.#sending.numLeft;
+      if (number) this.show(`${text("partly", taken, all)} ${refusal.message}`);
     } finally {
       this.#busy(false);
       if (number) await this.submitted(number);
     }
   }
 
-  #jobs() {
-    return jobsOf({
+  #filled() {
+    return {
       picture: this.#picture,
       lastPicture: this.#takesLast ? this.#lastPicture : null,
       prompt: this.#prompt.value,
       settings: this.settings,
       number: this.#takes.number,
-    });
+    };
   }
 
   /** Show each problem of the form beside its field; return whether there is one. */

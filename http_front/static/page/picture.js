@@ -100,6 +100,12 @@ export class Picture {
     );
   }
 
+  /** What tells the pictures, and how each is cropped, from others. */
+  get description() {
+    const address = this.#address.value.trim();
+    return this.#items.length ? this.#items.map(({ image, at }) => [image.src, at]) : address;
+  }
+
   /** Wait until a picture that was just chosen is decoded. */
   get settled() {
     return this.#loading;

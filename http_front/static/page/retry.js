@@ -4,6 +4,9 @@ import * as api from "./api.js";
 import { modelNamed } from "./models.js";
 import { sentPictures } from "./store.js";
 
+// Of the jobs that are being submitted again, until the server has answered.
+const requestKeys = new Map();
+
 /**
  * Submit the job of a card once more, with another seed where the seed may be at fault.
  *
@@ -16,7 +19,9 @@ export async function tryAgain({ id, job, settings }) {
   const wanted = Object.entries(others).filter(([, value]) => value !== null);
   if (!needsSeed(job)) wanted.push(["seed", seed]);
   if (loras?.length) wanted.push(["loras", JSON.stringify(loras)]);
-  await api.submit(pictures, Object.fromEntries(wanted));
+  if (!requestKeys.has(id)) requestKeys.set(id, api.newRequestKey());
+  await api.submit(pictures, Object.fromEntries(wanted), requestKeys.get(id));
+  requestKeys.delete(id);
   return true;
 }
 

@@ -209,7 +209,7 @@ const ENGLISH = {
   reusedNew: "The settings have been copied to the form; the seed will be a new one.",
   modelGone: (wanted, instead) =>
     `That video was made by ${wanted}, which this server does not serve; the form now has ${instead}.`,
-  partly: (number, all) => `${number} of ${all} videos are in the queue; the others were refused.`,
+  partly: (number, all) => `${number} of ${all} videos are in the queue; the button sends the others.`,
   promptLong: (length, most) => `The prompt has ${length} characters; at most ${most} are possible.`,
   examples: "No picture at hand? Try one of these:",
   "example.boat": "Example: a sailing boat in the evening",
@@ -459,7 +459,7 @@ const CHINESE = {
   restored: (name) => `${name} 的设置已填入表单。`,
   reusedNew: "设置已填入表单，种子将重新随机。",
   modelGone: (wanted, instead) => `该视频由 ${wanted} 生成，此服务器没有这个模型；表单中改为 ${instead}。`,
-  partly: (number, all) => `${all} 个视频中有 ${number} 个已加入队列，其余被拒绝。`,
+  partly: (number, all) => `${all} 个视频中有 ${number} 个已加入队列，再次点击按钮会提交其余的。`,
   promptLong: (length, most) => `提示词有 ${length} 个字符，最多 ${most} 个。`,
   examples: "手边没有图片？试试这些：",
   "example.boat": "示例：傍晚的帆船",
