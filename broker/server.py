@@ -277,7 +277,8 @@ class Broker:
             reason=reason,
             eta_s=eta_s,
             spec=job.spec,
-            image=job.image if job.needs_images else None,
+            image=job.image,
+            last_image=job.last_image,
         )
 
     async def _on_report(self, parts: list[bytes]) -> None:

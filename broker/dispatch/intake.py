@@ -137,7 +137,10 @@ class Intake:
         return len(expired)
 
     def free_space(self, now_s: float) -> None:
-        """Remove the oldest videos that are not kept, before their time."""
+        """Remove images for another try, else the oldest videos that are not kept."""
+        if self._state.jobs.images.remove_all_without_video():
+            self._state.drop_unused_images()
+            return
         spared_s = min(_SPARED_S, self._policy.job_ttl_s)
         for job in self._state.jobs.oldest_videos(now_s - spared_s, _REMOVED_AT_ONCE):
             self.gone.add(job, FOR_ROOM)
@@ -161,7 +164,7 @@ class Intake:
 
     def uses_image(self, image: str) -> bool:
         arriving = any(image in job.images for job in self._arriving_jobs)
-        return arriving or self._state.jobs.uses_image(image)
+        return arriving or image in self._state.jobs.images
 
     def learn_shape(self, report: GroupReady, now_s: float) -> None:
         group = self._state.groups.get(report.group)
@@ -267,8 +270,7 @@ class Intake:
     def _drop(self, job: Job) -> None:
         self._state.jobs.remove(job.job_id)
         self._state.emit(DropJob(job.job_id))
-        if job.needs_images:
-            self._drop_unused(job.images)
+        self._state.drop_unused_images()
 
     def _keep(self, request: KeepJob, now_s: float) -> FrontReply:
         job = self._owned(request)

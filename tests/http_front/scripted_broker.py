@@ -191,7 +191,10 @@ class ScriptedBroker:
     def _with_spec(self, view: JobView) -> JobView:
         job_id = view.job_id
         return msgspec.structs.replace(
-            view, spec=self.specs.get(job_id), image=self.images.get(job_id)
+            view,
+            spec=self.specs.get(job_id),
+            image=self.images.get(job_id),
+            last_image=self.last_images.get(job_id),
         )
 
     def _accept(self, request: SubmitJob) -> JobView:

@@ -141,6 +141,23 @@ export async function loadable(path) {
   return URL.createObjectURL(await download(path));
 }
 
+/** Return the pictures that the server keeps of a job; null if one of them is gone. */
+export async function picturesOf({ requestId, has_last_image: hasLast }) {
+  try {
+    const image = await pictureAt(`/videos/${requestId}.input.webp`);
+    if (!hasLast) return { image };
+    return { image, last_image: await pictureAt(`/videos/${requestId}.last_input.webp`) };
+  } catch (refusal) {
+    if (refusal.status === 404) return null;
+    throw refusal;
+  }
+}
+
+async function pictureAt(path) {
+  const blob = await download(path);
+  return new File([blob], "picture.webp", { type: blob.type });
+}
+
 let stills = Promise.resolve();
 
 /** Return a URL of a still as `loadable` does: one after another, since a key has a rate limit. */

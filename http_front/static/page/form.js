@@ -53,14 +53,17 @@ export class Form {
     this.settings.fill(store.draft.get());
   }
 
-  /** Fill in a job's prompt, settings and picture. */
-  async useJob({ requestId, settings }, { newSeed }) {
-    const { prompt, seed, ...others } = settings;
+  /** Fill in a job's prompt, settings and pictures. */
+  async useJob(job, { newSeed }) {
+    const { prompt, seed, ...others } = job.settings;
     this.#fill({ prompt, ...others, ...(newSeed ? {} : { seed }) });
     this.announce(text(newSeed ? "reusedNew" : "reused"));
-    const file = await api.download(`/videos/${requestId}.input.webp`).catch(() => null);
-    if (file) await this.usePicture(new File([file], text("pictureOfJob"), { type: file.type }));
-    else this.#picture.refuse("pictureGone");
+    const pictures = await api.picturesOf(job).catch(() => null);
+    if (!pictures) this.#picture.refuse("pictureGone");
+    else await this.usePicture(renamed(pictures.image, text("pictureOfJob")));
+    if (pictures?.last_image) await this.#lastPicture.take([renamed(pictures.last_image, text("lastOfJob"))]);
+    else if (job.has_last_image) this.#lastPicture.refuse("lastGone");
+    else this.#lastPicture.clear();
   }
 
   /** Take a picture without another size of the video. */
@@ -274,4 +277,8 @@ export class Form {
     part("submit").ariaDisabled = isBusy; // `disabled` would remove the focus
     part("submit").textContent = text(isBusy ? "submitting" : "submit");
   }
+}
+
+function renamed(file, name) {
+  return new File([file], name, { type: file.type });
 }

@@ -203,6 +203,8 @@ const ENGLISH = {
   pictureSmall: (name, width, height, least) =>
     `${name} has ${width} × ${height} pixels; each side needs at least ${least}. Choose another picture.`,
   pictureOfJob: "Picture of the video",
+  lastOfJob: "Last frame of the video",
+  lastGone: "The server no longer has the last frame of that video. Choose it again.",
   pictureGone: "The server no longer has the picture of that video. Choose it again.",
   videoForeign: (name) => `${name} holds no settings of this server. Choose a picture.`,
   restored: (name) => `The settings of ${name} have been copied to the form.`,
@@ -454,6 +456,8 @@ const CHINESE = {
   pictureSmall: (name, width, height, least) =>
     `${name} 只有 ${width} × ${height} 像素，每边至少需要 ${least} 像素，请另选一张。`,
   pictureOfJob: "该视频的图片",
+  lastOfJob: "该视频的尾帧",
+  lastGone: "服务器上已没有该视频的尾帧，请重新选择。",
   pictureGone: "服务器上已没有该视频的图片，请重新选择。",
   videoForeign: (name) => `${name} 里没有本服务器的设置，请选择图片。`,
   restored: (name) => `${name} 的设置已填入表单。`,
