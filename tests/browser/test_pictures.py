@@ -54,7 +54,7 @@ async def test_a_picture_is_decoded_scaled_and_cropped_before_it_is_sent(
         await page.set_input_files("#picture-file", panorama())
         await page.locator("#picture.filled").wait_for()
         await page.fill("#prompt", PROMPT)
-        await page.locator("#picture-at").fill("0")
+        await page.locator("#picture-x").fill("0")
         await send(visit)
     image = scene.image()
     assert image.size == (1280, 720)
@@ -68,7 +68,7 @@ async def test_a_turned_picture_and_one_of_another_kind_are_upright(scene: FormS
         await page.locator("#picture.filled").wait_for()
         await expect(page.locator("[name=image_size]")).to_have_value("720*1280")
         await page.fill("#prompt", PROMPT)
-        await page.locator("#picture-at").fill("100")
+        await page.locator("#picture-x").fill("1")
         await send(visit)
         image = np.asarray(scene.image(), float)
         assert image.shape[0] > image.shape[1]
@@ -94,6 +94,46 @@ async def test_a_picture_can_be_dragged_to_move_the_crop(scene: FormScene) -> No
         assert isinstance(before, tuple)
         assert isinstance(after, tuple)
         assert after[0] < before[0] - 20, "the darker left side has come into view"
+
+
+@pytest.mark.parametrize(("locale", "label"), [("en-GB", "Zoom"), ("zh-CN", "缩放")])
+async def test_the_crop_is_zoomed_and_moved_from_the_keyboard(
+    scene: FormScene, locale: str, label: str
+) -> None:
+    """The sent picture is what the frame shows: a quarter of each side, in the lower right."""
+    async with scene.visit(locale) as visit:
+        page = visit.page
+        await visit.drop(as_png(stripes(1280, 720)))
+        await expect(page.locator("#picture-y")).to_be_hidden()
+        zoom = page.get_by_role("slider", name=label)
+        await zoom.focus()
+        await page.keyboard.press("End")
+        await expect(page.locator("#picture-note")).to_contain_text("94%")
+        for slider in ("#picture-x", "#picture-y"):
+            await page.focus(slider)
+            await page.keyboard.press("End")
+        await page.fill("#prompt", PROMPT)
+        shown = await visit.picture_of("#picture .frame")
+        await visit.keep(f"crop-{locale}")
+        await send(visit)
+    image = scene.image()
+    assert image.size == (320, 180)
+    sent = np.asarray(image.resize(shown.size), float)
+    assert np.abs(sent - np.asarray(shown, float))[9:-9, 9:-9].mean() < 3
+    assert sent.min(axis=(0, 1))[:2].min() > 255 * 0.7
+
+
+async def test_the_wheel_zooms_with_control_and_scrolls_without(scene: FormScene) -> None:
+    async with scene.visit() as visit:
+        page = visit.page
+        await visit.drop(as_png(stripes(1280, 720)))
+        await page.hover("#picture .frame")
+        await page.mouse.wheel(0, -100)
+        await expect(page.locator("#picture-zoom")).to_have_value("1")
+        await page.keyboard.down("Control")
+        await page.mouse.wheel(0, -200)
+        await page.keyboard.up("Control")
+        await expect(page.locator("#picture-zoom")).to_have_value("2")
 
 
 async def test_the_aspect_ratio_is_chosen_or_that_of_the_picture(scene: FormScene) -> None:
