@@ -99,11 +99,12 @@ export async function submit(pictures, settings, requestKey) {
   return id;
 }
 
-/** Return the latest jobs, newest first, and whether there are more. */
-export async function list(limit) {
+/** Return the latest jobs that a query selects, newest first, and whether there are more. */
+export async function list(limit, selection = {}) {
   const jobs = [];
   for (;;) {
-    const query = new URLSearchParams({ limit: Math.min(limit - jobs.length, MAX_PAGE) });
+    const number = Math.min(limit - jobs.length, MAX_PAGE);
+    const query = new URLSearchParams({ ...selection, limit: number });
     if (jobs.length) query.set("after", jobs.at(-1).requestId);
     const page = JSON.parse(await (await call(`/video/list?${query}`)).text(), exactSeed);
     jobs.push(...page.jobs);
