@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from broker.wire.job import JobSpec
 
 MAX_SEARCHED = 5_000
-"""Jobs that one request goes through, so that a search keeps nobody waiting."""
+"""Jobs that one request goes through, so that a search does not delay others."""
 
 
 def has_words(spec: JobSpec, job_id: str, words: Iterable[str]) -> bool:

@@ -16,7 +16,7 @@ def test_each_word_is_found_in_the_prompts_the_seed_the_model_and_the_id() -> No
 
 
 def test_a_search_goes_through_a_limited_number_of_jobs() -> None:
-    """Otherwise the search of one client keeps all others waiting."""
+    """Otherwise the search of one client delays all others."""
     ids = [f"{number:032x}" for number in range(MAX_SEARCHED + 2)]
     history = History(JobView(job_id=job_id, created_at=0.0, updated_at=0.0) for job_id in ids)
     asked: list[str] = []
