@@ -1,7 +1,6 @@
 """The routes of a job's pictures: the stored inputs, so that they can be submitted again."""
 
 import io
-import re
 
 from aiohttp import web
 
@@ -22,8 +21,7 @@ _WEBP = "image/webp"
 
 def add_routes(app: web.Application) -> None:
     for ending in (INPUT, LAST_INPUT):
-        path = f"/videos/{{requestId:{JOB_ID_PATTERN}}}{{ending:{re.escape(ending)}}}"
-        app.router.add_get(path, send_input)
+        app.router.add_get(f"/videos/{{requestId:{JOB_ID_PATTERN}}}{ending}", send_input)
 
 
 async def send_input(request: web.Request) -> web.StreamResponse:
@@ -34,7 +32,7 @@ async def send_input(request: web.Request) -> web.StreamResponse:
     front = request.app[FRONT]
     job_id = use_job_id(request.match_info["requestId"])
     found = await front.broker.ask(GetJob(job_id=job_id, owner=owner(request)))
-    is_last = request.match_info["ending"] == LAST_INPUT
+    is_last = request.path.endswith(LAST_INPUT)
     image = found.job.last_image if is_last else found.job.image
     if image is None:
         raise _no_picture("the job has no last frame of its own")
