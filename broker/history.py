@@ -1,9 +1,11 @@
 """The published changes of each job, for requests and for subscribers that missed some."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import dropwhile, islice
 
+from broker.job_search import MAX_SEARCHED
+from broker.wire.job import JobState
 from broker.wire.job_view import JobView
 from broker.wire.replies import JobsListed
 from broker.wire.requests import ListJobs
@@ -47,14 +49,20 @@ class History:
             return []
         return [view for view in views if view.seq > seq] or [views[-1]]
 
-    def page(self, request: ListJobs, limit: int) -> JobsListed:
+    def page(
+        self, request: ListJobs, limit: int, is_wanted: Callable[[JobView], bool]
+    ) -> JobsListed:
+        """Return a page; `is_wanted` decides what views do not tell."""
         kept = self._views.values()
         latest = (views[-1] for views in (kept if request.oldest_first else reversed(kept)))
         own: Iterator[JobView] = (view for view in latest if request.owner in (None, view.owner))
         if request.after is not None:
             own = islice(dropwhile(lambda view: view.job_id != request.after, own), 1, None)
         # Selected last: the job that the page follows may have another state by now.
-        found = (view for view in own if not request.states or view.state in request.states)
+        states = request.states or tuple(JobState)
+        found: Iterator[JobView] = (view for view in own if view.state in states)
+        if request.words or request.kept:
+            found = filter(is_wanted, islice(found, MAX_SEARCHED))
         jobs = list(islice(found, limit + 1))
         return JobsListed(jobs=jobs[:limit], has_more=len(jobs) > limit)
 

@@ -249,11 +249,9 @@ def _all_names(store: Store) -> list[str]:
 
 
 def _wanted(jobs: Iterable[Job]) -> set[str]:
-    """Return the owners, as `_owner` returns them, of files that stay."""
+    """Return the owners, as `_owner` returns them, of files that stay, apart from images."""
     wanted = set()
     for job in jobs:
-        if job.needs_images:
-            wanted |= {f"{INPUTS}/{image}" for image in job.images}
         if not job.state.is_terminal:
             wanted.add(f"{CHECKPOINTS}/{job.job_id}")
         if job.state not in (JobState.FAILED, JobState.CANCELLED):

@@ -31,6 +31,7 @@ from broker.dispatch.dispatcher import Dispatcher
 from broker.errors import JournalFullError, SocketRemovedError
 from broker.history import History
 from broker.janitor import Janitor
+from broker.job_search import has_words
 from broker.journal.journal import Journal
 from broker.peers import Peers
 from broker.process import child
@@ -218,7 +219,9 @@ class Broker:
                 self._answer(client, self._changes(request))
             case ListJobs():
                 limit = min(max(request.limit, 0), _MAX_LISTED)
-                page = self._history.page(request, limit)
+                page = self._history.page(
+                    request, limit, lambda view: self._is_wanted(request, view)
+                )
                 jobs = [job for view in page.jobs if (job := self._detailed(view)) is not None]
                 self._answer(client, msgspec.structs.replace(page, jobs=jobs))
             case TakeCallback() | EndCallback() | BackUp():
@@ -228,6 +231,12 @@ class Broker:
                 self._answer(client, ProbeChecked(found=found))
             case _:
                 assert_never(request)
+
+    def _is_wanted(self, request: ListJobs, view: JobView) -> bool:
+        job = self._dispatcher.job(view.job_id)
+        if job is None or (request.kept and not self._dispatcher.with_expiry(view).kept):
+            return False
+        return has_words(job.spec, job.job_id, request.words)
 
     async def _ask_journal(self, request: TakeCallback | EndCallback | BackUp) -> FrontReply:
         match request:
@@ -277,7 +286,8 @@ class Broker:
             reason=reason,
             eta_s=eta_s,
             spec=job.spec,
-            image=job.image if job.needs_images else None,
+            image=job.image,
+            last_image=job.last_image,
         )
 
     async def _on_report(self, parts: list[bytes]) -> None:

@@ -39,12 +39,12 @@ class DispatchState:
 
     Args:
         models: Those known before any group reports.
-        priority_step_s: How many seconds of waiting one level of priority is worth.
+        jobs: Still empty.
     """
 
-    def __init__(self, models: ModelCatalogue, priority_step_s: float) -> None:
+    def __init__(self, models: ModelCatalogue, jobs: JobTable) -> None:
         self.models = models
-        self.jobs = JobTable(priority_step_s)
+        self.jobs = jobs
         self.groups = GroupTable()
         self._paces: dict[str | None, Pace] = defaultdict(Pace)
         """By model."""
@@ -67,9 +67,11 @@ class DispatchState:
         self.jobs.put(job)
         self.emit(SaveJob(job))
         self.publish(job, now_s)
-        for image in () if job.needs_images else job.images:
-            if not self.jobs.uses_image(image):
-                self.emit(DropInput(image))
+        self.drop_unused_images()
+
+    def drop_unused_images(self) -> None:
+        for image in self.jobs.images.take_unused():
+            self.emit(DropInput(image))
 
     def with_model(self, job: Job) -> Job:
         """Return a job with the name of its model, once that is known."""

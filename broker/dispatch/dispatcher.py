@@ -26,6 +26,7 @@ from broker.dispatch.group_lifecycle import GroupLifecycle
 from broker.dispatch.groups import Group
 from broker.dispatch.intake import Intake
 from broker.dispatch.job_record import Job
+from broker.dispatch.job_table import JobTable
 from broker.dispatch.keeping import NO_MARKS, KeptMarks
 from broker.dispatch.model_catalogue import ModelCatalogue
 from broker.dispatch.model_lifecycle import ModelLifecycle
@@ -87,7 +88,8 @@ class Dispatcher:
         kept: KeptMarks = NO_MARKS,
     ) -> None:
         catalogue = ModelCatalogue(models, policy.default_model)
-        self._state = DispatchState(catalogue, policy.priority_step_s)
+        jobs = JobTable(policy.priority_step_s, policy.images_without_video)
+        self._state = DispatchState(catalogue, jobs)
         self._models = ModelLifecycle(self._state, policy)
         self._intake = Intake(self._state, policy)
         self._attempts = AttemptLifecycle(self._state, policy)
@@ -98,6 +100,7 @@ class Dispatcher:
         self._models.begin()
         for job in restored:
             self._restore(job, now_s, kept)
+        jobs.images.take_unused()  # the janitor removes what no restored job uses
 
     def handle(self, event: Event, now_s: float, client: Client | None = None) -> list[Command]:
         """Return what follows from an event; each enters once, in the order of arrival.

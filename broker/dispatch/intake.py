@@ -131,7 +131,10 @@ class Intake:
         return len(expired)
 
     def free_space(self, now_s: float) -> None:
-        """Remove the oldest videos that are not kept, before their time."""
+        """Remove images for another try, else the oldest videos that are not kept."""
+        if self._state.jobs.images.remove_all_without_video():
+            self._state.drop_unused_images()
+            return
         spared_s = min(_SPARED_S, self._policy.job_ttl_s)
         for job in self._state.jobs.oldest_videos(now_s - spared_s, _REMOVED_AT_ONCE):
             self.gone.add(job, FOR_ROOM)
@@ -154,7 +157,7 @@ class Intake:
             self._state.jobs.retention.keep(job)
 
     def uses_image(self, image: str) -> bool:
-        return self._arriving.uses_image(image) or self._state.jobs.uses_image(image)
+        return self._arriving.uses_image(image) or image in self._state.jobs.images
 
     def learn_shape(self, report: GroupReady, now_s: float) -> None:
         group = self._state.groups.get(report.group)
@@ -251,8 +254,7 @@ class Intake:
     def _drop(self, job: Job) -> None:
         self._state.jobs.remove(job.job_id)
         self._state.emit(DropJob(job.job_id))
-        if job.needs_images:
-            self._drop_unused(job.images)
+        self._state.drop_unused_images()
 
     def _keep(self, request: KeepJob, now_s: float) -> FrontReply:
         job = self._owned(request)

@@ -40,11 +40,6 @@ class Job(JobFields, frozen=True, kw_only=True):
     def images(self) -> tuple[str, ...]:
         return (self.image,) if self.last_image is None else (self.image, self.last_image)
 
-    @property
-    def needs_images(self) -> bool:
-        """Whether its images are kept; nothing reads those of a failed or cancelled job again."""
-        return self.state not in (JobState.FAILED, JobState.CANCELLED)
-
     def moved(
         self, state: JobState, now_s: float, reason: str | None = None, **changes: Any
     ) -> "Job":

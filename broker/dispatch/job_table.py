@@ -1,12 +1,12 @@
 """Every job the broker holds, the queue of those that wait, and the ended ones."""
 
-from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 
 from broker.dispatch.job_queue import JobQueue
 from broker.dispatch.job_record import Job
 from broker.dispatch.retention import Retention
+from broker.dispatch.used_images import UsedImages
 from broker.wire.job import JobState
 
 
@@ -15,15 +15,16 @@ class JobTable:
 
     Args:
         priority_step_s: How many seconds of waiting one level of priority is worth.
+        images_without_video: How many of an owner's failed and cancelled jobs keep their images.
     """
 
-    def __init__(self, priority_step_s: float) -> None:
+    def __init__(self, priority_step_s: float, images_without_video: int) -> None:
         self._jobs: dict[str, Job] = {}
         self.queue = JobQueue(self._jobs, priority_step_s)
         self.retention = Retention()
         self._without_video: dict[str | None, dict[str, None]] = {}
         """Ended jobs of each owner that have no video, the earliest end first."""
-        self._images: Counter[str] = Counter()
+        self.images = UsedImages(images_without_video)
         self._keys: dict[tuple[str | None, str], str] = {}
         self._last_number = 0
 
@@ -87,14 +88,8 @@ class JobTable:
         if job.idempotency_key is not None:
             del self._keys[job.owner, job.idempotency_key.key]
 
-    def uses_image(self, image: str) -> bool:
-        return image in self._images
-
     def _leave(self, job: Job) -> None:
-        for image in job.images if job.needs_images else ():
-            self._images[image] -= 1
-            if not self._images[image]:
-                del self._images[image]
+        self.images.remove(job)
         if job.state is JobState.IN_QUEUE:
             self.queue.remove(job)
         elif job.state.is_terminal:
@@ -109,8 +104,7 @@ class JobTable:
             del self._without_video[job.owner]
 
     def _enter(self, job: Job, ended_s: float) -> None:
-        if job.needs_images:
-            self._images.update(job.images)
+        self.images.add(job)
         if job.state is JobState.IN_QUEUE:
             self.queue.add(job, job.updated_at)
         elif job.state.is_terminal:

@@ -28,6 +28,9 @@ class DispatchPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Videos that an owner may keep whatever their age."""
     max_without_video: int = 10_000
     """Failed and cancelled jobs of one owner that are kept so long; the earliest go first."""
+    images_without_video: int = 100
+    """Failed and cancelled jobs of one owner that keep their images, for another try; the earliest
+    lose them first, and all of them before a full disk loses a video."""
     step_limit_s: float = 60.0
     """How long a denoising step may take before its group counts as hung: five times as long until
     a step of the group is known, and always ten times the usual step."""

@@ -66,7 +66,9 @@ class JobView(JobFields, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     spec: JobSpec | None = None
     """In replies only, since it never changes."""
     image: str | None = None
-    """File name in the inputs folder; in replies only, and None once the image is removed."""
+    """File name in the inputs folder; in replies only. The image may be removed."""
+    last_image: str | None = None
+    """File name of the video's last frame, if the job gives one; in replies only."""
     expires_at: float | None = None
     """When an ended job will be removed; None until it ends, and while it is kept."""
     kept: bool = False

@@ -107,6 +107,10 @@ class ListJobs(Request[JobsListed], frozen=True, kw_only=True):
     oldest_first: bool = False
     states: tuple[JobState, ...] = ()
     """Only jobs in one of these states; empty for any."""
+    words: tuple[str, ...] = ()
+    """Only jobs with each of these in what was submitted, of the next thousands of jobs."""
+    kept: bool = False
+    """Only jobs that are kept whatever their age."""
     owner: str | None = None
 
 

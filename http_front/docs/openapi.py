@@ -25,7 +25,7 @@ from http_front.docs.openapi_parts import (
 )
 from http_front.docs.operation_names import complete
 from http_front.files.file_routes import CONTENT_TYPES
-from http_front.files.input_routes import INPUT
+from http_front.files.input_routes import INPUT, LAST_INPUT
 from http_front.models.profile_fields import TextLimits, narrowed
 from http_front.openai.openai_schema import create_type
 from http_front.video.idempotency import HEADER
@@ -69,6 +69,7 @@ _FILES = {
     POSTER: "one frame of a video",
     SPRITES: "ten frames of a video in two rows of five",
     INPUT: "the picture of a job",
+    LAST_INPUT: "the last frame that a job was given",
 }
 
 _IDEMPOTENCY_KEY = {

@@ -93,6 +93,15 @@ def page_parameters(states: Iterable[str]) -> list[Schema]:
             f"Only jobs with one of these, separated by commas: {', '.join(states)}.",
             {"type": "string", "pattern": f"^{state}(,{state})*$"},
         ),
+        query_parameter(
+            "search",
+            "Only jobs with each of these words in the prompts, the seed, the model's name or the "
+            "id; of the 5,000 jobs after `after`.",
+            {"type": "string", "maxLength": 200},
+        ),
+        query_parameter(
+            "kept", "true: only videos that are kept.", {"type": "boolean", "default": False}
+        ),
         query_parameter("after", "Id of the last job of the previous page.", {"type": "string"}),
         query_parameter(
             "limit",

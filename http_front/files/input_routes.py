@@ -1,4 +1,4 @@
-"""The route of a job's picture: the stored input, so that it can be submitted again."""
+"""The routes of a job's pictures: the stored inputs, so that they can be submitted again."""
 
 import io
 
@@ -15,24 +15,28 @@ from http_front.job_ids import use_job_id
 from http_front.state import FRONT
 
 INPUT = ".input.webp"
+LAST_INPUT = ".last_input.webp"
 _WEBP = "image/webp"
 
 
 def add_routes(app: web.Application) -> None:
-    app.router.add_get(f"/videos/{{requestId:{JOB_ID_PATTERN}}}{INPUT}", send_input)
+    for ending in (INPUT, LAST_INPUT):
+        app.router.add_get(f"/videos/{{requestId:{JOB_ID_PATTERN}}}{ending}", send_input)
 
 
 async def send_input(request: web.Request) -> web.StreamResponse:
-    """Respond with the picture of a job, to those who may have its video.
+    """Respond with a picture of a job, to those who may have its video.
 
     Its pixels are those that the ranks see: submitted again, it makes the same video.
     """
     front = request.app[FRONT]
     job_id = use_job_id(request.match_info["requestId"])
     found = await front.broker.ask(GetJob(job_id=job_id, owner=owner(request)))
-    if found.job.image is None:
-        raise _no_picture(f"the picture of a job that ends as {found.job.state.value} is removed")
-    name = f"{INPUTS}/{found.job.image}"
+    is_last = request.path.endswith(LAST_INPUT)
+    image = found.job.last_image if is_last else found.job.image
+    if image is None:
+        raise _no_picture("the job has no last frame of its own")
+    name = f"{INPUTS}/{image}"
     if name.endswith(".webp"):
         try:
             return await send_stored(request, name, _WEBP)

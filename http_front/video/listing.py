@@ -27,6 +27,8 @@ from http_front.video.submission import read_json
 DEFAULT_LIMIT = 20
 
 
+MAX_SEARCH_CHARS = 200
+
 STATES = {state.value: (state,) for state in JobState}
 """What the query `status` selects, by its values."""
 
@@ -64,7 +66,7 @@ async def read_page(request: web.Request, states: Mapping[str, tuple[JobState, .
     """Ask the broker for the page of jobs that the query selects.
 
     Args:
-        request: Its query may have `after`, `limit`, `order` and `status`.
+        request: Its query may have `after`, `kept`, `limit`, `order`, `search` and `status`.
         states: What each status selects.
 
     Raises:
@@ -80,6 +82,8 @@ async def read_page(request: web.Request, states: Mapping[str, tuple[JobState, .
             after=None if after is None else checked_job_id(after, "after"),
             oldest_first=order == "asc",
             states=_checked_states(query.get("status"), states),
+            words=_checked_words(query.get("search", "")),
+            kept=_checked_flag(query.get("kept", "false")),
             owner=owner(request),
         )
     )
@@ -97,6 +101,22 @@ def _checked_states(
     except KeyError as error:
         message = f"status must be one or more of {', '.join(states)}, with commas between them"
         raise FrontError(ErrorCode.INVALID_FIELD, message, "status") from error
+
+
+def _checked_words(text: str) -> tuple[str, ...]:
+    if len(text) <= MAX_SEARCH_CHARS:
+        return tuple(text.split())
+    raise FrontError(
+        ErrorCode.INVALID_FIELD,
+        f"search has {len(text)} characters; at most {MAX_SEARCH_CHARS} are possible",
+        "search",
+    )
+
+
+def _checked_flag(text: str) -> bool:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    raise FrontError(ErrorCode.INVALID_FIELD, "kept must be true or false", "kept")
 
 
 def _checked_limit(text: str) -> int:

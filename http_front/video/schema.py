@@ -212,6 +212,8 @@ class JobEntry(JobStatus, frozen=True, kw_only=True):
     requestId: str
     settings: JobSpec | None
     """The settings from the submit request."""
+    has_last_image: bool = False
+    """Whether the request had a `last_image`."""
 
     @classmethod
     def of(cls, job: JobView, profile: ModelProfile) -> "JobEntry":
@@ -219,6 +221,7 @@ class JobEntry(JobStatus, frozen=True, kw_only=True):
             **_status_fields(job, profile),
             requestId=job.job_id,
             settings=job.spec,
+            has_last_image=job.last_image is not None,
         )
 
 

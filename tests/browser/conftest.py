@@ -13,9 +13,11 @@ if importlib.util.find_spec("playwright") is None:
 else:
     from playwright.async_api import Browser, async_playwright
 
+    from broker.wire.model_profile import ModelProfile
+    from tests.browser.form_scene import FormScene, form_scene
     from tests.browser.gallery_scene import GalleryScene
     from tests.browser.visit import Visit, open_visit
-    from tests.http_front.scripted_broker import ScriptedBroker
+    from tests.http_front.scripted_broker import ScriptedBroker, models_found
     from tests.http_front.serving import Served, serve
 
     @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -58,3 +60,16 @@ else:
     def gallery(gallery_server: GalleryScene) -> GalleryScene:
         gallery_server.clear()
         return gallery_server
+
+    @pytest_asyncio.fixture(scope="module", loop_scope="session")
+    async def form_server(
+        chromium: Browser, tmp_path_factory: pytest.TempPathFactory
+    ) -> AsyncIterator[FormScene]:
+        folder, run_dir = (tmp_path_factory.mktemp(name) for name in "fb")
+        async with form_scene(chromium, folder, run_dir, models_found(ModelProfile())) as scene:
+            yield scene
+
+    @pytest.fixture
+    def scene(form_server: FormScene) -> FormScene:
+        form_server.clear()
+        return form_server

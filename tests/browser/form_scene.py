@@ -12,7 +12,7 @@ from playwright.async_api import Browser
 from broker.wire.errors import ErrorCode
 from broker.wire.job import JobSpec
 from broker.wire.replies import FrontReply, ModelsFound, Refused
-from broker.wire.requests import FrontRequest, SubmitJob
+from broker.wire.requests import FrontRequest, IdempotencyKey, SubmitJob
 from tests.browser.visit import PROMPT, Visit, as_png, open_visit, stripes
 from tests.http_front.scripted_broker import ScriptedBroker
 from tests.http_front.serving import Served, serve
@@ -46,6 +46,7 @@ class FormScene:
         """Forget the jobs of the test before."""
         for jobs in (self.broker.history, self.broker.specs, self.broker.images):
             jobs.clear()
+        self.broker.asked.clear()
         self.broker.script = lambda _request: None
 
     def refuse(self, code: ErrorCode, field: str | None = None) -> None:
@@ -63,6 +64,11 @@ class FormScene:
         """The jobs, oldest first."""
         return list(self.broker.specs.values())
 
+    @property
+    def keys(self) -> list[IdempotencyKey | None]:
+        """The keys of all submits that have reached the server."""
+        return [each.idempotency_key for each in self.broker.asked if isinstance(each, SubmitJob)]
+
     def image(self) -> Image.Image:
         """The picture of the latest job, as the server has stored it."""
         name = next(reversed(self.broker.images.values()))
@@ -77,7 +83,7 @@ async def form_scene(
     """Serve the page, with a broker that has these models from the start."""
     async with ScriptedBroker(run_dir) as broker:
         broker.models = models
-        async with serve(folder, broker.addresses) as front:
+        async with serve(folder, broker.addresses, allowed_hosts=("localhost",)) as front:
             yield FormScene(broker, front, browser)
 
 

@@ -1,14 +1,11 @@
 """The form of the page: nothing is replaced silently, and what is wrong is said in place."""
 
-import contextlib
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import aiohttp
 import pytest
 import pytest_asyncio
-from aiohttp import web
 from msgspec import structs
 from playwright.async_api import Browser, FilePayload, expect
 
@@ -16,6 +13,7 @@ from broker.wire.errors import ErrorCode
 from broker.wire.model_profile import ModelProfile
 from tests.browser.axe import violations
 from tests.browser.form_scene import FormScene, fill, form_scene, send
+from tests.browser.relay import relay
 from tests.browser.visit import PROMPT, as_png, open_visit, stripes
 from tests.http_front.scripted_broker import ScriptedBroker, models_found
 from tests.http_front.serving import serve
@@ -49,15 +47,6 @@ REFUSALS = (
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def server(
-    chromium: Browser, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[FormScene]:
-    folder, run_dir = (tmp_path_factory.mktemp(name) for name in "fb")
-    async with form_scene(chromium, folder, run_dir, models_found(ModelProfile())) as scene:
-        yield scene
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def measured(
     chromium: Browser, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[FormScene]:
@@ -65,12 +54,6 @@ async def measured(
     folder, run_dir = (tmp_path_factory.mktemp(name) for name in "fb")
     async with form_scene(chromium, folder, run_dir, MEASURED) as scene:
         yield scene
-
-
-@pytest.fixture
-def scene(server: FormScene) -> FormScene:
-    server.clear()
-    return server
 
 
 async def test_the_seed_is_a_new_one_for_each_video_until_it_is_locked(scene: FormScene) -> None:
@@ -273,7 +256,7 @@ async def test_the_page_works_under_a_prefix_behind_a_proxy(
     async with (
         ScriptedBroker(tmp_path) as broker,
         serve(tmp_path, broker.addresses, allowed_hosts=("localhost",)) as front,
-        prefixed(front.url, "/wan") as port,
+        relay(front.url, "/wan") as port,
         open_visit(chromium, f"http://localhost:{port}/wan/") as visit,
     ):
         sockets: list[str] = []
@@ -285,36 +268,6 @@ async def test_the_page_works_under_a_prefix_behind_a_proxy(
         await visit.page.get_by_role("link", name="API").click()
         await visit.page.locator(".opblock-summary").first.wait_for()
         assert visit.page.url.endswith("/wan/docs")
-
-
-@contextlib.asynccontextmanager
-async def prefixed(target: str, prefix: str) -> AsyncIterator[int]:
-    """Serve another server below a path; yield the port."""
-
-    async def relay(request: web.Request) -> web.Response:
-        headers = {name: value for name, value in request.headers.items() if name != "Host"}
-        url = target + request.path_qs.removeprefix(prefix)
-        async with session.request(
-            request.method, url, headers=headers, data=await request.read()
-        ) as answer:
-            kept = {"Content-Type", "Content-Security-Policy"} & answer.headers.keys()
-            return web.Response(
-                status=answer.status,
-                body=await answer.read(),
-                headers={name: answer.headers[name] for name in kept},
-            )
-
-    app = web.Application(client_max_size=2**24)
-    app.router.add_route("*", f"{prefix}/{{path:.*}}", relay)
-    runner = web.AppRunner(app)
-    async with aiohttp.ClientSession(auto_decompress=True) as session:
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        try:
-            yield int(runner.addresses[0][1])
-        finally:
-            await runner.cleanup()
 
 
 STATES = ("empty", "filled", "open", "wrong")

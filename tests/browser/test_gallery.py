@@ -37,8 +37,9 @@ async def test_videos_are_found_by_words_seeds_and_states_also_older_ones(
     chromium: Browser, gallery: GalleryScene, locale: str
 ) -> None:
     swan = gallery.finished("A white swan", age_s=9000, seed=4711)
-    failed = gallery.add(JobState.FAILED, error_code=ErrorCode.RUN_FAILED, age_s=8000)
-    for number in range(30):
+    code = ErrorCode.RUN_FAILED
+    failed = gallery.add(JobState.FAILED, "A black swan", error_code=code, age_s=8000)
+    for number in range(430):
         gallery.add(JobState.CANCELLED, age_s=number)
     async with open_visit(chromium, gallery.front.url, locale=locale) as visit:
         page = visit.page
@@ -56,6 +57,10 @@ async def test_videos_are_found_by_words_seeds_and_states_also_older_ones(
         await page.select_option("#job-filter", "finished")
         await expect(page.locator(".card:visible")).to_have_count(1)
         await page.select_option("#job-filter", "failed")
+        await expect(page.locator(".card:visible")).to_have_count(24)
+        await page.click("#older")
+        await expect(page.locator(".card:visible")).to_have_count(48)
+        await search.fill("swan")
         await expect(card_of(page, failed)).to_be_visible()
         await expect(card_of(page, swan)).to_be_hidden()
 

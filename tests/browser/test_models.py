@@ -6,6 +6,8 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, FilePayload, expect
 
+from broker.wire.errors import ErrorCode
+from broker.wire.job import JobState
 from tests.browser.visit import PROMPT, Visit, as_png, open_visit, stripes
 from tests.http_front.models.profiles import (
     FIRST_AND_LAST,
@@ -87,6 +89,37 @@ async def test_a_model_that_needs_the_last_frame_gets_it(
     await choice.cards.first.wait_for()
     (job_id,) = broker.specs
     assert broker.last_images[job_id] not in (None, broker.images[job_id])
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+async def test_both_pictures_of_a_failed_job_come_back_after_a_reload(
+    choice: Visit, broker: ScriptedBroker, front: Served, is_gone: bool
+) -> None:
+    page = choice.page
+    await page.select_option("[name=model]", FIRST_AND_LAST.name)
+    await page.set_input_files("#last-picture-file", PICTURE)
+    await page.locator("#last-picture.filled").wait_for()
+    card = await choice.submit()
+    (first,) = broker.specs
+    await broker.change(first, state=JobState.FAILED, error_code=ErrorCode.GROUP_LOST)
+    await choice.reload()
+    if is_gone:
+        last_image = broker.last_images[first]
+        (path,) = [path for path in front.stored_images() if path.name == last_image]
+        path.unlink()
+    await card.locator(".retry").click()
+    if is_gone:
+        await expect(page.locator("#picture-note.bad")).to_be_visible()
+        await expect(page.locator("#last-picture-note.bad")).to_be_visible()
+        assert len(broker.specs) == 1, "nothing takes the place of a picture that is gone"
+        return
+    await expect(choice.cards).to_have_count(2)
+    await card.locator(".take").click()
+    await page.locator("#last-picture.filled").wait_for()
+    await page.click("#submit")
+    await expect(choice.cards).to_have_count(3)
+    for pictures in (broker.images, broker.last_images):
+        assert len({pictures[job_id] for job_id in broker.specs}) == 1
 
 
 async def test_a_video_longer_than_trained_is_pointed_out(

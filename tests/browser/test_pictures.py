@@ -3,44 +3,25 @@
 import base64
 import io
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import pytest_asyncio
 from PIL import Image
-from playwright.async_api import Browser, FilePayload, expect
+from playwright.async_api import FilePayload, expect
 
 from broker.store.folder import FolderStore
 from broker.wire.job import JobSpec
-from broker.wire.model_profile import ModelProfile
-from tests.browser.form_scene import FormScene, drag, fill, form_scene, pictures, send
+from tests.browser.form_scene import FormScene, drag, fill, pictures, send
 from tests.browser.test_videos import HEIGHT_PX, WIDTH_PX, write_video
 from tests.browser.visit import PROMPT, as_png, stripes
-from tests.http_front.scripted_broker import models_found
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 LINK = "https://example.com/boat.jpg"
 _ORIENTATION = 0x0112
 _TURNED_RIGHT = 6
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def server(
-    chromium: Browser, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[FormScene]:
-    folder, run_dir = (tmp_path_factory.mktemp(name) for name in "fb")
-    async with form_scene(chromium, folder, run_dir, models_found(ModelProfile())) as scene:
-        yield scene
-
-
-@pytest.fixture
-def scene(server: FormScene) -> FormScene:
-    server.clear()
-    return server
 
 
 def as_file(picture: Image.Image, kind: str, name: str, **options: Any) -> FilePayload:
@@ -73,7 +54,7 @@ async def test_a_picture_is_decoded_scaled_and_cropped_before_it_is_sent(
         await page.set_input_files("#picture-file", panorama())
         await page.locator("#picture.filled").wait_for()
         await page.fill("#prompt", PROMPT)
-        await page.locator("#picture-at").fill("0")
+        await page.locator("#picture-x").fill("0")
         await send(visit)
     image = scene.image()
     assert image.size == (1280, 720)
@@ -87,7 +68,7 @@ async def test_a_turned_picture_and_one_of_another_kind_are_upright(scene: FormS
         await page.locator("#picture.filled").wait_for()
         await expect(page.locator("[name=image_size]")).to_have_value("720*1280")
         await page.fill("#prompt", PROMPT)
-        await page.locator("#picture-at").fill("100")
+        await page.locator("#picture-x").fill("1")
         await send(visit)
         image = np.asarray(scene.image(), float)
         assert image.shape[0] > image.shape[1]
@@ -113,6 +94,46 @@ async def test_a_picture_can_be_dragged_to_move_the_crop(scene: FormScene) -> No
         assert isinstance(before, tuple)
         assert isinstance(after, tuple)
         assert after[0] < before[0] - 20, "the darker left side has come into view"
+
+
+@pytest.mark.parametrize(("locale", "label"), [("en-GB", "Zoom"), ("zh-CN", "缩放")])
+async def test_the_crop_is_zoomed_and_moved_from_the_keyboard(
+    scene: FormScene, locale: str, label: str
+) -> None:
+    """The sent picture is what the frame shows: a quarter of each side, in the lower right."""
+    async with scene.visit(locale) as visit:
+        page = visit.page
+        await visit.drop(as_png(stripes(1280, 720)))
+        await expect(page.locator("#picture-y")).to_be_hidden()
+        zoom = page.get_by_role("slider", name=label)
+        await zoom.focus()
+        await page.keyboard.press("End")
+        await expect(page.locator("#picture-note")).to_contain_text("94%")
+        for slider in ("#picture-x", "#picture-y"):
+            await page.focus(slider)
+            await page.keyboard.press("End")
+        await page.fill("#prompt", PROMPT)
+        shown = await visit.picture_of("#picture .frame")
+        await visit.keep(f"crop-{locale}")
+        await send(visit)
+    image = scene.image()
+    assert image.size == (320, 180)
+    sent = np.asarray(image.resize(shown.size), float)
+    assert np.abs(sent - np.asarray(shown, float))[9:-9, 9:-9].mean() < 3
+    assert sent.min(axis=(0, 1))[:2].min() > 255 * 0.7
+
+
+async def test_the_wheel_zooms_with_control_and_scrolls_without(scene: FormScene) -> None:
+    async with scene.visit() as visit:
+        page = visit.page
+        await visit.drop(as_png(stripes(1280, 720)))
+        await page.hover("#picture .frame")
+        await page.mouse.wheel(0, -100)
+        await expect(page.locator("#picture-zoom")).to_have_value("1")
+        await page.keyboard.down("Control")
+        await page.mouse.wheel(0, -200)
+        await page.keyboard.up("Control")
+        await expect(page.locator("#picture-zoom")).to_have_value("2")
 
 
 async def test_the_aspect_ratio_is_chosen_or_that_of_the_picture(scene: FormScene) -> None:

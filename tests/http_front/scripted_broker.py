@@ -11,6 +11,7 @@ import msgspec
 import zmq
 import zmq.asyncio
 
+from broker.job_search import has_words
 from broker.wire.errors import ErrorCode
 from broker.wire.events import job_events
 from broker.wire.job import JobSpec, JobState
@@ -172,8 +173,9 @@ class ScriptedBroker:
     def _page(self, request: ListJobs) -> JobsListed:
         ids = list(self.history) if request.oldest_first else list(reversed(self.history))
         ids = ids[ids.index(request.after) + 1 if request.after else 0 :]
-        jobs = [self._with_spec(self.history[job_id][-1]) for job_id in ids[: request.limit]]
-        return JobsListed(jobs=jobs, has_more=len(ids) > request.limit)
+        views = [self._with_spec(self.history[job_id][-1]) for job_id in ids]
+        jobs = [view for view in views if _is_wanted(request, view)]
+        return JobsListed(jobs=jobs[: request.limit], has_more=len(jobs) > request.limit)
 
     def _answer_about(self, request: FrontRequest, views: list[JobView]) -> FrontReply:
         if isinstance(request, WatchJob):
@@ -191,7 +193,10 @@ class ScriptedBroker:
     def _with_spec(self, view: JobView) -> JobView:
         job_id = view.job_id
         return msgspec.structs.replace(
-            view, spec=self.specs.get(job_id), image=self.images.get(job_id)
+            view,
+            spec=self.specs.get(job_id),
+            image=self.images.get(job_id),
+            last_image=self.last_images.get(job_id),
         )
 
     def _accept(self, request: SubmitJob) -> JobView:
@@ -209,3 +214,11 @@ class ScriptedBroker:
             queue_position=1,
         )
         return self.history.setdefault(request.job_id, [view])[-1]
+
+
+def _is_wanted(request: ListJobs, view: JobView) -> bool:
+    if (request.states and view.state not in request.states) or (request.kept and not view.kept):
+        return False
+    return not request.words or (
+        view.spec is not None and has_words(view.spec, view.job_id, request.words)
+    )

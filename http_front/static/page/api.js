@@ -40,6 +40,13 @@ async function call(path, options = {}) {
   return response;
 }
 
+/** Return the JSON of a response, whose end may be lost. */
+async function jsonOf(response) {
+  return response.json().catch(() => {
+    throw new Refusal(0);
+  });
+}
+
 async function post(path, body, options = {}) {
   const response = await call(path, {
     ...options,
@@ -47,7 +54,7 @@ async function post(path, body, options = {}) {
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify(body),
   });
-  return response.json();
+  return jsonOf(response);
 }
 
 /** Return the fields of a job with their ranges, from the OpenAPI document. */
@@ -71,24 +78,33 @@ export async function health() {
   }
 }
 
+/** Return a name for a request of which the server makes one job however often it comes. */
+export function newRequestKey() {
+  // randomUUID() is missing on pages without HTTPS.
+  const numbers = crypto.getRandomValues(new Uint32Array(4));
+  return Array.from(numbers, (number) => number.toString(16).padStart(8, "0")).join("");
+}
+
 /** Submit a job with its pictures by name, each as a file or as a URL; return its id. */
-export async function submit(pictures, settings) {
+export async function submit(pictures, settings, requestKey) {
   const form = new FormData();
   for (const [name, value] of Object.entries(settings)) form.append(name, value);
   for (const [name, picture] of Object.entries(pictures)) {
     form.append(typeof picture === "string" ? `${name}_url` : name, picture);
   }
-  const response = await call("/video/submit", { method: "POST", body: form });
-  const id = (await response.json()).requestId;
+  const headers = { "Idempotency-Key": requestKey };
+  const response = await call("/video/submit", { method: "POST", body: form, headers });
+  const id = (await jsonOf(response)).requestId;
   sentPictures.keep(id, pictures);
   return id;
 }
 
-/** Return the latest jobs, newest first, and whether there are more. */
-export async function list(limit) {
+/** Return the latest jobs that a query selects, newest first, and whether there are more. */
+export async function list(limit, selection = {}) {
   const jobs = [];
   for (;;) {
-    const query = new URLSearchParams({ limit: Math.min(limit - jobs.length, MAX_PAGE) });
+    const number = Math.min(limit - jobs.length, MAX_PAGE);
+    const query = new URLSearchParams({ ...selection, limit: number });
     if (jobs.length) query.set("after", jobs.at(-1).requestId);
     const page = JSON.parse(await (await call(`/video/list?${query}`)).text(), exactSeed);
     jobs.push(...page.jobs);
@@ -124,6 +140,23 @@ export async function download(path) {
 export async function loadable(path) {
   if (!key.get()) return relative(path);
   return URL.createObjectURL(await download(path));
+}
+
+/** Return the pictures that the server keeps of a job; null if one of them is gone. */
+export async function picturesOf({ requestId, has_last_image: hasLast }) {
+  try {
+    const image = await pictureAt(`/videos/${requestId}.input.webp`);
+    if (!hasLast) return { image };
+    return { image, last_image: await pictureAt(`/videos/${requestId}.last_input.webp`) };
+  } catch (refusal) {
+    if (refusal.status === 404) return null;
+    throw refusal;
+  }
+}
+
+async function pictureAt(path) {
+  const blob = await download(path);
+  return new File([blob], "picture.webp", { type: blob.type });
 }
 
 let stills = Promise.resolve();

@@ -176,8 +176,8 @@ export class Card {
   /** What the feed does not know: its changes say neither how long a job is kept nor its settings. */
   #onlyListed(job) {
     if ("settings" in job || this.#job === null) return {};
-    const { kept, expires_at, settings } = this.#job;
-    return { kept, expires_at, settings };
+    const { kept, expires_at, settings, has_last_image } = this.#job;
+    return { kept, expires_at, settings, has_last_image };
   }
 
   /** What its buttons are called after. */

@@ -1,33 +1,44 @@
-// The frame that shows a picture as the video will show it; its crop can be moved.
+// The frame that shows a picture as the video will show it; its crop can be moved and zoomed.
 
 import { regionOf } from "./images.js";
 
 // A size in multiples of 16 pixels never has quite the picture's own ratio.
 const NEARLY_WHOLE = 0.015;
+// Of a side, where the sliders leave nothing to move.
+const NEARLY_NONE_PX = 1;
+const MOST_ZOOM = 4;
+// How much a wheel turns, in its own pixels, to double the zoom.
+const WHEEL_DOUBLES = 200;
+
+/** The crop that a picture has at first: its middle, as large as possible. */
+export const MIDDLE = { x: 0.5, y: 0.5, zoom: 1 };
 
 export class Crop {
   #frame;
   #image;
-  #slider;
+  #sliders;
   #size = [16, 9];
   #item = null;
 
-  /** `slider` moves the crop from the keyboard; `moved` is called after each move. */
-  constructor(frame, slider, moved) {
+  /** `sliders` set x, y and zoom from the keyboard; `moved` is called after each change. */
+  constructor(frame, sliders, moved) {
     this.#frame = frame;
     this.#image = frame.querySelector("img");
-    this.#slider = slider;
+    this.#sliders = Object.entries(sliders);
     this.moved = moved;
-    slider.addEventListener("input", (event) => {
-      event.stopPropagation(); // no setting has changed
-      this.#move(Number(slider.value) / 100);
-    });
+    for (const [name, slider] of this.#sliders) {
+      slider.addEventListener("input", (event) => {
+        event.stopPropagation(); // no setting has changed
+        this.#change({ [name]: Number(slider.value) });
+      });
+    }
     frame.addEventListener("pointerdown", (event) => this.#drag(event));
+    frame.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
     // The browser would drag the picture itself away.
     this.#image.draggable = false;
   }
 
-  /** Show a picture with its place; null shows none. */
+  /** Show a picture with its crop; null shows none. */
   show(item) {
     this.#item = item;
     this.#image.hidden = item === null;
@@ -49,45 +60,54 @@ export class Crop {
   get share() {
     if (!this.#item) return 0;
     const { naturalWidth, naturalHeight } = this.#item.image;
-    const { width, height } = regionOf(this.#item.image, this.#size, 0);
+    const { width, height } = this.#region;
     const share = 1 - (width * height) / (naturalWidth * naturalHeight);
     return share < NEARLY_WHOLE ? 0 : share;
   }
 
-  get #axis() {
-    const { naturalWidth, naturalHeight } = this.#item.image;
-    return naturalWidth * this.#size[1] > naturalHeight * this.#size[0] ? "x" : "y";
+  get #region() {
+    return regionOf(this.#item.image, this.#size, this.#item.crop);
   }
 
-  #move(at) {
-    this.#item.at = Math.min(1, Math.max(0, at));
+  /** How many of its own pixels the picture is longer than the crop. */
+  get #spare() {
+    if (!this.share) return { x: 0, y: 0 };
+    const { naturalWidth, naturalHeight } = this.#item.image;
+    const { width, height } = this.#region;
+    return { x: naturalWidth - width, y: naturalHeight - height };
+  }
+
+  #change(values) {
+    const { x, y, zoom } = { ...this.#item.crop, ...values };
+    this.#item.crop = { x: within(x, 0, 1), y: within(y, 0, 1), zoom: within(zoom, 1, MOST_ZOOM) };
     this.#place();
     this.moved();
   }
 
   #place() {
-    const at = (this.#item?.at ?? 0.5) * 100;
-    this.#image.style.objectPosition = `${at}% ${at}%`; // only one side is ever cut
-    this.#slider.value = at;
-    const isCut = this.share > 0;
-    this.#slider.hidden = !isCut;
-    this.#frame.dataset.moves = isCut ? this.#axis : "";
-  }
-
-  /** How much longer the picture is than the frame, as it is shown. */
-  #hiddenPx(axis) {
-    const { width, height } = this.#frame.getBoundingClientRect();
-    const { naturalWidth, naturalHeight } = this.#item.image;
-    if (axis === "x") return (naturalWidth / naturalHeight) * height - width;
-    return (naturalHeight / naturalWidth) * width - height;
+    const crop = this.#item?.crop ?? MIDDLE;
+    const place = `${crop.x * 100}% ${crop.y * 100}%`;
+    const zoom = crop.zoom === 1 ? "none" : `scale(${crop.zoom})`;
+    Object.assign(this.#image.style, { objectPosition: place, transformOrigin: place, transform: zoom });
+    const axes = Object.entries(this.#spare).filter(([, px]) => px > NEARLY_NONE_PX);
+    const moving = axes.map(([axis]) => axis);
+    for (const [name, slider] of this.#sliders) {
+      slider.value = crop[name];
+      slider.parentElement.hidden = name !== "zoom" && !moving.includes(name);
+    }
+    this.#frame.dataset.moves = moving.join("");
   }
 
   #drag(event) {
     if (!this.share || event.button !== 0) return;
-    const axis = this.#axis;
-    const from = this.#item.at;
-    const hiddenPx = this.#hiddenPx(axis);
-    const move = (moved) => this.#move(from - (moved[axis] - event[axis]) / hiddenPx);
+    const from = this.#item.crop;
+    const spare = this.#spare;
+    const scale = this.#frame.getBoundingClientRect().width / this.#region.width;
+    const at = (moved, axis) =>
+      spare[axis] > NEARLY_NONE_PX
+        ? from[axis] - (moved[axis] - event[axis]) / (spare[axis] * scale)
+        : from[axis];
+    const move = (moved) => this.#change({ x: at(moved, "x"), y: at(moved, "y") });
     this.#frame.setPointerCapture(event.pointerId);
     this.#frame.addEventListener("pointermove", move);
     const stop = () => this.#frame.removeEventListener("pointermove", move);
@@ -95,4 +115,15 @@ export class Crop {
       this.#frame.addEventListener(end, stop, { once: true });
     }
   }
+
+  /** Zoom as the wheel turns with Ctrl, which is also how browsers report two fingers on a touchpad. */
+  #wheel(event) {
+    if (!this.#item || !event.ctrlKey) return;
+    event.preventDefault();
+    this.#change({ zoom: this.#item.crop.zoom * 2 ** (-event.deltaY / WHEEL_DOUBLES) });
+  }
+}
+
+function within(value, least, most) {
+  return Math.min(most, Math.max(least, value));
 }

@@ -9,6 +9,14 @@ const STATES = {
   kept: (card) => Boolean(card.job.kept),
   failed: (card) => ["Failed", "Cancelled"].includes(card.state),
 };
+// How the server's list selects the same.
+const QUERIES = {
+  all: {},
+  active: { status: "InQueue,InProgress" },
+  finished: { status: "Succeed" },
+  kept: { kept: true },
+  failed: { status: "Failed,Cancelled" },
+};
 const PAUSE_MS = 250;
 
 export class Filter {
@@ -39,6 +47,13 @@ export class Filter {
 
   get isActive() {
     return this.#words.value.trim() !== "" || this.#state.value !== "all";
+  }
+
+  /** What to ask the server for, so that it finds older jobs, too; null if all are wanted. */
+  get query() {
+    if (!this.isActive) return null;
+    const search = this.#words.value.trim();
+    return { ...QUERIES[this.#state.value], ...(search && { search }) };
   }
 
   /** Whether a card has every word, in its prompt, its model or as its seed, and the state. */

@@ -9,7 +9,7 @@ import { settingsIn } from "./mp4.js";
 import { Picture } from "./picture.js";
 import * as problems from "./problems.js";
 import { isOfValue } from "./refusals.js";
-import { jobsOf, sendAll } from "./sending.js";
+import { Sending } from "./sending.js";
 import { Settings } from "./settings.js";
 import * as store from "./store.js";
 import { Takes } from "./takes.js";
@@ -24,6 +24,7 @@ export class Form {
   #picture;
   #lastPicture;
   #takes;
+  #sending = new Sending();
 
   /**
    * `fields` are the server's fields of a job. `fail` is called with a Refusal that concerns no
@@ -52,14 +53,17 @@ export class Form {
     this.settings.fill(store.draft.get());
   }
 
-  /** Fill in a job's prompt, settings and picture. */
-  async useJob({ requestId, settings }, { newSeed }) {
-    const { prompt, seed, ...others } = settings;
+  /** Fill in a job's prompt, settings and pictures. */
+  async useJob(job, { newSeed }) {
+    const { prompt, seed, ...others } = job.settings;
     this.#fill({ prompt, ...others, ...(newSeed ? {} : { seed }) });
     this.announce(text(newSeed ? "reusedNew" : "reused"));
-    const file = await api.download(`/videos/${requestId}.input.webp`).catch(() => null);
-    if (file) await this.usePicture(new File([file], text("pictureOfJob"), { type: file.type }));
-    else this.#picture.refuse("pictureGone");
+    const pictures = await api.picturesOf(job).catch(() => null);
+    if (!pictures) this.#picture.refuse("pictureGone");
+    else await this.usePicture(renamed(pictures.image, text("pictureOfJob")));
+    if (pictures?.last_image) await this.#lastPicture.take([renamed(pictures.last_image, text("lastOfJob"))]);
+    else if (job.has_last_image) this.#lastPicture.refuse("lastGone");
+    else this.#lastPicture.clear();
   }
 
   /** Take a picture without another size of the video. */
@@ -197,25 +201,26 @@ export class Form {
     try {
       await Promise.all([this.#picture.settled, this.#lastPicture.settled]);
       if (this.#findProblems()) return;
-      await sendAll(await this.#jobs(), () => (number += 1));
+      await this.#sending.send(this.#filled(), () => (number += 1));
     } catch (refusal) {
       this.#refuse(refusal);
       const all = this.#picture.count * this.#takes.number;
-      if (number) this.show(`${text("partly", number, all)} ${refusal.message}`);
+      const taken = all - this.#sending.numLeft;
+      if (number) this.show(`${text("partly", taken, all)} ${refusal.message}`);
     } finally {
       this.#busy(false);
       if (number) await this.submitted(number);
     }
   }
 
-  #jobs() {
-    return jobsOf({
+  #filled() {
+    return {
       picture: this.#picture,
       lastPicture: this.#takesLast ? this.#lastPicture : null,
       prompt: this.#prompt.value,
       settings: this.settings,
       number: this.#takes.number,
-    });
+    };
   }
 
   /** Show each problem of the form beside its field; return whether there is one. */
@@ -272,4 +277,8 @@ export class Form {
     part("submit").ariaDisabled = isBusy; // `disabled` would remove the focus
     part("submit").textContent = text(isBusy ? "submitting" : "submit");
   }
+}
+
+function renamed(file, name) {
+  return new File([file], name, { type: file.type });
 }

@@ -19,8 +19,6 @@ import { Undo } from "./undo.js";
 // The server limits the WebSockets of a key; the other jobs are waiting in the queue anyway.
 const MAX_FEEDS = 4;
 const FIRST_LISTED = 24;
-// Of the jobs that a search goes through by itself; four pages of the server's list.
-const SEARCHED = 400;
 
 export class Gallery {
   #list = document.getElementById("cards");
@@ -70,15 +68,17 @@ export class Gallery {
 
   /** Update the cards from the server's list. */
   async refresh() {
-    const limit = this.#wanted();
-    const { jobs, hasMore } = await api.list(limit);
-    if (limit < this.#wanted()) return; // a newer request for more jobs is under way
-    const listed = new Set(jobs.map((job) => job.requestId));
-    for (const [id, card] of this.#cards) if (!listed.has(id)) this.#lose(id, card);
-    for (const job of jobs) this.#show(job.requestId, job);
+    const [limit, query] = [this.#limit, this.#filter.query];
+    const latest = await api.list(limit);
+    const found = query ? await api.list(limit, query) : latest;
+    const isOld = JSON.stringify(query) !== JSON.stringify(this.#filter.query);
+    if (limit < this.#limit || isOld) return; // a newer request for other jobs is under way
+    const jobs = new Map([...found.jobs, ...latest.jobs].map((job) => [job.requestId, job]));
+    for (const [id, card] of this.#cards) if (!jobs.has(id)) this.#lose(id, card);
+    for (const [id, job] of jobs) this.#show(id, job);
     this.#follow();
-    await this.#expired.note(jobs, hasMore, (id) => this.#undo.hides(id));
-    this.#older.hidden = !hasMore;
+    await this.#expired.note(latest.jobs, latest.hasMore, (id) => this.#undo.hides(id));
+    this.#older.hidden = !found.hasMore;
     this.#present();
     if (!this.#isLinkFollowed) await this.#followLink();
   }
@@ -91,12 +91,8 @@ export class Gallery {
     this.#tab.show();
   }
 
-  #wanted() {
-    return this.#filter.isActive ? Math.max(this.#limit, SEARCHED) : this.#limit;
-  }
-
   #showOlder() {
-    this.#limit = this.#wanted() * 2;
+    this.#limit *= 2;
     this.refresh().catch(this.fail);
   }
 

@@ -22,25 +22,26 @@ export async function decode(file) {
   return image;
 }
 
-/** Return the part of a picture that fills a video; `at` is its place, from 0 to 1. */
-export function regionOf({ naturalWidth, naturalHeight }, [width, height], at) {
-  const scale = Math.min(naturalWidth / width, naturalHeight / height);
+/** Return the part of a picture that fills a video; x and y are its place, from 0 to 1. */
+export function regionOf({ naturalWidth, naturalHeight }, [width, height], { x, y, zoom }) {
+  const scale = Math.min(naturalWidth / width, naturalHeight / height) / zoom;
   const [kept, keptHeight] = [width * scale, height * scale];
   return {
-    x: (naturalWidth - kept) * at,
-    y: (naturalHeight - keptHeight) * at,
+    x: (naturalWidth - kept) * x,
+    y: (naturalHeight - keptHeight) * y,
     width: kept,
     height: keptHeight,
   };
 }
 
 /** Return a picture as the server should get it: the file itself, or its part for the video. */
-export async function prepare({ file, image, at }, size) {
+export async function prepare({ file, image, crop }, size) {
   const isPlain = SENT_AS_THEY_ARE.includes(file.type) && file.size <= SMALL_BYTES;
   const longest = Math.max(image.naturalWidth, image.naturalHeight);
   // The server crops in the middle, too.
-  if (isPlain && longest <= LARGEST_SIDE_PX && at === 0.5) return file;
-  const region = regionOf(image, size, at);
+  const isMiddle = crop.x === 0.5 && crop.y === 0.5 && crop.zoom === 1;
+  if (isPlain && longest <= LARGEST_SIDE_PX && isMiddle) return file;
+  const region = regionOf(image, size, crop);
   const least = LEAST_SIDE_PX / Math.min(region.width, region.height);
   const scale = Math.max(least, Math.min(1, size[0] / region.width));
   const canvas = await draw(image, region, scale);
@@ -49,8 +50,8 @@ export async function prepare({ file, image, at }, size) {
 }
 
 /** Return the part of a picture for a video as a small data URL. */
-export async function thumbnail({ image, at }, size, longestPx) {
-  const region = regionOf(image, size, at);
+export async function thumbnail({ image, crop }, size, longestPx) {
+  const region = regionOf(image, size, crop);
   const canvas = await draw(image, region, longestPx / Math.max(region.width, region.height));
   return canvas.toDataURL("image/jpeg", 0.7);
 }

@@ -1,6 +1,6 @@
 // A picture of the form, or several: dropped, chosen or pasted, and shown as in the video.
 
-import { Crop } from "./crop.js";
+import { Crop, MIDDLE } from "./crop.js";
 import { contentOf } from "./dropped.js";
 import { decode, prepare, thumbnail } from "./images.js";
 import { showStrip } from "./strip.js";
@@ -34,7 +34,8 @@ export class Picture {
     [this.#zone, this.#input, this.#note, this.#address] = ["", "-file", "-note", "-url"].map(part);
     this.#strip = this.#zone.querySelector(".strip");
     const frame = this.#zone.querySelector(".frame");
-    this.#crop = new Crop(frame, part("-at"), () => this.translate());
+    const sliders = { x: part("-x"), y: part("-y"), zoom: part("-zoom") };
+    this.#crop = new Crop(frame, sliders, () => this.translate());
     this.#input.addEventListener("change", () => this.take([...this.#input.files]));
     part("-change").addEventListener("click", () => this.#input.click());
     part("-remove").addEventListener("click", () => {
@@ -98,6 +99,12 @@ export class Picture {
         thumbnail: await thumbnail(item, size, THUMBNAIL_PX),
       })),
     );
+  }
+
+  /** What tells the pictures, and how each is cropped, from others. */
+  get description() {
+    const address = this.#address.value.trim();
+    return this.#items.length ? this.#items.map(({ image, crop }) => [image.src, crop]) : address;
   }
 
   /** Wait until a picture that was just chosen is decoded. */
@@ -221,5 +228,5 @@ async function load(file) {
   if (Math.min(naturalWidth, naturalHeight) < LEAST_PX) {
     return { problem: ["pictureSmall", file.name, naturalWidth, naturalHeight, LEAST_PX] };
   }
-  return { file, image, at: 0.5 };
+  return { file, image, crop: MIDDLE };
 }

@@ -1,8 +1,10 @@
 // Submits a failed job again, with its own pictures and settings.
 
 import * as api from "./api.js";
-import { modelNamed } from "./models.js";
 import { sentPictures } from "./store.js";
+
+// Of the jobs that are being submitted again, until the server has answered.
+const requestKeys = new Map();
 
 /**
  * Submit the job of a card once more, with another seed where the seed may be at fault.
@@ -10,22 +12,17 @@ import { sentPictures } from "./store.js";
  * Returns whether its pictures are still known; if not, someone has to choose them again.
  */
 export async function tryAgain({ id, job, settings }) {
-  const pictures = sentPictures.get(id) ?? (await storedPicture(id, settings));
+  const pictures = sentPictures.get(id) ?? (await api.picturesOf(job));
   if (!pictures) return false;
   const { seed, loras, ...others } = settings;
   const wanted = Object.entries(others).filter(([, value]) => value !== null);
   if (!needsSeed(job)) wanted.push(["seed", seed]);
   if (loras?.length) wanted.push(["loras", JSON.stringify(loras)]);
-  await api.submit(pictures, Object.fromEntries(wanted));
+  if (!requestKeys.has(id)) requestKeys.set(id, api.newRequestKey());
+  await api.submit(pictures, Object.fromEntries(wanted), requestKeys.get(id));
+  requestKeys.delete(id);
   return true;
 }
 
 /** Whether a failed job needs another seed. */
 export const needsSeed = (job) => job.error_code === "not_finite";
-
-/** Return the picture that the server keeps; it keeps no last frames. */
-async function storedPicture(id, settings) {
-  if (modelNamed(settings.model)?.last_image !== "none") return null;
-  const kept = await api.download(`/videos/${id}.input.webp`).catch(() => null);
-  return kept && { image: new File([kept], "picture.webp", { type: kept.type }) };
-}

@@ -3,17 +3,43 @@
 import * as api from "./api.js";
 import { thumbnails } from "./store.js";
 
-/** Submit the jobs one by one; call `sent` after each. Throws a Refusal at the first refused one. */
-export async function sendAll(jobs, sent) {
-  for (const { pictures, values, thumbnail } of jobs) {
-    const id = await api.submit(pictures, values);
-    if (thumbnail) thumbnails.keep(id, thumbnail);
-    sent();
+export class Sending {
+  #form = null;
+  #jobs = [];
+
+  /** How many jobs of the latest form the server has not taken. */
+  get numLeft() {
+    return this.#jobs.length;
+  }
+
+  /**
+   * Submit the jobs of a filled form one by one; call `sent` after each.
+   *
+   * Throws a Refusal at the first one that is refused or not answered. The same form then goes on
+   * with that job, under its key: the server may have taken it.
+   */
+  async send(form, sent) {
+    const filled = describe(form);
+    if (!this.#jobs.length || this.#form !== filled) this.#jobs = await jobsOf(form);
+    this.#form = filled;
+    while (this.#jobs.length) {
+      const [{ pictures, values, thumbnail, requestKey }] = this.#jobs;
+      const id = await api.submit(pictures, values, requestKey);
+      if (thumbnail) thumbnails.keep(id, thumbnail);
+      this.#jobs.shift();
+      sent();
+    }
   }
 }
 
+/** Return what tells one form from another: all that makes its videos, but no drawn seed. */
+function describe({ picture, lastPicture, prompt, settings, number }) {
+  const pictures = [picture, lastPicture].map((each) => each?.description ?? null);
+  return JSON.stringify([prompt, settings.values(), number, pictures]);
+}
+
 /** Return what to send for each video: of each picture as many as wanted. */
-export async function jobsOf({ picture, lastPicture, prompt, settings, number }) {
+async function jobsOf({ picture, lastPicture, prompt, settings, number }) {
   const size = settings.size();
   const values = { prompt, ...settings.values() };
   const [last] = lastPicture ? await lastPicture.sources(size) : [];
@@ -23,6 +49,7 @@ export async function jobsOf({ picture, lastPicture, prompt, settings, number })
       pictures: { image: source.picture, ...(last && { last_image: last.picture }) },
       values: { ...values, seed: settings.drawSeed(index) },
       thumbnail: source.thumbnail,
+      requestKey: api.newRequestKey(),
     })),
   );
 }

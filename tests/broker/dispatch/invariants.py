@@ -33,8 +33,10 @@ def check(dispatcher: Dispatcher, now_s: float) -> None:
         if current is None or current.lease != attempt.lease:
             assert attempt.cancelled or not attempt.started, "an unwanted attempt is not cancelled"
     table = dispatcher._state.jobs
-    images = Counter(image for job in jobs.values() if job.needs_images for image in job.images)
-    assert table._images == images, "an image is counted that no job needs"
+    users = [job for job in jobs.values() if _uses_images(dispatcher, job)]
+    images = Counter(image for job in users for image in job.images)
+    assert table.images._num_jobs == images, "an image is counted that no job needs"
+    assert not table.images.take_unused(), "an unused image is left"
     assert len(table.retention) == sum(job.state.is_terminal for job in jobs.values())
     health = dispatcher.health()
     waiting = [job for job in jobs.values() if job.state is JobState.IN_QUEUE]
@@ -46,6 +48,12 @@ def check(dispatcher: Dispatcher, now_s: float) -> None:
     if free and not health.draining:
         due = [job for job in waiting if job.due_at <= now_s]
         assert not any(can_run_on(group, job) for group in free for job in due), "a group idles"
+
+
+def _uses_images(dispatcher: Dispatcher, job: Job) -> bool:
+    without_video = dispatcher._state.jobs.images._without_video
+    is_without = job.state in (JobState.FAILED, JobState.CANCELLED)
+    return not is_without or job.job_id in without_video.get(job.owner, ())
 
 
 def _check_preemption(dispatcher: Dispatcher, waiting: list[Job], now_s: float) -> None:

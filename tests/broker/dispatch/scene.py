@@ -65,6 +65,7 @@ class Scene:
         now_s: float = START_S,
         priority_step_s: float = PRIORITY_STEP_S,
         max_without_video: int = 1_000,
+        images_without_video: int = 100,
         models: Iterable[ModelProfile] = (),
         models_kept_s: float = 3600.0,
         keep_limit: int = 50,
@@ -80,6 +81,7 @@ class Scene:
             retry_pauses_s=RETRY_PAUSES_S,
             priority_step_s=priority_step_s,
             max_without_video=max_without_video,
+            images_without_video=images_without_video,
             models_kept_s=models_kept_s,
             keep_limit=keep_limit,
         )
@@ -120,13 +122,14 @@ class Scene:
         room: bool = True,
         priority: int = 0,
         owner: str | None = None,
+        image: str = IMAGE,
         last_image: str | None = None,
     ) -> tuple[str, list[Command]]:
         """Submit a job and settle its admission: refused if the journal has no room."""
         self.num_submitted += 1
         job_id = f"{self.num_submitted:032x}"
         message = SubmitJob(
-            job_id=job_id, spec=spec, image=IMAGE, last_image=last_image,
+            job_id=job_id, spec=spec, image=image, last_image=last_image,
             priority=priority, owner=owner,
         )  # fmt: skip
         commands = self.handle(message)

@@ -9,7 +9,7 @@ from broker.wire.group_reports import JobStopped
 from broker.wire.group_shape import GroupShape
 from broker.wire.job import JobState
 from broker.wire.replies import JobFound, Refused
-from broker.wire.requests import SubmitJob
+from broker.wire.requests import DeleteJob, SubmitJob
 from tests.broker.dispatch.scene import START_S, Scene, find, old_job, reply, run_commands
 from tests.broker.driver import IMAGE, SPEC
 
@@ -147,22 +147,27 @@ def test_a_job_expires_after_its_ttl_and_its_image_with_the_last_job_that_uses_i
     assert list(scene.dispatcher.jobs()) == []
 
 
-def test_the_image_of_a_cancelled_job_goes_at_once_unless_another_job_needs_it() -> None:
-    """Otherwise a loop of submit and cancel fills the disk."""
+def test_the_image_of_a_failed_job_is_kept_as_long_as_the_job() -> None:
     scene = Scene(job_ttl_s=10)
-    first, second = scene.job(), scene.job()
-    assert find(scene.cancel(first), DropInput) == []
-    assert find(scene.cancel(second), DropInput) == [DropInput(IMAGE)]
-    commands = scene.wait(11)
-    assert find(commands, DropJob) == [DropJob(first), DropJob(second)]
-    assert find(commands, DropInput) == [], "by then a new job may be about to use it"
-
-
-def test_the_image_of_a_failed_job_goes_at_once() -> None:
-    scene = Scene()
-    scene.job(type(SPEC)(prompt=SPEC.prompt, ulysses_size=8))
+    job_id = scene.job(type(SPEC)(prompt=SPEC.prompt, ulysses_size=8))
     commands = scene.group(shape=GroupShape(world_size=4, num_heads=8))
-    assert find(commands, DropInput) == [DropInput(IMAGE)]
+    assert scene.journal[job_id].state is JobState.FAILED
+    assert find(commands, DropInput) == []
+    assert find(scene.wait(11), DropInput) == [DropInput(IMAGE)]
+
+
+def test_only_the_latest_jobs_without_a_video_keep_their_images() -> None:
+    """Otherwise a loop of submit and cancel fills the disk."""
+    scene = Scene(images_without_video=2, job_ttl_s=10)
+    images = [f"{number:064x}.webp" for number in range(1, 5)]
+    jobs = [scene.submit(image=image, owner="ann")[0] for image in images]
+    scene.cancel(scene.job(owner="bob"))
+    dropped = [find(scene.cancel(job_id), DropInput) for job_id in jobs]
+    assert dropped == [[], [], [DropInput(images[0])], [DropInput(images[1])]]
+    scene.submit(image=images[2])
+    assert find(scene.handle(DeleteJob(job_id=jobs[0])), DropInput) == []
+    commands = scene.wait(11)
+    assert {drop.image for drop in find(commands, DropInput)} == {IMAGE, images[3]}
 
 
 def test_an_owner_keeps_a_limited_number_of_cancelled_jobs_and_every_video() -> None:

@@ -1,6 +1,6 @@
 """Which videos stay: kept ones whatever their age, and the oldest others go first."""
 
-from broker.dispatch.commands import Command, DropJob, SaveKept, SpaceLow
+from broker.dispatch.commands import Command, DropInput, DropJob, SaveKept, SpaceLow
 from broker.dispatch.gone_jobs import BY_AGE, FOR_ROOM, UNKNOWN_JOB
 from broker.wire.errors import ErrorCode
 from broker.wire.job import JobState
@@ -82,8 +82,9 @@ def test_a_full_disk_loses_its_oldest_videos_first_but_none_that_is_kept_or_new(
     scene = Scene(job_ttl_s=7 * DAY_S)
     kept, *old = (finished(scene) for _ in range(7))
     keep(scene, kept)
-    cancelled = scene.job()
+    cancelled, _ = scene.submit(image=f"{1:064x}.webp")
     scene.handle(CancelJob(job_id=cancelled))
+    assert find(scene.handle(SpaceLow()), DropInput) == [DropInput(f"{1:064x}.webp")]
     assert find(scene.handle(SpaceLow()), DropJob) == [], "a client may be about to fetch them"
     scene.now_s += HOUR_S
     scene.group("b")

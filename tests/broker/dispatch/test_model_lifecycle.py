@@ -17,7 +17,7 @@ from broker.wire.job import JobState
 from broker.wire.lora import KnownLora, LoraChoice
 from broker.wire.model_profile import ModelProfile
 from broker.wire.replies import JobFound, Refused
-from broker.wire.requests import SubmitJob
+from broker.wire.requests import DeleteJob, SubmitJob
 from tests.broker.dispatch.scene import Scene, find, reply, run_commands
 from tests.broker.driver import IMAGE, SHAPE, SPEC
 
@@ -265,7 +265,7 @@ def test_a_group_that_was_set_aside_serves_once_the_other_model_is_gone() -> Non
 # --- the last image ------------------------------------------------------------------------------
 
 
-def test_a_job_takes_its_last_image_to_the_group_and_keeps_it_until_its_end() -> None:
+def test_a_job_takes_its_last_image_to_the_group_and_keeps_it_until_it_is_removed() -> None:
     scene = Scene(shapes=(shape_of("cat", last_image="optional"),))
     scene.group(shape=shape_of("cat", last_image="optional"))
     job_id, commands = scene.submit(last_image=LAST_IMAGE)
@@ -273,8 +273,9 @@ def test_a_job_takes_its_last_image_to_the_group_and_keeps_it_until_its_end() ->
     assert (run.image, run.last_image) == (IMAGE, LAST_IMAGE)
     assert scene.dispatcher.uses_image(LAST_IMAGE)
     scene.handle(JobStarted(lease=run.lease))
-    dropped = [drop.image for drop in find(scene.cancel(job_id), DropInput)]
-    assert dropped == [IMAGE, LAST_IMAGE]
+    assert find(scene.cancel(job_id), DropInput) == []
+    commands = scene.handle(DeleteJob(job_id=job_id))
+    assert {drop.image for drop in find(commands, DropInput)} == {IMAGE, LAST_IMAGE}
     scene.handle(JobFinished(lease=run.lease, video="x.mp4"))
 
 

@@ -8,7 +8,6 @@ import pytest
 from PIL import Image, ImageChops
 
 from broker.store.store import INPUTS, VIDEOS
-from broker.wire.job import JobState
 from http_front.files.video_names import content_disposition
 from tests.http_front.scripted_broker import ScriptedBroker
 from tests.http_front.serving import Served, picture, serve
@@ -77,10 +76,8 @@ async def test_a_picture_that_is_gone_is_told(tmp_path: Path, broker: ScriptedBr
         (tmp_path / INPUTS / broker.images[job_id]).unlink()
         status, _, body = await fetched(front, job_id)
         assert (status, b"there is no picture: it was removed" in body) == (404, True)
-        del broker.images[job_id]
-        await broker.change(job_id, state=JobState.CANCELLED)
-        status, _, body = await fetched(front, job_id)
-        assert (status, b"of a job that ends as Cancelled is removed" in body) == (404, True)
+        status, _, body = await fetched(front, job_id, ".last_input.webp")
+        assert (status, b"the job has no last frame" in body) == (404, True)
         status, _, body = await fetched(front, "0" * 32)
         assert (status, b"job_not_found" in body) == (404, True)
 
@@ -92,6 +89,8 @@ async def submitted(front: Served, prompt: str, **fields: object) -> str:
     return str(answer["requestId"])
 
 
-async def fetched(front: Served, job_id: str) -> tuple[int, str, bytes]:
-    async with front.session.get(f"{front.url}/videos/{job_id}.input.webp") as response:
+async def fetched(
+    front: Served, job_id: str, ending: str = ".input.webp"
+) -> tuple[int, str, bytes]:
+    async with front.session.get(f"{front.url}/videos/{job_id}{ending}") as response:
         return response.status, response.content_type, await response.read()

@@ -47,9 +47,33 @@ async def test_jobs_are_selected_by_their_state(stack: Stack) -> None:
     assert [video["id"] for video in page["data"]] == [second]
 
 
+async def test_jobs_are_selected_by_words_and_whether_they_are_kept(stack: Stack) -> None:
+    prompts = ("A white Swan swims", "A boat goes by", "A bird flies by")
+    swan, boat, bird = [await stack.submit(prompt) for prompt in prompts]
+    for job_id in (swan, boat, bird):
+        await stack.end_of(job_id)
+    await stack.front.post("/video/keep", {"requestId": boat, "keep": True})
+    for query, ids in (
+        ("search=swan%20WHITE", [swan]),
+        ("search=swan%20boat", []),
+        (f"search={boat}", [boat]),
+        ("search=", [bird, boat, swan]),
+        ("search=by&limit=1", [bird]),
+        (f"search=by&after={bird}", [boat]),
+        ("kept=true", [boat]),
+        ("kept=FALSE&limit=1", [bird]),
+    ):
+        status, page = await stack.front.get(f"/video/list?{query}")
+        assert (status, [job["requestId"] for job in page["jobs"]]) == (200, ids), query
+    _, page = await stack.front.get("/v1/videos?kept=true")
+    assert [video["id"] for video in page["data"]] == [boat]
+
+
 @pytest.mark.parametrize(
     ("query", "field", "status"),
     [
+        ("kept=perhaps", "kept", 422),
+        (f"search={'x' * 201}", "search", 422),
         ("status=done", "status", 422),
         ("status=", "status", 422),
         ("limit=0", "limit", 422),
