@@ -68,6 +68,7 @@ def main() -> int:
         with prepared(command) as (plan, listener):
             return asyncio.run(_supervise(plan, listener, begun_s))
     except (StartError, BindError, CurveError) as error:
+        logging.shutdown()  # what waits to be logged: the reason comes last
         sys.stderr.write(f"launch.py: {error}\n")
         return UNFIT_EXIT_CODE if isinstance(error, UnfitModelError) else 1
     except StoppedError as stop:
