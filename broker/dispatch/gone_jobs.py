@@ -7,7 +7,8 @@ from broker.dispatch.job_record import Job
 from broker.wire.errors import ErrorCode
 from broker.wire.replies import Refused
 
-MAX_REMEMBERED = 10_000
+MAX_REMEMBERED = 3_000
+"""Some 300 bytes each."""
 UNKNOWN_JOB = Refused(
     code=ErrorCode.JOB_NOT_FOUND, message="no job has this id; it may have expired"
 )

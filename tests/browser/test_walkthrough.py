@@ -35,6 +35,20 @@ async def choose_picture(visit: Visit, label: str) -> None:
     await visit.drop(SAMPLE.read_bytes(), "sample.jpg", "image/jpeg")
 
 
+async def choose_another(visit: Visit, label: str) -> None:
+    await visit.page.get_by_role("button", name="Remove", exact=True).click()
+    await choose_picture(visit, label)
+
+
+async def zoom(visit: Visit, label: str) -> None:
+    slider = visit.page.get_by_role("slider", name=label, exact=True)
+    await slider.fill("2")
+    await expect(visit.page.locator("#picture-crop")).to_have_css(
+        "transform", "matrix(2, 0, 0, 2, 0, 0)"
+    )
+    await slider.fill("1")
+
+
 async def see(visit: Visit, label: str) -> None:
     await expect(visit.page.get_by_text(label, exact=True)).to_be_visible()
 
@@ -106,8 +120,9 @@ async def speak(visit: Visit, label: str) -> None:
 
 
 ACTS: dict[str, Callable[[Visit, str], Awaitable[None]]] = {
-    "Drop a picture here, or choose one": see,
-    "Or the address of a picture": choose_picture,
+    "Drop a picture here, or choose one": choose_picture,
+    "Zoom": zoom,
+    "Or the address of a picture": choose_another,
     "Prompt": write,
     "Tiny": choose,
     "Creative": unfold,
