@@ -25,6 +25,9 @@ from tests.ranks.reference import load_reference, reference_frames
 
 TOLERANCE = 1e-4
 """Largest difference of a decoded value, which lies between -1 and 1, in float32."""
+CACHED_TOLERANCE = 3e-4
+"""The same between two layouts with the attention cache: a step that reuses what an earlier one
+computed reuses its rounding, too."""
 
 SPEC = JobSpec(
     prompt="A small dog and a cat walk slowly at sunset.",
@@ -181,7 +184,8 @@ def test_every_combination_makes_the_same_video(
         vae_parallel=is_split,
         use_attentioncache=is_cached,
     )
-    assert largest_difference(found, ranks.expect(family, is_cached)) <= TOLERANCE
+    tolerance = CACHED_TOLERANCE if is_cached else TOLERANCE
+    assert largest_difference(found, ranks.expect(family, is_cached)) <= tolerance
 
 
 @pytest.mark.parametrize(
