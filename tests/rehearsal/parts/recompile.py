@@ -93,7 +93,7 @@ def _predict(transformer: ShardTransformer, device: Device, shape: LatentShape) 
     dtype, target = transformer.dtype, device.torch_device
     text = torch.empty(1, NUM_TEXT_TOKENS, config.text_dim, dtype=dtype, device=target)
     image = torch.empty(1, NUM_IMAGE_TOKENS, config.image_dim, device=target)
-    latents = torch.zeros(1, config.out_channels, *shape)
+    latents = torch.zeros(1, config.out_channels, *shape, device=target)
     others = config.in_channels - config.out_channels
     predictor = Predictor(
         family=FAMILY,
