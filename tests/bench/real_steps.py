@@ -52,7 +52,7 @@ class Steps:
         self._model = make_transformer(size, device.torch_device, device.model_dtype, change)
         config = size.config("transformer")
         num_latents, num_inputs = config["out_channels"], config["in_channels"]
-        self._latents = self._draw(1, num_latents, *size.shape).cpu().float()
+        self._latents = self._draw(1, num_latents, *size.shape).float()
         self._first_frame = self._draw(1, num_inputs - num_latents, *size.shape).float()
         self._texts = [self._draw(1, NUM_TEXT_TOKENS, config["text_dim"]) for _ in range(2)]
         self._image = self._draw(1, NUM_IMAGE_TOKENS, config["image_dim"])
@@ -169,8 +169,7 @@ class Steps:
 
     def _predict_stock(self, stock: WanTransformer3DModel) -> Tensor:
         """Do what the stock pipeline does in a step before its scheduler."""
-        latents = self._latents.to(self._device.torch_device)
-        inputs = torch.cat((latents, self._first_frame), dim=1).to(self._device.model_dtype)
+        inputs = torch.cat((self._latents, self._first_frame), dim=1).to(self._device.model_dtype)
         conditional, unconditional = (
             stock(
                 hidden_states=inputs,
