@@ -195,7 +195,7 @@ class Steps:
         return {"step_s": times_s[-1], "peak_gb": peak}
 
     def _keep(self, name: str, predict: Callable[[], Tensor]) -> Callable[[], None]:
-        return lambda: self._predicted.update({name: predict()})
+        return lambda: self._predicted.update({name: predict().cpu()})
 
 
 def _install_8bit(device: Device, form: EightBit, model: WanTransformer3DModel) -> None:
