@@ -7,6 +7,7 @@ file holds, not what a device has rounded it to, and nothing is ever subtracted:
 LoRAs is read again. So it has the bits that it had when the model was loaded.
 """
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -70,7 +71,7 @@ class LoraMerge:
         Raises:
             LoraFileError: If any holds NaN or infinity.
         """
-        if self._sum is not None and not torch.isfinite(self._sum).item():
+        if self._sum is not None and not math.isfinite(self._sum.item()):
             names = ", ".join(lora.changes.path.name for lora in self._loras)
             raise LoraFileError(
                 f"{names}: the weights hold NaN or infinity with it; train or download it again"

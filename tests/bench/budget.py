@@ -22,7 +22,7 @@ class PartResult(msgspec.Struct, frozen=True, kw_only=True):
 
     part: str
     figure: Any
-    """`{"failed": TEXT}` if it failed."""
+    """`{"failed": TEXT}` if it failed, `{"skipped": TEXT}` if a package is missing."""
     taken_s: float
     at_s: float
     """Since the start of the benchmark."""
@@ -47,6 +47,14 @@ class Parts:
         self._end_s = self._begun_s + budget_s
         path.write_bytes(b"")
         signal.signal(signal.SIGALRM, _raise_timeout)
+
+    @property
+    def failed(self) -> list[str]:
+        return [
+            name
+            for name, figure in self.found.items()
+            if isinstance(figure, dict) and "failed" in figure
+        ]
 
     def run(self, name: str, limit_s: float, part: Callable[[], T]) -> T | None:
         """Return a part's result; if it fails, its figure is the error, and the result None."""
@@ -82,8 +90,10 @@ class Parts:
             self._write(name, time.monotonic())
 
     def _fail(self, name: str, error: Exception) -> None:
-        self.found[name] = {"failed": f"{type(error).__name__}: {error}"[:2000]}
-        traceback.print_exc()
+        outcome = "skipped" if isinstance(error, ModuleNotFoundError) else "failed"
+        self.found[name] = {outcome: f"{type(error).__name__}: {error}"[:2000]}
+        if outcome == "failed":
+            traceback.print_exc()
 
     def _write(self, name: str, begun_s: float) -> None:
         now_s = time.monotonic()

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from ranks.device import Device
+from ranks.kernel_trial import can_run
 from ranks.model.kernels import KernelForm, Kernels
 from tests.bench.budget import Works
 from tests.bench.device_rates import time_s
@@ -18,12 +19,13 @@ FORMS: tuple[KernelForm, ...] = get_args(KernelForm)
 
 
 def kernel_rates(device: Device, arguments: Arguments) -> Works:
-    """Yield each function in each form.
+    """Yield each function in each form that works on the device.
 
     The compiler's form is the best that it can be: of this number of tokens alone.
     """
+    forms = [form for form in FORMS if can_run(form, device.torch_device)]
     for name, args in arguments.items():
-        for form in FORMS:
+        for form in forms:
             yield f"kernel/{name}, {form}", partial(_measure, device, form, name, args)
 
 

@@ -29,7 +29,8 @@ TWO_BRANCHES_BYTES = 110e9
 """With the cache of both branches, 62 GB, a step takes 95."""
 
 
-def run_parts(path: Path, budget_s: float, *, is_miniature: bool) -> None:
+def run_parts(path: Path, budget_s: float, *, is_miniature: bool) -> list[str]:
+    """Return the names of the parts that failed."""
     parts = Parts(path, budget_s, patience=budget_s / BUDGET_S)
     size = MINIATURE if is_miniature else REAL
     device = open_device("auto", 0, 1)
@@ -37,6 +38,7 @@ def run_parts(path: Path, budget_s: float, *, is_miniature: bool) -> None:
         form = parts.run("kernels", 60, device.choose_kernels)
         _Benchmark(parts, size, replace(device, kernels=form or "plain")).measure()
     summarise(parts.found, size)
+    return parts.failed
 
 
 class _Benchmark:

@@ -5,7 +5,8 @@ environment, the kernels and the warm-up of a rank. It measures, the most import
 steps, matrix products and attention by shape and kernel, the element-wise kernels by form, a model
 of four layers in all variants, the encoders, the VAE, and the attention cache of all layers.
 It takes at most nine minutes. Each figure is a line of JSON that is on disk before the next part
-begins; a part that fails or takes too long has its error as its figure.
+begins; a part that fails or takes too long has its error as its figure, and the exit code is 1.
+What needs a package that is not installed is skipped.
 
 It needs a CUDA device with 75 GB, torch and transformers, and of this repository the folders
 broker, ranks and tests. On a machine without a package index, fetch wheels elsewhere with
@@ -15,13 +16,14 @@ the missing ones with `pip install --no-index --no-deps *.whl`.
 """
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
 
 from ranks.environment import set_environment_defaults
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -33,8 +35,11 @@ def main() -> None:
         set_environment_defaults(Path(folder))  # before torch is imported, as a rank does
         from tests.bench.real_parts import run_parts
 
-        run_parts(arguments.out, arguments.budget, is_miniature=arguments.miniature)
+        failed = run_parts(arguments.out, arguments.budget, is_miniature=arguments.miniature)
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -12,6 +12,10 @@ def fail() -> None:
     raise ValueError("no such kernel")
 
 
+def lack() -> None:
+    raise ModuleNotFoundError("No module named 'flash_attn'")
+
+
 def hang() -> None:
     signal.pause()
 
@@ -21,10 +25,13 @@ def test_a_part_that_fails_or_hangs_leaves_the_others_their_time(tmp_path: Path)
     parts = Parts(path, budget_s=60)
     assert parts.run("failing", 5, fail) is None
     assert parts.run("hanging", 0.05, hang) is None
+    assert parts.run("lacking", 5, lack) is None
     assert parts.run("working", 5, lambda: 7) == 7
+    assert parts.failed == ["failing", "hanging"]
     found = read_figures(path)
     assert found["failing"] == {"failed": "ValueError: no such kernel"}
     assert found["hanging"] == {"failed": "TimeoutError: the part took too long"}
+    assert found["lacking"] == {"skipped": "ModuleNotFoundError: No module named 'flash_attn'"}
     assert found["working"] == 7
 
 

@@ -199,6 +199,7 @@ async def lease(target: Target) -> AsyncIterator[Lease]:
     target.server.faults.set("denoise", "hold")
     job_id = await target.caller.submit()
     await until(lambda: target.server.faults.is_reached("denoise"), LIMIT_S)
+    await target.caller.wait_for(job_id, status="InProgress", step=1)  # its last report
     started = [e for e in target.server.ledger.read() if (e.what, e.job_id) == ("started", job_id)]
     yield Lease(
         group=started[-1].group,
