@@ -9,13 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import msgspec
 import pytest
+from torch import Tensor
 
 from tests.npu.build import NoCompilerError, build
 from tests.npu.host import Host
 from tests.npu.stand_in import StandIn
+from tests.ranks import test_combinations
 from tests.ranks.conftest import demo_folder, draw_image
 from tests.ranks.rank_group import RankGroup
+from tests.ranks.reference import load_reference, reference_frames
 from tests.running_server import ROOT, RunningServer
 from tests.torch_npu_wheel import function_source, native_operators, open_wheel
 
@@ -30,6 +34,17 @@ SMALL_MIB = 80
 FLOAT32 = "tests.npu.seeds:float32"
 OLDER_CANN = "tests.npu.seeds:older_cann"
 
+# Shorter: 105 tokens, which no layout can share evenly, and six steps. Attention is computed at
+# steps 1 and 3, and kept for steps 2 and 4.
+SPEC = msgspec.structs.replace(
+    test_combinations.SPEC,
+    num_frames=8,
+    infer_steps=6,
+    start_step=1,
+    attentioncache_interval=2,
+    end_step=5,
+)
+
 REPLACED = [
     ("torch_npu/_compat/distributed.py", "_new_process_group_helper"),
     ("torch_npu/distributed/distributed_c10d.py", "_batch_isend_irecv"),
@@ -42,7 +57,7 @@ def started_early(request: pytest.FixtureRequest) -> None:
     """Start what a test waits for later; most of its start is imports, on one core each."""
     items = [item for item in request.session.items if isinstance(item, pytest.Function)]
     wanted = {name for item in items for name in item.fixturenames}
-    for name in ("building", "demo_folder", "server_process", "check_process"):
+    for name in ("building", "demo_folder", "stock_frames", "server_process", "check_process"):
         if name in wanted:
             request.getfixturevalue(name)
 
@@ -52,6 +67,14 @@ def building() -> Iterator["Future[Path]"]:
     """The compiling of the stand-in, where that has not been done."""
     with ThreadPoolExecutor(max_workers=1) as executor:
         yield executor.submit(build)
+
+
+@pytest.fixture(scope="session")
+def stock_frames(tmp_path_factory: pytest.TempPathFactory, demo_folder: Path) -> Tensor:
+    """The frames of the stock pipeline: computed on the CPU, while the stand-in is compiled."""
+    image = tmp_path_factory.mktemp("stock") / "sample.png"
+    draw_image(image)
+    return reference_frames(load_reference(demo_folder), SPEC, image)
 
 
 @pytest.fixture(scope="session")

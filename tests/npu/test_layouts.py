@@ -1,31 +1,18 @@
 """The layouts on NPUs: in float32 the frames of the stock pipeline, in the real dtypes no NaN."""
 
 from functools import cache
-from pathlib import Path
 
 import msgspec
 import pytest
 from torch import Tensor
 
 from broker.wire.job import JobSpec
-from tests.ranks import test_combinations
+from tests.npu.conftest import SPEC
 from tests.ranks.rank_group import RankGroup, Result
-from tests.ranks.reference import load_reference, reference_frames
 from tests.ranks.test_combinations import COVERING, Expect
 
 TOLERANCE = 2e-4
 """Twice that of the tests on the CPU: the largest difference seen is 1.03e-4, after six steps."""
-
-# Shorter: 105 tokens, which no layout can share evenly, and six steps. Attention is computed at
-# steps 1 and 3, and kept for steps 2 and 4.
-SPEC = msgspec.structs.replace(
-    test_combinations.SPEC,
-    num_frames=8,
-    infer_steps=6,
-    start_step=1,
-    attentioncache_interval=2,
-    end_step=5,
-)
 
 # As in `COVERING`: a layout, and whether weights are sharded, the VAE is split, attention is kept.
 ON_TWO = {
@@ -38,14 +25,13 @@ Switches = tuple[bool, bool, bool]
 
 
 @pytest.fixture(scope="module")
-def expect(demo_folder: Path, rank_on_cpu: RankGroup) -> Expect:
+def expect(stock_frames: Tensor, rank_on_cpu: RankGroup) -> Expect:
     """Return the expected frames: the stock pipeline's, or with the cache those of one rank."""
 
     @cache
     def frames(is_cached: bool) -> Tensor:
         if not is_cached:
-            image = rank_on_cpu.inputs_dir / "sample.png"
-            return reference_frames(load_reference(demo_folder), SPEC, image)
+            return stock_frames
         made = rank_on_cpu.run(msgspec.structs.replace(SPEC, use_attentioncache=True)).frames
         assert made is not None
         return made

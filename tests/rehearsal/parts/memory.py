@@ -25,6 +25,7 @@ from ranks.sampling.denoise import Denoiser
 from ranks.sampling.solver import make_solver
 from tests.bench.job_memory import SETTINGS
 from tests.rehearsal.engine_rank import PeakObserver, make_video, open_engine, runtime_of, say
+from tests.rehearsal.host_memory import watch_host_memory
 from tests.rehearsal.rank_processes import make_demo_model, run_ranks
 from tests.rehearsal.sparse_model import make_sparse_model
 
@@ -92,7 +93,12 @@ def cases(world_size: int) -> Iterator[tuple[str, JobSpec]]:
 
 
 def _be_rank(kind: str, rank: int, world_size: int, folder: Path, shared: Path) -> int:
-    engine = open_engine(kind, rank, world_size, folder, shared / "model")
+    with watch_host_memory() as host:
+        engine = open_engine(kind, rank, world_size, folder, shared / "model")
+    say(
+        f"rank {rank} of {world_size}: {host.peak / GIB:.2f} GiB of host memory at the most while "
+        f"loading, {host.before / GIB:.2f} before"
+    )
     num_failed = 0
     with torch.inference_mode(), engine.device.attention_order():
         for name, spec in cases(world_size):
