@@ -7,7 +7,7 @@ from operator import add, sub
 
 from broker.dispatch.job_record import Job
 from broker.dispatch.pace import NO_WORK, Work, work_of
-from broker.dispatch.sorted_queue import SortedQueue, SortKey
+from broker.dispatch.sorted_queue import Entry, SortedQueue, SortKey
 from broker.wire.group_shape import GroupShape, can_run
 
 
@@ -57,7 +57,7 @@ class JobQueue:
 
     def num_ahead(self, job: Job) -> int:
         """Return how many jobs of the same model come first."""
-        return self._of_model[job.spec.model].num_before(self.sort_key(job), job.job_id)
+        return self._of_model[job.spec.model].num_before(self._entry(job))
 
     def work_of(self, model: str | None) -> Work:
         return self._work_of[model]
@@ -79,7 +79,7 @@ class JobQueue:
 
     def position(self, job: Job) -> int:
         """Return the queue position; 1 is next."""
-        return self._all.num_before(self.sort_key(job), job.job_id) + 1
+        return self._all.num_before(self._entry(job)) + 1
 
     def sort_key(self, job: Job) -> SortKey:
         return job.created_at - job.priority * self._priority_step_s, job.number
@@ -105,14 +105,15 @@ class JobQueue:
                 self._queues_of[job.job_id].append(queue)
                 self._unfit[job.spec.model].pop(job.job_id, None)
                 if job.job_id not in self._pausing:
-                    queue.add(self.sort_key(job), job.job_id)
+                    queue.add(self._entry(job))
 
     def add(self, job: Job, now_s: float) -> None:
-        self._all.add(self.sort_key(job), job.job_id)
+        entry = self._entry(job)
+        self._all.add(entry)
         self._num_of[job.owner] += 1
         self._num_at[job.priority] += 1
         model = job.spec.model
-        self._of_model[model].add(self.sort_key(job), job.job_id)
+        self._of_model[model].add(entry)
         self._work_of[model] = Work(*map(add, self._work_of[model], work_of(job.spec)))
         queues = [queue for shape, queue in self._due_for.items() if can_run(job.spec, shape)]
         self._queues_of[job.job_id] = queues
@@ -123,20 +124,21 @@ class JobQueue:
             self._pausing[job.job_id] = job.due_at
             heapq.heappush(self._due, (job.due_at, job.job_id))
         else:
-            self._offer(job)
+            self._offer(entry)
 
     def remove(self, job: Job) -> None:
-        self._all.remove(self.sort_key(job), job.job_id)
+        entry = self._entry(job)
+        self._all.remove(entry)
         self._num_of[job.owner] -= 1
         self._num_at[job.priority] -= 1
         model = job.spec.model
-        self._of_model[model].remove(self.sort_key(job), job.job_id)
+        self._of_model[model].remove(entry)
         self._work_of[model] = Work(*map(sub, self._work_of[model], work_of(job.spec)))
         self._unfit[model].pop(job.job_id, None)
         queues = self._queues_of.pop(job.job_id)
         if self._pausing.pop(job.job_id, None) is None:
             for queue in queues:
-                queue.remove(self.sort_key(job), job.job_id)
+                queue.remove(entry)
 
     def wake(self, now_s: float) -> None:
         while self._due and self._due[0][0] <= now_s:
@@ -144,8 +146,11 @@ class JobQueue:
             # A cancelled job leaves its entry here, and its id may be in use again.
             if self._pausing.get(job_id) == due_at:
                 del self._pausing[job_id]
-                self._offer(self._jobs[job_id])
+                self._offer(self._entry(self._jobs[job_id]))
 
-    def _offer(self, job: Job) -> None:
-        for queue in self._queues_of[job.job_id]:
-            queue.add(self.sort_key(job), job.job_id)
+    def _offer(self, entry: Entry) -> None:
+        for queue in self._queues_of[entry[1]]:
+            queue.add(entry)
+
+    def _entry(self, job: Job) -> Entry:
+        return self.sort_key(job), job.job_id

@@ -60,12 +60,12 @@ class PreemptibleAttempts:
         if before is not None:
             del self._positions[name]
             self._num_of[before.priority] -= 1
-            self._queues[before.shape][before.priority].remove(before.sort_key, name)
+            self._queues[before.shape][before.priority].remove((before.sort_key, name))
         if position is not None:
             self._positions[name] = position
             self._num_of[position.priority] += 1
             queues = self._queues[position.shape]
-            queues.setdefault(position.priority, SortedQueue()).add(position.sort_key, name)
+            queues.setdefault(position.priority, SortedQueue()).add((position.sort_key, name))
 
     def _index_yielding(self, name: str, shape: GroupShape | None) -> None:
         before = self._yielding_shapes.pop(name, None)

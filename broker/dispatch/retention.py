@@ -20,11 +20,11 @@ class Retention:
 
     def add(self, job: Job, from_s: float) -> None:
         self._keys[job.job_id] = (from_s, job.number)
-        self._expiring.add(self._keys[job.job_id], job.job_id)
+        self._expiring.add((self._keys[job.job_id], job.job_id))
 
     def remove(self, job: Job) -> None:
         if job.job_id in self._keys:
-            self._expiring.remove(self._keys.pop(job.job_id), job.job_id)
+            self._expiring.remove((self._keys.pop(job.job_id), job.job_id))
             return
         kept = self._kept[job.owner]
         kept.remove(job.job_id)

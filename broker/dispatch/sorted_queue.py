@@ -9,6 +9,7 @@ _CHUNK_SIZE = 512
 SortKey = tuple[float, int]
 """What a queue is ordered by: a time, and among equal times a number."""
 Entry = tuple[SortKey, str]
+"""Queues that hold the same entry share it: ten thousand waiting jobs are in three queues each."""
 
 
 class SortedQueue:
@@ -33,8 +34,7 @@ class SortedQueue:
     def last(self) -> Entry | None:
         return self._chunks[-1][-1] if self._chunks else None
 
-    def add(self, sort_key: SortKey, name: str) -> None:
-        entry = (sort_key, name)
+    def add(self, entry: Entry) -> None:
         self._length += 1
         if not self._chunks:
             self._chunks.append([entry])
@@ -47,8 +47,7 @@ class SortedQueue:
         if len(chunk) > 2 * _CHUNK_SIZE:
             self._chunks[index : index + 1] = [chunk[:_CHUNK_SIZE], chunk[_CHUNK_SIZE:]]
 
-    def remove(self, sort_key: SortKey, name: str) -> None:
-        entry = (sort_key, name)
+    def remove(self, entry: Entry) -> None:
         index = self._chunk_of(entry)
         chunk = self._chunks[index]
         del chunk[bisect.bisect_left(chunk, entry)]
@@ -57,8 +56,7 @@ class SortedQueue:
         self._length -= 1
         self.num_moves += 1
 
-    def num_before(self, sort_key: SortKey, name: str) -> int:
-        entry = (sort_key, name)
+    def num_before(self, entry: Entry) -> int:
         index = self._chunk_of(entry)
         before = sum(map(len, self._chunks[:index]))
         return before + bisect.bisect_left(self._chunks[index], entry)

@@ -26,14 +26,14 @@ from tests.broker.driver import SPEC, Front, broker_config, running_broker
 def test_a_sorted_queue_behaves_like_a_sorted_list(numbers: list[int], data: st.DataObject) -> None:
     queue = SortedQueue()
     for number in numbers:
-        queue.add((0.0, number), str(number))
+        queue.add(((0.0, number), str(number)))
     removed = data.draw(st.sets(st.sampled_from(numbers))) if numbers else set()
     for number in removed:
-        queue.remove((0.0, number), str(number))
+        queue.remove(((0.0, number), str(number)))
     expected = sorted(set(numbers) - removed)
     assert list(queue) == list(map(str, expected))
     assert len(queue) == len(expected)
-    assert [queue.num_before((0.0, number), str(number)) for number in expected] == [
+    assert [queue.num_before(((0.0, number), str(number))) for number in expected] == [
         *range(len(expected))
     ]
 
@@ -42,14 +42,14 @@ def test_thousands_of_entries_stay_in_order_while_entries_leave_at_both_ends_and
     queue = SortedQueue()
     left = list(range(5000))
     for number in left:
-        queue.add((0.0, number), str(number))
+        queue.add(((0.0, number), str(number)))
     while left:
         for number in {left[0], left[len(left) // 2], left[-1]}:
-            queue.remove((0.0, number), str(number))
+            queue.remove(((0.0, number), str(number)))
             left.remove(number)
         assert len(queue) == len(left)
-    queue.add((0.0, 7), "7")
-    assert (list(queue), queue.num_before((0.0, 7), "7")) == (["7"], 0)
+    queue.add(((0.0, 7), "7"))
+    assert (list(queue), queue.num_before(((0.0, 7), "7"))) == (["7"], 0)
 
 
 def published_positions(scene: Scene, job_id: str) -> list[int | None]:
