@@ -16,7 +16,7 @@ SAMPLED := $(BIN)/python -m pytest -m "not full and not accelerator and not brow
 MODEL_TESTS := tests/bench tests/npu tests/ranks tests/rehearsal
 FRONT_TESTS := tests/docs tests/fuzz tests/http_front
 
-.PHONY: install demo serve quick check test test-models test-front test-server test-all test-browser test-ray pictures chaos soak fuzz audit format clean \
+.PHONY: install demo serve quick check test test-models test-front test-server test-all test-browser test-ray pictures chaos soak fuzz long audit format clean \
 	rehearse-cuda rehearse-npu rehearse-quick
 
 install: $(INSTALLED)
@@ -100,6 +100,14 @@ chaos: install
 
 soak: install
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) --rate $(JOBS_PER_MINUTE)
+
+# What takes too long for each change, one after the other: an afternoon.
+long:
+	$(MAKE) test-all
+	$(MAKE) chaos
+	$(MAKE) fuzz EXAMPLES=1000
+	$(MAKE) soak MINUTES=10
+	$(MAKE) rehearse-cuda rehearse-npu
 
 format: install
 	$(BIN)/ruff check --fix .
