@@ -13,14 +13,15 @@ from typing import Any
 from aiohttp import BadContentDispositionHeader, BadContentDispositionParam, web
 from aiohttp.abc import AbstractAccessLogger
 from aiohttp.http import RawRequestMessage
+from aiohttp.http_exceptions import LineTooLong
 from aiohttp.log import access_logger
 
-from broker.wire.errors import ErrorCode
 from http_front.access.connection_limits import ConnectionLimits
 from http_front.config import AccessLog
-from http_front.errors import FrontError
-from http_front.refusals import refusal
+from http_front.refusals import unrouted_refusal
 
+LINE_BYTES = 8190
+"""Length of a request's first line, and of each header."""
 READ_BYTES = 1 << 14
 """Bytes of a connection that are parsed at a stretch: some 2,700 chunks of a body at most."""
 SEND_LIMIT_S = 30.0
@@ -50,8 +51,8 @@ def create_runner(
         shutdown_timeout=5.0,
         keepalive_timeout=15.0,  # also limits how long the head of a request may take
         lingering_time=5.0,
-        max_line_size=8190,
-        max_field_size=8190,
+        max_line_size=LINE_BYTES,
+        max_field_size=LINE_BYTES,
         max_headers=64,
         auto_decompress=False,
         read_bufsize=READ_BYTES,
@@ -175,8 +176,10 @@ class _Handler(web.RequestHandler):
             return super().handle_error(request, status, exc, message)
         if request.writer.output_size > 0:
             raise ConnectionError("the response has already started")
-        error = FrontError(ErrorCode.INVALID_BODY, "the request is not valid HTTP")
-        response = refusal(error, status=status)
+        message = "the request is not valid HTTP"
+        if isinstance(exc, LineTooLong):
+            message = f"the address or a header of the request is longer than {LINE_BYTES} bytes"
+        response = unrouted_refusal(message, status)
         response.force_close()
         return response
 
@@ -235,7 +238,6 @@ def _refusing_expectations(handle: _Handle) -> _Handle:
         try:
             return await handle(request)
         except web.HTTPExpectationFailed as error:
-            refused = FrontError(ErrorCode.INVALID_BODY, "the Expect header must be 100-continue")
-            return refusal(refused, status=error.status)
+            return unrouted_refusal("the Expect header must be 100-continue", error.status)
 
     return handle_or_refuse

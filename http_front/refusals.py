@@ -18,6 +18,13 @@ from http_front.video.schema import ErrorBody, ErrorDetail
 logger = logging.getLogger(__name__)
 
 
+class _UnroutedDetail(ErrorDetail, frozen=True, kw_only=True):
+    """Details of an error in the terms of both APIs."""
+
+    type: str = "invalid_request_error"
+    param: None = None
+
+
 @web.middleware
 async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer errors without internal details. Server faults are logged."""
@@ -51,6 +58,12 @@ def refusal(error: FrontError, status: int | None = None) -> web.Response:
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(error.retry_after_s)
     return response
+
+
+def unrouted_refusal(message: str, status: int) -> web.Response:
+    """Refuse a request that no middleware has seen; it may have been meant for either API."""
+    detail = _UnroutedDetail(code=ErrorCode.INVALID_BODY, message=message)
+    return json_response(ErrorBody(error=detail), status=status)
 
 
 def _http_refusal(error: web.HTTPException) -> web.Response:

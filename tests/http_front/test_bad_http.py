@@ -1,4 +1,5 @@
 import asyncio
+import json
 import re
 
 import pytest
@@ -63,6 +64,25 @@ async def test_bad_http_is_refused_and_the_connection_closed(
         assert status in (400, 415)
     await besieged.assert_nothing_happened()
     assert await besieged.front.get("/live") == (200, {"status": "alive"})
+
+
+@pytest.mark.parametrize(
+    "lines", ["GET /v1/videos?status={long} HTTP/1.1", "GET /v1/videos HTTP/1.1\r\nX-A: {long}"]
+)
+async def test_a_line_that_is_too_long_is_refused_in_the_terms_of_both_apis(
+    besieged: Besieged, lines: str
+) -> None:
+    head = lines.format(long="a" * 9000)
+    status, answer = await raw(besieged, f"{head}\r\nHost: {{{{HOST}}}}\r\n\r\n")
+    error = json.loads(answer.partition("\r\n\r\n")[2])["error"]
+    assert status == 400
+    assert error == {
+        "code": "invalid_body",
+        "message": "the address or a header of the request is longer than 8190 bytes",
+        "field": None,
+        "type": "invalid_request_error",
+        "param": None,
+    }
 
 
 @pytest.mark.parametrize("case", cases("http", "gzip-body-base64"), ids=lambda case: case.id)
