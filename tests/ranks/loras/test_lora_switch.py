@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from broker.wire.lora import LoraChoice, LoraHashes
 from broker.wire.model_profile import EightBit
 from ranks.device import open_device
 from ranks.errors import JobError
+from ranks.loras import lora_switch
 from ranks.loras.lora_files import LoraFiles, with_merged
 from ranks.loras.lora_switch import LoraSwitch
 from ranks.model.transformer import ShardTransformer
@@ -24,7 +25,7 @@ from ranks.model_files.components import ModelFiles
 from ranks.model_files.opened_model import open_model
 from ranks.model_files.quantization import Quantize, with_quantization
 from ranks.offload import parse_offload
-from ranks.parallel.sharding import set_sharded
+from ranks.parallel.sharding import reload_weights, set_sharded
 from ranks.parallel.ulysses import SequenceGroup, Shard
 from tests.ranks.conftest import DemoFolders
 from tests.ranks.loras.lora_forms import write_comfy, write_lightx2v
@@ -193,6 +194,31 @@ def test_a_file_that_has_changed_is_not_used(
     use(switch)
     assert not differing(bits(transformers[0]), plain)
     assert "LoRA comfy has changed or is gone" in refusal(switch, loras["comfy"])
+
+
+def test_a_file_that_changes_while_it_is_merged_is_not_used(
+    model: ModelFiles, loras: dict[str, LoraFiles], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_and_replace(*arguments: Any) -> None:
+        reload_weights(*arguments)
+        Path(loras["comfy"].paths[0]).write_bytes(Path(loras["light"].paths[0]).read_bytes())
+
+    transformers = load(model)
+    plain = bits(transformers[0])
+    switch = LoraSwitch(transformers, model, list(loras.values()))
+    monkeypatch.setattr(lora_switch, "reload_weights", read_and_replace)
+    assert "LoRA comfy has changed or is gone" in refusal(switch, loras["comfy"])
+    use(switch)
+    assert not differing(bits(transformers[0]), plain)
+
+
+def test_a_job_with_the_loras_of_the_job_before_reads_nothing(
+    model: ModelFiles, loras: dict[str, LoraFiles], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    switch = LoraSwitch(load(model), model, list(loras.values()))
+    use(switch, loras["comfy"])
+    monkeypatch.setattr(lora_switch, "reload_weights", pytest.fail)
+    use(switch, loras["comfy"])
 
 
 def test_only_the_file_that_the_job_was_accepted_with_is_used(
