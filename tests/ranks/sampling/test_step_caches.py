@@ -172,6 +172,12 @@ def test_magcache_never_exceeds_its_threshold_nor_its_steps_in_a_row(
     assert not set(skipped) & {*range(1), begin, begin + 1}
 
 
+@pytest.mark.parametrize("guidance_end", range(1, 40))
+def test_magcache_computes_the_first_step_without_guidance(guidance_end: int) -> None:
+    phases = Phases(num_steps=40, guidance_end=guidance_end)
+    assert guidance_end not in magcache_steps(MAGCACHE_I2V_480P, 0.24, phases)
+
+
 VECTORS = json.loads((Path(__file__).parents[2] / "data" / "step_caches.json").read_text())
 
 
