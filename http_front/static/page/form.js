@@ -24,6 +24,7 @@ export class Form {
   #picture;
   #lastPicture;
   #takes;
+  #draft = store.draft.get();
   #sending = new Sending();
 
   /**
@@ -43,14 +44,14 @@ export class Form {
     this.#picture.acceptElsewhere();
     this.#takes = new Takes(() => this.showEstimate());
     this.settings = new Settings(fields, { changed: () => this.#changed() });
-    this.restore();
+    this.#prompt.value = this.#draft.prompt ?? "";
+    this.restoreSettings();
     this.#listen();
   }
 
-  /** Fill in what was entered before the page was loaded. */
-  restore() {
-    this.#prompt.value = store.draft.get().prompt ?? "";
-    this.settings.fill(store.draft.get());
+  /** Set the settings that were chosen before: on an earlier visit, or while no model was known. */
+  restoreSettings() {
+    this.settings.restore(this.#chosenBefore);
   }
 
   /** Fill in a job's prompt, settings and pictures. */
@@ -79,11 +80,6 @@ export class Form {
     this.#changed();
     this.#keepDraft();
     this.#prompt.focus();
-  }
-
-  /** Offer the preset for servers without accelerators, and choose it for a first visitor. */
-  offerTiny() {
-    this.settings.offerTiny({ now: Object.keys(store.draft.get()).length === 0 });
   }
 
   /** Show how long the videos will take, if anything is known of that. */
@@ -115,7 +111,7 @@ export class Form {
       problems.clear(event.target);
       part("problem").hidden = true;
     });
-    for (const kind of ["input", "change"]) {
+    for (const kind of ["input", "click"]) {
       this.#form.addEventListener(kind, () => this.#keepDraft());
     }
     this.#prompt.addEventListener("keydown", (event) => {
@@ -125,7 +121,6 @@ export class Form {
       this.settings.reset();
       this.#takes.reset();
       this.#clearProblems();
-      this.#keepDraft();
       part("prompt").focus();
       this.announce(text("wasReset"));
     });
@@ -134,6 +129,7 @@ export class Form {
   #fill(values) {
     this.#clearProblems();
     this.#prompt.value = values.prompt ?? "";
+    this.#draft = values;
     this.settings.fill(values);
     this.#keepDraft();
     this.#form.scrollIntoView({ block: "start" });
@@ -158,6 +154,7 @@ export class Form {
     for (const id of ["picture", "picture-url"]) problems.clear(part(id));
     part("examples").hidden = !this.#picture.isEmpty;
     this.settings.turn(size, { keepsSize: this.keepsSize });
+    this.#keepDraft();
   }
 
   #changed() {
@@ -188,8 +185,16 @@ export class Form {
     return ["optional", "required"].includes(this.settings.model?.last_image);
   }
 
+  get #chosenBefore() {
+    const { prompt, ...settings } = this.#draft;
+    return settings;
+  }
+
   #keepDraft() {
-    store.draft.set({ prompt: this.#prompt.value, ...this.settings.values() });
+    const { model } = this.#draft; // not among the values before the models are known
+    const chosen = this.settings.areChosen ? { model, ...this.settings.values() } : this.#chosenBefore;
+    this.#draft = { prompt: this.#prompt.value, ...chosen };
+    store.draft.set(this.#draft);
   }
 
   async #submit(event) {
