@@ -142,7 +142,7 @@ async def test_used_settings_bring_their_model(choice: Visit) -> None:
     await page.select_option("[name=model]", WAN21.name)
     await card.locator(".other").click()
     await card.locator(".again").click()
-    assert await page.input_value("[name=model]") == SMALL.name
+    await expect(page.locator("[name=model]")).to_have_value(SMALL.name)
     assert await page.input_value("[name=image_size]") == "1280*704"
     await choice.reload()
     assert await page.input_value("[name=model]") == SMALL.name

@@ -278,7 +278,7 @@ async def test_the_settings_of_a_job_are_copied_to_the_form(visit: Visit) -> Non
     await visit.page.fill("#prompt", "Something quite different")
     await visit.page.select_option("[name=image_size]", "832*480")
     await card.get_by_role("button", name="Another take").click()
-    assert await visit.page.input_value("#prompt") == PROMPT
+    await expect(visit.page.locator("#prompt")).to_have_value(PROMPT)
     assert await visit.page.input_value("[name=image_size]") == "640*640"
     await expect(visit.page.locator("#prompt")).to_be_focused()
 

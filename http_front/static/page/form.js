@@ -25,6 +25,7 @@ export class Form {
   #lastPicture;
   #takes;
   #draft = store.draft.get();
+  #wantedJob = null;
   #sending = new Sending();
 
   /**
@@ -54,12 +55,14 @@ export class Form {
     this.settings.restore(this.#chosenBefore);
   }
 
-  /** Fill in a job's prompt, settings and pictures. */
+  /** Fill in a job's prompt, settings and pictures; a Refusal leaves the form as it is. */
   async useJob(job, { newSeed }) {
+    this.#wantedJob = job;
+    const pictures = await api.picturesOf(job);
+    if (this.#wantedJob !== job) return; // another one has been chosen since
     const { prompt, seed, ...others } = job.settings;
     this.#fill({ prompt, ...others, ...(newSeed ? {} : { seed }) });
     this.announce(text(newSeed ? "reusedNew" : "reused"));
-    const pictures = await api.picturesOf(job).catch(() => null);
     if (!pictures) this.#picture.refuse("pictureGone");
     else await this.usePicture(renamed(pictures.image, text("pictureOfJob")));
     if (pictures?.last_image) await this.#lastPicture.take([renamed(pictures.last_image, text("lastOfJob"))]);
