@@ -100,6 +100,7 @@ async def test_a_section_tells_that_it_differs_from_the_defaults(scene: FormScen
         await visit.page.fill("[name=sample_shift]", "3")
         await visit.page.get_by_role("button", name="usual one").click()
         await visit.page.click("#creative summary")
+        await expect(badge).to_be_visible()
         await expect(badge).to_have_text("2 changed")
         await fill(visit)
         await send(visit)
