@@ -21,6 +21,24 @@ LEAVE = """
   document.dispatchEvent(new Event("visibilitychange"));
 }
 """
+PAUSE = """
+(video) => {
+  video.pause();
+  return video.currentTime.toFixed(2);
+}
+"""
+STRAY = """
+() => {
+  const [first, second] = document.querySelectorAll("#compare video");
+  second.currentTime = first.currentTime < 0.75 ? 1.4 : 0;
+}
+"""
+TOGETHER = """
+(apart) => {
+  const [first, second] = document.querySelectorAll("#compare video");
+  return !first.paused && Math.abs(first.currentTime - second.currentTime) <= apart;
+}
+"""
 NOTE_NOTIFICATIONS = """
 () => {
   window.shown = [];
@@ -116,6 +134,8 @@ async def test_videos_are_compared_side_by_side_and_play_together(
         await page.wait_for_function(
             "() => document.querySelector('#compare video').currentTime > 1.2"
         )
+        await page.evaluate(STRAY)
+        await page.wait_for_function(TOGETHER, arg=APART_S)
         await page.keyboard.press("Escape")
         await expect(dialog).to_be_hidden()
         await expect(page.locator("#compare video")).to_have_count(0)
@@ -135,14 +155,17 @@ async def test_a_frame_of_a_video_becomes_the_picture_of_the_next(
     card_id = gallery.finished()
     async with open_visit(chromium, gallery.front.url) as visit:
         page, card = visit.page, card_of(visit.page, card_id)
+        at = "1.48"
         if is_played:
             await visit.play(card)
+            at = await card.locator("video").evaluate(PAUSE)
         await card.locator(".other").click()
         name = "Animate this frame" if is_played else "Animate the last frame"
         await card.get_by_role("button", name=name).click()
         await page.wait_for_selector("#picture.filled")
         await expect(page.locator("#prompt")).to_be_focused()
         await expect(page.locator("#toasts")).to_contain_text("first picture of your next video")
+        await expect(page.locator("#picture-note")).to_contain_text(f"(seed 7)-{at}s.png")
         await page.fill("#prompt", PROMPT)
         await page.click("#submit")
         await expect(visit.cards).to_have_count(2)

@@ -9,15 +9,13 @@ import numpy as np
 import pytest
 import pytest_asyncio
 from PIL import Image, ImageOps
-from playwright.async_api import Browser, FilePayload, expect
+from playwright.async_api import Browser, expect
 
-from broker.wire.errors import ErrorCode, ResultWarning
+from broker.wire.errors import ResultWarning
 from broker.wire.events import job_previews, preview_topic
 from broker.wire.job import JobSpec, JobState, Stage
 from broker.wire.job_view import JobView, Lease
 from broker.wire.rank_messages import JobPreview
-from broker.wire.replies import Refused
-from broker.wire.requests import SubmitJob
 from tests.browser.visit import PROMPT, Visit, as_png, open_visit, stripes
 from tests.http_front.images.image_server import ImageServer, http_answer
 from tests.http_front.scripted_broker import ScriptedBroker
@@ -142,23 +140,6 @@ async def test_a_video_that_looks_wrong_has_a_warning(visit: Visit, broker: Scri
     await expect(card.locator(".status")).to_contain_text("a single colour only")
 
 
-async def test_an_error_is_shown_and_its_field_gets_the_focus(
-    visit: Visit, broker: ScriptedBroker
-) -> None:
-    broker.script = lambda request: (
-        Refused(code=ErrorCode.INVALID_FIELD, message="cfg_size is 2; no", field="cfg_size")
-        if isinstance(request, SubmitJob)
-        else None
-    )
-    await visit.drop(as_png(stripes(160, 90)))
-    await visit.page.fill("#prompt", PROMPT)
-    await visit.page.click("#submit")
-    cfg_size = visit.page.locator("[name=cfg_size]")
-    await expect(visit.page.get_by_role("alert")).to_contain_text("Leave it on automatic")
-    await expect(cfg_size).to_be_focused()
-    await expect(cfg_size).to_have_attribute("aria-invalid", "true")
-
-
 async def test_a_missing_field_is_reported_before_anything_is_sent(
     visit: Visit, broker: ScriptedBroker
 ) -> None:
@@ -171,12 +152,6 @@ async def test_a_missing_field_is_reported_before_anything_is_sent(
     await expect(visit.page.get_by_role("alert")).to_contain_text("10 characters")
     await expect(visit.page.locator("#prompt")).to_be_focused()
     assert not broker.specs
-
-
-async def test_a_file_that_is_not_a_picture_is_refused(visit: Visit) -> None:
-    file = FilePayload(name="notes.png", mimeType="image/png", buffer=b"no picture")
-    await visit.page.set_input_files("#picture-file", file)
-    await expect(visit.page.locator("#picture-note")).to_contain_text("cannot show the file")
 
 
 @pytest_asyncio.fixture(loop_scope="session")
