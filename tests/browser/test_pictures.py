@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,35 @@ async def test_the_wheel_zooms_with_control_and_scrolls_without(scene: FormScene
         await page.mouse.wheel(0, -200)
         await page.keyboard.up("Control")
         await expect(page.locator("#picture-zoom")).to_have_value("2")
+
+
+async def test_two_fingers_zoom_the_crop_and_one_moves_it(scene: FormScene) -> None:
+    async with scene.visit(has_touch=True, is_mobile=True) as visit:
+        page = visit.page
+        zoom, across = page.locator("#picture-zoom"), page.locator("#picture-x")
+        await visit.drop(as_png(stripes(1280, 720)))
+        await page.locator("#picture .frame").scroll_into_view_if_needed()
+        await touch(page, [(-20, 20), (-30, 30), (-40, 40)])
+        await expect(zoom).to_have_value("2")
+        await touch(page, [(0,), (30,), (60,)])
+        assert 0 < float(await across.input_value()) < 0.45
+        await expect(zoom).to_have_value("2")
+        await touch(page, [(-40, 40), (-20, 20), (-10, 10)])
+        await expect(zoom).to_have_value("1")
+        assert await page.evaluate("visualViewport.scale") == 1, "the page itself is not zoomed"
+
+
+async def touch(page: Page, moments: Sequence[Sequence[int]]) -> None:
+    """Touch the picture; the fingers are as far right of its middle as each moment says."""
+    box = await page.locator("#picture .frame").bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    session = await page.context.new_cdp_session(page)
+    for number, fingers in enumerate([*moments, ()]):
+        points = [{"x": x + right, "y": y, "id": finger} for finger, right in enumerate(fingers)]
+        kind = "touchMove" if number else "touchStart"
+        event = {"type": kind if fingers else "touchEnd", "touchPoints": points}
+        await session.send("Input.dispatchTouchEvent", event)
 
 
 async def test_the_aspect_ratio_is_chosen_or_that_of_the_picture(scene: FormScene) -> None:
