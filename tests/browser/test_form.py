@@ -225,6 +225,7 @@ async def test_the_estimate_follows_the_settings_and_needs_a_measurement(
         await expect(visit.page.locator("#estimate")).to_be_hidden()
     async with measured.visit() as visit:
         estimate = visit.page.locator("#estimate")
+        await expect(estimate).to_be_visible()
         await expect(estimate).to_have_text("Takes about 10 min")
         await visit.page.locator("label", has_text=f"{TIMES}4").click()
         await expect(estimate).to_have_text("4 videos, about 40 min together")
@@ -241,7 +242,8 @@ async def test_the_button_and_the_model_are_in_view(
     async with measured.visit(locale, viewport=viewport) as visit:
         await expect(visit.page.locator("#submit")).to_be_in_viewport(ratio=1)
         said = "blurred on purpose" if locale == "en-GB" else "本来就模糊"
-        await expect(visit.page.locator(".bar")).to_contain_text(said)
+        await expect(visit.page.locator("#served")).to_contain_text(said)
+        await expect(visit.page.locator("#served")).to_be_in_viewport(ratio=1)
         await visit.drop(as_png(stripes(90, 160)))
         await visit.page.click("#creative summary")
         await expect(visit.page.locator("#submit")).to_be_in_viewport(ratio=1)

@@ -57,7 +57,8 @@ async def test_videos_are_found_by_words_seeds_and_states_also_older_ones(
     swan = gallery.finished("A white swan", age_s=9000, seed=4711)
     code = ErrorCode.RUN_FAILED
     failed = gallery.add(JobState.FAILED, "A black swan", error_code=code, age_s=8000)
-    for number in range(430):
+    gallery.add(JobState.CANCELLED, "Another black swan")
+    for number in range(429):
         gallery.add(JobState.CANCELLED, age_s=number)
     async with open_visit(chromium, gallery.front.url, locale=locale) as visit:
         page = visit.page
@@ -218,6 +219,7 @@ async def test_each_video_has_a_link_that_leads_to_it(
         await visit.reload()
         await expect(card).to_be_focused()
         await expect(card).to_be_in_viewport()
+        await page.evaluate("history.replaceState(null, '', location.pathname)")
         await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
         await card.locator(".other").click()
         await card.get_by_role("button", name="Copy link").click()

@@ -143,7 +143,9 @@ async def test_two_fingers_zoom_the_crop_and_one_moves_it(scene: FormScene) -> N
         page = visit.page
         zoom, across = page.locator("#picture-zoom"), page.locator("#picture-x")
         await visit.drop(as_png(stripes(1280, 720)))
-        await page.locator("#picture .frame").scroll_into_view_if_needed()
+        frame = page.locator("#picture .frame")
+        await frame.scroll_into_view_if_needed()
+        await expect(frame).to_have_css("touch-action", "pan-x pan-y")  # the page does not zoom
         await touch(page, [(-20, 20), (-30, 30), (-40, 40)])
         await expect(zoom).to_have_value("2")
         await touch(page, [(0,), (30,), (60,)])
@@ -151,7 +153,6 @@ async def test_two_fingers_zoom_the_crop_and_one_moves_it(scene: FormScene) -> N
         await expect(zoom).to_have_value("2")
         await touch(page, [(-40, 40), (-20, 20), (-10, 10)])
         await expect(zoom).to_have_value("1")
-        assert await page.evaluate("visualViewport.scale") == 1, "the page itself is not zoomed"
 
 
 async def touch(page: Page, moments: Sequence[Sequence[int]]) -> None:
