@@ -1,5 +1,6 @@
 """The page in a real browser, with a real front and a broker scripted by each test."""
 
+import asyncio
 import io
 import re
 from collections.abc import AsyncIterator
@@ -9,14 +10,14 @@ import numpy as np
 import pytest
 import pytest_asyncio
 from PIL import Image, ImageOps
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, WebSocketRoute, expect
 
 from broker.wire.errors import ResultWarning
 from broker.wire.events import job_previews, preview_topic
 from broker.wire.job import JobSpec, JobState, Stage
 from broker.wire.job_view import JobView, Lease
 from broker.wire.rank_messages import JobPreview
-from tests.browser.visit import PROMPT, Visit, as_png, open_visit, stripes
+from tests.browser.visit import LIMIT_MS, PROMPT, Visit, as_png, open_visit, stripes
 from tests.http_front.images.image_server import ImageServer, http_answer
 from tests.http_front.scripted_broker import ScriptedBroker
 from tests.http_front.serving import Served, serve
@@ -365,6 +366,27 @@ async def test_a_lost_connection_is_shown_and_restored(
     await visit.wait_for_text("#server", "Ready")
     await run(broker, latest(broker), 9)
     await visit.wait_for_text(".status", "step 9 of 30")
+
+
+async def test_a_job_whose_connection_ends_is_followed_by_another(
+    visit: Visit, broker: ScriptedBroker
+) -> None:
+    """The list, which is polled, would tell of the steps, but has no previews."""
+    opened: asyncio.Queue[WebSocketRoute] = asyncio.Queue()
+
+    def pass_on(socket: WebSocketRoute) -> None:
+        socket.connect_to_server()
+        opened.put_nowait(socket)
+
+    await visit.page.route_web_socket(re.compile("/video/progress"), pass_on)
+    await visit.reload()
+    card = await visit.submit()
+    async with asyncio.timeout(LIMIT_MS / 1000):
+        first = await opened.get()
+        await run(broker, latest(broker), 3)
+        await visit.wait_for(card, "InProgress")
+        await first.close()
+        await opened.get()
 
 
 async def test_the_security_policy_allows_no_other_origin(front: Served) -> None:
