@@ -179,7 +179,13 @@ async def test_the_pointer_skims_through_a_video(chromium: Browser, gallery: Gal
         screen, sprites = visit.page.locator(".screen"), visit.page.locator(".sprites")
         box = await screen.bounding_box()
         assert box is not None
-        for share, at in ((0.02, "0% 0%"), (0.45, "100% 0%"), (0.98, "100% 100%")):
+        for share, at in (
+            (0.02, "0% 0%"),
+            (0.25, "50% 0%"),
+            (0.45, "100% 0%"),
+            (0.55, "0% 100%"),
+            (0.98, "100% 100%"),
+        ):
             await screen.hover(position=Position(x=box["width"] * share, y=box["height"] / 2))
             await expect(sprites).to_have_css("background-position", at)
         await expect(sprites).to_have_css("background-image", re.compile("sprites.webp"))

@@ -100,6 +100,7 @@ async def test_a_section_tells_that_it_differs_from_the_defaults(scene: FormScen
         await visit.page.fill("[name=sample_shift]", "3")
         await visit.page.get_by_role("button", name="usual one").click()
         await visit.page.click("#creative summary")
+        await expect(badge).to_be_visible()
         await expect(badge).to_have_text("2 changed")
         await fill(visit)
         await send(visit)
@@ -224,6 +225,7 @@ async def test_the_estimate_follows_the_settings_and_needs_a_measurement(
         await expect(visit.page.locator("#estimate")).to_be_hidden()
     async with measured.visit() as visit:
         estimate = visit.page.locator("#estimate")
+        await expect(estimate).to_be_visible()
         await expect(estimate).to_have_text("Takes about 10 min")
         await visit.page.locator("label", has_text=f"{TIMES}4").click()
         await expect(estimate).to_have_text("4 videos, about 40 min together")
@@ -240,7 +242,8 @@ async def test_the_button_and_the_model_are_in_view(
     async with measured.visit(locale, viewport=viewport) as visit:
         await expect(visit.page.locator("#submit")).to_be_in_viewport(ratio=1)
         said = "blurred on purpose" if locale == "en-GB" else "本来就模糊"
-        await expect(visit.page.locator(".bar")).to_contain_text(said)
+        await expect(visit.page.locator("#served")).to_contain_text(said)
+        await expect(visit.page.locator("#served")).to_be_in_viewport(ratio=1)
         await visit.drop(as_png(stripes(90, 160)))
         await visit.page.click("#creative summary")
         await expect(visit.page.locator("#submit")).to_be_in_viewport(ratio=1)

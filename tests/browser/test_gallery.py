@@ -21,6 +21,12 @@ LEAVE = """
   document.dispatchEvent(new Event("visibilitychange"));
 }
 """
+PAUSE = """
+(video) => {
+  video.pause();
+  return video.currentTime.toFixed(2);
+}
+"""
 NOTE_NOTIFICATIONS = """
 () => {
   window.shown = [];
@@ -39,7 +45,8 @@ async def test_videos_are_found_by_words_seeds_and_states_also_older_ones(
     swan = gallery.finished("A white swan", age_s=9000, seed=4711)
     code = ErrorCode.RUN_FAILED
     failed = gallery.add(JobState.FAILED, "A black swan", error_code=code, age_s=8000)
-    for number in range(430):
+    gallery.add(JobState.CANCELLED, "Another black swan")
+    for number in range(429):
         gallery.add(JobState.CANCELLED, age_s=number)
     async with open_visit(chromium, gallery.front.url, locale=locale) as visit:
         page = visit.page
@@ -135,14 +142,17 @@ async def test_a_frame_of_a_video_becomes_the_picture_of_the_next(
     card_id = gallery.finished()
     async with open_visit(chromium, gallery.front.url) as visit:
         page, card = visit.page, card_of(visit.page, card_id)
+        at = "1.48"
         if is_played:
             await visit.play(card)
+            at = await card.locator("video").evaluate(PAUSE)
         await card.locator(".other").click()
         name = "Animate this frame" if is_played else "Animate the last frame"
         await card.get_by_role("button", name=name).click()
         await page.wait_for_selector("#picture.filled")
         await expect(page.locator("#prompt")).to_be_focused()
         await expect(page.locator("#toasts")).to_contain_text("first picture of your next video")
+        await expect(page.locator("#picture-note")).to_contain_text(f"(seed 7)-{at}s.png")
         await page.fill("#prompt", PROMPT)
         await page.click("#submit")
         await expect(visit.cards).to_have_count(2)
@@ -195,6 +205,7 @@ async def test_each_video_has_a_link_that_leads_to_it(
         await visit.reload()
         await expect(card).to_be_focused()
         await expect(card).to_be_in_viewport()
+        await page.evaluate("history.replaceState(null, '', location.pathname)")
         await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
         await card.locator(".other").click()
         await card.get_by_role("button", name="Copy link").click()

@@ -82,6 +82,12 @@ async def test_a_model_that_needs_the_last_frame_gets_it(
     await page.fill("#prompt", PROMPT)
     await page.click("#submit")
     await expect(page.locator("#last-picture-file")).to_be_focused()
+    missing = (
+        "Choose the last frame"
+        if await page.get_attribute("html", "lang") == "en"
+        else "请选择尾帧"
+    )
+    await expect(page.locator("#last-picture .wrong")).to_contain_text(missing)
     assert not broker.specs
     await page.set_input_files("#last-picture-file", PICTURE)
     await page.locator("#last-picture.filled").wait_for()
@@ -130,6 +136,7 @@ async def test_a_video_longer_than_trained_is_pointed_out(
     await expect(note).to_be_hidden()
     await page.focus("[name=num_frames]")
     await page.keyboard.press("End")
+    await expect(note).to_be_visible()
     await expect(note).to_contain_text("81")
     await page.select_option("[name=model]", SMALL.name)
     await expect(note).to_be_hidden()
@@ -142,7 +149,7 @@ async def test_used_settings_bring_their_model(choice: Visit) -> None:
     await page.select_option("[name=model]", WAN21.name)
     await card.locator(".other").click()
     await card.locator(".again").click()
-    assert await page.input_value("[name=model]") == SMALL.name
+    await expect(page.locator("[name=model]")).to_have_value(SMALL.name)
     assert await page.input_value("[name=image_size]") == "1280*704"
     await choice.reload()
     assert await page.input_value("[name=model]") == SMALL.name

@@ -1,5 +1,6 @@
 """The page in a real browser, with a real front and a broker scripted by each test."""
 
+import asyncio
 import io
 import re
 from collections.abc import AsyncIterator
@@ -9,16 +10,14 @@ import numpy as np
 import pytest
 import pytest_asyncio
 from PIL import Image, ImageOps
-from playwright.async_api import Browser, FilePayload, expect
+from playwright.async_api import Browser, WebSocketRoute, expect
 
-from broker.wire.errors import ErrorCode, ResultWarning
+from broker.wire.errors import ResultWarning
 from broker.wire.events import job_previews, preview_topic
 from broker.wire.job import JobSpec, JobState, Stage
 from broker.wire.job_view import JobView, Lease
 from broker.wire.rank_messages import JobPreview
-from broker.wire.replies import Refused
-from broker.wire.requests import SubmitJob
-from tests.browser.visit import PROMPT, Visit, as_png, open_visit, stripes
+from tests.browser.visit import LIMIT_MS, PROMPT, Visit, as_png, open_visit, stripes
 from tests.http_front.images.image_server import ImageServer, http_answer
 from tests.http_front.scripted_broker import ScriptedBroker
 from tests.http_front.serving import Served, serve
@@ -142,23 +141,6 @@ async def test_a_video_that_looks_wrong_has_a_warning(visit: Visit, broker: Scri
     await expect(card.locator(".status")).to_contain_text("a single colour only")
 
 
-async def test_an_error_is_shown_and_its_field_gets_the_focus(
-    visit: Visit, broker: ScriptedBroker
-) -> None:
-    broker.script = lambda request: (
-        Refused(code=ErrorCode.INVALID_FIELD, message="cfg_size is 2; no", field="cfg_size")
-        if isinstance(request, SubmitJob)
-        else None
-    )
-    await visit.drop(as_png(stripes(160, 90)))
-    await visit.page.fill("#prompt", PROMPT)
-    await visit.page.click("#submit")
-    cfg_size = visit.page.locator("[name=cfg_size]")
-    await expect(visit.page.get_by_role("alert")).to_contain_text("Leave it on automatic")
-    await expect(cfg_size).to_be_focused()
-    await expect(cfg_size).to_have_attribute("aria-invalid", "true")
-
-
 async def test_a_missing_field_is_reported_before_anything_is_sent(
     visit: Visit, broker: ScriptedBroker
 ) -> None:
@@ -171,12 +153,6 @@ async def test_a_missing_field_is_reported_before_anything_is_sent(
     await expect(visit.page.get_by_role("alert")).to_contain_text("10 characters")
     await expect(visit.page.locator("#prompt")).to_be_focused()
     assert not broker.specs
-
-
-async def test_a_file_that_is_not_a_picture_is_refused(visit: Visit) -> None:
-    file = FilePayload(name="notes.png", mimeType="image/png", buffer=b"no picture")
-    await visit.page.set_input_files("#picture-file", file)
-    await expect(visit.page.locator("#picture-note")).to_contain_text("cannot show the file")
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -278,7 +254,7 @@ async def test_the_settings_of_a_job_are_copied_to_the_form(visit: Visit) -> Non
     await visit.page.fill("#prompt", "Something quite different")
     await visit.page.select_option("[name=image_size]", "832*480")
     await card.get_by_role("button", name="Another take").click()
-    assert await visit.page.input_value("#prompt") == PROMPT
+    await expect(visit.page.locator("#prompt")).to_have_value(PROMPT)
     assert await visit.page.input_value("[name=image_size]") == "640*640"
     await expect(visit.page.locator("#prompt")).to_be_focused()
 
@@ -390,6 +366,27 @@ async def test_a_lost_connection_is_shown_and_restored(
     await visit.wait_for_text("#server", "Ready")
     await run(broker, latest(broker), 9)
     await visit.wait_for_text(".status", "step 9 of 30")
+
+
+async def test_a_job_whose_connection_ends_is_followed_by_another(
+    visit: Visit, broker: ScriptedBroker
+) -> None:
+    """The list, which is polled, would tell of the steps, but has no previews."""
+    opened: asyncio.Queue[WebSocketRoute] = asyncio.Queue()
+
+    def pass_on(socket: WebSocketRoute) -> None:
+        socket.connect_to_server()
+        opened.put_nowait(socket)
+
+    await visit.page.route_web_socket(re.compile("/video/progress"), pass_on)
+    await visit.reload()
+    card = await visit.submit()
+    async with asyncio.timeout(LIMIT_MS / 1000):
+        first = await opened.get()
+        await run(broker, latest(broker), 3)
+        await visit.wait_for(card, "InProgress")
+        await first.close()
+        await opened.get()
 
 
 async def test_the_security_policy_allows_no_other_origin(front: Served) -> None:

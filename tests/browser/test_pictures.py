@@ -1,15 +1,17 @@
 """The pictures of the form: what the browser makes of them before they are sent."""
 
+import asyncio
 import base64
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.async_api import FilePayload, expect
+from playwright.async_api import FilePayload, Page, Route, expect
 
 from broker.store.folder import FolderStore
 from broker.wire.job import JobSpec
@@ -136,6 +138,36 @@ async def test_the_wheel_zooms_with_control_and_scrolls_without(scene: FormScene
         await expect(page.locator("#picture-zoom")).to_have_value("2")
 
 
+async def test_two_fingers_zoom_the_crop_and_one_moves_it(scene: FormScene) -> None:
+    async with scene.visit(has_touch=True, is_mobile=True) as visit:
+        page = visit.page
+        zoom, across = page.locator("#picture-zoom"), page.locator("#picture-x")
+        await visit.drop(as_png(stripes(1280, 720)))
+        frame = page.locator("#picture .frame")
+        await frame.scroll_into_view_if_needed()
+        await expect(frame).to_have_css("touch-action", "pan-x pan-y")  # the page does not zoom
+        await touch(page, [(-20, 20), (-30, 30), (-40, 40)])
+        await expect(zoom).to_have_value("2")
+        await touch(page, [(0,), (30,), (60,)])
+        assert 0 < float(await across.input_value()) < 0.45
+        await expect(zoom).to_have_value("2")
+        await touch(page, [(-40, 40), (-20, 20), (-10, 10)])
+        await expect(zoom).to_have_value("1")
+
+
+async def touch(page: Page, moments: Sequence[Sequence[int]]) -> None:
+    """Touch the picture; the fingers are as far right of its middle as each moment says."""
+    box = await page.locator("#picture .frame").bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    session = await page.context.new_cdp_session(page)
+    for number, fingers in enumerate([*moments, ()]):
+        points = [{"x": x + right, "y": y, "id": finger} for finger, right in enumerate(fingers)]
+        kind = "touchMove" if number else "touchStart"
+        event = {"type": kind if fingers else "touchEnd", "touchPoints": points}
+        await session.send("Input.dispatchTouchEvent", event)
+
+
 async def test_the_aspect_ratio_is_chosen_or_that_of_the_picture(scene: FormScene) -> None:
     async with scene.visit() as visit:
         size = visit.page.locator("[name=image_size]")
@@ -241,3 +273,85 @@ async def test_the_form_says_when_the_picture_of_a_job_is_gone(scene: FormScene)
         await visit.page.click("#submit")
         await expect(visit.page.locator("#picture .wrong")).to_be_visible()
         assert len(scene.specs) == 1
+
+
+CAUSES = {
+    "en-GB": ("cannot be reached", "has made a mistake", "API key is missing"),
+    "zh-CN": ("无法连接到服务器", "服务器内部出错", "缺少 API 密钥"),
+}
+
+
+@pytest.mark.parametrize("locale", CAUSES)
+async def test_a_picture_that_cannot_be_fetched_now_is_not_called_gone(
+    scene: FormScene, locale: str
+) -> None:
+    """The form keeps what it holds, and the visitor reads the cause."""
+    async with scene.visit(locale) as visit:
+        page = visit.page
+        await fill(visit)
+        await send(visit)
+        await page.fill("#prompt", "Something quite different")
+        await page.fill("[name=seed]", "42")
+        note = await page.inner_text("#picture-note")
+        away, mistake, key = CAUSES[locale]
+        for answer, place, cause in (
+            (None, "#toasts", away),
+            ((500, "internal"), "#toasts", mistake),
+            ((401, "unauthorized"), "#problem", key),
+        ):
+            await answer_for_pictures(page, answer)
+            await page.locator(".card .take").click()
+            await expect(page.locator(place)).to_contain_text(cause)
+            await expect(page.locator("#prompt")).to_have_value("Something quite different")
+            await expect(page.locator("[name=seed]")).to_have_value("42")
+            await expect(page.locator("#picture-note")).to_have_text(note)
+            await expect(page.locator("#picture-crop")).to_be_visible()
+        await page.keyboard.press("Escape")
+        await answer_for_pictures(page, (410, "image_removed"))
+        await page.locator(".card .take").click()
+        await expect(page.locator("#prompt")).to_have_value(PROMPT)
+        await expect(page.locator("#picture-note.bad")).to_be_visible()
+
+
+async def answer_for_pictures(page: Page, answer: tuple[int, str] | None) -> None:
+    """Answer requests for the picture of a job with a status and an error code, or not at all."""
+
+    async def refuse(route: Route) -> None:
+        if answer is None:
+            await route.abort()
+        else:
+            await route.fulfill(status=answer[0], json={"error": {"code": answer[1]}})
+
+    await page.unroute_all()
+    await page.route("**/videos/*.input.webp", refuse)
+
+
+async def test_of_two_videos_the_later_chosen_one_fills_the_form(scene: FormScene) -> None:
+    """The picture of the first one arrives last."""
+    async with scene.visit() as visit:
+        page = visit.page
+        await fill(visit)
+        await send(visit)
+        await page.set_input_files("#picture-file", turned())
+        await expect(page.locator("#picture-note")).to_contain_text("turned.jpg")
+        await page.fill("#prompt", "Something quite different")
+        await send(visit)
+        (first, second) = scene.broker.specs
+        asked, arrives = asyncio.Event(), asyncio.Event()
+
+        async def hold(route: Route) -> None:
+            asked.set()
+            await arrives.wait()
+            await route.continue_()
+
+        await page.route(f"**/videos/{first}.input.webp", hold)
+        await page.locator(f"[data-job='{first}'] .take").click()
+        await asked.wait()
+        await page.locator(f"[data-job='{second}'] .take").click()
+        await expect(page.locator("#picture-note")).to_contain_text("Picture of the video")
+        shown = await visit.picture_of("#picture-crop")
+        async with page.expect_response(f"**/videos/{first}.input.webp") as answer:
+            arrives.set()
+        await (await answer.value).finished()
+        await expect(page.locator("#prompt")).to_have_value("Something quite different")
+        assert await visit.picture_of("#picture-crop") == shown

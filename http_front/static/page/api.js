@@ -149,7 +149,7 @@ export async function picturesOf({ requestId, has_last_image: hasLast }) {
     if (!hasLast) return { image };
     return { image, last_image: await pictureAt(`/videos/${requestId}.last_input.webp`) };
   } catch (refusal) {
-    if (refusal.status === 404) return null;
+    if ([404, 410].includes(refusal.status)) return null;
     throw refusal;
   }
 }

@@ -19,6 +19,8 @@ export class Crop {
   #sliders;
   #size = [16, 9];
   #item = null;
+  #fingers = new Map();
+  #from = null;
 
   /** `sliders` set x, y and zoom from the keyboard; `moved` is called after each change. */
   constructor(frame, sliders, moved) {
@@ -32,7 +34,11 @@ export class Crop {
         this.#change({ [name]: Number(slider.value) });
       });
     }
-    frame.addEventListener("pointerdown", (event) => this.#drag(event));
+    frame.addEventListener("pointerdown", (event) => this.#press(event));
+    frame.addEventListener("pointermove", (event) => this.#move(event));
+    for (const end of ["pointerup", "pointercancel"]) {
+      frame.addEventListener(end, (event) => this.#release(event));
+    }
     frame.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
     // The browser would drag the picture itself away.
     this.#image.draggable = false;
@@ -98,22 +104,50 @@ export class Crop {
     this.#frame.dataset.moves = moving.join("");
   }
 
-  #drag(event) {
-    if (!this.share || event.button !== 0) return;
-    const from = this.#item.crop;
-    const spare = this.#spare;
-    const scale = this.#frame.getBoundingClientRect().width / this.#region.width;
-    const at = (moved, axis) =>
-      spare[axis] > NEARLY_NONE_PX
-        ? from[axis] - (moved[axis] - event[axis]) / (spare[axis] * scale)
-        : from[axis];
-    const move = (moved) => this.#change({ x: at(moved, "x"), y: at(moved, "y") });
+  #press(event) {
+    if (!this.#item || event.button !== 0 || this.#fingers.size === 2) return;
     this.#frame.setPointerCapture(event.pointerId);
-    this.#frame.addEventListener("pointermove", move);
-    const stop = () => this.#frame.removeEventListener("pointermove", move);
-    for (const end of ["pointerup", "pointercancel"]) {
-      this.#frame.addEventListener(end, stop, { once: true });
-    }
+    this.#fingers.set(event.pointerId, event);
+    this.#hold();
+  }
+
+  #move(event) {
+    if (!this.#item || !this.#fingers.has(event.pointerId)) return;
+    this.#fingers.set(event.pointerId, event);
+    if (this.#fingers.size === 2) this.#pinch();
+    else this.#drag(event);
+  }
+
+  #release(event) {
+    this.#fingers.delete(event.pointerId);
+    this.#hold();
+  }
+
+  /** Remember from where the fingers, or the mouse, move the crop: they have come or gone. */
+  #hold() {
+    if (!this.#item || !this.#fingers.size) return;
+    const scale = this.#frame.getBoundingClientRect().width / this.#region.width;
+    const [{ x, y }] = this.#fingers.values();
+    const { crop } = this.#item;
+    this.#from = { x, y, crop, scale, spare: this.#spare, apart: this.#apart };
+  }
+
+  get #apart() {
+    const [one, other = one] = this.#fingers.values();
+    return Math.max(1, Math.hypot(one.x - other.x, one.y - other.y));
+  }
+
+  #pinch() {
+    this.#change({ zoom: (this.#from.crop.zoom * this.#apart) / this.#from.apart });
+  }
+
+  #drag(event) {
+    const { crop, scale, spare } = this.#from;
+    const at = (axis) =>
+      spare[axis] > NEARLY_NONE_PX
+        ? crop[axis] - (event[axis] - this.#from[axis]) / (spare[axis] * scale)
+        : crop[axis];
+    this.#change({ x: at("x"), y: at("y") });
   }
 
   /** Zoom as the wheel turns with Ctrl, which is also how browsers report two fingers on a touchpad. */

@@ -24,6 +24,8 @@ export class Form {
   #picture;
   #lastPicture;
   #takes;
+  #draft = store.draft.get();
+  #wantedJob = null;
   #sending = new Sending();
 
   /**
@@ -43,22 +45,24 @@ export class Form {
     this.#picture.acceptElsewhere();
     this.#takes = new Takes(() => this.showEstimate());
     this.settings = new Settings(fields, { changed: () => this.#changed() });
-    this.restore();
+    this.#prompt.value = this.#draft.prompt ?? "";
+    this.restoreSettings();
     this.#listen();
   }
 
-  /** Fill in what was entered before the page was loaded. */
-  restore() {
-    this.#prompt.value = store.draft.get().prompt ?? "";
-    this.settings.fill(store.draft.get());
+  /** Set the settings that were chosen before: on an earlier visit, or while no model was known. */
+  restoreSettings() {
+    this.settings.restore(this.#chosenBefore);
   }
 
-  /** Fill in a job's prompt, settings and pictures. */
+  /** Fill in a job's prompt, settings and pictures; a Refusal leaves the form as it is. */
   async useJob(job, { newSeed }) {
+    this.#wantedJob = job;
+    const pictures = await api.picturesOf(job);
+    if (this.#wantedJob !== job) return; // another one has been chosen since
     const { prompt, seed, ...others } = job.settings;
     this.#fill({ prompt, ...others, ...(newSeed ? {} : { seed }) });
     this.announce(text(newSeed ? "reusedNew" : "reused"));
-    const pictures = await api.picturesOf(job).catch(() => null);
     if (!pictures) this.#picture.refuse("pictureGone");
     else await this.usePicture(renamed(pictures.image, text("pictureOfJob")));
     if (pictures?.last_image) await this.#lastPicture.take([renamed(pictures.last_image, text("lastOfJob"))]);
@@ -79,11 +83,6 @@ export class Form {
     this.#changed();
     this.#keepDraft();
     this.#prompt.focus();
-  }
-
-  /** Offer the preset for servers without accelerators, and choose it for a first visitor. */
-  offerTiny() {
-    this.settings.offerTiny({ now: Object.keys(store.draft.get()).length === 0 });
   }
 
   /** Show how long the videos will take, if anything is known of that. */
@@ -115,7 +114,7 @@ export class Form {
       problems.clear(event.target);
       part("problem").hidden = true;
     });
-    for (const kind of ["input", "change"]) {
+    for (const kind of ["input", "click"]) {
       this.#form.addEventListener(kind, () => this.#keepDraft());
     }
     this.#prompt.addEventListener("keydown", (event) => {
@@ -125,7 +124,6 @@ export class Form {
       this.settings.reset();
       this.#takes.reset();
       this.#clearProblems();
-      this.#keepDraft();
       part("prompt").focus();
       this.announce(text("wasReset"));
     });
@@ -134,6 +132,7 @@ export class Form {
   #fill(values) {
     this.#clearProblems();
     this.#prompt.value = values.prompt ?? "";
+    this.#draft = values;
     this.settings.fill(values);
     this.#keepDraft();
     this.#form.scrollIntoView({ block: "start" });
@@ -158,6 +157,7 @@ export class Form {
     for (const id of ["picture", "picture-url"]) problems.clear(part(id));
     part("examples").hidden = !this.#picture.isEmpty;
     this.settings.turn(size, { keepsSize: this.keepsSize });
+    this.#keepDraft();
   }
 
   #changed() {
@@ -188,8 +188,16 @@ export class Form {
     return ["optional", "required"].includes(this.settings.model?.last_image);
   }
 
+  get #chosenBefore() {
+    const { prompt, ...settings } = this.#draft;
+    return settings;
+  }
+
   #keepDraft() {
-    store.draft.set({ prompt: this.#prompt.value, ...this.settings.values() });
+    const { model } = this.#draft; // not among the values before the models are known
+    const chosen = this.settings.areChosen ? { model, ...this.settings.values() } : this.#chosenBefore;
+    this.#draft = { prompt: this.#prompt.value, ...chosen };
+    store.draft.set(this.#draft);
   }
 
   async #submit(event) {

@@ -55,7 +55,7 @@ async function loadModels() {
   const before = models().map((model) => model.id);
   keepModels(found);
   modelsAt = performance.now();
-  if (!before.length) form.restore();
+  if (!before.length) form.restoreSettings();
   else if (before.join() !== models().map((model) => model.id).join()) form.settings.offerModels();
   form.showEstimate();
 }
@@ -80,7 +80,7 @@ async function refresh() {
 
 function showServer(health) {
   if (health?.ranks.length && health.ranks.every((rank) => rank.device === "cpu")) {
-    form.offerTiny();
+    form.settings.offerTiny();
   }
   const state = health?.status ?? "lost";
   const line = [text(`server.${state}`), ...loadOf(health)].join(" · ");

@@ -50,10 +50,8 @@ export function makePresets(names, use) {
     const caption = document.createElement("span");
     caption.dataset.text = `preset.${name}`;
     caption.textContent = text(`preset.${name}`);
-    radio.addEventListener("input", (event) => {
-      event.stopPropagation(); // the other controls change, not this one
-      use(name);
-    });
+    // A press on the one that is marked already is a choice, too, but no input.
+    radio.addEventListener("click", () => use(name));
     label.append(radio, caption);
     row.append(label);
   }

@@ -23,6 +23,10 @@ export class Settings {
   #model = document.getElementById("setting-model");
   #presets;
   #usualNegative;
+  #hasDraft = false;
+
+  /** Whether the visitor has chosen any of them on this page. */
+  areChosen = false;
 
   /** `fields` are the server's fields of a job; `changed` is called after each change. */
   constructor(fields, { changed }) {
@@ -41,10 +45,19 @@ export class Settings {
       () => this.model?.usual_negative_prompt,
     );
     this.#presets = presetsFor(fields, null);
-    makePresets(Object.keys(this.#presets), (name) => this.#usePreset(name));
-    this.#shapes = new Shapes(() => this.#shape());
+    makePresets(Object.keys(this.#presets), (name) => {
+      this.areChosen = true;
+      this.#usePreset(name);
+    });
+    this.#shapes = new Shapes(() => {
+      this.areChosen = true;
+      this.#shape();
+    });
     this.changed = changed;
     this.#model.addEventListener("input", () => this.#useModel());
+    for (const box of [this.#model, ...this.#boxes]) {
+      box.addEventListener("input", () => (this.areChosen = true));
+    }
     this.#size.box.addEventListener("input", () => this.#shapes.forget());
     document.getElementById("form").addEventListener("input", () => this.#show());
     this.#limit();
@@ -94,14 +107,21 @@ export class Settings {
 
   /** Set the values of another job, and clear the values that it does not set. */
   fill(values) {
-    if (models().length) this.offerModels(values.model);
     this.#shapes.forget();
-    for (const [name, control] of this.#controls) {
-      const isSize = control === this.#size && parseSize(values[name] ?? "") !== null;
-      if (isSize) control.use(values[name].replace("x", "*"));
-      else control.set(values[name]);
+    this.#set(values);
+    this.areChosen = true;
+  }
+
+  /** Set the values of a draft, which may be empty, unless the visitor has chosen others since. */
+  restore(draft) {
+    if (this.areChosen) {
+      this.offerModels(draft.model);
+      return;
     }
-    this.#show();
+    this.#hasDraft = Object.keys(draft).length > 0;
+    this.#set(draft);
+    this.#followPicture();
+    this.#propose();
   }
 
   /** Set the defaults of the chosen model. */
@@ -110,17 +130,17 @@ export class Settings {
   }
 
   /** Offer a preset that a server without accelerators runs in reasonable time. */
-  offerTiny({ now }) {
-    const label = document.getElementById("preset-tiny").parentElement;
-    if (label.hidden && now) this.#usePreset("tiny");
-    label.hidden = false;
+  offerTiny() {
+    if (!this.#tiny.hidden) return;
+    this.#tiny.hidden = false;
+    this.#propose();
   }
 
   /** Give the video the ratio of a new picture, or let it lie or stand as that does. */
   turn(pictureSize, { keepsSize = false } = {}) {
     this.#shapes.picture = pictureSize;
-    if (!keepsSize && this.#size.lists(this.#size.get())) this.#shape();
-    else this.#show();
+    if (keepsSize) this.#show();
+    else this.#followPicture();
   }
 
   /** Return width and height; null if the size is wrong. */
@@ -163,6 +183,30 @@ export class Settings {
     return fieldsOf(this.#fields, this.model).image_size.default;
   }
 
+  get #boxes() {
+    return [...this.#controls.values()].map(({ box }) => box);
+  }
+
+  /** The preset's place among the others, hidden until it is offered. */
+  get #tiny() {
+    return document.getElementById("preset-tiny").parentElement;
+  }
+
+  /** Choose Tiny where it is offered and nothing else was chosen, now or on an earlier visit. */
+  #propose() {
+    if (!this.#tiny.hidden && !this.#hasDraft && !this.areChosen) this.#usePreset("tiny");
+  }
+
+  #set(values) {
+    if (models().length) this.offerModels(values.model);
+    for (const [name, control] of this.#controls) {
+      const isSize = control === this.#size && parseSize(values[name] ?? "") !== null;
+      if (isSize) control.use(values[name].replace("x", "*"));
+      else control.set(values[name]);
+    }
+    this.#show();
+  }
+
   #useModel() {
     this.#limit();
     this.#show();
@@ -189,6 +233,11 @@ export class Settings {
     this.#size.use(this.#shaped(size));
     for (const [field, value] of Object.entries(others)) this.#controls.get(field).set(value);
     this.#show();
+  }
+
+  #followPicture() {
+    if (this.#size.lists(this.#size.get())) this.#shape();
+    else this.#show();
   }
 
   #shape() {

@@ -19,8 +19,8 @@ export class Shapes {
     for (const name of Object.keys(SHAPES)) {
       const label = document.createElement("label");
       const radio = Object.assign(document.createElement("input"), { type: "radio", name: "shape" });
-      radio.addEventListener("input", (event) => {
-        event.stopPropagation(); // the size changes, not this control
+      // A press on the one that is marked already is a choice, too, but no input.
+      radio.addEventListener("click", () => {
         this.#chosen = name;
         use();
       });
