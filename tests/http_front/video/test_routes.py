@@ -227,8 +227,10 @@ async def test_a_missing_id_is_reported(front: Served) -> None:
     assert answer["error"]["message"] == "requestId is missing; it must be a string"
 
 
-@pytest.mark.parametrize("path", ["/live", "/nowhere"])
-async def test_an_unknown_expectation_is_refused(front: Served, path: str) -> None:
+@pytest.mark.parametrize("path", ["/live", "/nowhere", "/v1/videos"])
+async def test_an_unknown_expectation_is_refused_in_the_terms_of_both_apis(
+    front: Served, path: str
+) -> None:
     headers = {"Expect": "banana"}
     async with front.session.get(front.url + path, headers=headers) as response:
         assert response.status == 417
@@ -237,6 +239,8 @@ async def test_an_unknown_expectation_is_refused(front: Served, path: str) -> No
             "code": "invalid_body",
             "message": "the Expect header must be 100-continue",
             "field": None,
+            "type": "invalid_request_error",
+            "param": None,
         }
 
 
