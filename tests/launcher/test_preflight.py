@@ -27,6 +27,7 @@ from launcher.preflight import (
     prepare_folders,
 )
 from ranks.model_files.components import WEIGHTED
+from tests.free_port import free_port
 from tests.realtime_front import may_use_realtime_priority
 from tests.small_disk import small_disk, use_up_inodes
 from tests.stub_model import make_stub_model, write_weights
@@ -197,8 +198,8 @@ def test_a_host_is_reached_at_each_of_its_addresses(host: str, reached: list[str
 
 @needs_ipv6
 def test_a_port_that_is_taken_on_the_second_address_is_named_and_the_first_given_back() -> None:
-    with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()  # the system might give one that a connection has on the first address
+    with socket.create_server(("::1", port), family=socket.AF_INET6):
         with pytest.raises(StartError, match=f"port {port} on localhost is taken"):
             listen(Options(host="localhost", port=port))
         socket.create_server(("127.0.0.1", port)).close()
