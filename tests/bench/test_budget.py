@@ -13,7 +13,11 @@ def fail() -> None:
 
 
 def lack() -> None:
-    raise ModuleNotFoundError("No module named 'flash_attn'")
+    raise ModuleNotFoundError("No module named 'flash_attn'", name="flash_attn")
+
+
+def lack_own() -> None:
+    raise ModuleNotFoundError("No module named 'ranks.gone'", name="ranks.gone")
 
 
 def hang() -> None:
@@ -26,8 +30,9 @@ def test_a_part_that_fails_or_hangs_leaves_the_others_their_time(tmp_path: Path)
     assert parts.run("failing", 5, fail) is None
     assert parts.run("hanging", 0.05, hang) is None
     assert parts.run("lacking", 5, lack) is None
+    assert parts.run("lacking ours", 5, lack_own) is None
     assert parts.run("working", 5, lambda: 7) == 7
-    assert parts.failed == ["failing", "hanging"]
+    assert parts.failed == ["failing", "hanging", "lacking ours"]
     found = read_figures(path)
     assert found["failing"] == {"failed": "ValueError: no such kernel"}
     assert found["hanging"] == {"failed": "TimeoutError: the part took too long"}
