@@ -73,7 +73,7 @@ def add_and_norm(
     hidden_BLC = add(hidden_BLC, update, gate, rows)
     channels = hidden_BLC.shape[-1:]
     normed = F.layer_norm(hidden_BLC, channels, weight.float(), bias.float(), eps)
-    return hidden_BLC, normed.type_as(update)
+    return hidden_BLC, normed.to(update.dtype)
 
 
 def add_and_modulate(
