@@ -128,6 +128,38 @@ async def test_videos_are_compared_side_by_side_and_play_together(
         await expect(page.locator("#compare video")).to_have_count(0)
 
 
+async def test_a_compared_video_that_falls_behind_catches_up(
+    chromium: Browser, gallery: GalleryScene
+) -> None:
+    videos = [gallery.finished(seed=seed, age_s=seed) for seed in (1, 2)]
+    async with open_visit(chromium, gallery.front.url) as visit:
+        page = visit.page
+        await page.click("#select-jobs")
+        for video in videos:
+            await card_of(page, video).locator(".pick input").check()
+        await page.locator("#selection .compare").click()
+        await page.wait_for_function(
+            "() => document.querySelector('#compare video').currentTime > 0.3"
+        )
+        assert await page.evaluate(CATCHES_UP)
+
+
+CATCHES_UP = """() => new Promise((done) => {
+  const [first, second] = document.querySelectorAll("#compare video");
+  let last = first.currentTime;
+  second.currentTime = 0;
+  const look = () => {
+    const now = first.currentTime;
+    if (now < last) return done(false);  // begun again, both at 0
+    last = now;
+    if (Math.abs(now - second.currentTime) < 0.1) return done(true);
+    requestAnimationFrame(look);
+  };
+  look();
+})"""
+"""Put the second video back, and tell whether it is with the first one before that has ended."""
+
+
 async def times(page: Page) -> list[float]:
     found: list[float] = await page.locator("#compare video").evaluate_all(
         "(videos) => videos.map((video) => video.currentTime)"
