@@ -18,15 +18,19 @@ class History:
     """The published views of every job; none is here before it is on disk."""
 
     def __init__(self, views: Iterable[JobView]) -> None:
-        # Lists, since most jobs wait and have one view: an empty deque takes more memory.
+        # Lists of one: most jobs wait and have one view. A deque takes more memory, and so does a
+        # list that was appended to.
         self._views: dict[str, list[JobView]] = {}
         self._finished: OrderedDict[str, None] = OrderedDict()
         for view in views:
             self.add(view)
 
     def add(self, view: JobView) -> None:
-        views = self._views.setdefault(view.job_id, [])
-        views.append(view)
+        views = self._views.get(view.job_id)
+        if views is None:
+            self._views[view.job_id] = views = [view]
+        else:
+            views.append(view)
         if len(views) > _CHANGES_KEPT:
             del views[0]
         if view.state.is_terminal:

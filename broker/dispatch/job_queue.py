@@ -29,7 +29,7 @@ class JobQueue:
         self._priority_step_s = priority_step_s
         self._all = SortedQueue()
         self._due_for: dict[GroupShape, SortedQueue] = {}
-        self._queues_of: dict[str, list[SortedQueue]] = {}
+        self._queues_of: dict[str, tuple[SortedQueue, ...]] = {}
         """The queues of the shapes that can run a job, due or not."""
         self._unfit: dict[str | None, dict[str, None]] = defaultdict(dict)
         """By model."""
@@ -102,7 +102,7 @@ class JobQueue:
         queue = self._due_for[shape] = SortedQueue()
         for job in self.of_model(shape.model.name):
             if can_run(job.spec, shape):
-                self._queues_of[job.job_id].append(queue)
+                self._queues_of[job.job_id] += (queue,)
                 self._unfit[job.spec.model].pop(job.job_id, None)
                 if job.job_id not in self._pausing:
                     queue.add(self._entry(job))
@@ -115,7 +115,7 @@ class JobQueue:
         model = job.spec.model
         self._of_model[model].add(entry)
         self._work_of[model] = Work(*map(add, self._work_of[model], work_of(job.spec)))
-        queues = [queue for shape, queue in self._due_for.items() if can_run(job.spec, shape)]
+        queues = tuple(queue for shape, queue in self._due_for.items() if can_run(job.spec, shape))
         self._queues_of[job.job_id] = queues
         if not queues:
             self._unfit[model][job.job_id] = None
