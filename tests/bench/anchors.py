@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from tests.bench.cost import (
     BFLOAT16_COMPILED_BYTES,
     BFLOAT16_PLAIN_BYTES,
+    MINDIE_BYTES,
     NPU_BYTES,
-    NPU_FUSED_BYTES,
     Clip,
     Flops,
     forward_flops,
@@ -213,7 +213,7 @@ def _mindie() -> Machine:
         name="Ascend 910B, MindIE",
         attention_tflops=flops.attention / 4 / 3.28 / TERA,
         linear_tflops=1.0,  # replaced below
-        element_bytes=NPU_FUSED_BYTES,
+        element_bytes=MINDIE_BYTES,
         element_gb_s=PLAIN_SHARE * ASCEND_MEMORY_GB_S,
         vae_tflops=clip.vae_flops / 4 / (124.1 - 20 * 6.10) / TERA,
         send_gb_s=clip.num_branches * traffic.num_bytes / 1.13 / GIGA,

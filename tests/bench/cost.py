@@ -15,19 +15,18 @@ VAE_ENCODE_FLOPS = 5.11e6
 VAE_DECODE_FLOPS = 8.56e6
 """Operations per pixel of a frame at 1280*720; the attention in the middle grows with the frame."""
 
-PLAIN_BYTES = 1.368e6
-COMPILED_BYTES = 0.394e6
+PLAIN_BYTES = 1.327e6
+COMPILED_BYTES = 0.353e6
 """Bytes per token and block that element-wise operations move, counted by
 `tests.bench.kernel_bytes`: one kernel per operation, and `ranks.model.kernels`.
 """
-BFLOAT16_PLAIN_BYTES = 1.603e6
-BFLOAT16_COMPILED_BYTES = 0.343e6
+BFLOAT16_PLAIN_BYTES = 1.562e6
+BFLOAT16_COMPILED_BYTES = 0.302e6
 """The same with tokens between blocks in bfloat16, as is assumed of all other software."""
-NPU_BYTES = 2.13e6
-NPU_FUSED_BYTES = 0.66e6
-"""The same on an NPU: counted from a trace of its operators, 1,611 GB per step on each of eight
-devices, and an estimate for the vendor's fused operators, 500 GB.
-"""
+NPU_BYTES = 0.766e6
+"""On one of eight NPUs with `ranks.model.vendor_kernels`, counted likewise: 580 GB per step."""
+MINDIE_BYTES = 0.66e6
+"""An estimate for the vendor's own fused operators, with tokens between blocks in bfloat16."""
 
 
 @dataclass(frozen=True, kw_only=True)

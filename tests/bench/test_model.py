@@ -22,6 +22,7 @@ from ranks.parallel.ulysses import Condition, SequenceGroup, Shard
 from tests.bench.budget import Parts
 from tests.bench.cost import (
     COMPILED_BYTES,
+    NPU_BYTES,
     PLAIN_BYTES,
     VAE_DECODE_FLOPS,
     VAE_ENCODE_FLOPS,
@@ -29,7 +30,7 @@ from tests.bench.cost import (
     forward_flops,
     forward_traffic,
 )
-from tests.bench.kernel_bytes import block_bytes
+from tests.bench.kernel_bytes import NUM_SHARDS, block_bytes, npu_block_bytes
 from tests.bench.machines import Layout, step_s, video_s
 from tests.bench.model import (
     EIGHT,
@@ -114,6 +115,8 @@ def test_element_wise_operations_move_the_bytes_that_are_counted() -> None:
     for is_fused, num_bytes in ((False, PLAIN_BYTES), (True, COMPILED_BYTES)):
         counted = block_bytes(is_fused=is_fused) / Clip().num_tokens
         assert counted == pytest.approx(num_bytes, rel=0.01)
+    of_npu = npu_block_bytes("vendor") * NUM_SHARDS / Clip().num_tokens
+    assert of_npu == pytest.approx(NPU_BYTES, rel=0.01)
 
 
 @pytest.mark.parametrize("group", GROUPS[:3], ids=lambda group: str(group.name))
