@@ -32,6 +32,7 @@ JOB_LIMIT_S = 180.0
 
 
 async def main() -> None:
+    require_chinese_font()
     with tempfile.TemporaryDirectory(prefix="wan-") as folder:
         async with running_server(Path(folder) / "state") as server, async_playwright() as driver:
             video = await make_videos(server)
@@ -42,6 +43,15 @@ async def main() -> None:
             for name, language in LANGUAGES.items():
                 await draw_page(browser, server, PICTURES / name, language)
             await browser.close()
+
+
+def require_chinese_font() -> None:
+    """Without one, the page is drawn with empty boxes, and nothing fails."""
+    if not subprocess.run(["fc-list", ":lang=zh"], check=True, capture_output=True).stdout:
+        raise SystemExit(
+            "no font has Chinese characters. On Debian and Ubuntu: "
+            "sudo apt-get install fonts-noto-cjk"
+        )
 
 
 async def make_videos(server: RunningServer) -> bytes:
