@@ -8,18 +8,24 @@ import msgspec
 from broker.wire.model_profile import ModelProfile
 from ranks.model_files.fitting import Fit, GroupPlan, choose_offload, fit_of, usual_job
 from ranks.model_files.memory_estimate import ModelSizes
-from ranks.offload import NOTHING, Offload
+from ranks.offload import ENCODERS, NOTHING, Offload
 
 NUM_CARDS = (1, 2, 4, 8)
 CARD_GB = (24, 32, 48, 64, 80)
 SMALL_SIZE = "832*480"
 
-_SPLIT = {"t5_fsdp": True, "vae_parallel": True}
-_SHARED: tuple[dict[str, Any], ...] = (
-    {},
-    _SPLIT,
-    _SPLIT | {"dit_fsdp": True},
-    _SPLIT | {"dit_fsdp": True, "cfg_size": 1},
+_SPLIT_T5 = {"t5_fsdp": True}
+_SPLIT_VAE = {"vae_parallel": True}
+_SPLIT_DIT = {"dit_fsdp": True}
+_ONE_BRANCH = {"cfg_size": 1}
+_SHARED: tuple[tuple[dict[str, Any], Offload], ...] = (
+    ({}, NOTHING),
+    (_SPLIT_T5 | _SPLIT_VAE, NOTHING),
+    (_SPLIT_VAE, ENCODERS),
+    (_SPLIT_T5 | _SPLIT_VAE | _SPLIT_DIT, NOTHING),
+    (_SPLIT_VAE | _SPLIT_DIT, ENCODERS),
+    (_SPLIT_T5 | _SPLIT_VAE | _SPLIT_DIT | _ONE_BRANCH, NOTHING),
+    (_SPLIT_VAE | _SPLIT_DIT | _ONE_BRANCH, ENCODERS),
 )
 """Settings of a group of several cards, in the order of what a job loses by them."""
 
@@ -61,10 +67,10 @@ def cell_of(plan: GroupPlan, sizes: ModelSizes, profile: ModelProfile, image_siz
         return Cell(options=_flags({}, fit.offload), fit=fit)
     cells = [
         Cell(
-            options=_flags(settings, NOTHING),
-            fit=fit_of(msgspec.structs.replace(plan, **settings), sizes, profile, spec, NOTHING),
+            options=_flags(settings, offload),
+            fit=fit_of(msgspec.structs.replace(plan, **settings), sizes, profile, spec, offload),
         )
-        for settings in _SHARED
+        for settings, offload in _SHARED
     ]
     return next((cell for cell in cells if cell.fit.is_fit), cells[-1])
 

@@ -261,9 +261,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             str,
             Meta(
                 pattern=OFFLOAD_PATTERN,
-                description="What is in host memory between its uses: none; encoders; models (also "
-                "the transformer); blocks or blocks:N (also its blocks, of which N stay). By "
-                "default, what the devices' memory asks for.",
+                description="What is in host memory between its uses: none; encoders; and for one "
+                "rank models (also the transformer), blocks or blocks:N (also its blocks, of which "
+                "N stay). By default, what the devices' memory asks for.",
             ),
         ]
         | None
@@ -470,10 +470,18 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         check_names(self.models, self.default_model if is_closed else None)
 
     def _check_offload(self) -> None:
-        if self.offload is not None and self.nproc > 1 and parse_offload(self.offload).encoders:
+        if self.offload is None or self.nproc == 1:
+            return
+        offload = parse_offload(self.offload)
+        if offload.models:
             raise ValueError(
                 f"offload is {self.offload}, which is for one rank, and nproc is {self.nproc}: "
-                "several ranks share the weights instead: --dit-fsdp, --t5-fsdp"
+                "several ranks share the transformer instead (--dit-fsdp), and offload encoders"
+            )
+        if offload.encoders and self.t5_fsdp:
+            raise ValueError(
+                "offload is encoders, so each rank has the text encoder whole while it computes, "
+                "and t5_fsdp would share it: choose one of them"
             )
 
     def _check_engine(self) -> None:

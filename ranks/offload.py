@@ -26,6 +26,7 @@ class Offload(msgspec.Struct, frozen=True, kw_only=True):
 
 
 NOTHING = Offload()
+ENCODERS = Offload(encoders=True)
 
 
 def parse_offload(text: str) -> Offload:
@@ -49,11 +50,12 @@ def parse_offload(text: str) -> Offload:
 def all_choices(num_blocks: int, world_size: int) -> list[Offload]:
     """Return every choice, in the order of what a job loses by it.
 
-    Several ranks share the weights instead of copying them from the host.
+    Several ranks share the transformers' weights instead of copying them from the host.
     """
+    choices = [NOTHING, ENCODERS]
     if world_size > 1:
-        return [NOTHING]
-    choices = [NOTHING, Offload(encoders=True), Offload(encoders=True, models=True)]
+        return choices
+    choices.append(Offload(encoders=True, models=True))
     # With two blocks in turn, fewer than two would have to be copied otherwise.
     for number in range(num_blocks - 3, -1, -1):
         choices.append(Offload(encoders=True, models=True, num_resident=number))

@@ -75,7 +75,7 @@ def load_models(
         files: The model's components on disk.
         device: Device of this rank.
         mesh: The ranks that shard the weights; None keeps the weights whole.
-        offload: What is kept in host memory; nothing if there are several ranks.
+        offload: What is kept in host memory; of several ranks, at most the encoders of each.
 
     Raises:
         ModelFolderError: If the weights do not fit the model.
@@ -87,7 +87,10 @@ def load_models(
     components = files.components
     tokenizer = T5TokenizerFast.from_pretrained(files.tokenizer)
     text_encoder = load_text_encoder(
-        components["text_encoder"], device, mesh, on_host=offload.encoders
+        components["text_encoder"],
+        device,
+        None if offload.encoders else mesh,
+        on_host=offload.encoders,
     )
     if len(tokenizer) > text_encoder.config.vocab_size:
         raise ModelFolderError(

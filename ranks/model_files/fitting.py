@@ -115,7 +115,8 @@ def needed_by_ranks(
 def choose_offload(plan: GroupPlan, sizes: ModelSizes, profile: ModelProfile, spec: JobSpec) -> Fit:
     """Return the first choice with which a job fits.
 
-    If there is none, the one that the host has room for and that takes least of the devices.
+    If there is none, the one that the host has room for and that takes least of the devices, if
+    possible with room for the weights.
     """
     fits = []
     for offload in all_choices(sizes.num_blocks, plan.world_size):
@@ -124,7 +125,13 @@ def choose_offload(plan: GroupPlan, sizes: ModelSizes, profile: ModelProfile, sp
             return fit
         fits.append(fit)
     # Where another stage than the steps takes most, several take the same: the last of them.
-    return min((fit for fit in reversed(fits) if fit.has_host), key=lambda fit: fit.needed_bytes)
+    return min(
+        (fit for fit in reversed(fits) if fit.has_host),
+        key=lambda fit: (
+            _least_bytes(plan, sizes, fit.offload) > fit.usable_bytes,
+            fit.needed_bytes,
+        ),
+    )
 
 
 def decide(

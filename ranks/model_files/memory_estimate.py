@@ -142,7 +142,7 @@ def group_memory(
         steps_bytes=blocks_on_device(sizes, offload) if offload.models else 0,
         dit_gathered_bytes=blocks if is_sharded else 0,
         dit_blocks_bytes=in_turn if is_sharded else 0,
-        t5_gathered_bytes=t5 if is_sharded else 0,
+        t5_gathered_bytes=t5 if is_sharded and not offload.encoders else 0,
         token_bytes=_TOKEN_VECTORS * sizes.vector_bytes + _STREAM_VECTORS * sizes.stream_bytes,
         cache_token_bytes=sizes.num_blocks * sizes.vector_bytes,
         # What is kept, and the tokens before the blocks.
@@ -167,7 +167,7 @@ def blocks_on_device(sizes: ModelSizes, offload: Offload) -> int:
 
 
 def host_bytes(sizes: ModelSizes, offload: Offload) -> int:
-    """Return the bytes of the weights that the only rank keeps in host memory."""
+    """Return the bytes of the weights that each rank keeps in host memory."""
     encoders = sizes.image_encoder_bytes + sizes.text_encoder_bytes
     blocks = sizes.num_transformers * sizes.blocks_bytes
     return encoders * offload.encoders + blocks * offload.models

@@ -83,6 +83,7 @@ def test_the_switch_of_the_split_vae_may_be_left_out(
         (["--cfg-size", "2", "--ulysses-size", "8"], {}, "ulysses_size 8 does not divide nproc 8"),
         (["--nproc", "1", "--offload", "disk"], {}, "--offload is 'disk': expected `str` matching"),
         (["--offload", "blocks"], {}, "offload is blocks, which is for one rank, and nproc is 8"),
+        (["--offload", "encoders", "--t5-fsdp"], {}, "t5_fsdp would share it: choose one of them"),
         (["group"], {}, "launch.py group needs --join tcp://HOST:PORT"),
         (["front", "--groups", "1"], {}, "launch.py front needs --join tcp://HOST:PORT"),
         (["--join", "tcp://a:1"], {}, "--join is for `launch.py group` and `launch.py front`"),

@@ -19,6 +19,7 @@ from ranks.model.block_streaming import BlockStreaming
 from ranks.parallel.sharding import num_weight_bytes
 from tests.ranks.conftest import DemoFolders, draw_image
 from tests.ranks.lone_engine import frames_of, lone_engine
+from tests.ranks.rank_group import RankGroup
 
 NUM_BLOCKS = 5
 SPEC = JobSpec(
@@ -96,6 +97,30 @@ def test_a_video_has_the_same_bits_wherever_the_weights_are_kept(
         assert torch.equal(video(engine, image), resident)
         assert engine.models.hosted.device_bytes == 0
         assert torch.equal(video(engine, image), resident)
+
+
+def test_two_ranks_make_the_same_video_with_their_encoders_on_the_host(
+    demo_folder: Path, tmp_path: Path
+) -> None:
+    found = {}
+    for offload in ("none", "encoders"):
+        folder = tmp_path / offload
+        folder.mkdir()
+        with RankGroup(folder, demo_folder, world_size=2, offload=offload) as group:
+            draw_image(group.inputs_dir / "sample.png")
+            for t5_fsdp in (False, True):
+                result = group.run(structs.replace(SPEC, t5_fsdp=t5_fsdp))
+                assert result.outcomes == {"done"}
+                found[offload, t5_fsdp] = result.frames
+            memory = group.shape.memory
+        assert memory is not None
+        assert bool(memory.encoder_bytes) == (offload == "encoders")
+        assert bool(memory.t5_gathered_bytes) == (offload == "none")
+    plain = found["none", False]
+    assert plain is not None
+    for frames in found.values():
+        assert frames is not None
+        assert torch.equal(frames, plain)
 
 
 @pytest.fixture(scope="module")
