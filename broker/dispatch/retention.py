@@ -26,10 +26,7 @@ class Retention:
         if job.job_id in self._keys:
             self._expiring.remove((self._keys.pop(job.job_id), job.job_id))
             return
-        kept = self._kept[job.owner]
-        kept.remove(job.job_id)
-        if not kept:
-            del self._kept[job.owner]
+        self._kept[job.owner].remove(job.job_id)
 
     def keep(self, job: Job) -> None:
         self.remove(job)

@@ -42,7 +42,7 @@ def decode_json(body: bytes) -> dict[str, object]:
 
 def _encoding_note(body: bytes) -> str:
     # In UTF-16 and UTF-32, a zero byte belongs to each character of JSON's syntax.
-    if b"\0" in body[:4] or body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    if b"\0" in body[:4]:
         return ": it seems to be in UTF-16 or UTF-32; send UTF-8"
     try:
         body.decode()

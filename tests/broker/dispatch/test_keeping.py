@@ -24,6 +24,14 @@ def test_a_kept_video_does_not_expire_and_one_that_is_let_go_expires_as_if_it_en
     assert find(scene.wait(2, heartbeats_of="a"), DropJob) == [DropJob(job_id)]
 
 
+def test_letting_go_of_a_video_that_is_not_kept_changes_nothing() -> None:
+    scene = Scene(job_ttl_s=10)
+    job_id = finished(scene)
+    expires_at = scene.now_s + 10
+    scene.wait(5, heartbeats_of="a")
+    assert view_of(keep(scene, job_id, keep=False)).expires_at == expires_at
+
+
 def test_an_owner_keeps_a_limited_number_of_videos() -> None:
     scene = Scene(keep_limit=2)
     first, second, third = (finished(scene, owner="ann") for _ in range(3))

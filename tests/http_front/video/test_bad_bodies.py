@@ -123,6 +123,7 @@ async def test_every_wrong_field_is_named_at_once(besieged: Besieged) -> None:
     ("name", "meant"),
     [
         ("numFrames", "num_frames"),
+        ("NUM-FRAMES", "num_frames"),
         ("size", "image_size"),
         ("num_inference_steps", "infer_steps"),
         ("negativeprompt", "negative_prompt"),
