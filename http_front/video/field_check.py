@@ -166,14 +166,9 @@ def _unknown(name: str, known: Sequence[str]) -> FieldProblem:
 def _meant(name: str, known: Sequence[str]) -> str | None:
     """Return the field that a name most likely stands for; None if it is like none."""
     by_ending = [each for each in known if each.endswith(f"_{name.lower()}")]
-    by_letters = {_letters(each): each for each in known}
-    close = get_close_matches(_letters(name), by_letters, n=1)
+    by_letters = {each.lower(): each for each in known}
+    close = get_close_matches(name.lower(), by_letters, n=1)
     return next(iter(by_ending + [by_letters[letters] for letters in close]), None)
-
-
-def _letters(name: str) -> str:
-    """Return a name without what spellings differ in: numFrames, num-frames, num_frames."""
-    return "".join(filter(str.isalnum, name)).lower()
 
 
 def _misfit(name: str, value: object, field_type: Any) -> FieldProblem | None:
