@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -73,13 +74,15 @@ def runtime_of(device: Device) -> Any:
     return getattr(torch, device.kind)
 
 
-def open_engine(kind: str, rank: int, world_size: int, folder: Path, model: Path) -> Engine:
+def open_engine(
+    kind: str, rank: int, world_size: int, folder: Path, model: Path, offload: str = "none"
+) -> Engine:
     """Return a loaded and warmed-up rank."""
     configure_logging(f"rank-{rank}", "text")
     set_environment_defaults(folder)
     device = open_device(kind, rank, world_size)
     config = rank_config(cast(DeviceKind, kind), world_size, folder, model)
-    return start_engine(config, rank, device)
+    return start_engine(msgspec.structs.replace(config, offload=offload), rank, device)
 
 
 def make_video(engine: Engine, spec: JobSpec, resume_from: Path | None = None) -> PeakObserver:

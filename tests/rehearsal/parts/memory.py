@@ -52,7 +52,8 @@ def main() -> int:
     kind, *rest = sys.argv[1:]
     if len(rest) > 1:
         rank, world_size = (int(number) for number in rest[:2])
-        return _be_rank(kind, rank, world_size, *(Path(path) for path in rest[2:]))
+        folder, model_folder, offload = rest[2:]
+        return _be_rank(kind, rank, world_size, Path(folder), Path(model_folder), offload)
     sizes = [int(size) for size in rest[0].split(",")] if rest else WORLD_SIZES
     head = ["kind", "ranks", "layout", "set", "weights", "encode", "denoise", "decode"]
     say(f"| {' | '.join([*head, 'estimate', 'allocated', 'reserved'])} |")
@@ -65,7 +66,11 @@ def main() -> int:
         module = "tests.rehearsal.parts.memory"
         # Large enough that no job is refused: what is asked is what each one takes.
         large = {"REHEARSAL_DEVICE_GIB": "256"}
-        return sum(run_ranks(module, kind, size, str(shared), **large) for size in sizes)
+        return sum(
+            run_ranks(module, kind, size, str(shared), offload, **large)
+            for size in sizes
+            for offload in (("none", "encoders") if size == 2 else ("none",))
+        )
 
 
 def state_after(num_steps: int) -> State:
@@ -80,9 +85,11 @@ def state_after(num_steps: int) -> State:
     return {name: tensor.contiguous() for name, tensor in denoiser.state().items()}
 
 
-def cases(world_size: int) -> Iterator[tuple[str, JobSpec]]:
+def cases(world_size: int, offload: str) -> Iterator[tuple[str, JobSpec]]:
     """Yield what is set in a job, and the job: each setting, and two with the attention cache."""
     settings = list(SETTINGS.items()) if world_size > 1 else [("none", ())]
+    if offload != "none":
+        settings = [(f"{name}, {offload} on the host", flags) for name, flags in settings]
     with_cache = (settings[1], settings[-1]) if world_size > 1 else settings
     for (name, flags), is_cached in [
         *((setting, False) for setting in settings),
@@ -92,16 +99,18 @@ def cases(world_size: int) -> Iterator[tuple[str, JobSpec]]:
         yield f"{name}{', cache' if is_cached else ''}", msgspec.structs.replace(SPEC, **changes)
 
 
-def _be_rank(kind: str, rank: int, world_size: int, folder: Path, shared: Path) -> int:
+def _be_rank(
+    kind: str, rank: int, world_size: int, folder: Path, shared: Path, offload: str
+) -> int:
     with watch_host_memory() as host:
-        engine = open_engine(kind, rank, world_size, folder, shared / "model")
+        engine = open_engine(kind, rank, world_size, folder, shared / "model", offload)
     say(
         f"rank {rank} of {world_size}: {host.peak / GIB:.2f} GiB of host memory at the most while "
         f"loading, {host.before / GIB:.2f} before"
     )
     num_failed = 0
     with torch.inference_mode(), engine.device.attention_order():
-        for name, spec in cases(world_size):
+        for name, spec in cases(world_size, offload):
             engine.set_weight_sharding(msgspec.structs.replace(spec, dit_fsdp=True, t5_fsdp=True))
             engine.forget_inputs()
             engine.device.free_memory()
