@@ -10,7 +10,7 @@ from ranks.model.model_memory import measure
 from ranks.model_files.components import WEIGHTED
 from ranks.model_files.fitting import GroupPlan, choose_offload, decide, fit_of, usual_job
 from ranks.model_files.memory_estimate import ModelSizes, group_memory, sizes_of
-from ranks.offload import NOTHING, Offload, parse_offload
+from ranks.offload import NOTHING, Offload, all_choices, parse_offload
 from tests.bench.cards import real_files
 from tests.ranks.model.real_models import real_models, real_transformer, real_vae
 
@@ -145,6 +145,10 @@ def test_what_cannot_fit_is_refused_with_the_numbers(sizes: ModelSizes) -> None:
         decide(plan_of(12), sizes, PROFILE, None)
     tight = decide(plan_of(12, 8, dit_fsdp=True, t5_fsdp=True), sizes, PROFILE, None)
     assert tight.offload == NOTHING, "the whole text encoder has no room on a device"
+
+
+def test_ranks_that_share_a_transformer_copy_no_part_of_it_from_the_host() -> None:
+    assert [choice.text for choice in all_choices(40, world_size=2)] == ["none", "encoders"]
 
 
 @pytest.mark.parametrize("text", ["none", "encoders", "models", "blocks:0", "blocks:12"])
