@@ -69,7 +69,7 @@ def main() -> int:
         return sum(
             run_ranks(module, kind, size, str(shared), offload, **large)
             for size in sizes
-            for offload in (("none", "encoders") if size == 2 else ("none",))
+            for offload in (("none", "encoders") if size == 1 else ("none",))
         )
 
 
