@@ -476,7 +476,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         if offload.models:
             raise ValueError(
                 f"offload is {self.offload}, which is for one rank, and nproc is {self.nproc}: "
-                "several ranks share the transformer instead (--dit-fsdp), and offload encoders"
+                "several ranks take encoders, and share the transformer instead: --dit-fsdp"
             )
         if offload.encoders and self.t5_fsdp:
             raise ValueError(

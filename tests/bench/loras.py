@@ -37,6 +37,8 @@ from tests.ranks.model.real_models import config_of
 
 RANK = 64
 _PREFIX = "transformer.blocks"
+_OF_TEXT = ("attn2.to_k", "attn2.to_v", "attn2.add_k", "attn2.add_v")
+"""Layers of a block that see a few hundred tokens of text and image, once in a job."""
 NUM_STEPS = 20
 SHAPE: LatentShape = (5, 32, 32)
 GIGA = 1e9
@@ -103,10 +105,6 @@ def paper_apart() -> tuple[int, float]:
     ]
     added = RANK * sum(map(sum, seen_by_video))
     return 2 * RANK * sum(map(sum, sides.values())), added / sum(map(math.prod, seen_by_video))
-
-
-_OF_TEXT = ("attn2.to_k", "attn2.to_v", "attn2.add_k", "attn2.add_v")
-"""Layers that see a few hundred tokens of text and image, once in a job."""
 
 
 def _measure(folder: Path) -> Figures:
