@@ -151,8 +151,8 @@ async def test_two_fingers_zoom_the_crop_and_one_moves_it(scene: FormScene) -> N
         await touch(page, [(0,), (30,), (60,)])
         assert 0 < float(await across.input_value()) < 0.45
         await expect(zoom).to_have_value("2")
-        await touch(page, [(-40, 40), (-20, 20), (-10, 10)])
-        await expect(zoom).to_have_value("1")
+        await touch(page, [(-40, 40), (-35, 35), (-30, 30)])
+        await expect(zoom).to_have_value("1.5")
 
 
 async def touch(page: Page, moments: Sequence[Sequence[int]]) -> None:
