@@ -3,7 +3,6 @@
 import heapq
 from collections import defaultdict
 from itertools import islice
-from typing import NamedTuple
 
 from msgspec import structs
 
@@ -27,13 +26,6 @@ _NUM_PLANNED = 16
 _NUM_ASKED = 16
 
 
-class _Place(NamedTuple):
-    """Where a job waits, and what for."""
-
-    position: int
-    reason: str | None
-
-
 class DispatchState:
     """What is known now. Every change of a job goes through it, so that each one is published.
 
@@ -51,7 +43,8 @@ class DispatchState:
         self.awake = AwakeClock()
         self.draining = False
         self._watched: set[str] = set()
-        self._published_places: dict[str, _Place] = {}
+        self._waiting_views: dict[str, JobView] = {}
+        """As last published; the history holds the same objects."""
         self._published_moves = (0, 0)
         self._commands: list[Command] = []
 
@@ -83,9 +76,9 @@ class DispatchState:
         self.jobs.put(job)
         view = self.view(job, now_s)
         if view.queue_position is None:
-            self._published_places.pop(job.job_id, None)
+            self._waiting_views.pop(job.job_id, None)
         else:
-            self._published_places[job.job_id] = _Place(view.queue_position, view.reason)
+            self._waiting_views[job.job_id] = view
         self.emit(Publish(view))
         return view
 
@@ -170,12 +163,16 @@ class DispatchState:
         job = self.jobs.get(job_id)
         if job is None:
             self._watched.discard(job_id)
-        elif self._place(job) != self._published_places.get(job_id):
+        elif self._has_moved(job):
             self.publish(job.changed(now_s), now_s)
 
-    def _place(self, job: Job) -> "_Place | None":
-        position = self.jobs.position(job)
-        return None if position is None else _Place(position, self.waiting_reason(job))
+    def _has_moved(self, job: Job) -> bool:
+        """Whether a job has another position than was published, or waits for something else."""
+        position, published = self.jobs.position(job), self._waiting_views.get(job.job_id)
+        if published is None:
+            return position is not None
+        was = (published.queue_position, published.reason)
+        return was != (position, self.waiting_reason(job))
 
     def _remaining_s(self, job: Job, attempt: Attempt, now_s: float) -> float | None:
         pace = self.pace_of(job)

@@ -216,7 +216,7 @@ class Intake:
             number=self._state.jobs.take_number(),
             job_id=submit.job_id,
             spec=spec,
-            lora_hashes={} if profile is None else hashes_of(spec.loras, profile.loras),
+            lora_hashes=hashes_of(spec.loras, () if profile is None else profile.loras),
             image=submit.image,
             last_image=submit.last_image,
             created_at=now_s,

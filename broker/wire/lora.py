@@ -1,6 +1,6 @@
 """LoRAs: small files that change a model's weights, and what jobs and profiles say of them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import msgspec
@@ -34,12 +34,16 @@ class KnownLora(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Of one that the model always has; None where each job chooses it."""
 
 
-LoraHashes = dict[str, tuple[str, ...]]
+LoraHashes = Mapping[str, tuple[str, ...]]
 """By name of a LoRA: the `hashes` of its files."""
+NO_HASHES: LoraHashes = {}
+"""Shared by the jobs without LoRAs: an empty dict of its own for each takes memory."""
 
 
-def hashes_of(choices: Iterable[LoraChoice], known: Sequence[KnownLora]) -> LoraHashes:
+def hashes_of(choices: Sequence[LoraChoice], known: Sequence[KnownLora]) -> LoraHashes:
     """Return the hashes of the LoRAs that a job takes, as far as they are known."""
+    if not choices:
+        return NO_HASHES
     by_name = {lora.name: lora.hashes for lora in known}
     return {choice.name: by_name[choice.name] for choice in choices if choice.name in by_name}
 
