@@ -1,7 +1,7 @@
 """Requests that change something: submit, cancel, delete, keep, remove expired jobs."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import assert_never
 
 from msgspec import structs
@@ -56,6 +56,8 @@ _REMOVED_AT_ONCE = 5
 # Both become file names.
 _JOB_ID = re.compile(JOB_ID_PATTERN)
 _IMAGE = re.compile(IMAGE_PATTERN)
+_NO_SECONDS: Mapping[str, float] = {}
+"""Shared by all jobs that have not begun: an empty dict of its own for each takes memory."""
 _KEY_REUSED = Refused(
     code=ErrorCode.IDEMPOTENCY_KEY_REUSE, message="this Idempotency-Key belongs to another request"
 )
@@ -221,6 +223,7 @@ class Intake:
             last_image=submit.last_image,
             created_at=now_s,
             updated_at=now_s,
+            stage_s=_NO_SECONDS,
             idempotency_key=submit.idempotency_key,
             owner=submit.owner,
             callback_url=submit.callback_url,

@@ -66,7 +66,7 @@ class Job(JobFields, frozen=True, kw_only=True):
     def spent(self, stage: Stage, seconds: float) -> dict[str, float]:
         """Return `stage_s` with more time in a stage."""
         before = self.stage_s.get(stage.value, 0.0)
-        return self.stage_s | {stage.value: round(before + seconds, 3)}
+        return {**self.stage_s, stage.value: round(before + seconds, 3)}
 
     def queued_again(self, now_s: float, num_lost: int, pause_s: float = 0.0) -> "Job":
         return self.moved(

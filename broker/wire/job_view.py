@@ -1,5 +1,7 @@
 """A job and its attempts, as they appear in messages."""
 
+from collections.abc import Mapping
+
 import msgspec
 
 from broker.wire.errors import ErrorCode, ResultWarning
@@ -52,7 +54,7 @@ class JobFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     priority: int = 0
     owner: str | None = None
     """Name of the API key that submitted it, for the fronts; None where no keys are in use."""
-    stage_s: dict[str, float] = {}
+    stage_s: Mapping[str, float] = {}
     """Seconds that the latest attempt has spent in each stage, and before it in the queue."""
 
 
