@@ -19,6 +19,8 @@ MAX_QUEUE = 5
 NUM_SILENT = 200
 NUM_CHANGES = 2_000
 MAX_GROWTH_BYTES = 50 << 20
+MAX_MISSED_BYTES = 100 << 20
+"""On a busy machine every watcher has the 256 changes that it missed, a third of a megabyte."""
 
 
 def resident_bytes(server: ChaosServer) -> int:
@@ -95,4 +97,4 @@ async def test_watchers_that_never_read_use_no_more_than_their_buffers(tmp_path:
             before = resident_bytes(server)
             server.kill(server.ledger.pids()["g0"][0])  # the next attempt is not held
             assert (await client.until_ended(job_id))["status"] == "Succeed"
-            assert highest_bytes(server) - before < MAX_GROWTH_BYTES
+            assert highest_bytes(server) - before < MAX_MISSED_BYTES
