@@ -59,7 +59,7 @@ class DispatchState:
         job = self.with_model(job)
         self.jobs.put(job)
         self.emit(SaveJob(job))
-        self.publish(job, now_s)
+        self._publish(job, now_s)
         self.drop_unused_images()
 
     def drop_unused_images(self) -> None:
@@ -74,6 +74,9 @@ class DispatchState:
     def publish(self, job: Job, now_s: float) -> JobView:
         """Take a new version of a job that the journal need not hold."""
         self.jobs.put(job)
+        return self._publish(job, now_s)
+
+    def _publish(self, job: Job, now_s: float) -> JobView:
         view = self.view(job, now_s)
         if view.queue_position is None:
             self._waiting_views.pop(job.job_id, None)

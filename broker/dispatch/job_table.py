@@ -54,12 +54,15 @@ class JobTable:
         before = self._jobs.get(job.job_id)
         self._jobs[job.job_id] = job
         self._last_number = max(self._last_number, job.number)
-        if before is None and job.idempotency_key is not None:
-            self._keys[job.owner, job.idempotency_key.key] = job.job_id
-        if before is None or _is_elsewhere(before, job):
-            if before is not None:
-                self._leave(before)
-            self._enter(job, job.updated_at if ended_s is None else ended_s)
+        if before is None:
+            self.images.add(job)
+            if job.idempotency_key is not None:
+                self._keys[job.owner, job.idempotency_key.key] = job.job_id
+        elif _is_elsewhere(before, job):
+            self._leave(before)
+        else:
+            return
+        self._enter(job, job.updated_at if ended_s is None else ended_s)
 
     def position(self, job: Job) -> int | None:
         return self.queue.position(job) if job.state is JobState.IN_QUEUE else None
@@ -85,11 +88,11 @@ class JobTable:
         """Forget a job that has ended."""
         job = self._jobs.pop(job_id)
         self._leave(job)
+        self.images.remove(job)
         if job.idempotency_key is not None:
             del self._keys[job.owner, job.idempotency_key.key]
 
     def _leave(self, job: Job) -> None:
-        self.images.remove(job)
         if job.state is JobState.IN_QUEUE:
             self.queue.remove(job)
         elif job.state.is_terminal:
@@ -104,15 +107,16 @@ class JobTable:
             del self._without_video[job.owner]
 
     def _enter(self, job: Job, ended_s: float) -> None:
-        self.images.add(job)
         if job.state is JobState.IN_QUEUE:
             self.queue.add(job, job.updated_at)
         elif job.state.is_terminal:
             self.retention.add(job, ended_s)
             if job.state is not JobState.SUCCEED:
                 self._without_video.setdefault(job.owner, {})[job.job_id] = None
+                self.images.end_without_video(job)
 
 
 def _is_elsewhere(before: Job, job: Job) -> bool:
     """Whether two versions of a job are indexed in different places."""
-    return before.state is not job.state or before.spec.model != job.spec.model
+    has_other_model = before.spec.model != job.spec.model
+    return before.state is not job.state or (job.state is JobState.IN_QUEUE and has_other_model)

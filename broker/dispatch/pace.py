@@ -132,7 +132,7 @@ class Pace:
 
     def _knows(self, stages: Sequence[Stage]) -> bool:
         """Whether all of these have been measured: a sum without one of them is too short."""
-        return all(stage in self._rates for stage in stages)
+        return all(map(self._rates.__contains__, stages))
 
     def _stages_s(self, work: Work) -> list[float]:
         return [

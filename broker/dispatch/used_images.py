@@ -27,18 +27,20 @@ class UsedImages:
         return image in self._num_jobs
 
     def add(self, job: Job) -> None:
-        self._num_jobs.update(job.images)
-        if _ended_without_video(job):
-            ended = self._without_video.setdefault(job.owner, {})
-            ended[job.job_id] = job
-            if len(ended) > self._max_without_video:
-                self.remove(next(iter(ended.values())))
+        for image in job.images:
+            self._num_jobs[image] += 1
+
+    def end_without_video(self, job: Job) -> None:
+        ended = self._without_video.setdefault(job.owner, {})
+        ended[job.job_id] = job
+        if len(ended) > self._max_without_video:
+            self.remove(next(iter(ended.values())))
 
     def remove(self, job: Job) -> None:
         if _ended_without_video(job) and not self._forget(job):
             return
-        self._num_jobs.subtract(job.images)
         for image in job.images:
+            self._num_jobs[image] -= 1
             if not self._num_jobs[image]:
                 del self._num_jobs[image]
                 self._released.add(image)
@@ -52,6 +54,8 @@ class UsedImages:
 
     def take_unused(self) -> list[str]:
         """Return the images that no job uses any more, each once."""
+        if not self._released:
+            return []
         released, self._released = self._released, set()
         return sorted(image for image in released if image not in self)
 

@@ -12,7 +12,9 @@ from broker.wire.spec_check import check_spec
 _LINEAR_TOKENS = 29_000
 
 
-class GroupShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class GroupShape(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, cache_hash=True
+):
     """Determines the layouts that a group can run, and its default layout."""
 
     world_size: int
