@@ -45,18 +45,18 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     """One device needs 123 GiB for it."""
 
 
-def _served(machine: Machine) -> Machine:
+def served(machine: Machine) -> Machine:
     """Return a machine with this server's kernels, which read and write tokens in float32."""
     return replace(machine, element_bytes=COMPILED_BYTES)
 
 
 GROUPS: tuple[Group, ...] = (
     Group(name="8 Ascend 910B", machine=ASCEND, layouts=EIGHT),
-    Group(name="8 H100", machine=_served(H100), layouts=EIGHT),
-    Group(name="8 H200", machine=_served(H200), layouts=EIGHT),
-    Group(name="1 H200", machine=_served(H200), layouts=ONE),
-    Group(name="1 H100", machine=_served(H100), layouts=ONE, holds_attention_cache=False),
-    Group(name="1 RTX 4090", machine=_served(RTX_4090), layouts=ONE, holds_attention_cache=False),
+    Group(name="8 H100", machine=served(H100), layouts=EIGHT),
+    Group(name="8 H200", machine=served(H200), layouts=EIGHT),
+    Group(name="1 H200", machine=served(H200), layouts=ONE),
+    Group(name="1 H100", machine=served(H100), layouts=ONE, holds_attention_cache=False),
+    Group(name="1 RTX 4090", machine=served(RTX_4090), layouts=ONE, holds_attention_cache=False),
 )
 
 

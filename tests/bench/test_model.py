@@ -1,6 +1,7 @@
 """The estimates of the benchmark model match the code's operations and the server's layout."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from tests.bench.cost import (
     forward_flops,
     forward_traffic,
 )
+from tests.bench.goals import TUNED, goals, goals_table
 from tests.bench.kernel_bytes import NUM_SHARDS, block_bytes, npu_block_bytes
 from tests.bench.machines import Layout, step_s, video_s
 from tests.bench.model import (
@@ -144,6 +146,16 @@ def test_the_documents_show_the_estimates_and_claim_no_measurement() -> None:
     assert real_size.lstrip().startswith("**Not measured")
     assert estimates.lstrip().startswith("**Estimates, not measured**")
     assert table(predictions()) in estimates
+    assert goals_table() in estimates
+
+
+def test_each_goal_is_met_at_the_rate_that_it_takes() -> None:
+    for goal in goals():
+        assert goal.goal_s < goal.served_s
+        assert goal.tuned_s < goal.served_s
+    exact, *_ = goals()
+    machine = replace(TUNED, attention_tflops=exact.attention_tflops)
+    assert step_s(machine, Clip(), Layout()) == pytest.approx(exact.goal_s)
 
 
 def test_what_was_measured_on_a_device_becomes_a_machine(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ranks.device import Device
 from ranks.kernel_trial import can_run
 from ranks.model.kernels import Kernels
+from tests.ranks.model.test_numerics import error, prediction
 
 EPS = 1e-6
 CHANNELS, HEADS, TOKENS = 72, 4, 6
@@ -28,6 +29,12 @@ def choose() -> None:
     without = device.choose_kernels()
     operators.npu_rotary_mul = operator
     json.dump([chosen, without, can_run("vendor", device.torch_device)], sys.stdout)
+
+
+def predict() -> None:
+    """Write the error of a guided prediction in bfloat16."""
+    with torch.inference_mode():
+        json.dump(error(prediction(torch.bfloat16, "vendor", "npu:0")), sys.stdout)
 
 
 def compare() -> None:

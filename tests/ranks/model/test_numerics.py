@@ -66,10 +66,11 @@ def truth() -> Tensor:
     return guided(*(formulas.predict(latents, TIMESTEP, text, image[0]) for text in texts))
 
 
-def prediction(dtype: torch.dtype, kernels: KernelForm = "plain") -> Tensor:
-    model = ShardTransformer(deep_model(dtype), AttentionBackendName.NATIVE, kernels=kernels)
-    latents, image, texts = inputs()
-    cos, sin = model.rope_tables(SHAPE, torch.device("cpu"))
+def prediction(dtype: torch.dtype, kernels: KernelForm = "plain", device: str = "cpu") -> Tensor:
+    weights = deep_model(dtype).to(device)
+    model = ShardTransformer(weights, AttentionBackendName.NATIVE, kernels=kernels)
+    latents, image, texts = (each.to(device) for each in inputs())
+    cos, sin = model.rope_tables(SHAPE, torch.device(device))
     branches = [
         (
             model.condition(text.unsqueeze(0), image),
@@ -84,8 +85,10 @@ def prediction(dtype: torch.dtype, kernels: KernelForm = "plain") -> Tensor:
         )
         for branch, text in enumerate(texts)
     ]
-    patches = model(latents.unsqueeze(0).to(dtype), torch.tensor([TIMESTEP]), branches)
-    return guided(*(each[0].float() for each in patches))
+    patches = model(
+        latents.unsqueeze(0).to(dtype), torch.tensor([TIMESTEP], device=device), branches
+    )
+    return guided(*(each[0].float().cpu() for each in patches))
 
 
 def error(found: Tensor) -> float:
