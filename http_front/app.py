@@ -16,6 +16,7 @@ from http_front.live.progress_socket import close_all, progress
 from http_front.metrics.metrics import METRICS, Metrics, count_requests, metrics
 from http_front.openai import openai_routes
 from http_front.openai.openai_errors import translate_errors
+from http_front.operators import operator_routes
 from http_front.refusals import answer_errors
 from http_front.state import FRONT, open_front
 from http_front.video import listing, routes
@@ -84,11 +85,11 @@ def _add_routes(app: web.Application, with_keys: bool) -> None:
             web.post("/video/keep", listing.keep),
             web.get("/video/list", listing.list_jobs, allow_head=False),
             web.get("/video/webhook_secret", routes.webhook_secret, allow_head=False),
-            web.get("/health", routes.health),
-            web.get("/live", routes.live),
+            web.get("/health", operator_routes.health),
+            web.get("/live", operator_routes.live),
             web.get("/metrics", metrics, allow_head=False),
-            web.post("/admin/cleanup", routes.cleanup),
-            web.post("/admin/drain", routes.drain),
+            web.post("/admin/cleanup", operator_routes.cleanup),
+            web.post("/admin/drain", operator_routes.drain),
         ]
     )
     file_routes.add_routes(app)

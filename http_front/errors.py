@@ -1,4 +1,4 @@
-"""The front's exception, and the HTTP status of each `ErrorCode`."""
+"""The front's exception, the body that tells of it, and the HTTP status of each `ErrorCode`."""
 
 import msgspec
 
@@ -47,6 +47,22 @@ class FieldProblem(msgspec.Struct, frozen=True, kw_only=True):
 
     field: str
     message: str
+
+
+class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
+    """Details of an error."""
+
+    code: ErrorCode
+    message: str
+    field: str | None = None
+    fields: list[FieldProblem] | msgspec.UnsetType = msgspec.UNSET
+    """Every wrong field, if there are several; `field` is the first."""
+
+
+class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of every error response."""
+
+    error: ErrorDetail
 
 
 class FrontError(Exception):

@@ -11,9 +11,8 @@ from aiohttp.typedefs import Handler
 
 from broker.store.store import REFUSED_WRITES
 from broker.wire.errors import ErrorCode
-from http_front.errors import FrontError
+from http_front.errors import ErrorBody, ErrorDetail, FrontError
 from http_front.responses import json_response
-from http_front.video.schema import ErrorBody, ErrorDetail
 
 logger = logging.getLogger(__name__)
 

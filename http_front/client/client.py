@@ -12,19 +12,10 @@ import aiohttp
 import msgspec
 
 from broker.wire.errors import ErrorCode
+from http_front.errors import ErrorBody, ErrorDetail
 from http_front.openai.openai_schema import ModelList
-from http_front.video.schema import (
-    MAX_LISTED,
-    Cancelled,
-    Deleted,
-    ErrorBody,
-    ErrorDetail,
-    JobList,
-    JobStatus,
-    JobUpdate,
-    Kept,
-    Submitted,
-)
+from http_front.video.job_status import JobList, JobStatus, JobUpdate
+from http_front.video.schema import MAX_LISTED, Cancelled, Deleted, Kept, Submitted
 
 RESPONSE_LIMIT_S = 60.0
 """Time limit for a response; while a video is downloaded, for each part of it."""

@@ -25,7 +25,8 @@ from http_front.client.status_text import kept_text, status_text
 from http_front.client.watching import Watch
 from http_front.openai.openai_schema import ModelList
 from http_front.video.field_check import check
-from http_front.video.schema import JobEntry, SubmitByFile
+from http_front.video.job_status import JobEntry
+from http_front.video.schema import SubmitByFile
 
 DEFAULT_SERVER = "http://127.0.0.1:8088"
 DEFAULT_LISTED = 20

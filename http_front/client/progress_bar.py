@@ -17,7 +17,7 @@ from rich.progress import (
 from rich.text import Text
 
 from broker.wire.job import JobState, Stage
-from http_front.video.schema import JobUpdate
+from http_front.video.job_status import JobUpdate
 
 # Short words, so that bar, step, pace and remaining time fit into 80 characters.
 _STAGES = {

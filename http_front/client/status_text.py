@@ -3,7 +3,8 @@
 import time
 from collections.abc import Iterator
 
-from http_front.video.schema import JobStatus, Kept
+from http_front.video.job_status import JobStatus
+from http_front.video.schema import Kept
 
 
 def status_text(status: JobStatus) -> str:

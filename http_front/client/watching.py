@@ -12,7 +12,7 @@ from http_front.client.client import RefusedError, WanClient
 from http_front.client.exit_codes import LeftRunningError
 from http_front.client.output import Output
 from http_front.client.progress_bar import ProgressBar
-from http_front.video.schema import JobUpdate
+from http_front.video.job_status import JobUpdate
 
 _QUESTION = "Cancel the job? y: cancel it, n: keep watching, Ctrl-C: leave it running. "
 

@@ -24,28 +24,22 @@ from http_front.docs.openapi_parts import (
     write_lists_as_text,
 )
 from http_front.docs.operation_names import complete
+from http_front.errors import ErrorBody
 from http_front.files.file_routes import CONTENT_TYPES
 from http_front.files.input_routes import INPUT, LAST_INPUT
 from http_front.models.profile_fields import TextLimits, narrowed
 from http_front.openai.openai_schema import create_type
+from http_front.operators.operator_schema import Alive, Draining, Health, Removed
 from http_front.video.idempotency import HEADER
+from http_front.video.job_status import MAX_SEQ, JobList, JobStatus, JobUpdate
 from http_front.video.listing import STATES
 from http_front.video.schema import (
     EXAMPLE_IMAGE,
-    MAX_SEQ,
-    Alive,
     Cancelled,
     Deleted,
-    Draining,
-    ErrorBody,
-    Health,
-    JobList,
     JobRef,
-    JobStatus,
-    JobUpdate,
     KeepVideo,
     Kept,
-    Removed,
     SubmitByFile,
     SubmitByUrl,
     Submitted,

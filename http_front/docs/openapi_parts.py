@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from http_front.video.schema import ErrorBody
+from http_front.errors import ErrorBody
 
 Schema = dict[str, Any]
 

@@ -15,10 +15,10 @@ from broker.wire.model_profile import ModelProfile
 from broker.wire.requests import GetJob
 from http_front.access.key_guard import PROTOCOL, caller, owner, until_removed
 from http_front.access.keys import ApiKey
-from http_front.errors import FrontError
+from http_front.errors import ErrorBody, ErrorDetail, FrontError
 from http_front.job_ids import use_job_id
 from http_front.state import FRONT, Front
-from http_front.video.schema import MAX_SEQ, ErrorBody, ErrorDetail, JobUpdate
+from http_front.video.job_status import MAX_SEQ, JobUpdate
 
 MAX_SOCKETS = 256
 SEND_LIMIT_S = 10.0

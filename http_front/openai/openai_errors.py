@@ -4,9 +4,9 @@ import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from http_front.errors import ErrorBody
 from http_front.openai.openai_schema import OpenAIError, OpenAIErrorDetail
 from http_front.responses import json_response
-from http_front.video.schema import ErrorBody
 
 FOLDER = "/v1/"
 _OWN_HEADERS = ("x-should-retry", "Video-Id")

@@ -13,15 +13,8 @@ from http_front.errors import FrontError
 from http_front.job_ids import checked_job_id, use_job_id
 from http_front.responses import json_response
 from http_front.state import FRONT
-from http_front.video.schema import (
-    MAX_LISTED,
-    Deleted,
-    JobEntry,
-    JobList,
-    JobRef,
-    KeepVideo,
-    Kept,
-)
+from http_front.video.job_status import JobEntry, JobList
+from http_front.video.schema import MAX_LISTED, Deleted, JobRef, KeepVideo, Kept
 from http_front.video.submission import read_json
 
 DEFAULT_LIMIT = 20

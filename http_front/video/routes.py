@@ -1,28 +1,18 @@
-"""Handlers of the job routes, the health checks and the admin routes."""
+"""Handlers of the job routes."""
 
 from aiohttp import web
 
 from broker.wire.errors import ErrorCode
-from broker.wire.requests import CancelJob, DrainServer, GetHealth, GetJob, RemoveExpired
-from http_front.access.key_guard import caller, owner
-from http_front.broker_client import HEALTH_LIMIT_S
+from broker.wire.requests import CancelJob, GetJob
+from http_front.access.key_guard import owner
 from http_front.errors import FrontError
 from http_front.images.spool import open_spools
 from http_front.job_ids import use_job_id
 from http_front.responses import json_response
 from http_front.state import FRONT
 from http_front.video.acceptance import accept
-from http_front.video.schema import (
-    Alive,
-    Cancelled,
-    Draining,
-    Health,
-    JobRef,
-    JobStatus,
-    Removed,
-    Submitted,
-    WebhookSecret,
-)
+from http_front.video.job_status import JobStatus
+from http_front.video.schema import Cancelled, JobRef, Submitted, WebhookSecret
 from http_front.video.submission import read_json, read_submission
 
 
@@ -53,37 +43,8 @@ async def cancel(request: web.Request) -> web.Response:
     return json_response(Cancelled(status=reply.job.state))
 
 
-async def health(request: web.Request) -> web.Response:
-    """Return whether jobs are served, with one row per rank."""
-    front = request.app[FRONT]
-    try:
-        reply = await front.broker.ask(GetHealth(), HEALTH_LIMIT_S)
-    except FrontError:
-        return json_response(Health(status="unhealthy"), status=503)
-    body = Health.of(reply)
-    if front.config.api_keys is not None and caller(request) is None:
-        body = Health(status=body.status)  # without a key, reveal nothing else
-    return json_response(body, status=200 if body.status == "healthy" else 503)
-
-
-async def live(_request: web.Request) -> web.Response:
-    """Return 200 without asking the broker: the front itself responds."""
-    return json_response(Alive())
-
-
 async def webhook_secret(request: web.Request) -> web.Response:
     callbacks = request.app[FRONT].callbacks
     if callbacks is None:
         raise FrontError(ErrorCode.NOT_FOUND, "this server makes no callbacks")
     return json_response(WebhookSecret(secret=await callbacks.secret(owner(request))))
-
-
-async def cleanup(request: web.Request) -> web.Response:
-    reply = await request.app[FRONT].broker.ask(RemoveExpired())
-    return json_response(Removed(removed=reply.removed))
-
-
-async def drain(request: web.Request) -> web.Response:
-    """Start no more jobs, and stop the server when the running ones finish, as SIGTERM does."""
-    reply = await request.app[FRONT].broker.ask(DrainServer())
-    return json_response(Draining(running=reply.running), status=202)

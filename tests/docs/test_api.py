@@ -12,9 +12,10 @@ from broker.wire.job import JobSpec, JobState
 from broker.wire.replies import Callback
 from http_front.client.exit_codes import MEANINGS
 from http_front.docs.openapi import make_document
-from http_front.errors import STATUS
+from http_front.errors import STATUS, ErrorBody
 from http_front.openai import openai_schema
-from http_front.video import schema
+from http_front.operators import operator_schema
+from http_front.video import job_status, schema
 from http_front.webhooks.signing import make_body
 from tests.docs.markdown import DOCS, Block, blocks, code_in, table
 
@@ -55,7 +56,7 @@ def test_every_field_of_a_job_is_told_with_its_default_and_range() -> None:
 
 def test_every_field_of_a_status_is_told() -> None:
     documented = {name for row in table(API, "field") if len(row) == 2 for name in code_in(row[0])}
-    assert documented == set(schema.JobStatus.__struct_fields__)
+    assert documented == set(job_status.JobStatus.__struct_fields__)
 
 
 def test_every_error_is_told_with_its_status() -> None:
@@ -102,7 +103,7 @@ def test_every_body_of_an_answer_has_an_example() -> None:
 def struct_of(example: Block) -> Any:
     """Return the type of an example: what the OpenAPI document says of its route."""
     if example.heading == "Errors":
-        return schema.ErrorBody
+        return ErrorBody
     method, _, path = example.heading.partition(" ")
     operation = make_document()["paths"][path][method.lower()]
     if example.before.startswith("Request"):
@@ -112,7 +113,8 @@ def struct_of(example: Block) -> Any:
         assert answered is not None, f"which answer is it, after {example.before!r}?"
         content = operation["responses"][answered[1]]["content"]
     name = content["application/json"]["schema"]["$ref"].rpartition("/")[2]
-    return getattr(schema, name, None) or getattr(openai_schema, name)
+    modules = (schema, job_status, operator_schema, openai_schema)
+    return next(getattr(module, name) for module in modules if hasattr(module, name))
 
 
 def an_event() -> dict[str, Any]:

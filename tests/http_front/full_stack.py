@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from http_front.client.client import WanClient
-from http_front.video.schema import JobUpdate
+from http_front.video.job_status import JobUpdate
 from tests.broker.driver import BrokerProcess, broker_config, running_broker
 from tests.http_front.serving import PROMPT, Served, picture, serve
 from tests.stub_group import StubConfig, StubGroup

@@ -10,7 +10,7 @@ from broker.wire.errors import ErrorCode
 from broker.wire.job import JobState
 from broker.wire.replies import JobHistory, Refused
 from broker.wire.requests import WatchJob
-from http_front.video.schema import MAX_SEQ
+from http_front.video.job_status import MAX_SEQ
 from tests.http_front.scripted_broker import ScriptedBroker
 from tests.http_front.serving import Served, serve
 

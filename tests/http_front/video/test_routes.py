@@ -1,4 +1,3 @@
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +6,7 @@ import pytest
 
 from broker.wire.errors import ErrorCode, ResultWarning
 from broker.wire.job import JobState, Stage
-from broker.wire.replies import GroupView, HealthFound, RankView, Refused
+from broker.wire.replies import Refused
 from http_front.live.status_cache import FRESH_S
 from http_front.video.schema import EXAMPLE_IMAGE
 from tests.http_front.scripted_broker import ScriptedBroker
@@ -277,57 +276,6 @@ async def test_a_link_in_the_videos_folder_is_not_served(front: Served, tmp_path
     (front.videos / f"{'b' * 32}.mp4").symlink_to(secret)
     status, answer = await front.get(f"/videos/{'b' * 32}.mp4")
     assert (status, answer["error"]["code"]) == (404, "not_found")
-
-
-async def test_health_has_a_row_for_each_rank(front: Served, broker: ScriptedBroker) -> None:
-    ranks = [
-        RankView(
-            rank=rank,
-            pid=100 + rank,
-            device="cpu",
-            stage=Stage.IDLE,
-            step=0,
-            memory_bytes=1,
-            beat_age_s=0.5,
-        )
-        for rank in range(8)
-    ]
-    group = GroupView(group="g0", epoch=1, ready=True, restarts=2, job_id=None, ranks=ranks)
-    broker.health = HealthFound(
-        ready=True, draining=False, queued=3, running=1, stopping=1, groups=[group]
-    )
-    status, answer = await front.get("/health")
-    assert status == 200
-    assert (answer["running"], answer["stopping"]) == (1, 1)
-    assert (answer["status"], answer["total_tasks"], answer["pipeline_world_size"]) == (
-        "healthy",
-        4,
-        8,
-    )
-    assert [(row["rank"], row["pid"], row["restarts"]) for row in answer["ranks"]] == [
-        (rank, 100 + rank, 2) for rank in range(8)
-    ]
-
-
-async def test_health_is_503_without_a_ready_group(front: Served, broker: ScriptedBroker) -> None:
-    broker.health = HealthFound(ready=False, draining=False, queued=0, running=0, groups=[])
-    status, answer = await front.get("/health")
-    assert (status, answer["status"]) == (503, "unhealthy")
-
-
-async def test_health_is_503_within_5_s_when_the_broker_is_silent(
-    front: Served, broker: ScriptedBroker
-) -> None:
-    broker.silent = True
-    async with asyncio.timeout(5):
-        status, answer = await front.get("/health")
-    assert (status, answer["status"]) == (503, "unhealthy")
-    assert await front.get("/live") == (200, {"status": "alive"})
-
-
-async def test_cleanup_returns_the_number_of_removed_jobs(front: Served) -> None:
-    await front.submit()
-    assert await front.post("/admin/cleanup", None) == (200, {"removed": 1})
 
 
 async def test_a_browser_may_play_a_video_in_its_own_tab(front: Served) -> None:
