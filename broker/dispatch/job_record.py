@@ -91,5 +91,4 @@ class Job(JobFields, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, stage=None, step=0, num_steps=0, due_at=0.0)
 
     def view(self, queue_position: int | None = None, eta_s: float | None = None) -> JobView:
-        fields = zip(JobFields.__struct_fields__, _VIEWED(self), strict=True)
-        return JobView(**dict(fields), queue_position=queue_position, eta_s=eta_s)
+        return JobView(*_VIEWED(self), queue_position=queue_position, eta_s=eta_s)

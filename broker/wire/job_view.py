@@ -19,7 +19,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Rises with every lease of the job, so that no lease is granted twice."""
 
 
-class JobFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class JobFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the broker stores of a job and publishes as it is: the one list of these fields."""
 
     job_id: str
