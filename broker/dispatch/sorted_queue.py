@@ -4,7 +4,7 @@ import bisect
 from collections.abc import Iterator
 from itertools import chain
 
-_CHUNK_SIZE = 512
+_CHUNK_SIZE = 2048
 
 SortKey = tuple[float, int]
 """What a queue is ordered by: a time, and among equal times a number."""

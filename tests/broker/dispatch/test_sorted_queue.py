@@ -40,7 +40,7 @@ def test_a_sorted_queue_behaves_like_a_sorted_list(numbers: list[int], data: st.
 
 def test_thousands_of_entries_stay_in_order_while_entries_leave_at_both_ends_and_inside() -> None:
     queue = SortedQueue()
-    left = list(range(5000))
+    left = list(range(12_000))
     for number in left:
         queue.add(((0.0, number), str(number)))
     while left:
