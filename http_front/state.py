@@ -26,6 +26,7 @@ from http_front.images.spool import prepare_folder
 from http_front.live.event_feed import EventFeed
 from http_front.live.preview_feed import PreviewFeed
 from http_front.live.status_cache import StatusCache
+from http_front.live.update_text import UpdateText
 from http_front.models.known_models import KnownModels
 from http_front.webhooks.callback_sender import CallbackSender
 from http_front.webhooks.signing import WebhookKey
@@ -50,6 +51,7 @@ class Front:
     """Folder for images that are still being received or decoded."""
     callbacks: CallbackSender | None
     """None if callbacks are off."""
+    updates: UpdateText = field(default_factory=UpdateText)
     sockets: set[web.WebSocketResponse] = field(default_factory=set)
     """Open WebSockets; the front closes them properly when it stops."""
     num_watchers: Counter[str | None] = field(default_factory=Counter)

@@ -1,24 +1,23 @@
 """The WebSocket route that sends a job's progress."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
+from functools import partial
 from socket import SO_SNDBUF, SOL_SOCKET
 
 import msgspec
 from aiohttp import WSCloseCode, web
 
 from broker.wire.errors import ErrorCode
-from broker.wire.job import JobSpec
 from broker.wire.job_view import JobView
-from broker.wire.model_profile import ModelProfile
 from broker.wire.requests import GetJob
 from http_front.access.key_guard import PROTOCOL, caller, owner, until_removed
 from http_front.access.keys import ApiKey
 from http_front.errors import ErrorBody, ErrorDetail, FrontError
 from http_front.job_ids import use_job_id
 from http_front.state import FRONT, Front
-from http_front.video.job_status import MAX_SEQ, JobUpdate
+from http_front.video.job_status import MAX_SEQ
 
 MAX_SOCKETS = 256
 SEND_LIMIT_S = 10.0
@@ -50,7 +49,8 @@ async def progress(request: web.Request) -> web.WebSocketResponse:
         front.sockets.add(socket)
         try:
             changes = front.feed.watch(job_id, last_seq, owner(request))
-            updates = _described(changes, found.job.spec, profile)
+            text_of = partial(front.updates.of, spec=found.job.spec, profile=profile)
+            updates = _texts(changes, text_of)
             previews = front.previews.watch(job_id) if with_previews else None
             code = await _serve(request, socket, updates, previews)
             if code is None:
@@ -103,7 +103,7 @@ def _reserve_socket(front: Front, key: ApiKey | None) -> Iterator[None]:
 async def _serve(
     request: web.Request,
     socket: web.WebSocketResponse,
-    updates: AsyncGenerator[JobUpdate, None],
+    updates: AsyncGenerator[str, None],
     previews: AsyncGenerator[bytes, None] | None,
 ) -> int | None:
     """Send changes until the job ends, the client leaves, or its key is removed.
@@ -128,17 +128,16 @@ async def _serve(
     return WSCloseCode.OK if sender.cancelled() else sender.result()
 
 
-async def _described(
-    changes: AsyncGenerator[JobView, None], spec: JobSpec | None, profile: ModelProfile
-) -> AsyncGenerator[JobUpdate, None]:
-    """Yield the changes with what never changes, which events leave out."""
+async def _texts(
+    changes: AsyncGenerator[JobView, None], text_of: Callable[[JobView], str]
+) -> AsyncGenerator[str, None]:
     async with aclosing(changes):
         async for job in changes:
-            yield JobUpdate.of(msgspec.structs.replace(job, spec=spec), profile)
+            yield text_of(job)
 
 
 async def _send_updates(
-    socket: web.WebSocketResponse, updates: AsyncGenerator[JobUpdate, None]
+    socket: web.WebSocketResponse, updates: AsyncGenerator[str, None]
 ) -> int | None:
     try:
         async with aclosing(updates):
@@ -164,15 +163,15 @@ async def _send_previews(
 async def _send_last(socket: web.WebSocketResponse, error: FrontError) -> int | None:
     detail = ErrorDetail(code=error.code, message=error.message, field=error.field)
     try:
-        await _send(socket, ErrorBody(error=detail))
+        await _send(socket, msgspec.json.encode(ErrorBody(error=detail)).decode())
     except (TimeoutError, ConnectionError):
         return None
     return WSCloseCode.TRY_AGAIN_LATER
 
 
-async def _send(socket: web.WebSocketResponse, message: msgspec.Struct) -> None:
+async def _send(socket: web.WebSocketResponse, text: str) -> None:
     async with asyncio.timeout(SEND_LIMIT_S):
-        await socket.send_str(msgspec.json.encode(message).decode())
+        await socket.send_str(text)
 
 
 def _bound_buffers(request: web.Request) -> None:
