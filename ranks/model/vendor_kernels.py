@@ -48,7 +48,7 @@ def rotate(
     # The operator wants an angle for each channel, in the dtype of the tokens. To round the angles
     # costs nothing measurable; to turn the tokens in float32 would move a fifth more bytes.
     cos, sin = (
-        torch.stack((table, table), dim=-1).flatten(-2).unsqueeze(0).type_as(qkv[0])
+        torch.stack((table, table), dim=-1).flatten(-2).unsqueeze(0).to(qkv[0].dtype)
         for table in rope
     )
     for index, (part, weight) in enumerate(zip(qkv[:2], weights, strict=True)):
