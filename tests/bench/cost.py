@@ -23,8 +23,8 @@ COMPILED_BYTES = 0.353e6
 BFLOAT16_PLAIN_BYTES = 1.562e6
 BFLOAT16_COMPILED_BYTES = 0.302e6
 """The same with tokens between blocks in bfloat16, as is assumed of all other software."""
-NPU_BYTES = 0.664e6
-"""On one of eight NPUs with `ranks.model.vendor_kernels`, counted likewise: 502 GB per step."""
+NPU_BYTES = 0.644e6
+"""On one of eight NPUs with `ranks.model.vendor_kernels`, counted likewise: 487 GB per step."""
 MINDIE_BYTES = 0.66e6
 """An estimate for the vendor's own fused operators, with tokens between blocks in bfloat16."""
 

@@ -5,6 +5,7 @@ plain kernel does, a lossless attention kernel has the rate in the last column, 
 bfloat16 is as fast as LightX2V's. Nothing here is measured.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -80,14 +81,14 @@ def _goal(name: str, goal_s: float, seconds: Callable[[Machine], float]) -> Goal
 
 def _needed_tflops(goal_s: float, seconds: Callable[[Machine], float]) -> float:
     """Return the attention rate that meets a goal; the time of attention falls with its inverse."""
-    others_s = seconds(replace(TUNED, attention_tflops=1e12))
+    others_s = seconds(replace(TUNED, attention_tflops=math.inf))
     attention_s = seconds(TUNED) - others_s
     return TUNED.attention_tflops * attention_s / (goal_s - others_s)
 
 
 def _mean_step_s(machine: Machine) -> float:
-    reused_s = NUM_REUSED * step_s(machine, HD, _ALONE, is_reused=True)
-    return (reused_s + (HD.num_steps - NUM_REUSED) * step_s(machine, HD, _ALONE)) / HD.num_steps
+    steps_only = replace(machine, vae_tflops=math.inf)
+    return video_s(steps_only, HD, _ALONE, num_reused=NUM_REUSED) / HD.num_steps
 
 
 if __name__ == "__main__":
